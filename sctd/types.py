@@ -1,0 +1,16 @@
+"""Shapes named once, and the one function type that every objective is written against."""
+
+from typing import Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+Latents = Float[Tensor, "batch channels height width"]
+Images = Float[Tensor, "batch 3 image_height image_width"]
+Text = Float[Tensor, "batch tokens width"]
+
+
+class Denoiser(Protocol):
+    """ε_φ(z_t, t, y): the predicted noise, of the shape of `z_t`. `text=None` is the empty prompt ∅."""
+
+    def __call__(self, z_t: Latents, t: int, text: Text | None) -> Latents: ...
