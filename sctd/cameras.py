@@ -1,0 +1,227 @@
+"""Where pictures are taken from: rigid pinhole cameras, the published evaluation orbits, random training views.
+
+World: right-handed, z up, front at +x. Azimuth 0 looks at the front; it grows counter-clockwise seen from above, so the
+camera's centre is r (cos el cos az, cos el sin az, sin el). Camera: OpenCV (x right, y down, z forward), pixel centres
+at +0.5. Rotations stay rigid under every jitter: the official code's do not (method.md §2, "camera bug").
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """`views` pinhole cameras of one picture size.
+
+    `intrinsics` are in pixels. `azimuth_degrees` in [0, 360) and `elevation_degrees` in [-90, 90] say from where the
+    camera's centre sees the origin: the words of a view prompt follow from them.
+    """
+
+    world_to_camera: Float[Tensor, "views 4 4"]
+    intrinsics: Float[Tensor, "views 3 3"]
+    width: int
+    height: int
+    azimuth_degrees: Float[Tensor, "views"]
+    elevation_degrees: Float[Tensor, "views"]
+
+    @property
+    def num(self) -> int:
+        """How many cameras there are."""
+        return self.world_to_camera.shape[0]
+
+    @property
+    def centers(self) -> Float[Tensor, "views 3"]:
+        """Camera centres in the world: -Rᵀ t, as the rotations are rigid."""
+        rotation, translation = self.world_to_camera[:, :3, :3], self.world_to_camera[:, :3, 3]
+        return -torch.einsum("vji,vj->vi", rotation, translation)
+
+    def select(self, index: Int[Tensor, "selected"] | slice) -> "Cameras":
+        """The cameras at these indices."""
+        return self._map(lambda tensor: tensor[index])
+
+    def to(self, device: torch.device | str) -> "Cameras":
+        """The same cameras on another device."""
+        return self._map(lambda tensor: tensor.to(device))
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "Cameras":
+        return Cameras(
+            function(self.world_to_camera),
+            function(self.intrinsics),
+            self.width,
+            self.height,
+            function(self.azimuth_degrees),
+            function(self.elevation_degrees),
+        )
+
+
+def look_at(
+    centers: Float[Tensor, "views 3"], targets: Float[Tensor, "views 3"], up: Float[Tensor, "views 3"]
+) -> Float[Tensor, "views 4 4"]:
+    """Rigid world-to-camera matrices of cameras at `centers` that look at `targets` with `up` upwards in the picture.
+
+    `up` need be neither unit nor perpendicular; where it is parallel to the line of sight, +x takes its place.
+    Computed in float64, returned in the dtype of `centers`. ValueError where a centre is its own target.
+    """
+    forward = (targets - centers).double()
+    if bool((forward.norm(dim=-1) == 0).any()):
+        raise ValueError("A camera's centre equals its target, so it looks nowhere: move one of them.")
+    forward = torch.nn.functional.normalize(forward, dim=-1)
+    up = torch.nn.functional.normalize(up.double(), dim=-1)
+    parallel = torch.linalg.cross(forward, up).norm(dim=-1, keepdim=True) < 1e-6
+    up = torch.where(parallel, torch.tensor([1.0, 0.0, 0.0], dtype=up.dtype, device=up.device), up)
+    right = torch.nn.functional.normalize(torch.linalg.cross(forward, up), dim=-1)
+    down = torch.linalg.cross(forward, right)
+    world_to_camera = torch.zeros(centers.shape[0], 4, 4, dtype=torch.float64, device=centers.device)
+    rotation = torch.stack([right, down, forward], dim=1)
+    world_to_camera[:, :3, :3] = rotation
+    world_to_camera[:, :3, 3] = -torch.einsum("vij,vj->vi", rotation, centers.double())
+    world_to_camera[:, 3, 3] = 1
+    return world_to_camera.to(centers.dtype)
+
+
+def pinhole(fov_y_radians: Float[Tensor, "views"], width: int, height: int) -> Float[Tensor, "views 3 3"]:
+    """Intrinsics in pixels of square pixels with the principal point in the middle of the picture."""
+    focal_pixels = height / 2 / torch.tan(fov_y_radians / 2)
+    intrinsics = torch.zeros(fov_y_radians.shape[0], 3, 3, dtype=fov_y_radians.dtype, device=fov_y_radians.device)
+    intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = focal_pixels
+    intrinsics[:, 0, 2], intrinsics[:, 1, 2], intrinsics[:, 2, 2] = width / 2, height / 2, 1
+    return intrinsics
+
+
+def on_sphere(
+    azimuth_degrees: Float[Tensor, "views"],
+    elevation_degrees: Float[Tensor, "views"],
+    radius: Float[Tensor, "views"],
+    fov_y_radians: Float[Tensor, "views"],
+    size: int,
+) -> Cameras:
+    """Cameras on spheres about the origin that look at it, z upwards, `size` × `size` pixels."""
+    centers = _centers(azimuth_degrees, elevation_degrees, radius)
+    up = torch.tensor([0.0, 0.0, 1.0]).expand_as(centers)
+    return Cameras(
+        look_at(centers, torch.zeros_like(centers), up),
+        pinhole(fov_y_radians, size, size),
+        size,
+        size,
+        azimuth_degrees % 360,
+        elevation_degrees,
+    )
+
+
+def orbit(num_views: int, elevation_degrees: float, radius: float, fov_y_radians: float, size: int) -> Cameras:
+    """`num_views` evenly spread over a full turn at one elevation, the first from the front."""
+    azimuth_degrees = 360 / num_views * torch.arange(num_views)
+    return on_sphere(
+        azimuth_degrees,
+        torch.full((num_views,), float(elevation_degrees)),
+        torch.full((num_views,), float(radius)),
+        torch.full((num_views,), float(fov_y_radians)),
+        size,
+    )
+
+
+def paper120(size: int) -> Cameras:
+    """120 views at elevation 0°, azimuth 3° i, radius 3.5, vertical field of view 0.55 rad (evaluation.md §5.1)."""
+    return orbit(120, elevation_degrees=0, radius=3.5, fov_y_radians=0.55, size=size)
+
+
+def official240(size: int) -> Cameras:
+    """What the official code writes: `paper120`, then the same ring at elevation 30°."""
+    rings = [orbit(120, elevation_degrees=el, radius=3.5, fov_y_radians=0.55, size=size) for el in (0, 30)]
+    return Cameras(
+        torch.cat([ring.world_to_camera for ring in rings]),
+        torch.cat([ring.intrinsics for ring in rings]),
+        size,
+        size,
+        torch.cat([ring.azimuth_degrees for ring in rings]),
+        torch.cat([ring.elevation_degrees for ring in rings]),
+    )
+
+
+def threestudio120(size: int) -> Cameras:
+    """threestudio's test views: azimuth linspace(0°, 360°, 120) with both ends, elevation 15°, radius 1.5, fov 70°.
+
+    The first view is also the last, and a whole unit ball does not fit the picture: both are the convention's.
+    """
+    return on_sphere(
+        torch.linspace(0, 360, 120),
+        torch.full((120,), 15.0),
+        torch.full((120,), 1.5),
+        torch.full((120,), math.radians(70)),
+        size,
+    )
+
+
+PROTOCOLS: dict[str, Callable[[int], Cameras]] = {
+    "paper120": paper120,
+    "official240": official240,
+    "threestudio120": threestudio120,
+}
+
+
+def random_views(
+    generator: torch.Generator,
+    count: int,
+    *,
+    size: int,
+    radius: Range,
+    fov_y_radians: Range,
+    elevation_degrees: Range,
+    azimuth_degrees: Range = (0.0, 360.0),
+    azimuth_spread: Literal["even", "uniform"] = "even",
+    overhead_share: float = 0.0,
+    overhead_elevation_degrees: Range = (60.0, 85.0),
+    center_jitter: float = 0.0,
+    target_jitter: float = 0.0,
+    up_jitter: float = 0.0,
+) -> Cameras:
+    """`count` random training views, `size` × `size` pixels; each quantity is uniform in its range.
+
+    `azimuth_spread="even"` gives every view its own sector of the azimuth range, the sectors turned by one random
+    angle, so that each view alone is still uniform; "uniform" draws them independently. A view is overhead with
+    probability `overhead_share` and then has `overhead_elevation_degrees`. Jitter, in world units: the centre moves by
+    U(±center_jitter) per axis, the target by N(0, target_jitter²), the up vector by N(0, up_jitter²); the angles that
+    come back are those of the moved centre.
+    """
+
+    def uniform(low: float, high: float) -> Float[Tensor, "views"]:
+        return low + (high - low) * torch.rand(count, generator=generator)
+
+    turn = torch.rand(1, generator=generator)
+    position = torch.rand(count, generator=generator)
+    if azimuth_spread == "even":
+        position = (turn + (torch.arange(count) + position) / count) % 1
+    azimuth = azimuth_degrees[0] + (azimuth_degrees[1] - azimuth_degrees[0]) * position
+    is_overhead = torch.rand(count, generator=generator) < overhead_share
+    elevation = torch.where(is_overhead, uniform(*overhead_elevation_degrees), uniform(*elevation_degrees))
+    centers = _centers(azimuth, elevation, uniform(*radius))
+    fov_y = uniform(*fov_y_radians)
+
+    centers = centers + center_jitter * (2 * torch.rand(count, 3, generator=generator) - 1)
+    targets = target_jitter * torch.randn(count, 3, generator=generator)
+    up = torch.tensor([0.0, 0.0, 1.0]) + up_jitter * torch.randn(count, 3, generator=generator)
+    x, y, z = centers.unbind(-1)
+    return Cameras(
+        look_at(centers, targets, up),
+        pinhole(fov_y, size, size),
+        size,
+        size,
+        torch.rad2deg(torch.atan2(y, x)) % 360,
+        torch.rad2deg(torch.atan2(z, torch.hypot(x, y))),
+    )
+
+
+def _centers(
+    azimuth_degrees: Float[Tensor, "views"], elevation_degrees: Float[Tensor, "views"], radius: Float[Tensor, "views"]
+) -> Float[Tensor, "views 3"]:
+    azimuth, elevation = torch.deg2rad(azimuth_degrees), torch.deg2rad(elevation_degrees)
+    directions = [elevation.cos() * azimuth.cos(), elevation.cos() * azimuth.sin(), elevation.sin()]
+    return radius[:, None] * torch.stack(directions, dim=-1)

@@ -1,0 +1,139 @@
+"""The asset: a set of 3D Gaussians, and their colour in a given direction (Kerbl et al. 2023, Sec. 4 and App. A).
+
+Fields hold what the optimiser moves (logarithms, logits, spherical harmonics); properties give what the renderer
+needs (lengths, probabilities). World axes: right-handed, z up, the front of an object faces +x.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+# Real spherical harmonics in the order and with the signs of 3DGS: l = 0, then l = 1 (y, z, x), l = 2, l = 3.
+SH_C0 = 0.28209479177387814
+SH_C1 = 0.4886025119029199
+SH_C2 = (1.0925484305920792, 1.0925484305920792, 0.31539156525252005, 1.0925484305920792, 0.5462742152960396)
+SH_C3 = (
+    0.5900435899266435,
+    2.890611442640554,
+    0.4570457994644658,
+    0.3731763325901154,
+    0.4570457994644658,
+    1.445305721320277,
+    0.5900435899266435,
+)
+
+
+@dataclass(frozen=True)
+class Gaussians:
+    """`num` Gaussians. Unit of length: the world's. Quaternions are (w, x, y, z) of any length but zero.
+
+    `sh[:, 0]` is the constant term: rgb = 0.5 + 0.28209479 sh[:, 0] for a Gaussian of degree 0 (`basis` = 1);
+    `basis` is 1, 4, 9 or 16 for degree 0, 1, 2, 3.
+    """
+
+    means: Float[Tensor, "num 3"]
+    log_scales: Float[Tensor, "num 3"]
+    quats: Float[Tensor, "num 4"]
+    logit_opacities: Float[Tensor, "num"]
+    sh: Float[Tensor, "num basis 3"]
+
+    @property
+    def num(self) -> int:
+        """How many Gaussians there are."""
+        return self.means.shape[0]
+
+    @property
+    def sh_degree(self) -> int:
+        """Degree of the spherical harmonics: 0 (one colour for all directions) to 3."""
+        return sh_degree(self.sh.shape[1])
+
+    @property
+    def scales(self) -> Float[Tensor, "num 3"]:
+        """Standard deviations along the three axes, in world units."""
+        return self.log_scales.exp()
+
+    @property
+    def opacities(self) -> Float[Tensor, "num"]:
+        """Opacity of the centre, in (0, 1)."""
+        return self.logit_opacities.sigmoid()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The five tensors by name, in the order of the fields."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Gaussians":
+        """Apply one function to every tensor."""
+        return Gaussians(**{name: function(tensor) for name, tensor in self.tensors().items()})
+
+    def select(self, index: Int[Tensor, "selected"] | Bool[Tensor, "num"]) -> "Gaussians":
+        """The Gaussians at these indices (repeats allowed), or where the mask is true."""
+        return self.map(lambda tensor: tensor[index])
+
+    def concatenate(self, *others: "Gaussians") -> "Gaussians":
+        """These Gaussians followed by the others; all have the same SH degree."""
+        degrees = sorted({gaussians.sh_degree for gaussians in (self, *others)})
+        if len(degrees) > 1:
+            raise ValueError(f"Gaussians of SH degrees {degrees} cannot be concatenated: give them one degree first.")
+        parts = [gaussians.tensors() for gaussians in (self, *others)]
+        return Gaussians(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+
+    def to(self, device: torch.device | str) -> "Gaussians":
+        """The same Gaussians on another device."""
+        return self.map(lambda tensor: tensor.to(device))
+
+    def detach(self) -> "Gaussians":
+        """The same values without their history."""
+        return self.map(torch.Tensor.detach)
+
+    def colors(self, camera_centers: Float[Tensor, "views 3"]) -> Float[Tensor, "views num 3"]:
+        """RGB of every Gaussian seen from every camera, ≥ 0 and not clamped above (Kerbl et al. 2023, code)."""
+        if self.sh_degree == 0:
+            rgb = sh_to_rgb(self.sh[:, 0]).clamp_min(0)
+            return rgb.expand(camera_centers.shape[0], -1, -1)
+        directions = torch.nn.functional.normalize(self.means - camera_centers[:, None], dim=-1)
+        basis = sh_basis(directions, self.sh_degree)
+        return (0.5 + torch.einsum("vnk,nkc->vnc", basis, self.sh)).clamp_min(0)
+
+
+def rgb_to_sh(rgb: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The constant SH coefficient that shows as this colour."""
+    return (rgb - 0.5) / SH_C0
+
+
+def sh_to_rgb(constant: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The colour that a constant SH coefficient shows."""
+    return 0.5 + SH_C0 * constant
+
+
+def sh_degree(num_basis: int) -> int:
+    """Degree whose harmonics number `num_basis`; ValueError unless that is 1, 4, 9 or 16."""
+    degrees = {1: 0, 4: 1, 9: 2, 16: 3}
+    if num_basis not in degrees:
+        raise ValueError(f"{num_basis} spherical harmonics per Gaussian; expected 1, 4, 9 or 16 (degree 0 to 3).")
+    return degrees[num_basis]
+
+
+def sh_basis(directions: Float[Tensor, "*shape 3"], degree: int) -> Float[Tensor, "*shape basis"]:
+    """Real spherical harmonics of unit directions (camera to Gaussian), up to `degree` ≤ 3."""
+    x, y, z = directions.unbind(-1)
+    harmonics = [torch.full_like(x, SH_C0)]
+    if degree >= 1:
+        harmonics += [-SH_C1 * y, SH_C1 * z, -SH_C1 * x]
+    if degree >= 2:
+        c = SH_C2
+        harmonics += [c[0] * x * y, -c[1] * y * z, c[2] * (3 * z * z - 1), -c[3] * x * z, c[4] * (x * x - y * y)]
+    if degree >= 3:
+        c = SH_C3
+        harmonics += [
+            -c[0] * y * (3 * x * x - y * y),
+            c[1] * x * y * z,
+            -c[2] * y * (5 * z * z - 1),
+            c[3] * z * (5 * z * z - 3),
+            -c[4] * x * (5 * z * z - 1),
+            c[5] * z * (x * x - y * y),
+            -c[6] * x * (x * x - 3 * y * y),
+        ]
+    return torch.stack(harmonics, dim=-1)
