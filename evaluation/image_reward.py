@@ -1,0 +1,337 @@
+"""ImageReward (Xu et al. 2023, arXiv:2304.05977): a ViT, a BERT that cross-attends to it, and an affine head.
+
+Plain torch under the parameter names of the published `ImageReward.pt`, so that file and the small embedded model load
+into the same class. Conventions of the published scorer (Sec. 2.3 and its code): PIL bicubic, centre crop, CLIP's
+mean and deviation; lower-case WordPiece cut at 35 tokens; the state of [CLS]; reward = (raw - mean) / deviation, which
+is standard normal over the images of its training set. In float32: bfloat16 costs 1.6e-2.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.functional import gelu, scaled_dot_product_attention
+from transformers import BertTokenizer
+
+from evaluation import EvaluationError
+from evaluation.views import Views
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+UNUSED = ("blip.vision_proj.", "blip.text_proj.", "blip.text_encoder.embeddings.position_ids")
+"""Parts of the published checkpoint that take no part in the score (BLIP's contrastive heads and a buffer)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardConfig:
+    """Sizes that the tensors do not tell, and the standardisation. The defaults are the published model's."""
+
+    image_size: int = 224
+    patch_size: int = 16
+    vision_width: int = 1024
+    vision_layers: int = 24
+    vision_heads: int = 16
+    vocab_size: int = 30524
+    text_width: int = 768
+    text_layers: int = 12
+    text_heads: int = 12
+    text_hidden: int = 3072
+    text_positions: int = 512
+    max_length: int = 35
+    head_widths: tuple[int, int, int, int] = (1024, 128, 64, 16)
+    mean: float = 0.16717362830052426
+    std: float = 1.0333394966054072
+
+    @staticmethod
+    def from_json(text: str) -> RewardConfig:
+        """Read a `config.json`. Raises EvaluationError on a key it does not know."""
+        fields = json.loads(text)
+        known = [field.name for field in dataclasses.fields(RewardConfig)]
+        if unknown := sorted(set(fields) - set(known)):
+            raise EvaluationError(
+                f"the reward model's config.json holds unknown keys {unknown}; it may hold {', '.join(known)}"
+            )
+        if "head_widths" in fields:
+            fields["head_widths"] = tuple(fields["head_widths"])
+        return RewardConfig(**fields)
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+
+def attend(
+    query: Float[Tensor, "batch queries width"],
+    key: Float[Tensor, "batch keys width"],
+    value: Float[Tensor, "batch keys width"],
+    heads: int,
+    mask: Bool[Tensor, "batch keys"] | None = None,
+) -> Float[Tensor, "batch queries width"]:
+    """Multi-head attention of every query to the keys that `mask` allows."""
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
+    allowed = None if mask is None else mask[:, None, None, :]
+    return scaled_dot_product_attention(q, k, v, attn_mask=allowed).transpose(1, 2).flatten(2)
+
+
+class VisionBlock(nn.Module):
+    """A pre-norm ViT block under timm's names."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = nn.ModuleDict({"qkv": nn.Linear(width, 3 * width), "proj": nn.Linear(width, width)})
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, 4 * width), "fc2": nn.Linear(4 * width, width)})
+
+    def forward(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
+        q, k, v = self.attn["qkv"](self.norm1(x)).chunk(3, dim=-1)
+        x = x + self.attn["proj"](attend(q, k, v, self.heads))
+        return x + self.mlp["fc2"](gelu(self.mlp["fc1"](self.norm2(x))))
+
+
+class VisionEncoder(nn.Module):
+    """Normalised pixels → one state per patch and one for the image (first)."""
+
+    def __init__(self, config: RewardConfig) -> None:
+        super().__init__()
+        width, patch = config.vision_width, config.patch_size
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + (config.image_size // patch) ** 2, width))
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, patch, stride=patch)})
+        self.blocks = nn.ModuleList(VisionBlock(width, config.vision_heads) for _ in range(config.vision_layers))
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+
+    def forward(self, pixels: Float[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch patches width"]:
+        patches = self.patch_embed["proj"](pixels).flatten(2).transpose(1, 2)
+        x = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1) + self.pos_embed
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+class TextAttention(nn.Module):
+    """BERT's post-norm attention, to the text itself or (cross-attention) to the image's states."""
+
+    def __init__(self, width: int, source_width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.self = nn.ModuleDict(
+            {
+                "query": nn.Linear(width, width),
+                "key": nn.Linear(source_width, width),
+                "value": nn.Linear(source_width, width),
+            }
+        )
+        self.output = nn.ModuleDict({"dense": nn.Linear(width, width), "LayerNorm": nn.LayerNorm(width, eps=1e-12)})
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch tokens width"],
+        source: Float[Tensor, "batch keys source_width"],
+        mask: Bool[Tensor, "batch keys"] | None = None,
+    ) -> Float[Tensor, "batch tokens width"]:
+        q, k, v = self.self["query"](x), self.self["key"](source), self.self["value"](source)
+        return self.output["LayerNorm"](self.output["dense"](attend(q, k, v, self.heads, mask)) + x)
+
+
+class TextLayer(nn.Module):
+    """A BERT layer with cross-attention between self-attention and the feed-forward part."""
+
+    def __init__(self, config: RewardConfig) -> None:
+        super().__init__()
+        width, hidden = config.text_width, config.text_hidden
+        self.attention = TextAttention(width, width, config.text_heads)
+        self.crossattention = TextAttention(width, config.vision_width, config.text_heads)
+        self.intermediate = nn.ModuleDict({"dense": nn.Linear(width, hidden)})
+        self.output = nn.ModuleDict({"dense": nn.Linear(hidden, width), "LayerNorm": nn.LayerNorm(width, eps=1e-12)})
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch tokens width"],
+        mask: Bool[Tensor, "batch tokens"],
+        image_states: Float[Tensor, "batch patches vision_width"],
+    ) -> Float[Tensor, "batch tokens width"]:
+        x = self.crossattention(self.attention(x, x, mask), image_states)
+        return self.output["LayerNorm"](self.output["dense"](gelu(self.intermediate["dense"](x))) + x)
+
+
+class TextEncoder(nn.Module):
+    """Token ids that look at an image → one state per token."""
+
+    def __init__(self, config: RewardConfig) -> None:
+        super().__init__()
+        self.embeddings = nn.ModuleDict(
+            {
+                "word_embeddings": nn.Embedding(config.vocab_size, config.text_width),
+                "position_embeddings": nn.Embedding(config.text_positions, config.text_width),
+                "LayerNorm": nn.LayerNorm(config.text_width, eps=1e-12),
+            }
+        )
+        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(TextLayer(config) for _ in range(config.text_layers))})
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "batch tokens"],
+        mask: Bool[Tensor, "batch tokens"],
+        image_states: Float[Tensor, "batch patches vision_width"],
+    ) -> Float[Tensor, "batch tokens width"]:
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        x = self.embeddings["word_embeddings"](tokens) + self.embeddings["position_embeddings"](positions)
+        x = self.embeddings["LayerNorm"](x)
+        for layer in self.encoder["layer"]:
+            x = layer(x, mask, image_states)
+        return x
+
+
+class Head(nn.Module):
+    """Five linear maps without a nonlinearity between them, as published; 1, 3 and 5 were dropout."""
+
+    def __init__(self, config: RewardConfig) -> None:
+        super().__init__()
+        a, b, c, d = config.head_widths
+        self.layers = nn.ModuleDict(
+            {
+                "0": nn.Linear(config.text_width, a),
+                "2": nn.Linear(a, b),
+                "4": nn.Linear(b, c),
+                "6": nn.Linear(c, d),
+                "7": nn.Linear(d, 1),
+            }
+        )
+
+    def forward(self, x: Float[Tensor, "batch width"]) -> Float[Tensor, " batch"]:
+        for layer in self.layers.values():
+            x = layer(x)
+        return x.squeeze(1)
+
+
+class ImageReward(nn.Module):
+    """How well a person would like an image for a text, in standard deviations (`ir`, higher is better)."""
+
+    def __init__(self, config: RewardConfig, tokenizer: BertTokenizer) -> None:
+        super().__init__()
+        self.config, self.tokenizer = config, tokenizer
+        self.blip = nn.ModuleDict({"visual_encoder": VisionEncoder(config), "text_encoder": TextEncoder(config)})
+        self.mlp = Head(config)
+
+    @staticmethod
+    def load(folder: Path | str, device: torch.device | str = "cpu") -> ImageReward:
+        """Read `vocab.txt` and either `config.json` + `model.safetensors` or the published `ImageReward.pt`.
+
+        Raises EvaluationError where a file is missing or a tensor's name or shape does not fit.
+        """
+        folder = Path(folder)
+        config_file, vocab_file = folder / "config.json", folder / "vocab.txt"
+        weights = next((f for f in (folder / "model.safetensors", folder / "ImageReward.pt") if f.is_file()), None)
+        if weights is None:
+            raise EvaluationError(
+                f"no reward model in {folder}: expected model.safetensors (with config.json) or ImageReward.pt"
+            )
+        if not vocab_file.is_file():
+            raise EvaluationError(
+                f"no vocab.txt in {folder}: copy the vocabulary of the text encoder beside {weights.name}"
+            )
+        if weights.suffix == ".safetensors" and not config_file.is_file():
+            raise EvaluationError(f"no config.json in {folder}: the head counts cannot be read off {weights.name}")
+        config = RewardConfig.from_json(config_file.read_text()) if config_file.is_file() else RewardConfig()
+        model = ImageReward(config, load_tokenizer(vocab_file))
+        model.load_published(_read_weights(weights))
+        return model.to(device).eval().requires_grad_(False)
+
+    def load_published(self, state: dict[str, Tensor]) -> None:
+        """Copy a checkpoint in, by name and without exception but the parts that never reach the score (`UNUSED`)."""
+        state = {name.removeprefix("module."): tensor.float() for name, tensor in state.items()}
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(UNUSED)}
+        own = self.state_dict()
+        wrong = {name for name in state.keys() & own.keys() if state[name].shape != own[name].shape}
+        for found, problem in (
+            (own.keys() - state, "lacks"),
+            (state.keys() - own, "does not know"),
+            (wrong, "reshapes"),
+        ):
+            if found:
+                raise EvaluationError(
+                    f"not this reward model: the checkpoint {problem} {len(found)} tensors, first {min(found)}; "
+                    "expected ImageReward's names with the sizes of config.json"
+                )
+        self.load_state_dict(state)
+
+    def tokens(self, texts: list[str]) -> tuple[Int[Tensor, "batch tokens"], Bool[Tensor, "batch tokens"]]:
+        """Ids and mask, padded to the longest text, cut without a word at `max_length` as the published scorer does."""
+        batch = self.tokenizer(
+            texts, padding=True, truncation=True, max_length=self.config.max_length, return_tensors="pt"
+        )
+        device = self.mlp.layers["0"].weight.device
+        return batch.input_ids.to(device), batch.attention_mask.to(device).bool()
+
+    def see(self, pixels: Float[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch patches width"]:
+        """The image's states, which any number of texts may attend to."""
+        return self.blip["visual_encoder"](pixels)
+
+    def judge(
+        self,
+        image_states: Float[Tensor, "batch patches vision_width"],
+        tokens: Int[Tensor, "batch tokens"],
+        mask: Bool[Tensor, "batch tokens"],
+    ) -> Float[Tensor, " batch"]:
+        """The raw reward of each (image, text), before standardisation."""
+        return self.mlp(self.blip["text_encoder"](tokens, mask, image_states)[:, 0])
+
+    def forward(
+        self,
+        pixels: Float[Tensor, "batch 3 size size"],
+        tokens: Int[Tensor, "batch tokens"],
+        mask: Bool[Tensor, "batch tokens"],
+    ) -> Float[Tensor, " batch"]:
+        """The raw reward of each (image, text), before standardisation."""
+        return self.judge(self.see(pixels), tokens, mask)
+
+    @torch.no_grad()
+    def score(self, views: Views, text: str, batch_size: int = 30) -> Float[np.ndarray, " views"]:
+        """The standardised reward of every view for one text, in batches of one fixed size so that it is repeatable."""
+        tokens, mask = self.tokens([text])
+        raw = []
+        for chunk in np.split(views, range(batch_size, len(views), batch_size)):
+            pixels = torch.stack([preprocess(view, self.config.image_size) for view in chunk]).to(tokens.device)
+            raw.append(self(pixels, tokens.expand(len(chunk), -1), mask.expand(len(chunk), -1)))
+        return ((torch.cat(raw) - self.config.mean) / self.config.std).cpu().numpy()
+
+
+def preprocess(view: UInt8[np.ndarray, "height width 3"], size: int) -> Float[Tensor, "3 size size"]:
+    """Bicubic to `size` on the short side (on bytes and antialiased, as PIL does it), centre crop, normalised."""
+    height, width = view.shape[:2]
+    short = min(height, width)
+    if short != size:
+        resized = Image.fromarray(view).resize(
+            (size * width // short, size * height // short), Image.Resampling.BICUBIC
+        )
+        view = np.asarray(resized)
+        height, width = view.shape[:2]
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return normalise(torch.tensor(view[top : top + size, left : left + size]).permute(2, 0, 1)[None])[0]
+
+
+def normalise(images: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
+    """Bytes → the pixels that CLIP and ImageReward were trained on."""
+    mean, std = (torch.tensor(x, device=images.device).view(3, 1, 1) for x in (CLIP_MEAN, CLIP_STD))
+    return (images.float() / 255 - mean) / std
+
+
+def load_tokenizer(vocab_file: Path) -> BertTokenizer:
+    """BERT's lower-casing WordPiece over the words of `vocab_file`, one a line."""
+    words = vocab_file.read_text(encoding="utf-8").splitlines()
+    return BertTokenizer(vocab={word: index for index, word in enumerate(words)})
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    if file.suffix == ".safetensors":
+        return load_file(file)
+    return torch.load(file, map_location="cpu", weights_only=True)
