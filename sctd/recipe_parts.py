@@ -1,0 +1,324 @@
+"""The parts of a recipe: frozen, validated models with a unit and a source under every field.
+
+A default is the value of `recipes.paper()`; `docs/recipe.md` is the same table. "release" means the paper's released
+code, "ours" a choice of this project. Lengths are world units (the object has bounding radius 1), noise levels are
+indices into the schedule (bigger = noisier).
+
+Where the released code sums its loss over the 4 views of an iteration, we average. Adam does not see the difference;
+regulariser weights and gradient norms, which do, are its values divided by 4, and say so.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+RELEASE, OURS = "release", "ours"
+NUM_STEPS = 1000  # of every Stable-Diffusion schedule
+
+
+def field(default: Any, unit: str, source: str, meaning: str, **limits: Any) -> Any:
+    """A field with its unit and source; `limits` are pydantic's (`ge`, `le`, `gt`, …)."""
+    extra = {"unit": unit, "source": source, "meaning": meaning}
+    if isinstance(default, type):
+        return Field(default_factory=default, description=meaning, json_schema_extra=extra, **limits)
+    return Field(default, description=f"{meaning} [{unit}; {source}]", json_schema_extra=extra, **limits)
+
+
+class Part(BaseModel):
+    """A frozen model that knows all its keys and refuses infinities."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+Range = tuple[float, float]
+
+
+def _ordered(part: Part, *names: str) -> None:
+    for name in names:
+        low, high = getattr(part, name)
+        if low > high:
+            raise ValueError(f"{name} runs from {low:g} to {high:g}; give the smaller first")
+
+
+class Objective(Part):
+    """Which gradient on z_0, and its weight."""
+
+    name: str = field("sctd", "–", "Eq. 10", "objective, a name in sctd.objectives")
+    outer_weight: float = field(8.5, "–", "Eq. 10, release: w + 1", "weight of cross-consistency (sctd)", ge=0)
+    time_weight: Literal["one", "sigma_over_alpha", "sigma_squared"] = field(
+        "sigma_over_alpha", "–", RELEASE, "w(t): 1, σ_t/α_t, or σ_t²"
+    )
+    weight: float = field(0.1, "–", "release: λ_guidance", "weight against the regularisers", gt=0)
+
+
+class Guidance(Part):
+    """What the prior is asked, and how loudly."""
+
+    scale: float = field(7.5, "–", "release", "w in ε_∅ + w(ε_y − ε_∅); the paper's w is one less", ge=0)
+    negative_prompt: str = field(
+        "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, low-resolution, oversaturation.",
+        "text", RELEASE, "stands for ∅ inside the guidance; empty: the empty prompt",
+    )  # fmt: skip
+    prompt_template: str = field("{prompt}", "text", RELEASE, "what the prior reads; {prompt} is the user's")
+    view_text: Literal["nearest", "interpolated", "none"] = field(
+        "interpolated", "–", RELEASE, "', front view' and so on after the prompt: the nearest, a mixture, or none"
+    )
+    overhead_above_degrees: float = field(
+        90, "degrees", "release: never", "elevation beyond which the text says 'overhead view'", ge=0, le=90
+    )
+
+    @model_validator(mode="after")
+    def _has_prompt(self) -> "Guidance":
+        if self.prompt_template.count("{prompt}") != 1 or "{" in self.prompt_template.replace("{prompt}", ""):
+            raise ValueError(f"prompt_template is {self.prompt_template!r}; it must hold {{prompt}} exactly once")
+        return self
+
+
+class Times(Part):
+    """Which t, s and s_m an iteration draws."""
+
+    segments: Literal["equal", "increasing"] = field("equal", "–", "release; paper: both", "how [0, T] is divided")
+    num_segments: int = field(5, "segments", "paper", "N_s", ge=1, le=100)
+    threshold: int = field(150, "index", "Eq. 11", "t_τ: above it the inversion takes two steps", ge=0, lt=NUM_STEPS)
+    minimum_interval: int = field(80, "indices", RELEASE, "t is raised to at least s_m + this", ge=2, le=500)
+    epsilon: int = field(10, "indices", RELEASE, "s stays this far from s_m and from t", ge=0, le=200)
+    low: int = field(20, "index", "paper", "smallest t drawn", ge=0, lt=NUM_STEPS)
+    high: int = field(500, "index", "paper", "largest t drawn once warm", ge=0, lt=NUM_STEPS)
+    start_high: int = field(980, "index", "paper", "largest t drawn at the start", ge=0, lt=NUM_STEPS)
+    warmup_share: float = field(
+        0.3, "share of iterations", "paper: 1500 of 5000", "start_high falls to high, linearly", ge=0, le=1
+    )
+    shift_lower_bound: bool = field(False, "–", "paper; release: true", "the lower bound falls with the upper one")
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Times":
+        if not self.low < self.high <= self.start_high:
+            found = f"low {self.low}, high {self.high}, start_high {self.start_high}"
+            raise ValueError(f"{found}; expected low < high <= start_high")
+        if self.minimum_interval < 2 * self.epsilon + 2:
+            found = f"minimum_interval {self.minimum_interval} and epsilon {self.epsilon} leave no room for s"
+            raise ValueError(f"{found}; minimum_interval must be at least {2 * self.epsilon + 2}")
+        if self.segments == "increasing" and (self.num_segments < 2 or self.num_segments * self.threshold > NUM_STEPS):
+            found = f"{self.num_segments} increasing segments that start with {self.threshold} do not fit {NUM_STEPS}"
+            raise ValueError(f"{found}; expected num_segments >= 2 and num_segments * threshold <= {NUM_STEPS}")
+        return self
+
+
+class Noise(Part):
+    """ε* of z_{s_m} = α z_0 + σ ε*."""
+
+    kind: Literal["fixed", "fresh"] = field("fixed", "–", "Sec. 4.4: ε*", "drawn once for ever, or every iteration")
+    offset: float = field(0.1, "standard deviations", RELEASE, "a random constant added per view", ge=0)
+
+
+class Encoding(Part):
+    """From a rendering to z_0."""
+
+    posterior: Literal["sample", "mean"] = field("sample", "–", RELEASE, "of the VAE encoder")
+    disparity_share: float = field(0.2, "share of iterations", RELEASE, "disparity is encoded, not colour", ge=0, le=1)
+    flip_share: float = field(0.5, "share of iterations", RELEASE, "all views are mirrored", ge=0, le=1)
+    scale_noise: float = field(0.2, "–", RELEASE, "scales s are rendered as s(1 + √this/4 · N(0, 1))", ge=0, lt=1)
+
+
+class CameraRanges(NamedTuple):
+    """What cameras are drawn from at one iteration."""
+
+    elevation_degrees: Range
+    radius: Range
+    fov_y_radians: Range
+
+
+class Cameras(Part):
+    """The views of an iteration; the ranges may move as training goes on."""
+
+    views: int = field(4, "views", "paper", "views an iteration", ge=1, le=64)
+    azimuth_spread: Literal["even", "uniform"] = field("uniform", "–", RELEASE, "a sector a view, or independent")
+    elevation_degrees: Range = field((-15, 45), "degrees", "release: polar 45–105", "uniform")
+    overhead_share: float = field(0, "share of views", OURS, "views drawn from overhead_elevation_degrees", ge=0, le=1)
+    overhead_elevation_degrees: Range = field((50, 80), "degrees", OURS, "uniform")
+    radius: Range = field((5.2, 5.5), "world units", RELEASE, "distance from the origin, uniform, at the start")
+    fov_y_radians: Range = field((0.32, 0.6), "radians", RELEASE, "vertical, uniform, at the start")
+    center_jitter: float = field(0.025, "world units", RELEASE, "camera centre moves by ± this, rigidly", ge=0)
+    target_jitter: float = field(0.05, "world units", RELEASE, "standard deviation of the point looked at", ge=0)
+    up_jitter: float = field(0.01, "–", RELEASE, "standard deviation of the up direction", ge=0)
+    progress_every: int = field(500, "iterations", RELEASE, "the ranges move at every multiple; 0: never", ge=0)
+    fov_low_factor: float = field(0.75, "–", RELEASE, "narrowest fov, each time", gt=0, le=1)
+    fov_low_least: float = field(0.16, "radians", RELEASE, "and no further", gt=0)
+    fov_high_factor: float = field(1.1, "–", RELEASE, "widest fov, each time", ge=1)
+    fov_high_most: float = field(0.6, "radians", RELEASE, "and no further", gt=0, lt=3)
+    radius_factor: float = field(0.95, "–", RELEASE, "both ends of the radius, each time", gt=0, le=1)
+    radius_least: Range = field((3.5, 5.0), "world units", RELEASE, "and no further")
+
+    @model_validator(mode="after")
+    def _ranges(self) -> "Cameras":
+        _ordered(self, "elevation_degrees", "overhead_elevation_degrees", "radius", "fov_y_radians", "radius_least")
+        for name in ("elevation_degrees", "overhead_elevation_degrees"):
+            if min(getattr(self, name)) < -89 or max(getattr(self, name)) > 89:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected between -89 and 89 degrees")
+        if self.radius[0] <= 0 or self.fov_y_radians[0] <= 0 or self.fov_y_radians[1] >= 3:
+            found = f"radius {self.radius}, fov_y_radians {self.fov_y_radians}"
+            raise ValueError(f"{found}; expected a radius above 0 and a field of view between 0 and 3")
+        return self
+
+    def ranges_at(self, iteration: int) -> CameraRanges:
+        """The ranges of `iteration` (from 1): each end times its factor once per `progress_every`, then held."""
+        moves = iteration // self.progress_every if self.progress_every else 0
+        if not moves:
+            return CameraRanges(self.elevation_degrees, self.radius, self.fov_y_radians)
+        near, far = (
+            max(end * self.radius_factor**moves, min(end, least))
+            for end, least in zip(self.radius, self.radius_least, strict=True)
+        )
+        low, high = self.fov_y_radians
+        narrow = max(low * self.fov_low_factor**moves, min(low, self.fov_low_least))
+        wide = min(high * self.fov_high_factor**moves, max(high, self.fov_high_most))
+        return CameraRanges(self.elevation_degrees, (near, far), (narrow, wide))
+
+
+class Background(Part):
+    """A plain colour behind each view; what is left of the shares is a random colour."""
+
+    white_share: float = field(0, "share of views", RELEASE, "white", ge=0, le=1)
+    black_share: float = field(0.67, "share of views", "release: p = .66, half of it", "black", ge=0, le=1)
+    grey_share: float = field(0, "share of views", OURS, "a random grey", ge=0, le=1)
+    darkest: float = field(
+        0, "[0, 1]", RELEASE, "greys and the channels of colours are uniform from here to 1", ge=0, le=1
+    )
+
+    @model_validator(mode="after")
+    def _shares(self) -> "Background":
+        if self.white_share + self.black_share + self.grey_share > 1 + 1e-9:
+            found = f"white {self.white_share:g} + black {self.black_share:g} + grey {self.grey_share:g}"
+            raise ValueError(f"background shares {found} exceed 1")
+        return self
+
+
+class Rate(Part):
+    """A learning rate over the run: from `start` to `end`."""
+
+    start: float = field(0.005, "a step", RELEASE, "at the first iteration", ge=0)
+    end: float = field(0.005, "a step", RELEASE, "at the last iteration", ge=0)
+    decay: Literal["linear", "log"] = field("linear", "–", RELEASE, "straight in the rate, or in its logarithm")
+
+    @model_validator(mode="after")
+    def _logarithm(self) -> "Rate":
+        if self.decay == "log" and min(self.start, self.end) <= 0:
+            raise ValueError(f"rate {self.start:g} to {self.end:g} decays by its logarithm; both must be above 0")
+        return self
+
+    def at(self, progress: float) -> float:
+        """The rate at `progress` in [0, 1]."""
+        if self.decay == "log":
+            return float(self.start ** (1 - progress) * self.end**progress)
+        return self.start + (self.end - self.start) * progress
+
+
+def _rate(start: float, end: float, decay: str = "linear", source: str = RELEASE, unit: str = "a step") -> Any:
+    return Field(default=Rate(start=start, end=end, decay=decay), description=f"learning rate [{unit}; {source}]")
+
+
+class Optimizer(Part):
+    """Adam, one rate an attribute."""
+
+    means: Rate = _rate(1.6e-4 * 3.5, 1.6e-6 * 3.5, "log", "release: × extent 3.5", "world units a step")
+    log_scales: Rate = _rate(0.005, 0.001)
+    quats: Rate = _rate(0.001, 0.0002)
+    logit_opacities: Rate = _rate(0.05, 0.05)
+    sh_constant: Rate = _rate(0.005, 0.003, unit="SH units a step")
+    sh_rest: Rate = _rate(0.00025, 0.00015, unit="SH units a step")
+    beta1: float = field(0.9, "–", RELEASE, "Adam's decay of the first moment", ge=0, lt=1)
+    beta2: float = field(0.999, "–", RELEASE, "Adam's decay of the second moment", ge=0, lt=1)
+    eps: float = field(1e-15, "–", RELEASE, "Adam's", gt=0)
+    clip_norm: Range = field(
+        (0.5, 2), "norm an attribute", "release: 2–8 of a sum", "gradients are cut to it; 0: never"
+    )
+    clip_share: float = field(0.2, "share of iterations", "release: 1000 of 5000", "from its first to its second value")
+
+
+class Densify(Part):
+    """Adaptive density control of 3D Gaussian splatting, with statistics from every view."""
+
+    enabled: bool = field(True, "–", RELEASE, "clone, split, prune and reset")
+    after: int = field(100, "iteration", RELEASE, "not before", ge=0)
+    before: int = field(3000, "iteration", RELEASE, "not from here on", ge=0)
+    interval: int = field(100, "iterations", RELEASE, "between densifications", ge=1)
+    gradient_threshold_pixels: float = field(
+        7.5e-4 / (512 / 2), "1 / pixel", "release: 7.5e-4 in NDC at 512 px, × 2 / width",
+        "mean |∂(a view's loss) / ∂(centre in pixels)| above which a Gaussian grows", gt=0,
+    )  # fmt: skip
+    extent: float = field(3.5, "world units", RELEASE, "the scene's, for percent_dense and prune_extent", gt=0)
+    percent_dense: float = field(0.003, "share of extent", RELEASE, "cloned up to this scale, split above", ge=0)
+    split_shrink: float = field(1.6, "–", "3DGS", "scales of the two children are the parent's over this", ge=1)
+    prune_opacity: float = field(0.005, "[0, 1]", RELEASE, "pruned below", ge=0, lt=1)
+    prune_large_after: int = field(300, "iteration", RELEASE, "from here on large ones are pruned too", ge=0)
+    prune_radius_pixels: float = field(20, "pixels", RELEASE, "on the screen since the last time", gt=0)
+    prune_extent: float = field(0.1, "share of extent", RELEASE, "in the world", gt=0)
+    reset_interval: int = field(300, "iterations", RELEASE, "between opacity resets; 0: never", ge=0)
+    reset_opacity: float = field(0.01, "[0, 1]", RELEASE, "opacities are cut to it", gt=0, lt=1)
+
+
+class Relocate(Part):
+    """Dead Gaussians move to where others work (in the manner of 3DGS-MCMC); the number stays."""
+
+    enabled: bool = field(False, "–", OURS, "relocate")
+    interval: int = field(40, "iterations", OURS, "between relocations", ge=1)
+    until_share: float = field(0.85, "share of iterations", OURS, "none after", ge=0, le=1)
+    dead_opacity: float = field(0.03, "[0, 1]", OURS, "dead below", ge=0, lt=1)
+    spread: float = field(0.7, "mean scales of the source", OURS, "standard deviation of the new place", ge=0)
+    shrink: float = field(0.2, "log units", OURS, "log-scales of the moved become smaller by it", ge=0)
+
+
+class Bounds(Part):
+    """Guards: parameters are put back inside after each step."""
+
+    radius: float = field(3.0, "world units", OURS, "|mean|", gt=0)
+    scale: Range = field((1e-5, 1.0), "world units", OURS, "standard deviations of a Gaussian")
+    max_gaussians: int = field(500_000, "Gaussians", OURS, "growth stops here", ge=1)
+    colour: bool = field(True, "–", OURS, "colours of degree 0 stay in [0, 1]")
+
+    @model_validator(mode="after")
+    def _scales(self) -> "Bounds":
+        _ordered(self, "scale")
+        if self.scale[0] <= 0:
+            raise ValueError(f"scale starts at {self.scale[0]:g}; expected above 0")
+        return self
+
+
+class Regularizers(Part):
+    """Weights of what is added to the objective; 0 leaves a term out."""
+
+    total_variation: float = field(0.5, "–", "release: 1 × (2 TV), of a sum", "of the rendered colours", ge=0)
+    disparity_variation: float = field(0.5, "–", "release: 1 × (2 TV), of a sum", "of the normalised disparity", ge=0)
+    scale: float = field(0.25, "1 / world units", "release: 1, of a sum", "mean of the scales", ge=0)
+    oversize: float = field(0, "1 / world units", OURS, "mean excess of scales over oversize_limit", ge=0)
+    oversize_limit: float = field(0.12, "world units", OURS, "what a scale may be for free", gt=0)
+    opacity_entropy: float = field(0, "1 / nat", OURS, "mean binary entropy of the Gaussians' opacities", ge=0)
+    alpha_entropy: float = field(0, "–", OURS, "mean 4α(1 − α) of the rendered alpha", ge=0)
+
+
+class SeedShape(Part):
+    """Where the Gaussians begin."""
+
+    kind: Literal["ball", "sphere", "box", "ply", "point_e"] = field("point_e", "–", "paper", "the shape")
+    count: int = field(4096, "points", "release: Point-E with its upsampler", "points of the shape", ge=1)
+    radius: float = field(0.75, "world units", OURS, "of the ball or sphere; half edge of the box", gt=0)
+    opacity: float = field(0.1, "[0, 1]", RELEASE, "of every Gaussian", gt=0, lt=1)
+    scale: float = field(0, "world units", RELEASE, "of every Gaussian; 0: from the 3 nearest neighbours", ge=0)
+    colour: float = field(0.5, "[0, 1]", RELEASE, "mean grey", ge=0, le=1)
+    colour_noise: float = field(0, "[0, 1]", RELEASE, "standard deviation of the colours", ge=0)
+    path: str = field("", "path", OURS, ".ply to start from (kind ply)")
+    replicas: int = field(20, "Gaussians a point", RELEASE, "copies of each point of a cloud", ge=1)
+    replica_radius: float = field(0.05, "world units", RELEASE, "copies lie within", ge=0)
+    use_cloud_colours: bool = field(False, "–", RELEASE, "keep Point-E's colours, not grey")
+    cloud_prompt_template: str = field("{prompt}", "text", RELEASE, "what Point-E reads; {prompt} is the short text")
+    cloud_guidance: float = field(3, "–", "Point-E", "guidance of the base model", ge=0)
+    cloud_steps: int = field(64, "steps", "Point-E", "Karras steps of the sampler", ge=1)
+    cloud_up_shift: float = field(0.15, "world units", RELEASE, "added to z of a cloud")
+
+    @model_validator(mode="after")
+    def _path(self) -> "SeedShape":
+        if (self.kind == "ply") != bool(self.path):
+            raise ValueError(
+                f"seed_shape.kind is {self.kind!r} and path is {self.path!r}; a path belongs to kind 'ply'"
+            )
+        return self
