@@ -1,0 +1,12 @@
+"""Score Distillation Sampling (DreamFusion, Eq. 3), the baseline that Sec. 3.2 starts from."""
+
+from sctd.schedule import NoiseSchedule
+from sctd.times import Times
+from sctd.types import Denoiser, Latents, Text
+
+
+def sds(
+    z_0: Latents, *, denoise: Denoiser, text: Text, noise: Latents, times: Times, schedule: NoiseSchedule
+) -> Latents:
+    """ε̂_φ(z_t, t, y) − ε before its weight w(t), 1 − ᾱ_t in DreamFusion; `noise` is drawn anew every iteration."""
+    return denoise(schedule.noised(z_0, noise, times.t), times.t, text) - noise

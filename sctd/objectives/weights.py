@@ -1,0 +1,36 @@
+"""Weights over time: what an objective's residual is multiplied by to become the gradient on z_0."""
+
+from collections.abc import Callable
+
+from sctd.schedule import NoiseSchedule
+from sctd.times import Times
+
+TimeWeight = Callable[[NoiseSchedule, Times], float]
+
+
+def one(schedule: NoiseSchedule, times: Times) -> float:
+    """1 at all times: best on the embedded world, where other weights let large t rule Adam's second moment."""
+    return 1.0
+
+
+def sigma_over_alpha(schedule: NoiseSchedule, times: Times) -> float:
+    """σ_t/α_t, of LucidDreamer and of the paper's released code."""
+    return float(schedule.k[times.t])
+
+
+def b_t(schedule: NoiseSchedule, times: Times) -> float:
+    """b(t) = 1 / (α_{s_m} (k_t − k_{s_m}))², as defined after Eq. 8 with w(t) = 1; for objectives with a segment."""
+    return float(schedule.alpha[times.s_m] * (schedule.k[times.t] - schedule.k[times.s_m])) ** -2
+
+
+def one_minus_alpha_bar(schedule: NoiseSchedule, times: Times) -> float:
+    """1 − ᾱ_t = σ_t², of DreamFusion's SDS."""
+    return float(schedule.sigma[times.t] ** 2)
+
+
+WEIGHTS: dict[str, TimeWeight] = {
+    "one": one,
+    "sigma_over_alpha": sigma_over_alpha,
+    "b_t": b_t,
+    "one_minus_alpha_bar": one_minus_alpha_bar,
+}

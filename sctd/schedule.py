@@ -1,0 +1,85 @@
+"""The variance-preserving noise schedule (Sec. 3.1): z_t = α_t z_0 + σ_t ε with α_t² + σ_t² = 1."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sctd.types import Latents
+
+
+class ScheduleError(ValueError):
+    """A scheduler_config.json that describes no schedule we know."""
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """α_t and σ_t for t = 0 … T−1; a bigger t is noisier.
+
+    Both are float64: `alpha[t]` is a scalar tensor, and a scalar takes the dtype and the device of what it multiplies,
+    so latents stay float32 while differences such as k_t − k_s lose nothing.
+    """
+
+    alpha: Float[Tensor, " steps"]
+    sigma: Float[Tensor, " steps"]
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "NoiseSchedule":
+        """Read a scheduler_config.json of the Stable Diffusion format; raises ScheduleError."""
+        # The cumulative product is taken in float32 because the published checkpoints were trained on it.
+        alphas_cumprod = torch.cumprod(1.0 - _betas(config), dim=0).double()
+        if config.get("rescale_betas_zero_snr") or alphas_cumprod[-1] <= 0:
+            raise ScheduleError(
+                "the schedule ends in pure noise (rescale_betas_zero_snr), where σ_t/α_t is infinite; expected some "
+                "signal at the last step: use a checkpoint trained without rescale_betas_zero_snr"
+            )
+        return cls(alpha=alphas_cumprod.sqrt(), sigma=(1.0 - alphas_cumprod).sqrt())
+
+    @property
+    def num_steps(self) -> int:
+        """T."""
+        return len(self.alpha)
+
+    @cached_property
+    def k(self) -> Float[Tensor, " steps"]:
+        """k_t = σ_t/α_t = e^{−λ_t}, λ_t half the log signal-to-noise ratio; grows with t."""
+        return self.sigma / self.alpha
+
+    def noised(self, z_0: Latents, noise: Latents, t: int) -> Latents:
+        """z_t = α_t z_0 + σ_t ε."""
+        return self.alpha[t] * z_0 + self.sigma[t] * noise
+
+    def eps_from_v(self, z_t: Latents, v: Latents, t: int) -> Latents:
+        """ε̂ = σ_t z_t + α_t v, the noise that a v-prediction stands for."""
+        return self.sigma[t] * z_t + self.alpha[t] * v
+
+    def to(self, device: torch.device | str) -> "NoiseSchedule":
+        """The same schedule on `device`. Seldom needed: scalars on the CPU multiply tensors of any device."""
+        return NoiseSchedule(self.alpha.to(device), self.sigma.to(device))
+
+
+def _betas(config: Mapping[str, Any]) -> Float[Tensor, " steps"]:
+    """β_t in float32, computed in the order of diffusers' schedulers so that every bit agrees with them."""
+    if config.get("trained_betas") is not None:
+        return torch.tensor(config["trained_betas"], dtype=torch.float32)
+    num_steps, name = config.get("num_train_timesteps", 1000), config.get("beta_schedule", "linear")
+    first, last = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
+    match name:
+        case "linear":
+            return torch.linspace(first, last, num_steps, dtype=torch.float32)
+        case "scaled_linear":
+            return torch.linspace(first**0.5, last**0.5, num_steps, dtype=torch.float32) ** 2
+        case "squaredcos_cap_v2":
+            edges = [math.cos((i / num_steps + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(num_steps + 1)]
+            return torch.tensor(
+                [min(1 - edges[i + 1] / edges[i], 0.999) for i in range(num_steps)], dtype=torch.float32
+            )
+    raise ScheduleError(
+        f"beta_schedule is {name!r}; expected 'linear', 'scaled_linear' or 'squaredcos_cap_v2': "
+        "correct scheduler_config.json, or list the values under trained_betas"
+    )

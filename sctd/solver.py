@@ -1,0 +1,58 @@
+"""The first-order solver (Sec. 3.1), the consistency function (Eq. 5) and the inversion (Eq. 11)."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from sctd.schedule import NoiseSchedule
+from sctd.times import Times
+from sctd.types import Denoiser, Latents
+
+
+def jump(schedule: NoiseSchedule, z_t: Latents, eps: Latents, t: int, s: int) -> Latents:
+    """Φ(z_t, t, s) = G(z_t, t, s): along the probability flow from t to s in one step, towards less noise or more.
+
+    Eq. 5 is the exact solution of the flow with ε held fixed from t to s,
+
+        G(z_t, t, s, y) = (α_s/α_t) z_t − α_s ε_φ(z_t, t, y) ∫_{λ_t}^{λ_s} e^{−λ} dλ ,
+
+    and since e^{−λ} = k = σ/α, the integral is k_t − k_s. The same expression is one DDIM step,
+    α_s (z_t − σ_t ε)/α_t + σ_s ε, so that the solver Φ and the consistency function G are one map. In the variable z/α
+    it is Euler's rule: z_s/α_s = z_t/α_t + (k_s − k_t) ε.
+    """
+    alpha, k = schedule.alpha, schedule.k
+    return (alpha[s] / alpha[t]) * z_t - alpha[s] * (k[t] - k[s]) * eps
+
+
+def joined(
+    schedule: NoiseSchedule, first: Latents, second: Latents, path: tuple[int, int, int]
+) -> Float[Tensor, "batch channels height width"]:
+    """The one noise whose jump a → c is the two jumps a → b with `first`, b → c with `second`; path = (a, b, c).
+
+    In z/α jumps are displacements (k_b − k_a) ε and add up, so this is their mean, weighted by the lengths in k. Two
+    points that left from one place are then as far apart as their noises times k_c − k_a: a difference of two large,
+    nearly equal latents is never taken.
+    """
+    a, b, c = path
+    k = schedule.k
+    return ((k[b] - k[a]) * first + (k[c] - k[b]) * second) / (k[c] - k[a])
+
+
+def inversion_noise(
+    schedule: NoiseSchedule, denoise: Denoiser, z_sm: Latents, times: Times, *, threshold: int
+) -> Float[Tensor, "batch channels height width"]:
+    """The noise with which one jump s_m → t is the inversion of Eq. 11: two steps by way of s if t > t_τ, else one.
+
+    `threshold` is t_τ, on the absolute time t. Costs two predictions per sample, or one, all for the empty prompt.
+    """
+    t, s, s_m = times
+    eps_sm = denoise(z_sm, s_m, None)
+    if t <= threshold:
+        return eps_sm
+    z_s = jump(schedule, z_sm, eps_sm, s_m, s)
+    return joined(schedule, eps_sm, denoise(z_s, s, None), (s_m, s, t))
+
+
+def invert(schedule: NoiseSchedule, denoise: Denoiser, z_sm: Latents, times: Times, *, threshold: int) -> Latents:
+    """z̃_t of Eq. 11: Φ(Φ(z_{s_m}, s_m, s, ∅), s, t, ∅) if t > t_τ, else Φ(z_{s_m}, s_m, t, ∅)."""
+    eps = inversion_noise(schedule, denoise, z_sm, times, threshold=threshold)
+    return jump(schedule, z_sm, eps, times.s_m, times.t)
