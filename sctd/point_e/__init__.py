@@ -1,0 +1,33 @@
+"""Point-E (Nichol et al. 2022) for inference: text vector → coloured point cloud, reading OpenAI's checkpoints."""
+
+from sctd.point_e.diffusion import Clouds, sample_clouds, sample_points, to_world, upsample_points
+from sctd.point_e.load import build, load, packed
+from sctd.point_e.model import (
+    BASE_40M_TEXTVEC,
+    UPSAMPLE_40M,
+    DiffusionConfig,
+    PointDiffusionTransformer,
+    PointEConfig,
+    PointEError,
+    PointUpsampler,
+    SamplerConfig,
+)
+
+__all__ = [
+    "BASE_40M_TEXTVEC",
+    "UPSAMPLE_40M",
+    "Clouds",
+    "DiffusionConfig",
+    "PointDiffusionTransformer",
+    "PointEConfig",
+    "PointEError",
+    "PointUpsampler",
+    "SamplerConfig",
+    "build",
+    "load",
+    "packed",
+    "sample_clouds",
+    "sample_points",
+    "to_world",
+    "upsample_points",
+]

@@ -1,0 +1,247 @@
+"""Point-E's point cloud transformers (Nichol et al. 2022, Sec. 4.2-4.3), for inference, under OpenAI's parameter names.
+
+A cloud is a sequence of tokens, one a point, without positions: the network is equivariant to the order of the points.
+Conditions (time, CLIP vector, coarse cloud) stand before the points as tokens of their own, or are added to each point.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class PointEError(ValueError):
+    """What a user can mend: the message says what was found, what was expected and what to do."""
+
+
+class DiffusionConfig(BaseModel):
+    """The noise process and the units of the network: channel = value · scale + bias, for x y z and R G B in 0..255."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    schedule: Literal["cosine", "linear"] = "cosine"
+    timesteps: int = Field(default=1024, ge=2)
+    channel_scales: tuple[float, ...] = (2.0, 2.0, 2.0, 0.007843137255, 0.007843137255, 0.007843137255)
+    channel_biases: tuple[float, ...] = (0.0, 0.0, 0.0, -1.0, -1.0, -1.0)
+
+
+class SamplerConfig(BaseModel):
+    """Karras et al. 2022, Alg. 2, with the values of OpenAI's sampler; `guidance_scale` 1 is the plain prediction."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    steps: int = Field(default=64, ge=1)
+    sigma_min: float = Field(default=1e-3, gt=0)
+    sigma_max: float = Field(default=120.0, gt=0)
+    rho: float = Field(default=7.0, gt=0)
+    s_churn: float = Field(default=3.0, ge=0)
+    guidance_scale: float = Field(default=3.0, ge=0)
+
+
+class PointEConfig(BaseModel):
+    """config.json beside model.safetensors. OpenAI's keys where OpenAI has one; the defaults are its base40M-textvec.
+
+    `kind`: from a CLIP text vector to a coarse cloud, or from a coarse cloud to the points between. `token_cond` and
+    `time_token_cond`: the condition is a token of its own, else it is added to every point. `axes`: the clouds stand in
+    our world (z up, front +x) or as Point-E makes them (z up, front -y).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: Literal["text_vector", "upsampler"] = "text_vector"
+    input_channels: int = 6
+    output_channels: int = 12
+    n_ctx: int = Field(default=1024, ge=1)
+    width: int = 512
+    layers: int = 12
+    heads: int = 8
+    init_scale: float = 0.25
+    token_cond: bool = True
+    time_token_cond: bool = True
+    clip_width: int = 768
+    cond_ctx: int = 1024
+    grid_tokens: int = 256
+    axes: Literal["world", "point_e"] = "point_e"
+    diffusion: DiffusionConfig = DiffusionConfig()
+    sampler: SamplerConfig = SamplerConfig()
+
+
+BASE_40M_TEXTVEC = PointEConfig()
+UPSAMPLE_40M = PointEConfig(
+    kind="upsampler",
+    n_ctx=3072,
+    clip_width=1024,
+    diffusion=DiffusionConfig(schedule="linear"),
+    sampler=SamplerConfig(sigma_max=160.0, s_churn=0.0, guidance_scale=1.0),
+)
+
+
+def timestep_embedding(t: Int[Tensor, "batch"], width: int, max_period: float = 10_000) -> Float[Tensor, "batch width"]:
+    """Cosines, then sines, of t at `width / 2` frequencies from 1 down to 1 / max_period."""
+    half = width // 2
+    frequencies = torch.exp(-math.log(max_period) / half * torch.arange(half, dtype=torch.float32, device=t.device))
+    angles = t[:, None].float() * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class MLP(nn.Module):
+    """Linear, GELU, linear; four times as wide inside."""
+
+    def __init__(self, width: int, std: float):
+        super().__init__()
+        self.c_fc = _linear(width, 4 * width, std)
+        self.c_proj = _linear(4 * width, width, std)
+
+    def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
+        return self.c_proj(F.gelu(self.c_fc(x)))
+
+
+class Attention(nn.Module):
+    """Self-attention. `c_qkv` holds q, k and v of the first head, then those of the second, and so on."""
+
+    def __init__(self, width: int, heads: int, std: float):
+        super().__init__()
+        self.heads = heads
+        self.c_qkv = _linear(width, 3 * width, std)
+        self.c_proj = _linear(width, width, std)
+
+    def forward(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
+        per_head = self.c_qkv(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        q, k, v = per_head.chunk(3, dim=-1)
+        # OpenAI multiplies q and k by d^(-1/4) each; the kernel's d^(-1/2) on the product is the same.
+        return self.c_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """Attention and MLP, each on the layer norm of what it adds to."""
+
+    def __init__(self, width: int, heads: int, std: float):
+        super().__init__()
+        self.attn = Attention(width, heads, std)
+        self.ln_1 = nn.LayerNorm(width)
+        self.mlp = MLP(width, std)
+        self.ln_2 = nn.LayerNorm(width)
+
+    def forward(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class Backbone(nn.Module):
+    """The blocks in order."""
+
+    def __init__(self, width: int, layers: int, heads: int, std: float):
+        super().__init__()
+        self.resblocks = nn.ModuleList(Block(width, heads, std) for _ in range(layers))
+
+    def forward(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
+        for block in self.resblocks:
+            x = block(x)
+        return x
+
+
+class _PointTransformer(nn.Module):
+    """What both models share: points and conditions in, noise and (unused here) variance of every channel out."""
+
+    def __init__(self, config: PointEConfig):
+        super().__init__()
+        _check(config)
+        width, std = config.width, config.init_scale / math.sqrt(config.width)
+        self.config = config
+        self.time_embed = MLP(width, std)
+        self.ln_pre = nn.LayerNorm(width)
+        self.backbone = Backbone(width, config.layers, config.heads, std)
+        self.ln_post = nn.LayerNorm(width)
+        self.input_proj = nn.Linear(config.input_channels, width)
+        self.output_proj = nn.Linear(width, config.output_channels)
+        nn.init.zeros_(self.output_proj.weight)
+        nn.init.zeros_(self.output_proj.bias)
+
+    def _run(
+        self,
+        x: Float[Tensor, "batch channels points"],
+        tokens: list[Float[Tensor, "batch _tokens width"]],
+        added: list[Float[Tensor, "batch width"]],
+    ) -> Float[Tensor, "batch out_channels points"]:
+        if x.shape[-1] != self.config.n_ctx:
+            raise PointEError(f"{x.shape[-1]} points were given to a Point-E model of {self.config.n_ctx} points")
+        points = self.input_proj(x.transpose(1, 2))
+        for condition in added:
+            points = points + condition[:, None]
+        h = self.ln_post(self.backbone(self.ln_pre(torch.cat([*tokens, points], dim=1))))
+        return self.output_proj(h[:, -x.shape[-1] :]).transpose(1, 2)
+
+
+class PointDiffusionTransformer(_PointTransformer):
+    """From a CLIP text vector to a coarse cloud: OpenAI's base40M-textvec and its smaller kin."""
+
+    def __init__(self, config: PointEConfig = BASE_40M_TEXTVEC):
+        super().__init__(config)
+        self.clip_embed = nn.Linear(config.clip_width, config.width)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch channels points"],
+        t: Int[Tensor, "batch"],
+        text_vector: Float[Tensor, "batch clip_width"],
+    ) -> Float[Tensor, "batch out_channels points"]:
+        """`text_vector` has length 1, or is zero where there is no text; √width gives its components unit variance."""
+        clip = self.clip_embed(text_vector * math.sqrt(text_vector.shape[1]))
+        time = self.time_embed(timestep_embedding(t, self.config.width))
+        conditions = [(clip, self.config.token_cond), (time, self.config.time_token_cond)]
+        tokens = [condition[:, None] for condition, is_token in conditions if is_token]
+        return self._run(x, tokens, [condition for condition, is_token in conditions if not is_token])
+
+
+class PointUpsampler(_PointTransformer):
+    """From a coarse cloud to the points between: OpenAI's upsample model, without an image."""
+
+    def __init__(self, config: PointEConfig = UPSAMPLE_40M):
+        super().__init__(config)
+        self.clip_embed = nn.Sequential(nn.LayerNorm(config.clip_width), nn.Linear(config.clip_width, config.width))
+        self.cond_point_proj = nn.Linear(config.input_channels, config.width)
+        self.channel_scales: Tensor
+        self.channel_biases: Tensor
+        self.register_buffer("channel_scales", torch.tensor(config.diffusion.channel_scales))
+        self.register_buffer("channel_biases", torch.tensor(config.diffusion.channel_biases))
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch channels points"],
+        t: Int[Tensor, "batch"],
+        low_res: Float[Tensor, "batch channels coarse_points"],
+    ) -> Float[Tensor, "batch out_channels points"]:
+        """`low_res` is in Point-E's units (x y z, R G B in 0..255); the absent image is a grid of zeros."""
+        no_image = x.new_zeros(len(x), self.config.grid_tokens, self.config.clip_width)
+        coarse = low_res * self.channel_scales[:, None] + self.channel_biases[:, None]
+        time = self.time_embed(timestep_embedding(t, self.config.width))
+        tokens = [self.clip_embed(no_image), self.cond_point_proj(coarse.transpose(1, 2))]
+        if self.config.time_token_cond:
+            return self._run(x, [time[:, None], *tokens], [])
+        return self._run(x, tokens, [time])
+
+
+def _linear(inputs: int, outputs: int, std: float) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs)
+    nn.init.normal_(layer.weight, std=std)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _check(config: PointEConfig) -> None:
+    if config.width % config.heads or config.width % 2:
+        raise PointEError(
+            f"width {config.width} with {config.heads} heads; expected an even width that the heads divide: "
+            "change config.json"
+        )
+    if config.output_channels < config.input_channels:
+        raise PointEError(
+            f"{config.output_channels} output channels for {config.input_channels} inputs; expected one noise channel "
+            "or more for each: change config.json"
+        )
+    for name in ("channel_scales", "channel_biases"):
+        if len(getattr(config.diffusion, name)) != config.input_channels:
+            raise PointEError(
+                f"diffusion.{name} has not {config.input_channels} numbers, one a channel: change config.json"
+            )
