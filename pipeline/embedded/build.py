@@ -1,0 +1,221 @@
+"""Train the embedded models: `python -m pipeline.embedded.build`; about half an hour of one GPU in all.
+
+Every stage has its own seed, keeps its state in `--state` and resumes from it, so the command may be run in parts
+(`--part-seconds`) and stages may run side by side on several GPUs (`--stages`, CUDA_VISIBLE_DEVICES).
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pipeline.embedded import data, tokenizer, weights_folder
+from pipeline.embedded.training import Plan, log
+
+SECONDS = {"vae": 240.0, "scorer": 240.0, "judge": 50.0, "denoiser": 600.0, "reward": 150.0, "shape": 360.0}
+SEEDS = {"vae": 11, "scorer": 12, "judge": 13, "denoiser": 14, "reward": 15, "shape": 16}
+
+
+@dataclass
+class Workshop:
+    """Where things are, and the data that stages of one process share."""
+
+    out: Path
+    state: Path
+    device: str
+    scenes: int
+    views: int
+    seed: int
+    workers: int
+    part_seconds: float
+    scale: float
+    steps: int | None
+    compiled: bool
+    wait_seconds: float
+    shared: data.Data | None = None
+
+    def plan(self, stage: str) -> Plan:
+        return Plan(self.scale * SECONDS[stage], self.state / f"{stage}.pt", self.steps, self.part_seconds)
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.out / "prior" / "tokenizer"
+
+    def ids(self, texts: list[str]) -> torch.Tensor:
+        return tokenizer.encode(self.tokenizer, texts).to(self.device, dtype=torch.int16)
+
+    def vocabulary(self) -> int:
+        return len(json.loads((self.tokenizer / "vocab.json").read_text()))
+
+    def pictures(self) -> data.Data:
+        if self.shared is None:
+            raise RuntimeError("The data are drawn before the first stage starts; this stage was not announced.")
+        return self.shared
+
+    def caption_ids(self) -> torch.Tensor:
+        """int16 [N, 2, tokens]."""
+        captions = [caption for pair in self.pictures().captions for caption in pair]
+        return self.ids(captions).view(len(self.pictures()), 2, -1)
+
+    def record(self, stage: str) -> Path:
+        return self.state / f"{stage}.json"
+
+    def finished(self, stage: str) -> bool:
+        return self.record(stage).exists() and bool(json.loads(self.record(stage).read_text())["finished"])
+
+    def await_stage(self, stage: str) -> None:
+        """Another process may be running it beside this one."""
+        until = time.monotonic() + self.wait_seconds
+        while not self.finished(stage):
+            if time.monotonic() > until:
+                raise FileNotFoundError(f"The stage {stage} is not finished; run it first: --stages {stage}")
+            time.sleep(0.5)
+
+
+def vae(shop: Workshop) -> dict:
+    from pipeline.embedded import train_prior as prior
+
+    model, pictures = prior.build_vae(), shop.pictures()
+    record = prior.train_vae(model, pictures, shop.plan("vae"), compiled=shop.compiled)
+    if record["finished"]:
+        torch.manual_seed(SEEDS["vae"])
+        prior.whiten(model, pictures.images[torch.randperm(len(pictures))[:8192]])
+        record["psnr"] = prior.reconstruction_psnr(model, pictures.images[:1024])
+        model.save_pretrained(shop.state / "vae")
+        log("vae psnr", record["psnr"])
+    return record
+
+
+def scorer(shop: Workshop) -> dict:
+    from pipeline.embedded import train_scorer
+
+    model = train_scorer.build_model(shop.vocabulary())
+    record = train_scorer.train_scorer(
+        model, shop.pictures(), shop.caption_ids(), shop.plan("scorer"), compiled=shop.compiled
+    )
+    train_scorer.save_scorer(shop.out / "scorer", model, shop.tokenizer)
+    return record
+
+
+def judge(shop: Workshop) -> dict:
+    from pipeline.embedded.judge import Judge, save_judge, train_judge
+
+    model = Judge()
+    record = train_judge(model, shop.pictures(), shop.plan("judge"), compiled=shop.compiled)
+    save_judge(shop.out / "judge", model)
+    return record
+
+
+def denoiser(shop: Workshop) -> dict:
+    from diffusers import AutoencoderKL
+    from safetensors.torch import load_file
+
+    from pipeline.embedded import train_prior as prior
+
+    auto = AutoencoderKL.from_pretrained(shop.state / "vae").to(shop.device, memory_format=torch.channels_last)
+    latents = prior.latents_of(auto.eval(), shop.pictures().images)
+    ids = shop.caption_ids()
+    unet, text = prior.build_unet(), prior.build_text_encoder(shop.vocabulary())
+    shop.await_stage("scorer")
+    prior.start_from_scorer(text, load_file(shop.out / "scorer" / "open_clip_model.safetensors"))
+    log(
+        "latents",
+        tuple(latents.shape),
+        "mean",
+        latents.float().mean().item(),
+        "deviation",
+        latents.float().std().item(),
+    )
+    record = prior.train_denoiser(
+        unet, text, latents, ids, shop.ids([""])[0], shop.plan("denoiser"), compiled=shop.compiled
+    )
+    prior.save_prior(shop.out / "prior", auto, unet, text, shop.tokenizer)
+    return record
+
+
+def reward(shop: Workshop) -> dict:
+    from pipeline.embedded import train_reward
+
+    return train_reward.train(shop)
+
+
+def shape(shop: Workshop) -> dict:
+    from pipeline.embedded import train_shape
+
+    shop.await_stage("scorer")
+    return train_shape.train(shop)
+
+
+STAGES: dict[str, Callable[[Workshop], dict]] = {
+    "vae": vae,
+    "scorer": scorer,
+    "judge": judge,
+    "denoiser": denoiser,
+    "reward": reward,
+    "shape": shape,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stages", default=",".join(STAGES), help=f"of {', '.join(STAGES)}; default all, in order")
+    parser.add_argument("--out", type=Path, default=weights_folder(), help="folder of the models")
+    parser.add_argument("--state", type=Path, default=Path(".embedded"), help="folder of the states to resume from")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--scenes", type=int, default=100_000)
+    parser.add_argument("--views", type=int, default=8, help="pictures of each scene")
+    parser.add_argument("--seed", type=int, default=0, help="seed of this part's data; a new one for each part")
+    parser.add_argument("--workers", type=int, default=16)
+    parser.add_argument("--part-seconds", type=float, default=540.0, help="save and stop when the process is this old")
+    parser.add_argument("--scale", type=float, default=1.0, help="times every stage's seconds")
+    parser.add_argument("--steps", type=int, default=None, help="this many steps a stage instead of its seconds")
+    parser.add_argument("--no-compile", action="store_true", help="eager mode: for trials on a CPU")
+    parser.add_argument("--wait-seconds", type=float, default=0.0, help="wait for a stage that runs beside this one")
+    args = parser.parse_args()
+    names = args.stages.split(",")
+    if unknown := [name for name in names if name not in STAGES]:
+        parser.error(f"unknown stage {unknown[0]!r}; the stages are {', '.join(STAGES)}")
+    shop = Workshop(
+        args.out,
+        args.state,
+        args.device,
+        args.scenes,
+        args.views,
+        args.seed,
+        args.workers,
+        args.part_seconds,
+        args.scale,
+        args.steps,
+        not args.no_compile,
+        args.wait_seconds,
+    )
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    if not (shop.tokenizer / "vocab.json").exists():
+        tokenizer.build(shop.tokenizer)
+    described = data.describe(args.scenes, args.views, 1000 + args.seed, workers=args.workers)
+    log(f"{len(described.counts)} scenes, {len(described.captions)} captions")
+    shop.shared = data.shoot(described, args.device)
+    log("pictures", tuple(shop.shared.images.shape))
+    for name in names:
+        run_stage(shop, name)
+
+
+def run_stage(shop: Workshop, name: str) -> None:
+    """Run one stage unless its record says finished; the record lies beside the state."""
+    if shop.finished(name):
+        log(name, "is finished")
+        return
+    torch.manual_seed(1_000_003 * SEEDS[name] + shop.seed)
+    shop.state.mkdir(parents=True, exist_ok=True)
+    beside = shop.record(name).with_suffix(".new")
+    beside.write_text(json.dumps(STAGES[name](shop), indent=2) + "\n")
+    beside.replace(shop.record(name))
+
+
+if __name__ == "__main__":
+    main()
