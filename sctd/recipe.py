@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from sctd.recipe_parts import (
     Background,
@@ -54,6 +54,14 @@ class Recipe(Part):
     bounds: Bounds = field(Bounds, "–", "", "guards")
     regularizers: Regularizers = field(Regularizers, "–", "", "added terms")
     seed_shape: SeedShape = field(SeedShape, "–", "", "initial Gaussians")
+
+    @model_validator(mode="after")
+    def _objective_has_its_times(self) -> "Recipe":
+        if self.objective.name != "sds" and self.times.segments == "none":
+            raise ValueError(
+                f"objective {self.objective.name!r} needs segments; set times.segments to equal or increasing"
+            )
+        return self
 
     def digest(self) -> str:
         """SHA-256 of the canonical JSON: equal exactly when every field is."""

@@ -12,6 +12,8 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from sctd import segments
+
 RELEASE, OURS = "release", "ours"
 NUM_STEPS = 1000  # of every Stable-Diffusion schedule
 
@@ -43,10 +45,10 @@ def _ordered(part: Part, *names: str) -> None:
 class Objective(Part):
     """Which gradient on z_0, and its weight."""
 
-    name: str = field("sctd", "–", "Eq. 10", "objective, a name in sctd.objectives")
+    name: Literal["sctd", "sds"] = field("sctd", "–", "Eq. 10", "a name in sctd.objectives")
     outer_weight: float = field(8.5, "–", "Eq. 10, release: w + 1", "weight of cross-consistency (sctd)", ge=0)
-    time_weight: Literal["one", "sigma_over_alpha", "sigma_squared"] = field(
-        "sigma_over_alpha", "–", RELEASE, "w(t): 1, σ_t/α_t, or σ_t²"
+    time_weight: Literal["one", "sigma_over_alpha", "b_t", "one_minus_alpha_bar"] = field(
+        "sigma_over_alpha", "–", RELEASE, "w(t), a name in sctd.objectives.weights"
     )
     weight: float = field(0.1, "–", "release: λ_guidance", "weight against the regularisers", gt=0)
 
@@ -63,9 +65,6 @@ class Guidance(Part):
     view_text: Literal["nearest", "interpolated", "none"] = field(
         "interpolated", "–", RELEASE, "', front view' and so on after the prompt: the nearest, a mixture, or none"
     )
-    overhead_above_degrees: float = field(
-        90, "degrees", "release: never", "elevation beyond which the text says 'overhead view'", ge=0, le=90
-    )
 
     @model_validator(mode="after")
     def _has_prompt(self) -> "Guidance":
@@ -77,7 +76,9 @@ class Guidance(Part):
 class Times(Part):
     """Which t, s and s_m an iteration draws."""
 
-    segments: Literal["equal", "increasing"] = field("equal", "–", "release; paper: both", "how [0, T] is divided")
+    segments: Literal["equal", "increasing", "none"] = field(
+        "equal", "–", "release; paper: both", "how [0, T] is divided; none: t alone is drawn (sds)"
+    )
     num_segments: int = field(5, "segments", "paper", "N_s", ge=1, le=100)
     threshold: int = field(150, "index", "Eq. 11", "t_τ: above it the inversion takes two steps", ge=0, lt=NUM_STEPS)
     minimum_interval: int = field(80, "indices", RELEASE, "t is raised to at least s_m + this", ge=2, le=500)
@@ -95,13 +96,21 @@ class Times(Part):
         if not self.low < self.high <= self.start_high:
             found = f"low {self.low}, high {self.high}, start_high {self.start_high}"
             raise ValueError(f"{found}; expected low < high <= start_high")
-        if self.minimum_interval < 2 * self.epsilon + 2:
+        if self.minimum_interval < 2 * self.epsilon + 1:
             found = f"minimum_interval {self.minimum_interval} and epsilon {self.epsilon} leave no room for s"
-            raise ValueError(f"{found}; minimum_interval must be at least {2 * self.epsilon + 2}")
-        if self.segments == "increasing" and (self.num_segments < 2 or self.num_segments * self.threshold > NUM_STEPS):
-            found = f"{self.num_segments} increasing segments that start with {self.threshold} do not fit {NUM_STEPS}"
-            raise ValueError(f"{found}; expected num_segments >= 2 and num_segments * threshold <= {NUM_STEPS}")
+            raise ValueError(f"{found}; minimum_interval must be at least {2 * self.epsilon + 1}")
+        if self.segments != "none":
+            last = self.edges()[-2]
+            if last + self.minimum_interval >= NUM_STEPS:
+                found = f"the last of {self.num_segments} segments is no longer than minimum_interval"
+                raise ValueError(f"{found} {self.minimum_interval}; use fewer segments or a smaller interval")
         return self
+
+    def edges(self) -> tuple[int, ...]:
+        """Where the segments begin, and T."""
+        if self.segments == "increasing":
+            return segments.increasing(self.num_segments, self.threshold, NUM_STEPS)
+        return segments.equal(self.num_segments, NUM_STEPS)
 
 
 class Noise(Part):
@@ -294,6 +303,7 @@ class Regularizers(Part):
     oversize_limit: float = field(0.12, "world units", OURS, "what a scale may be for free", gt=0)
     opacity_entropy: float = field(0, "1 / nat", OURS, "mean binary entropy of the Gaussians' opacities", ge=0)
     alpha_entropy: float = field(0, "–", OURS, "mean 4α(1 − α) of the rendered alpha", ge=0)
+    after_share: float = field(0, "share of iterations", RELEASE, "the terms begin after it", ge=0, le=1)
 
 
 class SeedShape(Part):

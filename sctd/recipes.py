@@ -15,7 +15,6 @@ from sctd.recipe_parts import (
     Regularizers,
     Relocate,
     SeedShape,
-    Times,
 )
 
 
@@ -43,9 +42,7 @@ def embedded() -> Recipe:
             negative_prompt="",
             prompt_template="a DSLR photo of {prompt}",
             view_text="nearest",
-            overhead_above_degrees=58,
         ),
-        times=Times(),
         noise=Noise(offset=0),
         encoding=Encoding(posterior="mean", disparity_share=0, flip_share=0, scale_noise=0),
         cameras=Cameras(
@@ -75,7 +72,7 @@ def embedded() -> Recipe:
         relocate=Relocate(enabled=True),
         bounds=Bounds(radius=1.15, scale=(0.006, 0.2), max_gaussians=20_000),
         regularizers=Regularizers(
-            total_variation=0, disparity_variation=0, scale=0, oversize=1, opacity_entropy=0.1, alpha_entropy=0
+            total_variation=0, disparity_variation=0, scale=0, oversize=20, alpha_entropy=20, after_share=0.3
         ),
         seed_shape=SeedShape(
             kind="ball", count=3000, radius=0.75, opacity=0.2, scale=0.045, colour_noise=0.025, replicas=1
@@ -83,4 +80,21 @@ def embedded() -> Recipe:
     )
 
 
+def sds(base: Recipe) -> Recipe:
+    """The base with plain score distillation (DreamFusion): t alone, fresh noise, w(t) = 1 − ᾱ_t."""
+    return base.model_copy(
+        update={
+            "objective": base.objective.model_copy(update={"name": "sds", "time_weight": "one_minus_alpha_bar"}),
+            "times": base.times.model_copy(update={"segments": "none"}),
+            "noise": base.noise.model_copy(update={"kind": "fresh"}),
+        }
+    )
+
+
+def sctd(base: Recipe) -> Recipe:
+    """The base itself: whole recipes distil by SCTD."""
+    return base
+
+
 RECIPES = {"embedded": embedded, "paper": paper}
+FOR_OBJECTIVE = {"sctd": sctd, "sds": sds}
