@@ -46,7 +46,9 @@ def view_prompts(prompt: str) -> list[str]:
     return [f"{prompt}, {word}" for word in VIEW_WORDS]
 
 
-def nearest(views: ViewText, azimuth_degrees: Angles, elevation_degrees: Angles) -> Text:
+def nearest(
+    views: ViewText, azimuth_degrees: Angles, elevation_degrees: Angles, *, overhead_above_degrees: float = 58
+) -> Text:
     """The embedding of the view word that names the direction; thresholds are those of the embedded world's captions.
 
     Overhead above 58° of elevation, else front within 50° of azimuth 0, back within 50° of azimuth 180, else side.
@@ -55,22 +57,27 @@ def nearest(views: ViewText, azimuth_degrees: Angles, elevation_degrees: Angles)
     index = torch.full_like(from_front, VIEW_WORDS.index("side view"), dtype=torch.long)
     index[from_front < 50] = VIEW_WORDS.index("front view")
     index[from_front > 130] = VIEW_WORDS.index("back view")
-    index[elevation_degrees > 58] = VIEW_WORDS.index("overhead view")
+    index[elevation_degrees > overhead_above_degrees] = VIEW_WORDS.index("overhead view")
     return torch.stack(views)[index.to(views.front.device)]
 
 
-def interpolated(views: ViewText, azimuth_degrees: Angles, elevation_degrees: Angles) -> Text:
+def interpolated(
+    views: ViewText, azimuth_degrees: Angles, elevation_degrees: Angles, *, overhead_above_degrees: float = 90
+) -> Text:
     """r front + (1 − r) side with r = 1 − |azimuth|/90 in the front half, r side + (1 − r) back in the back half.
 
-    The rule of LucidDreamer, GCS and the paper's released code, also without Perp-Neg; it knows no overhead view.
+    The rule of LucidDreamer, GCS and the paper's released code, also without Perp-Neg. Theirs knows no overhead view,
+    as here with 90°.
     """
     quarter_turns = (_from_front(azimuth_degrees) / 90).to(views.front)[:, None, None]
     towards_front, towards_back = (1 - quarter_turns).clamp(min=0), (quarter_turns - 1).clamp(min=0)
     towards_side = 1 - towards_front - towards_back
-    return towards_front * views.front + towards_side * views.side + towards_back * views.back
+    around = towards_front * views.front + towards_side * views.side + towards_back * views.back
+    overhead = (elevation_degrees > overhead_above_degrees).to(views.front.device)
+    return torch.where(overhead[:, None, None], views.overhead, around)
 
 
-VIEW_TEXT: dict[str, Callable[[ViewText, Angles, Angles], Text]] = {"nearest": nearest, "interpolated": interpolated}
+VIEW_TEXT: dict[str, Callable[..., Text]] = {"nearest": nearest, "interpolated": interpolated}
 
 
 def _from_front(azimuth_degrees: Angles) -> Angles:

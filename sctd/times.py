@@ -20,7 +20,7 @@ class Times(NamedTuple):
 
 
 class Window(NamedTuple):
-    """t is drawn from lower ≤ t < upper."""
+    """t is drawn from lower ≤ t ≤ upper."""
 
     lower: int
     upper: int
@@ -72,7 +72,7 @@ def draw(
     t = _uniform(window.lower, window.upper, generator)
     s_m = start_of(edges, t)
     t = max(t, s_m + min_interval)
-    return Times(t=t, s=_uniform(s_m + margin, t - margin, generator), s_m=s_m)
+    return Times(t=t, s=_uniform(s_m + margin, t - margin - 1, generator), s_m=s_m)
 
 
 def draw_single(window: Window, generator: torch.Generator) -> Times:
@@ -82,5 +82,5 @@ def draw_single(window: Window, generator: torch.Generator) -> Times:
 
 
 def _uniform(lower: int, upper: int, generator: torch.Generator) -> int:
-    """A whole number, lower ≤ n < upper."""
-    return int(torch.randint(lower, upper, (), generator=generator, device=generator.device))
+    """A whole number, lower ≤ n ≤ upper."""
+    return int(torch.randint(lower, upper + 1, (), generator=generator, device=generator.device))

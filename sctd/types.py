@@ -1,6 +1,6 @@
 """Shapes named once, and the one function type that every objective is written against."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,6 +10,7 @@ Images = Float[Tensor, "batch 3 image_height image_width"]
 Text = Float[Tensor, "batch tokens width"]
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """ε_φ(z_t, t, y): the predicted noise, of the shape of `z_t`. `text=None` is the empty prompt ∅."""
 
