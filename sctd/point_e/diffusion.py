@@ -109,7 +109,7 @@ def sample_points(
 @torch.no_grad()
 def upsample_points(
     model: PointUpsampler, low_res: Points, generator: torch.Generator, sampler: SamplerConfig | None = None
-) -> Points:
+) -> Float[Tensor, "batch channels all_points"]:
     """The coarse points (as `sample_points` gives them) followed by the model's points between them."""
     low_res = low_res.to(next(model.parameters()))
     new = _sample(model, low_res, torch.zeros_like(low_res), generator, sampler or model.config.sampler)

@@ -224,7 +224,8 @@ class PointUpsampler(_PointTransformer):
 
 def _linear(inputs: int, outputs: int, std: float) -> nn.Linear:
     layer = nn.Linear(inputs, outputs)
-    nn.init.normal_(layer.weight, std=std)
+    if not layer.weight.is_meta:  # there are no numbers to draw there, and normal_ would first load torch's compiler
+        nn.init.normal_(layer.weight, std=std)
     nn.init.zeros_(layer.bias)
     return layer
 

@@ -1,0 +1,201 @@
+"""Seed shapes: how many, how far out, how large, in which colours; and what a bad .ply or a missing model says."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import plyfile
+import pytest
+import torch
+
+from sctd.formats import ply
+from sctd.gaussians import Gaussians, sh_to_rgb
+from sctd.point_e import PointEConfig, SamplerConfig, build
+from sctd.recipe_parts import SeedShape
+from sctd.seed_shape import (
+    Points,
+    SeedShapeError,
+    cloud_prompt,
+    in_ball,
+    in_box,
+    initial_gaussians,
+    neighbour_scales,
+    on_sphere,
+    replicate,
+)
+
+FIXTURES = Path(__file__).parents[3] / "shared" / "fixtures" / "pointe"
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def shape(**fields):
+    return SeedShape(**{"kind": "ball", "count": 200, "cloud_up_shift": 0.0, **fields})
+
+
+def write_points(path, xyz, **columns):
+    names = {"x": xyz[:, 0], "y": xyz[:, 1], "z": xyz[:, 2], **columns}
+    rows = np.empty(len(xyz), dtype=[(name, np.asarray(column).dtype) for name, column in names.items()])
+    for name, column in names.items():
+        rows[name] = column
+    plyfile.PlyData([plyfile.PlyElement.describe(rows, "vertex")]).write(str(path))
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["ball", "sphere", "box"])
+def test_plain_shapes_have_their_count_radius_opacity_and_grey(kind):
+    gaussians = initial_gaussians(shape(kind=kind, radius=0.6, opacity=0.3, colour=0.4), "a cube", generator())
+    assert gaussians.num == 200
+    length = gaussians.means.abs().amax(1) if kind == "box" else gaussians.means.norm(dim=1)
+    assert 0.55 < length.max() <= 0.6 + 1e-6
+    torch.testing.assert_close(gaussians.opacities, torch.full((200,), 0.3))
+    torch.testing.assert_close(sh_to_rgb(gaussians.sh), torch.full((200, 1, 3), 0.4))
+    assert gaussians.quats.equal(torch.tensor([[1.0, 0.0, 0.0, 0.0]]).expand(200, 4))
+
+
+@pytest.mark.parametrize(
+    ("draw", "second_moment"), [(in_ball, 1 / 5), (on_sphere, 1 / 3), (in_box, 1 / 3)], ids=["ball", "sphere", "box"]
+)
+def test_plain_shapes_are_filled_evenly(draw, second_moment):
+    """E[x xᵀ] of each: 1/5 (ball) or 1/3 (sphere, cube) times the identity; 20 000 draws, five standard errors."""
+    x = draw(20_000, generator(1)).double()
+    torch.testing.assert_close(x.T @ x / len(x), second_moment * torch.eye(3, dtype=x.dtype), rtol=0, atol=0.012)
+    torch.testing.assert_close(x.mean(0), torch.zeros(3, dtype=x.dtype), rtol=0, atol=0.02)
+
+
+def test_scales_are_the_root_mean_square_distance_to_three_neighbours():
+    """On a line at 0, 1, 3, 7: squared distances of the outer point 1, 9, 49; of the second 1, 4, 36; and so on."""
+    line = torch.tensor([[0.0, 0, 0], [1, 0, 0], [3, 0, 0], [7, 0, 0]])
+    expected = torch.tensor([1 + 9 + 49, 1 + 4 + 36, 4 + 9 + 16, 16 + 36 + 49]).div(3).sqrt()
+    torch.testing.assert_close(neighbour_scales(line), expected)
+    torch.testing.assert_close(neighbour_scales(torch.zeros(5, 3)), torch.full((5,), math.sqrt(1e-7)))
+    grid = torch.cartesian_prod(*[0.1 * torch.arange(5.0)] * 3)
+    torch.testing.assert_close(neighbour_scales(grid), torch.full((125,), 0.1))
+
+
+def test_scales_of_random_points_match_a_table_of_all_distances():
+    x = torch.randn(300, 3, generator=generator(2))
+    nearest = torch.cdist(x.double(), x.double()).square().sort(dim=1).values[:, 1:4]
+    torch.testing.assert_close(neighbour_scales(x), nearest.mean(1).sqrt().float())
+
+
+def test_a_fixed_scale_needs_no_neighbours():
+    gaussians = initial_gaussians(shape(count=1, scale=0.02), "a cube", generator())
+    torch.testing.assert_close(gaussians.scales, torch.full((1, 3), 0.02))
+    with pytest.raises(SeedShapeError, match=r"1 points have no three neighbours .* or set seed_shape\.scale"):
+        initial_gaussians(shape(count=1), "a cube", generator())
+
+
+def test_a_seed_makes_one_shape_and_noise_colours_it():
+    config = shape(colour_noise=0.1, count=4000)
+    first, again, other = (initial_gaussians(config, "a cube", generator(seed)) for seed in (1, 1, 2))
+    assert all(first.tensors()[name].equal(tensor) for name, tensor in again.tensors().items())
+    assert not first.means.equal(other.means)
+    rgb = sh_to_rgb(first.sh[:, 0])
+    assert rgb.mean().item() == pytest.approx(0.5, abs=0.005)
+    assert rgb.std().item() == pytest.approx(0.1, rel=0.05)
+
+
+def test_points_are_replicated_within_their_ball():
+    points = Points(10 * torch.eye(3), torch.eye(3))
+    copies = replicate(shape(replicas=50, replica_radius=0.05), points, generator())
+    away = (copies.xyz - points.xyz.repeat_interleave(50, 0)).norm(dim=1)
+    assert copies.xyz.shape == (150, 3)
+    assert 0.045 < away.max() <= 0.05
+    assert copies.rgb.equal(points.rgb.repeat_interleave(50, 0))
+    assert replicate(shape(replicas=1), points, generator()).xyz.equal(points.xyz)
+    few = replicate(shape(replicas=1, count=2), points, generator())
+    assert {tuple(row) for row in few.xyz.tolist()} < {tuple(row) for row in points.xyz.tolist()}
+
+
+def test_a_ply_of_points_keeps_its_colours_only_when_asked(tmp_path):
+    xyz = torch.randn(10, 3, generator=generator()).numpy()
+    red, green, blue = np.arange(30, dtype=np.uint8).reshape(3, 10) * 8
+    path = write_points(tmp_path / "points.ply", xyz, red=red, green=green, blue=blue)
+    config = shape(kind="ply", path=path, replicas=1)
+    grey, coloured = (
+        initial_gaussians(config.model_copy(update={"use_cloud_colours": keep}), "", generator())
+        for keep in (False, True)
+    )
+    np.testing.assert_array_equal(grey.means, xyz)
+    torch.testing.assert_close(sh_to_rgb(grey.sh), torch.full((10, 1, 3), 0.5))
+    torch.testing.assert_close(
+        sh_to_rgb(coloured.sh[:, 0]).numpy() * 255,
+        np.stack([red, green, blue], 1),
+        atol=1e-3,
+        rtol=0,
+        check_dtype=False,
+    )
+
+
+def test_a_3dgs_ply_is_taken_as_it_is(tmp_path):
+    drawn = [
+        torch.randn(*size, generator=generator(n)) for n, size in enumerate([(7, 3), (7, 3), (7, 4), (7,), (7, 1, 3)])
+    ]
+    gaussians = Gaussians(*drawn)
+    (tmp_path / "asset.ply").write_bytes(ply.to_ply(gaussians))
+    found = initial_gaussians(shape(kind="ply", path=str(tmp_path / "asset.ply")), "", generator())
+    torch.testing.assert_close(found.means, gaussians.means)
+    torch.testing.assert_close(found.sh, gaussians.sh)
+    torch.testing.assert_close(found.logit_opacities, gaussians.logit_opacities)
+
+
+def test_a_bad_ply_is_one_sentence(tmp_path):
+    def start(name):
+        return initial_gaussians(shape(kind="ply", path=str(tmp_path / name)), "", generator())
+
+    with pytest.raises(SeedShapeError, match=r"cannot read seed_shape\.path .*none\.ply .*give a readable \.ply"):
+        start("none.ply")
+    (tmp_path / "text.ply").write_bytes(b"no ply at all")
+    with pytest.raises(SeedShapeError, match=r"text\.ply is not a \.ply with vertices .*export the points again"):
+        start("text.ply")
+    rows = np.zeros(4, dtype=[("u", "f4")])
+    plyfile.PlyData([plyfile.PlyElement.describe(rows, "vertex")]).write(str(tmp_path / "flat.ply"))
+    with pytest.raises(SeedShapeError, match=r"has the vertex properties u; expected x, y, z"):
+        start("flat.ply")
+    write_points(tmp_path / "nan.ply", np.full((5, 3), np.nan, np.float32))
+    with pytest.raises(SeedShapeError, match=r"points that are not finite numbers"):
+        start("nan.ply")
+
+
+def tiny_point_e():
+    """Output zero: every sampled point is the starting noise, clipped to the data's range."""
+    sampler = SamplerConfig(steps=3, sigma_max=5.0, s_churn=0.0)
+    return build(
+        PointEConfig(n_ctx=20, width=16, layers=1, heads=2, clip_width=8, axes="world", sampler=sampler)
+    ).requires_grad_(False)
+
+
+def test_point_e_seeds_a_cloud_of_gaussians():
+    config = shape(kind="point_e", count=15, replicas=4, replica_radius=0.01, cloud_up_shift=0.25, cloud_steps=2)
+    gaussians = initial_gaussians(config, "a cube", generator(3), tiny_point_e(), torch.ones(8))
+    level = config.model_copy(update={"cloud_up_shift": 0.0})
+    unshifted = initial_gaussians(level, "a cube", generator(3), tiny_point_e(), torch.ones(8))
+    assert gaussians.num == 60
+    torch.testing.assert_close(gaussians.means - unshifted.means, torch.tensor([0.0, 0.0, 0.25]).expand(60, 3))
+    assert gaussians.means.view(15, 4, 3).std(1).max() < 0.02
+    assert cloud_prompt(shape(cloud_prompt_template="{prompt}."), "a bagel") == "a bagel."
+
+
+def test_point_e_without_its_model_says_so():
+    config = shape(kind="point_e")
+    with pytest.raises(SeedShapeError, match=r"no Point-E model for 'a cube'; .*set seed_shape\.kind=ball"):
+        initial_gaussians(config, "a cube", generator())
+    with pytest.raises(SeedShapeError, match=r"no text vector for 'a cube'"):
+        initial_gaussians(config, "a cube", generator(), tiny_point_e())
+
+
+@pytest.mark.skipif(not FIXTURES.is_dir(), reason="the real Point-E clouds are not on this machine")
+@pytest.mark.parametrize("name", ["pc_corgi", "pc_cube_stack"])
+def test_real_point_e_clouds_become_81_920_gaussians(tmp_path, name):
+    """As in the paper recipe: 4096 points, 20 copies each, in Point-E's box of half edge 0.5 and 0.05 around it."""
+    cloud = np.load(FIXTURES / f"{name}.npz")
+    path = write_points(tmp_path / "cloud.ply", cloud["coords"], red=cloud["R"], green=cloud["G"], blue=cloud["B"])
+    config = shape(kind="ply", path=path, count=4096, replicas=20, use_cloud_colours=True)
+    gaussians = initial_gaussians(config, "", generator())
+    assert gaussians.num == 81_920
+    assert 0.45 < gaussians.means.abs().max() < 0.56
+    torch.testing.assert_close(sh_to_rgb(gaussians.sh[::20, 0, 0]), torch.from_numpy(cloud["R"]), rtol=0, atol=1e-5)
+    assert 1e-3 < gaussians.scales.median() < 0.02
