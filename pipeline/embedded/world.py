@@ -1,0 +1,349 @@
+"""The procedural world of the embedded models: scenes, what they are called, and the cameras that look at them.
+
+Everything is drawn from one `numpy.random.Generator`, so a seed is a data set. A tenth of the (type, colour) pairs is
+held out for ever: `held_out` hashes the words themselves, so the split needs no file and never moves. Held-out pairs
+appear in no training scene, neither alone nor in a relation; they test whether the models compose what they know.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+# Imported for their registrations: each file adds its types to REGISTRY, in this order.
+from pipeline.embedded import objects_animals, objects_basic, objects_household, objects_vehicles  # noqa: F401
+from pipeline.embedded.objects import (
+    ALL_COLORS,
+    CHECKERED,
+    COLOR,
+    COLORS,
+    DOTTED,
+    POSITION,
+    REGISTRY,
+    SECOND,
+    SOLID,
+    STRIPED,
+    Sculptor,
+    bounds,
+    fitted,
+    moved,
+)
+
+TYPES: list[str] = list(REGISTRY)
+PATTERNS = {"": SOLID, "striped": STRIPED, "checkered": CHECKERED, "polka dot": DOTTED}
+PATTERN_COLORS = ("white", "black", "yellow", "red", "blue", "green", "pink")
+SOLIDS = [name for name in TYPES if REGISTRY[name].solid]
+TOPS = [
+    *SOLIDS, "mushroom", "mug", "apple", "duck", "robot head", "top hat", "crown", "vase", "donut", "pumpkin", "gift box",
+    "dice", "car", "hamburger", "teddy bear", "cactus", "penguin", "cat", "owl", "frog", "rabbit",
+]  # fmt: skip
+BASES = ["cube", "cylinder", "table", "stool", "gift box", "barrel", "anvil", "birthday cake", "castle tower", "dice"]
+RELATIONS = ("on", "next to")
+
+PREFIXES = ["", "", "", "a photo of ", "a DSLR photo of ", "a DSLR photo of ", "a 3D render of ", "a picture of ",
+            "a rendering of "]  # fmt: skip
+SUFFIXES = ["", "", "", "", "", ", 3D render", ", high quality", ", highly detailed", ", toy"]
+WHITE, GRAY, TINTED, GRADIENT = range(4)  # kinds of background
+VIEW_WORDS = ("front view", "side view", "back view", "overhead view")
+
+Key = tuple[str, ...]
+
+
+def classes() -> list[tuple[str, str]]:
+    """All (type, colour) pairs, held-out ones included."""
+    return [(name, color) for name in TYPES for color in REGISTRY[name].colors]
+
+
+def held_out(name: str, color: str) -> bool:
+    """Whether this pair is kept from all training: md5 of "type/colour" divisible by ten, types of five colours up."""
+    digest = hashlib.md5(f"{name}/{color}".encode(), usedforsecurity=False).hexdigest()
+    return int(digest, 16) % 10 == 0 and len(REGISTRY[name].colors) >= 5
+
+
+HELD_OUT = frozenset(pair for pair in classes() if held_out(*pair))
+_TRAINING_COLORS = {name: [c for c in REGISTRY[name].colors if (name, c) not in HELD_OUT] for name in TYPES}
+
+
+def has_front(name: str) -> bool:
+    """Whether front (+x) and back of this type truly differ."""
+    return REGISTRY[name].has_front
+
+
+def noun(name: str) -> str:
+    """What the type is called: its name is its first noun."""
+    return REGISTRY[name].nouns[0]
+
+
+def with_article(words: str) -> str:
+    return ("an " if words[0] in "aeiou" and not words.startswith("ufo") else "a ") + words
+
+
+def phrase(name: str, color: str) -> str:
+    """("cube", "red") -> "a red cube"."""
+    return with_article(f"{color} {noun(name)}")
+
+
+# ---- scenes ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """Rows of primitives [n, PRIM] float32 within the unit ball, the phrase, and the key of what the phrase says.
+
+    Keys: (type, colour, second colour, pattern), "" where the phrase is silent; for two objects the relation, then
+    both keys. Scenes with equal keys are described by the same words up to synonyms.
+    """
+
+    rows: np.ndarray
+    phrase: str
+    key: Key
+
+
+def pick(rng: np.random.Generator, choices: Sequence[str]) -> str:
+    return choices[int(rng.integers(len(choices)))]
+
+
+def single(
+    rng: np.random.Generator,
+    name: str,
+    color: str,
+    second: str = "",
+    pattern: str = "",
+    *,
+    noun: str | None = None,
+    say_color: bool = True,
+    say_second: bool = True,
+) -> Scene:
+    """One object, in its own proportions and shade. `second` paints the pattern if there is one, else the part.
+
+    `noun` is a synonym to say instead of the name. ValueError: this type has no such part or pattern.
+    """
+    kind = REGISTRY[name]
+    if pattern and not kind.can_have_pattern:
+        raise ValueError(
+            f"a {name} carries no pattern; patterned types: {[n for n in TYPES if REGISTRY[n].can_have_pattern]}"
+        )
+    if second and not pattern and kind.part is None:
+        raise ValueError(f"a {name} has no part of a second colour; leave `second` empty")
+    say_second = say_second and bool(second)
+    if pattern and not second:
+        second, say_second = pick(rng, [c for c in PATTERN_COLORS if c != color]), False
+    sculptor = Sculptor(rng, (PATTERNS[pattern], second, float(rng.uniform(3, 5))) if pattern else None)
+    trim = (second if not pattern else "") or kind.part_color or color
+    kind.build(sculptor, color, trim, rng.uniform)
+    rows = fitted(np.stack(sculptor.rows))
+    gain, shift = rng.uniform(0.9, 1.08), rng.normal(0, 0.025, 3)  # a shade of its own, the same on all parts
+    for paint in (COLOR, SECOND):
+        rows[:, paint] = np.clip(rows[:, paint] * gain + shift, 0, 1)
+    said_color, said_second = color if say_color else "", second if say_second else ""
+    words = _describe(noun or kind.nouns[0], kind.part, said_color, said_second, pattern)
+    return Scene(rows.astype(np.float32), with_article(words), (name, said_color, said_second, pattern))
+
+
+def _describe(noun: str, part: str | None, color: str, second: str, pattern: str) -> str:
+    if pattern and second:
+        if pattern == "polka dot":
+            return f"{color} {noun} with {second} dots".strip()
+        return f"{color} and {second} {pattern} {noun}" if color else f"{pattern} {noun}"
+    words = " ".join(word for word in (color, pattern, noun) if word)
+    if not second or part is None:
+        return words
+    plural = part.endswith("s") or part == "frosting"
+    return f"{words} with {second} {part}" if plural else f"{words} with {with_article(f'{second} {part}')}"
+
+
+def pair(
+    rng: np.random.Generator, name_a: str, color_a: str, relation: str, name_b: str, color_b: str, *, words: str = ""
+) -> Scene:
+    """Two objects, a "on" or "next to" b. `words` may say the relation otherwise ("on top of")."""
+    if relation not in RELATIONS:
+        raise ValueError(f"unknown relation {relation!r}; expected one of {RELATIONS}")
+    a, b = single(rng, name_a, color_a), single(rng, name_b, color_b)
+    scale = rng.uniform(0.6, 0.85) if relation == "on" else rng.uniform(0.8, 1.1)
+    rows = moved(a.rows.astype(np.float64), np.zeros(3), scale)
+    (low_a, high_a), (low_b, high_b) = bounds(rows), bounds(b.rows)
+    if relation == "on":
+        rows[:, POSITION] += (0, 0, high_b[2] - low_a[2] - 0.01)
+    else:
+        rows[:, POSITION] += (0, high_b[1] - low_a[1] + 0.08, low_b[2] - low_a[2])
+    rows = fitted(np.concatenate([rows, b.rows])).astype(np.float32)
+    return Scene(rows, f"{a.phrase} {words or relation} {b.phrase}", (relation, *a.key, *b.key))
+
+
+def random_scene(rng: np.random.Generator, *, heldout: bool = False, type: str | None = None) -> Scene:
+    """A training scene; a quarter of them relate two objects. `type` asks for one object of that type.
+
+    `heldout=True` draws single objects of held-out pairs only, always naming their colour; otherwise none is drawn.
+    """
+    if heldout:
+        candidates = sorted(p for p in HELD_OUT if type in (None, p[0]))
+        if not candidates:
+            raise ValueError(f"no colour of {type!r} is held out; types with one: {sorted({n for n, _ in HELD_OUT})}")
+        return _random_single(rng, *candidates[int(rng.integers(len(candidates)))], silent=0.0)
+    if type is None and rng.random() < 0.25:
+        relation = RELATIONS[int(rng.random() < 0.35)]
+        name_a = pick(rng, TOPS)
+        name_b = pick(rng, [n for n in (BASES if relation == "on" else TOPS) if n != name_a])
+        color_a, color_b = pick(rng, _TRAINING_COLORS[name_a]), pick(rng, _TRAINING_COLORS[name_b])
+        words = "on top of" if relation == "on" and rng.random() < 0.3 else relation
+        return pair(rng, name_a, color_a, relation, name_b, color_b, words=words)
+    name = type or pick(rng, TYPES)
+    return _random_single(rng, name, pick(rng, _TRAINING_COLORS[name]), silent=0.1)
+
+
+def _random_single(rng: np.random.Generator, name: str, color: str, silent: float) -> Scene:
+    """Second colours, patterns, synonyms as they come; the colour goes unsaid with probability `silent`."""
+    kind = REGISTRY[name]
+    second, pattern, say_second = "", "", True
+    if kind.can_have_pattern and rng.random() < 0.25:
+        pattern = pick(rng, list(PATTERNS)[1:])
+        second, say_second = pick(rng, [c for c in PATTERN_COLORS if c != color]), bool(rng.random() < 0.6)
+    elif kind.part and rng.random() < 0.4:
+        second = pick(rng, [c for c in ALL_COLORS if c != color])
+    say_color = bool(pattern) or rng.random() >= (0.5 if silent and len(kind.colors) == 1 else silent)
+    synonym = pick(rng, kind.nouns) if rng.random() < 0.4 else None
+    return single(rng, name, color, second, pattern, noun=synonym, say_color=say_color, say_second=say_second)
+
+
+def table(scenes: Sequence[Scene]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What the renderer takes: all rows [P, PRIM] float32, and each scene's start and count, int32 [S]."""
+    counts = np.array([len(scene.rows) for scene in scenes], np.int32)
+    starts = (np.cumsum(counts) - counts).astype(np.int32)
+    return np.concatenate([scene.rows for scene in scenes]), starts, counts
+
+
+# ---- from words back to scenes --------------------------------------------------------------------------------------
+
+_NOUNS = {word: name for name in TYPES for word in REGISTRY[name].nouns}
+_ONE = re.compile(
+    r"an? (?:(?P<color>{c}) )?(?:and (?P<mixed>{c}) )?(?:(?P<pattern>{p}) )?(?P<noun>{n})"
+    r"(?: with (?:an? )?(?P<second>{c}) (?P<part>[a-z]+))?".format(
+        c="|".join(ALL_COLORS), p="|".join(list(PATTERNS)[1:]), n="|".join(sorted(_NOUNS, key=len, reverse=True))
+    )
+)
+
+
+def parse(words: str) -> Key:
+    """The key of a phrase of this world. ValueError for words that it does not know."""
+    for relation, spelled in (("on", " on top of "), ("on", " on "), ("next to", " next to ")):
+        if spelled in words:
+            first, second = words.split(spelled, 1)
+            return (relation, *parse(first), *parse(second))
+    match = _ONE.fullmatch(words)
+    if match is None:
+        raise ValueError(f"not a phrase of the embedded world: {words!r}; expected for example 'a red mushroom'")
+    name = _NOUNS[match["noun"]]
+    part, pattern = match["part"], match["pattern"] or ""
+    if part == "dots":
+        pattern = "polka dot"
+    elif part and part != REGISTRY[name].part:
+        raise ValueError(f"{words!r}: a {name} has no {part}; its second colour paints: {REGISTRY[name].part}")
+    return (name, match["color"] or "", match["mixed"] or match["second"] or "", pattern)
+
+
+def scene_of(rng: np.random.Generator, words: str) -> Scene:
+    """A scene for a phrase, the colours that it leaves open drawn at random."""
+    key = parse(words)
+    if key[0] in RELATIONS:
+        relation, name_a, color_a, _, _, name_b, color_b, *_ = key
+        return pair(rng, name_a, color_a, relation, name_b, color_b)
+    name, color, second, pattern = key
+    return single(rng, name, color or pick(rng, _TRAINING_COLORS[name]), second, pattern, say_color=bool(color))
+
+
+# ---- cameras and captions -------------------------------------------------------------------------------------------
+
+
+class WorldCameras(NamedTuple):
+    """Camera rows [n, CAM] for raytrace.py, and what a caption needs to know of them."""
+
+    table: np.ndarray
+    azimuth_degrees: np.ndarray
+    elevation_degrees: np.ndarray
+    background_kind: np.ndarray
+
+
+def _cameras(azimuth, elevation, radius, fov_y_radians, target, top, bottom, light, ambient, strength) -> np.ndarray:
+    a, e = np.radians(azimuth), np.radians(elevation)
+    outward = np.stack([np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)], -1)
+    right = np.stack([-np.sin(a), np.cos(a), np.zeros_like(a)], -1)
+    rows = np.zeros((len(a), 24), np.float32)
+    rows[:, 0:3], rows[:, 3:6], rows[:, 6:9] = target + outward * radius[:, None], right, np.cross(outward, right)
+    rows[:, 9:12], rows[:, 12] = -outward, np.tan(fov_y_radians / 2)
+    rows[:, 13:16], rows[:, 16:19] = top, bottom
+    light = light + outward * 0.65 + (0, 0, 1)  # from above, and from behind the camera
+    rows[:, 19:22] = light / np.linalg.norm(light, axis=1, keepdims=True)
+    rows[:, 22], rows[:, 23] = ambient, strength
+    return rows
+
+
+def random_cameras(rng: np.random.Generator, n: int) -> WorldCameras:
+    """Views for training: all round, mostly from -10 to 60 degrees; the object fills 0.8 to 1.2 of the picture."""
+    azimuth = rng.uniform(-180, 180, n)
+    elevation = np.where(rng.random(n) < 0.88, rng.uniform(-10, 60, n), rng.uniform(60, 85, n))
+    fov = rng.uniform(0.45, 0.8, n)
+    radius = rng.uniform(0.85, 1.25, n) / np.sin(fov / 2)  # 1: the unit ball just touches the border
+    kind = rng.integers(4, size=n)
+    gray, tint = rng.uniform(0.15, 1, (n, 1)), rng.uniform(0.1, 1, (n, 3))
+    plain = np.select([kind[:, None] == WHITE, kind[:, None] == GRAY], [np.ones((n, 3)), gray.repeat(3, 1)], tint)
+    slope = np.where(kind[:, None] == GRADIENT, rng.uniform(-0.25, 0.25, (n, 1)), 0) / 2
+    top, bottom = np.clip(plain + slope, 0, 1), np.clip(plain - slope, 0, 1)
+    light, ambient, strength = rng.normal(0, 0.45, (n, 3)), rng.uniform(0.38, 0.5, n), rng.uniform(0.2, 0.45, n)
+    target = rng.normal(0, 0.05, (n, 3))
+    rows = _cameras(azimuth, elevation, radius, fov, target, top, bottom, light, ambient, strength)
+    return WorldCameras(rows, azimuth, elevation, kind)
+
+
+def orbit_cameras(
+    azimuth_degrees, elevation_degrees, radius: float = 3.5, fov_y_radians: float = 0.55, background=(1, 1, 1)
+) -> WorldCameras:
+    """Exact views: aimed at the origin, one background, the mean of the training light (above, behind the camera)."""
+    azimuth, elevation = np.broadcast_arrays(np.atleast_1d(azimuth_degrees), np.atleast_1d(elevation_degrees))
+    azimuth, elevation = azimuth.astype(np.float64), elevation.astype(np.float64)
+    shape = azimuth.shape
+    rows = _cameras(
+        azimuth,
+        elevation,
+        np.full(shape, radius),
+        np.full(shape, fov_y_radians),
+        0.0,
+        background,
+        background,
+        0.0,
+        0.44,
+        0.32,
+    )
+    channels = np.asarray(background, float)
+    kind = WHITE if (channels == 1).all() else GRAY if np.ptp(channels) == 0 else TINTED
+    return WorldCameras(rows, azimuth, elevation, np.full(shape, kind))
+
+
+def view_word(azimuth_degrees: float, elevation_degrees: float) -> str:
+    """One of VIEW_WORDS: overhead above 58 degrees, front within 50 degrees of +x, back beyond 130, else side."""
+    if elevation_degrees > 58:
+        return "overhead view"
+    off_front = abs((azimuth_degrees + 180) % 360 - 180)
+    return "front view" if off_front < 50 else "back view" if off_front > 130 else "side view"
+
+
+def caption(
+    rng: np.random.Generator,
+    phrase: str,
+    azimuth_degrees: float,
+    elevation_degrees: float,
+    background_kind: int,
+    view_probability: float = 0.75,
+) -> str:
+    """A sentence about one picture: "a DSLR photo of a red cube, toy, on a white background, front view"."""
+    words = pick(rng, PREFIXES) + phrase + pick(rng, SUFFIXES)
+    chance = rng.random()
+    if background_kind == WHITE and chance < 0.3:
+        words += ", on a white background"
+    elif background_kind != GRADIENT and chance > 0.9:
+        words += ", on a plain background"
+    if rng.random() < view_probability:
+        words += ", " + view_word(azimuth_degrees, elevation_degrees)
+    return words
