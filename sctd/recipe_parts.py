@@ -117,7 +117,7 @@ class Noise(Part):
     """ε* of z_{s_m} = α z_0 + σ ε*."""
 
     kind: Literal["fixed", "fresh"] = field("fixed", "–", "Sec. 4.4: ε*", "drawn once for ever, or every iteration")
-    offset: float = field(0.1, "standard deviations", RELEASE, "a random constant added per view", ge=0)
+    offset: float = field(0.1, "–", RELEASE, "standard deviation of a random constant added to each channel", ge=0)
 
 
 class Encoding(Part):

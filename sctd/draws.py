@@ -1,0 +1,80 @@
+"""What one iteration draws: noise, times, cameras, backgrounds.
+
+The generator lives on the CPU, so that a seed means the same on every device.
+"""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sctd.cameras import Cameras, random_views
+from sctd.gaussians import Gaussians
+from sctd.recipe import Recipe
+from sctd.recipe_parts import Background
+from sctd.times import Times, annealed_window, draw, draw_single
+
+
+def noise(
+    recipe: Recipe, latent_shape: tuple[int, int, int], generator: torch.Generator
+) -> Float[Tensor, "views channels height width"]:
+    """ε for every view: standard normal, plus a constant per channel (`noise.offset`)."""
+    channels, height, width = latent_shape
+    standard = torch.randn(recipe.cameras.views, channels, height, width, generator=generator)
+    return standard + recipe.noise.offset * torch.randn(1, channels, 1, 1, generator=generator)
+
+
+def backgrounds(settings: Background, views: int, generator: torch.Generator) -> Float[Tensor, "views 3"]:
+    """A plain colour behind each view: white, black, grey or any, by their shares."""
+    kind = torch.rand(views, 1, generator=generator)
+    colour = settings.darkest + (1 - settings.darkest) * torch.rand(views, 3, generator=generator)
+    white, black = settings.white_share, settings.white_share + settings.black_share
+    colour = torch.where(kind < black + settings.grey_share, colour[:, :1].expand(views, 3), colour)
+    colour = torch.where(kind < black, 0.0, colour)
+    return torch.where(kind < white, 1.0, colour)
+
+
+def views(recipe: Recipe, iteration: int, size: int, generator: torch.Generator) -> Cameras:
+    """The cameras of an iteration (from 1), `size` × `size` pixels."""
+    settings, ranges = recipe.cameras, recipe.cameras.ranges_at(iteration)
+    return random_views(
+        generator,
+        settings.views,
+        size=size,
+        radius=ranges.radius,
+        fov_y_radians=ranges.fov_y_radians,
+        elevation_degrees=ranges.elevation_degrees,
+        azimuth_spread=settings.azimuth_spread,
+        overhead_share=settings.overhead_share,
+        overhead_elevation_degrees=settings.overhead_elevation_degrees,
+        center_jitter=settings.center_jitter,
+        target_jitter=settings.target_jitter,
+        up_jitter=settings.up_jitter,
+    )
+
+
+def times(recipe: Recipe, iteration: int, generator: torch.Generator) -> Times:
+    """t, s and s_m of an iteration (from 1)."""
+    settings = recipe.times
+    window = annealed_window(
+        iteration,
+        lower=settings.low,
+        upper=settings.high,
+        warm_up=settings.start_high - settings.high,
+        warm_up_iterations=round(settings.warmup_share * recipe.iterations),
+        shift_lower_bound=settings.shift_lower_bound,
+    )
+    if settings.segments == "none":
+        return draw_single(window, generator)
+    edges = settings.edges()
+    return draw(window, edges, generator, min_interval=settings.minimum_interval, margin=settings.epsilon)
+
+
+def with_scale_noise(gaussians: Gaussians, share: float, generator: torch.Generator) -> Gaussians:
+    """Scales s become s(1 + √share/4 · N(0, 1)); never below a hundredth of themselves."""
+    if share == 0:
+        return gaussians
+    factor = 1 + share**0.5 / 4 * torch.randn(gaussians.num, 3, generator=generator)
+    log_factor = factor.clamp(min=0.01).log().to(gaussians.log_scales)
+    return replace(gaussians, log_scales=gaussians.log_scales + log_factor)
