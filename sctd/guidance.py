@@ -10,12 +10,12 @@ from torch import Tensor
 from sctd.types import Denoiser, Latents, Text
 
 Angles = Float[Tensor, " batch"]
-Embedding = Float[Tensor, "tokens width"]
+Embedding = Float[Tensor, "tokens features"]
 
 VIEW_WORDS = ("front view", "side view", "back view", "overhead view")
 
 
-def cfg(denoise: Denoiser, scale: float, null: Float[Tensor, "1 tokens width"]) -> Denoiser:
+def cfg(denoise: Denoiser, scale: float, null: Float[Tensor, "1 tokens features"]) -> Denoiser:
     """Classifier-free guidance, eps_null + scale (eps_text − eps_null), in one batch of twice the size.
 
     `scale` is diffusers' convention: 1 is the plain conditional prediction; the paper's w is `scale` − 1. `null` is the
@@ -47,7 +47,7 @@ def view_prompts(prompt: str) -> list[str]:
 
 
 def nearest(
-    views: ViewText, azimuth_degrees: Angles, elevation_degrees: Angles, *, overhead_above_degrees: float = 58
+    views: ViewText, azimuth_degrees: Angles, elevation_degrees: Angles, *, overhead_above_degrees: float = 58.0
 ) -> Text:
     """The embedding of the view word that names the direction; thresholds are those of the embedded world's captions.
 
@@ -62,7 +62,7 @@ def nearest(
 
 
 def interpolated(
-    views: ViewText, azimuth_degrees: Angles, elevation_degrees: Angles, *, overhead_above_degrees: float = 90
+    views: ViewText, azimuth_degrees: Angles, elevation_degrees: Angles, *, overhead_above_degrees: float = 90.0
 ) -> Text:
     """r front + (1 − r) side with r = 1 − |azimuth|/90 in the front half, r side + (1 − r) back in the back half.
 

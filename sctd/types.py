@@ -7,7 +7,7 @@ from torch import Tensor
 
 Latents = Float[Tensor, "batch channels height width"]
 Images = Float[Tensor, "batch 3 image_height image_width"]
-Text = Float[Tensor, "batch tokens width"]
+Text = Float[Tensor, "batch tokens features"]
 
 
 @runtime_checkable

@@ -1,6 +1,6 @@
 """Objectives, by the name used on the command line: pure functions from latents to a residual, an equation a file.
 
-All are called alike, without gradients, and the gradient on z_0 is `WEIGHTS[…](schedule, times) * residual`:
+All are called alike and take no part in autograd; the gradient on z_0 is `WEIGHTS[…](schedule, times) * residual`:
 
     residual = OBJECTIVES[name](z_0, denoise=…, text=…, noise=…, times=…, schedule=…, **options)
 """

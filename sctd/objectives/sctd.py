@@ -1,11 +1,14 @@
 """Segmented Consistency Trajectory Distillation (Sec. 4.2–4.4, Eq. 8–11)."""
 
+import torch
+
 from sctd.schedule import NoiseSchedule
 from sctd.solver import inversion_noise, joined, jump
 from sctd.times import Times
 from sctd.types import Denoiser, Latents, Text
 
 
+@torch.no_grad()
 def sctd(
     z_0: Latents,
     *,

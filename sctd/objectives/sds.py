@@ -1,10 +1,13 @@
 """Score Distillation Sampling (DreamFusion, Eq. 3), the baseline that Sec. 3.2 starts from."""
 
+import torch
+
 from sctd.schedule import NoiseSchedule
 from sctd.times import Times
 from sctd.types import Denoiser, Latents, Text
 
 
+@torch.no_grad()
 def sds(
     z_0: Latents, *, denoise: Denoiser, text: Text, noise: Latents, times: Times, schedule: NoiseSchedule
 ) -> Latents:
