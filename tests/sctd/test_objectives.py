@@ -1,0 +1,250 @@
+import pytest
+import torch
+from analytic import Mixture, mixture
+
+from sctd.guidance import cfg
+from sctd.objectives import OBJECTIVES, WEIGHTS
+from sctd.objectives.sctd import sctd
+from sctd.objectives.sds import sds
+from sctd.segments import equal
+from sctd.solver import invert, jump
+from sctd.times import Times, annealed_window, draw, draw_single
+
+TWO_STEPS, ONE_STEP = Times(t=560, s=450, s_m=400), Times(t=120, s=60, s_m=20)
+BOTH = pytest.mark.parametrize("times", [TWO_STEPS, ONE_STEP], ids=["two steps", "one step"])
+
+
+def random(count: int, *shape: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).unbind()
+
+
+def arguments(world: Mixture, times: Times, *, scale: float = 7.5, batch: int = 3) -> dict:
+    """What every objective is called with: text for mode 0, guided."""
+    z_0, noise = random(2, batch, *world.means.shape[1:])
+    guided = cfg(world, scale, world.null)
+    text = world.text([0], batch)
+    return {"z_0": z_0, "denoise": guided, "text": text, "noise": noise, "times": times, "schedule": world.schedule}
+
+
+def consistencies(z_0, *, denoise, text, noise, times, schedule):
+    """z_sm, G(ẑ_s, s, ∅) and G(z̃_t, t, y) as Eq. 10 and 11 write them, in the space of latents."""
+    t, s, s_m = times
+    z_sm = schedule.noised(z_0, noise, s_m)
+    z_t = invert(schedule, denoise, z_sm, times, threshold=150)
+    eps_t = denoise(z_t, t, text)
+    z_s = jump(schedule, z_t, eps_t, t, s)
+    return z_sm, jump(schedule, z_s, denoise(z_s, s, None), s, s_m), jump(schedule, z_t, eps_t, t, s_m)
+
+
+@BOTH
+def test_sctd_is_both_consistencies_in_the_space_of_latents(times):
+    given = arguments(mixture(5, spread=0.3), times)
+    z_sm, G_s_null, G_t_text = consistencies(**given)
+    expected = (z_sm - G_s_null) + 8.5 * (z_sm - G_t_text)
+    torch.testing.assert_close(sctd(**given), expected, rtol=0, atol=1e-12)
+
+
+@BOTH
+def test_sctd_in_float32_keeps_six_digits(times):
+    """Against float64; differences of float32 latents would lose up to two of them at small t."""
+    given = arguments(mixture(5, spread=0.3), times)
+    exact = sctd(**given)
+
+    def in_float32(z_t, t, text):
+        return given["denoise"](z_t.double(), t, text).float()
+
+    single = {key: value.float() for key, value in given.items() if key in ("z_0", "noise")}
+    rounded = sctd(**{**given, **single, "denoise": in_float32})
+    assert rounded.dtype == torch.float32
+    assert float((rounded - exact).norm() / exact.norm()) < 2e-6
+
+
+@BOTH
+def test_sctd_is_the_gradient_of_equation_10(times):
+    """With G(z̃_t, t, ∅) ≈ z_sm(θ), constants stopped: ∂L/∂z_0 = 2 b(t) α_sm times ours, the outer weight squared."""
+    world, w = mixture(5, spread=0.3), 6.5
+    given = arguments(world, times, scale=1.0)  # Eq. 10 as printed has no guidance inside
+    z_0 = given["z_0"].clone().requires_grad_()
+    _, G_s_null, G_t_text = consistencies(**given)
+    z_sm = world.schedule.noised(z_0, given["noise"], times.s_m)
+    b = WEIGHTS["b_t"](world.schedule, times)
+    loss = b * (((G_s_null - z_sm) ** 2).sum() + (((w + 1) * (z_sm - G_t_text)) ** 2).sum())
+    (expected,) = torch.autograd.grad(loss, z_0)
+    ours = 2 * b * world.schedule.alpha[times.s_m] * sctd(**given, outer_weight=(w + 1) ** 2)
+    torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_b_t_turns_distances_at_the_segments_start_into_distances_of_noise():
+    """The identity behind Eq. 8: ε̂ − ε = (z_sm − G(z_t, t)) / (α_sm (k_t − k_sm)) when z_t and z_sm share ε."""
+    world, (z_0, noise) = mixture(5, spread=0.3), random(2, 3, 4, 2, 2)
+    t, _, s_m = TWO_STEPS
+    z_t = world.schedule.noised(z_0, noise, t)
+    eps = world(z_t, t, None)
+    apart = world.schedule.noised(z_0, noise, s_m) - jump(world.schedule, z_t, eps, t, s_m)
+    torch.testing.assert_close(
+        (eps - noise) ** 2, WEIGHTS["b_t"](world.schedule, TWO_STEPS) * apart**2, rtol=1e-9, atol=1e-12
+    )
+
+
+def test_other_weights_are_their_formulas():
+    world = mixture(1, spread=0.3)
+    alpha, sigma = float(world.schedule.alpha[560]), float(world.schedule.sigma[560])
+    values = {name: weight(world.schedule, TWO_STEPS) for name, weight in WEIGHTS.items() if name != "b_t"}
+    assert values == pytest.approx(
+        {"one": 1, "sigma_over_alpha": sigma / alpha, "one_minus_alpha_bar": 1 - alpha**2}, rel=1e-12
+    )
+
+
+def test_one_step_cross_consistency_is_the_residual_of_ism():
+    """ε̂(z_t, t, y) − ε(z_sm, s_m, ∅) times the interval: interval score matching with s = s_m."""
+    given = arguments(mixture(5, spread=0.3), ONE_STEP)
+    schedule, denoise = given["schedule"], given["denoise"]
+    z_sm = schedule.noised(given["z_0"], given["noise"], 20)
+    eps_sm = denoise(z_sm, 20, None)
+    ism = denoise(jump(schedule, z_sm, eps_sm, 20, 120), 120, given["text"]) - eps_sm
+    cross = sctd(**given, outer_weight=1.0) - sctd(**given, outer_weight=0.0)
+    torch.testing.assert_close(cross, schedule.alpha[20] * (schedule.k[120] - schedule.k[20]) * ism)
+
+
+def test_sds_is_the_distance_of_predicted_and_added_noise():
+    given = arguments(mixture(5, spread=0.3), TWO_STEPS)
+    z_t = given["schedule"].noised(given["z_0"], given["noise"], 560)
+    assert torch.equal(sds(**given), given["denoise"](z_t, 560, given["text"]) - given["noise"])
+
+
+@pytest.mark.parametrize(
+    ("objective", "times", "calls", "samples"),
+    [("sctd", TWO_STEPS, 4, 5), ("sctd", ONE_STEP, 3, 4), ("sds", TWO_STEPS, 1, 2)],
+)
+def test_unet_evaluations(objective, times, calls, samples):
+    """Per view and iteration, with guidance; a step of the inversion more above t_τ."""
+    world = mixture(5, spread=0.3)
+    OBJECTIVES[objective](**arguments(world, times, batch=4))
+    assert (world.calls, world.samples) == (calls, 4 * samples)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_residual_carries_no_graph_and_leaves_its_arguments_alone(objective):
+    given = arguments(mixture(5, spread=0.3), TWO_STEPS)
+    given["z_0"].requires_grad_()
+    before = {key: given[key].clone() for key in ("z_0", "noise", "text")}
+    first, second = (OBJECTIVES[objective](**given) for _ in range(2))
+    assert not first.requires_grad
+    assert torch.equal(first, second)  # the same ε*, the same residual
+    assert all(torch.equal(given[key], before[key]) for key in before)
+    other_noise = OBJECTIVES[objective](**{**given, "noise": -given["noise"]})
+    assert not torch.allclose(first, other_noise)
+
+
+def one_point_each(schedule, target, elsewhere):
+    """A denoiser whose text knows one point and whose empty prompt knows another."""
+
+    def denoise(z_t, t, text):
+        known = torch.zeros(len(z_t)) if text is None else text[:, 0, 0]
+        points = elsewhere + known[:, None, None, None] * (target - elsewhere)
+        return (z_t - schedule.alpha[t] * points) / schedule.sigma[t]
+
+    return denoise
+
+
+@pytest.mark.parametrize("scale", [1.0, 7.5])
+@BOTH
+def test_for_data_at_one_point_the_pull_towards_the_text_is_a_closed_form(times, scale):
+    """A flow towards one point keeps its ε, so a consistency of the text with itself (CDS) would give nothing at all.
+
+    SDS points from z_0 to the guided point, SCTD from the empty prompt's point to the text's, whatever z_0 is; its self
+    term (the first in the brackets) and its cross term pull the same way.
+    """
+    world = mixture(2, spread=0.0)
+    schedule, (target, elsewhere) = world.schedule, world.means
+    t, s, s_m = times
+    given = arguments(world, times)
+    given["text"] = torch.ones(3, 1, 1, dtype=torch.float64)
+    given["denoise"] = cfg(
+        one_point_each(schedule, target, elsewhere), scale, torch.zeros(1, 1, 1, dtype=torch.float64)
+    )
+
+    guided_point = elsewhere + scale * (target - elsewhere)
+    torch.testing.assert_close(sds(**given), (given["z_0"] - guided_point) / schedule.k[t], rtol=1e-9, atol=1e-9)
+
+    k_t, k_s, k_m = schedule.k[t], schedule.k[s], schedule.k[s_m]
+    length = schedule.alpha[s_m] * ((k_t - k_s) * k_m / k_s + 8.5 * (k_t - k_m))
+    expected = length * scale / k_t * (elsewhere - target)
+    torch.testing.assert_close(sctd(**given), expected.expand(3, -1, -1, -1), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_descent_ends_nearest_to_the_point_of_the_text(objective):
+    """Data at four points, of which the text names one, no guidance. SDS goes on to the point itself; SCTD stops where
+    the empty prompt knows it too, for it compares the two."""
+    world = mixture(4, spread=0.0)
+    z_0, noise = random(2, 8, 4, 2, 2, seed=1)
+    source = torch.Generator().manual_seed(0)
+    guided, text = cfg(world, 1.0, world.null), world.text([0], 8)
+
+    def distances(z_0):
+        return (z_0.flatten(1)[:, None] - world.means.flatten(1)).norm(dim=-1)
+
+    assert (distances(z_0).argmin(1) != 0).sum() >= 6
+    for _ in range(200):
+        times = draw(annealed_window(1500), equal(5, 1000), source)
+        residual = OBJECTIVES[objective](
+            z_0, denoise=guided, text=text, noise=noise, times=times, schedule=world.schedule
+        )
+        z_0 = z_0 - 0.05 * residual
+    assert (distances(z_0).argmin(1) == 0).all()
+    if objective == "sds":
+        assert (distances(z_0)[:, 0] < 1e-3).all()
+
+
+# A small version of the test bed of exact scores: particles distilled from twelve modes, of which the text names two.
+
+
+def distil(
+    objective: str, *, fresh: bool = False, segments: int = 5, scale: float = 7.5, weight: str = "sigma_over_alpha"
+) -> tuple[float, float]:
+    """Mean log p(z_0 | text) of 16 particles after 400 iterations of Adam, and their norm relative to the modes'."""
+    world = mixture(12, spread=0.35, shape=(4, 2, 4))
+    world.means *= 32**0.5 / world.means.flatten(1).norm(dim=1)[:, None, None, None]
+    denoise, text = cfg(world, scale, world.null), world.text([0, 1], 16)
+    source = torch.Generator().manual_seed(0)
+    z_0 = torch.randn(16, 4, 2, 4, generator=source, dtype=torch.float64) * 0.3
+    noise = torch.randn(z_0.shape, generator=source, dtype=torch.float64)
+    adam = torch.optim.Adam([z_0])
+    for iteration in range(1, 401):
+        window = annealed_window(iteration, warm_up_iterations=120)
+        times = draw_single(window, source) if objective == "sds" else draw(window, equal(segments, 1000), source)
+        if fresh:
+            noise = torch.randn(z_0.shape, generator=source, dtype=torch.float64)
+        residual = OBJECTIVES[objective](
+            z_0, denoise=denoise, text=text, noise=noise, times=times, schedule=world.schedule
+        )
+        z_0.grad = WEIGHTS[weight](world.schedule, times) * residual
+        adam.param_groups[0]["lr"] = 0.04 * (1 - 0.9 * iteration / 400)
+        adam.step()
+    norm = z_0.flatten(1).norm(dim=1).mean() / 32**0.5
+    return float(world.log_density(z_0, None, text).mean()), float(norm)
+
+
+@pytest.fixture(scope="module")
+def five_segments():
+    return distil("sctd")
+
+
+def test_bench_fixed_noise_beats_fresh_noise(five_segments):
+    """−40 against −68 nats: Sec. 4.4's fixed ε* is essential."""
+    assert five_segments[0] > distil("sctd", fresh=True)[0] + 10
+
+
+def test_bench_five_segments_beat_one_and_ten(five_segments):
+    """−40 against −55 and −58 nats. As in Fig. 6, one smooths over (norm 0.73) and ten oversaturate (1.17)."""
+    one, ten = distil("sctd", segments=1), distil("sctd", segments=10)
+    assert five_segments[0] > max(one[0], ten[0]) + 8
+    assert one[1] < 0.85 < five_segments[1] < 1.08 < ten[1]
+
+
+def test_bench_sds_needs_moderate_guidance():
+    """+1 against −53 nats at DreamFusion's scale, which oversaturates (norm 1.11)."""
+    moderate, strong = (distil("sds", scale=scale, fresh=True, weight="one_minus_alpha_bar") for scale in (7.5, 101.0))
+    assert moderate[0] > strong[0] + 25
+    assert moderate[1] < 1.04 < strong[1]
