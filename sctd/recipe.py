@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from sctd.recipe_parts import (
     Background,
@@ -41,19 +41,19 @@ class Recipe(Part):
     iterations: int = field(5000, "iterations", "paper", "length of the run", ge=1)
     sh_degree: int = field(0, "–", "release", "degree of the spherical harmonics", ge=0, le=3)
     give_up_after: int = field(20, "iterations", "ours", "skipped in a row for NaN or infinity, before an error", ge=1)
-    objective: Objective = field(Objective, "–", "", "the gradient")
-    guidance: Guidance = field(Guidance, "–", "", "the prompt")
-    times: Times = field(Times, "–", "", "noise levels")
-    noise: Noise = field(Noise, "–", "", "ε*")
-    encoding: Encoding = field(Encoding, "–", "", "rendering to latent")
-    cameras: Cameras = field(Cameras, "–", "", "views")
-    background: Background = field(Background, "–", "", "behind the object")
-    optimizer: Optimizer = field(Optimizer, "–", "", "Adam")
-    densify: Densify = field(Densify, "–", "", "more and fewer Gaussians")
-    relocate: Relocate = field(Relocate, "–", "", "moving dead Gaussians")
-    bounds: Bounds = field(Bounds, "–", "", "guards")
-    regularizers: Regularizers = field(Regularizers, "–", "", "added terms")
-    seed_shape: SeedShape = field(SeedShape, "–", "", "initial Gaussians")
+    objective: Objective = Field(default=Objective(), description="the gradient")
+    guidance: Guidance = Field(default=Guidance(), description="the prompt")
+    times: Times = Field(default=Times(), description="noise levels")
+    noise: Noise = Field(default=Noise(), description="ε*")
+    encoding: Encoding = Field(default=Encoding(), description="rendering to latent")
+    cameras: Cameras = Field(default=Cameras(), description="views")
+    background: Background = Field(default=Background(), description="behind the object")
+    optimizer: Optimizer = Field(default=Optimizer(), description="Adam")
+    densify: Densify = Field(default=Densify(), description="more and fewer Gaussians")
+    relocate: Relocate = Field(default=Relocate(), description="moving dead Gaussians")
+    bounds: Bounds = Field(default=Bounds(), description="guards")
+    regularizers: Regularizers = Field(default=Regularizers(), description="added terms")
+    seed_shape: SeedShape = Field(default=SeedShape(), description="initial Gaussians")
 
     @model_validator(mode="after")
     def _objective_has_its_times(self) -> "Recipe":

@@ -21,8 +21,6 @@ NUM_STEPS = 1000  # of every Stable-Diffusion schedule
 def field(default: Any, unit: str, source: str, meaning: str, **limits: Any) -> Any:
     """A field with its unit and source; `limits` are pydantic's (`ge`, `le`, `gt`, …)."""
     extra = {"unit": unit, "source": source, "meaning": meaning}
-    if isinstance(default, type):
-        return Field(default_factory=default, description=meaning, json_schema_extra=extra, **limits)
     return Field(default, description=f"{meaning} [{unit}; {source}]", json_schema_extra=extra, **limits)
 
 
@@ -223,18 +221,18 @@ class Rate(Part):
 
 
 def _rate(start: float, end: float, decay: str = "linear", source: str = RELEASE, unit: str = "a step") -> Any:
-    return Field(default=Rate(start=start, end=end, decay=decay), description=f"learning rate [{unit}; {source}]")
+    return field(Rate.model_validate({"start": start, "end": end, "decay": decay}), unit, source, "learning rate")
 
 
 class Optimizer(Part):
     """Adam, one rate an attribute."""
 
     means: Rate = _rate(1.6e-4 * 3.5, 1.6e-6 * 3.5, "log", "release: × extent 3.5", "world units a step")
-    log_scales: Rate = _rate(0.005, 0.001)
-    quats: Rate = _rate(0.001, 0.0002)
+    log_scales: Rate = _rate(0.005, 0.001, "log")
+    quats: Rate = _rate(0.001, 0.0002, "log")
     logit_opacities: Rate = _rate(0.05, 0.05)
-    sh_constant: Rate = _rate(0.005, 0.003, unit="SH units a step")
-    sh_rest: Rate = _rate(0.00025, 0.00015, unit="SH units a step")
+    sh_constant: Rate = _rate(0.005, 0.003, "log", unit="SH units a step")
+    sh_rest: Rate = _rate(0.00025, 0.00025, unit="SH units a step")
     beta1: float = field(0.9, "–", RELEASE, "Adam's decay of the first moment", ge=0, lt=1)
     beta2: float = field(0.999, "–", RELEASE, "Adam's decay of the second moment", ge=0, lt=1)
     eps: float = field(1e-15, "–", RELEASE, "Adam's", gt=0)

@@ -1,4 +1,9 @@
-"""Whole recipes: functions that return one. An experiment is a function that derives from them."""
+"""Whole recipes: functions that return one. An experiment is a function that derives from them.
+
+`python -m sctd.recipes > docs/recipe.md` writes the table of all fields.
+"""
+
+from collections.abc import Iterator
 
 from sctd.recipe import Recipe
 from sctd.recipe_parts import (
@@ -11,6 +16,7 @@ from sctd.recipe_parts import (
     Noise,
     Objective,
     Optimizer,
+    Part,
     Rate,
     Regularizers,
     Relocate,
@@ -98,3 +104,46 @@ def sctd(base: Recipe) -> Recipe:
 
 RECIPES = {"embedded": embedded, "paper": paper}
 FOR_OBJECTIVE = {"sctd": sctd, "sds": sds}
+
+
+def table() -> str:
+    """`docs/recipe.md`: every field with its two values, unit and source."""
+    lines = [
+        "# Recipe",
+        "",
+        "Every setting of a run: `--set KEY=VALUE` changes one. Written by `python -m sctd.recipes > docs/recipe.md`.",
+        '"release" is the paper\'s released code, "ours" a choice of this project. Lengths are in world units: the',
+        "object has bounding radius 1. Noise levels are indices into the schedule.",
+        "",
+        "| key | `paper` | `embedded` | unit | source | meaning |",
+        "|---|---|---|---|---|---|",
+        *_rows(paper(), embedded(), ""),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(left: Part, right: Part, prefix: str) -> Iterator[str]:
+    for name, about in type(left).model_fields.items():
+        values = getattr(left, name), getattr(right, name)
+        extra = about.json_schema_extra
+        if isinstance(extra, dict):
+            cells = [
+                f"`{prefix}{name}`",
+                *map(_cell, values),
+                *(str(extra[key]) for key in ("unit", "source", "meaning")),
+            ]
+            yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        else:
+            yield from _rows(*values, f"{prefix}{name}.")
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, Rate):
+        return f"{value.start:.4g} → {value.end:.4g}, {value.decay}"
+    if isinstance(value, tuple):
+        return " … ".join(f"{end:.4g}" for end in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+if __name__ == "__main__":
+    print(table(), end="")
