@@ -1,4 +1,4 @@
-"""Objects of the embedded world as rows of numbers: the builder, the registry of types, and a tight fit to the unit ball.
+"""Objects of the embedded world as rows of numbers: the builder, the registry of types, a tight fit to the unit ball.
 
 A scene is a table of primitives, one row of `PRIM` floats each; `raytrace.py` draws exactly these rows, so the same
 table yields pictures, ground-truth views and surface points. The types themselves live in the `objects_*.py` files.

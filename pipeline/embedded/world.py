@@ -1,4 +1,4 @@
-"""The procedural world of the embedded models: scenes, what they are called, and the cameras that look at them.
+"""The procedural world of the embedded models: its scenes and what they are called. `views.py` looks at them.
 
 Everything is drawn from one `numpy.random.Generator`, so a seed is a data set. A tenth of the (type, colour) pairs is
 held out for ever: `held_out` hashes the words themselves, so the split needs no file and never moves. Held-out pairs
@@ -9,7 +9,6 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -31,23 +30,55 @@ from pipeline.embedded.objects import (
     fitted,
     moved,
 )
+from pipeline.embedded.views import (
+    VIEW_WORDS,
+    WorldCameras,
+    caption,
+    orbit_cameras,
+    pick,
+    random_cameras,
+    view_word,
+)
+
+__all__ = [
+    "BASES",
+    "COLORS",
+    "HELD_OUT",
+    "REGISTRY",
+    "RELATIONS",
+    "TOPS",
+    "TYPES",
+    "VIEW_WORDS",
+    "Key",
+    "Scene",
+    "WorldCameras",
+    "caption",
+    "classes",
+    "has_front",
+    "held_out",
+    "noun",
+    "orbit_cameras",
+    "pair",
+    "parse",
+    "phrase",
+    "random_cameras",
+    "random_scene",
+    "scene_of",
+    "single",
+    "table",
+    "view_word",
+]
 
 TYPES: list[str] = list(REGISTRY)
 PATTERNS = {"": SOLID, "striped": STRIPED, "checkered": CHECKERED, "polka dot": DOTTED}
 PATTERN_COLORS = ("white", "black", "yellow", "red", "blue", "green", "pink")
 SOLIDS = [name for name in TYPES if REGISTRY[name].solid]
 TOPS = [
-    *SOLIDS, "mushroom", "mug", "apple", "duck", "robot head", "top hat", "crown", "vase", "donut", "pumpkin", "gift box",
-    "dice", "car", "hamburger", "teddy bear", "cactus", "penguin", "cat", "owl", "frog", "rabbit",
+    *SOLIDS, "mushroom", "mug", "apple", "duck", "robot head", "top hat", "crown", "vase", "donut", "pumpkin",
+    "gift box", "dice", "car", "hamburger", "teddy bear", "cactus", "penguin", "cat", "owl", "frog", "rabbit",
 ]  # fmt: skip
 BASES = ["cube", "cylinder", "table", "stool", "gift box", "barrel", "anvil", "birthday cake", "castle tower", "dice"]
 RELATIONS = ("on", "next to")
-
-PREFIXES = ["", "", "", "a photo of ", "a DSLR photo of ", "a DSLR photo of ", "a 3D render of ", "a picture of ",
-            "a rendering of "]  # fmt: skip
-SUFFIXES = ["", "", "", "", "", ", 3D render", ", high quality", ", highly detailed", ", toy"]
-WHITE, GRAY, TINTED, GRADIENT = range(4)  # kinds of background
-VIEW_WORDS = ("front view", "side view", "back view", "overhead view")
 
 Key = tuple[str, ...]
 
@@ -100,10 +131,6 @@ class Scene:
     rows: np.ndarray
     phrase: str
     key: Key
-
-
-def pick(rng: np.random.Generator, choices: Sequence[str]) -> str:
-    return choices[int(rng.integers(len(choices)))]
 
 
 def single(
@@ -164,7 +191,7 @@ def pair(
     a, b = single(rng, name_a, color_a), single(rng, name_b, color_b)
     scale = rng.uniform(0.6, 0.85) if relation == "on" else rng.uniform(0.8, 1.1)
     rows = moved(a.rows.astype(np.float64), np.zeros(3), scale)
-    (low_a, high_a), (low_b, high_b) = bounds(rows), bounds(b.rows)
+    low_a, (low_b, high_b) = bounds(rows)[0], bounds(b.rows)
     if relation == "on":
         rows[:, POSITION] += (0, 0, high_b[2] - low_a[2] - 0.01)
     else:
@@ -252,98 +279,3 @@ def scene_of(rng: np.random.Generator, words: str) -> Scene:
         return pair(rng, name_a, color_a, relation, name_b, color_b)
     name, color, second, pattern = key
     return single(rng, name, color or pick(rng, _TRAINING_COLORS[name]), second, pattern, say_color=bool(color))
-
-
-# ---- cameras and captions -------------------------------------------------------------------------------------------
-
-
-class WorldCameras(NamedTuple):
-    """Camera rows [n, CAM] for raytrace.py, and what a caption needs to know of them."""
-
-    table: np.ndarray
-    azimuth_degrees: np.ndarray
-    elevation_degrees: np.ndarray
-    background_kind: np.ndarray
-
-
-def _cameras(azimuth, elevation, radius, fov_y_radians, target, top, bottom, light, ambient, strength) -> np.ndarray:
-    a, e = np.radians(azimuth), np.radians(elevation)
-    outward = np.stack([np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)], -1)
-    right = np.stack([-np.sin(a), np.cos(a), np.zeros_like(a)], -1)
-    rows = np.zeros((len(a), 24), np.float32)
-    rows[:, 0:3], rows[:, 3:6], rows[:, 6:9] = target + outward * radius[:, None], right, np.cross(outward, right)
-    rows[:, 9:12], rows[:, 12] = -outward, np.tan(fov_y_radians / 2)
-    rows[:, 13:16], rows[:, 16:19] = top, bottom
-    light = light + outward * 0.65 + (0, 0, 1)  # from above, and from behind the camera
-    rows[:, 19:22] = light / np.linalg.norm(light, axis=1, keepdims=True)
-    rows[:, 22], rows[:, 23] = ambient, strength
-    return rows
-
-
-def random_cameras(rng: np.random.Generator, n: int) -> WorldCameras:
-    """Views for training: all round, mostly from -10 to 60 degrees; the object fills 0.8 to 1.2 of the picture."""
-    azimuth = rng.uniform(-180, 180, n)
-    elevation = np.where(rng.random(n) < 0.88, rng.uniform(-10, 60, n), rng.uniform(60, 85, n))
-    fov = rng.uniform(0.45, 0.8, n)
-    radius = rng.uniform(0.85, 1.25, n) / np.sin(fov / 2)  # 1: the unit ball just touches the border
-    kind = rng.integers(4, size=n)
-    gray, tint = rng.uniform(0.15, 1, (n, 1)), rng.uniform(0.1, 1, (n, 3))
-    plain = np.select([kind[:, None] == WHITE, kind[:, None] == GRAY], [np.ones((n, 3)), gray.repeat(3, 1)], tint)
-    slope = np.where(kind[:, None] == GRADIENT, rng.uniform(-0.25, 0.25, (n, 1)), 0) / 2
-    top, bottom = np.clip(plain + slope, 0, 1), np.clip(plain - slope, 0, 1)
-    light, ambient, strength = rng.normal(0, 0.45, (n, 3)), rng.uniform(0.38, 0.5, n), rng.uniform(0.2, 0.45, n)
-    target = rng.normal(0, 0.05, (n, 3))
-    rows = _cameras(azimuth, elevation, radius, fov, target, top, bottom, light, ambient, strength)
-    return WorldCameras(rows, azimuth, elevation, kind)
-
-
-def orbit_cameras(
-    azimuth_degrees, elevation_degrees, radius: float = 3.5, fov_y_radians: float = 0.55, background=(1, 1, 1)
-) -> WorldCameras:
-    """Exact views: aimed at the origin, one background, the mean of the training light (above, behind the camera)."""
-    azimuth, elevation = np.broadcast_arrays(np.atleast_1d(azimuth_degrees), np.atleast_1d(elevation_degrees))
-    azimuth, elevation = azimuth.astype(np.float64), elevation.astype(np.float64)
-    shape = azimuth.shape
-    rows = _cameras(
-        azimuth,
-        elevation,
-        np.full(shape, radius),
-        np.full(shape, fov_y_radians),
-        0.0,
-        background,
-        background,
-        0.0,
-        0.44,
-        0.32,
-    )
-    channels = np.asarray(background, float)
-    kind = WHITE if (channels == 1).all() else GRAY if np.ptp(channels) == 0 else TINTED
-    return WorldCameras(rows, azimuth, elevation, np.full(shape, kind))
-
-
-def view_word(azimuth_degrees: float, elevation_degrees: float) -> str:
-    """One of VIEW_WORDS: overhead above 58 degrees, front within 50 degrees of +x, back beyond 130, else side."""
-    if elevation_degrees > 58:
-        return "overhead view"
-    off_front = abs((azimuth_degrees + 180) % 360 - 180)
-    return "front view" if off_front < 50 else "back view" if off_front > 130 else "side view"
-
-
-def caption(
-    rng: np.random.Generator,
-    phrase: str,
-    azimuth_degrees: float,
-    elevation_degrees: float,
-    background_kind: int,
-    view_probability: float = 0.75,
-) -> str:
-    """A sentence about one picture: "a DSLR photo of a red cube, toy, on a white background, front view"."""
-    words = pick(rng, PREFIXES) + phrase + pick(rng, SUFFIXES)
-    chance = rng.random()
-    if background_kind == WHITE and chance < 0.3:
-        words += ", on a white background"
-    elif background_kind != GRADIENT and chance > 0.9:
-        words += ", on a plain background"
-    if rng.random() < view_probability:
-        words += ", " + view_word(azimuth_degrees, elevation_degrees)
-    return words
