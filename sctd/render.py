@@ -9,8 +9,12 @@ from sctd.cameras import Cameras
 from sctd.gaussians import Gaussians
 
 
+class RenderError(ValueError):
+    """These Gaussians cannot be rendered on this machine."""
+
+
 class Rendering(NamedTuple):
-    """What every backend returns, for `views` cameras and `num` Gaussians.
+    """What `render` returns, for `views` cameras and `num` Gaussians.
 
     `rgb` lies over the background. `depth` is accumulated, Σ z α T in world units, without the background: divide by
     `alpha` for the expected depth of what is there. `means2d` (pixels) is a node of the autograd graph: after
@@ -25,6 +29,16 @@ class Rendering(NamedTuple):
     radii: Int[Tensor, "views num"]
 
 
+class Rasterized(NamedTuple):
+    """What a backend returns: `image` has any number of channels, the other fields are those of `Rendering`."""
+
+    image: Float[Tensor, "views channels height width"]
+    alpha: Float[Tensor, "views height width"]
+    depth: Float[Tensor, "views height width"]
+    means2d: Float[Tensor, "views num 2"]
+    radii: Int[Tensor, "views num"]
+
+
 def render(
     gaussians: Gaussians,
     cameras: Cameras,
@@ -32,16 +46,21 @@ def render(
     *,
     antialiased: bool = False,
 ) -> Rendering:
-    """Render every camera. Tensors on the CPU go to `render_cpu`, on a GPU to gsplat; nothing else is imported.
+    """Render every camera on the device of the Gaussians: the CPU by our kernels, a GPU by gsplat.
 
-    `antialiased` dims each Gaussian by what the 0.3 px blur widened it (Mip-Splatting's compensation).
+    The semantics are gsplat 1.5.3's on both. `antialiased` dims each Gaussian by as much as the 0.3 px blur widened it
+    (Yu et al. 2024). Gradients reach the Gaussians and the background. RenderError on any other device, and on a
+    GPU without gsplat.
     """
+    device = gaussians.means.device
     # gsplat compiles its kernels when touched, so the device decides before any import.
-    if gaussians.means.device.type == "cuda":
+    if device.type == "cpu":
+        from sctd.render_cpu_autograd import rasterize
+    elif device.type == "cuda":
         from sctd.render_gsplat import rasterize
     else:
-        from sctd.render_cpu import rasterize
-    backgrounds = background.expand(cameras.num, 3)
+        raise RenderError(f"The Gaussians are on {device}; rendering runs on cpu or cuda: move them with .to('cpu').")
+    cameras = cameras.to(device)
     rasterized = rasterize(
         gaussians.means,
         gaussians.quats,
@@ -49,8 +68,7 @@ def render(
         gaussians.opacities,
         gaussians.colors(cameras.centers),
         cameras,
-        backgrounds,
+        background.to(device).expand(cameras.num, 3),
         antialiased=antialiased,
     )
-    rgb = rasterized.image.permute(0, 3, 1, 2)
-    return Rendering(rgb, rasterized.alpha, rasterized.depth, rasterized.means2d, rasterized.radii)
+    return Rendering(*rasterized)
