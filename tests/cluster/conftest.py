@@ -1,0 +1,35 @@
+"""One Ray session for all tests of a run: starting one takes seconds, and every test uses its own actors."""
+
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from cluster.executor import Executor, InlineExecutor
+
+sys.path.append(str(Path(__file__).parent))  # for fake_workers
+
+
+@pytest.fixture(scope="session")
+def ray_session():
+    import fake_workers
+
+    from cluster import ray_executor
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # Ray leaves the log files of its processes to the collector
+        ray = ray_executor.connect(cpus=4)
+        ray.cloudpickle.register_pickle_by_value(fake_workers)  # actors do not see the folder of the tests
+        yield ray
+        ray_executor.disconnect()
+
+
+@pytest.fixture(scope="session", params=["inline", "ray"])
+def executor(request) -> Executor:
+    if request.param == "inline":
+        return InlineExecutor()
+    request.getfixturevalue("ray_session")
+    from cluster.ray_executor import RayExecutor
+
+    return RayExecutor()
