@@ -16,7 +16,7 @@ import torch
 from pipeline.embedded import data, tokenizer, weights_folder
 from pipeline.embedded.training import Plan, log
 
-SECONDS = {"vae": 240.0, "scorer": 240.0, "judge": 50.0, "denoiser": 600.0, "reward": 150.0, "shape": 360.0}
+SECONDS = {"vae": 300.0, "scorer": 310.0, "judge": 60.0, "denoiser": 620.0, "reward": 150.0, "shape": 360.0}
 SEEDS = {"vae": 11, "scorer": 12, "judge": 13, "denoiser": 14, "reward": 15, "shape": 16}
 
 
@@ -37,6 +37,7 @@ class Workshop:
     compiled: bool
     wait_seconds: float
     shared: data.Data | None = None
+    caption_tokens: torch.Tensor | None = None
 
     def plan(self, stage: str) -> Plan:
         return Plan(self.scale * SECONDS[stage], self.state / f"{stage}.pt", self.steps, self.part_seconds)
@@ -46,20 +47,26 @@ class Workshop:
         return self.out / "prior" / "tokenizer"
 
     def ids(self, texts: list[str]) -> torch.Tensor:
-        return tokenizer.encode(self.tokenizer, texts).to(self.device, dtype=torch.int16)
+        return torch.from_numpy(tokenizer.encode(self.tokenizer, texts)).to(self.device)
 
     def vocabulary(self) -> int:
         return len(json.loads((self.tokenizer / "vocab.json").read_text()))
 
     def pictures(self) -> data.Data:
         if self.shared is None:
-            raise RuntimeError("The data are drawn before the first stage starts; this stage was not announced.")
+            described = data.describe(self.scenes, self.views, 1000 + self.seed, workers=self.workers)
+            tokens = tokenizer.encode_many(self.tokenizer, described.captions, self.workers)
+            log(f"{len(described.counts)} scenes, {len(described.captions)} captions")
+            self.caption_tokens = torch.from_numpy(tokens).view(-1, 2, tokenizer.MAX_LENGTH).to(self.device)
+            self.shared = data.shoot(described, self.device)
+            log("pictures", tuple(self.shared.images.shape))
         return self.shared
 
     def caption_ids(self) -> torch.Tensor:
         """int16 [N, 2, tokens]."""
-        captions = [caption for pair in self.pictures().captions for caption in pair]
-        return self.ids(captions).view(len(self.pictures()), 2, -1)
+        self.pictures()
+        assert self.caption_tokens is not None
+        return self.caption_tokens
 
     def record(self, stage: str) -> Path:
         return self.state / f"{stage}.json"
@@ -197,10 +204,7 @@ def main() -> None:
     torch.backends.cudnn.benchmark = True
     if not (shop.tokenizer / "vocab.json").exists():
         tokenizer.build(shop.tokenizer)
-    described = data.describe(args.scenes, args.views, 1000 + args.seed, workers=args.workers)
-    log(f"{len(described.counts)} scenes, {len(described.captions)} captions")
-    shop.shared = data.shoot(described, args.device)
-    log("pictures", tuple(shop.shared.images.shape))
+    shop.pictures()  # Drawn first: its workers fork, which must come before the first use of CUDA.
     for name in names:
         run_stage(shop, name)
 

@@ -66,7 +66,7 @@ class Bench:
         self.judge = load_judge(self.weights / "judge", self.device)
 
     def ids(self, texts: list[str]) -> Tensor:
-        return tokenizer.encode(self.weights / "prior" / "tokenizer", texts).to(self.device)
+        return torch.from_numpy(tokenizer.encode(self.weights / "prior" / "tokenizer", texts)).to(self.device)
 
     def draw(self, prompts: list[str], seed: int) -> Tensor:
         """One picture a prompt: uint8 [P,3,64,64], CFG 7.5, 25 DDIM steps."""

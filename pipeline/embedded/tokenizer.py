@@ -1,6 +1,9 @@
 """A CLIP byte-pair tokenizer for the embedded world: every text tokenises, the world's own words are single tokens."""
 
 import json
+import multiprocessing
+import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -59,11 +62,20 @@ def build(folder: Path) -> None:
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(m) for m in merges) + "\n")
 
 
-def encode(folder: Path, texts: list[str]):
-    """int64 [len(texts), MAX_LENGTH] token ids, padded with the end token and truncated."""
-    import torch
+def encode(folder: Path, texts: list[str]) -> np.ndarray:
+    """int16 [len(texts), MAX_LENGTH] token ids, padded with the end token and truncated."""
     from transformers import CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(folder)
-    ids = tokenizer(texts, padding="max_length", truncation=True, max_length=MAX_LENGTH, return_tensors="np").input_ids
-    return torch.from_numpy(ids.astype(np.int64))
+    padded = tokenizer(texts, padding="max_length", truncation=True, max_length=MAX_LENGTH, return_tensors="np")
+    return padded.input_ids.astype(np.int16)
+
+
+def encode_many(folder: Path, texts: list[str], workers: int) -> np.ndarray:
+    """`encode` on several processes, for millions of captions; call it before the process touches CUDA: it forks."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    chunks = [texts[start : start + 10_000] for start in range(0, len(texts), 10_000)]
+    if workers == 1:
+        return np.concatenate([encode(folder, chunk) for chunk in chunks])
+    with multiprocessing.get_context("fork").Pool(workers) as pool:
+        return np.concatenate(pool.map(partial(encode, folder), chunks, chunksize=1))

@@ -1,0 +1,6 @@
+"""One thread a process, as the pipeline's own actors run; the packages' shape annotations are checked (see pyproject)."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
