@@ -25,7 +25,6 @@ from sctd.schedule import NoiseSchedule, ScheduleError
 from sctd.solver import jump
 from sctd.types import Images, Latents, Text
 
-# Each line: what is needed, as any one of several names.
 CONFIGS = ("vae/config.json", "unet/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json")
 WEIGHTS = {
     "vae": "diffusion_pytorch_model",
@@ -53,6 +52,8 @@ class StableDiffusionPrior:
     schedule: NoiseSchedule
     predicts_v: bool
     steps_offset: int
+    device: torch.device
+    dtype: torch.dtype
 
     @classmethod
     def load(
@@ -94,6 +95,8 @@ class StableDiffusionPrior:
             schedule=schedule,
             predicts_v=prediction == "v_prediction",
             steps_offset=scheduler.get("steps_offset", 0),
+            device=unet.device,
+            dtype=dtype,
         )
 
     @property
@@ -133,11 +136,11 @@ class StableDiffusionPrior:
         tokens = self.tokenizer(
             texts, padding="max_length", truncation=True, max_length=self.max_tokens, return_tensors="pt"
         )
-        return self.text_encoder(tokens.input_ids.to(self._device)).last_hidden_state
+        return self.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state
 
     def encode(self, images: Images, generator: torch.Generator | None = None) -> Latents:
         """z_0, differentiable in the images: the posterior's mean, or a sample of it if there is a generator."""
-        posterior = self.vae.encode(images.to(self._device, self.vae.dtype) * 2 - 1).latent_dist
+        posterior = self.vae.encode(images.to(self.device, self.dtype) * 2 - 1).latent_dist
         latents = posterior.mean
         if generator is not None:
             noise = torch.randn(latents.shape, generator=generator, device=generator.device)
@@ -147,15 +150,15 @@ class StableDiffusionPrior:
     def decode(self, z_0: Latents) -> Images:
         """Images of latents, clamped to [0, 1]."""
         latents = z_0 / self.vae.config["scaling_factor"]
-        images = self.vae.decode(latents.to(self._device, self.vae.dtype)).sample
+        images = self.vae.decode(latents.to(self.device, self.dtype)).sample
         return (images.to(z_0.dtype) / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
     def denoise(self, z_t: Latents, t: int, text: Text | None) -> Latents:
         """ε_φ(z_t, t, y), whatever the checkpoint predicts; `text=None` is the empty prompt. No gradient."""
         text = self.null.expand(len(z_t), -1, -1) if text is None else text
-        steps = torch.full((len(z_t),), t, device=self._device)
-        predicted = self.unet(z_t.to(self._device, self.unet.dtype), steps, text.to(self.unet.dtype)).sample
+        steps = torch.full((len(z_t),), t, device=self.device)
+        predicted = self.unet(z_t.to(self.device, self.dtype), steps, text.to(self.dtype)).sample
         predicted = predicted.to(z_t.dtype)
         return self.schedule.eps_from_v(z_t, predicted, t) if self.predicts_v else predicted
 
@@ -166,16 +169,12 @@ class StableDiffusionPrior:
         if not 1 <= steps <= num_steps:
             raise PriorError(f"cannot sample in {steps} steps: use from 1 to {num_steps}")
         text, guided = self.embed(texts), cfg(self.denoise, guidance_scale, self.null)
-        z_t = torch.randn(len(texts), *self.latent_shape, generator=generator, device=generator.device).to(self._device)
+        z_t = torch.randn(len(texts), *self.latent_shape, generator=generator, device=generator.device).to(self.device)
         # As in diffusers ("leading"): evenly from the offset on, and the last step ends at time 0.
         times = [min(i * (num_steps // steps) + self.steps_offset, num_steps - 1) for i in reversed(range(steps))]
         for t, s in zip(times, [*times[1:], 0], strict=True):
             z_t = jump(self.schedule, z_t, guided(z_t, t, text), t, s)
         return self.decode(z_t)
-
-    @property
-    def _device(self) -> torch.device:
-        return self.unet.device
 
 
 def _check_files(folder: Path) -> None:
