@@ -1,4 +1,4 @@
-"""Guidance (Eq. 7, Sec. 5.1): a denoiser wrapped around a denoiser, and the text for a view."""
+"""Guidance (Eq. 7): a denoiser wrapped around a denoiser, and the text for a view."""
 
 from collections.abc import Callable
 from typing import NamedTuple

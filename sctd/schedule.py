@@ -1,4 +1,4 @@
-"""The variance-preserving noise schedule (Sec. 3.1): z_t = α_t z_0 + σ_t ε with α_t² + σ_t² = 1."""
+"""The variance-preserving noise schedule: z_t = α_t z_0 + σ_t ε with α_t² + σ_t² = 1."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Segmentations of the trajectory (Sec. 4.2): edges s_0 < s_1 < … < s_N, the segment m being s_m ≤ t < s_{m+1}."""
+"""Segmentations of the trajectory: edges s_0 < s_1 < … < s_N, the segment m being s_m ≤ t < s_{m+1}."""
 
 from bisect import bisect_right
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ def equal(num_segments: int, num_steps: int, *, start: int = 0) -> tuple[int, ..
 def increasing(num_segments: int, threshold: int, num_steps: int, *, start: int = 0) -> tuple[int, ...]:
     """Edges of segments that grow linearly, the first ending at `threshold` = t_τ (both counted from 0).
 
-    With `start` = 0, s_{m+1} − s_m = t_τ + 2m (T − N t_τ) / (N (N − 1)), so that they fill [0, T] (Sec. 4.2). Growing
+    With `start` = 0, s_{m+1} − s_m = t_τ + 2m (T − N t_τ) / (N (N − 1)), so that they fill [0, T]. Growing
     asks for N t_τ ≤ T. Raises SegmentError where the formula divides by zero (N = 1) or the segments would shrink.
     """
     if num_segments < 2:

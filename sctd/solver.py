@@ -1,4 +1,4 @@
-"""The first-order solver (Sec. 3.1), the consistency function (Eq. 5) and the inversion (Eq. 11)."""
+"""The first-order solver Φ, the consistency function (Eq. 5) and the inversion (Eq. 11)."""
 
 from jaxtyping import Float
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""The times t > s > s_m of one iteration (Sec. 4.2, 5.1): an annealed window, the segment's start, the draw."""
+"""The times t > s > s_m of one iteration: an annealed window, the segment's start, the draw."""
 
 from typing import NamedTuple
 
@@ -35,7 +35,7 @@ def annealed_window(
     warm_up_iterations: int = 1500,
     shift_lower_bound: bool = False,
 ) -> Window:
-    """The paper's U(20, 500 + t_warm), t_warm falling linearly from 480 to 0 (Sec. 5.1); iterations count from 1.
+    """The paper's U(20, 500 + t_warm), t_warm falling linearly from 480 to 0; iterations count from 1.
 
     The released code adds t_warm to the lower bound too: `shift_lower_bound`. The paper's window did slightly better on
     exact scores, see docs/objectives/sctd.md. Raises TimesError if nothing lies between the bounds.

@@ -1,4 +1,4 @@
-"""Segmented Consistency Trajectory Distillation (Sec. 4.2–4.4, Eq. 8–11)."""
+"""Segmented Consistency Trajectory Distillation (Eq. 10 and 11)."""
 
 import torch
 

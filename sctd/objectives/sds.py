@@ -1,4 +1,4 @@
-"""Score Distillation Sampling (DreamFusion, Eq. 3), the baseline that Sec. 3.2 starts from."""
+"""Score Distillation Sampling (DreamFusion), of which SCTD is a reformulation (Eq. 7–9)."""
 
 import torch
 
