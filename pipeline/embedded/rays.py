@@ -35,6 +35,7 @@ from pipeline.embedded.objects import (
 # One camera: 0-2 eye | 3-5 right | 6-8 up | 9-11 forward | 12 tan(fov / 2) | 13-15 background at the top
 # | 16-18 at the bottom | 19-21 direction to the light | 22 ambient | 23 strength of the light.
 CAM = 24
+MAX_PRIMITIVES = 64  # of one scene: what a CUDA block keeps in shared memory
 ZERO, HALF, ONE, TWO, FAR = f32(0), f32(0.5), f32(1), f32(2), f32(1e3)
 MAX_STEPS = 48
 SURFACE = f32(0.001)  # closer than this is a hit
@@ -324,8 +325,8 @@ def ray_color(prims, count, camera, u, v):
 
 
 @function
-def draw_pixel(prims, count, camera, column, row, size, samples, picture):
-    """Write the mean of samples x samples rays into picture[:, row, column] (uint8)."""
+def pixel_color(prims, count, camera, column, row, size, samples):
+    """Mean of samples x samples rays through a pixel, as three uint8."""
     red, green, blue = ZERO, ZERO, ZERO
     step = ONE / f32(samples)
     pixel = TWO / f32(size)
@@ -336,9 +337,7 @@ def draw_pixel(prims, count, camera, column, row, size, samples, picture):
             r, g, b = ray_color(prims, count, camera, u, v)
             red, green, blue = red + r, green + g, blue + b
     level = f32(255) * step * step
-    picture[0, row, column] = np.uint8(red * level + HALF)
-    picture[1, row, column] = np.uint8(green * level + HALF)
-    picture[2, row, column] = np.uint8(blue * level + HALF)
+    return np.uint8(red * level + HALF), np.uint8(green * level + HALF), np.uint8(blue * level + HALF)
 
 
 @function
@@ -366,8 +365,8 @@ def point_on_sphere(state):
 
 
 @function
-def draw_surface_point(prims, count, seed, point):
-    """Write one visible surface point and its colour into point[:6].
+def surface_point(prims, count, seed):
+    """One visible point of the surface and its colour: (x, y, z, red, green, blue).
 
     A chord between two random points of a sphere is a uniformly random line, and such lines meet a surface in
     proportion to its area (Crofton). The first thing the chord meets is a point that can be seen from outside.
@@ -383,9 +382,8 @@ def draw_surface_point(prims, count, seed, point):
         t, i = first_hit(prims, count, ox, oy, oz, dx, dy, dz)
         if i >= 0:
             x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
-            point[0], point[1], point[2] = x, y, z
-            x, y, z = to_local(prims, i, x - prims[i, 1], y - prims[i, 2], z - prims[i, 3])
-            point[3], point[4], point[5] = surface_color(prims, i, x, y, z)
-            return
-    for k in range(6):  # no chord of 256 met the object: take the place and colour of its first primitive
-        point[k] = prims[0, 1 + k] if k < 3 else prims[0, 14 + k]
+            lx, ly, lz = to_local(prims, i, x - prims[i, 1], y - prims[i, 2], z - prims[i, 3])
+            red, green, blue = surface_color(prims, i, lx, ly, lz)
+            return x, y, z, red, green, blue
+    # No chord of 256 met the object: the place and colour of its first primitive.
+    return prims[0, 1], prims[0, 2], prims[0, 3], prims[0, 17], prims[0, 18], prims[0, 19]
