@@ -130,12 +130,12 @@ def orbit(num_views: int, elevation_degrees: float, radius: float, fov_y_radians
 
 def paper120(size: int) -> Cameras:
     """120 views at elevation 0°, azimuth 3° i, radius 3.5, vertical field of view 0.55 rad (evaluation.md §5.1)."""
-    return orbit(120, elevation_degrees=0, radius=3.5, fov_y_radians=0.55, size=size)
+    return orbit(120, elevation_degrees=0.0, radius=3.5, fov_y_radians=0.55, size=size)
 
 
 def official240(size: int) -> Cameras:
     """What the official code writes: `paper120`, then the same ring at elevation 30°."""
-    rings = [orbit(120, elevation_degrees=el, radius=3.5, fov_y_radians=0.55, size=size) for el in (0, 30)]
+    rings = [orbit(120, elevation_degrees=el, radius=3.5, fov_y_radians=0.55, size=size) for el in (0.0, 30.0)]
     return Cameras(
         torch.cat([ring.world_to_camera for ring in rings]),
         torch.cat([ring.intrinsics for ring in rings]),

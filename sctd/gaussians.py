@@ -14,16 +14,8 @@ from torch import Tensor
 # Real spherical harmonics in the order and with the signs of 3DGS: l = 0, then l = 1 (y, z, x), l = 2, l = 3.
 SH_C0 = 0.28209479177387814
 SH_C1 = 0.4886025119029199
-SH_C2 = (1.0925484305920792, 1.0925484305920792, 0.31539156525252005, 1.0925484305920792, 0.5462742152960396)
-SH_C3 = (
-    0.5900435899266435,
-    2.890611442640554,
-    0.4570457994644658,
-    0.3731763325901154,
-    0.4570457994644658,
-    1.445305721320277,
-    0.5900435899266435,
-)
+SH_C2 = 1.0925484305920792, 0.31539156525252005, 0.5462742152960396
+SH_C3 = 0.5900435899266435, 2.890611442640554, 0.4570457994644658, 0.3731763325901154, 1.445305721320277
 
 
 @dataclass(frozen=True)
@@ -123,17 +115,17 @@ def sh_basis(directions: Float[Tensor, "*shape 3"], degree: int) -> Float[Tensor
     if degree >= 1:
         harmonics += [-SH_C1 * y, SH_C1 * z, -SH_C1 * x]
     if degree >= 2:
-        c = SH_C2
-        harmonics += [c[0] * x * y, -c[1] * y * z, c[2] * (3 * z * z - 1), -c[3] * x * z, c[4] * (x * x - y * y)]
+        a, b, c = SH_C2
+        harmonics += [a * x * y, -a * y * z, b * (3 * z * z - 1), -a * x * z, c * (x * x - y * y)]
     if degree >= 3:
-        c = SH_C3
+        a, b, c, d, e = SH_C3
         harmonics += [
-            -c[0] * y * (3 * x * x - y * y),
-            c[1] * x * y * z,
-            -c[2] * y * (5 * z * z - 1),
-            c[3] * z * (5 * z * z - 3),
-            -c[4] * x * (5 * z * z - 1),
-            c[5] * z * (x * x - y * y),
-            -c[6] * x * (x * x - 3 * y * y),
+            -a * y * (3 * x * x - y * y),
+            b * x * y * z,
+            -c * y * (5 * z * z - 1),
+            d * z * (5 * z * z - 3),
+            -c * x * (5 * z * z - 1),
+            e * z * (x * x - y * y),
+            -a * x * (x * x - 3 * y * y),
         ]
     return torch.stack(harmonics, dim=-1)

@@ -9,6 +9,7 @@ numba keeps what it compiled beside the source (or in NUMBA_CACHE_DIR) until tha
 constant here, touch `render_cpu_tiles.py` too.
 """
 
+import inspect
 import math
 
 import numpy as np
@@ -21,10 +22,21 @@ FRUSTUM_MARGIN = 0.3  # the Jacobian is taken no further outside than this part 
 EXTENT_MAX = 3.33  # standard deviations: where opacity 1 falls to ALPHA_MIN
 EXTENT_CAP = 1e9  # px, so that a radius fits an integer
 
-# nogil: threads may share the work. Multiplying and adding in one operation is the only liberty taken with floats.
-kernel = njit(cache=True, nogil=True, error_model="numpy")
-vector_kernel = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"})
-inline = njit(inline="always", error_model="numpy")
+
+def kernel(function, **options):
+    """Compile a function and keep the result; nogil, so that threads can share the work."""
+    return njit(cache=True, nogil=True, error_model="numpy", **options)(inspect.unwrap(function))
+
+
+def vector_kernel(function):
+    """A kernel whose inner loop is to vectorise: multiplying and adding may be one operation, no other liberty."""
+    return kernel(function, fastmath={"contract", "nsz"})
+
+
+def inline(function):
+    """A part of a kernel."""
+    # unwrap: the tests' type checker wraps every function, and numba compiles what it is given.
+    return njit(inline="always", error_model="numpy")(inspect.unwrap(function))
 
 
 @inline

@@ -78,7 +78,7 @@ class _Project(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, *v_outputs):
         means, quats, scales, *projected = ctx.saved_tensors
-        gradients = [torch.zeros_like(tensor, dtype=torch.float32) for tensor in (means, quats, scales)]
+        gradients = [torch.zeros(tensor.shape) for tensor in (means, quats, scales)]
         arguments = *_arrays(means, quats, scales), *ctx.view, *_arrays(*projected, *v_outputs[:4], *gradients)
         _run(_parts(projection.project_backward, means.shape[0], *arguments))
         return *gradients, None, None, None, None, None
@@ -112,7 +112,7 @@ class _Composite(torch.autograd.Function):
             arguments = tile_starts, *lists, *view, slots
             work += _parts(tiles.composite_backward, tile_starts.size - 1, *arguments, sharers=len(ctx.bins))
         _run(work)
-        gradients = [torch.zeros_like(tensor) for tensor in (means2d, conics, opacities.contiguous(), colors)]
+        gradients = [torch.zeros(tensor.shape) for tensor in (means2d, conics, opacities, colors)]
         work = []
         for (*_, slot_starts), slots, *view in zip(
             ctx.bins, sums, *_arrays(conics, opacities, *gradients), strict=True

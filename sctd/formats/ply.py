@@ -1,0 +1,121 @@
+"""`.ply` ⇄ Gaussians in the convention of 3DGS (Kerbl et al. 2023, reference implementation), and plain point clouds.
+
+One float32 property each, little-endian: x y z, nx ny nz (zero), f_dc_0…2 (constant SH term), f_rest_* (the other SH
+terms: all of red, then green, then blue), opacity (logit), scale_0…2 (logarithm), rot_0…3 (w x y z, any length).
+"""
+
+from io import BytesIO
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from plyfile import PlyData, PlyElement, PlyParseError
+from torch import Tensor
+
+from sctd.gaussians import Gaussians
+
+POSITION = ("x", "y", "z")
+NORMAL = ("nx", "ny", "nz")
+CONSTANT = ("f_dc_0", "f_dc_1", "f_dc_2")
+SCALE = ("scale_0", "scale_1", "scale_2")
+ROTATION = ("rot_0", "rot_1", "rot_2", "rot_3")
+COLOR = ("red", "green", "blue")
+
+
+class PlyError(ValueError):
+    """This file is no .ply of the expected kind."""
+
+
+class Points(NamedTuple):
+    """A coloured point cloud; colours in [0, 1]."""
+
+    points: Float[Tensor, "num 3"]
+    rgb: Float[Tensor, "num 3"]
+
+
+def to_ply(gaussians: Gaussians) -> bytes:
+    """Gaussians as a binary .ply that 3DGS viewers open; `from_ply` gives back the same bits."""
+    arrays = {name: tensor.detach().cpu().float().numpy() for name, tensor in gaussians.tensors().items()}
+    num, num_basis, _ = arrays["sh"].shape
+    rest = arrays["sh"][:, 1:].transpose(0, 2, 1).reshape(num, 3 * (num_basis - 1))
+    columns = {
+        POSITION: arrays["means"],
+        NORMAL: np.zeros((num, 3), np.float32),
+        CONSTANT: arrays["sh"][:, 0],
+        _rest_names(num_basis): rest,
+        ("opacity",): arrays["logit_opacities"][:, None],
+        SCALE: arrays["log_scales"],
+        ROTATION: arrays["quats"],
+    }
+    vertices = np.empty(num, [(name, "<f4") for names in columns for name in names])
+    for names, values in columns.items():
+        for i, name in enumerate(names):
+            vertices[name] = values[:, i]
+    file = BytesIO()
+    PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<").write(file)
+    return file.getvalue()
+
+
+def from_ply(data: bytes) -> Gaussians:
+    """Read Gaussians of SH degree 0 to 3. PlyError says what is missing or not finite."""
+    vertices = _vertices(data)
+    num_rest = sum(name.startswith("f_rest_") for name in vertices.dtype.names or ())
+    if num_rest not in (0, 9, 24, 45):
+        raise PlyError(f"The .ply has {num_rest} f_rest properties; expected 0, 9, 24 or 45 (SH degree 0 to 3).")
+    num_basis = 1 + num_rest // 3
+    constant = _columns(vertices, CONSTANT)
+    rest = _columns(vertices, _rest_names(num_basis)).reshape(len(vertices), 3, num_basis - 1).mT
+    return Gaussians(
+        means=_columns(vertices, POSITION),
+        log_scales=_columns(vertices, SCALE),
+        quats=_columns(vertices, ROTATION),
+        logit_opacities=_columns(vertices, ("opacity",))[:, 0],
+        sh=torch.cat([constant[:, None], rest], dim=1),
+    )
+
+
+def read_points(data: bytes) -> Points:
+    """Read a plain point cloud: x y z, and red green blue as integers 0…255 or floats 0…1."""
+    vertices = _vertices(data)
+    rgb = _columns(vertices, COLOR)
+    if np.issubdtype(vertices.dtype["red"], np.integer):
+        rgb = rgb / 255
+    if rgb.numel() and not 0 <= rgb.min() <= rgb.max() <= 1:
+        raise PlyError("The .ply has colours outside their range: write integers 0 to 255, or floats 0 to 1.")
+    return Points(_columns(vertices, POSITION), rgb)
+
+
+def _rest_names(num_basis: int) -> tuple[str, ...]:
+    return tuple(f"f_rest_{i}" for i in range(3 * (num_basis - 1)))
+
+
+def _vertices(data: bytes) -> np.ndarray:
+    """The structured array of the element `vertex`."""
+    if not data.startswith(b"ply"):
+        raise PlyError(f"This is no .ply: it begins with {data[:16]!r}, expected 'ply'. Give the path of a .ply file.")
+    try:
+        file = PlyData.read(BytesIO(data))
+    except (PlyParseError, UnicodeDecodeError, ValueError) as error:
+        raise PlyError(f"The .ply is damaged ({error}): export or copy it again.") from error
+    if "vertex" not in file:
+        found = ", ".join(element.name for element in file.elements) or "none"
+        raise PlyError(f"The .ply has no element 'vertex' (elements: {found}): export points, not only a mesh.")
+    return file["vertex"].data
+
+
+def _columns(vertices: np.ndarray, names: tuple[str, ...]) -> Float[Tensor, "num columns"]:
+    """These properties side by side in float32; all must be there and finite."""
+    present = vertices.dtype.names or ()
+    if missing := [name for name in names if name not in present]:
+        raise PlyError(
+            f"The .ply lacks the properties {', '.join(missing)} (it has {', '.join(present)}). Gaussians need the"
+            " properties of 3DGS, point clouds x y z and red green blue."
+        )
+    values = np.empty((len(vertices), len(names)), np.float32)
+    for i, name in enumerate(names):
+        values[:, i] = vertices[name]
+        if not np.isfinite(values[:, i]).all():
+            row = int(np.flatnonzero(~np.isfinite(values[:, i]))[0])
+            raise PlyError(f"The .ply has {name} = {values[row, i]} at vertex {row}; expected a finite number.")
+    return torch.from_numpy(values)
