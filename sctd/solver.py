@@ -29,8 +29,8 @@ def joined(
     """The one noise whose jump a → c is the two jumps a → b with `first`, b → c with `second`; path = (a, b, c).
 
     In z/α jumps are displacements (k_b − k_a) ε and add up, so this is their mean, weighted by the lengths in k. Two
-    points that left from one place are then as far apart as their noises times k_c − k_a: a difference of two large,
-    nearly equal latents is never taken.
+    points that left from one place are then as far apart as their noises times k_c − k_a, and no difference of two
+    nearly equal latents need be taken.
     """
     a, b, c = path
     k = schedule.k

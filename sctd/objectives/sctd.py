@@ -23,8 +23,8 @@ def sctd(
     """Eq. 10 before its weight b(t), with z_sm for G(z_t, t, ∅) (Sec. 4.4): no U-Net Jacobian.
 
     `denoise` is the guided prediction (CFG inside), `noise` the ε* that stays the same for the whole training,
-    `outer_weight` the weight of the second term, w + 1 with the paper's w (8.5 for a scale of 7.5). Deviations from the
-    paper's text and from its released code: docs/objectives/sctd.md.
+    `outer_weight` the weight of the second term relative to the first, by default the scale 7.5 + 1 as in the released
+    code. Choices, evidence and deviations: docs/objectives/sctd.md.
     """
     t, s, s_m = times
     z_sm = schedule.noised(z_0, noise, s_m)
@@ -35,7 +35,7 @@ def sctd(
     eps_return = joined(schedule, eps_t, denoise(z_s, s, None), (t, s, s_m))
 
     # z_sm, G(ẑ_s, s, ∅) and G(z̃_t, t, y) are each one jump from z̃_t to s_m, so they differ as their noises do.
-    # Subtracting the noises rather than the latents keeps the residual's digits.
+    # Subtracting the noises rather than the latents, which are nearly equal, rounds less.
     length = schedule.alpha[s_m] * (schedule.k[t] - schedule.k[s_m])
     self_consistency = length * (eps_return - eps_inversion)  # z_sm − G(ẑ_s, s, ∅)
     cross_consistency = length * (eps_t - eps_inversion)  # z_sm − G(z̃_t, t, y)
