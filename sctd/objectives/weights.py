@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from sctd.schedule import NoiseSchedule
-from sctd.times import Times
+from sctd.times import Times, TimesError
 
 TimeWeight = Callable[[NoiseSchedule, Times], float]
 
@@ -19,7 +19,12 @@ def sigma_over_alpha(schedule: NoiseSchedule, times: Times) -> float:
 
 
 def b_t(schedule: NoiseSchedule, times: Times) -> float:
-    """b(t) = 1 / (α_{s_m} (k_t − k_{s_m}))², as defined after Eq. 8 with w(t) = 1; for objectives with a segment."""
+    """b(t) = 1 / (α_{s_m} (k_t − k_{s_m}))², as defined after Eq. 8 with w(t) = 1; TimesError without a segment."""
+    if times.t == times.s_m:
+        raise TimesError(
+            f"t and s_m are both {times.t}, and b(t) divides by their distance: choose another time weight for an "
+            "objective that draws t alone, or let it draw from segments"
+        )
     return float(schedule.alpha[times.s_m] * (schedule.k[times.t] - schedule.k[times.s_m])) ** -2
 
 

@@ -8,7 +8,7 @@ from sctd.objectives.sctd import sctd
 from sctd.objectives.sds import sds
 from sctd.segments import equal
 from sctd.solver import invert, jump
-from sctd.times import Times, annealed_window, draw, draw_single
+from sctd.times import Times, TimesError, annealed_window, draw, draw_single
 
 TWO_STEPS, ONE_STEP = Times(t=560, s=450, s_m=400), Times(t=120, s=60, s_m=20)
 BOTH = pytest.mark.parametrize("times", [TWO_STEPS, ONE_STEP], ids=["two steps", "one step"])
@@ -46,7 +46,7 @@ def test_sctd_is_both_consistencies_in_the_space_of_latents(times):
 
 @BOTH
 def test_sctd_in_float32_rounds_less_than_differences_of_latents_would(times):
-    """Near the data, where residuals are small: 1 to 4e-7 of them, by differences of latents two or three times more."""
+    """Near the data, where residuals are small: 1 to 4e-7 of them, by differences of latents twice that or more."""
     world = mixture(5, spread=0.3)
     given = arguments(world, times, scale=1.0)
     given["z_0"] = world.means[0] + 0.3 * given["z_0"]
@@ -98,6 +98,13 @@ def test_other_weights_are_their_formulas():
     assert values == pytest.approx(
         {"one": 1, "sigma_over_alpha": sigma / alpha, "one_minus_alpha_bar": 1 - alpha**2}, rel=1e-12
     )
+
+
+def test_b_t_asks_for_a_segment():
+    with pytest.raises(
+        TimesError, match=r"t and s_m are both 300, and b\(t\) divides by their distance: choose another t"
+    ):
+        WEIGHTS["b_t"](mixture(1, spread=0.3).schedule, Times(300, 300, 300))
 
 
 def test_one_step_cross_consistency_is_the_residual_of_ism():
