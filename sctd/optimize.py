@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -29,6 +29,7 @@ class OptimizeError(ValueError):
     """A run that cannot begin or go on."""
 
 
+@runtime_checkable
 class Prior(Protocol):
     """What the trainer asks of a text-to-image model; its parameters take no gradients."""
 

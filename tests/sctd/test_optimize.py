@@ -1,0 +1,321 @@
+"""The trainer on a prior that needs no training: a random convolution encodes, and the denoiser is the closed form for
+Gaussian data around what the prompt says."""
+
+from collections.abc import Callable
+from itertools import islice, pairwise
+
+import pytest
+import torch
+
+from sctd import draws, optimize, recipes
+from sctd.cameras import orbit
+from sctd.checkpoint import CheckpointError
+from sctd.densify import Population
+from sctd.gaussians import Gaussians, rgb_to_sh, sh_to_rgb
+from sctd.optimize import OptimizeError, Step
+from sctd.recipe import Recipe, with_overrides
+from sctd.recipe_parts import Background
+from sctd.render import render
+from sctd.schedule import NoiseSchedule
+from sctd.types import Latents
+
+SIZE, VARIANCE = 16, 0.05
+COLOURS = {"red": (0.9, 0.1, 0.1), "green": (0.1, 0.8, 0.2), "front": (0.9, 0.1, 0.1), "back": (0.1, 0.1, 0.9)}
+
+
+class TinyPrior:
+    """Text is its own target: the embedding of a prompt is the latent of a picture in the first colour it names."""
+
+    latent_shape = (4, 4, 4)
+    image_size = SIZE
+
+    def __init__(self) -> None:
+        config = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+        self.schedule = NoiseSchedule.from_config(config)
+        mixing = torch.linalg.qr(torch.randn(48, 48, generator=torch.Generator().manual_seed(5))).Q[:4]
+        self.kernel = mixing.reshape(4, 3, 4, 4)
+        self.calls: list[tuple[int, int, bool]] = []
+        self.spoil: Callable[[int], bool] = lambda call: False
+
+    def encode(self, images: torch.Tensor, generator: torch.Generator | None = None) -> Latents:
+        mean = torch.nn.functional.conv2d(2 * images - 1, self.kernel, stride=4)
+        return mean if generator is None else mean + 0.01 * torch.randn(mean.shape, generator=generator)
+
+    def embed(self, prompts: list[str]) -> torch.Tensor:
+        return torch.stack([self._target(prompt).flatten(1) for prompt in prompts])
+
+    def _target(self, prompt: str) -> Latents:
+        colour = next((rgb for word, rgb in COLOURS.items() if word in prompt), (0.5, 0.5, 0.5))
+        return self.encode(torch.tensor(colour)[:, None, None].expand(1, 3, SIZE, SIZE))
+
+    def denoise(self, z_t: Latents, t: int, text: torch.Tensor | None) -> Latents:
+        self.calls.append((len(z_t), t, text is None))
+        if self.spoil(len(self.calls)):
+            return torch.full_like(z_t, torch.nan)
+        target = self._target("") if text is None else text.reshape(-1, *self.latent_shape)
+        alpha, sigma = self.schedule.alpha[t], self.schedule.sigma[t]
+        return sigma * (z_t - alpha * target) / (alpha**2 * VARIANCE + sigma**2)
+
+
+def recipe(**overrides: object) -> Recipe:
+    """The embedded recipe, shortened; keys are written with __ for a dot."""
+    small = {"iterations": 12, "relocate.interval": 4, "cameras.views": 2, "guidance.scale": 2}
+    return with_overrides(recipes.embedded(), small | {key.replace("__", "."): x for key, x in overrides.items()})
+
+
+def growing(**overrides: object) -> Recipe:
+    """Clones, splits, prunes and resets within 12 iterations; everything random that the paper's recipe has."""
+    small = {
+        "iterations": 12,
+        "cameras.views": 2,
+        "cameras.radius": (3.5, 4.0),
+        "cameras.progress_every": 5,
+        "densify.after": 2,
+        "densify.before": 11,
+        "densify.interval": 4,
+        "densify.gradient_threshold_pixels": 1e-6,
+        "densify.percent_dense": 0.02,
+        "densify.reset_interval": 6,
+        "encoding.disparity_share": 0.4,
+        "bounds.max_gaussians": 100,
+        "noise.kind": "fresh",
+        "sh_degree": 1,
+    }
+    return with_overrides(recipes.paper(), small | {key.replace("__", "."): x for key, x in overrides.items()})
+
+
+def ball(num: int = 60, *, opacity: float = 0.3) -> Gaussians:
+    generator = torch.Generator().manual_seed(0)
+    means = 0.5 * torch.nn.functional.normalize(torch.randn(num, 3, generator=generator), dim=-1)
+    return Gaussians(
+        means * torch.rand(num, 1, generator=generator) ** (1 / 3),
+        (0.05 + 0.05 * torch.rand(num, 3, generator=generator)).log(),
+        torch.randn(num, 4, generator=generator),
+        torch.full((num,), opacity).logit(),
+        0.1 * torch.randn(num, 1, 3, generator=generator),
+    )
+
+
+def run(chosen: Recipe, prompt: str = "a red ball", seed: int = 0, prior: TinyPrior | None = None) -> list[Step]:
+    return list(optimize.optimize(chosen, prior or TinyPrior(), ball(), prompt, seed))
+
+
+def rows(gaussians: Gaussians) -> torch.Tensor:
+    return torch.cat([tensor.reshape(gaussians.num, -1) for tensor in gaussians.tensors().values()], dim=1)
+
+
+def same(left: Step, right: Step) -> bool:
+    populations: list[Population] = [left.state.population, right.state.population]
+    parts = [(p.gaussians, p.first_moment, p.second_moment) for p in populations]
+    return (
+        (left.iteration, left.loss, left.skipped) == (right.iteration, right.loss, right.skipped)
+        and all(torch.equal(rows(a), rows(b)) for a, b in zip(*parts, strict=True))
+        and torch.equal(populations[0].gradient_sum, populations[1].gradient_sum)
+        and torch.equal(left.state.random, right.state.random)
+    )
+
+
+def test_a_toy_target_is_reached() -> None:
+    chosen = recipe(iterations=100, relocate__interval=20)
+    cameras = orbit(3, 20.0, 3.8, 0.55, SIZE)
+
+    def distance(gaussians: Gaussians) -> float:
+        shown = render(gaussians, cameras, torch.tensor(COLOURS["red"]))
+        return float((shown.rgb - torch.tensor(COLOURS["red"])[:, None, None]).norm())
+
+    steps = run(chosen)
+    assert [step.iteration for step in steps] == list(range(1, 101))
+    assert distance(steps[-1].gaussians) < 0.5 * distance(ball())
+    assert all(step.num_gaussians == step.gaussians.num == 60 for step in steps)
+
+
+def test_sds_reaches_it_too_with_its_own_number_of_predictions() -> None:
+    prior = TinyPrior()
+    steps = run(recipes.sds(recipe()), prior=prior)
+    assert len(prior.calls) == len(steps)
+    assert all(batch == 4 and not is_null for batch, _, is_null in prior.calls)  # 2 views, guidance doubles them
+    red = sh_to_rgb(steps[-1].gaussians.sh[:, 0]).mean(0)
+    assert red[0] > 0.55 > 0.5 > red[1]
+
+
+def test_an_sctd_iteration_costs_five_predictions_a_view_or_four_below_the_threshold() -> None:
+    prior = TinyPrior()
+    run(recipe(iterations=20), prior=prior)
+    batches = [batch for batch, _, _ in prior.calls]
+    iterations = batches.count(4)  # the one guided prediction of each
+    assert iterations == 20
+    assert set(batches) == {2, 4}
+    one_step = sum(t <= 150 for batch, t, _ in prior.calls if batch == 4)
+    assert batches.count(2) == 3 * 20 - one_step
+
+
+def test_the_gradient_on_z_0_is_the_objectives_and_none_flows_through_the_denoiser() -> None:
+    """One SDS step from the prior's own mean: the residual has a closed form, and the loss is half its square."""
+    chosen = recipes.sds(
+        recipe(iterations=1, objective__weight=3, guidance__scale=1, guidance__view_text="none", bounds__radius=2)
+    )
+    chosen = with_overrides(chosen, {"regularizers.oversize": 0, "regularizers.alpha_entropy": 0})
+    prior = TinyPrior()
+    (step,) = run(chosen, prior=prior)
+    ((_, t, _),) = prior.calls
+
+    generator = torch.Generator().manual_seed(0)
+    draws.noise(chosen, prior.latent_shape, generator)
+    cameras = draws.views(chosen, 1, SIZE, generator)
+    background = draws.backgrounds(chosen.background, 2, generator)
+    torch.rand(2, generator=generator)
+    noise = draws.noise(chosen, prior.latent_shape, generator)
+    z_0 = prior.encode(render(ball(), cameras, background).rgb)
+    alpha, sigma = prior.schedule.alpha[t], prior.schedule.sigma[t]
+    z_t = alpha * z_0 + sigma * noise
+    eps = sigma * (z_t - alpha * prior._target("red")) / (alpha**2 * VARIANCE + sigma**2)
+    gradient = 3 * sigma**2 * (eps - noise)
+    assert step.loss == pytest.approx(float(gradient.square().sum() / 4), rel=1e-5)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others() -> None:
+    for chosen in (recipe(), growing()):
+        first, again, other = run(chosen), run(chosen), run(chosen, seed=1)
+        assert all(same(a, b) for a, b in zip(first, again, strict=True))
+        assert not torch.equal(first[-1].state.random, other[-1].state.random)
+
+
+@pytest.mark.parametrize("chosen", [recipe(), growing()], ids=["relocating", "growing"])
+def test_a_resumed_run_equals_an_undisturbed_one_in_every_bit(chosen: Recipe) -> None:
+    steps = run(chosen)
+    for stop in (1, 3, 4, 5, 6, 8, 11):  # 4 and 8 relocate or densify, 6 resets opacities
+        resumed = list(
+            optimize.optimize(chosen, TinyPrior(), ball(), "a red ball", 0, resume=steps[stop - 1].checkpoint())
+        )
+        assert len(resumed) == 12 - stop
+        assert all(same(a, b) for a, b in zip(steps[stop:], resumed, strict=True)), stop
+    finished = optimize.optimize(chosen, TinyPrior(), ball(), "a red ball", 0, resume=steps[-1].checkpoint())
+    assert list(finished) == []
+
+
+def test_a_step_may_be_kept_while_the_run_goes_on() -> None:
+    steps = optimize.optimize(recipe(), TinyPrior(), ball(), "a red ball", 0)
+    first = next(steps)
+    before, bytes_before = rows(first.gaussians).clone(), first.checkpoint()
+    *_, last = steps
+    assert torch.equal(rows(first.gaussians), before)
+    assert first.checkpoint() == bytes_before
+    assert not torch.equal(rows(last.gaussians), before)
+    assert not any(tensor.requires_grad for tensor in last.gaussians.tensors().values())
+
+
+def test_a_checkpoint_of_another_recipe_prompt_or_seed_is_refused_at_once() -> None:
+    content = next(optimize.optimize(recipe(), TinyPrior(), ball(), "a red ball", 0)).checkpoint()
+    for chosen, prompt, seed, message in [
+        (recipe(guidance__scale=3), "a red ball", 0, "of recipe"),
+        (recipe(), "a green ball", 0, "of prompt 'a red ball', this run is of prompt 'a green ball'"),
+        (recipe(), "a red ball", 7, "of seed 0, this run is of seed 7"),
+    ]:
+        with pytest.raises(CheckpointError, match=message):
+            optimize.optimize(chosen, TinyPrior(), ball(), prompt, seed, resume=content)
+
+
+def test_growth_stops_at_the_cap_and_opacities_are_reset() -> None:
+    steps = run(growing(bounds__max_gaussians=75))
+    nums = [step.num_gaussians for step in steps]
+    assert nums[:3] == [60] * 3
+    assert nums[3] > 60
+    assert max(nums) == 75
+    opacities = [float(step.gaussians.opacities.max()) for step in steps]
+    assert opacities[4] > 0.2
+    assert opacities[5] <= 0.01 + 1e-6
+
+
+def test_nan_is_undone_counted_and_the_run_goes_on() -> None:
+    prior = TinyPrior()
+    prior.spoil = lambda call: call in (12, 40)  # iterations 3 or 4, and a later one
+    steps = run(recipe(), prior=prior)
+    skips = [step.skipped for step in steps]
+    assert skips[0] == 0
+    assert skips[-1] == 2
+    assert len(steps) == 12
+    for before, after in pairwise(steps):
+        if after.skipped > before.skipped:
+            assert torch.equal(rows(after.gaussians), rows(before.gaussians))
+            assert torch.equal(rows(after.state.population.first_moment), rows(before.state.population.first_moment))
+            assert after.state.updates == before.state.updates
+        else:
+            assert not torch.equal(rows(after.gaussians), rows(before.gaussians))
+    assert bool(rows(steps[-1].gaussians).isfinite().all())
+
+
+def test_many_in_a_row_end_the_run_and_say_where() -> None:
+    prior = TinyPrior()
+    prior.spoil = lambda call: call > 20
+    steps = optimize.optimize(recipe(give_up_after=3), prior, ball(), "a red ball", 0)
+    with pytest.raises(OptimizeError, match=r"NaN or infinity in 3 iterations in a row, .* in the gradient on z_0"):
+        list(steps)
+
+
+def test_a_resumed_run_still_counts_what_was_skipped_before() -> None:
+    prior = TinyPrior()
+    prior.spoil = lambda call: True
+    chosen = recipe(give_up_after=3)
+    step = list(islice(optimize.optimize(chosen, prior, ball(), "a red ball", 0), 2))[-1]
+    with pytest.raises(OptimizeError, match="NaN or infinity in 3 iterations in a row, up to iteration 3"):
+        next(optimize.optimize(chosen, prior, ball(), "a red ball", 0, resume=step.checkpoint()))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "num", "prompt", "message"),
+    [
+        (recipe(), 60, "  ", "the prompt is empty; say what to make"),
+        (recipe(bounds__max_gaussians=59), 60, "x", "60 Gaussians to begin with; expected 1 to 59: change"),
+        (recipe(), 0, "x", "0 Gaussians to begin with; expected 1 to 20000: change seed_shape.count"),
+    ],
+)
+def test_what_cannot_begin_is_refused_at_once(chosen: Recipe, num: int, prompt: str, message: str) -> None:
+    with pytest.raises(OptimizeError) as caught:
+        optimize.optimize(chosen, TinyPrior(), ball(num), prompt, 0)
+    assert message in str(caught.value)
+
+
+def test_the_text_follows_the_view() -> None:
+    """The front is asked to be red, the back blue: the camera decides which."""
+    chosen = recipe(iterations=80, cameras__views=4, sh_degree=0, relocate__enabled=False)
+    gaussians = run(chosen, prompt="a thing")[-1].gaussians
+    shown = render(gaussians, orbit(2, 10.0, 3.8, 0.55, SIZE), torch.zeros(3))
+    front, back = (shown.rgb / shown.alpha[:, None].clamp(min=1e-3))[:, :, SIZE // 2, SIZE // 2]
+    assert front[0] - front[2] > 0.2
+    assert back[2] - back[0] > 0.2
+
+
+def test_harmonics_are_added_or_left_out() -> None:
+    assert next(optimize.optimize(growing(), TinyPrior(), ball(), "a red ball", 0)).gaussians.sh_degree == 1
+    four = ball()
+    four = Gaussians(four.means, four.log_scales, four.quats, four.logit_opacities, four.sh.expand(-1, 4, -1))
+    step = next(optimize.optimize(recipe(), TinyPrior(), four, "a red ball", 0))
+    assert step.gaussians.sh_degree == 0
+
+
+def test_parameters_stay_inside_the_bounds() -> None:
+    chosen = recipe(bounds__radius=0.45, bounds__scale=(0.06, 0.08))
+    for step in run(chosen):
+        assert float(step.gaussians.means.norm(dim=-1).max()) <= 0.45 + 1e-6
+        assert 0.06 - 1e-6 <= float(step.gaussians.scales.min()) <= float(step.gaussians.scales.max()) <= 0.08 + 1e-6
+        assert float(step.gaussians.sh.abs().max()) <= float(rgb_to_sh(torch.tensor(1.0))) + 1e-6
+
+
+def test_backgrounds_come_in_their_shares() -> None:
+    settings = Background(white_share=0.2, black_share=0.3, grey_share=0.1, darkest=0.4)
+    colours = draws.backgrounds(settings, 20_000, torch.Generator().manual_seed(0))
+    white, black = (colours == 1).all(1), (colours == 0).all(1)
+    grey = (colours == colours[:, :1]).all(1) & ~white & ~black
+    for found, share in ((white, 0.2), (black, 0.3), (grey, 0.1)):
+        assert float(found.float().mean()) == pytest.approx(share, abs=0.015)
+    assert 0.4 <= float(colours[~black].min()) < 0.41
+
+
+def test_fixed_noise_stays_and_scale_noise_has_its_spread() -> None:
+    steps = run(recipe(noise__offset=0.5))
+    assert torch.equal(steps[0].state.noise, steps[-1].state.noise)
+    start = ball(20_000)
+    noisy = draws.with_scale_noise(start, 0.2, torch.Generator().manual_seed(0))
+    ratio = noisy.scales / start.scales - 1
+    assert float(ratio.std()) == pytest.approx(0.2**0.5 / 4, rel=0.02)
+    assert float(ratio.mean()) == pytest.approx(0, abs=0.003)
