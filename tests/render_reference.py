@@ -1,10 +1,14 @@
 """Gaussian splatting written down densely in float64 torch: every pixel meets every Gaussian. Slow, short, and the
 measure of the renderers in their tests. Its derivatives are torch's; test_render_cpu holds them to central differences.
+
+`random_scene` and `random_loss` are what the renderers are compared on.
 """
 
 from typing import NamedTuple
 
 import torch
+
+from sctd.cameras import random_views
 
 ALPHA_MIN, ALPHA_MAX, TRANSMITTANCE_MIN = 1 / 255, 0.999, 1e-4
 
@@ -95,3 +99,48 @@ def _view(means, covariance, opacities, colors, view, K, size, background, antia
     image = weight @ colors[kept] + left[:, None] * background
     picture = image.T.reshape(-1, height, width), (1 - left).reshape(height, width)
     return *picture, (weight @ z).reshape(height, width), radii
+
+
+class Splats(NamedTuple):
+    """What `rasterize` splats, in the order of its arguments."""
+
+    means: torch.Tensor
+    quats: torch.Tensor
+    scales: torch.Tensor
+    opacities: torch.Tensor
+    colors: torch.Tensor  # [views, num, channels]
+
+    def leaves(self, dtype=torch.float32, device="cpu"):
+        return Splats(*(tensor.detach().to(device, dtype, copy=True).requires_grad_() for tensor in self))
+
+
+def random_scene(seed, *, num=200, views=3, size=40, scale=0.06, channels=3):
+    """A ball of anisotropic Gaussians of all opacities, jittered cameras, and a background for each."""
+    generator = torch.Generator().manual_seed(seed)
+    means = torch.randn(num, 3, generator=generator)
+    means = 0.75 * torch.nn.functional.normalize(means) * torch.rand(num, 1, generator=generator) ** (1 / 3)
+    splats = Splats(
+        means,
+        torch.randn(num, 4, generator=generator),
+        scale * torch.randn(num, 3, generator=generator).mul(0.5).exp(),
+        torch.randn(num, generator=generator).mul(3).sigmoid(),
+        torch.rand(views, num, channels, generator=generator),
+    )
+    cameras = random_views(
+        generator,
+        views,
+        size=size,
+        radius=(2.0, 3.0),
+        fov_y_radians=(0.4, 0.8),
+        elevation_degrees=(-30.0, 70.0),
+        target_jitter=0.2,
+    )
+    return splats, cameras, torch.rand(views, channels, generator=generator)
+
+
+def random_loss(image, alpha, depth, *, seed=0):
+    """A fixed random linear function of all that is rendered."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = (image, alpha, depth)
+    weights = [torch.randn(part.shape, generator=generator).to(part) for part in parts]
+    return sum((part * weight).sum() for part, weight in zip(parts, weights, strict=True))
