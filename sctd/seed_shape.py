@@ -8,6 +8,7 @@ that their front faces +x where the authors mirror them (y to -y).
 
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -134,9 +135,7 @@ def _cloud(
             f"seed_shape.kind is 'point_e' but there is no {missing} for {prompt!r}; "
             "give a folder of weights that holds one, or set seed_shape.kind=ball"
         )
-    sampler = model.config.sampler.model_copy(
-        update={"guidance_scale": config.cloud_guidance, "steps": config.cloud_steps}
-    )
+    sampler = replace(model.config.sampler, guidance_scale=config.cloud_guidance, steps=config.cloud_steps)
     points = sample_points(model, text_vector[None], generator, sampler)
     if upsampler is not None:
         points = upsample_points(upsampler, points, generator)

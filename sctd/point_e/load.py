@@ -1,11 +1,13 @@
 """Point-E models on disk: our folder (config.json + model.safetensors), or OpenAI's .pt files, both read strictly."""
 
+import difflib
 import json
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from sctd.point_e.model import (
@@ -20,17 +22,26 @@ from sctd.point_e.model import (
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
-def build(config: PointEConfig) -> PointDiffusionTransformer | PointUpsampler:
-    """The model of this configuration with fresh weights; its output is zero until it is trained."""
-    return PointUpsampler(config) if config.kind == "upsampler" else PointDiffusionTransformer(config)
+def load(path: Path | str, device: torch.device | str = "cpu") -> PointDiffusionTransformer:
+    """The text-to-cloud model in this folder or in OpenAI's `base_40m_textvec.pt`; float32, for inference.
 
-
-def load(path: Path | str, device: torch.device | str = "cpu") -> PointDiffusionTransformer | PointUpsampler:
-    """The model in this folder, or in OpenAI's `base_40m_textvec.pt` or `upsample_40m.pt`; float32, for inference.
-
-    A .pt file carries no configuration: it is told by its tensors. PointEError if the files are not a Point-E model.
+    PointEError, naming the file, if that is not such a model. A .pt carries no configuration: its tensors tell it.
     """
-    path = Path(path)
+    model = _load(Path(path), device)
+    if not isinstance(model, PointDiffusionTransformer):
+        raise PointEError(f"{path} is a Point-E upsampler; expected a base model such as base_40m_textvec.pt")
+    return model
+
+
+def load_upsampler(path: Path | str, device: torch.device | str = "cpu") -> PointUpsampler:
+    """As `load`, for the upsampler in this folder or in OpenAI's `upsample_40m.pt`."""
+    model = _load(Path(path), device)
+    if not isinstance(model, PointUpsampler):
+        raise PointEError(f"{path} is a Point-E base model; expected an upsampler such as upsample_40m.pt")
+    return model
+
+
+def _load(path: Path, device: torch.device | str) -> PointDiffusionTransformer | PointUpsampler:
     if path.suffix == ".pt":
         if not path.is_file():
             raise PointEError(
@@ -41,7 +52,7 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> PointDiffusion
     else:
         config, state = _read_config(path), _read_weights(path)
     with torch.device("meta"):
-        model = build(config)
+        model = PointUpsampler(config) if config.kind == "upsampler" else PointDiffusionTransformer(config)
     _compare(state, model.state_dict(), path)
     model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=True, assign=True)
     return model.to(device).eval().requires_grad_(False)
@@ -50,7 +61,7 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> PointDiffusion
 def packed(model: PointDiffusionTransformer | PointUpsampler, dtype: torch.dtype = torch.float16) -> dict[str, bytes]:
     """The files of the model's folder by name; write each into the folder as it is."""
     state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
-    config = json.dumps(model.config.model_dump(), indent=2) + "\n"
+    config = json.dumps(asdict(model.config), indent=2) + "\n"
     return {CONFIG: config.encode(), WEIGHTS: safetensors.torch.save(state, {"format": "pt"})}
 
 
@@ -65,15 +76,33 @@ def _file(folder: Path, name: str) -> bytes:
 
 
 def _read_config(folder: Path) -> PointEConfig:
-    content = _file(folder, CONFIG)
+    content, where = _file(folder, CONFIG), str(folder / CONFIG)
     try:
-        return PointEConfig.model_validate_json(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise PointEError(
-            f"{folder / CONFIG}: {where}: {first['msg']}; expected a Point-E configuration: mend that key"
-        ) from error
+        tree = json.loads(content)
+    except ValueError as error:
+        raise PointEError(f"{where} is not JSON ({error}): copy it again") from error
+    return _parsed(PointEConfig(), tree, where)
+
+
+def _parsed(default: Any, tree: Any, where: str) -> Any:
+    """`tree` as a value of the kind of `default`: unknown keys and other types are refused, absent keys keep it."""
+    if is_dataclass(default) and isinstance(tree, dict):
+        known = {field.name: getattr(default, field.name) for field in fields(default)}
+        for name in tree:
+            if name not in known:
+                nearest = difflib.get_close_matches(name, known, n=1) or [", ".join(known)]
+                raise PointEError(f"{where} has the unknown key {name!r}; expected {nearest[0]}: mend that key")
+        return replace(
+            default, **{name: _parsed(known[name], value, f"{where}: {name}") for name, value in tree.items()}
+        )
+    if isinstance(default, tuple) and isinstance(tree, list):
+        return tuple(_parsed(0.0, value, where) for value in tree)
+    if isinstance(default, float) and type(tree) in (int, float):
+        return float(tree)
+    if type(tree) is not type(default) or is_dataclass(default):
+        kind = "object" if is_dataclass(default) else type(default).__name__
+        raise PointEError(f"{where} is {tree!r}; expected a value of type {kind}: mend that key")
+    return tree
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:

@@ -5,11 +5,10 @@ Conditions (time, CLIP vector, coarse cloud) stand before the points as tokens o
 """
 
 import math
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,41 +17,44 @@ class PointEError(ValueError):
     """What a user can mend: the message says what was found, what was expected and what to do."""
 
 
-class DiffusionConfig(BaseModel):
-    """The noise process and the units of the network: channel = value · scale + bias, for x y z and R G B in 0..255."""
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """The noise process and the units of the network: channel = value · scale + bias, for x y z and R G B in 0..255.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    schedule: Literal["cosine", "linear"] = "cosine"
-    timesteps: int = Field(default=1024, ge=2)
+    `schedule` is "cosine" or "linear".
+    """
+
+    schedule: str = "cosine"
+    timesteps: int = 1024
     channel_scales: tuple[float, ...] = (2.0, 2.0, 2.0, 0.007843137255, 0.007843137255, 0.007843137255)
     channel_biases: tuple[float, ...] = (0.0, 0.0, 0.0, -1.0, -1.0, -1.0)
 
 
-class SamplerConfig(BaseModel):
+@dataclass(frozen=True)
+class SamplerConfig:
     """Karras et al. 2022, Alg. 2, with the values of OpenAI's sampler; `guidance_scale` 1 is the plain prediction."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    steps: int = Field(default=64, ge=1)
-    sigma_min: float = Field(default=1e-3, gt=0)
-    sigma_max: float = Field(default=120.0, gt=0)
-    rho: float = Field(default=7.0, gt=0)
-    s_churn: float = Field(default=3.0, ge=0)
-    guidance_scale: float = Field(default=3.0, ge=0)
+    steps: int = 64
+    sigma_min: float = 1e-3
+    sigma_max: float = 120.0
+    rho: float = 7.0
+    s_churn: float = 3.0
+    guidance_scale: float = 3.0
 
 
-class PointEConfig(BaseModel):
+@dataclass(frozen=True)
+class PointEConfig:
     """config.json beside model.safetensors. OpenAI's keys where OpenAI has one; the defaults are its base40M-textvec.
 
-    `kind`: from a CLIP text vector to a coarse cloud, or from a coarse cloud to the points between. `token_cond` and
-    `time_token_cond`: the condition is a token of its own, else it is added to every point. `axes`: the clouds stand in
-    our world (z up, front +x) or as Point-E makes them (z up, front -y).
+    `kind`: "text_vector", from a CLIP text vector to a coarse cloud, or "upsampler", from a coarse cloud to the points
+    between. `token_cond`, `time_token_cond`: the condition is a token of its own, else it is added to every point.
+    `axes`: "point_e", clouds as Point-E makes them (z up, front -y), or "world", in our world (z up, front +x).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    kind: Literal["text_vector", "upsampler"] = "text_vector"
+    kind: str = "text_vector"
     input_channels: int = 6
     output_channels: int = 12
-    n_ctx: int = Field(default=1024, ge=1)
+    n_ctx: int = 1024
     width: int = 512
     layers: int = 12
     heads: int = 8
@@ -60,9 +62,8 @@ class PointEConfig(BaseModel):
     token_cond: bool = True
     time_token_cond: bool = True
     clip_width: int = 768
-    cond_ctx: int = 1024
     grid_tokens: int = 256
-    axes: Literal["world", "point_e"] = "point_e"
+    axes: str = "point_e"
     diffusion: DiffusionConfig = DiffusionConfig()
     sampler: SamplerConfig = SamplerConfig()
 
@@ -231,6 +232,17 @@ def _linear(inputs: int, outputs: int, std: float) -> nn.Linear:
 
 
 def _check(config: PointEConfig) -> None:
+    choices = {
+        "kind": (config.kind, ("text_vector", "upsampler")),
+        "axes": (config.axes, ("world", "point_e")),
+        "diffusion.schedule": (config.diffusion.schedule, ("cosine", "linear")),
+    }
+    for name, (found, known) in choices.items():
+        if found not in known:
+            raise PointEError(f"{name} is {found!r}; expected {' or '.join(map(repr, known))}: change config.json")
+    sizes = (config.n_ctx, config.width, config.layers, config.heads, config.clip_width, config.sampler.steps)
+    if min(*sizes, config.diffusion.timesteps - 1) < 1 or not 0 < config.sampler.sigma_min <= config.sampler.sigma_max:
+        raise PointEError("a size, a number of steps or a noise level is not positive: change config.json")
     if config.width % config.heads or config.width % 2:
         raise PointEError(
             f"width {config.width} with {config.heads} heads; expected an even width that the heads divide: "
@@ -241,8 +253,9 @@ def _check(config: PointEConfig) -> None:
             f"{config.output_channels} output channels for {config.input_channels} inputs; expected one noise channel "
             "or more for each: change config.json"
         )
-    for name in ("channel_scales", "channel_biases"):
-        if len(getattr(config.diffusion, name)) != config.input_channels:
+    for name, numbers in (("scales", config.diffusion.channel_scales), ("biases", config.diffusion.channel_biases)):
+        if len(numbers) != config.input_channels:
             raise PointEError(
-                f"diffusion.{name} has not {config.input_channels} numbers, one a channel: change config.json"
+                f"diffusion.channel_{name} has {len(numbers)} numbers; expected {config.input_channels}, one for each "
+                "channel: change config.json"
             )

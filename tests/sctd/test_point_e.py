@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ from sctd.point_e import (
     BASE_40M_TEXTVEC,
     UPSAMPLE_40M,
     DiffusionConfig,
+    PointDiffusionTransformer,
     PointEConfig,
     PointEError,
+    PointUpsampler,
     SamplerConfig,
-    build,
     load,
+    load_upsampler,
     packed,
     sample_clouds,
     sample_points,
@@ -35,15 +38,14 @@ TINY = PointEConfig(
     axes="world",
     sampler=SamplerConfig(steps=6, sigma_max=20.0),
 )
-TINY_UPSAMPLER = UPSAMPLE_40M.model_copy(
-    update={"n_ctx": 24, "width": 16, "layers": 1, "heads": 2, "clip_width": 8, "grid_tokens": 4}
-)
+TINY_UPSAMPLER = replace(UPSAMPLE_40M, n_ctx=24, width=16, layers=1, heads=2, clip_width=8, grid_tokens=4)
 
 
 def tiny(config=TINY, seed=0):
     """A model whose output is not zero: every parameter is drawn."""
     generator = torch.Generator().manual_seed(seed)
-    model = build(config).eval().requires_grad_(False)
+    kind = PointUpsampler if config.kind == "upsampler" else PointDiffusionTransformer
+    model = kind(config).eval().requires_grad_(False)
     for name, parameter in model.named_parameters():
         drawn = torch.randn(parameter.shape, generator=generator)
         parameter.copy_(1 + 0.1 * drawn if "ln_" in name else drawn / math.sqrt(parameter.shape[-1]))
@@ -85,10 +87,16 @@ def published_shapes(width, layers, extra):
 
 
 @pytest.mark.parametrize(
-    ("config", "extra", "millions"),
+    ("kind", "config", "extra", "millions"),
     [
-        (BASE_40M_TEXTVEC, {"clip_embed.weight": (512, 768), "clip_embed.bias": (512,)}, 40.33),
         (
+            PointDiffusionTransformer,
+            BASE_40M_TEXTVEC,
+            {"clip_embed.weight": (512, 768), "clip_embed.bias": (512,)},
+            40.33,
+        ),
+        (
+            PointUpsampler,
             UPSAMPLE_40M,
             {
                 "clip_embed.0.weight": (1024,),
@@ -105,9 +113,9 @@ def published_shapes(width, layers, extra):
     ],
     ids=["base40M-textvec", "upsample"],
 )
-def test_the_published_models_have_openai_s_parameters(config, extra, millions):
+def test_the_published_models_have_openai_s_parameters(kind, config, extra, millions):
     with torch.device("meta"):
-        model = build(config)
+        model = kind(config)
     assert {name: tuple(value.shape) for name, value in model.state_dict().items()} == published_shapes(512, 12, extra)
     assert round(sum(p.numel() for p in model.parameters()) / 1e6, 2) == millions
 
@@ -128,7 +136,7 @@ def test_attention_is_openai_s_formula():
 
 @pytest.mark.parametrize(("token_cond", "time_token_cond"), [(True, True), (False, False), (False, True)])
 def test_conditions_are_tokens_before_the_points_or_are_added_to_each(token_cond, time_token_cond):
-    model = tiny(TINY.model_copy(update={"token_cond": token_cond, "time_token_cond": time_token_cond}))
+    model = tiny(replace(TINY, token_cond=token_cond, time_token_cond=time_token_cond))
     x, t = torch.randn(2, 6, 16, generator=generator(1)), torch.tensor([3, 900])
     text = nn.functional.normalize(torch.randn(2, 8, generator=generator(2)), dim=1)
     clip = model.clip_embed(text * math.sqrt(8))[:, None]
@@ -232,7 +240,7 @@ def test_guidance_pushes_away_from_the_unconditional_prediction():
     found = sample_points(model, 7 * text, generator(9), one_step)  # the length of the text vector is of no account
     np.testing.assert_allclose(found[0, :3], scaled[0, :3] / 2, atol=1e-4)
     np.testing.assert_allclose(found[0, 3:], (scaled[0, 3:] + 1) / 0.007843137255, atol=2e-2)
-    plain = sample_points(model, text, generator(9), one_step.model_copy(update={"guidance_scale": 1.0}))
+    plain = sample_points(model, text, generator(9), replace(one_step, guidance_scale=1.0))
     np.testing.assert_allclose(plain[0, :3], clean(text)[0, :3] / 2, atol=1e-4)
 
 
@@ -248,7 +256,7 @@ def test_a_seed_makes_one_cloud():
 
 def test_point_e_s_front_is_turned_to_ours():
     """-y becomes +x by a rotation, not a mirror: z stays, and x × y stays z."""
-    ours, theirs = tiny(), tiny(TINY.model_copy(update={"axes": "point_e"}))
+    ours, theirs = tiny(), tiny(replace(TINY, axes="point_e"))
     raw = sample_points(ours, torch.eye(8)[:1], generator(1))
     turned = sample_clouds(theirs, torch.eye(8)[:1], generator(1)).coords[0]
     rotation = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
@@ -269,7 +277,7 @@ def test_a_model_comes_back_from_its_folder(tmp_path, config):
     model = tiny(config)
     for name, content in packed(model, torch.float32).items():
         (tmp_path / name).write_bytes(content)
-    found = load(tmp_path)
+    found = (load_upsampler if config.kind == "upsampler" else load)(tmp_path)
     assert found.config == config
     assert found.state_dict().keys() == model.state_dict().keys()
     assert all(value.equal(found.state_dict()[name]) for name, value in model.state_dict().items())
@@ -299,19 +307,31 @@ def test_a_missing_file_is_named(tmp_path):
         load(tmp_path / "base_40m_textvec.pt")
 
 
-def test_an_unknown_key_of_the_configuration_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"widht": 16}', r"config\.json has the unknown key 'widht'; expected width: mend that key"),
+        ('{"sampler": {"steps": "many"}}', r"config\.json: sampler: steps is 'many'; expected a value of type int"),
+        ('{"token_cond": 1}', r"token_cond is 1; expected a value of type bool"),
+        ('{"sampler": 3}', r"sampler is 3; expected a value of type object"),
+        ('{"axes": "up"}', r"axes is 'up'; expected 'world' or 'point_e'"),
+        ('{"n_ctx": 0}', r"a size, a number of steps or a noise level is not positive"),
+        ("{", r"config\.json is not JSON"),
+    ],
+)
+def test_a_bad_configuration_is_one_sentence(tmp_path, text, message):
     save_tiny(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"widht": 16}))
-    with pytest.raises(PointEError, match=r"config\.json: widht: Extra inputs are not permitted; .* mend that key"):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(PointEError, match=message):
         load(tmp_path)
 
 
 def test_weights_of_another_model_are_refused(tmp_path):
     save_tiny(tmp_path)
-    (tmp_path / "config.json").write_text(TINY.model_copy(update={"width": 32, "layers": 3}).model_dump_json())
+    (tmp_path / "config.json").write_text(json.dumps(asdict(replace(TINY, width=32, layers=3))))
     with pytest.raises(PointEError, match=r"tensors do not fit .*resblocks\.2\.\S+ is missing.* of one model"):
         load(tmp_path)
-    (tmp_path / "config.json").write_text(TINY.model_copy(update={"clip_width": 9}).model_dump_json())
+    (tmp_path / "config.json").write_text(json.dumps(asdict(replace(TINY, clip_width=9))))
     with pytest.raises(PointEError, match=r"1 of \d+ tensors .*clip_embed\.weight is \[16, 8\] instead of \[16, 9\]"):
         load(tmp_path)
 
@@ -333,6 +353,16 @@ def test_a_pt_file_is_told_by_its_tensors(tmp_path):
         load(tmp_path / "upsample_40m.pt")
 
 
+def test_a_model_of_the_other_kind_is_refused(tmp_path):
+    save_tiny(tmp_path)
+    with pytest.raises(PointEError, match=r"is a Point-E base model; expected an upsampler such as upsample_40m\.pt"):
+        load_upsampler(tmp_path)
+    for name, content in packed(tiny(TINY_UPSAMPLER)).items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(PointEError, match=r"is a Point-E upsampler; expected a base model such as base_40m_textvec"):
+        load(tmp_path)
+
+
 def test_unfit_text_vectors_are_refused():
     with pytest.raises(PointEError, match=r"have 9 numbers; this Point-E model was trained on 8"):
         sample_clouds(tiny(), torch.ones(1, 9), generator())
@@ -342,6 +372,6 @@ def test_unfit_text_vectors_are_refused():
 
 def test_a_configuration_that_cannot_be_built_is_refused():
     with pytest.raises(PointEError, match=r"width 16 with 3 heads"):
-        build(TINY.model_copy(update={"heads": 3}))
-    with pytest.raises(PointEError, match=r"channel_scales has not 6 numbers"):
-        build(TINY.model_copy(update={"diffusion": DiffusionConfig(channel_scales=(1.0,))}))
+        PointDiffusionTransformer(replace(TINY, heads=3))
+    with pytest.raises(PointEError, match=r"channel_scales has 1 numbers; expected 6"):
+        PointDiffusionTransformer(replace(TINY, diffusion=DiffusionConfig(channel_scales=(1.0,))))

@@ -10,7 +10,7 @@ import torch
 
 from sctd.formats import ply
 from sctd.gaussians import Gaussians, sh_to_rgb
-from sctd.point_e import PointEConfig, SamplerConfig, build
+from sctd.point_e import PointDiffusionTransformer, PointEConfig, SamplerConfig
 from sctd.recipe_parts import SeedShape
 from sctd.seed_shape import (
     Points,
@@ -163,7 +163,7 @@ def test_a_bad_ply_is_one_sentence(tmp_path):
 def tiny_point_e():
     """Output zero: every sampled point is the starting noise, clipped to the data's range."""
     sampler = SamplerConfig(steps=3, sigma_max=5.0, s_churn=0.0)
-    return build(
+    return PointDiffusionTransformer(
         PointEConfig(n_ctx=20, width=16, layers=1, heads=2, clip_width=8, axes="world", sampler=sampler)
     ).requires_grad_(False)
 
