@@ -1,0 +1,75 @@
+"""The flow: jobs → assets → scores → records → tables. What is there already is not made again."""
+
+from functools import partial
+from typing import Any
+
+from cluster.executor import Executor, Stage, Watcher, Worker, unwatched
+from pipeline.jobs import Asset
+from pipeline.models import Weights
+from pipeline.placement import Placement, place
+from pipeline.protocol import Protocol
+from pipeline.records import of_asset, of_job
+from pipeline.run import Run
+from pipeline.store import GENERATION, Store
+
+
+def bench(run: Run, executor: Executor, store: Store, workers: int | None, watcher: Watcher = unwatched) -> None:
+    """Generate, render and score every unfinished job."""
+    jobs = store.unfinished(run.jobs, run.evaluation)
+    placement = place(executor, len(jobs), workers)
+    texts = [prompt.text for prompt in run.prompts]
+    stages = [generation(store, run.weights, placement), evaluation(store, run.weights, placement, run.protocol, texts)]
+    for outcome in executor.run(stages, jobs, watcher):
+        store.write_record(of_job(outcome, run.evaluation, store))
+
+
+def generate(run: Run, executor: Executor, store: Store, workers: int | None, watcher: Watcher = unwatched) -> None:
+    """Make every asset that is not there, and judge none."""
+    jobs = store.unfinished(run.jobs, None)
+    placement = place(executor, len(jobs), workers)
+    for outcome in executor.run([generation(store, run.weights, placement)], jobs, watcher):
+        store.write_record(of_job(outcome, None, store))
+
+
+def evaluate(
+    store: Store,
+    manifest: dict[str, Any],
+    judges: Weights,
+    digest: str,
+    executor: Executor,
+    watcher: Watcher = unwatched,
+) -> None:
+    """Judge every asset of a run folder that has not been judged by these judges in this way (`digest` names both)."""
+    jobs = {job["job_id"]: job for job in manifest["jobs"]}
+    made = {job_id: store.read_json(store.item(job_id) / GENERATION) for job_id in jobs}
+    judged = {record["job_id"] for record in store.records(jobs) if record["evaluation"] == digest}
+    assets = [
+        Asset(job_id, jobs[job_id]["prompt"], facts) for job_id, facts in made.items() if facts and job_id not in judged
+    ]
+    texts = list(dict.fromkeys(job["prompt"] for job in jobs.values()))
+    stage = evaluation(store, judges, place(executor, len(assets), 1), Protocol(manifest["views"]), texts)
+    for outcome in executor.run([stage], assets, watcher):
+        store.write_record(of_asset(outcome, jobs[outcome.item.job_id], digest))
+
+
+def generation(store: Store, weights: Weights, placement: Placement) -> Stage:
+    make = partial(_generator, store, weights)
+    return Stage("generate", make, workers=placement.generators, gpus=placement.generator_gpus, cpus=1)
+
+
+def evaluation(store: Store, weights: Weights, placement: Placement, protocol: Protocol, texts: list[str]) -> Stage:
+    """It reserves no core: where generators have them all it takes its turns, and is never waited for in vain."""
+    make = partial(_evaluator, store, weights, protocol, texts)
+    return Stage("evaluate", make, workers=1, gpus=placement.evaluator_gpus, cpus=0)
+
+
+def _generator(*arguments: Any) -> Worker:
+    from pipeline.generate import Generator  # here, so that only workers load torch
+
+    return Generator(*arguments)
+
+
+def _evaluator(*arguments: Any) -> Worker:
+    from pipeline.evaluate import Evaluator
+
+    return Evaluator(*arguments)

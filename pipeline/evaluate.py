@@ -1,0 +1,84 @@
+"""From an asset to numbers: load the judges once, then per asset the views, and what each judge says of each view."""
+
+import hashlib
+import io
+import time
+from collections.abc import Generator as Progressing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cluster.executor import Progress
+from evaluation.clip_score import ClipScorer, clip_score, is_nearest
+from evaluation.features import ClipTower
+from evaluation.image_reward import ImageReward
+from evaluation.references import from_bytes
+from evaluation.statistics import lowest_tenth
+from pipeline import devices, pictures
+from pipeline.jobs import Asset
+from pipeline.models import Weights
+from pipeline.protocol import Protocol
+from pipeline.store import ASSET, EVALUATION, Store
+from sctd.formats import ply
+
+METRICS = "clip", "ir", "clip_rprec"  # one number per view
+STAGES = 4  # rendering and three judges
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An asset and its scores: per metric the mean, standard deviation and lowest tenth over its views."""
+
+    asset: Asset
+    scores: dict[str, dict[str, float]]
+    seconds: float
+
+
+class Evaluator:
+    """A worker: all judges on one device. `texts` are all prompts of the run, among which R-precision asks."""
+
+    def __init__(self, store: Store, weights: Weights, protocol: Protocol, texts: Sequence[str]):
+        self.store, self.protocol, self.texts = store, protocol, list(texts)
+        self.device = devices.prepare()
+        self.scorer = ClipScorer.load(weights.part("scorer"), self.device, weights.name)
+        self.tower = ClipTower(self.scorer)
+        self.reward = ImageReward.load(weights.part("reward"), self.device)
+        reference = from_bytes(weights.part("reference.npz").read_bytes())
+        reference.require_network(self.tower.name, self.tower.weights)
+        self.text_features = self.scorer.text_features(self.texts)
+
+    def __call__(self, asset: Asset) -> Progressing[Progress, None, Judged]:
+        begun = time.monotonic()
+        folder = self.store.item(asset.job_id)
+        gaussians = ply.from_ply((folder / ASSET).read_bytes()).to(self.device)
+        views = pictures.on_white(gaussians, self.protocol.cameras(asset.facts["image_size"]))
+        yield Progress(1, STAGES, f"{len(views)} views")
+        number = self.texts.index(asset.prompt)
+        image_features = self.scorer.image_features(views)
+        yield Progress(2, STAGES, "CLIP")
+        rewards = self.reward.score(views, asset.prompt)
+        yield Progress(3, STAGES, "ImageReward")
+        arrays = {
+            "clip": clip_score(image_features, self.text_features[number]),
+            "clip_rprec": is_nearest(image_features, self.text_features, number),
+            "ir": rewards,
+            "image_features": image_features,
+            "text_feature": self.text_features[number],
+            "features": self.tower(views),
+        }
+        self.store.write(folder / EVALUATION, _npz(arrays, hashlib.sha256(views.tobytes()).hexdigest()))
+        yield Progress(STAGES, STAGES, "features")
+        scores = {name: _summary(arrays[name]) for name in METRICS}
+        return Judged(asset, scores, time.monotonic() - begun)
+
+
+def _summary(values: np.ndarray) -> dict[str, float]:
+    return {"mean": float(values.mean()), "sd": float(values.std()), "p10": lowest_tenth(values)}
+
+
+def _npz(arrays: dict[str, Any], views_sha256: str) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, views_sha256=np.array(views_sha256), **arrays)
+    return file.getvalue()

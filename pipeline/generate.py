@@ -1,0 +1,154 @@
+"""From a job to an asset: load the prior once, then per job seed shape → distillation → .ply, turntable, contact sheet.
+
+Everything lies in the item's folder: a job that was interrupted goes on from its checkpoint, one that was made is not
+made again.
+"""
+
+import json
+import time
+from collections.abc import Generator as Progressing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cluster.executor import Progress
+from pipeline import devices, pictures
+from pipeline.jobs import Asset, Job
+from pipeline.models import Weights
+from pipeline.store import ASSET, CHECKPOINT, CONTACT, GENERATION, TURNTABLE, Store
+from sctd.cameras import orbit
+from sctd.checkpoint import CheckpointError
+from sctd.densify import DensifyError
+from sctd.formats import ply
+from sctd.gaussians import Gaussians
+from sctd.optimize import OptimizeError, Step, optimize
+from sctd.prior import StableDiffusionPrior
+from sctd.seed_shape import cloud_prompt, initial_gaussians
+
+CHECKPOINT_SECONDS = 20.0
+TURNTABLE_VIEWS, TURNTABLE_ELEVATION_DEGREES = 120, 15.0
+
+
+class NumericError(ArithmeticError):
+    """Distillation broke down in NaN, infinity or nothing."""
+
+
+class Generator:
+    """A worker: one prior on one device."""
+
+    def __init__(self, store: Store, weights: Weights, checkpoint_seconds: float = CHECKPOINT_SECONDS):
+        self.store, self.weights, self.checkpoint_seconds = store, weights, checkpoint_seconds
+        self.device = devices.prepare()
+        self.prior = StableDiffusionPrior.load(weights.part("prior"), self.device)
+
+    def __call__(self, job: Job) -> Progressing[Progress, None, Asset]:
+        folder = self.store.item(job.id)
+        facts = self.store.read_json(folder / GENERATION)
+        if facts is None:
+            facts = yield from self._make(job)
+            self.store.write_json(folder / GENERATION, facts)  # last: with it, the asset and its pictures are there
+            (folder / CHECKPOINT).unlink(missing_ok=True)
+        return Asset(job.id, job.prompt.text, facts)
+
+    def _make(self, job: Job) -> Progressing[Progress, None, dict[str, Any]]:
+        folder, begun = self.store.item(job.id), time.monotonic()
+        initial = self._initial(job)
+        init_seconds = time.monotonic() - begun
+        steps, start = self._steps(job, initial, Checkpoint.read(folder / CHECKPOINT))
+        saved_at = time.monotonic()
+        for step in _told(steps):
+            seconds = start.seconds + time.monotonic() - begun
+            yield Progress(step.iteration, step.iterations, f"{step.num_gaussians:,} Gaussians")
+            if time.monotonic() - saved_at >= self.checkpoint_seconds and step.iteration < step.iterations:
+                saved_at = time.monotonic()
+                checkpoint = Checkpoint(step.iteration, seconds, step.checkpoint())
+                self.store.write(folder / CHECKPOINT, checkpoint.to_bytes())
+        self.store.write(folder / ASSET, ply.to_ply(step.gaussians))
+        self._picture(job, step.gaussians)
+        return {
+            "init_seconds": init_seconds,
+            "optimize_seconds": seconds,
+            "seconds": start.seconds + time.monotonic() - begun,
+            "resumed_from": start.iteration,
+            "iterations": step.iterations,
+            "image_size": self.prior.image_size,
+            "num_gaussians": step.num_gaussians,
+            "loss": step.loss,
+            "skipped_iterations": step.skipped,
+            "peak_bytes": devices.peak_bytes(self.device),
+            "device": devices.name(self.device),
+        }
+
+    def _initial(self, job: Job) -> Gaussians:
+        config, text = job.recipe.seed_shape, job.prompt.shape_text
+        generator = torch.Generator().manual_seed(job.seed)
+        if config.kind != "point_e":
+            return initial_gaussians(config, text, generator).to(self.device)
+        scorer, model = self._cloud_models
+        vector = torch.from_numpy(scorer.text_features([cloud_prompt(config, text)])[0])
+        return initial_gaussians(config, text, generator, model, vector.to(self.device)).to(self.device)
+
+    @cached_property
+    def _cloud_models(self) -> tuple[Any, Any]:
+        """Point-E, and the CLIP model whose text vectors it was trained on."""
+        from evaluation.clip_score import ClipScorer
+        from sctd import point_e
+
+        scorer = ClipScorer.load(self.weights.part("scorer"), self.device, self.weights.name)
+        return scorer, point_e.load(self.weights.part("shape"), self.device)
+
+    def _steps(self, job: Job, initial: Gaussians, saved: "Checkpoint") -> tuple[Iterator[Step], "Checkpoint"]:
+        """The iterations that are left, and from where they go on; a checkpoint of an older version is not used."""
+        run = partial(optimize, job.recipe, self.prior, initial, job.prompt.text, job.seed)
+        if saved.iteration:
+            try:
+                return run(resume=saved.state), saved
+            except CheckpointError:
+                (self.store.item(job.id) / CHECKPOINT).unlink()
+        return run(), NO_CHECKPOINT
+
+    @torch.no_grad()
+    def _picture(self, job: Job, gaussians: Gaussians) -> None:
+        cameras = orbit(TURNTABLE_VIEWS, TURNTABLE_ELEVATION_DEGREES, 3.5, 0.55, self.prior.image_size)
+        views = pictures.on_white(gaussians, cameras)
+        folder = self.store.item(job.id)
+        self.store.write(folder / TURNTABLE, pictures.video(views))
+        self.store.write(folder / CONTACT, pictures.contact_sheet(views, job.prompt.text))
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state after some iterations, and the seconds that they took: a line of JSON, then the state's bytes."""
+
+    iteration: int
+    seconds: float
+    state: bytes
+
+    def to_bytes(self) -> bytes:
+        return json.dumps({"iteration": self.iteration, "seconds": self.seconds}).encode() + b"\n" + self.state
+
+    @classmethod
+    def read(cls, path: Path) -> "Checkpoint":
+        """The checkpoint in a file; the beginning where there is none that can be read."""
+        if not path.exists():
+            return NO_CHECKPOINT
+        header, _, state = path.read_bytes().partition(b"\n")
+        try:
+            return cls(**json.loads(header), state=state)
+        except (ValueError, TypeError):
+            return NO_CHECKPOINT
+
+
+NO_CHECKPOINT = Checkpoint(0, 0.0, b"")
+
+
+def _told(steps: Iterator[Step]) -> Iterator[Step]:
+    """The steps, with their breakdowns told as what they are: not the fault of the input."""
+    try:
+        yield from steps
+    except (OptimizeError, DensifyError) as error:
+        raise NumericError(str(error)) from error

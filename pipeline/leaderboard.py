@@ -1,0 +1,247 @@
+"""Records → tables: one row per objective and run, one row per object. The only pandas.
+
+A number that could not be computed is an empty cell, never zero; every average says over how many prompts it went.
+Metrics are named after the models that give them (`clip@embedded`), so that no column mixes judges.
+"""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from evaluation.fid import Estimate, frechet, kernel_distance
+from evaluation.references import Reference, from_bytes, require_one_reference
+from evaluation.statistics import mean_over_prompts
+from pipeline.errors import UserError
+from pipeline.jobs import digest
+from pipeline.store import ASSET, EVALUATION, Store
+
+MEANS = "clip", "ir"  # averaged over views, then over prompts
+USER_STUDY = "q1_rank", "q2_rank", "q3_rank", "n_voters"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run folder as it lies there: its manifest and how each of its jobs ended (None: not yet)."""
+
+    store: Store
+    manifest: dict[str, Any]
+    records: dict[str, dict[str, Any] | None]
+
+    @classmethod
+    def read(cls, store: Store) -> "Finished":
+        """Raises UserError where there is no run."""
+        manifest = store.read_json(store.root / "run.json")
+        if manifest is None:
+            raise UserError(f"{store.root} holds no run (no run.json); give the folder that a bench wrote.")
+        return cls(store, manifest, {job["job_id"]: store.record(job["job_id"]) for job in manifest["jobs"]})
+
+    @property
+    def models(self) -> str:
+        return self.manifest["weights"]["name"]
+
+    def jobs(self, objective: str) -> list[dict[str, Any]]:
+        return [job for job in self.manifest["jobs"] if job["objective"] == objective]
+
+    def done(self, objective: str) -> list[dict[str, Any]]:
+        """The records with scores, in the order of the jobs."""
+        found = (self.records[job["job_id"]] for job in self.jobs(objective))
+        return [record for record in found if record is not None and record["status"] == "done"]
+
+    def reference(self) -> Reference:
+        """What the distances are taken from. Raises UserError where it is gone or another."""
+        path = Path(self.manifest["weights"]["folder"]) / "reference.npz"
+        if not path.is_file():
+            raise UserError(f"{path}, which {self.store.root} was judged against, is gone; put it back.")
+        return from_bytes(path.read_bytes())
+
+
+def board(runs: list[Finished]) -> pd.DataFrame:
+    """`leaderboard.csv`: a row per objective of each run. Raises EvaluationError for runs of different references."""
+    rows = [_row(run, objective) for run in runs for objective in run.manifest["recipes"]]
+    for models in {run.models for run in runs}:
+        column = f"fd@{models}"
+        require_one_reference({row["ref_key"] for row in rows if row.get(column) is not None} or {""})
+    return pd.DataFrame(rows)
+
+
+def per_object(run: Finished) -> pd.DataFrame:
+    """`per_object.csv`: a row per job."""
+    return pd.DataFrame([_object(run, job) for job in run.manifest["jobs"]])
+
+
+def csv(table: pd.DataFrame) -> bytes:
+    return table.to_csv(index=False, lineterminator="\n").encode()
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """The board for people: value ± standard error, ↑ or ↓, the best of several in bold."""
+    columns = columns_of(table)
+    metrics = [name for name in table.columns if columns.get(name, {}).get("direction") and table[name].notna().any()]
+    arrows = {"higher": "↑", "lower": "↓"}
+    header = ["method", "prompts", *(f"{name} {arrows[columns[name]['direction']]}" for name in metrics)]
+    lines = [header, ["---"] * len(header)]
+    for _, row in table.iterrows():
+        made = f"{row.n_prompts - row.n_failed} of {row.n_prompts}" if row.n_failed else f"{row.n_prompts}"
+        lines.append([row.method, made, *(_cell(table, row, name, columns[name]["direction"]) for name in metrics)])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def columns_of(table: pd.DataFrame) -> dict[str, dict[str, str]]:
+    """`columns.json`: unit, direction and definition of the columns that are measured."""
+    definitions = {}
+    for name in table.columns:
+        metric, _, models = str(name).partition("@")
+        suffix = next((ending for ending in ("_se", "_lo", "_hi") if models.endswith(ending)), "")
+        known = _METRICS.get(metric)
+        if known is None:
+            continue
+        unit, direction, definition = known
+        if suffix:
+            definition, direction = f"{_SUFFIXES[suffix]} of {metric}@{models.removesuffix(suffix)}", ""
+        definitions[str(name)] = {"unit": unit, "direction": direction, "definition": definition}
+    return definitions
+
+
+_SUFFIXES = {
+    "_se": "standard error",
+    "_lo": "lower end of the 95 % t-interval",
+    "_hi": "upper end of the 95 % t-interval",
+}
+_METRICS = {
+    "clip": ("points", "higher", "100 cos(view, prompt), mean over views, then over prompts"),
+    "clip_p10": ("points", "higher", "10 % quantile of clip over an object's views, mean over prompts"),
+    "clip_rprec": ("share", "higher", "share of views whose nearest prompt of the run is the right one"),
+    "ir": ("standard deviations", "higher", "ImageReward, standardised, mean over views, then over prompts"),
+    "ir_p10": ("standard deviations", "higher", "10 % quantile of ir over an object's views, mean over prompts"),
+    "fd": (
+        "squared distance",
+        "lower",
+        "Fréchet distance of all views from the reference; jackknife error over objects",
+    ),
+    "kid_cl": ("10^-3", "lower", "kernel distance without pairs of views of one object; jackknife error over objects"),
+    "time_min": ("minutes", "lower", "making one asset, mean over prompts"),
+    "peak_gib": ("GiB", "", "most memory of a process that makes assets (of its GPU, where there is one)"),
+    "n_gauss": ("Gaussians", "", "of an asset, mean over prompts"),
+}
+
+
+def _row(run: Finished, objective: str) -> dict[str, Any]:
+    manifest, jobs, done = run.manifest, run.jobs(objective), run.done(objective)
+    recipe, session = manifest["recipes"][objective], manifest["sessions"][-1]
+    identity = {
+        "run_id": manifest["run_id"],
+        "date_utc": session["started_utc"],
+        "method": objective,
+        "recipe": recipe["name"],
+        "source": "run",
+        "comparable": True,
+        "guidance": "cfg",
+        "cfg_scale": recipe["guidance"]["scale"],
+        "n_prompts": len(jobs),
+        "n_seeds": len({job["seed"] for job in jobs}),
+        "n_views": manifest["views"],
+        "n_failed": sum((run.records[job["job_id"]] or {}).get("status") == "failed" for job in jobs),
+        "protocol": manifest["protocol"],
+    }
+    origin = {
+        "prompts_sha": digest(sorted(job["prompt"] for job in jobs))[:16],
+        "ref_key": None,
+        "weights_sha": digest(manifest["weights"]["sha256"])[:16],
+        "metric_version": manifest["metric_version"],
+        "code_sha": session["commit"],
+        "env_sha": digest(session["versions"])[:16],
+    }
+    if done:
+        distances, origin["ref_key"] = _distances(run, done)
+        identity |= _means(run.models, done) | distances | _costs(done)
+    return identity | dict.fromkeys(USER_STUDY) | origin
+
+
+def _means(models: str, done: list[dict[str, Any]]) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for metric in MEANS:
+        name = f"{metric}@{models}"
+        mean = mean_over_prompts(_column(done, metric, "mean"))
+        row |= {name: mean.value, f"{name}_se": mean.standard_error, f"{name}_lo": mean.low, f"{name}_hi": mean.high}
+        row[f"{metric}_p10@{models}"] = float(_column(done, metric, "p10").mean())
+    precision = mean_over_prompts(_column(done, "clip_rprec", "mean")) if len(done) > 1 else None
+    row[f"clip_rprec@{models}"] = precision and precision.value
+    row[f"clip_rprec@{models}_se"] = precision and precision.standard_error
+    return row
+
+
+def _distances(run: Finished, done: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:
+    """Of all views of the objects from the reference; absent where there are too few views or objects to tell."""
+    reference = run.reference()
+    seen = [np.load(io.BytesIO((run.store.item(record["job_id"]) / EVALUATION).read_bytes())) for record in done]
+    features = [arrays["features"] for arrays in seen]
+    row: dict[str, Any] = dict.fromkeys([f"fd@{run.models}", f"fd@{run.models}_se"])
+    row |= dict.fromkeys([f"kid_cl@{run.models}", f"kid_cl@{run.models}_se"])
+    if sum(len(views) for views in features) > 1:
+        row |= _estimate(f"fd@{run.models}", frechet(features, reference.moments))
+    if reference.features is not None and len(features) > 1:
+        row |= _estimate(f"kid_cl@{run.models}", kernel_distance(features, reference.features))
+    return row, reference.key
+
+
+def _estimate(name: str, estimate: Estimate) -> dict[str, Any]:
+    return {name: estimate.value, f"{name}_se": estimate.standard_error}
+
+
+def _costs(done: list[dict[str, Any]]) -> dict[str, Any]:
+    made = [record["generation"] for record in done]
+    return {
+        "time_min": sum(facts["seconds"] for facts in made) / 60 / len(made),
+        "peak_gib": max(facts["peak_bytes"] for facts in made) / 2**30,
+        "n_gauss": sum(facts["num_gaussians"] for facts in made) / len(made),
+        "gpu": ", ".join(sorted({facts["device"] for facts in made})),
+    }
+
+
+def _object(run: Finished, job: dict[str, Any]) -> dict[str, Any]:
+    record = run.records[job["job_id"]] or {"status": "unfinished"}
+    row = {
+        "run_id": run.manifest["run_id"],
+        "method": job["objective"],
+        "prompt_id": job["prompt_id"],
+        "prompt": job["prompt"],
+        "seed": job["seed"],
+        "status": record["status"],
+        "error_kind": record.get("error_kind"),
+        "error": record.get("error"),
+        "deaths": record.get("deaths"),
+    }
+    for metric, summary in (record.get("scores") or {}).items():
+        name = f"{metric}@{run.models}"
+        row |= {name: summary["mean"]}
+        if metric in MEANS:
+            row |= {f"{name}_sd": summary["sd"], f"{name}_p10": summary["p10"]}
+    facts = record.get("generation") or {}
+    return row | {
+        "t_init_s": facts.get("init_seconds"),
+        "t_opt_s": facts.get("optimize_seconds"),
+        "t_total_s": facts.get("seconds"),
+        "t_eval_s": record.get("evaluation_seconds"),
+        "resumed_from": facts.get("resumed_from"),
+        "n_gauss": facts.get("num_gaussians"),
+        "asset": f"items/{job['job_id']}/{ASSET}" if facts else None,
+        "key": job["job_id"],
+    }
+
+
+def _column(done: list[dict[str, Any]], metric: str, statistic: str) -> np.ndarray:
+    return np.array([record["scores"][metric][statistic] for record in done])
+
+
+def _cell(table: pd.DataFrame, row: pd.Series, name: str, direction: str) -> str:
+    value = row[name]
+    if pd.isna(value):
+        return ""
+    error = row.get(f"{name}_se")
+    text = f"{value:.4g}" if error is None or pd.isna(error) else f"{value:.4g} ± {error:.2g}"
+    best = table[name].max() if direction == "higher" else table[name].min()
+    return f"**{text}**" if len(table) > 1 and value == best else text

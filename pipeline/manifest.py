@@ -1,0 +1,161 @@
+"""`run.json`: the settings of a run folder, and under which circumstances each command worked on it."""
+
+import os
+import platform
+import shlex
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError, shortened
+from pipeline.run import Run
+from pipeline.store import Store
+
+FILE = "run.json"
+SCHEMA_VERSION = 1
+LIBRARIES = (
+    "segmentdreamer",
+    "torch",
+    "diffusers",
+    "transformers",
+    "open_clip_torch",
+    "numba",
+    "numpy",
+    "ray",
+    "gsplat",
+)
+
+
+def open_folder(store: Store, run: Run) -> dict[str, Any] | None:
+    """The manifest that lies in the folder already. Raises UserError unless `run` has all its jobs, judged alike."""
+    manifest = store.read_json(store.root / FILE)
+    if manifest is None:
+        return None
+    settings = run.settings()
+    known = {job["job_id"] for job in settings["jobs"]}
+    left_out = [job for job in manifest["jobs"] if job["job_id"] not in known]
+    if not left_out and _judged_by(manifest) == _judged_by(settings):
+        return manifest
+    difference = next(_differences(manifest, settings), None)
+    if difference is None:
+        difference = f"{len(left_out)} of its jobs are left out now, first {shortened(left_out[0]['prompt'])!r}"
+    raise UserError(f"{store.root} was made with other settings: {difference}; use those, or choose another --out.")
+
+
+def describe(store: Store, run: Run, argv: list[str]) -> dict[str, Any]:
+    """The manifest for this command: the settings, and one more session. Raises UserError as `open_folder` does."""
+    before = open_folder(store, run)
+    sessions = [*(before["sessions"] if before else []), session(argv)]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": store.root.resolve().name,
+        **run.settings(),
+        "sessions": sessions,
+    }
+
+
+def session(argv: list[str]) -> dict[str, Any]:
+    """When, by which command, with which code, on what."""
+    return {
+        "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["segmentdreamer", *argv]),
+        "commit": commit(),
+        "versions": versions(),
+        "hardware": hardware(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the libraries that can change a number, those that are installed."""
+    found = {"python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            found[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """The commit of the source tree this runs from, with '+' if it was changed since; None outside of one."""
+    tree = Path(__file__).resolve().parent.parent
+    if _git(tree, "rev-parse", "--show-toplevel") != str(tree):  # installed, or in somebody else's repository
+        return None
+    changed = "+" if _git(tree, "status", "--porcelain", "--untracked-files=no") else ""
+    return f"{_git(tree, 'rev-parse', 'HEAD')}{changed}"
+
+
+def hardware() -> dict[str, Any]:
+    """This machine, as far as it can tell."""
+    return {
+        "system": platform.platform(),
+        "cpu": _cpu(),
+        "cores": cores(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "gpus": gpus(),
+    }
+
+
+def cores() -> int:
+    """The CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpus() -> list[str]:
+    """Names of the NVIDIA GPUs of this machine."""
+    return (_output(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]) or "").splitlines()
+
+
+def _judged_by(settings: dict[str, Any]) -> Any:
+    return [settings["protocol"], settings["metric_version"], _judges(settings)]
+
+
+def _judges(settings: dict[str, Any]) -> dict[str, str]:
+    return {part: sha for part, sha in settings["weights"]["sha256"].items() if part not in ("prior", "shape")}
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any]) -> Iterator[str]:
+    for objective in there["recipes"]:
+        if objective not in here["recipes"]:
+            yield f"its objectives are {', '.join(there['recipes'])}, these are {', '.join(here['recipes'])}"
+            continue
+        old, new = (dict(_leaves(settings["recipes"][objective])) for settings in (there, here))
+        yield from (f"its {key} is {old[key]!r}, this one {new.get(key)!r}" for key in old if old[key] != new.get(key))
+    for key in ("seed", "views", "metric_version"):
+        if there[key] != here[key]:
+            yield f"its {key} is {there[key]}, this one {here[key]}"
+    old, new = (settings["weights"]["sha256"] for settings in (there, here))
+    yield from (
+        f"its {part} weights are {old[part][:12]}, these {new.get(part, 'none')[:12]}"
+        for part in old
+        if old[part] != new.get(part)
+    )
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        yield from _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _git(tree: Path, *arguments: str) -> str | None:
+    return _output(["git", "-C", str(tree), *arguments])
+
+
+def _output(command: list[str]) -> str | None:
+    """What a command prints; None where it does not exist or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,69 @@
+"""Recipes from the command line: a name or a file, an objective, and single keys set by `--set`.
+
+A file is YAML or JSON with the keys of a recipe, nested; what it leaves out is that of `base` (default: embedded).
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import yaml
+
+from pipeline.errors import UserError, nearest
+from sctd.recipe import Recipe, RecipeError, from_json, with_overrides
+from sctd.recipes import FOR_OBJECTIVE, RECIPES
+
+
+def named(name_or_path: str) -> Recipe:
+    """A recipe by its name, or from a file. Raises UserError."""
+    if name_or_path in RECIPES:
+        return RECIPES[name_or_path]()
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise UserError(
+            f"There is no recipe and no file {name_or_path!r}; give a YAML or JSON file, or one of "
+            f"{', '.join(RECIPES)}{nearest(name_or_path, RECIPES)}."
+        )
+    return _from_file(path)
+
+
+def objectives(text: str) -> list[str]:
+    """The names in `sctd,sds`, each once. Raises UserError for an unknown one."""
+    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if name not in FOR_OBJECTIVE:
+            raise UserError(
+                f"There is no objective {name!r}; choose from {', '.join(FOR_OBJECTIVE)}{nearest(name, FOR_OBJECTIVE)}."
+            )
+    return names
+
+
+def for_objectives(base: Recipe, names: Iterable[str], settings: Iterable[str]) -> list[Recipe]:
+    """The base made fit for each objective, then `key=value` set in each. Raises UserError."""
+    overrides = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise UserError(f"--set {setting!r} has no value; write --set key=value, as in --set guidance.scale=10.")
+        overrides[key.strip()] = value.strip()
+    try:
+        return [with_overrides(FOR_OBJECTIVE[name](base), overrides) for name in names]
+    except RecipeError as error:
+        raise UserError(f"--set: {error}.") from error
+
+
+def _from_file(path: Path) -> Recipe:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML, too
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read as a recipe ({reason}); write keys and values in YAML.") from error
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} holds no keys; write a recipe's keys and values in YAML, as in 'iterations: 300'.")
+    base = tree.pop("base", "embedded")
+    if base not in RECIPES:
+        raise UserError(f"{path}: there is no base {base!r}; choose from {', '.join(RECIPES)}.")
+    try:
+        return from_json(json.dumps({"name": path.stem, **tree}), RECIPES[base]())
+    except (RecipeError, TypeError) as error:
+        raise UserError(f"{path}: {error}.") from error

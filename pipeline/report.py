@@ -1,0 +1,64 @@
+"""`report.md`: the board, a picture of every asset, every failure with its reason, and how to run it again."""
+
+from typing import Any
+
+from pipeline.store import CONTACT, TURNTABLE
+
+
+def report(manifest: dict[str, Any], records: dict[str, dict[str, Any] | None], table: str) -> str:
+    """Markdown, with paths relative to the run folder."""
+    session = manifest["sessions"][-1]
+    parts = [
+        f"# {manifest['run_id']}\n",
+        _summary(manifest, records),
+        table,
+        f"Means over prompts ± standard error; {manifest['views']} views of each asset (`{manifest['protocol']}`). "
+        "An empty cell is a number that could not be computed. Definitions: `columns.json`; each asset: "
+        "`per_object.csv`.\n",
+        *_failures(manifest, records),
+        "## Assets\n",
+        *(_asset(job, records[job["job_id"]]) for job in manifest["jobs"]),
+        "## Again\n",
+        f"```\n{session['command']}\n```\n",
+        f"Started {session['started_utc']} on {_machine(session['hardware'])}; commit {session['commit'] or 'unknown'}; "
+        "versions, weights and recipe: `run.json`.\n",
+    ]
+    return "\n".join(parts)
+
+
+def _summary(manifest: dict[str, Any], records: dict[str, dict[str, Any] | None]) -> str:
+    statuses = [(record or {"status": "unfinished"})["status"] for record in records.values()]
+    counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
+    return f"{len(statuses)} jobs of suite `{manifest['suite']}`, seed {manifest['seed']}: {counts}.\n"
+
+
+def _failures(manifest: dict[str, Any], records: dict[str, dict[str, Any] | None]) -> list[str]:
+    failed = [(job, record) for job in manifest["jobs"] if (record := records[job["job_id"]]) and record["error"]]
+    if not failed:
+        return []
+    rows = [
+        f"| {job['prompt']} | {job['objective']} | {record['failed_stage']} | {record['error']} |"
+        for job, record in failed
+    ]
+    return [
+        "## Failed\n",
+        "\n".join(["| prompt | objective | stage | reason |", "| --- | --- | --- | --- |", *rows]) + "\n",
+    ]
+
+
+def _asset(job: dict[str, Any], record: dict[str, Any] | None) -> str:
+    folder = f"items/{job['job_id']}"
+    if record is None or "generation" not in record:
+        return f"### {job['prompt']} ({job['objective']})\n\nNot made.\n"
+    scores = record.get("scores") or {}
+    told = ", ".join(f"{metric} {summary['mean']:.3g}" for metric, summary in scores.items())
+    return (
+        f"### {job['prompt']} ({job['objective']})\n\n"
+        f"![{job['prompt']}, all round]({folder}/{CONTACT})\n\n"
+        f"{told or 'not judged'}; [turntable]({folder}/{TURNTABLE})\n"
+    )
+
+
+def _machine(hardware: dict[str, Any]) -> str:
+    gpus = f", {len(hardware['gpus'])} × {hardware['gpus'][0]}" if hardware["gpus"] else ""
+    return f"{hardware['cpu']}, {hardware['cores']} cores{gpus}"

@@ -1,0 +1,136 @@
+"""A run before it begins: what to make, by which recipes and models, judged how; checked without torch or Ray."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from pipeline.errors import UserError, shortened
+from pipeline.jobs import Job, Prompt, digest, plan
+from pipeline.models import EVALUATION, GENERATION, Weights
+from pipeline.protocol import Protocol
+from sctd.recipe import Recipe
+
+METRIC_VERSION = 1  # one more whenever the same asset would be given other numbers than before
+MOST_VIEWS = 1000
+LONGEST_VIEW_TEXT = ", overhead view"
+BYTES_PER_NUMBER, COPIES = 4, 5  # an asset, and a checkpoint with Adam's moments, statistics and its next version
+PICTURE_BYTES = 3 * 2**20  # turntable, contact sheet, evaluation
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that decides the numbers of a run."""
+
+    suite: str
+    prompts: Sequence[Prompt]
+    recipes: Sequence[Recipe]  # one per objective
+    seed: int
+    weights: Weights
+    protocol: Protocol
+
+    @cached_property
+    def jobs(self) -> list[Job]:
+        """One per prompt and recipe."""
+        with_shape = any(recipe.seed_shape.kind == "point_e" for recipe in self.recipes)
+        return plan(self.prompts, self.recipes, self.seed, self.weights.generation_digest(with_shape=with_shape))
+
+    @cached_property
+    def evaluation(self) -> str:
+        return evaluation_digest(self.weights, self.protocol, [prompt.text for prompt in self.prompts])
+
+    @property
+    def name(self) -> str:
+        """The default name of its folder: the same settings, the same name."""
+        objectives = "+".join(recipe.objective.name for recipe in self.recipes)
+        return f"{self.suite}-{objectives}-{digest([[job.id for job in self.jobs], self.evaluation])[:10]}"
+
+    def settings(self) -> dict[str, Any]:
+        """What a run folder remembers of it, to be compared with the next command's."""
+        return {
+            "suite": self.suite,
+            "seed": self.seed,
+            "views": self.protocol.num_views,
+            "protocol": self.protocol.name,
+            "metric_version": METRIC_VERSION,
+            "recipes": {recipe.objective.name: recipe.model_dump(mode="json") for recipe in self.recipes},
+            "weights": {"name": self.weights.name, "folder": str(self.weights.folder), "sha256": self.weights.digests},
+            "jobs": [
+                {
+                    "job_id": job.id,
+                    "prompt_id": job.prompt.id,
+                    "prompt": job.prompt.text,
+                    "shape_prompt": job.prompt.shape_text,
+                    "objective": job.objective,
+                    "seed": job.seed,
+                }
+                for job in self.jobs
+            ],
+        }
+
+    def check(self) -> None:
+        """Raise UserError for what could not be run to its end."""
+        if not self.prompts:
+            raise UserError("There is no prompt to run; give one with --prompt, or a larger --limit.")
+        if not 1 <= self.protocol.num_views <= MOST_VIEWS:
+            raise UserError(
+                f"--views is {self.protocol.num_views}; give 1 to {MOST_VIEWS}, or 120 to follow the paper."
+            )
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"--seed is {self.seed}; give a whole number from 0 to 2^63 - 1.")
+        with_shape = any(recipe.seed_shape.kind == "point_e" for recipe in self.recipes)
+        self.weights.require([*GENERATION, *(["shape"] if with_shape else []), *EVALUATION])
+        self._check_tokens()
+
+    def _check_tokens(self) -> None:
+        """A prior reads so many tokens and no more; it would cut the rest off without a word."""
+        count, most = token_counter(self.weights)
+        for recipe in self.recipes:
+            ending = "" if recipe.guidance.view_text == "none" else LONGEST_VIEW_TEXT
+            for prompt in self.prompts:
+                whole = recipe.guidance.prompt_template.replace("{prompt}", prompt.text) + ending
+                if (found := count(whole)) > most:
+                    raise UserError(
+                        f"The prompt {shortened(prompt.text)!r} comes to {found} tokens with its view words, and this "
+                        f"prior reads {most}: shorten it."
+                    )
+
+    def needed_bytes(self) -> int:
+        """What its folder may grow to, generously."""
+        return sum(PICTURE_BYTES + _asset_bytes(job.recipe) for job in self.jobs)
+
+
+def evaluation_digest(judges: Weights, protocol: Protocol, texts: Sequence[str]) -> str:
+    """Of all that can change the scores of an asset: judges, views, and the prompts that it is told from."""
+    return digest([judges.evaluation_digest(), protocol.name, METRIC_VERSION, sorted(texts)])[:16]
+
+
+def token_counter(weights: Weights) -> tuple[Any, int]:
+    """A function that counts a text's tokens as the prior does, and the most that it reads. Without torch."""
+    import json
+
+    folder = weights.part("prior") / "tokenizer"
+    try:
+        most = int(json.loads((folder / "tokenizer_config.json").read_text())["model_max_length"])
+        if (folder / "tokenizer.json").is_file():
+            from tokenizers import Tokenizer
+
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+            return lambda text: len(tokenizer.encode(text).ids), most
+        from transformers import CLIPTokenizer
+
+        slower = CLIPTokenizer.from_pretrained(folder)
+        return lambda text: len(slower(text, verbose=False).input_ids), most
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{folder} holds no tokenizer that can be read ({error}); expected that of a Stable Diffusion folder."
+        ) from error
+
+
+def _asset_bytes(recipe: Recipe) -> int:
+    numbers = 11 + 3 * (recipe.sh_degree + 1) ** 2
+    grows = recipe.densify.enabled
+    count = recipe.bounds.max_gaussians if grows else recipe.seed_shape.count * recipe.seed_shape.replicas
+    return COPIES * BYTES_PER_NUMBER * numbers * count

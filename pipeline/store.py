@@ -1,0 +1,134 @@
+"""The run folder: the only code that writes. Beside, sync, rename: a file is there whole, or as it was before.
+
+leaderboard.csv  per_object.csv  columns.json  run.json  report.md  contact.png
+items/<job>/     asset.ply  turntable.mp4  contact.png  generation.json  evaluation.npz  record.json  (checkpoint)
+"""
+
+import errno
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.jobs import Job
+
+ASSET, TURNTABLE, CONTACT = "asset.ply", "turntable.mp4", "contact.png"
+GENERATION, EVALUATION, RECORD, CHECKPOINT = "generation.json", "evaluation.npz", "record.json", "checkpoint"
+LOCK = "lock.json"
+
+
+@dataclass(frozen=True)
+class Store:
+    """A run folder. Workers get one, too: it is no more than a path."""
+
+    root: Path
+
+    def item(self, job_id: str) -> Path:
+        return self.root / "items" / job_id
+
+    def write(self, path: Path, content: bytes) -> None:
+        """Put `content` at `path` at once, or leave what is there. Raises OSError."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}.{os.getpid()}.new")
+        try:
+            with open(beside, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        except OSError:
+            beside.unlink(missing_ok=True)
+            raise
+
+    def write_json(self, path: Path, value: Any) -> None:
+        self.write(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+    def read_json(self, path: Path) -> Any:
+        """The value in a file that this program wrote; None where there is none."""
+        try:
+            return json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise UserError(f"{path} is damaged ({error}); delete it, and what it belongs to is made again.") from error
+
+    def record(self, job_id: str) -> dict[str, Any] | None:
+        """How a job ended, if it has."""
+        return self.read_json(self.item(job_id) / RECORD)
+
+    def write_record(self, record: dict[str, Any]) -> None:
+        self.write_json(self.item(record["job_id"]) / RECORD, record)
+
+    def records(self, job_ids: Iterable[str]) -> list[dict[str, Any]]:
+        """The records of those jobs that have one, in their order."""
+        return [record for job_id in job_ids if (record := self.record(job_id)) is not None]
+
+    def unfinished(self, jobs: Sequence[Job], evaluation: str | None) -> list[Job]:
+        """Jobs that have not been judged by `evaluation` (or, if that is None, made). A failed one may try again."""
+
+        def finished(job: Job) -> bool:
+            if evaluation is None:
+                return (self.item(job.id) / GENERATION).exists()
+            record = self.record(job.id)
+            return record is not None and record["status"] == "done" and record["evaluation"] == evaluation
+
+        return [job for job in jobs if not finished(job)]
+
+    def prepare(self, needed_bytes: int) -> None:
+        """Make the folder and see that it can be written and has room. Raises UserError."""
+        try:
+            (self.root / "items").mkdir(parents=True, exist_ok=True)
+            self.write(self.root / ".writable", b"")
+            (self.root / ".writable").unlink()
+            free_bytes = shutil.disk_usage(self.root).free
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise UserError(f"{self.root} is on a full disk; free some space or choose another --out.") from error
+            reason = error.strerror or str(error)
+            raise UserError(f"{self.root} cannot be written ({reason}); choose another --out.") from error
+        if free_bytes < needed_bytes:
+            raise UserError(
+                f"{self.root} has {_mib(free_bytes)} free and this run may need {_mib(needed_bytes)}; free some space "
+                "or choose another --out."
+            )
+        for beside in [*self.root.glob(".*.new"), *self.root.glob("items/*/.*.new")]:  # of a process that was killed
+            beside.unlink(missing_ok=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep a second command out of this folder. The kernel frees the lock when the process ends, in any way."""
+        import fcntl  # not on Windows, where the rest of the program can still be imported
+
+        with open(self.root / LOCK, "a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                raise UserError(
+                    f"{self.root} is in use by {_owner(file.read())}; wait for it to end, or choose another --out."
+                ) from error
+            file.truncate(0)
+            json.dump({"pid": os.getpid(), "host": socket.gethostname()}, file)
+            file.flush()
+            try:
+                yield
+            finally:
+                file.truncate(0)
+
+
+def _owner(text: str) -> str:
+    try:
+        owner = json.loads(text)
+        return f"process {owner['pid']} on {owner['host']}"
+    except (ValueError, KeyError):
+        return "another command"
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:,.0f} MiB"
