@@ -76,7 +76,8 @@ class Sculptor:
     """Collects the primitives of one object. `patterned=True` marks the part that carries the scene's pattern."""
 
     def __init__(self, rng: np.random.Generator, pattern: tuple[int, str, float] | None = None):
-        self.rng, self.pattern, self.rows = rng, pattern, []
+        self.rng, self.pattern = rng, pattern
+        self.rows: list[np.ndarray] = []
 
     def add(self, kind, at: Vector, sizes, paint: Paint, turn=UPRIGHT, rounding=0.0, patterned=False) -> None:
         row = np.zeros(PRIM)

@@ -20,10 +20,10 @@ def legs(s, xs, y, z, half_height, radius, paint):
 def snowman(s, paint, trim, vary):
     for z, radius in ((-0.55, 0.48), (0.08, 0.36), (0.58, 0.26)):
         s.ball((0, 0, z), radius, paint)
-    s.eyes(0.23, 0.09, 0.64, 0.04)
-    s.cone((0.33, 0, 0.57), 0.12, 0.05, 0.01, BEAK, ALONG_X)
-    for z in (-0.02, 0.13, 0.25):
-        s.ball((0.35, 0, z), 0.04, "black")
+    s.eyes(0.22, 0.1, 0.65, 0.055)
+    s.cone((0.36, 0, 0.57), 0.16, 0.07, 0.01, BEAK, ALONG_X)
+    for z in (-0.04, 0.11, 0.26):
+        s.ball((0.34, 0, z), 0.055, "black")
     s.cone((0, 0, 0.8), 0.02, 0.3, 0.3, trim)
     s.cone((0, 0, 0.94), 0.14, 0.19, 0.19, trim)
     for side in (1, -1):

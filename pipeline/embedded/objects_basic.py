@@ -203,7 +203,7 @@ def dice(s, paint, trim, vary):
     dot = "black" if paint in ("white", "yellow") else "white"
     e, q, wide, flat = 0.55, 0.26, 0.11, 0.04
     s.box((0, 0, 0), (e, e, e), paint, rounding=0.12)
-    faces = {
+    faces: dict[tuple[int, int], list[tuple[float, float]]] = {
         (0, 1): [(0, 0)],  # one on the front
         (0, -1): [(q, q), (q, -q), (-q, q), (-q, -q)],
         (1, 1): [(0, 0), (q, q), (-q, -q)],

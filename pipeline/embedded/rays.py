@@ -10,6 +10,7 @@ The signed distances of the star and the heart follow I. Quilez' formulas.
 """
 
 import math
+from typing import Any
 
 import numba
 import numpy as np
@@ -52,7 +53,9 @@ MIX_A, MIX_B, STRIDE = np.uint64(0x7FEB352D), np.uint64(0x846CA68B), np.uint64(0
 UNIT = f32(2.0**-24)
 MAX_LAUNCHES = 256
 
+# numba's cache asks only whether the file of a function has changed, so the loops stand here with what they call.
 function = numba.njit(cache=True, fastmath=True, error_model="numpy")
+parallel: Any = numba.njit(cache=True, fastmath=True, error_model="numpy", parallel=True)
 
 
 @function
@@ -311,10 +314,9 @@ def ray_color(prims, count, camera, u, v):
     shade = camera[22] + f32(0.3) * (HALF + HALF * nz) + camera[23] * diffuse
     hx, hy, hz = camera[19] - dx, camera[20] - dy, camera[21] - dz  # half way between the light and the eye
     highlight = larger((nx * hx + ny * hy + nz * hz) / larger(length3(hx, hy, hz), f32(1e-6)), ZERO)
-    highlight = highlight * highlight * highlight
-    highlight = highlight * highlight
-    highlight = highlight * highlight
-    highlight = prims[i, 25] * highlight * highlight * highlight  # the 24th power
+    cubed = highlight * highlight * highlight
+    twelfth = cubed * cubed * cubed * cubed
+    highlight = prims[i, 25] * twelfth * twelfth  # the 24th power
     if prims[i, 25] > f32(0.4):  # metals brighten where they face the eye
         shade += f32(0.25) * (larger(-(nx * dx + ny * dy + nz * dz), ZERO) - HALF)
     return (
@@ -387,3 +389,29 @@ def surface_point(prims, count, seed):
             return x, y, z, red, green, blue
     # No chord of 256 met the object: the place and colour of its first primitive.
     return prims[0, 1], prims[0, 2], prims[0, 3], prims[0, 17], prims[0, 18], prims[0, 19]
+
+
+@parallel
+def draw_on_cpu(rows, starts, counts, scene_index, cameras, samples, pictures):
+    """Fill `pictures` [n, 3, size, size]: see `raytrace.render`."""
+    size = pictures.shape[2]
+    for line in numba.prange(pictures.shape[0] * size):
+        image, row = line // size, line % size
+        scene = scene_index[image]
+        start, count = starts[scene], counts[scene]
+        for column in range(size):
+            color = pixel_color(rows[start : start + count], count, cameras[image], column, row, size, samples)
+            for channel in range(3):
+                pictures[image, channel, row, column] = color[channel]
+
+
+@parallel
+def sample_on_cpu(rows, starts, counts, seed, points):
+    """Fill `points` [scenes, per scene, 6]: see `raytrace.surface_points`."""
+    per_scene = points.shape[1]
+    for scene in numba.prange(points.shape[0]):
+        start, count = starts[scene], counts[scene]
+        for k in range(per_scene):
+            point = surface_point(rows[start : start + count], count, seed + scene * per_scene + k)
+            for axis in range(6):
+                points[scene, k, axis] = point[axis]

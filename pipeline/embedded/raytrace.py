@@ -1,40 +1,15 @@
 """The renderer of the embedded world: pictures and surface points of many scenes at once, on the CPU or on a GPU.
 
-What a ray sees is in `rays.py`, one source for both. The loops around it are numba threads over picture lines on the
-CPU (here) and one block per picture on a GPU (`raytrace_cuda.py`), to which tensors are handed over in place.
+What a ray sees is in `rays.py`, one source for both. The loops around it are threads over picture lines on the CPU
+(there) and one block per picture on a GPU (`raytrace_cuda.py`), to which tensors are handed over in place.
 """
 
 from typing import Any
 
-import numba
 import torch
 
 from pipeline.embedded.objects import PRIM
-from pipeline.embedded.rays import CAM, MAX_PRIMITIVES, pixel_color, surface_point
-
-
-@numba.njit(cache=True, fastmath=True, error_model="numpy", parallel=True)
-def draw_on_cpu(rows, starts, counts, scene_index, cameras, samples, pictures):
-    size = pictures.shape[2]
-    for line in numba.prange(pictures.shape[0] * size):
-        image, row = line // size, line % size
-        scene = scene_index[image]
-        start, count = starts[scene], counts[scene]
-        for column in range(size):
-            color = pixel_color(rows[start : start + count], count, cameras[image], column, row, size, samples)
-            for channel in range(3):
-                pictures[image, channel, row, column] = color[channel]
-
-
-@numba.njit(cache=True, fastmath=True, error_model="numpy", parallel=True)
-def sample_on_cpu(rows, starts, counts, seed, points):
-    per_scene = points.shape[1]
-    for scene in numba.prange(points.shape[0]):
-        start, count = starts[scene], counts[scene]
-        for k in range(per_scene):
-            point = surface_point(rows[start : start + count], count, seed + scene * per_scene + k)
-            for axis in range(6):
-                points[scene, k, axis] = point[axis]
+from pipeline.embedded.rays import CAM, MAX_PRIMITIVES, draw_on_cpu, sample_on_cpu
 
 
 def _table(rows: Any, starts: Any, counts: Any, cameras: Any, device: torch.device) -> list[torch.Tensor]:

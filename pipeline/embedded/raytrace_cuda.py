@@ -7,10 +7,12 @@ from typing import Any
 
 import numba
 import torch
-from numba import cuda
+from numba import cuda as numba_cuda
 
 from pipeline.embedded.objects import PRIM
 from pipeline.embedded.rays import CAM, MAX_PRIMITIVES, pixel_color, surface_point
+
+cuda: Any = numba_cuda  # thread indices and shared arrays are no types that a checker knows
 
 THREADS = 256  # of a block
 TILE = 8  # pixels: neighbouring threads draw neighbouring pixels
