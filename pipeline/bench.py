@@ -31,21 +31,31 @@ def generate(run: Run, executor: Executor, store: Store, workers: int | None, wa
         store.write_record(of_job(outcome, None, store))
 
 
+def unjudged(store: Store, manifest: dict[str, Any], digest: str) -> list[Asset]:
+    """The assets of a run folder without scores by the judges and views that `digest` names."""
+    jobs = {job["job_id"]: job for job in manifest["jobs"]}
+    made = {job_id: store.read_json(store.item(job_id) / GENERATION) for job_id in jobs}
+    judged = {
+        record["job_id"]
+        for record in store.records(jobs)
+        if record["status"] == "done" and record["evaluation"] == digest
+    }
+    return [
+        Asset(job_id, jobs[job_id]["prompt"], facts) for job_id, facts in made.items() if facts and job_id not in judged
+    ]
+
+
 def evaluate(
     store: Store,
     manifest: dict[str, Any],
     judges: Weights,
     digest: str,
+    assets: list[Asset],
     executor: Executor,
     watcher: Watcher = unwatched,
 ) -> None:
-    """Judge every asset of a run folder that has not been judged by these judges in this way (`digest` names both)."""
+    """Judge these assets of a run folder."""
     jobs = {job["job_id"]: job for job in manifest["jobs"]}
-    made = {job_id: store.read_json(store.item(job_id) / GENERATION) for job_id in jobs}
-    judged = {record["job_id"] for record in store.records(jobs) if record["evaluation"] == digest}
-    assets = [
-        Asset(job_id, jobs[job_id]["prompt"], facts) for job_id, facts in made.items() if facts and job_id not in judged
-    ]
     texts = list(dict.fromkeys(job["prompt"] for job in jobs.values()))
     stage = evaluation(store, judges, place(executor, len(assets), 1), Protocol(manifest["views"]), texts)
     for outcome in executor.run([stage], assets, watcher):

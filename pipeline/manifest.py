@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError, shortened
+from pipeline.models import EVALUATION, Weights
+from pipeline.protocol import Protocol
 from pipeline.run import Run
 from pipeline.store import Store
 
@@ -29,8 +31,19 @@ LIBRARIES = (
 )
 
 
-def open_folder(store: Store, run: Run) -> dict[str, Any] | None:
-    """The manifest that lies in the folder already. Raises UserError unless `run` has all its jobs, judged alike."""
+def read(store: Store) -> dict[str, Any]:
+    """The manifest of a run folder. Raises UserError where there is none."""
+    manifest = store.read_json(store.root / FILE)
+    if manifest is None:
+        raise UserError(f"{store.root} holds no run (no {FILE}); give the folder that a bench wrote.")
+    return manifest
+
+
+def check_same(store: Store, run: Run) -> dict[str, Any] | None:
+    """The manifest of a folder that `run` may go on with, if it has one: its jobs are among the run's, judged alike.
+
+    Raises UserError that names the first difference.
+    """
     manifest = store.read_json(store.root / FILE)
     if manifest is None:
         return None
@@ -46,14 +59,25 @@ def open_folder(store: Store, run: Run) -> dict[str, Any] | None:
 
 
 def describe(store: Store, run: Run, argv: list[str]) -> dict[str, Any]:
-    """The manifest for this command: the settings, and one more session. Raises UserError as `open_folder` does."""
-    before = open_folder(store, run)
+    """The manifest for this command: the settings, and one more session. Raises UserError as `check_same` does."""
+    before = check_same(store, run)
     sessions = [*(before["sessions"] if before else []), session(argv)]
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "run_id": store.root.resolve().name,
-        **run.settings(),
-        "sessions": sessions,
+    run_id = store.root.resolve().name
+    return {"schema_version": SCHEMA_VERSION, "run_id": run_id, **run.settings(), "sessions": sessions}
+
+
+def judged_anew(
+    manifest: dict[str, Any], judges: Weights, protocol: Protocol, metric_version: int, argv: list[str]
+) -> dict[str, Any]:
+    """The manifest after other judges or views: what made the assets stays."""
+    made_by = {part: sha for part, sha in manifest["weights"]["sha256"].items() if part not in EVALUATION}
+    judged_by = {part: judges.digests[part] for part in EVALUATION}
+    return manifest | {
+        "views": protocol.num_views,
+        "protocol": protocol.name,
+        "metric_version": metric_version,
+        "weights": {"name": judges.name, "folder": str(judges.folder), "sha256": made_by | judged_by},
+        "sessions": [*manifest["sessions"], session(argv)],
     }
 
 
@@ -113,8 +137,8 @@ def _judged_by(settings: dict[str, Any]) -> Any:
     return [settings["protocol"], settings["metric_version"], _judges(settings)]
 
 
-def _judges(settings: dict[str, Any]) -> dict[str, str]:
-    return {part: sha for part, sha in settings["weights"]["sha256"].items() if part not in ("prior", "shape")}
+def _judges(settings: dict[str, Any]) -> dict[str, str | None]:
+    return {part: settings["weights"]["sha256"].get(part) for part in EVALUATION}
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from cluster.executor import Event
 from pipeline.errors import shortened
 
-QUARTERS = 4  # progress lines of one item, where every line stays
+QUARTERS, FEWEST_STEPS = 4, 10  # where every line stays, an item of so many steps is told of at each quarter
 
 
 @dataclass
@@ -36,18 +36,21 @@ class Board:
     """The state of a run as its events tell it; `say` gets a line for each that matters."""
 
     jobs: int
+    last_stage: str
     say: Callable[[str], None]
+    names: Callable[[Any], str]
     clock: Callable[[], float] = time.monotonic
     actors: dict[tuple[str, int], Actor] = field(default_factory=dict)
     ended: int = 0
     failed: int = 0
 
-    def watch(self, event: Event, last_stage: str) -> None:
+    def watch(self, event: Event) -> None:
         """Take in one event; an item that ends its last stage has ended."""
         actor = self.actors.setdefault((event.stage, event.worker), Actor())
-        who, item = f"{event.stage} {event.worker}", label(event.item)
+        who, item = f"{event.stage} {event.worker}", self.names(event.item)
         if event.kind == "starting":
             self.actors[event.stage, event.worker] = Actor()
+            self.say(f"{who}: starting")
         elif event.kind == "ready":
             actor.state = "idle"
         elif event.kind == "started":
@@ -60,32 +63,39 @@ class Board:
         elif event.kind == "died":
             self.actors.pop((event.stage, event.worker))
         else:
-            self._ended(event, who, item, last_stage)
+            self._ended(event, who, item)
 
     def _progress(self, actor: Actor, who: str, progress: Any) -> None:
         now = self.clock()
         if not actor.total:
             actor.since, actor.first = now, progress.done
         before, actor.done, actor.total, actor.note = actor.done, progress.done, progress.total, progress.note
-        if before * QUARTERS // progress.total < progress.done * QUARTERS // progress.total < QUARTERS and before:
+        quarters = [steps * QUARTERS // progress.total for steps in (before, progress.done)]
+        if before and progress.total >= FEWEST_STEPS and quarters[0] < quarters[1] < QUARTERS:
             eta = actor.eta_seconds(now)
             left = f", {duration(eta)} left" if eta is not None else ""
             self.say(f"{who}: {actor.item}: {progress.done} of {progress.total}{left}")
 
-    def _ended(self, event: Event, who: str, item: str, last_stage: str) -> None:
+    def _ended(self, event: Event, who: str, item: str) -> None:
         self.actors[event.stage, event.worker] = Actor("idle")
         if event.kind == "failed":
             self.ended, self.failed = self.ended + 1, self.failed + 1
             self.say(f"{who}: {item}: failed: {event.note} ({self.ended} of {self.jobs})")
-        elif event.stage == last_stage:
+        elif event.stage == self.last_stage:
             self.ended += 1
             self.say(f"{who}: {item}: done ({self.ended} of {self.jobs})")
 
 
-def label(item: Any) -> str:
-    """What an item is called: its prompt's text."""
-    prompt = getattr(item, "prompt", None)
+def prompt_of(item: Any) -> str:
+    """What an item is called: its prompt."""
+    prompt = getattr(item, "prompt", "")
     return shortened(str(getattr(prompt, "text", prompt)), 48)
+
+
+def prompt_and_objective_of(item: Any) -> str:
+    """What an item is called where the same prompt comes with several objectives."""
+    objective = getattr(item, "objective", None)
+    return f"{prompt_of(item)} ({objective})" if objective else prompt_of(item)
 
 
 def duration(seconds: float) -> str:
@@ -100,18 +110,19 @@ def duration(seconds: float) -> str:
 class Display(AbstractContextManager):
     """Shows a `Board` while it is entered; `watcher` is for `Executor.run`."""
 
-    def __init__(self, jobs: int, last_stage: str, out: TextIO | None = None):
+    def __init__(self, jobs: int, last_stage: str, names: Callable[[Any], str] = prompt_of, out: TextIO | None = None):
         self.out = sys.stderr if out is None else out
         self.live: Any = None
         is_terminal = self.out.isatty()
-        self.board = Board(jobs, say=(lambda line: None) if is_terminal else self._line)
-        self.last_stage, self.begun = last_stage, time.monotonic()
+        self.board = Board(jobs, last_stage, (lambda line: None) if is_terminal else self._line, names)
+        self.begun = time.monotonic()
         self.context: AbstractContextManager = self._table() if is_terminal else nullcontext()
 
     def watcher(self, event: Event) -> None:
-        self.board.watch(event, self.last_stage)
+        self.board.watch(event)
         if self.live is not None and event.kind in ("failed", "retried"):
-            self.live.console.print(f"{event.stage} {event.worker}: {label(event.item)}: {event.note}", highlight=False)
+            line = f"{event.stage} {event.worker}: {self.board.names(event.item)}: {event.note}"
+            self.live.console.print(line, markup=False, highlight=False)
 
     def __enter__(self) -> "Display":
         self.live = self.context.__enter__()
@@ -133,17 +144,18 @@ class Display(AbstractContextManager):
         """The board as a rich table: a row per worker."""
         from rich.progress_bar import ProgressBar
         from rich.table import Table
+        from rich.text import Text
 
         now, board = time.monotonic(), self.board
         failures = f", {board.failed} failed" if board.failed else ""
         title = f"{board.ended} of {board.jobs} ended{failures}, {duration(now - self.begun)}"
         table = Table("worker", "prompt", "", "steps", "left", "", title=title, title_justify="left", box=None)
         for (stage, worker), actor in sorted(
-            board.actors.items(), key=lambda entry: (entry[0][0] == self.last_stage, entry[0])
+            board.actors.items(), key=lambda entry: (entry[0][0] == board.last_stage, entry[0])
         ):
             eta = actor.eta_seconds(now)
             bar = ProgressBar(total=actor.total, completed=actor.done, width=24) if actor.total else ""
             steps = f"{actor.done}/{actor.total}" if actor.total else ""
             left = "" if eta is None else duration(eta)
-            table.add_row(f"{stage} {worker}", actor.item or actor.state, bar, steps, left, actor.note)
+            table.add_row(f"{stage} {worker}", Text(actor.item or actor.state), bar, steps, left, actor.note)
         return table

@@ -4,6 +4,10 @@ from typing import Any
 
 from pipeline.store import CONTACT, TURNTABLE
 
+LEGEND = """Means over prompts ± standard error; {views} views of each asset (`{protocol}`). An empty cell is a number
+that could not be computed. Definitions: `columns.json`; each asset: `per_object.csv`.
+"""
+
 
 def report(manifest: dict[str, Any], records: dict[str, dict[str, Any] | None], table: str) -> str:
     """Markdown, with paths relative to the run folder."""
@@ -12,16 +16,13 @@ def report(manifest: dict[str, Any], records: dict[str, dict[str, Any] | None], 
         f"# {manifest['run_id']}\n",
         _summary(manifest, records),
         table,
-        f"Means over prompts ± standard error; {manifest['views']} views of each asset (`{manifest['protocol']}`). "
-        "An empty cell is a number that could not be computed. Definitions: `columns.json`; each asset: "
-        "`per_object.csv`.\n",
+        LEGEND.format(**manifest),
         *_failures(manifest, records),
         "## Assets\n",
         *(_asset(job, records[job["job_id"]]) for job in manifest["jobs"]),
         "## Again\n",
         f"```\n{session['command']}\n```\n",
-        f"Started {session['started_utc']} on {_machine(session['hardware'])}; commit {session['commit'] or 'unknown'}; "
-        "versions, weights and recipe: `run.json`.\n",
+        _origin(session),
     ]
     return "\n".join(parts)
 
@@ -57,6 +58,11 @@ def _asset(job: dict[str, Any], record: dict[str, Any] | None) -> str:
         f"![{job['prompt']}, all round]({folder}/{CONTACT})\n\n"
         f"{told or 'not judged'}; [turntable]({folder}/{TURNTABLE})\n"
     )
+
+
+def _origin(session: dict[str, Any]) -> str:
+    machine, commit = _machine(session["hardware"]), session["commit"] or "unknown"
+    return f"Started {session['started_utc']} on {machine}; commit {commit}; versions, weights, recipe: `run.json`.\n"
 
 
 def _machine(hardware: dict[str, Any]) -> str:

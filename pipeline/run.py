@@ -95,9 +95,15 @@ class Run:
                         f"prior reads {most}: shorten it."
                     )
 
-    def needed_bytes(self) -> int:
-        """What its folder may grow to, generously."""
-        return sum(PICTURE_BYTES + _asset_bytes(job.recipe) for job in self.jobs)
+    def needed_bytes(self, jobs: Sequence[Job]) -> int:
+        """What these jobs may add to its folder, generously."""
+        return sum(PICTURE_BYTES + _asset_bytes(job.recipe) for job in jobs)
+
+
+def check_views(num_views: int) -> None:
+    """Raise UserError for a number of views that cannot be meant."""
+    if not 1 <= num_views <= MOST_VIEWS:
+        raise UserError(f"--views is {num_views}; give 1 to {MOST_VIEWS}, or 120 to follow the paper.")
 
 
 def evaluation_digest(judges: Weights, protocol: Protocol, texts: Sequence[str]) -> str:

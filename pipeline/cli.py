@@ -1,0 +1,157 @@
+"""The command line: options → a checked run → a flow. Only what `--help` needs is imported before a command runs."""
+
+import functools
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+OK, WRONG_INPUT, SOME_FAILED, INTERRUPTED = 0, 2, 3, 130
+OURS = {"pipeline", "sctd", "evaluation", "cluster"}
+DEFAULT_SUITE, DEFAULT_LIMIT = "embedded40", 4
+
+app = typer.Typer(
+    help="Text to 3D by score distillation, benchmarked: prompts in, assets and a leaderboard out.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Suite = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE",
+        help="Prompts: a packaged suite, or a text file with one a line. "
+        f"Default: the first {DEFAULT_LIMIT} of {DEFAULT_SUITE}.",
+    ),
+]
+Prompts = Annotated[list[str] | None, typer.Option("--prompt", metavar="TEXT", help="A prompt, instead of a suite.")]
+Limit = Annotated[int | None, typer.Option(help="Only the first so many prompts.", show_default="all of a suite")]
+Objective = Annotated[str, typer.Option(help="What distils. Several, as sctd,sds: each makes every prompt.")]
+RecipeName = Annotated[str, typer.Option(metavar="NAME|FILE", help="embedded, paper, or a YAML or JSON file.")]
+WeightsFolder = Annotated[
+    str | None,
+    typer.Option(metavar="DIR", help="prior/, scorer/, reward/, reference.npz.", show_default="those packaged"),
+]
+Seed = Annotated[int, typer.Option(help="Of everything random.")]
+Views = Annotated[int, typer.Option(help="Views an asset is judged from; 120 is the paper's protocol.")]
+Workers = Annotated[
+    int | None, typer.Option(help="Assets made side by side.", show_default="one per GPU or, without, per core")
+]
+ExecutorName = Annotated[str, typer.Option("--executor", help="ray, or inline: all in this process, one by one.")]
+Out = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Run folder.", show_default="runs/, named by the settings")
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A key of the recipe, as guidance.scale=10.")
+]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")]
+
+
+def guarded(command: Callable[..., int]) -> Callable[..., None]:
+    """Errors that the user can mend become one line and exit status 2; an interruption says how to go on."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        try:
+            status = command(*arguments, **options)
+        except KeyboardInterrupt:
+            again = shlex.join(["segmentdreamer", *sys.argv[1:]])
+            print(f"Interrupted. Start the same command again to go on: {again}", file=sys.stderr)
+            status = INTERRUPTED
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] not in OURS and not isinstance(error, OSError):
+                raise
+            print(f"Error: {' '.join(str(error).split())}", file=sys.stderr)
+            status = WRONG_INPUT
+        raise typer.Exit(status)
+
+    return run
+
+
+@app.command()
+@guarded
+def bench(
+    suite: Suite = None,
+    prompt: Prompts = None,
+    limit: Limit = None,
+    objective: Objective = "sctd",
+    recipe: RecipeName = "embedded",
+    weights: WeightsFolder = None,
+    seed: Seed = 0,
+    views: Views = 120,
+    workers: Workers = None,
+    executor: ExecutorName = "ray",
+    out: Out = None,
+    set_: Settings = None,
+) -> int:
+    """Make an asset for every prompt, judge it from all sides, and rank the objectives.
+
+    The same command again goes on where it stopped, and does nothing twice.
+    """
+    from pipeline import commands
+
+    name, prompts = commands.prompts(suite, prompt, limit, DEFAULT_SUITE, DEFAULT_LIMIT)
+    run = commands.checked_run(name, prompts, objective, recipe, weights, seed, views, set_)
+    return _status(commands.bench(run, out, workers, executor))
+
+
+@app.command()
+@guarded
+def generate(
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to make, as 'a red mushroom'.")],
+    objective: Objective = "sctd",
+    recipe: RecipeName = "embedded",
+    weights: WeightsFolder = None,
+    seed: Seed = 0,
+    workers: Workers = None,
+    executor: ExecutorName = "ray",
+    out: Out = None,
+    set_: Settings = None,
+) -> int:
+    """Make one asset and judge it not: asset.ply, turntable.mp4, contact.png."""
+    from pipeline import commands
+
+    name, prompts = commands.prompts(None, [prompt], None, DEFAULT_SUITE, DEFAULT_LIMIT)
+    run = commands.checked_run(name, prompts, objective, recipe, weights, seed, 120, set_)
+    return _status(commands.generate(run, out, workers, executor))
+
+
+@app.command()
+@guarded
+def evaluate(
+    folder: Folder,
+    views: Annotated[int | None, typer.Option(help="Views an asset is judged from.", show_default="as before")] = None,
+    weights: WeightsFolder = None,
+    executor: ExecutorName = "ray",
+) -> int:
+    """Judge the assets of a run folder, again if other views or weights are asked for."""
+    from pipeline import commands
+
+    return _status(commands.evaluate(folder, views, weights, executor))
+
+
+@app.command()
+@guarded
+def leaderboard(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Run folders.")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the board of all folders as CSV.")] = None,
+) -> int:
+    """Rank what runs have found: of one folder, its tables and report made anew; of several, one board."""
+    from pipeline import commands
+
+    commands.leaderboard(folders, out)
+    return OK
+
+
+def _status(failed: int) -> int:
+    return SOME_FAILED if failed else OK
+
+
+def main() -> None:
+    """The console script."""
+    app()

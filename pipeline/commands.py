@@ -1,0 +1,206 @@
+"""What the verbs of the command line do, once their options are read. Checks come first, work after."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from cluster.executor import BootError, Executor, InlineExecutor
+from pipeline import bench as flow
+from pipeline import manifest, models, recipes
+from pipeline.errors import UserError, nearest
+from pipeline.jobs import Prompt
+from pipeline.progress import Display, prompt_and_objective_of, prompt_of
+from pipeline.prompts import prompts as prompts_of
+from pipeline.prompts import suite as read_suite
+from pipeline.prompts import suite_name
+from pipeline.protocol import Protocol
+from pipeline.run import METRIC_VERSION, Run, check_views, evaluation_digest
+from pipeline.store import Store
+
+EXECUTORS = "ray", "inline"
+MOST_WORKERS, MOST_WORKERS_PER_CORE = 1024, 8
+
+
+def prompts(
+    suite: str | None, texts: Sequence[str] | None, limit: int | None, default_suite: str, default_limit: int
+) -> tuple[str, list[Prompt]]:
+    """The prompts asked for, and what a run over them is called. Raises UserError."""
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit is {limit}; give at least 1, or leave it out for all prompts.")
+    if suite is not None and texts:
+        raise UserError("--suite and --prompt were both given; give one of them.")
+    if texts:
+        found = prompts_of(texts)
+        return found[0].id if len(found) == 1 else "prompts", found[:limit]
+    if suite is None:
+        return default_suite, read_suite(default_suite)[: limit or default_limit]
+    return suite_name(suite), read_suite(suite)[:limit]
+
+
+def checked_run(
+    name: str,
+    prompts: list[Prompt],
+    objective: str,
+    recipe: str,
+    weights: str | None,
+    seed: int,
+    views: int,
+    settings: list[str] | None,
+) -> Run:
+    """The run that the options describe. Raises UserError for all that would stop it later."""
+    names = recipes.objectives(objective)
+    chosen = recipes.for_objectives(recipes.named(recipe), names, settings or [])
+    if weights is None and recipe == "paper":
+        raise UserError(
+            "--recipe paper is for Stable Diffusion 2.1, which is not packaged; give its folder with --weights DIR, or "
+            "--weights embedded to try the recipe on the packaged models."
+        )
+    run = Run(name, prompts, chosen, seed, models.resolve(weights or models.EMBEDDED), Protocol(views))
+    run.check()
+    return run
+
+
+def bench(run: Run, out: Path | None, workers: int | None, executor_name: str) -> int:
+    """Make and judge what is missing, write the tables, say where; the number of failed jobs."""
+    check_workers(workers, executor_name)
+    with _opened(run, out) as store:
+        if todo := store.unfinished(run.jobs, run.evaluation):
+            _begin(store, run, f"{len(todo)} of {len(run.jobs)} assets to make and judge in {store.root}")
+            with executing(executor_name, workers) as executor, _display(run, len(todo), "evaluate") as display:
+                flow.bench(run, executor, store, workers, display.watcher)
+        from pipeline.publish import publish
+
+        print(publish(store), end="")
+        _where(store, "leaderboard.csv", "report.md", "contact.png")
+        return _failed(store, run)
+
+
+def generate(run: Run, out: Path | None, workers: int | None, executor_name: str) -> int:
+    """Make what is missing, say where it lies; the number of failed jobs."""
+    check_workers(workers, executor_name)
+    with _opened(run, out) as store:
+        if todo := store.unfinished(run.jobs, None):
+            _begin(store, run, f"{len(todo)} of {len(run.jobs)} assets to make in {store.root}")
+            with executing(executor_name, workers) as executor, _display(run, len(todo), "generate") as display:
+                flow.generate(run, executor, store, workers, display.watcher)
+        for job in run.jobs:
+            if (store.item(job.id) / "asset.ply").exists():
+                print(store.item(job.id) / "asset.ply")
+        return _failed(store, run)
+
+
+def evaluate(folder: Path, views: int | None, weights: str | None, executor_name: str) -> int:
+    """Judge a folder's assets as asked, write its tables; the number of failed jobs."""
+    check_workers(None, executor_name)
+    store = Store(folder)
+    settings = manifest.read(store)
+    protocol = Protocol(settings["views"] if views is None else views)
+    check_views(protocol.num_views)
+    known = settings["weights"]
+    default = models.EMBEDDED if known["name"] == models.EMBEDDED else known["folder"]
+    judges = models.resolve(default if weights is None else weights)
+    judges.require(models.EVALUATION)
+    texts = list(dict.fromkeys(job["prompt"] for job in settings["jobs"]))
+    digest = evaluation_digest(judges, protocol, texts)
+    store.prepare(0)
+    with store.locked():
+        settings = manifest.judged_anew(settings, judges, protocol, METRIC_VERSION, sys.argv[1:])
+        store.write_json(store.root / manifest.FILE, settings)
+        assets = flow.unjudged(store, settings, digest)
+        if assets:
+            _say(f"{len(assets)} of {len(settings['jobs'])} assets to judge in {store.root}")
+            with executing(executor_name, None) as executor, Display(len(assets), "evaluate") as display:
+                flow.evaluate(store, settings, judges, digest, assets, executor, display.watcher)
+        from pipeline.publish import failures, publish
+
+        print(publish(store), end="")
+        _where(store, "leaderboard.csv", "report.md")
+        return len(failures(store, [job["job_id"] for job in settings["jobs"]]))
+
+
+def leaderboard(folders: list[Path], out: Path | None) -> None:
+    """Print the board of these run folders; renew the files of a single one."""
+    from pipeline.publish import compared, publish
+
+    stores = [Store(folder) for folder in folders]
+    for store in stores:
+        manifest.read(store)
+    if len(stores) == 1 and out is None:
+        print(publish(stores[0]), end="")
+        _where(stores[0], "leaderboard.csv", "report.md")
+        return
+    table, csv = compared(stores)
+    print(table, end="")
+    if out is not None:
+        Store(out.parent).write(out, csv)
+        print(f"\nBoard: {out}")
+
+
+def check_workers(workers: int | None, executor_name: str) -> None:
+    """Raise UserError for an executor there is not, or a number of workers that cannot be meant."""
+    if executor_name not in EXECUTORS:
+        hint = nearest(executor_name, EXECUTORS)
+        raise UserError(f"There is no executor {executor_name!r}; choose from {', '.join(EXECUTORS)}{hint}.")
+    cores = manifest.cores()
+    elsewhere = os.environ.get("RAY_ADDRESS", "local") != "local"
+    most = 1 if executor_name == "inline" else MOST_WORKERS if elsewhere else MOST_WORKERS_PER_CORE * cores
+    if workers is not None and not 1 <= workers <= most:
+        limit = "1 (inline works in one process)" if executor_name == "inline" else f"1 to {most} ({cores} cores here)"
+        raise UserError(f"--workers is {workers}; give {limit}, or leave it out.")
+
+
+@contextmanager
+def executing(name: str, workers: int | None) -> Iterator[Executor]:
+    """The executor of this name, and its end."""
+    if name == "inline":
+        yield InlineExecutor()
+        return
+    from cluster.ray_executor import RayExecutor, disconnect
+
+    try:
+        yield RayExecutor(cpus=workers or 0)
+    except BootError as error:
+        if error.failure.kind == "error":  # not the user's fault: whoever is told of it needs to know where
+            print(error.failure.details, file=sys.stderr)
+        raise
+    finally:
+        disconnect()
+
+
+@contextmanager
+def _opened(run: Run, out: Path | None) -> Iterator[Store]:
+    """The run's folder: writable, with room, made by the same settings, and ours alone."""
+    store = Store(out if out is not None else Path("runs") / run.name)
+    manifest.check_same(store, run)
+    todo = store.unfinished(run.jobs, run.evaluation)
+    store.prepare(run.needed_bytes(todo))
+    with store.locked():
+        yield store
+
+
+def _begin(store: Store, run: Run, line: str) -> None:
+    store.write_json(store.root / manifest.FILE, manifest.describe(store, run, sys.argv[1:]))
+    _say(line)
+
+
+def _display(run: Run, jobs: int, last_stage: str) -> Display:
+    return Display(jobs, last_stage, prompt_and_objective_of if len(run.recipes) > 1 else prompt_of)
+
+
+def _failed(store: Store, run: Run) -> int:
+    from pipeline.publish import failures
+
+    failed = failures(store, [job.id for job in run.jobs])
+    for line in failed:
+        _say(f"failed: {line}")
+    return len(failed)
+
+
+def _where(store: Store, *names: str) -> None:
+    print("\n" + "\n".join(str(store.root / name) for name in names if (store.root / name).exists()))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

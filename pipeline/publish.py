@@ -1,0 +1,37 @@
+"""What a run folder shows: tables, report and the sheet of all assets, made anew from its records."""
+
+from typing import Any
+
+from pipeline import leaderboard, pictures
+from pipeline.report import report
+from pipeline.store import CONTACT, Store
+
+
+def publish(store: Store) -> str:
+    """Write leaderboard.csv, per_object.csv, columns.json, report.md and contact.png; the board as Markdown."""
+    run = leaderboard.Finished.read(store)
+    board, objects = leaderboard.board([run]), leaderboard.per_object(run)
+    table = leaderboard.markdown(board)
+    store.write(store.root / "leaderboard.csv", leaderboard.csv(board))
+    store.write(store.root / "per_object.csv", leaderboard.csv(objects))
+    store.write_json(store.root / "columns.json", leaderboard.columns_of(board))
+    store.write(store.root / "report.md", report(run.manifest, run.records, table).encode())
+    sheets = [path.read_bytes() for job_id in run.records if (path := store.item(job_id) / CONTACT).exists()]
+    if sheets:
+        store.write(store.root / CONTACT, pictures.stacked(sheets))
+    return table
+
+
+def compared(stores: list[Store]) -> tuple[str, bytes]:
+    """Several runs on one board, as Markdown and as CSV."""
+    board: Any = leaderboard.board([leaderboard.Finished.read(store) for store in stores])
+    return leaderboard.markdown(board), leaderboard.csv(board)
+
+
+def failures(store: Store, job_ids: list[str]) -> list[str]:
+    """A line for each job that failed."""
+    return [
+        f"{record['prompt']} ({record['objective']}): {record['error']}"
+        for record in store.records(job_ids)
+        if record["status"] == "failed"
+    ]
