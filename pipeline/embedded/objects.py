@@ -260,4 +260,4 @@ def fitted(rows: np.ndarray) -> np.ndarray:
         for cloud, row in zip(clouds, rows, strict=True)
     ]
     radius = math.sqrt(((points - centre) ** 2).sum(1).max())
-    return moved(rows, centre, 1 / (1.01 * radius))  # 1 %: what `hull` may miss between its points
+    return moved(rows, centre, 1 / (1.015 * radius))  # 1.5 %: what `hull` may miss between its points

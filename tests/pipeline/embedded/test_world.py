@@ -61,10 +61,10 @@ def test_every_type_fills_its_picture_and_none_is_cut(every_type):
 
 
 def test_the_fit_is_tight():
-    """The farthest point of a fitted object lies within 1.5 % of the unit sphere."""
+    """The farthest point of a fitted object lies within 2 % of the unit sphere."""
     for scene in scenes(60, seed=5):
         radius = max(np.linalg.norm(hull(row), axis=1).max() for row in scene.rows)
-        assert 0.985 < radius <= 1
+        assert 0.98 < radius <= 1
 
 
 def test_fitting_again_changes_almost_nothing(every_type):
