@@ -6,14 +6,12 @@ Gaussians in a small ball around it. Deviations: the copies fill that ball evenl
 that their front faces +x where the authors mirror them (y to -y).
 """
 
-import io
 import math
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import plyfile
 import torch
 from jaxtyping import Float
 from scipy.spatial import cKDTree
@@ -32,7 +30,7 @@ class SeedShapeError(ValueError):
 
 
 class Points(NamedTuple):
-    """World positions and colours in [0, 1]; `rgb` is None where the source has no colours."""
+    """World positions and colours in [0, 1]; `rgb` is None where the shape has no colours of its own."""
 
     xyz: Float[Tensor, "num 3"]
     rgb: Float[Tensor, "num 3"] | None
@@ -56,17 +54,15 @@ def initial_gaussians(
     `ball`, `sphere` and `box` have `count` Gaussians; a cloud has `replicas` for each of at most `count` points; a
     3DGS .ply is taken as it is. `point_e` needs the model and the CLIP vector of `cloud_prompt(config, prompt)`.
     """
+    points: Points | Gaussians
     if config.kind == "ply":
-        content = _read(config.path)
-        if _is_splat(content, config.path):
-            return ply.from_ply(content)
-        points = replicate(config, _points_of(content, config.path), generator)
+        points = _from_file(config, generator)
     elif config.kind == "point_e":
         points = replicate(config, _cloud(config, prompt, generator, point_e, text_vector, upsampler), generator)
     else:
         shapes = {"ball": in_ball, "sphere": on_sphere, "box": in_box}
         points = Points(config.radius * shapes[config.kind](config.count, generator), None)
-    return _gaussians(config, points, generator)
+    return points if isinstance(points, Gaussians) else _gaussians(config, points, generator)
 
 
 def on_sphere(count: int, generator: torch.Generator) -> Float[Tensor, "count 3"]:
@@ -143,37 +139,17 @@ def _cloud(
     return Points(cloud.coords[0].cpu() + torch.tensor([0.0, 0.0, config.cloud_up_shift]), cloud.rgb[0].cpu())
 
 
-def _read(path: str) -> bytes:
+def _from_file(config: SeedShape, generator: torch.Generator) -> Points | Gaussians:
     try:
-        return Path(path).read_bytes()
+        content = Path(config.path).read_bytes()
     except OSError as error:
-        raise SeedShapeError(f"cannot read seed_shape.path {path} ({error.strerror}); give a readable .ply") from error
-
-
-def _vertices(content: bytes, path: str) -> plyfile.PlyElement:
+        raise SeedShapeError(
+            f"cannot read seed_shape.path {config.path} ({error.strerror}); give a readable .ply"
+        ) from error
     try:
-        return plyfile.PlyData.read(io.BytesIO(content))["vertex"]
-    except (plyfile.PlyParseError, KeyError, UnicodeDecodeError) as error:
-        raise SeedShapeError(f"{path} is not a .ply with vertices ({error}); export the points again") from error
-
-
-def _is_splat(content: bytes, path: str) -> bool:
-    return "f_dc_0" in _vertices(content, path).data.dtype.names
-
-
-def _points_of(content: bytes, path: str) -> Points:
-    vertices = _vertices(content, path).data
-    names = vertices.dtype.names
-    if not {"x", "y", "z"} <= set(names):
-        raise SeedShapeError(f"{path} has the vertex properties {', '.join(names)}; expected x, y, z: export it again")
-
-    def columns(*keys: str) -> Tensor:
-        return torch.from_numpy(np.stack([np.asarray(vertices[key], np.float32) for key in keys], axis=1))
-
-    xyz = columns("x", "y", "z")
-    if not bool(xyz.isfinite().all()):
-        raise SeedShapeError(f"{path} has points that are not finite numbers; remove them")
-    if not {"red", "green", "blue"} <= set(names):
-        return Points(xyz, None)
-    full = 255 if vertices.dtype["red"].kind in "iu" else 1
-    return Points(xyz, columns("red", "green", "blue") / full)
+        if b" f_dc_0" in content.partition(b"end_header")[0]:
+            return ply.from_ply(content)
+        cloud = ply.read_points(content)
+    except ply.PlyError as error:
+        raise SeedShapeError(f"seed_shape.path {config.path}: {error}") from error
+    return replicate(config, Points(cloud.points, cloud.rgb), generator)
