@@ -35,14 +35,17 @@ class TinyPrior:
         mixing = torch.linalg.qr(torch.randn(48, 48, generator=torch.Generator().manual_seed(5))).Q[:4]
         self.kernel = mixing.reshape(4, 3, 4, 4)
         self.calls: list[tuple[int, int, bool]] = []
+        self.prompts: list[str] = []
+        self.texts: list[torch.Tensor] = []
         self.spoil: Callable[[int], bool] = lambda call: False
 
     def encode(self, images: torch.Tensor, generator: torch.Generator | None = None) -> Latents:
         mean = torch.nn.functional.conv2d(2 * images - 1, self.kernel, stride=4)
         return mean if generator is None else mean + 0.01 * torch.randn(mean.shape, generator=generator)
 
-    def embed(self, prompts: list[str]) -> torch.Tensor:
-        return torch.stack([self._target(prompt).flatten(1) for prompt in prompts])
+    def embed(self, texts: list[str]) -> torch.Tensor:
+        self.prompts += texts
+        return torch.stack([self._target(text).flatten(1) for text in texts])
 
     def _target(self, prompt: str) -> Latents:
         colour = next((rgb for word, rgb in COLOURS.items() if word in prompt), (0.5, 0.5, 0.5))
@@ -52,6 +55,8 @@ class TinyPrior:
         self.calls.append((len(z_t), t, text is None))
         if self.spoil(len(self.calls)):
             return torch.full_like(z_t, torch.nan)
+        if text is not None:
+            self.texts += text[len(text) // 2 :]  # behind the unguided half of the batch
         target = self._target("") if text is None else text.reshape(-1, *self.latent_shape)
         alpha, sigma = self.schedule.alpha[t], self.schedule.sigma[t]
         return sigma * (z_t - alpha * target) / (alpha**2 * VARIANCE + sigma**2)
@@ -149,28 +154,40 @@ def test_an_sctd_iteration_costs_five_predictions_a_view_or_four_below_the_thres
     assert batches.count(2) == 3 * 20 - one_step
 
 
-def test_the_gradient_on_z_0_is_the_objectives_and_none_flows_through_the_denoiser() -> None:
-    """One SDS step from the prior's own mean: the residual has a closed form, and the loss is half its square."""
+@pytest.mark.parametrize("kind", ["fixed", "fresh"])
+def test_one_step_is_the_closed_form_and_no_gradient_flows_through_the_denoiser(kind: str) -> None:
+    """SDS on Gaussian data: loss, gradients and statistics follow from one written-out residual."""
     chosen = recipes.sds(
-        recipe(iterations=1, objective__weight=3, guidance__scale=1, guidance__view_text="none", bounds__radius=2)
+        recipe(iterations=1, objective__weight=3, guidance__scale=1, guidance__view_text="none", densify__enabled=True)
     )
-    chosen = with_overrides(chosen, {"regularizers.oversize": 0, "regularizers.alpha_entropy": 0})
+    chosen = with_overrides(
+        chosen, {"regularizers.oversize": 0, "regularizers.alpha_entropy": 0, "noise.kind": kind, "noise.offset": 0.5}
+    )
     prior = TinyPrior()
     (step,) = run(chosen, prior=prior)
     ((_, t, _),) = prior.calls
 
     generator = torch.Generator().manual_seed(0)
-    draws.noise(chosen, prior.latent_shape, generator)
+    fixed = draws.noise(chosen, prior.latent_shape, generator)
     cameras = draws.views(chosen, 1, SIZE, generator)
     background = draws.backgrounds(chosen.background, 2, generator)
     torch.rand(2, generator=generator)
-    noise = draws.noise(chosen, prior.latent_shape, generator)
-    z_0 = prior.encode(render(ball(), cameras, background).rgb)
+    noise = fixed if kind == "fixed" else draws.noise(chosen, prior.latent_shape, generator)
+    leaves = ball().map(lambda tensor: tensor.requires_grad_())
+    rendering = render(leaves, cameras, background)
+    z_0 = prior.encode(rendering.rgb)
     alpha, sigma = prior.schedule.alpha[t], prior.schedule.sigma[t]
-    z_t = alpha * z_0 + sigma * noise
+    z_t = alpha * z_0.detach() + sigma * noise
     eps = sigma * (z_t - alpha * prior._target("red")) / (alpha**2 * VARIANCE + sigma**2)
     gradient = 3 * sigma**2 * (eps - noise)
-    assert step.loss == pytest.approx(float(gradient.square().sum() / 4), rel=1e-5)
+
+    assert step.loss == pytest.approx(float(gradient.square().sum() / 4), rel=1e-5)  # ½, mean of 2 views
+    of_means, of_pixels = torch.autograd.grad((z_0 * gradient).sum(), [leaves.means, rendering.means2d])
+    after = step.state.population
+    torch.testing.assert_close(after.first_moment.means, 0.1 * of_means / 2, atol=0, rtol=1e-4)  # mean of 2 views
+    seen = rendering.radii > 0
+    torch.testing.assert_close(after.gradient_sum, (of_pixels.norm(dim=-1) * seen).sum(0))  # each view's own
+    assert torch.equal(after.sightings, seen.sum(0).float())
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others() -> None:
@@ -229,7 +246,7 @@ def test_growth_stops_at_the_cap_and_opacities_are_reset() -> None:
 def test_nan_is_undone_counted_and_the_run_goes_on() -> None:
     prior = TinyPrior()
     prior.spoil = lambda call: call in (12, 40)  # iterations 3 or 4, and a later one
-    steps = run(recipe(), prior=prior)
+    steps = run(recipe(give_up_after=2), prior=prior)
     skips = [step.skipped for step in steps]
     assert skips[0] == 0
     assert skips[-1] == 2
@@ -283,6 +300,20 @@ def test_the_text_follows_the_view() -> None:
     front, back = (shown.rgb / shown.alpha[:, None].clamp(min=1e-3))[:, :, SIZE // 2, SIZE // 2]
     assert front[0] - front[2] > 0.2
     assert back[2] - back[0] > 0.2
+
+
+@pytest.mark.parametrize(("view_text", "num_texts"), [("nearest", 5), ("interpolated", 5), ("none", 2)])
+def test_the_prior_reads_the_template_the_view_and_the_negative_prompt(view_text: str, num_texts: int) -> None:
+    chosen = recipe(guidance__view_text=view_text, guidance__negative_prompt="a green haze", cameras__views=4)
+    prior = TinyPrior()
+    run(chosen, prompt="{a} thing", prior=prior)
+    assert prior.prompts[0] == "a green haze"
+    assert len(prior.prompts) == num_texts
+    assert all(text.startswith("a DSLR photo of {a} thing") for text in prior.prompts[1:])
+    words = torch.stack([prior._target(text).reshape(1, -1) for text in prior.prompts[1:]])
+    is_word = [bool((text == words).all(dim=-1).any()) for text in prior.texts]
+    assert len(is_word) == 4 * 12
+    assert all(is_word) == (view_text != "interpolated")
 
 
 def test_harmonics_are_added_or_left_out() -> None:
