@@ -111,7 +111,7 @@ def on_sphere(
         pinhole(fov_y_radians, size, size),
         size,
         size,
-        azimuth_degrees % 360,
+        _one_turn(azimuth_degrees),
         elevation_degrees,
     )
 
@@ -214,9 +214,14 @@ def random_views(
         pinhole(fov_y, size, size),
         size,
         size,
-        torch.rad2deg(torch.atan2(y, x)) % 360,
+        _one_turn(torch.rad2deg(torch.atan2(y, x))),
         torch.rad2deg(torch.atan2(z, torch.hypot(x, y))),
     )
+
+
+def _one_turn(degrees: Float[Tensor, "views"]) -> Float[Tensor, "views"]:
+    """Angles in [0, 360): twice, as float32 rounds the remainder of -1e-8 to 360."""
+    return degrees % 360 % 360
 
 
 def _centers(

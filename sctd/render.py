@@ -16,10 +16,10 @@ class RenderError(ValueError):
 class Rendering(NamedTuple):
     """What `render` returns, for `views` cameras and `num` Gaussians.
 
-    `rgb` lies over the background. `depth` is accumulated, Σ z α T in world units, without the background: divide by
-    `alpha` for the expected depth of what is there. `means2d` (pixels) is a node of the autograd graph: after
-    `backward()` its `.grad` holds the pixel gradient of every view, as densification needs it. `radii` are in
-    pixels, 0 where a Gaussian is not seen.
+    `rgb` lies over the background; as in 3DGS colours are ≥ 0 but may exceed 1, so clamp them to show them. `depth` is
+    accumulated, Σ z α T in world units, without the background: divide by `alpha` for the expected depth of what is
+    there. `means2d` (pixels) is a node of the autograd graph: after `backward()` its `.grad` holds the pixel gradient
+    of every view, as densification needs it. `radii` are in pixels, 0 where a Gaussian is not seen.
     """
 
     rgb: Float[Tensor, "views 3 height width"]

@@ -1,9 +1,9 @@
 """Gaussian splatting on the CPU, first half: projection; and the one import of numba.
 
-The semantics are gsplat 1.5.3's (Kerbl et al. 2023; Ye et al. 2025), read from its documentation and behaviour: a
-Gaussian is projected by the affine approximation of EWA splatting (Zwicker et al. 2001), widened by 0.3 px², and
-bounded by where its opacity falls to 1/255. `render_cpu_tiles` composites, `render_cpu_autograd` makes autograd
-functions of both. Projection works in float64, as it is cheap. A Gaussian that is not finite is not drawn.
+The semantics are those of gsplat 1.5.3 (Kerbl et al. 2023; Ye et al. 2025): a Gaussian is projected by the affine
+approximation of EWA splatting (Zwicker et al. 2001), widened by 0.3 px², and bounded by where its opacity falls to
+1/255. `render_cpu_tiles` composites, `render_cpu_autograd` makes autograd functions of both. Projection works in
+float64, as it is cheap. A Gaussian that is not finite is not drawn. v_x is the gradient of the loss with respect to x.
 
 numba keeps what it compiled beside the source (or in NUMBA_CACHE_DIR) until that very file changes: after editing a
 constant here, touch `render_cpu_tiles.py` too.
@@ -139,10 +139,7 @@ def _rotation_backward(n, quats, norm, v_R, v_quats):
 @kernel
 def project_backward(start, stop, means, quats, scales, views, intrinsics, width, height, conics, compensations,
                      extents, v_means2d, v_depths, v_conics, v_compensations, v_means, v_quats, v_scales):  # fmt: skip
-    """Pull the gradients of `project`'s outputs back to means, quats, scales, the views added in their order.
-
-    v_x is the gradient of the loss with respect to x. There is none for opacities (the extent is no smooth function).
-    """
+    """Pull the gradients of `project`'s outputs back to means, quats and scales, the views added in their order."""
     R, A, B, v_B, v_A = np.empty((3, 3)), np.empty((3, 3)), np.empty((2, 3)), np.empty((2, 3)), np.empty((3, 3))
     v_M = np.empty((3, 3))  # of M = R S
     for n in range(start, stop):
@@ -163,8 +160,10 @@ def project_backward(start, stop, means, quats, scales, views, intrinsics, width
             # Q = C⁻¹, so v_C = -Q v_Q Q.
             p, q, r = float(conics[i, n, 0]), float(conics[i, n, 1]), float(conics[i, n, 2])
             v_p, v_q, v_r = float(v_conics[i, n, 0]), 0.5 * v_conics[i, n, 1], float(v_conics[i, n, 2])
-            g, h, k, m = p * v_p + q * v_q, p * v_q + q * v_r, q * v_p + r * v_q, q * v_q + r * v_r
-            v_xx, v_xy, v_yy = -(g * p + h * q), -(g * q + h * r), -(k * q + m * r)
+            upper_left, upper_right = p * v_p + q * v_q, p * v_q + q * v_r  # of Q v_Q
+            lower_left, lower_right = q * v_p + r * v_q, q * v_q + r * v_r
+            v_xx, v_yy = -(upper_left * p + upper_right * q), -(lower_left * q + lower_right * r)
+            v_xy = -(upper_left * q + upper_right * r)
             # compensation² = |C - BLUR| / |C|
             compensation = float(compensations[i, n])
             v_square = 0.5 * v_compensations[i, n] / max(compensation, 1e-6)
@@ -191,8 +190,8 @@ def project_backward(start, stop, means, quats, scales, views, intrinsics, width
             b += view[0, 1] * v_x + view[1, 1] * v_y + view[2, 1] * v_z
             c += view[0, 2] * v_x + view[1, 2] * v_y + view[2, 2] * v_z
             for j in range(3):
-                for k_ in range(3):
-                    v_M[j, k_] += view[0, j] * v_A[0, k_] + view[1, j] * v_A[1, k_] + view[2, j] * v_A[2, k_]
+                for axis in range(3):
+                    v_M[j, axis] += view[0, j] * v_A[0, axis] + view[1, j] * v_A[1, axis] + view[2, j] * v_A[2, axis]
         v_means[n, 0], v_means[n, 1], v_means[n, 2] = a, b, c
         for j in range(3):
             v_scales[n, j] = R[0, j] * v_M[0, j] + R[1, j] * v_M[1, j] + R[2, j] * v_M[2, j]

@@ -67,7 +67,8 @@ class _Project(torch.autograd.Function):
         outputs = tuple(torch.zeros(shape) for shape in shapes)
         *_, conics, compensations, extents = outputs
         inputs = _arrays(means, quats, scales, opacities)
-        view = world_to_camera.double().numpy(), intrinsics.double().numpy(), cameras.width, cameras.height
+        matrices = (matrix.detach().double().contiguous().numpy() for matrix in (world_to_camera, intrinsics))
+        view = *matrices, cameras.width, cameras.height
         _run(_parts(projection.project, num, *inputs, *view, antialiased, *_arrays(*outputs)))
         ctx.save_for_backward(means, quats, scales, conics, compensations, extents)
         ctx.view = view

@@ -3,7 +3,7 @@
 Near to far, a pixel takes alpha T of every Gaussian, where T is what the nearer ones let through. Tiles are 8 × 16
 pixels: eight pixels of a row are one vector register. No two threads ever add to one number: what a Gaussian gains in
 one tile goes to a slot of its own and the slots are added in order, so a result has the same bits however the work
-was divided. Compositing works in float32. v_x is the gradient of the loss with respect to x.
+was divided. Compositing works in float32.
 """
 
 import math

@@ -67,6 +67,12 @@ def test_azimuth_0_looks_at_the_front_and_grows_counter_clockwise_from_above():
     assert pixels(cameras, [0.0, 0.5, 0])[1].tolist() == pytest.approx([32, 32], abs=1e-4)
 
 
+def test_azimuth_is_reported_within_one_turn():
+    turns = torch.tensor([-1e-8, 360.0, -90.0])
+    cameras = on_sphere(turns, torch.zeros(3), torch.ones(3), torch.ones(3), 8)
+    assert cameras.azimuth_degrees.tolist() == [0, 0, 270]
+
+
 def test_elevation_lifts_the_camera():
     cameras = on_sphere(torch.tensor([30.0]), torch.tensor([60.0]), torch.tensor([2.0]), torch.tensor([0.5]), 8)
     expected = 2 * torch.tensor([[0.5 * math.cos(math.pi / 6), 0.25, math.sin(math.pi / 3)]])
