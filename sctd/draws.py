@@ -3,6 +3,7 @@
 The generator lives on the CPU, so that a seed means the same on every device.
 """
 
+import hashlib
 from dataclasses import replace
 
 import torch
@@ -14,6 +15,12 @@ from sctd.gaussians import Gaussians
 from sctd.recipe import Recipe
 from sctd.recipe_parts import Background
 from sctd.times import Times, annealed_window, draw, draw_single
+
+
+def generator_of(seed: int) -> torch.Generator:
+    """The trainer's own stream: who drew the initial Gaussians from the same seed shares no numbers with it."""
+    digest = hashlib.sha256(f"sctd.optimize {seed}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def noise(

@@ -102,7 +102,7 @@ def _steps(run: "_Run", state: State, identity: Identity) -> Iterator[Step]:
 
 
 def _initial_state(recipe: Recipe, prior: Prior, initial: Gaussians, seed: int) -> State:
-    generator = torch.Generator().manual_seed(seed)
+    generator = draws.generator_of(seed)
     noise = draws.noise(recipe, prior.latent_shape, generator).to(initial.means.device)
     gaussians = densify.bounded(_with_sh_degree(initial.detach(), recipe.sh_degree), recipe.bounds)
     return State(0, 0, 0, 0, 0.0, Population.of(gaussians), noise, generator.get_state())

@@ -301,7 +301,7 @@ class Regularizers(Part):
     oversize_limit: float = field(0.12, "world units", OURS, "what a scale may be for free", gt=0)
     opacity_entropy: float = field(0, "1 / nat", OURS, "mean binary entropy of the Gaussians' opacities", ge=0)
     alpha_entropy: float = field(0, "–", OURS, "mean 4α(1 − α) of the rendered alpha", ge=0)
-    after_share: float = field(0, "share of iterations", RELEASE, "the terms begin after it", ge=0, le=1)
+    after_share: float = field(0, "share of iterations", OURS, "the terms begin after it", ge=0, le=1)
 
 
 class SeedShape(Part):

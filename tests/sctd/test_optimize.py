@@ -167,7 +167,7 @@ def test_one_step_is_the_closed_form_and_no_gradient_flows_through_the_denoiser(
     (step,) = run(chosen, prior=prior)
     ((_, t, _),) = prior.calls
 
-    generator = torch.Generator().manual_seed(0)
+    generator = draws.generator_of(0)
     fixed = draws.noise(chosen, prior.latent_shape, generator)
     cameras = draws.views(chosen, 1, SIZE, generator)
     background = draws.backgrounds(chosen.background, 2, generator)
