@@ -85,7 +85,7 @@ def _tree(value: Any) -> Any:
 
 
 def _state(tree: dict[str, Any], device: torch.device) -> State:
-    population = {
+    population: dict[str, Any] = {
         name: Gaussians(**value).to(device) if isinstance(value, dict) else value.to(device)
         for name, value in tree["population"].items()
     }

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
+from sctd.recipe_field import Part, field
 from sctd.recipe_parts import (
     Background,
     Bounds,
@@ -21,12 +22,10 @@ from sctd.recipe_parts import (
     Noise,
     Objective,
     Optimizer,
-    Part,
     Regularizers,
     Relocate,
     SeedShape,
     Times,
-    field,
 )
 
 

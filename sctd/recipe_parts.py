@@ -10,34 +10,12 @@ regulariser weights and gradient norms, which do, are its values divided by 4, a
 
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import model_validator
 
 from sctd import segments
+from sctd.recipe_field import OURS, RELEASE, Part, Range, Rate, field, ordered
 
-RELEASE, OURS = "release", "ours"
 NUM_STEPS = 1000  # of every Stable-Diffusion schedule
-
-
-def field(default: Any, unit: str, source: str, meaning: str, **limits: Any) -> Any:
-    """A field with its unit and source; `limits` are pydantic's (`ge`, `le`, `gt`, …)."""
-    extra = {"unit": unit, "source": source, "meaning": meaning}
-    return Field(default, description=f"{meaning} [{unit}; {source}]", json_schema_extra=extra, **limits)
-
-
-class Part(BaseModel):
-    """A frozen model that knows all its keys and refuses infinities."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
-
-
-Range = tuple[float, float]
-
-
-def _ordered(part: Part, *names: str) -> None:
-    for name in names:
-        low, high = getattr(part, name)
-        if low > high:
-            raise ValueError(f"{name} runs from {low:g} to {high:g}; give the smaller first")
 
 
 class Objective(Part):
@@ -158,7 +136,7 @@ class Cameras(Part):
 
     @model_validator(mode="after")
     def _ranges(self) -> "Cameras":
-        _ordered(self, "elevation_degrees", "overhead_elevation_degrees", "radius", "fov_y_radians", "radius_least")
+        ordered(self, "elevation_degrees", "overhead_elevation_degrees", "radius", "fov_y_radians", "radius_least")
         for name in ("elevation_degrees", "overhead_elevation_degrees"):
             if min(getattr(self, name)) < -89 or max(getattr(self, name)) > 89:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected between -89 and 89 degrees")
@@ -198,26 +176,6 @@ class Background(Part):
             found = f"white {self.white_share:g} + black {self.black_share:g} + grey {self.grey_share:g}"
             raise ValueError(f"background shares {found} exceed 1")
         return self
-
-
-class Rate(Part):
-    """A learning rate over the run: from `start` to `end`."""
-
-    start: float = field(0.005, "a step", RELEASE, "at the first iteration", ge=0)
-    end: float = field(0.005, "a step", RELEASE, "at the last iteration", ge=0)
-    decay: Literal["linear", "log"] = field("linear", "–", RELEASE, "straight in the rate, or in its logarithm")
-
-    @model_validator(mode="after")
-    def _logarithm(self) -> "Rate":
-        if self.decay == "log" and min(self.start, self.end) <= 0:
-            raise ValueError(f"rate {self.start:g} to {self.end:g} decays by its logarithm; both must be above 0")
-        return self
-
-    def at(self, progress: float) -> float:
-        """The rate at `progress` in [0, 1]."""
-        if self.decay == "log":
-            return float(self.start ** (1 - progress) * self.end**progress)
-        return self.start + (self.end - self.start) * progress
 
 
 def _rate(start: float, end: float, decay: str = "linear", source: str = RELEASE, unit: str = "a step") -> Any:
@@ -285,7 +243,7 @@ class Bounds(Part):
 
     @model_validator(mode="after")
     def _scales(self) -> "Bounds":
-        _ordered(self, "scale")
+        ordered(self, "scale")
         if self.scale[0] <= 0:
             raise ValueError(f"scale starts at {self.scale[0]:g}; expected above 0")
         return self

@@ -6,6 +6,7 @@
 from collections.abc import Iterator
 
 from sctd.recipe import Recipe
+from sctd.recipe_field import Part, Rate
 from sctd.recipe_parts import (
     Background,
     Bounds,
@@ -16,8 +17,6 @@ from sctd.recipe_parts import (
     Noise,
     Objective,
     Optimizer,
-    Part,
-    Rate,
     Regularizers,
     Relocate,
     SeedShape,

@@ -3,7 +3,8 @@ import torch
 
 from sctd import adam, recipes
 from sctd.gaussians import Gaussians
-from sctd.recipe_parts import Optimizer, Rate
+from sctd.recipe_field import Rate
+from sctd.recipe_parts import Optimizer
 
 
 def gaussians(num: int = 5, basis: int = 1, seed: int = 0) -> Gaussians:

@@ -8,7 +8,8 @@ import pytest
 from sctd import recipes
 from sctd.objectives import OBJECTIVES, WEIGHTS
 from sctd.recipe import Recipe, RecipeError, from_json, keys, with_overrides
-from sctd.recipe_parts import Cameras, Objective, Part, Rate, Times
+from sctd.recipe_field import Part, Rate
+from sctd.recipe_parts import Cameras, Objective, Times
 
 
 def parts(part: Part, prefix: str = "") -> Iterator[tuple[str, type[Part]]]:
