@@ -13,21 +13,38 @@ from pipeline.run import Run
 from pipeline.store import GENERATION, Store
 
 
-def bench(run: Run, executor: Executor, store: Store, workers: int | None, watcher: Watcher = unwatched) -> None:
+def bench(
+    run: Run,
+    executor: Executor,
+    store: Store,
+    workers: int | None,
+    checkpoint_seconds: float,
+    watcher: Watcher = unwatched,
+) -> None:
     """Generate, render and score every unfinished job."""
     jobs = store.unfinished(run.jobs, run.evaluation)
     placement = place(executor, len(jobs), workers)
     texts = [prompt.text for prompt in run.prompts]
-    stages = [generation(store, run.weights, placement), evaluation(store, run.weights, placement, run.protocol, texts)]
+    stages = [
+        generation(store, run.weights, placement, checkpoint_seconds),
+        evaluation(store, run.weights, placement, run.protocol, texts),
+    ]
     for outcome in executor.run(stages, jobs, watcher):
         store.write_record(of_job(outcome, run.evaluation, store))
 
 
-def generate(run: Run, executor: Executor, store: Store, workers: int | None, watcher: Watcher = unwatched) -> None:
+def generate(
+    run: Run,
+    executor: Executor,
+    store: Store,
+    workers: int | None,
+    checkpoint_seconds: float,
+    watcher: Watcher = unwatched,
+) -> None:
     """Make every asset that is not there, and judge none."""
     jobs = store.unfinished(run.jobs, None)
     placement = place(executor, len(jobs), workers)
-    for outcome in executor.run([generation(store, run.weights, placement)], jobs, watcher):
+    for outcome in executor.run([generation(store, run.weights, placement, checkpoint_seconds)], jobs, watcher):
         store.write_record(of_job(outcome, None, store))
 
 
@@ -62,8 +79,8 @@ def evaluate(
         store.write_record(of_asset(outcome, jobs[outcome.item.job_id], digest))
 
 
-def generation(store: Store, weights: Weights, placement: Placement) -> Stage:
-    make = partial(_generator, store, weights)
+def generation(store: Store, weights: Weights, placement: Placement, checkpoint_seconds: float) -> Stage:
+    make = partial(_generator, store, weights, checkpoint_seconds)
     return Stage("generate", make, workers=placement.generators, gpus=placement.generator_gpus, cpus=1)
 
 

@@ -43,6 +43,7 @@ Workers = Annotated[
     int | None, typer.Option(help="Assets made side by side.", show_default="one per GPU or, without, per core")
 ]
 ExecutorName = Annotated[str, typer.Option("--executor", help="ray, or inline: all in this process, one by one.")]
+CheckpointSeconds = Annotated[float, typer.Option(help="Time between checkpoints of an asset.")]
 Out = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Run folder.", show_default="runs/, named by the settings")
 ]
@@ -86,6 +87,7 @@ def bench(
     views: Views = 120,
     workers: Workers = None,
     executor: ExecutorName = "ray",
+    checkpoint_seconds: CheckpointSeconds = 20.0,
     out: Out = None,
     set_: Settings = None,
 ) -> int:
@@ -97,7 +99,7 @@ def bench(
 
     name, prompts = commands.prompts(suite, prompt, limit, DEFAULT_SUITE, DEFAULT_LIMIT)
     run = commands.checked_run(name, prompts, objective, recipe, weights, seed, views, set_)
-    return _status(commands.bench(run, out, workers, executor))
+    return _status(commands.bench(run, out, commands.Means(executor, workers, checkpoint_seconds)))
 
 
 @app.command()
@@ -110,6 +112,7 @@ def generate(
     seed: Seed = 0,
     workers: Workers = None,
     executor: ExecutorName = "ray",
+    checkpoint_seconds: CheckpointSeconds = 20.0,
     out: Out = None,
     set_: Settings = None,
 ) -> int:
@@ -117,8 +120,8 @@ def generate(
     from pipeline import commands
 
     name, prompts = commands.prompts(None, [prompt], None, DEFAULT_SUITE, DEFAULT_LIMIT)
-    run = commands.checked_run(name, prompts, objective, recipe, weights, seed, 120, set_)
-    return _status(commands.generate(run, out, workers, executor))
+    run = commands.checked_run(name, prompts, objective, recipe, weights, seed, 120, set_, judged=False)
+    return _status(commands.generate(run, out, commands.Means(executor, workers, checkpoint_seconds)))
 
 
 @app.command()

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from cluster.executor import BootError, Executor, InlineExecutor
 from pipeline import bench as flow
@@ -21,6 +22,7 @@ from pipeline.store import Store
 
 EXECUTORS = "ray", "inline"
 MOST_WORKERS, MOST_WORKERS_PER_CORE = 1024, 8
+MOST_CHECKPOINT_SECONDS = 86_400
 
 
 def prompts(
@@ -48,6 +50,8 @@ def checked_run(
     seed: int,
     views: int,
     settings: list[str] | None,
+    *,
+    judged: bool = True,
 ) -> Run:
     """The run that the options describe. Raises UserError for all that would stop it later."""
     names = recipes.objectives(objective)
@@ -58,18 +62,34 @@ def checked_run(
             "--weights embedded to try the recipe on the packaged models."
         )
     run = Run(name, prompts, chosen, seed, models.resolve(weights or models.EMBEDDED), Protocol(views))
-    run.check()
+    run.check(judged=judged)
     return run
 
 
-def bench(run: Run, out: Path | None, workers: int | None, executor_name: str) -> int:
+class Means(NamedTuple):
+    """How to work, which changes no result."""
+
+    executor: str
+    workers: int | None
+    checkpoint_seconds: float
+
+    def check(self) -> None:
+        """Raise UserError for an executor there is not, or numbers that cannot be meant."""
+        check_workers(self.workers, self.executor)
+        if not 0 <= self.checkpoint_seconds <= MOST_CHECKPOINT_SECONDS:
+            raise UserError(
+                f"--checkpoint-seconds is {self.checkpoint_seconds:g}; give 0 to {MOST_CHECKPOINT_SECONDS}."
+            )
+
+
+def bench(run: Run, out: Path | None, means: Means) -> int:
     """Make and judge what is missing, write the tables, say where; the number of failed jobs."""
-    check_workers(workers, executor_name)
+    means.check()
     with _opened(run, out) as store:
         if todo := store.unfinished(run.jobs, run.evaluation):
             _begin(store, run, f"{len(todo)} of {len(run.jobs)} assets to make and judge in {store.root}")
-            with executing(executor_name, workers) as executor, _display(run, len(todo), "evaluate") as display:
-                flow.bench(run, executor, store, workers, display.watcher)
+            with executing(means.executor, means.workers) as executor, _display(run, len(todo), "evaluate") as display:
+                flow.bench(run, executor, store, means.workers, means.checkpoint_seconds, display.watcher)
         from pipeline.publish import publish
 
         print(publish(store), end="")
@@ -77,14 +97,14 @@ def bench(run: Run, out: Path | None, workers: int | None, executor_name: str) -
         return _failed(store, run)
 
 
-def generate(run: Run, out: Path | None, workers: int | None, executor_name: str) -> int:
+def generate(run: Run, out: Path | None, means: Means) -> int:
     """Make what is missing, say where it lies; the number of failed jobs."""
-    check_workers(workers, executor_name)
+    means.check()
     with _opened(run, out) as store:
         if todo := store.unfinished(run.jobs, None):
             _begin(store, run, f"{len(todo)} of {len(run.jobs)} assets to make in {store.root}")
-            with executing(executor_name, workers) as executor, _display(run, len(todo), "generate") as display:
-                flow.generate(run, executor, store, workers, display.watcher)
+            with executing(means.executor, means.workers) as executor, _display(run, len(todo), "generate") as display:
+                flow.generate(run, executor, store, means.workers, means.checkpoint_seconds, display.watcher)
         for job in run.jobs:
             if (store.item(job.id) / "asset.ply").exists():
                 print(store.item(job.id) / "asset.ply")

@@ -29,7 +29,6 @@ from sctd.optimize import OptimizeError, Step, optimize
 from sctd.prior import StableDiffusionPrior
 from sctd.seed_shape import cloud_prompt, initial_gaussians
 
-CHECKPOINT_SECONDS = 20.0
 TURNTABLE_VIEWS, TURNTABLE_ELEVATION_DEGREES = 120, 15.0
 
 
@@ -40,7 +39,7 @@ class NumericError(ArithmeticError):
 class Generator:
     """A worker: one prior on one device."""
 
-    def __init__(self, store: Store, weights: Weights, checkpoint_seconds: float = CHECKPOINT_SECONDS):
+    def __init__(self, store: Store, weights: Weights, checkpoint_seconds: float):
         self.store, self.weights, self.checkpoint_seconds = store, weights, checkpoint_seconds
         self.device = devices.prepare()
         self.prior = StableDiffusionPrior.load(weights.part("prior"), self.device)

@@ -51,7 +51,7 @@ class Weights:
 
     def evaluation_digest(self) -> str:
         """Of the models that judge one."""
-        return digest([self.digests[part] for part in EVALUATION])
+        return digest([self.digests.get(part) for part in EVALUATION])
 
 
 def resolve(name_or_folder: str) -> Weights:

@@ -53,6 +53,7 @@ class Board:
             self.say(f"{who}: starting")
         elif event.kind == "ready":
             actor.state = "idle"
+            self.say(f"{who}: ready" + (f" (process {event.pid})" if event.pid else ""))
         elif event.kind == "started":
             self.actors[event.stage, event.worker] = Actor("working", item)
             self.say(f"{who}: {item}")

@@ -68,8 +68,8 @@ class Run:
             ],
         }
 
-    def check(self) -> None:
-        """Raise UserError for what could not be run to its end."""
+    def check(self, *, judged: bool) -> None:
+        """Raise UserError for what could not be run to its end; the judges are needed if it is `judged`."""
         if not self.prompts:
             raise UserError("There is no prompt to run; give one with --prompt, or a larger --limit.")
         if not 1 <= self.protocol.num_views <= MOST_VIEWS:
@@ -79,7 +79,7 @@ class Run:
         if not 0 <= self.seed < 2**63:
             raise UserError(f"--seed is {self.seed}; give a whole number from 0 to 2^63 - 1.")
         with_shape = any(recipe.seed_shape.kind == "point_e" for recipe in self.recipes)
-        self.weights.require([*GENERATION, *(["shape"] if with_shape else []), *EVALUATION])
+        self.weights.require([*GENERATION, *(["shape"] if with_shape else []), *(EVALUATION if judged else [])])
         self._check_tokens()
 
     def _check_tokens(self) -> None:

@@ -20,7 +20,7 @@ from pipeline.jobs import Job
 
 ASSET, TURNTABLE, CONTACT = "asset.ply", "turntable.mp4", "contact.png"
 GENERATION, EVALUATION, RECORD, CHECKPOINT = "generation.json", "evaluation.npz", "record.json", "checkpoint"
-LOCK = "lock.json"
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,10 @@
 """One Ray session for all tests of a run: starting one takes seconds, and every test uses its own actors."""
 
-import sys
 import warnings
-from pathlib import Path
 
 import pytest
 
 from cluster.executor import Executor, InlineExecutor
-
-sys.path.append(str(Path(__file__).parent))  # for fake_workers
 
 
 @pytest.fixture(scope="session")

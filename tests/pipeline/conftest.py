@@ -1,0 +1,44 @@
+"""Weights for the tests of the pipeline: tiny random ones made here, and the packaged ones where they are."""
+
+from pathlib import Path
+
+import pytest
+import tiny_models
+
+from pipeline import models
+from pipeline.embedded import weights_folder
+from pipeline.jobs import Prompt
+from pipeline.protocol import Protocol
+from pipeline.recipes import for_objectives
+from pipeline.run import Run
+from sctd.recipes import embedded
+
+SMALL = ["iterations=4", "seed_shape.count=150", "relocate.interval=3"]
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory) -> Path:
+    """A folder named `tiny` that `--weights` takes."""
+    return tiny_models.write(tmp_path_factory.mktemp("weights") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def packaged_weights() -> Path:
+    """The packaged models."""
+    folder = weights_folder()
+    for part in ("prior/unet", "scorer", "reward", "reference.npz"):
+        if not (folder / part).exists():
+            pytest.skip(f"the packaged models are not complete: {part} is missing (python -m pipeline.embedded.build)")
+    return folder
+
+
+@pytest.fixture
+def run_of(tiny_weights):
+    """A small run over the tiny weights; arguments as those of the command line."""
+
+    def make(texts=("a red cube", "a blue ball"), objectives=("sctd",), settings=SMALL, seed=0, views=4) -> Run:
+        prompts = [Prompt(text.replace(" ", "-"), text, text) for text in texts]
+        recipes = for_objectives(embedded(), objectives, settings)
+        return Run("colours", prompts, recipes, seed, models.resolve(str(tiny_weights)), Protocol(views))
+
+    return make

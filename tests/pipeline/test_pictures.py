@@ -1,0 +1,71 @@
+import io
+import subprocess
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline import pictures
+
+
+@pytest.fixture
+def views() -> np.ndarray:
+    """16 plain views of 20 pixels, each a little brighter."""
+    return np.stack([np.full((20, 20, 3), 10 * i, np.uint8) for i in range(16)])
+
+
+def test_a_contact_sheet_shows_eight_views_all_round_under_the_prompt(views):
+    sheet = Image.open(io.BytesIO(pictures.contact_sheet(views, "a grey wall")))
+    size, top = pictures.THUMBNAIL_PIXELS, pictures.CAPTION_PIXELS
+    assert sheet.size == (8 * size, size + top)
+    middles = [sheet.getpixel((size * column + size // 2, top + size // 2))[0] for column in range(8)]
+    assert middles == [20 * column for column in range(8)]
+    assert np.asarray(sheet)[:top].min() < 128, "the caption is written in black"
+
+
+def test_sheets_are_stacked(views):
+    sheets = [pictures.contact_sheet(views, name) for name in ("one", "two", "three")]
+    whole = Image.open(io.BytesIO(pictures.stacked(sheets)))
+    assert whole.height == 3 * Image.open(io.BytesIO(sheets[0])).height
+
+
+def test_a_turntable_plays_anywhere_and_is_large_enough(views, tmp_path):
+    (tmp_path / "t.mp4").write_bytes(pictures.video(views))
+    reader = imageio_ffmpeg.read_frames(str(tmp_path / "t.mp4"))
+    about = next(reader)
+    frames = [np.frombuffer(frame, np.uint8) for frame in reader]
+    assert about["codec"] == "h264"
+    assert about["pix_fmt"].startswith("yuv420p")
+    assert about["size"] == (256, 256)
+    assert len(frames) == len(views)
+    assert abs(int(frames[8].mean()) - 80) <= 3
+
+
+def test_views_are_bytes_over_white():
+    import torch
+
+    from sctd.cameras import orbit
+    from sctd.gaussians import Gaussians
+
+    red = Gaussians(
+        means=torch.zeros(1, 3),
+        log_scales=torch.full((1, 3), -1.5),
+        quats=torch.tensor([[1.0, 0, 0, 0]]),
+        logit_opacities=torch.tensor([9.0]),
+        sh=torch.tensor([[[1.77, -1.77, -1.77]]]),
+    )
+    seen = pictures.on_white(red, orbit(31, 0.0, 3.5, 0.55, 16))
+    assert seen.shape == (31, 16, 16, 3)
+    assert seen.dtype == np.uint8
+    assert (seen[:, 0, 0] == 255).all()
+    assert (seen[:, 8, 8, 0] > 250).all()
+    assert (seen[:, 8, 8, 1:] < 5).all()
+
+
+def test_the_video_writer_leaves_no_process_behind(views):
+    pictures.video(views)
+    listed = subprocess.run(["ps", "-eo", "ppid,comm"], capture_output=True, text=True, check=True).stdout
+    import os
+
+    assert f"{os.getpid()} ffmpeg" not in listed

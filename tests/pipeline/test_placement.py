@@ -1,0 +1,48 @@
+import pytest
+
+from cluster.executor import InlineExecutor
+from pipeline import devices, manifest
+from pipeline.placement import place
+
+
+class WithGpus(InlineExecutor):
+    def __init__(self, count: int):
+        self.count = count
+
+    def gpus(self) -> int:
+        return self.count
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch):
+    monkeypatch.setattr(manifest, "cores", lambda: 6)
+    monkeypatch.setattr(devices, "can_use_gpus", lambda: True)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "jobs", "workers", "expected"),
+    [
+        (0, 40, None, (6, 0.0, 0.0)),  # one per core
+        (0, 3, None, (3, 0.0, 0.0)),  # no more than there are jobs
+        (0, 40, 2, (2, 0.0, 0.0)),
+        (4, 40, None, (4, 0.8, 0.2)),  # one per GPU: no two fit, the evaluator does
+        (4, 2, None, (2, 0.8, 0.2)),
+        (1, 40, 3, (3, 0.266, 0.2)),  # several to a GPU
+        (2, 40, 3, (3, 0.4, 0.2)),
+    ],
+)
+def test_generators_take_the_gpus_or_the_cores(gpus, jobs, workers, expected):
+    assert place(WithGpus(gpus), jobs, workers) == expected
+
+
+@pytest.mark.parametrize(("gpus", "workers"), [(1, 1), (1, 7), (3, 5), (8, 8)])
+def test_all_workers_fit_beside_each_other(gpus, workers):
+    placement = place(WithGpus(gpus), 100, workers)
+    per_gpu = -(-workers // gpus)
+    assert per_gpu * placement.generator_gpus + placement.evaluator_gpus <= 1
+    assert workers > gpus or 2 * placement.generator_gpus > 1
+
+
+def test_gpus_that_cannot_render_are_left_alone(monkeypatch):
+    monkeypatch.setattr(devices, "can_use_gpus", lambda: False)
+    assert place(WithGpus(4), 40, None) == (6, 0.0, 0.0)
