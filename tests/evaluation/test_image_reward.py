@@ -14,24 +14,17 @@ from transformers.models.blip.modeling_blip import BlipVisionModel
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
 from evaluation import EvaluationError
+from evaluation.blip import RewardConfig
 from evaluation.image_reward import (
     CLIP_MEAN,
     CLIP_STD,
     ImageReward,
-    RewardConfig,
     load_tokenizer,
     normalise,
     preprocess,
 )
 
-WORDS = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
-    *"a red cube on blue cylinder caf ##e , . & 中 ##s the view".split(),
-]
+WORDS = """[PAD] [UNK] [CLS] [SEP] [MASK] a red cube on blue cylinder caf ##e , . & 中 ##s the view""".split()  # noqa: SIM905
 PROMPTS = [
     "a red cube on a blue cylinder",
     "A RED Café, cubes & 中 cylinders.",

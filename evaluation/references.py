@@ -1,0 +1,103 @@
+"""What a distance is measured from: moments and features of reference images, and the digest of what made them.
+
+Two distances mean something beside each other only if their references are one; the key says so. The format is `.npz`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from jaxtyping import Float32
+
+from evaluation import EvaluationError
+from evaluation.fid import Moments
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Moments of all reference images, features of some of them (for the kernel distance), and their origin.
+
+    `made_of` holds all that can change the numbers: `network` and `weights` of the features, the images' generator,
+    its weights, prompts, steps, guidance, seed and count. It must be plain JSON.
+    """
+
+    moments: Moments
+    features: Float32[np.ndarray, "count dim"] | None
+    made_of: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of the canonical JSON of `made_of`."""
+        return hashlib.sha256(_canonical(self.made_of).encode()).hexdigest()
+
+    def require_network(self, name: str, weights: str) -> None:
+        """Raise EvaluationError unless these features are by this network."""
+        found = (self.made_of.get("network"), self.made_of.get("weights"))
+        if found != (name, weights):
+            raise EvaluationError(
+                f"the reference holds features of {found[0]} ({str(found[1])[:12]}), the views were seen by {name} "
+                f"({weights[:12]}): make the reference again with the weights you evaluate with"
+            )
+
+
+def require_one_reference(keys: Iterable[str]) -> str:
+    """The one key that all distances share. Raises EvaluationError where they were measured from several references."""
+    found = sorted(set(keys))
+    if len(found) != 1:
+        raise EvaluationError(
+            f"distances from {len(found)} different references ({', '.join(key[:12] for key in found)}) cannot be "
+            "compared: evaluate the runs again with one reference"
+        )
+    return found[0]
+
+
+def to_bytes(reference: Reference) -> bytes:
+    """The `.npz` of a reference; equal references give equal bytes."""
+    arrays: dict[str, Any] = {
+        "count": np.array(reference.moments.count),
+        "total": reference.moments.total,
+        "outer": reference.moments.outer,
+        "made_of": np.array(_canonical(reference.made_of)),
+        "key": np.array(reference.key),
+    }
+    if reference.features is not None:
+        arrays["features"] = reference.features
+    arrays["content"] = np.array(_content(arrays))
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def from_bytes(data: bytes) -> Reference:
+    """Read a reference. Raises EvaluationError where it is no reference or its parts do not belong together."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        content = str(arrays.pop("content"))
+        moments = Moments(int(arrays["count"]), arrays["total"], arrays["outer"])
+        reference = Reference(moments, arrays.get("features"), json.loads(str(arrays["made_of"])))
+        key = str(arrays["key"])
+    except (ValueError, OSError, EOFError, KeyError, BadZipFile, zlib.error) as error:
+        raise EvaluationError(f"not a reference file (.npz written by this program): {error}") from error
+    if content != _content(arrays) or key != reference.key:
+        raise EvaluationError("the reference file was changed after it was written: its digest differs; fetch it again")
+    return reference
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _content(arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape} ".encode() + array.tobytes())
+    return digest.hexdigest()

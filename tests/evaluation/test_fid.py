@@ -1,0 +1,185 @@
+"""Distances against closed forms, scipy, torchmetrics, and simulations whose answer is known."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from torchmetrics.image.fid import _compute_fid
+
+from evaluation import EvaluationError
+from evaluation.fid import Gaussian, Moments, frechet, frechet_distance, jackknife_error, kernel_distance
+
+
+def cloud(random, count, dim, shift=0.0, skew=0.0):
+    """Correlated features with a mean: as unlike the standard normal as real features are."""
+    mix = np.linalg.qr(random.normal(size=(dim, dim)))[0] * np.geomspace(1, 0.05, dim) * (1 + skew)
+    return random.normal(size=(count, dim)) @ mix + shift + random.normal(size=dim)
+
+
+@pytest.mark.parametrize("dim", [64, 256])
+def test_frechet_distance_is_scipys_and_torchmetrics(dim):
+    """Sec. 5.5 no. 8: the textbook formula with scipy's matrix root, and torchmetrics' with complex eigenvalues."""
+    random = np.random.default_rng(dim)
+    a, b = cloud(random, 3 * dim, dim), cloud(random, 4 * dim, dim, shift=0.3, skew=0.2)
+    covariances = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    difference = a.mean(0) - b.mean(0)
+    root = scipy.linalg.sqrtm(covariances[0] @ covariances[1])
+    textbook = difference @ difference + np.trace(covariances[0] + covariances[1] - 2 * root.real)
+    mean_cov = [torch.tensor(x) for x in (a.mean(0), covariances[0], b.mean(0), covariances[1])]
+    ours = frechet_distance(Moments.of(a), Moments.of(b))
+    assert ours == pytest.approx(textbook, rel=1e-9)
+    assert ours == pytest.approx(float(_compute_fid(*mean_cov)), rel=1e-9)
+    assert ours == pytest.approx(frechet_distance(Moments.of(b), Moments.of(a)), rel=1e-9)
+
+
+def test_fewer_features_than_dimensions():
+    """Sec. 5.5 no. 9: singular covariances need no eps; numpy's eigenvalues of the plain product agree to 1e-6."""
+    random = np.random.default_rng(1)
+    a, b = cloud(random, 60, 128), cloud(random, 90, 128, shift=0.1)
+    covariances = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    roots = np.sqrt(np.linalg.eigvals(covariances[0] @ covariances[1]).astype(complex)).real.sum()
+    shift = np.sum((a.mean(0) - b.mean(0)) ** 2)
+    expected = shift + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * roots
+    assert frechet_distance(Moments.of(a), Moments.of(b)) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(("count", "tolerance"), [(400, 1e-9), (30, 1e-6)])
+def test_a_set_has_no_distance_from_itself(count, tolerance):
+    """Sec. 5.5 no. 10: relative to the trace, more loosely where the covariance is singular."""
+    moments = Moments.of(cloud(np.random.default_rng(2), count, 64, shift=3.0))
+    assert abs(frechet_distance(moments, moments)) < tolerance * np.trace(moments.covariance)
+
+
+def test_commuting_covariances_have_a_closed_form():
+    """Sec. 5.5 no. 11: |Δμ|² + Σ (√a - √b)² in a common basis; exact moments instead of samples."""
+    random = np.random.default_rng(3)
+    basis, a, b = np.linalg.qr(random.normal(size=(32, 32)))[0], random.uniform(0.1, 4, 32), random.uniform(0.1, 4, 32)
+    mean_a, mean_b = random.normal(size=(2, 32))
+
+    def exact(mean, values, count=1000):
+        covariance = (basis * values) @ basis.T
+        return Moments(count, count * mean, (count - 1) * covariance + count * np.outer(mean, mean))
+
+    expected = np.sum((mean_a - mean_b) ** 2) + np.sum((np.sqrt(a) - np.sqrt(b)) ** 2)
+    assert frechet_distance(exact(mean_a, a), exact(mean_b, b)) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("actors", [1, 3, 40])
+def test_moments_add_in_any_order_and_any_split(actors):
+    """Sec. 5.5 no. 13; in one order the sums are the same to the last bit."""
+    random = np.random.default_rng(4)
+    features = cloud(random, 200, 16, shift=1.0)
+    parts = [Moments.of(part) for part in np.array_split(features, actors)]
+    whole = Moments.of(features)
+    for order in (range(actors), random.permutation(actors)):
+        merged = sum((parts[i] for i in order[1:]), start=parts[order[0]])
+        assert merged.count == 200
+        np.testing.assert_allclose(merged.total, whole.total, rtol=1e-12)
+        np.testing.assert_allclose(merged.outer, whole.outer, rtol=1e-12, atol=1e-10)
+        np.testing.assert_allclose(merged.covariance, np.cov(features, rowvar=False), rtol=1e-9, atol=1e-12)
+    again = sum(parts[1:], start=parts[0])
+    assert np.array_equal(again.outer, sum(parts[1:], start=parts[0]).outer)
+    np.testing.assert_allclose((whole - parts[0]).outer, Moments.of(features[parts[0].count :]).outer, atol=1e-10)
+
+
+def test_float32_features_are_summed_in_float64():
+    features = (1000 + np.random.default_rng(5).normal(size=(500, 4))).astype(np.float32)
+    np.testing.assert_allclose(Moments.of(features).covariance, np.cov(features.astype(float), rowvar=False), rtol=1e-6)
+
+
+def objects_of(random, objects, views, dim, correlation):
+    """Standard normal features whose views of one object are correlated: a perfect model of the standard normal."""
+    shared = random.normal(size=(objects, 1, dim))
+    own = random.normal(size=(objects, views, dim))
+    return list(math.sqrt(correlation) * shared + math.sqrt(1 - correlation) * own)
+
+
+def test_cluster_excluded_kernel_distance_is_unbiased_and_the_plain_one_is_not():
+    """Sec. 5.5 no. 14: 0 within 3 standard errors at ρ = 0.9, where the plain U-statistic is far off."""
+    random = np.random.default_rng(6)
+    excluded, plain = [], []
+    for _ in range(30):
+        objects = objects_of(random, 12, 10, 16, 0.9)
+        reference = random.normal(size=(200, 16))
+        excluded.append(kernel_distance(objects, reference).value)
+        plain.append(kernel_distance(list(np.concatenate(objects)[:, None]), reference).value)
+    error = np.std(excluded, ddof=1) / math.sqrt(30)
+    assert abs(np.mean(excluded)) < 3 * error
+    assert np.mean(plain) > 10 * error
+
+
+def test_with_one_view_an_object_the_kernel_distance_is_the_plain_u_statistic():
+    """Sec. 5.5 no. 14, against the double sum over pairs written out."""
+    random = np.random.default_rng(7)
+    x, y = random.normal(size=(9, 1, 5)), random.normal(0.3, 1, size=(11, 5))
+
+    def kernel(a, b):
+        return (a @ b / 5 + 1) ** 3
+
+    flat = x[:, 0]
+    ours = sum(kernel(flat[i], flat[j]) for i in range(9) for j in range(9) if i != j) / (9 * 8)
+    theirs = sum(kernel(y[i], y[j]) for i in range(11) for j in range(11) if i != j) / (11 * 10)
+    across = sum(kernel(a, b) for a in flat for b in y) / 99
+    estimate = kernel_distance(list(x), y)
+    assert estimate.value == pytest.approx(1000 * (ours + theirs - 2 * across), rel=1e-10)
+    without = [kernel_distance(list(np.delete(x, i, axis=0)), y).value for i in range(9)]
+    assert estimate.standard_error == pytest.approx(jackknife_error(np.array(without)), rel=1e-9)
+
+
+def test_objects_of_different_numbers_of_views_count_by_their_views():
+    random = np.random.default_rng(8)
+    objects = [random.normal(size=(views, 4)) for views in (1, 2, 5)]
+    reference = random.normal(size=(6, 4))
+    pairs = [(a, b) for i, p in enumerate(objects) for j, q in enumerate(objects) if i != j for a in p for b in q]
+    ours = np.mean([(a @ b / 4 + 1) ** 3 for a, b in pairs])
+    among = np.mean([(a @ b / 4 + 1) ** 3 for i, a in enumerate(reference) for j, b in enumerate(reference) if i != j])
+    across = np.mean([(a @ b / 4 + 1) ** 3 for a in np.concatenate(objects) for b in reference])
+    assert kernel_distance(objects, reference).value == pytest.approx(1000 * (ours + among - 2 * across), rel=1e-9)
+
+
+@pytest.mark.parametrize(("shift", "lowest", "highest"), [(0.5, 0.7, 1.3), (0.0, 1.0, 1.7)])
+def test_the_jackknife_finds_the_sampling_deviation(shift, lowest, highest):
+    """Sec. 5.5 no. 15: within 30 % of the deviation over 100 samples; cautious where the distance is bias alone."""
+    random = np.random.default_rng(9)
+    mean = np.full(8, shift)
+    reference = Moments(10_000, 10_000 * mean, 9_999 * np.eye(8) + 10_000 * np.outer(mean, mean))
+    estimates = [frechet(objects_of(random, 40, 6, 8, 0.8), reference) for _ in range(100)]
+    deviation = np.std([estimate.value for estimate in estimates], ddof=1)
+    assert lowest < np.mean([estimate.standard_error for estimate in estimates]) / deviation < highest
+
+
+def test_views_as_units_make_the_error_far_too_small():
+    random = np.random.default_rng(12)
+    reference = Moments(10_000, np.full(8, 5_000.0), 9_999 * np.eye(8) + 2_500)
+    objects = objects_of(random, 40, 12, 8, 0.9)
+    right, wrong = (
+        frechet(units, reference).standard_error for units in (objects, list(np.concatenate(objects)[:, None]))
+    )
+    assert wrong < 0.4 * right
+
+
+def test_downdates_are_the_distances_without_each_object():
+    random = np.random.default_rng(10)
+    objects, reference = objects_of(random, 6, 9, 7, 0.5), Moments.of(random.normal(size=(300, 7)))
+    without = [
+        frechet_distance(Moments.of(np.concatenate(objects[:i] + objects[i + 1 :])), reference) for i in range(6)
+    ]
+    estimate = frechet(objects, reference)
+    assert estimate.value == pytest.approx(frechet_distance(Moments.of(np.concatenate(objects)), reference), rel=1e-10)
+    assert estimate.standard_error == pytest.approx(jackknife_error(np.array(without)), rel=1e-8)
+
+
+def test_one_object_has_a_distance_but_no_error():
+    random = np.random.default_rng(11)
+    estimate = frechet([random.normal(size=(20, 4))], Moments.of(random.normal(size=(50, 4))))
+    assert estimate.value > 0
+    assert estimate.standard_error is None
+
+
+def test_too_few_features_are_refused():
+    with pytest.raises(EvaluationError, match="at least 2 features, found 1: render more views"):
+        Gaussian(Moments.of(np.ones((1, 3))))
+    with pytest.raises(EvaluationError, match="needs 2 objects and 2 reference features, found 1 and 9"):
+        kernel_distance([np.ones((4, 3))], np.ones((9, 3)))

@@ -1,0 +1,77 @@
+"""A reference there and back; its key; and what may not be compared."""
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+
+from evaluation import EvaluationError
+from evaluation.fid import Moments, frechet_distance
+from evaluation.references import Reference, from_bytes, require_one_reference, to_bytes
+
+MADE_OF = {"network": "embedded", "weights": "ab" * 32, "prompts": ["a red cube"], "steps": 25, "guidance": 7.5}
+
+
+@pytest.fixture
+def reference():
+    features = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32)
+    return Reference(Moments.of(features), features[:20], MADE_OF)
+
+
+def test_there_and_back(reference):
+    data = to_bytes(reference)
+    other = from_bytes(data)
+    assert to_bytes(other) == data
+    assert other.key == reference.key
+    assert other.made_of == MADE_OF
+    assert np.array_equal(other.features, reference.features)
+    assert abs(frechet_distance(other.moments, reference.moments)) < 1e-9
+    bare = from_bytes(to_bytes(dataclasses.replace(reference, features=None)))
+    assert bare.features is None
+    assert bare.key == reference.key
+
+
+def test_the_key_is_of_what_made_it_in_any_order(reference):
+    shuffled = dict(sorted(MADE_OF.items(), reverse=True))
+    assert dataclasses.replace(reference, made_of=shuffled).key == reference.key
+    for change in ({"steps": 50}, {"weights": "cd" * 32}, {"seed": 0}):
+        assert dataclasses.replace(reference, made_of=MADE_OF | change).key != reference.key
+
+
+def test_distances_from_different_references_are_refused(reference):
+    other = dataclasses.replace(reference, made_of=MADE_OF | {"steps": 50})
+    assert require_one_reference([reference.key, reference.key]) == reference.key
+    with pytest.raises(EvaluationError, match=f"from 2 different references .*{other.key[:12]}.*with one reference"):
+        require_one_reference([reference.key, other.key])
+
+
+def test_features_of_another_network_are_refused(reference):
+    reference.require_network("embedded", "ab" * 32)
+    with pytest.raises(EvaluationError, match=r"holds features of embedded \(abababababab\), .* by embedded \(efef"):
+        reference.require_network("embedded", "ef" * 32)
+    with pytest.raises(EvaluationError, match="make the reference again"):
+        reference.require_network("inception", "ab" * 32)
+
+
+@pytest.mark.parametrize("name", ["outer", "made_of", "features", "count"])
+def test_a_changed_file_is_noticed(reference, name):
+    with np.load(io.BytesIO(to_bytes(reference))) as file:
+        arrays = {key: file[key] for key in file.files}
+    arrays[name] = np.array('{"network":"inception"}') if name == "made_of" else arrays[name] + 1
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    with pytest.raises(EvaluationError, match="changed after it was written"):
+        from_bytes(buffer.getvalue())
+
+
+@pytest.mark.parametrize("data", [b"", b"not a zip at all", b"\x93NUMPY"])
+def test_a_file_of_another_kind_is_named(data):
+    with pytest.raises(EvaluationError, match="not a reference file"):
+        from_bytes(data)
+
+
+def test_a_truncated_file_is_named(reference):
+    data = to_bytes(reference)
+    with pytest.raises(EvaluationError, match="not a reference file"):
+        from_bytes(data[: len(data) // 2])
