@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from evaluation.image_reward import ImageReward, RewardConfig, load_tokenizer, normalise
+from evaluation.blip import RewardConfig
+from evaluation.image_reward import ImageReward, load_tokenizer, normalise
 from pipeline.embedded import damage, data, tokenizer, world
 from pipeline.embedded.data import VIEW_WORDS, Data
 from pipeline.embedded.training import Plan, fit, log
