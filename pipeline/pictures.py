@@ -1,6 +1,7 @@
 """Pictures of assets: the views that are judged, a turntable, contact sheets. Values in, bytes out."""
 
 import io
+import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,20 +29,18 @@ def on_white(gaussians: Any, cameras: Any) -> np.ndarray:
 
 
 def video(views: np.ndarray) -> bytes:
-    """An H.264 .mp4 of the views in turn that any player opens (yuv420p), small ones enlarged."""
+    """An H.264 .mp4 of the views in turn that any player opens (yuv420p, even sides), small ones enlarged."""
     import imageio_ffmpeg
 
     factor = max(1, -(-WATCHABLE_PIXELS // views.shape[2]))
-    width, height = (side * factor // 16 * 16 for side in (views.shape[2], views.shape[1]))  # H.264 works in 16s
+    width, height = (side * factor // 2 * 2 for side in (views.shape[2], views.shape[1]))
+    frames = b"".join(_resized(view, width, height).tobytes() for view in views)
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(FRAMES_PER_SECOND), "-i", "-"]
+    encoded = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "18", "-threads", "1", "-movflags", "+faststart"]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "turntable.mp4"
-        writer = imageio_ffmpeg.write_frames(
-            str(path), (width, height), fps=FRAMES_PER_SECOND, codec="libx264", quality=8, ffmpeg_log_level="error"
-        )
-        writer.send(None)
-        for view in views:
-            writer.send(_resized(view, width, height).tobytes())
-        writer.close()
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", *raw, *encoded, str(path)]
+        subprocess.run(command, input=frames, capture_output=True, check=True)
         return path.read_bytes()
 
 
