@@ -93,7 +93,7 @@ def bench(run: Run, out: Path | None, means: Means) -> int:
         from pipeline.publish import publish
 
         print(publish(store), end="")
-        _where(store, "leaderboard.csv", "report.md", "contact.png")
+        _where(store)
         return _failed(store, run)
 
 
@@ -136,7 +136,7 @@ def evaluate(folder: Path, views: int | None, weights: str | None, executor_name
         from pipeline.publish import failures, publish
 
         print(publish(store), end="")
-        _where(store, "leaderboard.csv", "report.md")
+        _where(store)
         return len(failures(store, [job["job_id"] for job in settings["jobs"]]))
 
 
@@ -149,7 +149,7 @@ def leaderboard(folders: list[Path], out: Path | None) -> None:
         manifest.read(store)
     if len(stores) == 1 and out is None:
         print(publish(stores[0]), end="")
-        _where(stores[0], "leaderboard.csv", "report.md")
+        _where(stores[0])
         return
     table, csv = compared(stores)
     print(table, end="")
@@ -218,7 +218,8 @@ def _failed(store: Store, run: Run) -> int:
     return len(failed)
 
 
-def _where(store: Store, *names: str) -> None:
+def _where(store: Store) -> None:
+    names = "leaderboard.csv", "report.md", "contact.png"
     print("\n" + "\n".join(str(store.root / name) for name in names if (store.root / name).exists()))
 
 

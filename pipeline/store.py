@@ -53,7 +53,7 @@ class Store:
         """The value in a file that this program wrote; None where there is none."""
         try:
             return json.loads(path.read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except ValueError as error:
             raise UserError(f"{path} is damaged ({error}); delete it, and what it belongs to is made again.") from error

@@ -1,0 +1,211 @@
+"""The tables, from records written by hand, so that every number can be told in advance."""
+
+import io
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from evaluation import EvaluationError
+from evaluation.fid import Moments, frechet_distance
+from evaluation.references import Reference, to_bytes
+from pipeline import leaderboard
+from pipeline.errors import UserError
+from pipeline.leaderboard import Finished, board, columns_of, csv, markdown, per_object
+from pipeline.report import report
+from pipeline.store import Store
+
+WIDTH = 3
+SCORES = {"red": (30.0, 0.5), "green": (20.0, -0.5), "blue": (40.0, 0.3)}
+
+
+def features(seed: int, count: int = 12) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, WIDTH)).astype(np.float32)
+
+
+def write_reference(folder, seed=99):
+    reference = Reference(Moments.of(features(seed, 200)), features(seed, 200), {"network": "embedded", "seed": seed})
+    folder.mkdir(exist_ok=True)
+    (folder / "reference.npz").write_bytes(to_bytes(reference))
+    return reference
+
+
+def write_run(root, weights, objectives=("sctd",), failed=("green",), missing=()):
+    """A folder as `bench` leaves it: three prompts by each objective."""
+    store = Store(root)
+    jobs = [
+        {
+            "job_id": f"{objective}-{name}",
+            "prompt_id": name,
+            "prompt": f"a {name} cube",
+            "objective": objective,
+            "seed": 0,
+        }
+        for name in SCORES
+        for objective in objectives
+    ]
+    session = {
+        "started_utc": "2026-01-02T03:04:05+00:00",
+        "command": "segmentdreamer bench",
+        "commit": "c0ffee",
+        "versions": {"torch": "2"},
+        "hardware": {"cpu": "a CPU", "cores": 2, "gpus": []},
+    }
+    store.write_json(
+        root / "run.json",
+        {
+            "run_id": root.name,
+            "suite": "cubes",
+            "seed": 0,
+            "views": 12,
+            "protocol": "paper12",
+            "metric_version": 1,
+            "recipes": {name: {"name": "embedded", "guidance": {"scale": 7.5}} for name in objectives},
+            "weights": {"name": "embedded", "folder": str(weights), "sha256": {"prior": "p"}},
+            "jobs": jobs,
+            "sessions": [session],
+        },
+    )
+    for number, job in enumerate(jobs):
+        about = {key: job[key] for key in ("job_id", "prompt_id", "prompt", "objective", "seed")}
+        if job["prompt_id"] in missing:
+            continue
+        if job["prompt_id"] in failed:
+            reason = {"failed_stage": "generate", "error_kind": "numeric", "error": "NaN in the loss", "deaths": 0}
+            store.write_record(about | reason | {"status": "failed", "evaluation": "e"})
+            continue
+        clip, ir = SCORES[job["prompt_id"]]
+        facts = {
+            "seconds": 60.0, "init_seconds": 1.0, "optimize_seconds": 50.0, "peak_bytes": 2**30, "num_gaussians": 300,
+            "device": "cpu", "resumed_from": 0,
+        }  # fmt: skip
+        scores = {
+            "clip": {"mean": clip, "sd": 1.0, "p10": clip - 2},
+            "ir": {"mean": ir, "sd": 0.1, "p10": ir - 0.2},
+            "clip_rprec": {"mean": 0.75, "sd": 0.0, "p10": 0.0},
+        }
+        end = {"status": "done", "evaluation": "e", "error_kind": "", "error": "", "deaths": 0}
+        store.write_record(about | end | {"scores": scores, "evaluation_seconds": 2.0, "generation": facts})
+        arrays = io.BytesIO()
+        np.savez(arrays, features=features(number))
+        store.write(store.item(job["job_id"]) / "evaluation.npz", arrays.getvalue())
+    return store
+
+
+@pytest.fixture
+def weights(tmp_path):
+    write_reference(tmp_path / "weights")
+    return tmp_path / "weights"
+
+
+def test_the_means_are_over_the_prompts_that_were_judged(tmp_path, weights):
+    (row,) = board([Finished.read(write_run(tmp_path / "run", weights))]).to_dict("records")
+    assert (row["n_prompts"], row["n_failed"], row["n_views"], row["protocol"]) == (3, 1, 12, "paper12")
+    assert row["clip@embedded"] == pytest.approx(35)
+    assert row["clip@embedded_se"] == pytest.approx(5)
+    half = 12.706204736 * 5  # Student's t with 1 degree of freedom at 0.975
+    assert row["clip@embedded_lo"] == pytest.approx(35 - half)
+    assert row["clip@embedded_hi"] == pytest.approx(35 + half)
+    assert row["clip_p10@embedded"] == pytest.approx(33)
+    assert row["ir@embedded"] == pytest.approx(0.4)
+    assert row["clip_rprec@embedded"] == pytest.approx(0.75)
+    assert (row["time_min"], row["peak_gib"], row["n_gauss"]) == (1.0, 1.0, 300.0)
+    assert (row["method"], row["recipe"], row["cfg_scale"], row["gpu"]) == ("sctd", "embedded", 7.5, "cpu")
+    assert (row["run_id"], row["code_sha"], row["date_utc"]) == ("run", "c0ffee", "2026-01-02T03:04:05+00:00")
+
+
+def test_the_distance_is_of_all_views_of_what_was_made(tmp_path, weights):
+    (row,) = board([Finished.read(write_run(tmp_path / "run", weights))]).to_dict("records")
+    ours = Moments.of(np.concatenate([features(0), features(2)]))
+    reference = write_reference(tmp_path / "same")
+    assert row["fd@embedded"] == pytest.approx(frechet_distance(ours, reference.moments), rel=1e-9)
+    assert row["fd@embedded_se"] > 0
+    assert row["ref_key"] == reference.key
+    assert math.isfinite(row["kid_cl@embedded"])
+
+
+def test_what_could_not_be_computed_is_an_empty_cell(tmp_path, weights):
+    store = write_run(tmp_path / "run", weights, failed=tuple(SCORES))
+    text = csv(board([Finished.read(store)])).decode()
+    (row,) = pd.read_csv(io.StringIO(text)).to_dict("records")
+    assert row["n_failed"] == 3
+    assert "clip@embedded" not in row
+    store = write_run(tmp_path / "one", weights, failed=("green", "blue"))
+    (row,) = pd.read_csv(io.BytesIO(csv(board([Finished.read(store)])))).to_dict("records")
+    assert row["clip@embedded"] == 30
+    for name in ("clip@embedded_se", "clip@embedded_lo", "clip_rprec@embedded", "kid_cl@embedded", "fd@embedded_se"):
+        assert math.isnan(row[name])
+    assert math.isnan(row["q1_rank"])
+
+
+def test_unfinished_jobs_are_neither_failed_nor_averaged(tmp_path, weights):
+    run = Finished.read(write_run(tmp_path / "run", weights, missing=("blue",)))
+    (row,) = board([run]).to_dict("records")
+    assert (row["n_prompts"], row["n_failed"], row["clip@embedded"]) == (3, 1, 30.0)
+    assert list(per_object(run)["status"]) == ["done", "failed", "unfinished"]
+
+
+def test_each_objective_has_its_row_and_the_best_is_bold(tmp_path, weights):
+    store = write_run(tmp_path / "run", weights, objectives=("sctd", "sds"))
+    record = store.record("sds-red")
+    record["scores"]["clip"]["mean"] = 10.0
+    store.write_record(record)
+    header, _, sctd, sds = markdown(board([Finished.read(store)])).splitlines()
+    assert header.startswith("| method | prompts | clip@embedded ↑ | clip_p10@embedded ↑ | ir@embedded ↑")
+    assert "fd@embedded ↓" in header
+    assert sctd.startswith("| sctd | 2 of 3 | **35 ± 5** |")
+    assert sds.startswith("| sds | 2 of 3 | 25 ± 15 |")
+
+
+def test_every_measured_column_is_defined(tmp_path, weights):
+    table = board([Finished.read(write_run(tmp_path / "run", weights))])
+    columns = columns_of(table)
+    assert [name for name in table.columns if "@" in name] == [name for name in columns if "@" in name]
+    assert columns["fd@embedded"]["direction"] == "lower"
+    assert columns["clip@embedded_se"] == {
+        "unit": "points", "direction": "", "definition": "standard error of clip@embedded",
+    }  # fmt: skip
+
+
+def test_per_object_has_a_row_for_every_job_with_its_reason(tmp_path, weights):
+    rows = per_object(Finished.read(write_run(tmp_path / "run", weights))).to_dict("records")
+    assert [row["status"] for row in rows] == ["done", "failed", "done"]
+    assert (rows[1]["error_kind"], rows[1]["error"]) == ("numeric", "NaN in the loss")
+    assert (rows[0]["clip@embedded"], rows[0]["clip@embedded_p10"], rows[0]["t_total_s"]) == (30.0, 28.0, 60.0)
+    assert rows[0]["asset"] == "items/sctd-red/asset.ply"
+
+
+def test_several_runs_stand_on_one_board_unless_their_references_differ(tmp_path, weights):
+    first, second = (Finished.read(write_run(tmp_path / name, weights)) for name in ("first", "second"))
+    assert list(board([first, second])["run_id"]) == ["first", "second"]
+    write_reference(tmp_path / "other", seed=7)
+    other = Finished.read(write_run(tmp_path / "third", tmp_path / "other"))
+    with pytest.raises(EvaluationError, match="distances from 2 different references"):
+        board([first, other])
+
+
+def test_a_reference_that_is_gone_is_named(tmp_path, weights):
+    run = Finished.read(write_run(tmp_path / "run", weights))
+    (weights / "reference.npz").unlink()
+    with pytest.raises(UserError) as caught:
+        board([run])
+    assert str(caught.value) == (
+        f"{weights}/reference.npz, which {tmp_path}/run was judged against, is gone; put it back."
+    )
+
+
+def test_the_report_shows_every_asset_and_every_failure(tmp_path, weights):
+    run = Finished.read(write_run(tmp_path / "run", weights, missing=("blue",)))
+    text = report(run.manifest, run.records, "| table |\n")
+    assert "3 jobs of suite `cubes`, seed 0: 1 done, 1 failed, 1 unfinished." in text
+    assert "| a green cube | sctd | generate | NaN in the loss |" in text
+    assert "![a red cube, all round](items/sctd-red/contact.png)" in text
+    assert "### a blue cube (sctd)\n\nNot made." in text
+    assert "segmentdreamer bench" in text
+    assert "a CPU, 2 cores; commit c0ffee" in text
+
+
+def test_no_number_is_made_up():
+    assert json.loads(json.dumps(leaderboard.columns_of(pd.DataFrame({"method": ["sctd"]})))) == {}

@@ -1,0 +1,120 @@
+import io
+
+import pytest
+
+from cluster.executor import Event, Progress
+from pipeline.progress import Board, Display, duration, prompt_and_objective_of, prompt_of
+
+
+@pytest.fixture
+def lines():
+    return []
+
+
+@pytest.fixture
+def clock():
+    return [0.0]
+
+
+@pytest.fixture
+def board(lines, clock):
+    return Board(2, "evaluate", lines.append, str, clock=lambda: clock[0])
+
+
+def steps(board, clock, done, total, seconds=1.0, start=0):
+    for step in range(start + 1, done + 1):
+        clock[0] += seconds
+        board.watch(Event("progress", "generate", 0, "cube", Progress(step, total)))
+
+
+def test_every_event_that_matters_is_one_line(board, lines, clock):
+    board.watch(Event("starting", "generate", 0))
+    board.watch(Event("ready", "generate", 0, pid=77))
+    board.watch(Event("started", "generate", 0, "cube"))
+    steps(board, clock, 20, 20, seconds=3)
+    board.watch(Event("finished", "generate", 0, "cube"))
+    board.watch(Event("started", "evaluate", 0, "cube"))
+    board.watch(Event("progress", "evaluate", 0, "cube", Progress(1, 4)))
+    board.watch(Event("finished", "evaluate", 0, "cube"))
+    board.watch(Event("retried", "generate", 0, "ball", note="its process died"))
+    board.watch(Event("died", "generate", 0, note="its process died"))
+    board.watch(Event("failed", "generate", 1, "ball", note="the prompt is empty"))
+    assert lines == [
+        "generate 0: starting",
+        "generate 0: ready (process 77)",
+        "generate 0: cube",
+        "generate 0: cube: 5 of 20, 45 s left",
+        "generate 0: cube: 10 of 20, 30 s left",
+        "generate 0: cube: 15 of 20, 15 s left",
+        "evaluate 0: cube",
+        "evaluate 0: cube: done (1 of 2)",
+        "generate 0: ball: its process died; trying again",
+        "generate 1: ball: failed: the prompt is empty (2 of 2)",
+    ]
+
+
+def test_the_time_left_of_a_resumed_item_is_told_from_what_was_done_now(board, clock):
+    board.watch(Event("started", "generate", 0, "cube"))
+    steps(board, clock, 110, 200, seconds=2, start=100)
+    assert board.actors["generate", 0].eta_seconds(clock[0]) == pytest.approx(2 * 90)
+
+
+def test_nothing_is_told_of_the_time_left_before_there_is_a_rate(board, clock):
+    board.watch(Event("started", "generate", 0, "cube"))
+    assert board.actors["generate", 0].eta_seconds(0.0) is None
+    steps(board, clock, 1, 200)
+    assert board.actors["generate", 0].eta_seconds(clock[0]) is None
+
+
+def test_a_worker_that_died_leaves_the_board(board):
+    board.watch(Event("starting", "generate", 0))
+    board.watch(Event("died", "generate", 0, note="killed"))
+    assert board.actors == {}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.7, "1 min 0 s"), (125, "2 min 5 s"), (7261, "2 h 1 min")]
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_items_are_called_by_their_prompts(run_of):
+    job = run_of().jobs[0]
+    assert prompt_of(job) == "a red cube"
+    assert prompt_and_objective_of(job) == "a red cube (sctd)"
+    assert prompt_of(run_of(texts=("x" * 100,)).jobs[0]) == "x" * 47 + "…"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_shows_a_row_per_worker_with_its_time_left(run_of):
+    from rich.console import Console
+
+    job = run_of(texts=("a [red] cube",)).jobs[0]
+    out = Terminal()
+    with Display(1, "evaluate", out=out) as display:
+        display.watcher(Event("starting", "evaluate", 0))
+        display.watcher(Event("started", "generate", 0, job))
+        for step in (1, 2):
+            display.watcher(Event("progress", "generate", 0, job, Progress(step, 300, "3,000 Gaussians")))
+        console = Console(file=io.StringIO(), width=120)
+        console.print(display.render())
+    shown = console.file.getvalue()
+    assert "0 of 1 ended" in shown
+    generate, evaluate = [line for line in shown.splitlines() if line.strip().startswith(("generate", "evaluate"))]
+    assert "a [red] cube" in generate
+    assert "2/300" in generate
+    assert "3,000 Gaussians" in generate
+    assert " 0 s" in generate
+    assert "starting" in evaluate
+
+
+def test_elsewhere_each_event_is_a_line_with_the_time(run_of):
+    out = io.StringIO()
+    with Display(1, "evaluate", out=out) as display:
+        display.watcher(Event("started", "generate", 0, run_of().jobs[0]))
+    assert out.getvalue() == "[0 s] generate 0: a red cube\n"
