@@ -10,7 +10,6 @@ import dataclasses
 import re
 import string
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,19 +18,20 @@ from torch import Tensor
 
 from evaluation.blip import RewardConfig
 from evaluation.image_reward import ImageReward, load_tokenizer, normalise
-from pipeline.embedded import damage, data, tokenizer, world
-from pipeline.embedded.data import VIEW_WORDS, Data
+from pipeline.embedded import damage, data, tokenizer
+from pipeline.embedded.data import Data
+from pipeline.embedded.reward_questions import Captions, Questions, encode, pictures_per_scene
 from pipeline.embedded.training import Plan, fit, log
 
 SIZES = RewardConfig(
     image_size=64,
     patch_size=8,
-    vision_width=192,
-    vision_layers=6,
-    vision_heads=6,
-    text_width=192,
-    text_layers=4,
-    text_heads=6,
+    vision_width=128,
+    vision_layers=5,
+    vision_heads=4,
+    text_width=96,
+    text_layers=3,
+    text_heads=3,
     text_hidden=384,
     text_positions=40,
     max_length=35,
@@ -42,9 +42,6 @@ SIZES = RewardConfig(
 MOST_PICTURES = 400_000
 """Of the shared data; more would cost more time to tokenise than it would teach."""
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-WRONG = ("type", "colour", "view", "relation", "any")
-_RELATION = re.compile(r" (on top of|on|next to) ")
-OVERHEAD = 1 + VIEW_WORDS.index("overhead view")
 
 
 def vocabulary() -> list[str]:
@@ -78,124 +75,6 @@ def save_model(folder: Path, model: ImageReward, mean: float, std: float) -> Non
     (folder / "config.json").write_text(dataclasses.replace(model.config, mean=mean, std=std).to_json())
 
 
-class Questions(NamedTuple):
-    """For every picture of a batch the right caption, a wrong one, and whether the wrong one is surely wrong."""
-
-    right: Tensor  # int64 [B, tokens]
-    wrong: Tensor  # int64 [B, tokens]
-    sure: Tensor  # bool [B]
-
-
-class Captions:
-    """The captions of N pictures as ids on the device, and which of them are wrong for which picture, and why."""
-
-    def __init__(self, model: ImageReward, pictures: Data, count: int) -> None:
-        device = pictures.images.device
-        texts = [caption for pair in pictures.captions[:count] for caption in pair]
-        keys = pictures.keys[:count]
-        swapped = [other_relation(text, keys[i // 2], exchange=i % 4 < 2) for i, text in enumerate(texts)]
-        length = model.config.max_length
-        self.ids = _encode(model, texts, length).view(count, 2, length).to(device)
-        self.swapped = _encode(model, [text or "" for text in swapped], length).view(count, 2, length).to(device)
-        self.has_swapped = torch.tensor([text is not None for text in swapped], device=device).view(count, 2)
-        # Indices of type and colour, -1 where there are two objects or nothing is said.
-        kinds, colours = world.TYPES, list(world.COLORS)
-        self.kind = torch.tensor([kinds.index(k[0]) if k[0] in kinds else -1 for k in keys], device=device)
-        self.colour = torch.tensor([colours.index(k[1]) if k[1] in colours else -1 for k in keys], device=device)
-        fronts = torch.tensor([world.has_front(kind) for kind in kinds], device=device)
-        self.has_front = fronts[self.kind] & (self.kind >= 0)
-        self.key, self.view = pictures.key_ids[:count], pictures.view_ids[:count]
-        self.siblings = pictures_per_scene(pictures)
-        self.by_kind, self.by_colour = _Groups(self.kind), _Groups(self.colour)
-
-    def ask(self, index: Tensor, reason: str) -> Questions:
-        """One of the two captions of each picture [B] against one that is wrong for `reason`."""
-        batch, device = len(index), index.device
-        mine, theirs = torch.randint(2, (2, batch), device=device).unbind()
-        right = self.ids[index, mine]
-        if reason == "relation":
-            return Questions(right, self.swapped[index, mine], self.has_swapped[index, mine])
-        if reason == "type":
-            other = self.by_colour.member_with(self.colour[index])
-            sure = (self.kind[other] != self.kind[index]) & (self.kind[index] >= 0) & (self.kind[other] >= 0)
-        elif reason == "colour":
-            other = self.by_kind.member_with(self.kind[index])
-            said = (self.colour[index] >= 0) & (self.colour[other] >= 0) & (self.kind[index] >= 0)
-            sure = said & (self.colour[other] != self.colour[index])
-        elif reason == "view":
-            other = index - index % self.siblings + torch.randint(self.siblings, (batch,), device=device)
-            asked, seen = self.view[index, mine], self.view[other, theirs]
-            # Front and back of a ball are one; above is above for everything.
-            matters = self.has_front[index] | ((asked == OVERHEAD) ^ (seen == OVERHEAD))
-            sure = (asked > 0) & (seen > 0) & (asked != seen) & matters
-        else:
-            other = torch.randint(len(self.ids), (batch,), device=device)
-            sure = self.key[other] != self.key[index]
-        return Questions(right, self.ids[other, theirs], sure)
-
-    def ask_anything(self, index: Tensor) -> Questions:
-        """A fifth of the batch for each reason; where that reason does not apply, another picture's caption."""
-        parts = []
-        for reason, part in zip(WRONG, index.tensor_split(len(WRONG)), strict=True):
-            first, fallback = self.ask(part, reason), self.ask(part, "any")
-            keep = first.sure[:, None]
-            parts.append(
-                Questions(
-                    torch.where(keep, first.right, fallback.right),
-                    torch.where(keep, first.wrong, fallback.wrong),
-                    first.sure | fallback.sure,
-                )
-            )
-        return Questions(*(torch.cat(part) for part in zip(*parts, strict=True)))
-
-
-class _Groups:
-    """Members of equal labels [N], so that a random one can be drawn for every picture of a batch at once."""
-
-    def __init__(self, labels: Tensor) -> None:
-        self.order = labels.argsort(stable=True)
-        self.counts = torch.bincount(labels + 1)
-        self.starts = self.counts.cumsum(0) - self.counts
-
-    def member_with(self, labels: Tensor) -> Tensor:
-        count = self.counts[labels + 1]
-        place = (torch.rand(len(labels), device=labels.device) * count).long()
-        return self.order[self.starts[labels + 1] + place.clamp(max=count - 1)]
-
-
-def other_relation(caption: str, key: world.Key, exchange: bool) -> str | None:
-    """What is wrong of a pair but said of others: its two colours exchanged, or "on" for "next to" and back.
-
-    `exchange` prefers the first. None where the caption is of one object, or where either sentence would never be true
-    in training: then the words alone would tell.
-    """
-    if key[0] not in world.RELATIONS:
-        return None
-    relation, upper, upper_colour, _, _, lower, lower_colour, *_ = key
-    match = _RELATION.search(caption)
-    left, right = caption[: match.start()], caption[match.end() :]
-    swapped = [(upper, lower_colour), (lower, upper_colour)]
-    may_exchange = upper_colour != lower_colour and all(
-        colour in world.REGISTRY[kind].colors and (kind, colour) not in world.HELD_OUT for kind, colour in swapped
-    )
-    may_change = lower in world.TOPS and lower in world.BASES
-    if may_exchange and (exchange or not may_change):
-        left = _recolour(left, upper_colour, lower_colour)
-        return left + match[0] + _recolour(right, lower_colour, upper_colour)
-    return left + (" on " if relation == "next to" else " next to ") + right if may_change else None
-
-
-def _recolour(words: str, old: str, new: str) -> str:
-    article = "an " if new[0] in "aeiou" else "a "
-    return re.sub(rf"\ban? {old}\b", article + new, words, count=1)
-
-
-def _encode(model: ImageReward, texts: list[str], length: int) -> Tensor:
-    """int64 [texts, length] ids; 0 is padding."""
-    batch = model.tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="np")
-    return torch.from_numpy(batch.input_ids.astype(np.int64))
-
-
 def _rewards(model: ImageReward, mild: Tensor, bad: Tensor, right: Tensor, wrong: Tensor) -> Tensor:
     """[3, B]: the right caption, the wrong one, and the right one on the spoiled picture."""
     states, spoiled = model.see(torch.cat([mild, bad])).chunk(2)
@@ -213,31 +92,24 @@ def train_reward(model: ImageReward, pictures: Data, plan: Plan, *, batch: int =
     rewards = torch.compile(_rewards) if compiled else _rewards
 
     def step(_: int) -> tuple[Tensor, dict[str, Tensor]]:
-        index = torch.randint(count, (batch,), device=device)
-        asked = captions.ask_anything(index)
-        order = torch.randperm(batch, device=device)  # so that kinds of damage and of captions mix
-        clean = pictures.images[index[order]].float() / 255
+        shuffled = torch.randperm(batch, device=device)  # so that every damage meets every reason
+        asked = Questions(*(tensor[shuffled] for tensor in captions.draw(batch)))
+        clean = pictures.images[asked.picture].float() / 255
         mild, bad, seen = damage.worse_and_worse(clean)
         with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
-            good, wrong, spoiled = rewards(
-                model, _pixels(mild), _pixels(bad), asked.right[order], asked.wrong[order]
-            ).float()
-        by_caption = _mean(F.softplus(wrong - good), asked.sure[order])
+            good, wrong, spoiled = rewards(model, _pixels(mild), _pixels(bad), asked.right, asked.wrong).float()
+        by_caption = _mean(F.softplus(wrong - good), asked.sure)
         by_damage = _mean(F.softplus(spoiled - good), seen)
         # Rewards are free up to a constant: hold the right ones near 0, or bfloat16 loses their differences.
         loss = by_caption + by_damage + 1e-3 * good.square().mean()
         return loss, {
-            "caption": _mean((good > wrong).float(), asked.sure[order]),
+            "caption": _mean((good > wrong).float(), asked.sure),
             "damage": _mean((good > spoiled).float(), seen),
         }
 
     done = fit("reward", list(model.parameters()), step, plan, lr=7e-4, warmup=300, weight_decay=0.02)
     model.eval()
     return done
-
-
-def pictures_per_scene(pictures: Data) -> int:
-    return len(pictures) // (int(pictures.scene_index[-1]) + 1)
 
 
 def _pixels(images: Tensor) -> Tensor:
@@ -271,7 +143,7 @@ def score(model: ImageReward, images: Tensor, ids: Tensor) -> Tensor:
 def right_rewards(model: ImageReward, pictures: Data, count: int) -> Tensor:
     """Raw rewards of random undamaged pictures with a right caption each."""
     index = torch.randperm(len(pictures))[:count].tolist()
-    ids = _encode(model, [pictures.captions[i][0] for i in index], model.config.max_length)
+    ids = encode(model, [pictures.captions[i][0] for i in index])
     images = pictures.images[torch.tensor(index, device=pictures.images.device)].float() / 255
     return score(model, images, ids.to(images.device))
 
@@ -282,14 +154,14 @@ def measure(model: ImageReward, pictures: Data, *, seed: int = 0) -> dict[str, f
     torch.manual_seed(seed)
     device = pictures.images.device
     captions = Captions(model, pictures, len(pictures))
-    index = torch.arange(len(pictures), device=device)
     clean = pictures.images.float() / 255
     result: dict[str, float] = {}
-    for reason in WRONG[:-1]:
-        asked = captions.ask(index, reason)
-        if asked.sure.any():
-            sure = asked.sure
-            better = score(model, clean[sure], asked.right[sure]) > score(model, clean[sure], asked.wrong[sure])
+    for reason in ("type", "colour", "view", "relation"):
+        asked = captions.ask(captions.pools[reason], reason)
+        asked = Questions(*(tensor[asked.sure] for tensor in asked))
+        if len(asked.picture):
+            seen = clean[asked.picture]
+            better = score(model, seen, asked.right) > score(model, seen, asked.wrong)
             result[f"right_over_wrong_{reason}"] = float(better.float().mean())
     result["right_over_wrong_caption"] = float(np.mean([result[key] for key in sorted(result)]))
     right = captions.ids[:, 0]
