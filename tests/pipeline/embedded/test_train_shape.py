@@ -98,7 +98,7 @@ def test_training_learns_two_shapes_by_their_texts(tmp_path):
     assert done["finished"] == 1
     errors = probe(model, clouds[order], texts[order])[0.3]
     own, _, wrong, oracle = errors
-    assert oracle < own < 0.9 * wrong
+    assert own < min(1.1 * oracle, 0.9 * wrong)
     sampler = SamplerConfig(steps=10, sigma_min=0.02, sigma_max=20.0, s_churn=0.0, guidance_scale=2.0)
     coords = sample_clouds(model, torch.eye(4)[:2].repeat_interleave(4, 0), torch.Generator().manual_seed(1), sampler)[
         0
