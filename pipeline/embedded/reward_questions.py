@@ -130,10 +130,10 @@ def other_relation(caption: str, key: world.Key, exchange: bool) -> str | None:
     `exchange` prefers the first. None where the caption is of one object, or where either sentence would never be true
     in training: then the words alone would tell.
     """
-    if key[0] not in world.RELATIONS:
+    match = _RELATION.search(caption)
+    if key[0] not in world.RELATIONS or match is None:
         return None
     relation, upper, upper_colour, _, _, lower, lower_colour, *_ = key
-    match = _RELATION.search(caption)
     left, right = caption[: match.start()], caption[match.end() :]
     swapped = [(upper, lower_colour), (lower, upper_colour)]
     may_exchange = upper_colour != lower_colour and all(

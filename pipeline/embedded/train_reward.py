@@ -188,7 +188,7 @@ def measure(model: ImageReward, pictures: Data, *, seed: int = 0) -> dict[str, f
 def gate(weights: Path, device: str) -> dict[str, float]:
     """The gates of build.py's model: unseen scenes of seen combinations, and held-out ones (`reward_heldout_...`)."""
     model = ImageReward.load(weights / "reward", device)
-    result = {}
+    result: dict[str, float] = {}
     for prefix, heldout in (("reward_", False), ("reward_heldout_", True)):
         pictures = data.make(500, 8, seed=900_020 + heldout, device=device, heldout=heldout)
         result |= {prefix + name: value for name, value in measure(model, pictures).items()}
