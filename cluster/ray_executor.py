@@ -126,8 +126,14 @@ class _Run:
                 yield from self._serve(slot)
 
     def _staff(self) -> None:
-        """Open slots for work that has no worker; those of later stages too, so that they load while the first work."""
+        """Open slots for work that has no worker; those of a later stage once the stage before has a worker.
+
+        So the first stage has the machine to itself while it loads, and the next loads while the first computes.
+        """
         for number, stage in enumerate(self.stages):
+            has_supply = any(slot.stage == number - 1 and not slot.booting for slot in self.slots)
+            if number and not has_supply and not self.scheduler.waiting(number):
+                return
             taken = {slot.worker for slot in self.slots if slot.stage == number}
             for _ in range(len(taken), min(stage.workers, self.scheduler.wanted(number))):
                 worker = next(free for free in count() if free not in taken)
