@@ -15,6 +15,7 @@ import pandas as pd
 from evaluation.fid import Estimate, frechet, kernel_distance
 from evaluation.references import Reference, from_bytes, require_one_reference
 from evaluation.statistics import mean_over_prompts
+from pipeline import manifest
 from pipeline.errors import UserError
 from pipeline.jobs import digest
 from pipeline.store import ASSET, EVALUATION, Store
@@ -34,10 +35,8 @@ class Finished:
     @classmethod
     def read(cls, store: Store) -> "Finished":
         """Raises UserError where there is no run."""
-        manifest = store.read_json(store.root / "run.json")
-        if manifest is None:
-            raise UserError(f"{store.root} holds no run (no run.json); give the folder that a bench wrote.")
-        return cls(store, manifest, {job["job_id"]: store.record(job["job_id"]) for job in manifest["jobs"]})
+        settings = manifest.read(store)
+        return cls(store, settings, {job["job_id"]: store.record(job["job_id"]) for job in settings["jobs"]})
 
     @property
     def models(self) -> str:
@@ -130,10 +129,10 @@ _METRICS = {
 
 
 def _row(run: Finished, objective: str) -> dict[str, Any]:
-    manifest, jobs, done = run.manifest, run.jobs(objective), run.done(objective)
-    recipe, session = manifest["recipes"][objective], manifest["sessions"][-1]
+    about, jobs, done = run.manifest, run.jobs(objective), run.done(objective)
+    recipe, session = about["recipes"][objective], about["sessions"][-1]
     identity = {
-        "run_id": manifest["run_id"],
+        "run_id": about["run_id"],
         "date_utc": session["started_utc"],
         "method": objective,
         "recipe": recipe["name"],
@@ -143,15 +142,15 @@ def _row(run: Finished, objective: str) -> dict[str, Any]:
         "cfg_scale": recipe["guidance"]["scale"],
         "n_prompts": len(jobs),
         "n_seeds": len({job["seed"] for job in jobs}),
-        "n_views": manifest["views"],
+        "n_views": about["views"],
         "n_failed": sum((run.records[job["job_id"]] or {}).get("status") == "failed" for job in jobs),
-        "protocol": manifest["protocol"],
+        "protocol": about["protocol"],
     }
     origin = {
         "prompts_sha": digest(sorted(job["prompt"] for job in jobs))[:16],
         "ref_key": None,
-        "weights_sha": digest(manifest["weights"]["sha256"])[:16],
-        "metric_version": manifest["metric_version"],
+        "weights_sha": digest(about["weights"]["sha256"])[:16],
+        "metric_version": about["metric_version"],
         "code_sha": session["commit"],
         "env_sha": digest(session["versions"])[:16],
     }

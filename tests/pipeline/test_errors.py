@@ -1,0 +1,53 @@
+import ast
+from pathlib import Path
+
+import pytest
+
+from cluster.scheduler import POLICIES
+from pipeline.errors import nearest, shortened
+
+ROOT = Path(__file__).parents[2]
+PAGE = " ".join((ROOT / "docs" / "errors.md").read_text(encoding="utf-8").split())
+SOURCES = [*ROOT.glob("pipeline/*.py"), *ROOT.glob("pipeline/prompts/*.py"), *ROOT.glob("cluster/*.py")]
+
+
+def messages() -> dict[str, str]:
+    """Every message of a UserError or ClusterError in the source, what varies replaced by '…', and where it stands."""
+    found = {}
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("UserError", "ClusterError"):
+                found[_pattern(node.args[0])] = f"{path.name}:{node.lineno}"
+    return found
+
+
+def _pattern(message: ast.expr) -> str:
+    parts = message.values if isinstance(message, ast.JoinedStr) else [message]
+    texts = [part.value if isinstance(part, ast.Constant) else "…" for part in parts]
+    text = "".join(texts)
+    while "……" in text:
+        text = text.replace("……", "…")
+    return text
+
+
+def test_every_refusal_is_on_the_page_of_errors():
+    found = messages()
+    assert len(found) > 25
+    missing = {text: place for text, place in found.items() if f"`{text}`" not in PAGE}
+    assert missing == {}
+
+
+@pytest.mark.parametrize("kind", POLICIES)
+def test_every_kind_of_failure_is_on_the_page_of_errors(kind):
+    assert f"| `{kind}` |" in PAGE
+
+
+def test_the_nearest_word_is_named_if_there_is_one():
+    assert nearest("sctdd", ["sds", "sctd"]) == "; the nearest is 'sctd'"
+    assert nearest("zzz", ["sds", "sctd"]) == ""
+
+
+def test_long_texts_are_shortened():
+    assert shortened("short") == "short"
+    assert shortened("a" * 50) == "a" * 39 + "…"
+    assert shortened("word " * 20, 11) == "word word…"
