@@ -51,7 +51,7 @@ class Moments:
 
 
 class Estimate(NamedTuple):
-    """A distance and its standard error over objects (None where there are fewer than two objects)."""
+    """A distance and its standard error over objects (None where too little is left without one of them)."""
 
     value: float
     standard_error: float | None
@@ -88,7 +88,7 @@ def frechet(objects: Sequence[Float[np.ndarray, "_ dim"]], reference: Moments) -
     """
     gaussian, parts = Gaussian(reference), [Moments.of(features) for features in objects]
     whole = sum(parts[1:], start=parts[0])
-    if len(parts) < 2:
+    if len(parts) < 2 or whole.count - max(part.count for part in parts) < 2:
         return Estimate(gaussian.frechet_distance(whole), None)
     without = np.array([gaussian.frechet_distance(whole - part) for part in parts])
     return Estimate(gaussian.frechet_distance(whole), jackknife_error(without))

@@ -176,6 +176,7 @@ def test_one_object_has_a_distance_but_no_error():
     estimate = frechet([random.normal(size=(20, 4))], Moments.of(random.normal(size=(50, 4))))
     assert estimate.value > 0
     assert estimate.standard_error is None
+    assert frechet(list(random.normal(size=(2, 1, 4))), Moments.of(random.normal(size=(50, 4)))).standard_error is None
 
 
 def test_too_few_features_are_refused():
