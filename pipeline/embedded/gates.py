@@ -56,9 +56,9 @@ class Bench:
         from transformers import CLIPTextModel
 
         prior = self.weights / "prior"
-        self.vae = AutoencoderKL.from_pretrained(prior / "vae").to(self.device).eval()
-        self.unet = UNet2DConditionModel.from_pretrained(prior / "unet").to(self.device).eval()
-        self.text_encoder = CLIPTextModel.from_pretrained(prior / "text_encoder").to(self.device).eval()
+        self.vae = AutoencoderKL.from_pretrained(prior / "vae").float().to(self.device).eval()
+        self.unet = UNet2DConditionModel.from_pretrained(prior / "unet").float().to(self.device).eval()
+        self.text_encoder = CLIPTextModel.from_pretrained(prior / "text_encoder").float().to(self.device).eval()
         state = load_file(self.weights / "scorer" / "open_clip_model.safetensors")
         self.scorer = train_scorer.build_model(state["token_embedding.weight"].shape[0])
         self.scorer.load_state_dict({name: value.float() for name, value in state.items()})

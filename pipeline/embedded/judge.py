@@ -58,7 +58,7 @@ def train_judge(model: Judge, data: Data, plan: Plan, *, batch: int = 1024, comp
     device = data.images.device.type
     model.to(device).train()
     forward = torch.compile(model) if compiled else model
-    single = [i for i, key in enumerate(data.keys) if key[0] in world.TYPES]
+    single = [i for i, key in enumerate(data.keys) if key[0] in world.TYPES and key[1] in COLOURS]
     singles = torch.tensor(single, device=device)
     kinds = torch.tensor([world.TYPES.index(data.keys[i][0]) for i in single], device=device)
     colours = torch.tensor([COLOURS.index(data.keys[i][1]) for i in single], device=device)

@@ -243,7 +243,8 @@ def save_prior(folder: Path, vae, unet, text_encoder, tokenizer_folder: Path) ->
         half: nn.Module = module.to("cpu", dtype=torch.float16, memory_format=torch.contiguous_format)
         half.save_pretrained(folder / name, safe_serialization=True)
     build_scheduler().save_pretrained(folder / "scheduler")
-    shutil.copytree(tokenizer_folder, folder / "tokenizer", dirs_exist_ok=True)
+    if tokenizer_folder != folder / "tokenizer":
+        shutil.copytree(tokenizer_folder, folder / "tokenizer", dirs_exist_ok=True)
     index = {
         "_class_name": "StableDiffusionPipeline",
         "_diffusers_version": "0.42.1",
