@@ -1,4 +1,4 @@
-"""One thread a process, as the pipeline's own actors run; the packages' shape annotations are checked (see pyproject)."""
+"""One thread a process, as the pipeline's own actors run. Shape annotations are checked (pyproject.toml)."""
 
 import os
 

@@ -114,7 +114,7 @@ def photographs(scenes: list, azimuth: np.ndarray, elevation: float, device: str
 
 
 def gate_scorer(bench: Bench) -> dict[str, float]:
-    result = {}
+    result: dict[str, float] = {}
     for prefix, heldout in (("scorer_", False), ("scorer_heldout_", True)):
         there, back = retrieval(bench, heldout)
         result |= {prefix + "retrieval_image_to_text": there, prefix + "retrieval_text_to_image": back}

@@ -1,6 +1,6 @@
 """What `fd@embedded` is measured from: the moments of 50,000 pictures by the prior, 1,250 of each prompt of a suite.
 
-`python -m pipeline.embedded.reference`: a minute of a GPU. The prompts stand as they are, without template or view word.
+`python -m pipeline.embedded.reference`: a minute of a GPU. The prompts stand as they are: no template, no view word.
 """
 
 import argparse

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +53,7 @@ def build(folder: Path) -> None:
         special_tokens=[],
     )
     bpe.train_from_iterator(corpus(), trainer)
-    merges = [tuple(merge) for merge in json.loads(bpe.to_str())["model"]["merges"]]
+    merges: Any = [tuple(merge) for merge in json.loads(bpe.to_str())["model"]["merges"]]
     pieces = alphabet + [letter + "</w>" for letter in alphabet] + [left + right for left, right in merges]
     # The end token is last: CLIP's text tower pools at the largest id.
     vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys([*pieces, "<|startoftext|>", "<|endoftext|>"]))}

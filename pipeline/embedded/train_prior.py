@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.embedded import tokenizer
 from pipeline.embedded.data import Data
@@ -240,7 +240,7 @@ def start_from_scorer(text_encoder, scorer_state: dict[str, Tensor]) -> None:
 def save_prior(folder: Path, vae, unet, text_encoder, tokenizer_folder: Path) -> None:
     """Write the Stable-Diffusion folder: fp16 safetensors and the JSON files."""
     for name, module in (("vae", vae), ("unet", unet), ("text_encoder", text_encoder)):
-        half: nn.Module = module.to("cpu", dtype=torch.float16, memory_format=torch.contiguous_format)
+        half = module.to("cpu", dtype=torch.float16, memory_format=torch.contiguous_format)
         half.save_pretrained(folder / name, safe_serialization=True)
     build_scheduler().save_pretrained(folder / "scheduler")
     if tokenizer_folder != folder / "tokenizer":

@@ -42,7 +42,7 @@ class Masters:
     """fp32 copies of bf16 parameters, so that small updates survive rounding; fp32 ones stand for themselves."""
 
     def __init__(self, parameters: Sequence[nn.Parameter]):
-        self.parameters = list(parameters)
+        self.parameters: list[Tensor] = list(parameters)
         self.half = [p for p in self.parameters if p.dtype != torch.float32]
         self.copies = [p.detach().float().clone() for p in self.half]
         by_half = {id(p): copy for p, copy in zip(self.half, self.copies, strict=True)}

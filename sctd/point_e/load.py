@@ -86,7 +86,7 @@ def _read_config(folder: Path) -> PointEConfig:
 
 def _parsed(default: Any, tree: Any, where: str) -> Any:
     """`tree` as a value of the kind of `default`: unknown keys and other types are refused, absent keys keep it."""
-    if is_dataclass(default) and isinstance(tree, dict):
+    if is_dataclass(default) and not isinstance(default, type) and isinstance(tree, dict):
         known = {field.name: getattr(default, field.name) for field in fields(default)}
         for name in tree:
             if name not in known:
