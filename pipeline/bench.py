@@ -80,13 +80,13 @@ def evaluate(
 
 
 def generation(store: Store, weights: Weights, placement: Placement, checkpoint_seconds: float) -> Stage:
-    make = partial(_generator, store, weights, checkpoint_seconds)
+    make = partial(_generator, store.absolute(), weights, checkpoint_seconds)
     return Stage("generate", make, workers=placement.generators, gpus=placement.generator_gpus, cpus=1)
 
 
 def evaluation(store: Store, weights: Weights, placement: Placement, protocol: Protocol, texts: list[str]) -> Stage:
     """It reserves no core: where generators have them all it takes its turns, and is never waited for in vain."""
-    make = partial(_evaluator, store, weights, protocol, texts)
+    make = partial(_evaluator, store.absolute(), weights, protocol, texts)
     return Stage("evaluate", make, workers=1, gpus=placement.evaluator_gpus, cpus=0)
 
 

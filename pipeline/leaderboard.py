@@ -21,6 +21,7 @@ from pipeline.jobs import digest
 from pipeline.store import ASSET, EVALUATION, Store
 
 MEANS = "clip", "ir"  # averaged over views, then over prompts
+DETAILS = "clip_p10", "ir_p10", "kid_cl"  # left out where there is little room
 USER_STUDY = "q1_rank", "q2_rank", "q3_rank", "n_voters"
 
 
@@ -76,17 +77,23 @@ def csv(table: pd.DataFrame) -> bytes:
     return table.to_csv(index=False, lineterminator="\n").encode()
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """The board for people: value ± standard error, ↑ or ↓, the best of several in bold."""
+def markdown(table: pd.DataFrame, *, brief: bool = False) -> str:
+    """The board for people: value ± standard error, ↑ or ↓, the best of several in bold; `brief` fits a terminal."""
     columns = columns_of(table)
     metrics = [name for name in table.columns if columns.get(name, {}).get("direction") and table[name].notna().any()]
+    if brief:
+        metrics = [name for name in metrics if name.partition("@")[0] not in DETAILS]
     arrows = {"higher": "↑", "lower": "↓"}
-    header = ["method", "prompts", *(f"{name} {arrows[columns[name]['direction']]}" for name in metrics)]
-    lines = [header, ["---"] * len(header)]
+    who = ["run_id", "method"] if table["run_id"].nunique() > 1 else ["method"]
+    lines = [[*who, "prompts", *(f"{name} {arrows[columns[name]['direction']]}" for name in metrics)]]
     for _, row in table.iterrows():
         made = f"{row.n_prompts - row.n_failed} of {row.n_prompts}" if row.n_failed else f"{row.n_prompts}"
-        lines.append([row.method, made, *(_cell(table, row, name, columns[name]["direction"]) for name in metrics)])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        cells = (_cell(table, row, name, columns[name]["direction"]) for name in metrics)
+        lines.append([*(row[name] for name in who), made, *cells])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in padded)
 
 
 def columns_of(table: pd.DataFrame) -> dict[str, dict[str, str]]:

@@ -8,24 +8,23 @@ from pipeline.store import CONTACT, Store
 
 
 def publish(store: Store) -> str:
-    """Write leaderboard.csv, per_object.csv, columns.json, report.md and contact.png; the board as Markdown."""
+    """Write leaderboard.csv, per_object.csv, columns.json, report.md and contact.png; return the board, in brief."""
     run = leaderboard.Finished.read(store)
     board, objects = leaderboard.board([run]), leaderboard.per_object(run)
-    table = leaderboard.markdown(board)
     store.write(store.root / "leaderboard.csv", leaderboard.csv(board))
     store.write(store.root / "per_object.csv", leaderboard.csv(objects))
     store.write_json(store.root / "columns.json", leaderboard.columns_of(board))
-    store.write(store.root / "report.md", report(run.manifest, run.records, table).encode())
+    store.write(store.root / "report.md", report(run.manifest, run.records, leaderboard.markdown(board)).encode())
     sheets = [path.read_bytes() for job_id in run.records if (path := store.item(job_id) / CONTACT).exists()]
     if sheets:
         store.write(store.root / CONTACT, pictures.stacked(sheets))
-    return table
+    return leaderboard.markdown(board, brief=True)
 
 
 def compared(stores: list[Store]) -> tuple[str, bytes]:
-    """Several runs on one board, as Markdown and as CSV."""
+    """Several runs on one board: in brief, and as CSV."""
     board: Any = leaderboard.board([leaderboard.Finished.read(store) for store in stores])
-    return leaderboard.markdown(board), leaderboard.csv(board)
+    return leaderboard.markdown(board, brief=True), leaderboard.csv(board)
 
 
 def failures(store: Store, job_ids: list[str]) -> list[str]:

@@ -29,6 +29,10 @@ class Store:
 
     root: Path
 
+    def absolute(self) -> "Store":
+        """The same folder, for a process that may work in another one."""
+        return Store(self.root.resolve())
+
     def item(self, job_id: str) -> Path:
         return self.root / "items" / job_id
 

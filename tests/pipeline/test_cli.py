@@ -195,7 +195,7 @@ def test_a_run_folder_has_all_that_was_promised(command):
         assert {path.name for path in item.iterdir()} == {
             "asset.ply", "contact.png", "evaluation.npz", "generation.json", "record.json", "turntable.mp4",
         }  # fmt: skip
-    assert result.stdout.splitlines()[0].startswith("| method | prompts | clip@tiny ↑ |")
+    assert result.stdout.splitlines()[0].startswith("| method | prompts | clip@tiny ↑ ")
     assert f"{out}/leaderboard.csv" in result.stdout
     assert f"4 of 4 assets to make and judge in {out}" in result.stderr
     assert "evaluate 0: a blue ball (sds): done (4 of 4)" in result.stderr

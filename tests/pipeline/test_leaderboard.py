@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -152,11 +153,15 @@ def test_each_objective_has_its_row_and_the_best_is_bold(tmp_path, weights):
     record = store.record("sds-red")
     record["scores"]["clip"]["mean"] = 10.0
     store.write_record(record)
-    header, _, sctd, sds = markdown(board([Finished.read(store)])).splitlines()
+    table = board([Finished.read(store)])
+    assert len({len(line) for line in markdown(table).splitlines()}) == 1, "the columns stand below each other"
+    header, _, sctd, sds = (re.sub(" +", " ", line) for line in markdown(table).splitlines())
     assert header.startswith("| method | prompts | clip@embedded ↑ | clip_p10@embedded ↑ | ir@embedded ↑")
     assert "fd@embedded ↓" in header
     assert sctd.startswith("| sctd | 2 of 3 | **35 ± 5** |")
     assert sds.startswith("| sds | 2 of 3 | 25 ± 15 |")
+    assert "kid_cl" in header
+    assert "kid_cl" not in markdown(table, brief=True)
 
 
 def test_every_measured_column_is_defined(tmp_path, weights):
@@ -179,7 +184,9 @@ def test_per_object_has_a_row_for_every_job_with_its_reason(tmp_path, weights):
 
 def test_several_runs_stand_on_one_board_unless_their_references_differ(tmp_path, weights):
     first, second = (Finished.read(write_run(tmp_path / name, weights)) for name in ("first", "second"))
-    assert list(board([first, second])["run_id"]) == ["first", "second"]
+    both = board([first, second])
+    assert list(both["run_id"]) == ["first", "second"]
+    assert markdown(both).splitlines()[2].startswith("| first  | sctd ")
     write_reference(tmp_path / "other", seed=7)
     other = Finished.read(write_run(tmp_path / "third", tmp_path / "other"))
     with pytest.raises(EvaluationError, match="distances from 2 different references"):
