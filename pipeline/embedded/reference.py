@@ -1,4 +1,4 @@
-"""What `fd@embedded` is measured from: the moments of 50,000 pictures by the prior, 1,250 of each prompt of a suite.
+"""What `fd@embedded` is measured from: the moments of pictures by the prior, 1,250 of each prompt of a suite.
 
 `python -m pipeline.embedded.reference`: a minute of a GPU. The prompts stand as they are: no template, no view word.
 """
