@@ -41,5 +41,9 @@ class ClipTower:
         return self.scorer.weights
 
     def __call__(self, views: Views) -> Float32[np.ndarray, "views dim"]:
-        unit = self.scorer.image_features(views)
-        return np.float32(math.sqrt(unit.shape[1])) * unit
+        return self.scaled(self.scorer.image_features(views))
+
+    @staticmethod
+    def scaled(image_features: Float32[np.ndarray, "views dim"]) -> Float32[np.ndarray, "views dim"]:
+        """The features of views whose unit vectors are known already: the CLIP score needs the same."""
+        return np.float32(math.sqrt(image_features.shape[1])) * image_features

@@ -66,7 +66,7 @@ class Evaluator:
             "ir": rewards,
             "image_features": image_features,
             "text_feature": self.text_features[number],
-            "features": self.tower(views),
+            "features": self.tower.scaled(image_features),
         }
         self.store.write(folder / EVALUATION, _npz(arrays, hashlib.sha256(views.tobytes()).hexdigest()))
         yield Progress(STAGES, STAGES, "features")
