@@ -6,7 +6,7 @@ The moments are themselves shaped like `Gaussians`, so that index arithmetic (de
 import torch
 
 from sctd.gaussians import Gaussians
-from sctd.recipe_parts import Optimizer
+from sctd.recipe_scene import Optimizer
 
 
 def rates_at(optimizer: Optimizer, progress: float, num_basis: int) -> dict[str, torch.Tensor | float]:

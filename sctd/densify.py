@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sctd.gaussians import SH_C0, Gaussians
-from sctd.recipe_parts import Bounds, Densify, Relocate
+from sctd.recipe_scene import Bounds, Densify, Relocate
 
 HALF_IN_SH = 0.5 / SH_C0  # the constant harmonic of a channel at 1; at 0 it is minus this
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from sctd.cameras import Cameras, random_views
 from sctd.gaussians import Gaussians
 from sctd.recipe import Recipe
-from sctd.recipe_parts import Background
+from sctd.recipe_scene import Background
 from sctd.times import Times, annealed_window, draw, draw_single
 
 

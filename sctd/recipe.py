@@ -1,6 +1,7 @@
 """A recipe: all that makes an asset from a prompt, a prior and a seed, in one tree of frozen, validated models.
 
-Its parts, with unit and source of every field, stand in `recipe_parts`; whole recipes are functions in `recipes`.
+Its parts, with unit and source of every field, stand in `recipe_gradient` and `recipe_scene`; whole recipes are functions
+in `recipes`.
 """
 
 import difflib
@@ -12,21 +13,8 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 
 from sctd.recipe_field import Part, field
-from sctd.recipe_parts import (
-    Background,
-    Bounds,
-    Cameras,
-    Densify,
-    Encoding,
-    Guidance,
-    Noise,
-    Objective,
-    Optimizer,
-    Regularizers,
-    Relocate,
-    SeedShape,
-    Times,
-)
+from sctd.recipe_gradient import Encoding, Guidance, Noise, Objective, Times
+from sctd.recipe_scene import Background, Bounds, Cameras, Densify, Optimizer, Regularizers, Relocate, SeedShape
 
 
 class RecipeError(ValueError):

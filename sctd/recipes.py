@@ -7,27 +7,15 @@ from collections.abc import Iterator
 
 from sctd.recipe import Recipe
 from sctd.recipe_field import Part, Rate
-from sctd.recipe_parts import (
-    Background,
-    Bounds,
-    Cameras,
-    Densify,
-    Encoding,
-    Guidance,
-    Noise,
-    Objective,
-    Optimizer,
-    Regularizers,
-    Relocate,
-    SeedShape,
-)
+from sctd.recipe_gradient import Encoding, Guidance, Noise, Objective
+from sctd.recipe_scene import Background, Bounds, Cameras, Densify, Optimizer, Regularizers, Relocate, SeedShape
 
 
 def paper() -> Recipe:
     """SegmentDreamer's settings for Stable Diffusion 2.1 at 512 px.
 
-    They are the defaults of `recipe_parts`, where each is sourced. Ours are the sign of Eq. 10, statistics from every
-    view, rigid camera jitter, the guards, and a step that is taken at densification too.
+    They are the defaults of `recipe_gradient` and `recipe_scene`, where each is sourced. Ours are the sign of Eq. 10,
+    statistics from every view, rigid camera jitter, the guards, and a step that is taken at densification too.
     """
     return Recipe(name="paper")
 
@@ -55,7 +43,7 @@ def embedded() -> Recipe:
             elevation_degrees=(-12, 50),
             overhead_share=0.1,
             overhead_elevation_degrees=(50, 80),
-            radius=(3.05, 3.85),  # so that what fills a picture of the prior fits the evaluation camera's
+            radius=(2.75, 3.45),  # so that what fills a picture of the prior fits the evaluation camera's
             fov_y_radians=(0.49, 0.62),
             center_jitter=0,
             target_jitter=0,
@@ -75,12 +63,21 @@ def embedded() -> Recipe:
         ),
         densify=Densify(enabled=False),
         relocate=Relocate(enabled=True),
-        bounds=Bounds(radius=1.15, scale=(0.006, 0.2), max_gaussians=20_000),
+        bounds=Bounds(radius=0.95, scale=(0.006, 0.2), max_gaussians=20_000),
         regularizers=Regularizers(
             total_variation=0, disparity_variation=0, scale=0, oversize=20, alpha_entropy=20, after_share=0.3
         ),
         seed_shape=SeedShape(
-            kind="ball", count=3000, radius=0.75, opacity=0.2, scale=0.045, colour_noise=0.025, replicas=1
+            count=512,
+            opacity=0.2,
+            scale=0.045,
+            colour_noise=0.025,
+            replicas=6,
+            replica_radius=0.03,
+            use_cloud_colours=True,
+            cloud_guidance=2,
+            cloud_steps=20,
+            cloud_up_shift=0,
         ),
     )
 

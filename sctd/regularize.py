@@ -7,7 +7,7 @@ from torch.nn.functional import softplus
 
 from sctd.cameras import Cameras
 from sctd.gaussians import Gaussians
-from sctd.recipe_parts import Regularizers
+from sctd.recipe_scene import Regularizers
 from sctd.render import Rendering
 
 Scalar = Float[Tensor, ""]

@@ -20,7 +20,7 @@ from torch import Tensor
 from sctd.formats import ply
 from sctd.gaussians import Gaussians, rgb_to_sh
 from sctd.point_e import PointDiffusionTransformer, PointUpsampler, sample_points, to_world, upsample_points
-from sctd.recipe_parts import SeedShape
+from sctd.recipe_scene import SeedShape
 
 _LEAST_SQUARED_DISTANCE = 1e-7
 

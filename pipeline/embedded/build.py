@@ -16,7 +16,7 @@ import torch
 from pipeline.embedded import data, tokenizer, weights_folder
 from pipeline.embedded.training import Plan, log
 
-SECONDS = {"vae": 300.0, "scorer": 310.0, "judge": 60.0, "denoiser": 620.0, "reward": 150.0, "shape": 360.0}
+SECONDS = {"vae": 300.0, "scorer": 310.0, "judge": 200.0, "denoiser": 620.0, "reward": 420.0, "shape": 360.0}
 SEEDS = {"vae": 11, "scorer": 12, "judge": 13, "denoiser": 14, "reward": 15, "shape": 16}
 
 
@@ -37,6 +37,7 @@ class Workshop:
     compiled: bool
     wait_seconds: float
     shared: data.Data | None = None
+    described_heldout: data.Scenes | None = None
     caption_tokens: torch.Tensor | None = None
 
     def plan(self, stage: str) -> Plan:
@@ -61,6 +62,17 @@ class Workshop:
             self.shared = data.shoot(described, self.device)
             log("pictures", tuple(self.shared.images.shape))
         return self.shared
+
+    def describe_heldout(self) -> None:
+        """Scenes of the held-out pairs, a tenth as many, for the judge alone: a judge must know what it judges."""
+        self.described_heldout = data.describe(
+            max(1, self.scenes // 10), self.views, 500_000 + self.seed, workers=self.workers, heldout=True
+        )
+
+    def everything(self) -> list[data.Data]:
+        """The shared pictures and those of the held-out pairs, which no model that makes or scores assets may see."""
+        assert self.described_heldout is not None, "the judge's scenes are drawn before CUDA is touched"
+        return [self.pictures(), data.shoot(self.described_heldout, self.device)]
 
     def caption_ids(self) -> torch.Tensor:
         """int16 [N, 2, tokens]."""
@@ -112,7 +124,7 @@ def judge(shop: Workshop) -> dict:
     from pipeline.embedded.judge import Judge, save_judge, train_judge
 
     model = Judge()
-    record = train_judge(model, shop.pictures(), shop.plan("judge"), compiled=shop.compiled)
+    record = train_judge(model, shop.everything(), shop.plan("judge"), compiled=shop.compiled)
     save_judge(shop.out / "judge", model)
     return record
 
@@ -204,7 +216,10 @@ def main() -> None:
     torch.backends.cudnn.benchmark = True
     if not (shop.tokenizer / "vocab.json").exists():
         tokenizer.build(shop.tokenizer)
-    shop.pictures()  # Drawn first: its workers fork, which must come before the first use of CUDA.
+    # Drawn first: their workers fork, which must come before the first use of CUDA.
+    if "judge" in names and not shop.finished("judge"):
+        shop.describe_heldout()
+    shop.pictures()
     for name in names:
         run_stage(shop, name)
 

@@ -94,11 +94,28 @@ def retrieval(bench: Bench, heldout: bool) -> tuple[float, float]:
     """Top-1 among 250 pictures and 250 captions; another caption that says the same thing does not count as wrong."""
     seen = data.make(250, 1, seed=900_002 + heldout, device=bench.device, heldout=heldout)
     cosines = bench.similarity(seen.images, [pair[0] for pair in seen.captions])
-    key, view = seen.key_ids, seen.view_ids[:, 0]
+    key, view = seen.key_ids, meant_views(seen)
     same = (key[:, None] == key) & ((view[:, None] == view) | (view[:, None] == 0) | (view == 0))
     right = torch.arange(len(seen), device=bench.device)
     cosines = cosines.masked_fill(same & (right[:, None] != right), -1)
     return share(cosines.argmax(1) == right), share(cosines.argmax(0) == right)
+
+
+def meant_views(seen: data.Data) -> Tensor:
+    """What view each first caption means (0: none); words for views of a type that look the same are one word.
+
+    The back view of a ball is its side view: nobody could tell which caption goes with which picture.
+    """
+    colours = dict(world.classes())
+    scenes = [world.single(np.random.default_rng(7), kind, colours[kind]) for kind in world.TYPES]
+    looks = photographs(scenes, np.array([0.0, 90.0, 180.0]), 15.0, "cpu").flatten(2)  # front, side, back
+    meant = torch.arange(1 + len(data.VIEW_WORDS)).repeat(len(scenes) + 1, 1)  # the last row: pairs of objects
+    for view in 1, 2:
+        for other in range(view):
+            same = (looks[:, view] == looks[:, other]).all(1)
+            meant[:-1, 1 + view][same] = meant[:-1, 1 + other][same]
+    kinds = [world.TYPES.index(key[0]) if key[0] in world.TYPES else -1 for key in seen.keys]
+    return meant.to(seen.view_ids.device)[kinds, seen.view_ids[:, 0]]
 
 
 def photographs(scenes: list, azimuth: np.ndarray, elevation: float, device: str) -> Tensor:
@@ -169,9 +186,20 @@ def gate_prior(bench: Bench) -> dict[str, float]:
         "prior_heldout_pairs_by_scorer": share(whole[heldout]),
         "prior_heldout_pairs_by_judge": share(both[heldout]),
     }
+    result |= {"judge_on_renders": judge_knows(bench, False), "judge_on_heldout_renders": judge_knows(bench, True)}
     result |= prior_views(bench)
     result["prior_relations_by_scorer"] = prior_relations(bench)
     return result
+
+
+def judge_knows(bench: Bench, heldout: bool) -> float:
+    """How often the judge names type and colour of true, undamaged renders: what its verdicts can be trusted with."""
+    seen = data.make(1500, 1, seed=900_014 + heldout, device=bench.device, heldout=heldout)
+    single = [i for i, key in enumerate(seen.keys) if key[0] in world.TYPES and key[1] in COLOURS]
+    verdict = judged(bench.judge, seen.images[single])
+    kinds = torch.tensor([world.TYPES.index(seen.keys[i][0]) for i in single], device=bench.device)
+    colours = torch.tensor([COLOURS.index(seen.keys[i][1]) for i in single], device=bench.device)
+    return share((verdict.kind == kinds) & (verdict.colour == colours))
 
 
 def prior_views(bench: Bench) -> dict[str, float]:

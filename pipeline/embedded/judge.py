@@ -1,8 +1,11 @@
 """The judge: a small convolutional classifier trained on renders alone, so that the scorer does not mark its own work.
 
 It shares nothing with the five models: another architecture, another seed, no text. It names type, colour and view.
+It alone is taught the held-out pairs too: ignorant of them it erred on a third of their true renders, and what it said
+of a model's pictures of them told more of the judge than of the model.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,22 +56,23 @@ class _Residual(nn.Module):
         return x + self.last(self.body(x))
 
 
-def train_judge(model: Judge, data: Data, plan: Plan, *, batch: int = 1024, compiled: bool = True):
+def train_judge(model: Judge, parts: Sequence[Data], plan: Plan, *, batch: int = 1024, compiled: bool = True):
     """Cross-entropy on type, colour and view word; pairs of objects are left out: they have no single answer."""
-    device = data.images.device.type
+    device = parts[0].images.device.type
     model.to(device).train()
     forward = torch.compile(model) if compiled else model
-    single = [i for i, key in enumerate(data.keys) if key[0] in world.TYPES and key[1] in COLOURS]
-    singles = torch.tensor(single, device=device)
-    kinds = torch.tensor([world.TYPES.index(data.keys[i][0]) for i in single], device=device)
-    colours = torch.tensor([COLOURS.index(data.keys[i][1]) for i in single], device=device)
+    singles = [[i for i, key in enumerate(part.keys) if key[0] in world.TYPES and key[1] in COLOURS] for part in parts]
+    shown = [(part, i) for part, some in zip(parts, singles, strict=True) for i in some]
+    images = torch.cat([part.images[torch.tensor(some)] for part, some in zip(parts, singles, strict=True)])
+    kinds = torch.tensor([world.TYPES.index(part.keys[i][0]) for part, i in shown], device=device)
+    colours = torch.tensor([COLOURS.index(part.keys[i][1]) for part, i in shown], device=device)
     views = torch.tensor(
-        [VIEW_WORDS.index(world.view_word(data.azimuth[i], data.elevation[i])) for i in single], device=device
+        [VIEW_WORDS.index(world.view_word(part.azimuth[i], part.elevation[i])) for part, i in shown], device=device
     )
 
     def step(_: int) -> tuple[Tensor, dict[str, Tensor]]:
-        index = torch.randint(len(singles), (batch,), device=device)
-        pictures = like_splats(data.images[singles[index]].float() / 127.5 - 1)
+        index = torch.randint(len(images), (batch,), device=device)
+        pictures = like_splats(images[index].float() / 127.5 - 1)
         with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
             verdict = forward(pictures)
         answers = kinds[index], colours[index], views[index]

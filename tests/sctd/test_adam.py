@@ -4,7 +4,7 @@ import torch
 from sctd import adam, recipes
 from sctd.gaussians import Gaussians
 from sctd.recipe_field import Rate
-from sctd.recipe_parts import Optimizer
+from sctd.recipe_scene import Optimizer
 
 
 def gaussians(num: int = 5, basis: int = 1, seed: int = 0) -> Gaussians:

@@ -7,7 +7,7 @@ import torch
 from sctd import densify
 from sctd.densify import DensifyError, Population
 from sctd.gaussians import Gaussians
-from sctd.recipe_parts import Bounds, Densify, Relocate
+from sctd.recipe_scene import Bounds, Densify, Relocate
 
 SETTINGS = Densify(gradient_threshold_pixels=1.0, extent=1.0, percent_dense=0.1, prune_extent=0.5)
 BOUNDS = Bounds()

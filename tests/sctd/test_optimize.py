@@ -14,7 +14,7 @@ from sctd.densify import Population
 from sctd.gaussians import Gaussians, rgb_to_sh, sh_to_rgb
 from sctd.optimize import OptimizeError, Step
 from sctd.recipe import Recipe, with_overrides
-from sctd.recipe_parts import Background
+from sctd.recipe_scene import Background
 from sctd.render import render
 from sctd.schedule import NoiseSchedule
 from sctd.types import Latents

@@ -9,7 +9,8 @@ from sctd import recipes
 from sctd.objectives import OBJECTIVES, WEIGHTS
 from sctd.recipe import Recipe, RecipeError, from_json, keys, with_overrides
 from sctd.recipe_field import Part, Rate
-from sctd.recipe_parts import Cameras, Objective, Times
+from sctd.recipe_gradient import Objective, Times
+from sctd.recipe_scene import Cameras
 
 
 def parts(part: Part, prefix: str = "") -> Iterator[tuple[str, type[Part]]]:

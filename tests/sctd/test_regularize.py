@@ -6,7 +6,7 @@ import torch
 from sctd import regularize
 from sctd.cameras import orbit
 from sctd.gaussians import Gaussians
-from sctd.recipe_parts import Regularizers
+from sctd.recipe_scene import Regularizers
 from sctd.render import Rendering
 
 

@@ -11,7 +11,7 @@ import torch
 from sctd.formats import ply
 from sctd.gaussians import Gaussians, sh_to_rgb
 from sctd.point_e import PointDiffusionTransformer, PointEConfig, SamplerConfig
-from sctd.recipe_parts import SeedShape
+from sctd.recipe_scene import SeedShape
 from sctd.seed_shape import (
     Points,
     SeedShapeError,

@@ -1,0 +1,102 @@
+"""The parts of a recipe that make the gradient: objective, guidance, times, noise, encoding.
+
+Frozen, validated models with a unit and a source under every field. A default is the value of `recipes.paper()`;
+`docs/recipe.md` is the same table. "release" means the paper's released code, "ours" a choice of this project. Noise
+levels are indices into the schedule (bigger = noisier).
+"""
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from sctd import segments
+from sctd.recipe_field import RELEASE, Part, field
+
+NUM_STEPS = 1000  # of every Stable-Diffusion schedule
+
+
+class Objective(Part):
+    """Which gradient on z_0, and its weight."""
+
+    name: Literal["sctd", "sds"] = field("sctd", "–", "Eq. 10", "a name in sctd.objectives")
+    outer_weight: float = field(8.5, "–", "Eq. 10, release: w + 1", "weight of cross-consistency (sctd)", ge=0)
+    time_weight: Literal["one", "sigma_over_alpha", "b_t", "one_minus_alpha_bar"] = field(
+        "sigma_over_alpha", "–", RELEASE, "w(t), a name in sctd.objectives.weights"
+    )
+    weight: float = field(0.1, "–", "release: λ_guidance", "weight against the regularisers", gt=0)
+
+
+class Guidance(Part):
+    """What the prior is asked, and how loudly."""
+
+    scale: float = field(7.5, "–", "release", "w in ε_∅ + w(ε_y − ε_∅); the paper's w is one less", ge=0)
+    negative_prompt: str = field(
+        "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, low-resolution, oversaturation.",
+        "text", RELEASE, "stands for ∅ inside the guidance; empty: the empty prompt",
+    )  # fmt: skip
+    prompt_template: str = field("{prompt}", "text", RELEASE, "what the prior reads; {prompt} is the user's")
+    view_text: Literal["nearest", "interpolated", "none"] = field(
+        "interpolated", "–", RELEASE, "', front view' and so on after the prompt: the nearest, a mixture, or none"
+    )
+
+    @model_validator(mode="after")
+    def _has_prompt(self) -> "Guidance":
+        if self.prompt_template.count("{prompt}") != 1 or "{" in self.prompt_template.replace("{prompt}", ""):
+            raise ValueError(f"prompt_template is {self.prompt_template!r}; it must hold {{prompt}} exactly once")
+        return self
+
+
+class Times(Part):
+    """Which t, s and s_m an iteration draws."""
+
+    segments: Literal["equal", "increasing", "none"] = field(
+        "equal", "–", "release; paper: both", "how [0, T] is divided; none: t alone is drawn (sds)"
+    )
+    num_segments: int = field(5, "segments", "paper", "N_s", ge=1, le=100)
+    threshold: int = field(150, "index", "Eq. 11", "t_τ: above it the inversion takes two steps", ge=0, lt=NUM_STEPS)
+    minimum_interval: int = field(80, "indices", RELEASE, "t is raised to at least s_m + this", ge=2, le=500)
+    epsilon: int = field(10, "indices", RELEASE, "s stays this far from s_m and from t", ge=0, le=200)
+    low: int = field(20, "index", "paper", "smallest t drawn", ge=0, lt=NUM_STEPS)
+    high: int = field(500, "index", "paper", "largest t drawn once warm", ge=0, lt=NUM_STEPS)
+    start_high: int = field(980, "index", "paper", "largest t drawn at the start", ge=0, lt=NUM_STEPS)
+    warmup_share: float = field(
+        0.3, "share of iterations", "paper: 1500 of 5000", "start_high falls to high, linearly", ge=0, le=1
+    )
+    shift_lower_bound: bool = field(False, "–", "paper; release: true", "the lower bound falls with the upper one")
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Times":
+        if not self.low < self.high <= self.start_high:
+            found = f"low {self.low}, high {self.high}, start_high {self.start_high}"
+            raise ValueError(f"{found}; expected low < high <= start_high")
+        if self.minimum_interval < 2 * self.epsilon + 1:
+            found = f"minimum_interval {self.minimum_interval} and epsilon {self.epsilon} leave no room for s"
+            raise ValueError(f"{found}; minimum_interval must be at least {2 * self.epsilon + 1}")
+        if self.segments != "none":
+            last = self.edges()[-2]
+            if last + self.minimum_interval >= NUM_STEPS:
+                found = f"the last of {self.num_segments} segments is no longer than minimum_interval"
+                raise ValueError(f"{found} {self.minimum_interval}; use fewer segments or a smaller interval")
+        return self
+
+    def edges(self) -> tuple[int, ...]:
+        """Where the segments begin, and T."""
+        if self.segments == "increasing":
+            return segments.increasing(self.num_segments, self.threshold, NUM_STEPS)
+        return segments.equal(self.num_segments, NUM_STEPS)
+
+
+class Noise(Part):
+    """ε* of z_{s_m} = α z_0 + σ ε*."""
+
+    kind: Literal["fixed", "fresh"] = field("fixed", "–", "Sec. 4.4: ε*", "drawn once for ever, or every iteration")
+    offset: float = field(0.1, "–", RELEASE, "standard deviation of a random constant added to each channel", ge=0)
+
+
+class Encoding(Part):
+    """From a rendering to z_0."""
+
+    posterior: Literal["sample", "mean"] = field("sample", "–", RELEASE, "of the VAE encoder")
+    disparity_share: float = field(0.2, "share of iterations", RELEASE, "disparity is encoded, not colour", ge=0, le=1)
+    flip_share: float = field(0.5, "share of iterations", RELEASE, "all views are mirrored", ge=0, le=1)
+    scale_noise: float = field(0.2, "–", RELEASE, "scales s are rendered as s(1 + √this/4 · N(0, 1))", ge=0, lt=1)
