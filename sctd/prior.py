@@ -1,18 +1,20 @@
 """The diffusion prior: a folder of the Stable Diffusion format as encoder, decoder, text embedding and denoiser.
 
-The only file that imports diffusers. Nothing is fetched: a folder has everything or is refused.
+A ControlNet is read here too, for `sctd.control`. The only file that imports diffusers. Nothing is fetched: a folder
+has everything or is refused.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from jaxtyping import Float
 from safetensors import SafetensorError
@@ -25,16 +27,38 @@ from sctd.schedule import NoiseSchedule, ScheduleError
 from sctd.solver import jump
 from sctd.types import Images, Latents, Text
 
-CONFIGS = ("vae/config.json", "unet/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json")
-WEIGHTS = {
-    "vae": "diffusion_pytorch_model",
-    "unet": "diffusion_pytorch_model",
-    "text_encoder": "model",
-}
+DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"  # their files of weights, before the suffix
+
+
+def _weights_names(stem: str) -> tuple[str, str]:
+    return f"{stem}.safetensors", f"{stem}.fp16.safetensors"
+
+
+# Of each file the names that it may have.
+PRIOR_FILES = (
+    *[(f"{part}/config.json",) for part in ("vae", "unet", "text_encoder")],
+    ("scheduler/scheduler_config.json",),
+    *[_weights_names(f"{part}/{DIFFUSERS}") for part in ("vae", "unet")],
+    _weights_names(f"text_encoder/{TRANSFORMERS}"),
+    *[("tokenizer/tokenizer.json", f"tokenizer/{name}") for name in ("vocab.json", "merges.txt")],
+)
+PRIOR_FORMAT = (
+    "expected a folder of the Stable Diffusion format with vae/, unet/, text_encoder/, tokenizer/ and scheduler/, "
+    "weights in safetensors"
+)
+CONTROLNET_FILES = (("config.json",), _weights_names(DIFFUSERS))
+CONTROLNET_FORMAT = "expected a folder of diffusers' ControlNet format, weights in safetensors"
 
 
 class PriorError(ValueError):
     """A folder that is no prior: what is missing or wrong in it, and what to do."""
+
+
+class Residuals(NamedTuple):
+    """What a ControlNet adds inside the U-Net: to each skip connection in the order of the way down, and the middle."""
+
+    down: tuple[Float[Tensor, "batch _ _ _"], ...]
+    middle: Float[Tensor, "batch _ _ _"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +88,7 @@ class StableDiffusionPrior:
         Raises PriorError naming what is missing or unreadable.
         """
         folder = Path(folder)
-        _check_files(folder)
+        _check_files(folder, PRIOR_FILES, PRIOR_FORMAT)
         scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
         prediction = scheduler.get("prediction_type", "epsilon")
         if prediction not in ("epsilon", "v_prediction"):
@@ -77,9 +101,9 @@ class StableDiffusionPrior:
         except ScheduleError as error:
             raise PriorError(f"{folder}/scheduler/scheduler_config.json: {error}") from error
         with _without_progress_bars():
-            vae = _frozen(AutoencoderKL, folder, "vae", device, dtype)
-            unet = _frozen(UNet2DConditionModel, folder, "unet", device, dtype)
-            text_encoder = _frozen(CLIPTextModel, folder, "text_encoder", device, dtype)
+            vae = _frozen(AutoencoderKL, folder / "vae", DIFFUSERS, device, dtype)
+            unet = _frozen(UNet2DConditionModel, folder / "unet", DIFFUSERS, device, dtype)
+            text_encoder = _frozen(CLIPTextModel, folder / "text_encoder", TRANSFORMERS, device, dtype)
             tokenizer = _tokenizer(folder / "tokenizer")
         width, expected = text_encoder.config.hidden_size, unet.config.cross_attention_dim
         if width != expected:
@@ -154,11 +178,18 @@ class StableDiffusionPrior:
         return (images.to(z_0.dtype) / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
-    def denoise(self, z_t: Latents, t: int, text: Text | None) -> Latents:
-        """ε_φ(z_t, t, y), whatever the checkpoint predicts; `text=None` is the empty prompt. No gradient."""
+    def denoise(self, z_t: Latents, t: int, text: Text | None, residuals: Residuals | None = None) -> Latents:
+        """ε_φ(z_t, t, y), whatever the checkpoint predicts; `text=None` is the empty prompt. No gradient.
+
+        `residuals` are a ControlNet's for the same arguments, in any dtype.
+        """
         text = self.null.expand(len(z_t), -1, -1) if text is None else text
         steps = torch.full((len(z_t),), t, device=self.device)
-        predicted = self.unet(z_t.to(self.device, self.dtype), steps, text.to(self.dtype)).sample
+        added: dict[str, Any] = {}
+        if residuals is not None:
+            added["down_block_additional_residuals"] = [each.to(self.device, self.dtype) for each in residuals.down]
+            added["mid_block_additional_residual"] = residuals.middle.to(self.device, self.dtype)
+        predicted = self.unet(z_t.to(self.device, self.dtype), steps, text.to(self.dtype), **added).sample
         predicted = predicted.to(z_t.dtype)
         return self.schedule.eps_from_v(z_t, predicted, t) if self.predicts_v else predicted
 
@@ -177,26 +208,24 @@ class StableDiffusionPrior:
         return self.decode(z_t)
 
 
-def _check_files(folder: Path) -> None:
+def load_controlnet(folder: Path, device: torch.device | str, dtype: torch.dtype) -> ControlNetModel:
+    """A ControlNet's network, frozen, weights in any floating dtype; PriorError naming what is missing or wrong."""
+    _check_files(folder, CONTROLNET_FILES, CONTROLNET_FORMAT)
+    kind = _read_json(folder / "config.json").get("_class_name")
+    if kind != "ControlNetModel":
+        raise PriorError(
+            f"{folder}/config.json has _class_name {kind!r}; expected 'ControlNetModel': use a ControlNet of diffusers"
+        )
+    return _frozen(ControlNetModel, folder, DIFFUSERS, device, dtype)
+
+
+def _check_files(folder: Path, files: Iterable[tuple[str, ...]], expected: str) -> None:
     """Every file that the format asks for is there, in one of its names, or PriorError."""
-    expected = (
-        "expected a folder of the Stable Diffusion format with vae/, unet/, text_encoder/, tokenizer/ and scheduler/, "
-        "weights in safetensors"
-    )
     if not folder.is_dir():
         raise PriorError(f"there is no folder {folder}; {expected}: check the path")
-    weights = [_weights_names(part) for part in WEIGHTS]
-    tokenizer = [
-        ("tokenizer/tokenizer.json", "tokenizer/vocab.json"),
-        ("tokenizer/tokenizer.json", "tokenizer/merges.txt"),
-    ]
-    for names in [*((name,) for name in CONFIGS), *weights, *tokenizer]:
+    for names in files:
         if not any((folder / name).is_file() for name in names):
             raise PriorError(f"{folder} lacks {' or '.join(names)}; {expected}: download the checkpoint again")
-
-
-def _weights_names(part: str) -> tuple[str, str]:
-    return f"{part}/{WEIGHTS[part]}.safetensors", f"{part}/{WEIGHTS[part]}.fp16.safetensors"
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:
@@ -211,11 +240,11 @@ def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
         raise PriorError(f"{path} cannot be read ({reason}): download the checkpoint again") from error
 
 
-def _frozen(model_class: Any, folder: Path, part: str, device: torch.device | str, dtype: torch.dtype) -> Any:
-    """A part of the folder in evaluation mode, without gradients, and with every one of its weights read."""
-    plain, _ = _weights_names(part)
+def _frozen(model_class: Any, folder: Path, stem: str, device: torch.device | str, dtype: torch.dtype) -> Any:
+    """The model of a folder in evaluation mode, without gradients, and with every one of its weights read."""
+    plain, _ = _weights_names(stem)
     model, info = _read(
-        folder / part,
+        folder,
         lambda path: model_class.from_pretrained(
             path, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True,
             variant=None if (folder / plain).is_file() else "fp16",
@@ -223,7 +252,7 @@ def _frozen(model_class: Any, folder: Path, part: str, device: torch.device | st
     )  # fmt: skip
     if info["missing_keys"]:
         raise PriorError(
-            f"{folder / part} has no weights for {len(info['missing_keys'])} parameters, "
+            f"{folder} has no weights for {len(info['missing_keys'])} parameters, "
             f"{min(info['missing_keys'])} among them, that its config.json asks for: download the checkpoint again"
         )
     return model.to(device).eval().requires_grad_(False)

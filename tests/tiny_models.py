@@ -18,12 +18,18 @@ SPECIAL = {
 
 def write(folder: Path) -> Path:
     """prior/ (16 px), scorer/, reward/ and reference.npz in `folder`; 1.5 MB, a few seconds."""
-    torch.manual_seed(0)
-    _write_tokenizer(folder / "prior" / "tokenizer")
-    _write_prior(folder / "prior")
+    write_prior(folder / "prior")
     _write_scorer(folder / "scorer")
     _write_reward(folder / "reward")
     _write_reference(folder)
+    return folder
+
+
+def write_prior(folder: Path) -> Path:
+    """vae/, unet/, text_encoder/, tokenizer/ and scheduler/ in `folder`: 16 px images, 8 px latents."""
+    torch.manual_seed(0)
+    _write_tokenizer(folder / "tokenizer")
+    _write_prior(folder)
     return folder
 
 
