@@ -45,6 +45,7 @@ def backgrounds(settings: Background, views: int, generator: torch.Generator) ->
 def views(recipe: Recipe, iteration: int, size: int, generator: torch.Generator) -> Cameras:
     """The cameras of an iteration (from 1), `size` × `size` pixels."""
     settings, ranges = recipe.cameras, recipe.cameras.ranges_at(iteration)
+    low, high = settings.azimuth_degrees
     return random_views(
         generator,
         settings.views,
@@ -52,6 +53,8 @@ def views(recipe: Recipe, iteration: int, size: int, generator: torch.Generator)
         radius=ranges.radius,
         fov_y_radians=ranges.fov_y_radians,
         elevation_degrees=ranges.elevation_degrees,
+        # A whole turn is counted from the front wherever it begins: the same numbers as without limits.
+        azimuth_degrees=(low, high) if high - low < 360 else (0.0, 360.0),
         azimuth_spread=settings.azimuth_spread,
         overhead_share=settings.overhead_share,
         overhead_elevation_degrees=settings.overhead_elevation_degrees,

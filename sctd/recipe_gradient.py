@@ -18,12 +18,29 @@ NUM_STEPS = 1000  # of every Stable-Diffusion schedule
 class Objective(Part):
     """Which gradient on z_0, and its weight."""
 
-    name: Literal["sctd", "sds"] = field("sctd", "–", "Eq. 10", "a name in sctd.objectives")
+    name: Literal["sctd", "sctd-official", "sds", "ism", "cds", "gcs"] = field(
+        "sctd", "–", "Eq. 10", "a name in sctd.objectives"
+    )
     outer_weight: float = field(8.5, "–", "Eq. 10, release: w + 1", "weight of cross-consistency (sctd)", ge=0)
+    self_sign: Literal[1, -1] = field(1, "–", "Eq. 10; release: −1", "sign of self-consistency (sctd)")
+    approximation: bool = field(True, "–", "Sec. 4.4", "z_sm stands for G(z_t, t, ∅); false: computed (sctd)")
+    inversion_step: int = field(200, "indices", "LucidDreamer", "of the inversion to z_s (ism)", ge=1, le=1000)
+    compact_consistency: float = field(1, "–", "Connect3D", "weight of L_CC (gcs)", ge=0)
+    conditional_guidance: float = field(0.5, "–", "Connect3D", "weight of L_CG (gcs)", ge=0)
+    pixel_constraint: float = field(0.5, "–", "Connect3D", "weight of L_CP (gcs); 0 spares two decodings", ge=0)
     time_weight: Literal["one", "sigma_over_alpha", "b_t", "one_minus_alpha_bar"] = field(
         "sigma_over_alpha", "–", RELEASE, "w(t), a name in sctd.objectives.weights"
     )
     weight: float = field(0.1, "–", "release: λ_guidance", "weight against the regularisers", gt=0)
+    clamp: Range = field(
+        (0, 0), "–", "Consistent3D: 2–8", "each number of the gradient on z_0 is cut to ± this, start … end; 0: never"
+    )
+
+    @model_validator(mode="after")
+    def _clamp(self) -> "Objective":
+        if min(self.clamp) < 0 or (min(self.clamp) == 0) != (max(self.clamp) == 0):
+            raise ValueError(f"clamp is {self.clamp}; expected two bounds above 0, or 0,0 for none")
+        return self
 
 
 class Guidance(Part):
@@ -38,6 +55,7 @@ class Guidance(Part):
     view_text: Literal["nearest", "interpolated", "none"] = field(
         "interpolated", "–", RELEASE, "', front view' and so on after the prompt: the nearest, a mixture, or none"
     )
+    perp_neg: bool = field(False, "–", RELEASE, "Perp-Neg: away from what the other views' words say (heads: on)")
 
     @model_validator(mode="after")
     def _has_prompt(self) -> "Guidance":
@@ -47,15 +65,25 @@ class Guidance(Part):
 
 
 class Times(Part):
-    """Which t, s and s_m an iteration draws."""
+    """Which t, s and s_m an iteration draws.
 
-    segments: Literal["equal", "increasing", "none"] = field(
-        "equal", "–", "release; paper: both", "how [0, T] is divided; none: t alone is drawn (sds)"
+    `segments`: t in its segment [s_m, s_{m+1}), s between (SCTD). `single`: t alone (SDS). `interval`: s = t − Δ below
+    it, s_m = 0 (ISM). `two_intervals`: s_m another interval below s (GCS). `annealed`: s falls by the square root of
+    progress, t a random gap above it (CDS).
+    """
+
+    rule: Literal["segments", "single", "interval", "two_intervals", "annealed"] = field(
+        "segments", "–", "each objective's paper", "how t, s and s_m belong together"
     )
+    segments: Literal["equal", "increasing"] = field("equal", "–", "release; paper: both", "how [0, T] is divided")
     num_segments: int = field(5, "segments", "paper", "N_s", ge=1, le=100)
+    segment_range: tuple[int, int] = field((0, NUM_STEPS), "indices", "paper; release: 20–980", "what is divided")
     threshold: int = field(150, "index", "Eq. 11", "t_τ: above it the inversion takes two steps", ge=0, lt=NUM_STEPS)
     minimum_interval: int = field(80, "indices", RELEASE, "t is raised to at least s_m + this", ge=2, le=500)
     epsilon: int = field(10, "indices", RELEASE, "s stays this far from s_m and from t", ge=0, le=200)
+    interval: int = field(80, "indices", "LucidDreamer, Connect3D", "Δ = t − s at the end of the warm-up", ge=1, le=500)
+    interval_extra: int = field(20, "indices", "LucidDreamer, Connect3D", "Δ is longer by this at first", ge=0, le=500)
+    gap: tuple[int, int] = field((100, 299), "indices", "Consistent3D", "t − s, uniform (rule annealed)")
     low: int = field(20, "index", "paper", "smallest t drawn", ge=0, lt=NUM_STEPS)
     high: int = field(500, "index", "paper", "largest t drawn once warm", ge=0, lt=NUM_STEPS)
     start_high: int = field(980, "index", "paper", "largest t drawn at the start", ge=0, lt=NUM_STEPS)
@@ -69,27 +97,38 @@ class Times(Part):
         if not self.low < self.high <= self.start_high:
             found = f"low {self.low}, high {self.high}, start_high {self.start_high}"
             raise ValueError(f"{found}; expected low < high <= start_high")
+        if not 1 <= self.gap[0] <= self.gap[1]:
+            raise ValueError(f"gap is {self.gap}; expected two numbers from 1 on, the smaller first")
+        if self.rule == "annealed" and self.low + self.gap[0] > self.start_high:
+            found = f"gap {self.gap[0]} above low {self.low} passes start_high {self.start_high}"
+            raise ValueError(f"{found}; t must find room between them")
         if self.minimum_interval < 2 * self.epsilon + 1:
             found = f"minimum_interval {self.minimum_interval} and epsilon {self.epsilon} leave no room for s"
             raise ValueError(f"{found}; minimum_interval must be at least {2 * self.epsilon + 1}")
-        if self.segments != "none":
+        if self.rule == "segments":
+            start, end = self.segment_range
+            if not 0 <= start <= self.low or not self.start_high <= end <= NUM_STEPS:
+                found = f"segment_range {start}–{end} does not hold every t from {self.low} to {self.start_high}"
+                raise ValueError(f"{found}; widen it, or raise low or lower start_high")
             last = self.edges()[-2]
-            if last + self.minimum_interval >= NUM_STEPS:
+            if last + self.minimum_interval >= end:
                 found = f"the last of {self.num_segments} segments is no longer than minimum_interval"
                 raise ValueError(f"{found} {self.minimum_interval}; use fewer segments or a smaller interval")
         return self
 
     def edges(self) -> tuple[int, ...]:
-        """Where the segments begin, and T."""
+        """Where the segments begin, and the end of the last."""
+        start, end = self.segment_range
         if self.segments == "increasing":
-            return segments.increasing(self.num_segments, self.threshold, NUM_STEPS)
-        return segments.equal(self.num_segments, NUM_STEPS)
+            return segments.increasing(self.num_segments, self.threshold, end, start=start)
+        return segments.equal(self.num_segments, end, start=start)
 
 
 class Noise(Part):
     """ε* of z_{s_m} = α z_0 + σ ε*."""
 
     kind: Literal["fixed", "fresh"] = field("fixed", "–", "Sec. 4.4: ε*", "drawn once for ever, or every iteration")
+    shared: bool = field(False, "–", "Consistent3D: true", "one for all views, or one for each")
     offset: float = field(0.1, "–", RELEASE, "standard deviation of a random constant added to each channel", ge=0)
 
 

@@ -7,11 +7,15 @@ Where the released code sums its loss over the 4 views of an iteration, we avera
 regulariser weights and gradient norms, which do, are its values divided by 4, and say so.
 """
 
+from pathlib import PurePath
 from typing import Any, Literal, NamedTuple
 
 from pydantic import model_validator
 
 from sctd.recipe_field import OURS, RELEASE, Part, Range, Rate, field, ordered
+
+MESH_SUFFIXES = (".glb", ".obj", ".off", ".ply", ".stl")
+_Y_UP_SUFFIXES = (".glb", ".obj")  # glTF says so; exporters of .obj do so
 
 
 class CameraRanges(NamedTuple):
@@ -27,6 +31,9 @@ class Cameras(Part):
 
     views: int = field(4, "views", "paper", "views an iteration", ge=1, le=64)
     azimuth_spread: Literal["even", "uniform"] = field("uniform", "–", RELEASE, "a sector a view, or independent")
+    azimuth_degrees: Range = field(
+        (-180, 180), "degrees", "release: heads ±80 or ±90", "cameras stay within, before their jitter; 0: the front"
+    )
     elevation_degrees: Range = field((-15, 45), "degrees", "release: polar 45–105", "uniform")
     overhead_share: float = field(0, "share of views", OURS, "views drawn from overhead_elevation_degrees", ge=0, le=1)
     overhead_elevation_degrees: Range = field((50, 80), "degrees", OURS, "uniform")
@@ -45,7 +52,10 @@ class Cameras(Part):
 
     @model_validator(mode="after")
     def _ranges(self) -> "Cameras":
-        ordered(self, "elevation_degrees", "overhead_elevation_degrees", "radius", "fov_y_radians", "radius_least")
+        ordered(self, "azimuth_degrees", "elevation_degrees", "overhead_elevation_degrees")
+        ordered(self, "radius", "fov_y_radians", "radius_least")
+        if min(self.azimuth_degrees) < -360 or max(self.azimuth_degrees) > 360:
+            raise ValueError(f"azimuth_degrees is {self.azimuth_degrees}; expected between -360 and 360 degrees")
         for name in ("elevation_degrees", "overhead_elevation_degrees"):
             if min(getattr(self, name)) < -89 or max(getattr(self, name)) > 89:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected between -89 and 89 degrees")
@@ -174,17 +184,24 @@ class Regularizers(Part):
 class SeedShape(Part):
     """Where the Gaussians begin."""
 
-    kind: Literal["ball", "sphere", "box", "ply", "point_e"] = field("point_e", "–", "paper", "the shape")
+    kind: Literal["ball", "sphere", "box", "ply", "mesh", "point_e"] = field("point_e", "–", "paper", "the shape")
     count: int = field(4096, "points", "release: Point-E with its upsampler", "points of the shape", ge=1)
     radius: float = field(0.75, "world units", OURS, "of the ball or sphere; half edge of the box", gt=0)
     opacity: float = field(0.1, "[0, 1]", RELEASE, "of every Gaussian", gt=0, lt=1)
     scale: float = field(0, "world units", RELEASE, "of every Gaussian; 0: from the 3 nearest neighbours", ge=0)
     colour: float = field(0.5, "[0, 1]", RELEASE, "mean grey", ge=0, le=1)
     colour_noise: float = field(0, "[0, 1]", RELEASE, "standard deviation of the colours", ge=0)
-    path: str = field("", "path", OURS, ".ply to start from (kind ply)")
-    replicas: int = field(20, "Gaussians a point", RELEASE, "copies of each point of a cloud", ge=1)
+    path: str = field("", "path", OURS, "file to start from (kinds ply and mesh)")
+    mesh_up: Literal["auto", "y", "z"] = field(
+        "auto", "axis of the file", OURS, "what is up in a mesh; auto: y in .glb and .obj, else z"
+    )
+    mesh_front: Literal["auto", "x", "-x", "y", "-y", "z", "-z"] = field(
+        "auto", "axis of the file", OURS, "where a mesh looks; auto: z if y is up (glTF), else x"
+    )
+    mesh_radius: float = field(1, "world units", OURS, "of a mesh, once centred; 0: place and size of the file", ge=0)
+    replicas: int = field(20, "Gaussians a point", RELEASE, "copies of each point of a cloud or mesh", ge=1)
     replica_radius: float = field(0.05, "world units", RELEASE, "copies lie within", ge=0)
-    use_cloud_colours: bool = field(False, "–", RELEASE, "keep Point-E's colours, not grey")
+    use_cloud_colours: bool = field(False, "–", RELEASE, "keep the colours of a cloud or mesh, not grey")
     cloud_prompt_template: str = field("{prompt}", "text", RELEASE, "what Point-E reads; {prompt} is the short text")
     cloud_guidance: float = field(3, "–", "Point-E", "guidance of the base model", ge=0)
     cloud_steps: int = field(64, "steps", "Point-E", "Karras steps of the sampler", ge=1)
@@ -192,8 +209,28 @@ class SeedShape(Part):
 
     @model_validator(mode="after")
     def _path(self) -> "SeedShape":
-        if (self.kind == "ply") != bool(self.path):
+        if (self.kind in ("ply", "mesh")) != bool(self.path):
             raise ValueError(
-                f"seed_shape.kind is {self.kind!r} and path is {self.path!r}; a path belongs to kind 'ply'"
+                f"seed_shape.kind is {self.kind!r} and path is {self.path!r}; "
+                "a path belongs to kind 'ply' (points or Gaussians) or 'mesh', and they need one"
             )
+        suffix = PurePath(self.path).suffix.lower()
+        if self.kind == "mesh" and suffix not in MESH_SUFFIXES:
+            raise ValueError(
+                f"seed_shape.path {self.path!r} ends with {suffix!r}; a mesh is one of {', '.join(MESH_SUFFIXES)}: "
+                "export it as one of these"
+            )
+        if self.kind == "ply" and suffix != ".ply" and suffix in MESH_SUFFIXES:
+            raise ValueError(f"seed_shape.path {self.path!r} is a mesh, not a .ply; set seed_shape.kind=mesh")
+        up, front = self.mesh_axes
+        if front[-1] == up:
+            raise ValueError(f"mesh_front is {front!r} where {up!r} is up; expected an axis that is perpendicular")
         return self
+
+    @property
+    def mesh_axes(self) -> tuple[str, str]:
+        """The file's axes that are up and to the front."""
+        is_y_up = PurePath(self.path).suffix.lower() in _Y_UP_SUFFIXES
+        up = self.mesh_up if self.mesh_up != "auto" else "y" if is_y_up else "z"
+        front = self.mesh_front if self.mesh_front != "auto" else "z" if up == "y" else "x"
+        return up, front

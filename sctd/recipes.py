@@ -9,6 +9,7 @@ from sctd.recipe import Recipe
 from sctd.recipe_field import Part, Rate
 from sctd.recipe_gradient import Encoding, Guidance, Noise, Objective
 from sctd.recipe_scene import Background, Bounds, Cameras, Densify, Optimizer, Regularizers, Relocate, SeedShape
+from sctd.recipes_people import avatar, portrait
 
 
 def paper() -> Recipe:
@@ -98,7 +99,14 @@ def sctd(base: Recipe) -> Recipe:
     return base
 
 
-RECIPES = {"embedded": embedded, "paper": paper}
+RECIPES = {
+    "embedded": embedded,
+    "paper": paper,
+    "embedded-portrait": lambda: portrait(embedded()),
+    "embedded-avatar": lambda: avatar(embedded()),
+    "paper-portrait": lambda: portrait(paper()),
+    "paper-avatar": lambda: avatar(paper()),
+}
 FOR_OBJECTIVE = {"sctd": sctd, "sds": sds}
 
 

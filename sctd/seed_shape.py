@@ -1,12 +1,13 @@
-"""Where the Gaussians begin: a ball, a sphere, a box, a .ply, or a cloud that Point-E makes of the prompt.
+"""Where the Gaussians begin: a ball, sphere, box, .ply, mesh, or a cloud that Point-E makes of the prompt.
 
 As in the authors' code (LucidDreamer's family): isotropic Gaussians of one opacity, their scale the root mean square
-distance to the three nearest neighbours, grey unless told otherwise; each point of a cloud stands for several
+distance to the three nearest neighbours, grey unless told otherwise; each point of a cloud or mesh stands for several
 Gaussians in a small ball around it. Deviations: the copies fill that ball evenly, and Point-E's clouds are turned so
 that their front faces +x where the authors mirror them (y to -y).
 """
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -17,10 +18,10 @@ from jaxtyping import Float
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from sctd.formats import ply
+from sctd.formats import mesh, ply
 from sctd.gaussians import Gaussians, rgb_to_sh
 from sctd.point_e import PointDiffusionTransformer, PointUpsampler, sample_points, to_world, upsample_points
-from sctd.recipe_scene import SeedShape
+from sctd.recipe_scene import MESH_SUFFIXES, SeedShape
 
 _LEAST_SQUARED_DISTANCE = 1e-7
 
@@ -52,11 +53,14 @@ def initial_gaussians(
     """The Gaussians of SH degree 0 to start from, on the CPU; the same generator state gives the same ones.
 
     `ball`, `sphere` and `box` have `count` Gaussians; a cloud has `replicas` for each of at most `count` points; a
-    3DGS .ply is taken as it is. `point_e` needs the model and the CLIP vector of `cloud_prompt(config, prompt)`.
+    mesh has them for each of `count` points on its surface; a 3DGS .ply is taken as it is. SeedShapeError for a file
+    that cannot be started from. `point_e` needs the model and the CLIP vector of `cloud_prompt(config, prompt)`.
     """
     points: Points | Gaussians
     if config.kind == "ply":
-        points = _from_file(config, generator)
+        points = _from_ply(config, generator)
+    elif config.kind == "mesh":
+        points = replicate(config, _on_mesh(config, generator), generator)
     elif config.kind == "point_e":
         points = replicate(config, _cloud(config, prompt, generator, point_e, text_vector, upsampler), generator)
     else:
@@ -139,13 +143,8 @@ def _cloud(
     return Points(cloud.coords[0].cpu() + torch.tensor([0.0, 0.0, config.cloud_up_shift]), cloud.rgb[0].cpu())
 
 
-def _from_file(config: SeedShape, generator: torch.Generator) -> Points | Gaussians:
-    try:
-        content = Path(config.path).read_bytes()
-    except OSError as error:
-        raise SeedShapeError(
-            f"cannot read seed_shape.path {config.path} ({error.strerror}); give a readable .ply"
-        ) from error
+def _from_ply(config: SeedShape, generator: torch.Generator) -> Points | Gaussians:
+    content = _content(config, "readable .ply")
     try:
         if b" f_dc_0" in content.partition(b"end_header")[0]:
             return ply.from_ply(content)
@@ -153,3 +152,33 @@ def _from_file(config: SeedShape, generator: torch.Generator) -> Points | Gaussi
     except ply.PlyError as error:
         raise SeedShapeError(f"seed_shape.path {config.path}: {error}") from error
     return replicate(config, Points(cloud.points, cloud.rgb), generator)
+
+
+def _on_mesh(config: SeedShape, generator: torch.Generator) -> Points:
+    content = _content(config, f"readable mesh ({', '.join(MESH_SUFFIXES)})")
+    try:
+        found = mesh.read_mesh(content, Path(config.path).suffix.lower())
+    except mesh.MeshError as error:
+        raise SeedShapeError(f"seed_shape.path {config.path}: {error}") from error
+    if config.use_cloud_colours and not found.has_colours and _names_material(content):
+        raise SeedShapeError(
+            f"seed_shape.path {config.path} keeps its colours in another file, which is not read; export a .glb, "
+            "which holds them, or set seed_shape.use_cloud_colours=false"
+        )
+    up, front = config.mesh_axes
+    points = mesh.on_surface(mesh.to_world(found, up, front, config.mesh_radius), config.count, generator)
+    return Points(points.xyz, points.rgb)
+
+
+def _names_material(content: bytes) -> bool:
+    """Whether an .obj or the header of a .ply speaks of a file of materials."""
+    return re.search(rb"^(mtllib|comment TextureFile)\s", content, re.MULTILINE) is not None
+
+
+def _content(config: SeedShape, expected: str) -> bytes:
+    try:
+        return Path(config.path).read_bytes()
+    except OSError as error:
+        raise SeedShapeError(
+            f"cannot read seed_shape.path {config.path} ({error.strerror}); give a {expected}"
+        ) from error

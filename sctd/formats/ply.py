@@ -76,8 +76,19 @@ def from_ply(data: bytes) -> Gaussians:
 
 
 def read_points(data: bytes) -> Points:
-    """Read a plain point cloud: x y z, and red green blue as integers 0…255 or floats 0…1."""
-    vertices = _vertices(data)
+    """Read a plain point cloud: x y z, and red green blue as integers 0…255 or floats 0…1.
+
+    PlyError if it is a mesh or empty, or says what is missing, not finite, or out of range.
+    """
+    file = _opened(data)
+    vertices = file["vertex"].data
+    if faces := sum(element.count for element in file if element.name in ("face", "tristrips")):
+        raise PlyError(
+            f"The .ply is a mesh of {len(vertices)} vertices and {faces} faces, where a cloud of points or Gaussians of"
+            " 3DGS was expected: set seed_shape.kind=mesh."
+        )
+    if not len(vertices):
+        raise PlyError("The .ply has no vertices; expected points. Export it again.")
     rgb = _columns(vertices, COLOR)
     if np.issubdtype(vertices.dtype["red"], np.integer):
         rgb = rgb / 255
@@ -92,6 +103,11 @@ def _rest_names(num_basis: int) -> tuple[str, ...]:
 
 def _vertices(data: bytes) -> np.ndarray:
     """The structured array of the element `vertex`."""
+    return _opened(data)["vertex"].data
+
+
+def _opened(data: bytes) -> PlyData:
+    """The parsed file, with an element `vertex`."""
     if not data.startswith(b"ply"):
         raise PlyError(f"This is no .ply: it begins with {data[:16]!r}, expected 'ply'. Give the path of a .ply file.")
     try:
@@ -101,7 +117,7 @@ def _vertices(data: bytes) -> np.ndarray:
     if "vertex" not in file:
         found = ", ".join(element.name for element in file.elements) or "none"
         raise PlyError(f"The .ply has no element 'vertex' (elements: {found}): export points, not only a mesh.")
-    return file["vertex"].data
+    return file
 
 
 def _columns(vertices: np.ndarray, names: tuple[str, ...]) -> Float[Tensor, "num columns"]:

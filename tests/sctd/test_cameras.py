@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
+from sctd import draws, recipes
 from sctd.cameras import PROTOCOLS, Cameras, look_at, on_sphere, orbit, random_views
+from sctd.recipe import Recipe, with_overrides
 
 RANGES = {"size": 32, "radius": (3.5, 5.5), "fov_y_radians": (0.32, 0.6), "elevation_degrees": (-15.0, 45.0)}
 JITTER = {"center_jitter": 0.3, "target_jitter": 0.3, "up_jitter": 0.3}
@@ -161,3 +163,62 @@ def test_equal_generators_give_equal_views():
     first, second = (random_views(seeded(6), 4, **RANGES, **JITTER) for _ in range(2))
     assert torch.equal(first.world_to_camera, second.world_to_camera)
     assert torch.equal(first.intrinsics, second.intrinsics)
+
+
+def limited(base: Recipe, azimuth_degrees: tuple[float, float], spread: str = "even") -> Recipe:
+    keys = {"azimuth_degrees": azimuth_degrees, "azimuth_spread": spread, "center_jitter": 0, "views": 8}
+    return with_overrides(base, {f"cameras.{key}": value for key, value in keys.items()})
+
+
+def signed(cameras: Cameras) -> torch.Tensor:
+    """Azimuths in [-180, 180)."""
+    return (cameras.azimuth_degrees + 180) % 360 - 180
+
+
+@pytest.mark.parametrize("base", [recipes.paper(), recipes.embedded()], ids=["paper", "embedded"])
+def test_without_limits_a_recipe_draws_the_numbers_that_it_drew_before_there_were_any(base):
+    settings, ranges = base.cameras, base.cameras.ranges_at(1)
+    expected = random_views(
+        seeded(7),
+        settings.views,
+        size=8,
+        radius=ranges.radius,
+        fov_y_radians=ranges.fov_y_radians,
+        elevation_degrees=ranges.elevation_degrees,
+        azimuth_spread=settings.azimuth_spread,
+        overhead_share=settings.overhead_share,
+        overhead_elevation_degrees=settings.overhead_elevation_degrees,
+        center_jitter=settings.center_jitter,
+        target_jitter=settings.target_jitter,
+        up_jitter=settings.up_jitter,
+    )
+    found = draws.views(base, 1, 8, seeded(7))
+    assert torch.equal(found.world_to_camera, expected.world_to_camera)
+    assert torch.equal(found.intrinsics, expected.intrinsics)
+    other_turn = draws.views(with_overrides(base, {"cameras.azimuth_degrees": (0, 360)}), 1, 8, seeded(7))
+    assert torch.equal(other_turn.world_to_camera, expected.world_to_camera)
+
+
+@pytest.mark.parametrize("spread", ["even", "uniform"])
+def test_a_recipe_keeps_its_cameras_within_its_azimuths(spread):
+    recipe, generator = limited(recipes.embedded(), (-90, 60), spread), seeded(8)
+    azimuth = torch.cat([signed(draws.views(recipe, 1, 8, generator)) for _ in range(60)])
+    assert -90.001 <= float(azimuth.min()) < -87
+    assert 57 < float(azimuth.max()) <= 60.001
+
+
+def test_even_views_within_limits_have_a_sector_each():
+    """8 sectors of 15°, turned by one angle: neighbours are never farther apart than two sectors."""
+    recipe, generator = limited(recipes.embedded(), (-60, 60)), seeded(9)
+    for _ in range(50):
+        azimuth = signed(draws.views(recipe, 1, 8, generator)).sort().values
+        assert float(azimuth.diff().max()) < 30.001
+        assert float(azimuth[0]) < -30
+        assert float(azimuth[-1]) > 30
+
+
+def test_azimuths_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match="azimuth_degrees runs from 90 to -90; give the smaller first"):
+        limited(recipes.embedded(), (90, -90))
+    with pytest.raises(ValueError, match=r"azimuth_degrees is \(-90.0, 400.0\); expected between -360 and 360 degrees"):
+        limited(recipes.embedded(), (-90, 400))

@@ -84,3 +84,18 @@ def test_point_clouds_without_proper_colors_are_refused():
     vertices = np.full(1, 2, [(name, "f4") for name in ("x", "y", "z", "red", "green", "blue")])
     with pytest.raises(PlyError, match="colours outside their range: write integers 0 to 255, or floats 0 to 1"):
         read_points(write(vertices))
+
+
+def test_a_mesh_and_an_empty_cloud_are_no_cloud():
+    colours = [(name, "u1") for name in ("red", "green", "blue")]
+    vertices = np.zeros(3, [("x", "f4"), ("y", "f4"), ("z", "f4"), *colours])
+    faces = np.array([([0, 1, 2],)], [("vertex_indices", "i4", (3,))])
+    file = BytesIO()
+    PlyData([PlyElement.describe(vertices, "vertex"), PlyElement.describe(faces, "face")]).write(file)
+    with pytest.raises(
+        PlyError, match=r"^The \.ply is a mesh of 3 vertices and 1 faces, where .*set seed_shape\.kind=mesh"
+    ):
+        read_points(file.getvalue())
+    with pytest.raises(PlyError, match=r"^The \.ply has no vertices; expected points\."):
+        read_points(write(vertices[:0]))
+    assert len(read_points(write(vertices)).points) == 3

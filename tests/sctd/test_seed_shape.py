@@ -7,11 +7,13 @@ import numpy as np
 import plyfile
 import pytest
 import torch
+import trimesh
+from trimesh.visual import ColorVisuals
 
 from sctd.formats import ply
 from sctd.gaussians import Gaussians, sh_to_rgb
 from sctd.point_e import PointDiffusionTransformer, PointEConfig, SamplerConfig
-from sctd.recipe_scene import SeedShape
+from sctd.recipe_scene import MESH_SUFFIXES, SeedShape
 from sctd.seed_shape import (
     Points,
     SeedShapeError,
@@ -154,6 +156,94 @@ def test_a_bad_ply_is_one_sentence(tmp_path):
     write_points(tmp_path / "bare.ply", np.zeros((5, 3), np.float32))
     with pytest.raises(SeedShapeError, match=r"bare\.ply: The \.ply lacks the properties red, green, blue"):
         start("bare.ply")
+
+
+def test_a_ply_of_the_other_kind_names_the_kind_to_set(tmp_path):
+    path = tmp_path / "box.ply"
+    path.write_bytes(trimesh.creation.box().export(file_type="ply"))
+    with pytest.raises(
+        SeedShapeError, match=r"box\.ply: The \.ply is a mesh of 8 vertices and 12 faces, .*kind=mesh\.$"
+    ):
+        initial_gaussians(shape(kind="ply", path=str(path)), "", generator())
+    points = write_points(tmp_path / "points.ply", np.eye(3, dtype=np.float32))
+    with pytest.raises(SeedShapeError, match=r"points\.ply: The file has 3 vertices and no faces; .*kind=ply\.$"):
+        initial_gaussians(shape(kind="mesh", path=points), "", generator())
+
+
+def write_box(path, colour=(0, 255, 0, 255), visual=None):
+    """Extents 1, 2, 3 along the file's x, y, z, about (7, 0, 0)."""
+    box = trimesh.creation.box(extents=(1, 2, 3)).apply_translation([7, 0, 0])
+    box.visual = visual or ColorVisuals(vertex_colors=np.tile(np.uint8(colour), (8, 1)))
+    box.export(str(path))
+    return str(path)
+
+
+def test_a_mesh_begins_with_points_on_its_surface(tmp_path):
+    """z up and in its colours; half extents 0.5, 1, 1.5 fitted to a radius of 0.7."""
+    config = shape(kind="mesh", path=write_box(tmp_path / "box.ply"), replicas=3, replica_radius=0.0, mesh_radius=0.7)
+    gaussians = initial_gaussians(config.model_copy(update={"use_cloud_colours": True}), "", generator())
+    half = 0.7 * torch.tensor([0.5, 1.0, 1.5]) / math.sqrt(0.25 + 1 + 2.25)
+    assert gaussians.num == 600
+    torch.testing.assert_close((gaussians.means.abs() / half).amax(1), torch.ones(600), rtol=1e-5, atol=0)
+    torch.testing.assert_close(sh_to_rgb(gaussians.sh[:, 0]), torch.tensor([0.0, 1, 0]).expand(600, 3))
+    grey = initial_gaussians(config, "", generator())
+    torch.testing.assert_close(sh_to_rgb(grey.sh[:, 0]), torch.full((600, 3), 0.5))
+    assert grey.means.equal(gaussians.means)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "extents"),
+    [
+        ("box.ply", {}, (1, 2, 3)),
+        ("box.stl", {}, (1, 2, 3)),
+        ("box.glb", {}, (3, 1, 2)),
+        ("box.obj", {}, (3, 1, 2)),
+        ("box.OBJ", {"mesh_up": "z"}, (1, 2, 3)),
+        ("box.stl", {"mesh_front": "-y"}, (2, 1, 3)),
+        ("box.stl", {"mesh_up": "y"}, (3, 1, 2)),
+    ],
+)
+def test_a_file_is_turned_as_its_format_or_the_recipe_says(tmp_path, name, fields, extents):
+    """The front of glTF is z, up is y: the file's (z, x, y) become our (x, y, z)."""
+    config = shape(kind="mesh", path=write_box(tmp_path / name), replicas=1, mesh_radius=0, **fields)
+    means = initial_gaussians(config, "", generator()).means
+    torch.testing.assert_close(means.amax(0) - means.amin(0), torch.tensor(extents).float(), rtol=0.02, atol=0)
+    assert float(means.abs().max()) > 6.4  # mesh_radius 0 leaves its place
+
+
+def test_a_bad_mesh_is_one_sentence(tmp_path):
+    with pytest.raises(
+        SeedShapeError, match=r"cannot read seed_shape\.path .*none\.glb \(No such file .*give a readable mesh"
+    ):
+        initial_gaussians(shape(kind="mesh", path=str(tmp_path / "none.glb")), "", generator())
+    (tmp_path / "empty.off").write_bytes(b"")
+    with pytest.raises(SeedShapeError, match=r"seed_shape\.path .*empty\.off: The file is empty; expected a mesh\."):
+        initial_gaussians(shape(kind="mesh", path=str(tmp_path / "empty.off")), "", generator())
+
+
+def test_colours_in_another_file_are_missed_only_when_asked_for(tmp_path):
+    path = tmp_path / "person.obj"
+    path.write_bytes(b"mtllib person.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nusemtl skin\nf 1 2 3\n")
+    config = shape(kind="mesh", path=str(path))
+    assert initial_gaussians(config, "", generator()).num == 200 * config.replicas
+    with pytest.raises(SeedShapeError, match=r"colours in another file, which is not read; export a \.glb, .*=false$"):
+        initial_gaussians(config.model_copy(update={"use_cloud_colours": True}), "", generator())
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"kind": "mesh"}, r"kind is 'mesh' and path is ''; a path belongs to kind 'ply' .*or 'mesh', and they need"),
+        ({"path": "head.glb"}, r"kind is 'ball' and path is 'head\.glb'; a path belongs to"),
+        ({"kind": "mesh", "path": "head.fbx"}, rf"ends with '\.fbx'; a mesh is one of {', '.join(MESH_SUFFIXES)}"),
+        ({"kind": "ply", "path": "head.glb"}, r"'head\.glb' is a mesh, not a \.ply; set seed_shape\.kind=mesh"),
+        ({"mesh_up": "y", "mesh_front": "-y"}, r"mesh_front is '-y' where 'y' is up; expected an axis that is perpend"),
+        ({"kind": "mesh", "path": "head.glb", "mesh_front": "y"}, r"mesh_front is 'y' where 'y' is up"),
+    ],
+)  # fmt: skip
+def test_a_shape_that_cannot_be_is_refused_before_it_is_read(fields, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        shape(**fields)
 
 
 def tiny_point_e():
