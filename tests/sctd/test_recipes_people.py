@@ -1,5 +1,7 @@
 """Heads and bodies: what the recipes change, and that the embedded models make both."""
 
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from sctd.recipe import Recipe, keys, with_overrides
 from sctd.recipes_people import avatar, portrait
 from sctd.seed_shape import cloud_prompt, initial_gaussians
 
+DOCS = Path(__file__).parents[2] / "docs"
 BASES = {"paper": recipes.paper, "embedded": recipes.embedded}
 
 
@@ -77,6 +80,19 @@ def test_they_are_recipes_by_their_names_and_take_a_template(name):
     assert Recipe.model_validate(recipe.model_dump()) == recipe
     templated = with_overrides(recipe, {"seed_shape.kind": "mesh", "seed_shape.path": "me.glb"})
     assert (templated.seed_shape.path, templated.cameras) == ("me.glb", recipe.cameras)
+
+
+@pytest.mark.parametrize("page", ["portrait.md", "seed_shapes.md"])
+def test_commands_of_the_pages_name_recipes_and_settings_that_exist(page):
+    text = (DOCS / page).read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = [shlex.split(line) for line in re.findall(r"^segmentdreamer generate .*$", text, re.MULTILINE)]
+    assert len(commands) == {"portrait.md": 7, "seed_shapes.md": 1}[page]
+    for words in commands:
+        options = list(zip(words[3::2], words[4::2], strict=True))
+        settings = dict(value.split("=", 1) for option, value in options if option == "--set")
+        with_overrides(recipes.RECIPES[dict(options)["--recipe"]](), settings)
+    for example in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(example, {})
 
 
 def steps(recipe: Recipe, prior: StableDiffusionPrior, initial, prompt: str) -> Iterator[optimize.Step]:
