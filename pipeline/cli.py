@@ -50,6 +50,15 @@ Out = Annotated[
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A key of the recipe, as guidance.scale=10.")
 ]
+Sweeps = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sweep",
+        metavar="KEY=VALUES",
+        help="Values of a key of the recipe, each a row of the board: times.num_segments=1,3,5. Of several keys: their "
+        "product. Values that hold commas are parted by semicolons: 'cameras.radius=2.8,3.5;2.6,3.2'.",
+    ),
+]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")]
 
 
@@ -90,15 +99,16 @@ def bench(
     checkpoint_seconds: CheckpointSeconds = 20.0,
     out: Out = None,
     set_: Settings = None,
+    sweep: Sweeps = None,
 ) -> int:
-    """Make an asset for every prompt, judge it from all sides, and rank the objectives.
+    """Make an asset for every prompt, judge it from all sides, and rank the objectives, or settings by --sweep.
 
     The same command again goes on where it stopped, and does nothing twice.
     """
     from pipeline import commands
 
     name, prompts = commands.prompts(suite, prompt, limit, DEFAULT_SUITE, DEFAULT_LIMIT)
-    run = commands.checked_run(name, prompts, objective, recipe, weights, seed, views, set_)
+    run = commands.checked_run(name, prompts, objective, recipe, weights, seed, views, set_, sweep)
     return _status(commands.bench(run, out, commands.Means(executor, workers, checkpoint_seconds)))
 
 

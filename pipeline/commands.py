@@ -9,16 +9,16 @@ from typing import NamedTuple
 
 from cluster.executor import BootError, Executor, InlineExecutor
 from pipeline import bench as flow
-from pipeline import manifest, models, recipes
+from pipeline import manifest, models, recipes, sweep
 from pipeline.errors import UserError, nearest
 from pipeline.jobs import Prompt
-from pipeline.progress import Display, prompt_and_objective_of, prompt_of
+from pipeline.progress import Display, prompt_and_method_of, prompt_of
 from pipeline.prompts import prompts as prompts_of
 from pipeline.prompts import suite as read_suite
 from pipeline.prompts import suite_name
 from pipeline.protocol import Protocol
 from pipeline.run import METRIC_VERSION, Run, check_views, evaluation_digest
-from pipeline.store import Store
+from pipeline.store import GRID, Store
 
 EXECUTORS = "ray", "inline"
 MOST_WORKERS, MOST_WORKERS_PER_CORE = 1024, 8
@@ -50,18 +50,23 @@ def checked_run(
     seed: int,
     views: int,
     settings: list[str] | None,
+    swept: list[str] | None = None,
     *,
     judged: bool = True,
 ) -> Run:
     """The run that the options describe. Raises UserError for all that would stop it later."""
     names = recipes.objectives(objective)
-    chosen = recipes.for_objectives(recipes.named(recipe), names, settings or [])
-    if weights is None and recipe == "paper":
+    base, saved = recipes.named(recipe)
+    if saved and not judged:
+        raise UserError(f"{recipe} holds a sweep, whose cells are to be compared; run it by bench.")
+    sweeps = sweep.combined(saved, sweep.given(swept or [], base))
+    methods = sweep.methods(base, names, recipes.settings(settings or []), sweeps)
+    if weights is None and recipe in ("paper", "paper-portrait", "paper-avatar"):
         raise UserError(
-            "--recipe paper is for Stable Diffusion 2.1, which is not packaged; give its folder with --weights DIR, or "
-            "--weights embedded to try the recipe on the packaged models."
+            f"--recipe {recipe} is for Stable Diffusion 2.1, which is not packaged; give its folder with --weights "
+            "DIR, or --weights embedded to try the recipe on the packaged models."
         )
-    run = Run(name, prompts, chosen, seed, models.resolve(weights or models.EMBEDDED), Protocol(views))
+    run = Run(name, prompts, methods, seed, models.resolve(weights or models.EMBEDDED), Protocol(views))
     run.check(judged=judged)
     return run
 
@@ -206,7 +211,7 @@ def _begin(store: Store, run: Run, line: str) -> None:
 
 
 def _display(run: Run, jobs: int, last_stage: str) -> Display:
-    return Display(jobs, last_stage, prompt_and_objective_of if len(run.recipes) > 1 else prompt_of)
+    return Display(jobs, last_stage, prompt_and_method_of if len(run.methods) > 1 else prompt_of)
 
 
 def _failed(store: Store, run: Run) -> int:
@@ -219,7 +224,7 @@ def _failed(store: Store, run: Run) -> int:
 
 
 def _where(store: Store) -> None:
-    names = "leaderboard.csv", "report.md", "contact.png"
+    names = "leaderboard.csv", "report.md", "contact.png", GRID
     print("\n" + "\n".join(str(store.root / name) for name in names if (store.root / name).exists()))
 
 

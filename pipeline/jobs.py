@@ -1,9 +1,9 @@
-"""What there is to do: one job per prompt and recipe, known by the digest of all that can change its asset."""
+"""What there is to do: one job per prompt and method, known by the digest of all that can change its asset."""
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,15 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class Method:
+    """A row of the leaderboard: a recipe, what tables call it, and the keys that a sweep has set in it."""
+
+    label: str
+    recipe: Recipe
+    swept: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Job:
     """One asset to make. `weights` is the digest of the models that make it (not of those that judge it)."""
 
@@ -30,6 +39,12 @@ class Job:
     recipe: Recipe
     seed: int
     weights: str
+    label: str = ""
+
+    @property
+    def method(self) -> str:
+        """The row it counts in: its label or, without one, its objective."""
+        return self.label or self.objective
 
     @property
     def objective(self) -> str:
@@ -37,7 +52,7 @@ class Job:
 
     @cached_property
     def id(self) -> str:
-        """16 hexadecimal digits; the prompt's id and the recipe's name, which change no asset, do not enter."""
+        """16 hexadecimal digits; the prompt's id, the recipe's name and the label, which change no asset, stay out."""
         content = {
             "text": self.prompt.text,
             "shape_text": self.prompt.shape_text if self.recipe.seed_shape.kind == "point_e" else None,
@@ -58,10 +73,10 @@ class Asset:
     facts: dict[str, Any]
 
 
-def plan(prompts: Sequence[Prompt], recipes: Iterable[Recipe], seed: int, weights: str) -> list[Job]:
-    """Every prompt by every recipe, prompt by prompt, so that an unfinished run compares like with like."""
-    recipes = list(recipes)
-    return [Job(prompt, recipe, seed, weights) for prompt in prompts for recipe in recipes]
+def plan(prompts: Sequence[Prompt], methods: Iterable[Method], seed: int, weights: str) -> list[Job]:
+    """Every prompt by every method, prompt by prompt, so that an unfinished run compares like with like."""
+    methods = list(methods)
+    return [Job(prompt, method.recipe, seed, weights, method.label) for prompt in prompts for method in methods]
 
 
 def without_machine(recipe: Recipe) -> dict[str, Any]:

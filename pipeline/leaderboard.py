@@ -1,4 +1,4 @@
-"""Records → tables: one row per objective and run, one row per object. The only pandas.
+"""Records → tables: one row per method and run, one row per object. The only pandas.
 
 A number that could not be computed is an empty cell, never zero; every average says over how many prompts it went.
 Metrics are named after the models that give them (`clip@embedded`), so that no column mixes judges.
@@ -43,12 +43,16 @@ class Finished:
     def models(self) -> str:
         return self.manifest["weights"]["name"]
 
-    def jobs(self, objective: str) -> list[dict[str, Any]]:
-        return [job for job in self.manifest["jobs"] if job["objective"] == objective]
+    @property
+    def methods(self) -> list[str]:
+        return list(self.manifest["recipes"])
 
-    def done(self, objective: str) -> list[dict[str, Any]]:
+    def jobs(self, method: str) -> list[dict[str, Any]]:
+        return [job for job in self.manifest["jobs"] if job["method"] == method]
+
+    def done(self, method: str) -> list[dict[str, Any]]:
         """The records with scores, in the order of the jobs."""
-        found = (self.records[job["job_id"]] for job in self.jobs(objective))
+        found = (self.records[job["job_id"]] for job in self.jobs(method))
         return [record for record in found if record is not None and record["status"] == "done"]
 
     def reference(self) -> Reference:
@@ -60,8 +64,8 @@ class Finished:
 
 
 def board(runs: list[Finished]) -> pd.DataFrame:
-    """`leaderboard.csv`: a row per objective of each run. Raises EvaluationError for runs of different references."""
-    rows = [_row(run, objective) for run in runs for objective in run.manifest["recipes"]]
+    """`leaderboard.csv`: a row per method of each run. Raises EvaluationError for runs of different references."""
+    rows = [_row(run, method) for run in runs for method in run.methods]
     for models in {run.models for run in runs}:
         column = f"fd@{models}"
         require_one_reference({row["ref_key"] for row in rows if row.get(column) is not None} or {""})
@@ -71,6 +75,11 @@ def board(runs: list[Finished]) -> pd.DataFrame:
 def per_object(run: Finished) -> pd.DataFrame:
     """`per_object.csv`: a row per job."""
     return pd.DataFrame([_object(run, job) for job in run.manifest["jobs"]])
+
+
+def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Rows of another module, as a table that `csv` takes."""
+    return pd.DataFrame(rows)
 
 
 def csv(table: pd.DataFrame) -> bytes:
@@ -135,17 +144,17 @@ _METRICS = {
 }
 
 
-def _row(run: Finished, objective: str) -> dict[str, Any]:
-    about, jobs, done = run.manifest, run.jobs(objective), run.done(objective)
-    recipe, session = about["recipes"][objective], about["sessions"][-1]
+def _row(run: Finished, method: str) -> dict[str, Any]:
+    about, jobs, done = run.manifest, run.jobs(method), run.done(method)
+    recipe, session = about["recipes"][method], about["sessions"][-1]
     identity = {
         "run_id": about["run_id"],
         "date_utc": session["started_utc"],
-        "method": objective,
+        "method": method,
         "recipe": recipe["name"],
         "source": "run",
         "comparable": True,
-        "guidance": "cfg",
+        "guidance": "perp-neg" if recipe["guidance"].get("perp_neg") else "cfg",
         "cfg_scale": recipe["guidance"]["scale"],
         "n_prompts": len(jobs),
         "n_seeds": len({job["seed"] for job in jobs}),
@@ -212,7 +221,7 @@ def _object(run: Finished, job: dict[str, Any]) -> dict[str, Any]:
     record = run.records[job["job_id"]] or {"status": "unfinished"}
     row = {
         "run_id": run.manifest["run_id"],
-        "method": job["objective"],
+        "method": job["method"],
         "prompt_id": job["prompt_id"],
         "prompt": job["prompt"],
         "seed": job["seed"],

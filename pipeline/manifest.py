@@ -36,7 +36,8 @@ def read(store: Store) -> dict[str, Any]:
     manifest = store.read_json(store.root / FILE)
     if manifest is None:
         raise UserError(f"{store.root} holds no run (no {FILE}); give the folder that a bench wrote.")
-    return manifest
+    jobs = [{"method": job["objective"], **job} for job in manifest["jobs"]]  # an older folder's jobs have no method
+    return {"swept": [], **manifest, "jobs": jobs}
 
 
 def check_same(store: Store, run: Run) -> dict[str, Any] | None:
@@ -142,11 +143,11 @@ def _judges(settings: dict[str, Any]) -> dict[str, str | None]:
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> Iterator[str]:
-    for objective in there["recipes"]:
-        if objective not in here["recipes"]:
-            yield f"its objectives are {', '.join(there['recipes'])}, these are {', '.join(here['recipes'])}"
+    for method in there["recipes"]:
+        if method not in here["recipes"]:
+            yield f"its methods are {', '.join(there['recipes'])}, these are {', '.join(here['recipes'])}"
             continue
-        old, new = (dict(_leaves(settings["recipes"][objective])) for settings in (there, here))
+        old, new = (dict(_leaves(settings["recipes"][method])) for settings in (there, here))
         yield from (f"its {key} is {old[key]!r}, this one {new.get(key)!r}" for key in old if old[key] != new.get(key))
     for key in ("seed", "views", "metric_version"):
         if there[key] != here[key]:

@@ -1,17 +1,20 @@
-"""Pictures of assets: the views that are judged, a turntable, contact sheets. Values in, bytes out."""
+"""Pictures of assets: the views that are judged, a turntable, contact sheets, a grid. Values in, bytes out."""
 
 import io
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 WATCHABLE_PIXELS = 256  # small views are enlarged to at least this
 SHEET_VIEWS, THUMBNAIL_PIXELS, CAPTION_PIXELS = 8, 128, 22
+GRID_VIEWS = 0, 3  # of a contact sheet: the front, and 135° on, where sides and back are seen
+FONT_PIXELS, LINE_PIXELS, PROMPT_PIXELS, GAP_PIXELS = 14, 18, 140, 12
 FRAMES_PER_SECOND = 24
 VIEWS_AT_ONCE = 30
 
@@ -51,7 +54,7 @@ def contact_sheet(views: np.ndarray, caption: str) -> bytes:
     sheet = Image.new("RGB", (SHEET_VIEWS * size, size + CAPTION_PIXELS), "white")
     for column, view in enumerate(chosen):
         sheet.paste(_resized(view, size, size), (column * size, CAPTION_PIXELS))
-    ImageDraw.Draw(sheet).text((6, 3), caption, fill="black", font=ImageFont.load_default(size=14))
+    ImageDraw.Draw(sheet).text((6, 3), caption, fill="black", font=_font())
     return _png(sheet)
 
 
@@ -64,6 +67,68 @@ def stacked(sheets: Sequence[bytes]) -> bytes:
         whole.paste(image, (0, top))
         top += image.height
     return _png(whole)
+
+
+class Tile(NamedTuple):
+    """What a grid shows of one asset: views of its contact sheet (None: there is no asset), and a line below."""
+
+    sheet: bytes | None
+    caption: str
+
+
+def grid(columns: Sequence[str], rows: Sequence[str], tiles: Sequence[Sequence[Tile]]) -> bytes:
+    """A .png of `tiles[row][column]` under the columns' headings and beside the rows', front and back of each asset."""
+    tile_width, tile_height = len(GRID_VIEWS) * THUMBNAIL_PIXELS, THUMBNAIL_PIXELS + LINE_PIXELS
+    headings = [_wrapped(heading, tile_width) for heading in columns]
+    top = GAP_PIXELS + LINE_PIXELS * max(len(lines) for lines in headings)
+    lefts = [PROMPT_PIXELS + column * (tile_width + GAP_PIXELS) for column in range(len(columns))]
+    tops = [top + row * (tile_height + GAP_PIXELS) for row in range(len(rows))]
+    whole = Image.new("RGB", (lefts[-1] + tile_width + GAP_PIXELS, tops[-1] + tile_height + GAP_PIXELS), "white")
+    for left, lines in zip(lefts, headings, strict=True):
+        _write(whole, lines, left, top - GAP_PIXELS // 2 - LINE_PIXELS * len(lines))
+    for y, row, its_tiles in zip(tops, rows, tiles, strict=True):
+        _write(whole, _wrapped(row, PROMPT_PIXELS - 2 * GAP_PIXELS)[: tile_height // LINE_PIXELS], GAP_PIXELS, y)
+        for x, tile in zip(lefts, its_tiles, strict=True):
+            if tile.sheet is not None:
+                whole.paste(_some_views(tile.sheet), (x, y))
+            _write(whole, [tile.caption], x, y + THUMBNAIL_PIXELS)
+    return _png(whole)
+
+
+def _some_views(sheet: bytes) -> Image.Image:
+    """Those of `GRID_VIEWS`, as they are on a contact sheet."""
+    image, size = Image.open(io.BytesIO(sheet)), THUMBNAIL_PIXELS
+    views = Image.new("RGB", (len(GRID_VIEWS) * size, size))
+    for column, number in enumerate(GRID_VIEWS):
+        box = number * size, CAPTION_PIXELS, (number + 1) * size, CAPTION_PIXELS + size
+        views.paste(image.crop(box), (column * size, 0))
+    return views
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Lines no wider than so many pixels; a word that is wider by itself is broken."""
+    lines, fits = [""], lambda line: _font().getlength(line) <= width
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if fits(longer):
+            lines[-1] = longer
+            continue
+        lines += [""] if lines[-1] else []
+        for letter in word:
+            if not fits(lines[-1] + letter):
+                lines.append("")
+            lines[-1] += letter
+    return lines
+
+
+def _write(image: Image.Image, lines: Sequence[str], left: int, top: int) -> None:
+    for number, line in enumerate(lines):
+        ImageDraw.Draw(image).text((left, top + number * LINE_PIXELS), line, fill="black", font=_font())
+
+
+@cache
+def _font() -> Any:
+    return ImageFont.load_default(size=FONT_PIXELS)
 
 
 def _resized(view: np.ndarray, width: int, height: int) -> Image.Image:

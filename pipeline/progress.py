@@ -93,10 +93,10 @@ def prompt_of(item: Any) -> str:
     return shortened(str(getattr(prompt, "text", prompt)), 48)
 
 
-def prompt_and_objective_of(item: Any) -> str:
-    """What an item is called where the same prompt comes with several objectives."""
-    objective = getattr(item, "objective", None)
-    return f"{prompt_of(item)} ({objective})" if objective else prompt_of(item)
+def prompt_and_method_of(item: Any) -> str:
+    """What an item is called where the same prompt comes with several methods."""
+    method = getattr(item, "method", None)
+    return f"{prompt_of(item)} ({method})" if method else prompt_of(item)
 
 
 def duration(seconds: float) -> str:

@@ -1,20 +1,31 @@
-"""What a run folder shows: tables, report and the sheet of all assets, made anew from its records."""
+"""What a run folder shows: tables, report, sheet and grid of all assets, made anew from its records."""
 
 from typing import Any
 
-from pipeline import leaderboard, pictures
+from pipeline import comparison, leaderboard, pictures
 from pipeline.report import report
-from pipeline.store import CONTACT, Store
+from pipeline.store import CONTACT, DIFFERENCES, GRID, Store
 
 
 def publish(store: Store) -> str:
-    """Write leaderboard.csv, per_object.csv, columns.json, report.md and contact.png; return the board, in brief."""
+    """Write leaderboard.csv, per_object.csv, columns.json, report.md and contact.png; return the board, in brief.
+
+    Where there are several methods, differences.csv, grid.csv and grid.png, too.
+    """
     run = leaderboard.Finished.read(store)
     board, objects = leaderboard.board([run]), leaderboard.per_object(run)
     store.write(store.root / "leaderboard.csv", leaderboard.csv(board))
     store.write(store.root / "per_object.csv", leaderboard.csv(objects))
     store.write_json(store.root / "columns.json", leaderboard.columns_of(board))
-    store.write(store.root / "report.md", report(run.manifest, run.records, leaderboard.markdown(board)).encode())
+    compared = ""
+    if len(run.methods) > 1:
+        differences = comparison.differences(run)
+        store.write(store.root / DIFFERENCES, leaderboard.csv(leaderboard.table(differences)))
+        store.write(store.root / "grid.csv", leaderboard.csv(leaderboard.table(comparison.cells(run))))
+        store.write(store.root / GRID, comparison.grid(run))
+        compared = comparison.markdown(run, differences)
+    text = report(run.manifest, run.records, leaderboard.markdown(board), compared)
+    store.write(store.root / "report.md", text.encode())
     sheets = [path.read_bytes() for job_id in run.records if (path := store.item(job_id) / CONTACT).exists()]
     if sheets:
         store.write(store.root / CONTACT, pictures.stacked(sheets))
@@ -30,7 +41,7 @@ def compared(stores: list[Store]) -> tuple[str, bytes]:
 def failures(store: Store, job_ids: list[str]) -> list[str]:
     """A line for each job that failed."""
     return [
-        f"{record['prompt']} ({record['objective']}): {record['error']}"
+        f"{record['prompt']} ({record.get('method', record['objective'])}): {record['error']}"
         for record in store.records(job_ids)
         if record["status"] == "failed"
     ]

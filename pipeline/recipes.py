@@ -1,23 +1,33 @@
-"""Recipes from the command line: a name or a file, an objective, and single keys set by `--set`.
+"""Recipes from the command line: a name or a file, names of objectives, and single keys set by `--set`.
 
 A file is YAML or JSON with the keys of a recipe, nested; what it leaves out is that of `base` (default: embedded).
+Under `sweep` it may hold values to go through: a mapping from keys to lists, or several in a list (`pipeline.sweep`).
 """
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import yaml
 
 from pipeline.errors import UserError, nearest
-from sctd.recipe import Recipe, RecipeError, from_json, with_overrides
+from pipeline.sweep import Sweep, in_file
+from sctd.recipe import Recipe, RecipeError, from_json
 from sctd.recipes import FOR_OBJECTIVE, RECIPES
 
 
-def named(name_or_path: str) -> Recipe:
+class Base(NamedTuple):
+    """The recipe that all methods of a run derive from, and the sweeps that its file holds beside it."""
+
+    recipe: Recipe
+    sweeps: list[Sweep]
+
+
+def named(name_or_path: str) -> Base:
     """A recipe by its name, or from a file. Raises UserError."""
     if name_or_path in RECIPES:
-        return RECIPES[name_or_path]()
+        return Base(RECIPES[name_or_path](), [])
     path = Path(name_or_path)
     if not path.is_file():
         raise UserError(
@@ -38,21 +48,18 @@ def objectives(text: str) -> list[str]:
     return names
 
 
-def for_objectives(base: Recipe, names: Iterable[str], settings: Iterable[str]) -> list[Recipe]:
-    """The base made fit for each objective, then `key=value` set in each. Raises UserError."""
-    overrides = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
+def settings(options: Iterable[str]) -> dict[str, Any]:
+    """The keys and values in `key=value` each, as `--set` gives them; the last counts. Raises UserError."""
+    found = {}
+    for option in options:
+        key, equals, value = option.partition("=")
         if not equals:
-            raise UserError(f"--set {setting!r} has no value; write --set key=value, as in --set guidance.scale=10.")
-        overrides[key.strip()] = value.strip()
-    try:
-        return [with_overrides(FOR_OBJECTIVE[name](base), overrides) for name in names]
-    except RecipeError as error:
-        raise UserError(f"--set: {error}.") from error
+            raise UserError(f"--set {option!r} has no value; write --set key=value, as in --set guidance.scale=10.")
+        found[key.strip()] = value.strip()
+    return found
 
 
-def _from_file(path: Path) -> Recipe:
+def _from_file(path: Path) -> Base:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML, too
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -63,7 +70,9 @@ def _from_file(path: Path) -> Recipe:
     base = tree.pop("base", "embedded")
     if base not in RECIPES:
         raise UserError(f"{path}: there is no base {base!r}; choose from {', '.join(RECIPES)}.")
+    sweep = tree.pop("sweep", None)
     try:
-        return from_json(json.dumps({"name": path.stem, **tree}), RECIPES[base]())
+        recipe = from_json(json.dumps({"name": path.stem, **tree}), RECIPES[base]())
     except (RecipeError, TypeError) as error:
         raise UserError(f"{path}: {error}.") from error
+    return Base(recipe, [] if sweep is None else in_file(path, sweep, recipe))

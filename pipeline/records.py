@@ -14,6 +14,7 @@ def of_job(outcome: Outcome, evaluation: str | None, store: Store) -> dict[str, 
         "job_id": job.id,
         "prompt_id": job.prompt.id,
         "prompt": job.prompt.text,
+        "method": job.method,
         "objective": job.objective,
         "seed": job.seed,
     }
@@ -24,7 +25,7 @@ def of_job(outcome: Outcome, evaluation: str | None, store: Store) -> dict[str, 
 def of_asset(outcome: Outcome, job: dict[str, Any], evaluation: str) -> dict[str, Any]:
     """The record of an asset that was judged; `job` as the manifest describes it."""
     asset: Asset = outcome.item
-    about = {key: job[key] for key in ("job_id", "prompt_id", "prompt", "objective", "seed")}
+    about = {key: job[key] for key in ("job_id", "prompt_id", "prompt", "method", "objective", "seed")}
     return about | _end(outcome, evaluation) | {"generation": asset.facts}
 
 

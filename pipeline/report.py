@@ -9,14 +9,15 @@ that could not be computed. Definitions: `columns.json`; each asset: `per_object
 """
 
 
-def report(manifest: dict[str, Any], records: dict[str, dict[str, Any] | None], table: str) -> str:
-    """Markdown, with paths relative to the run folder."""
+def report(manifest: dict[str, Any], records: dict[str, dict[str, Any] | None], table: str, compared: str = "") -> str:
+    """Markdown, with paths relative to the run folder; `compared` is the part that sets methods side by side."""
     session = manifest["sessions"][-1]
     parts = [
         f"# {manifest['run_id']}\n",
         _summary(manifest, records),
         table,
         LEGEND.format(**manifest),
+        *([compared] if compared else []),
         *_failures(manifest, records),
         "## Assets\n",
         *(_asset(job, records[job["job_id"]]) for job in manifest["jobs"]),
@@ -38,23 +39,23 @@ def _failures(manifest: dict[str, Any], records: dict[str, dict[str, Any] | None
     if not failed:
         return []
     rows = [
-        f"| {job['prompt']} | {job['objective']} | {record['failed_stage']} | {record['error']} |"
+        f"| {job['prompt']} | {job['method']} | {record['failed_stage']} | {record['error']} |"
         for job, record in failed
     ]
     return [
         "## Failed\n",
-        "\n".join(["| prompt | objective | stage | reason |", "| --- | --- | --- | --- |", *rows]) + "\n",
+        "\n".join(["| prompt | method | stage | reason |", "| --- | --- | --- | --- |", *rows]) + "\n",
     ]
 
 
 def _asset(job: dict[str, Any], record: dict[str, Any] | None) -> str:
     folder = f"items/{job['job_id']}"
     if record is None or "generation" not in record:
-        return f"### {job['prompt']} ({job['objective']})\n\nNot made.\n"
+        return f"### {job['prompt']} ({job['method']})\n\nNot made.\n"
     scores = record.get("scores") or {}
     told = ", ".join(f"{metric} {summary['mean']:.3g}" for metric, summary in scores.items())
     return (
-        f"### {job['prompt']} ({job['objective']})\n\n"
+        f"### {job['prompt']} ({job['method']})\n\n"
         f"![{job['prompt']}, all round]({folder}/{CONTACT})\n\n"
         f"{told or 'not judged'}; [turntable]({folder}/{TURNTABLE})\n"
     )

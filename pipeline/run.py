@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from pipeline.errors import UserError, shortened
-from pipeline.jobs import Job, Prompt, digest, plan
+from pipeline.jobs import Job, Method, Prompt, digest, plan
 from pipeline.models import EVALUATION, GENERATION, Weights
 from pipeline.protocol import Protocol
 from sctd.recipe import Recipe
@@ -24,16 +24,20 @@ class Run:
 
     suite: str
     prompts: Sequence[Prompt]
-    recipes: Sequence[Recipe]  # one per objective
+    methods: Sequence[Method]  # one per objective and cell of the sweep
     seed: int
     weights: Weights
     protocol: Protocol
 
+    @property
+    def recipes(self) -> list[Recipe]:
+        return [method.recipe for method in self.methods]
+
     @cached_property
     def jobs(self) -> list[Job]:
-        """One per prompt and recipe."""
+        """One per prompt and method."""
         with_shape = any(recipe.seed_shape.kind == "point_e" for recipe in self.recipes)
-        return plan(self.prompts, self.recipes, self.seed, self.weights.generation_digest(with_shape=with_shape))
+        return plan(self.prompts, self.methods, self.seed, self.weights.generation_digest(with_shape=with_shape))
 
     @cached_property
     def evaluation(self) -> str:
@@ -42,8 +46,9 @@ class Run:
     @property
     def name(self) -> str:
         """The default name of its folder: the same settings, the same name."""
-        objectives = "+".join(recipe.objective.name for recipe in self.recipes)
-        return f"{self.suite}-{objectives}-{digest([[job.id for job in self.jobs], self.evaluation])[:10]}"
+        objectives = "+".join(dict.fromkeys(recipe.objective.name for recipe in self.recipes))
+        sweep = "-sweep" if any(method.swept for method in self.methods) else ""
+        return f"{self.suite}-{objectives}{sweep}-{digest([[job.id for job in self.jobs], self.evaluation])[:10]}"
 
     def settings(self) -> dict[str, Any]:
         """What a run folder remembers of it, to be compared with the next command's."""
@@ -53,7 +58,8 @@ class Run:
             "views": self.protocol.num_views,
             "protocol": self.protocol.name,
             "metric_version": METRIC_VERSION,
-            "recipes": {recipe.objective.name: recipe.model_dump(mode="json") for recipe in self.recipes},
+            "recipes": {method.label: method.recipe.model_dump(mode="json") for method in self.methods},
+            "swept": list(dict.fromkeys(key for method in self.methods for key in method.swept)),
             "weights": {"name": self.weights.name, "folder": str(self.weights.folder), "sha256": self.weights.digests},
             "jobs": [
                 {
@@ -61,6 +67,7 @@ class Run:
                     "prompt_id": job.prompt.id,
                     "prompt": job.prompt.text,
                     "shape_prompt": job.prompt.shape_text,
+                    "method": job.method,
                     "objective": job.objective,
                     "seed": job.seed,
                 }
@@ -138,5 +145,7 @@ def token_counter(weights: Weights) -> tuple[Any, int]:
 def _asset_bytes(recipe: Recipe) -> int:
     numbers = 11 + 3 * (recipe.sh_degree + 1) ** 2
     grows = recipe.densify.enabled
-    count = recipe.bounds.max_gaussians if grows else recipe.seed_shape.count * recipe.seed_shape.replicas
+    shape = recipe.seed_shape
+    replicas = 1 if shape.kind in ("ball", "sphere", "box") else shape.replicas
+    count = recipe.bounds.max_gaussians if grows else shape.count * replicas
     return COPIES * BYTES_PER_NUMBER * numbers * count

@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 import tiny_models
 
-from pipeline import models
+from pipeline import models, sweep
 from pipeline.embedded import weights_folder
 from pipeline.jobs import Prompt
 from pipeline.protocol import Protocol
-from pipeline.recipes import for_objectives
+from pipeline.recipes import settings as read_settings
 from pipeline.run import Run
 from sctd.recipes import embedded
 
-SMALL = ["iterations=4", "seed_shape.count=150", "relocate.interval=3"]
+SMALL = ["iterations=4", "seed_shape.kind=ball", "seed_shape.count=150", "relocate.interval=3"]
 
 
 @pytest.fixture(scope="session")
@@ -36,9 +36,12 @@ def packaged_weights() -> Path:
 def run_of(tiny_weights):
     """A small run over the tiny weights; arguments as those of the command line."""
 
-    def make(texts=("a red cube", "a blue ball"), objectives=("sctd",), settings=SMALL, seed=0, views=4) -> Run:
+    def make(
+        texts=("a red cube", "a blue ball"), objectives=("sctd",), settings=SMALL, seed=0, views=4, swept=()
+    ) -> Run:
         prompts = [Prompt(text.replace(" ", "-"), text, text) for text in texts]
-        recipes = for_objectives(embedded(), objectives, settings)
-        return Run("colours", prompts, recipes, seed, models.resolve(str(tiny_weights)), Protocol(views))
+        sweeps = sweep.combined([], sweep.given(swept, embedded()))
+        methods = sweep.methods(embedded(), objectives, read_settings(settings), sweeps)
+        return Run("colours", prompts, methods, seed, models.resolve(str(tiny_weights)), Protocol(views))
 
     return make

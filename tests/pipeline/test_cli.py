@@ -12,8 +12,10 @@ from typer.testing import CliRunner
 from pipeline import bench as flow
 from pipeline import commands
 from pipeline.cli import app
+from sctd.recipes import FOR_OBJECTIVE
 
-SMALL = ["--set", "iterations=4", "--set", "seed_shape.count=150", "--views", "4", "--executor", "inline"]
+BALL = ["--set", "seed_shape.kind=ball", "--set", "seed_shape.count=150"]
+SMALL = ["--set", "iterations=4", *BALL, "--views", "4", "--executor", "inline"]
 
 
 def invoke(*arguments: str):
@@ -79,7 +81,7 @@ def no_work(monkeypatch):
         (["bench", "--prompt", "a cube", "--seed", "-1"], "--seed is -1; give a whole number from 0 to 2^63 - 1."),
         (
             ["bench", "--prompt", "a cube", "--objective", "sctdd"],
-            "There is no objective 'sctdd'; choose from sctd, sds; the nearest is 'sctd'.",
+            f"There is no objective 'sctdd'; choose from {', '.join(FOR_OBJECTIVE)}; the nearest is 'sctd'.",
         ),
         (
             ["bench", "--prompt", "a cube", "--set", "guidance.scal=3"],
@@ -131,13 +133,14 @@ def test_bad_input_is_one_sentence_and_status_2_before_any_work(arguments, messa
 def test_workers_that_cannot_be_meant(workers, executor, message, tiny_weights, monkeypatch):
     monkeypatch.setattr(commands.manifest, "cores", lambda: 2)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    line = refused("bench", "--prompt", "a", "--weights", tiny_weights, "--workers", workers, "--executor", executor)
+    options = ["--weights", tiny_weights, *BALL, "--workers", workers, "--executor", executor]
+    line = refused("bench", "--prompt", "a", *options)
     assert line == f"Error: {message}"
 
 
 @pytest.mark.usefixtures("no_work")
 def test_a_prompt_the_prior_cannot_read_to_its_end(tiny_weights, tmp_path):
-    line = refused("bench", "--prompt", "x" * 60, "--weights", tiny_weights, "--out", tmp_path / "run")
+    line = refused("bench", "--prompt", "x" * 60, "--weights", tiny_weights, *BALL, "--out", tmp_path / "run")
     assert line == (
         f"Error: The prompt {'x' * 39 + '…'!r} comes to 87 tokens with its view words, and this prior reads 64: "
         "shorten it."
@@ -149,14 +152,14 @@ def test_a_prompt_the_prior_cannot_read_to_its_end(tiny_weights, tmp_path):
 def test_a_folder_that_cannot_be_written(tiny_weights, tmp_path):
     (tmp_path / "file").write_text("")
     out = tmp_path / "file" / "run"
-    line = refused("bench", "--prompt", "a cube", "--weights", tiny_weights, "--out", out)
+    line = refused("bench", "--prompt", "a cube", "--weights", tiny_weights, *BALL, "--out", out)
     assert line == f"Error: {out} cannot be written (Not a directory); choose another --out."
 
 
 @pytest.mark.usefixtures("no_work")
 def test_a_folder_on_a_full_disk(tiny_weights, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.store.shutil.disk_usage", lambda _: type("Usage", (), {"free": 2**20}))
-    line = refused("bench", "--prompt", "a cube", "--weights", tiny_weights, "--out", tmp_path)
+    line = refused("bench", "--prompt", "a cube", "--weights", tiny_weights, *BALL, "--out", tmp_path)
     assert line.startswith(f"Error: {tmp_path} has 1 MiB free and this run may need ")
     assert line.endswith(" MiB; free some space or choose another --out.")
 
@@ -188,7 +191,8 @@ def test_a_run_folder_has_all_that_was_promised(command):
     _, out, result = command
     names = {path.name for path in out.iterdir()}
     assert names == {
-        ".lock", "columns.json", "contact.png", "items", "leaderboard.csv", "per_object.csv", "report.md", "run.json",
+        ".lock", "columns.json", "contact.png", "differences.csv", "grid.csv", "grid.png", "items", "leaderboard.csv",
+        "per_object.csv", "report.md", "run.json",
     }  # fmt: skip
     assert len(assets(out)) == 4
     for item in out.glob("items/*"):
@@ -293,7 +297,7 @@ def test_a_job_that_breaks_down_is_a_row_with_its_reason_and_status_3(tiny_weigh
 
 def test_generate_makes_an_asset_that_evaluate_judges(tiny_weights, tmp_path):
     out = tmp_path / "run"
-    options = ["--weights", str(tiny_weights), "--set", "iterations=3", "--set", "seed_shape.count=100"]
+    options = ["--weights", str(tiny_weights), "--set", "iterations=3", *BALL]
     made = invoke("generate", "a red cube", *options, "--executor", "inline", "--out", out)
     assert made.exit_code == 0, made.output
     (asset,) = out.glob("items/*/asset.ply")
@@ -324,11 +328,11 @@ def test_the_default_folder_lies_under_runs_and_the_default_run_is_the_first_fou
     )
     asked = []
     monkeypatch.setattr(commands, "bench", lambda run, out, means: asked.append((run, out, means)) or 0)
-    assert invoke("bench", "--weights", tiny_weights).exit_code == 0
+    assert invoke("bench", "--weights", tiny_weights, *BALL).exit_code == 0
     run, out, means = asked[0]
     assert [prompt.text for prompt in run.prompts] == [f"thing {i} of embedded40" for i in range(4)]
     assert run.name.startswith("embedded40-sctd-")
     assert out is None
     assert means == ("ray", None, 20.0)
-    assert invoke("bench", "--suite", "mine", "--weights", tiny_weights).exit_code == 0
+    assert invoke("bench", "--suite", "mine", "--weights", tiny_weights, *BALL).exit_code == 0
     assert len(asked[1][0].prompts) == 9

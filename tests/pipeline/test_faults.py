@@ -19,7 +19,8 @@ from pipeline.cli import app
 from pipeline.generate import Checkpoint
 
 PROMPTS = ["--prompt", "a red cube", "--prompt", "a blue ball"]
-SMALL = ["--set", "iterations=80", "--set", "seed_shape.count=150", "--views", "4", "--checkpoint-seconds", "0"]
+BALL = ["--set", "seed_shape.kind=ball", "--set", "seed_shape.count=150"]
+SMALL = ["--set", "iterations=80", *BALL, "--views", "4", "--checkpoint-seconds", "0"]
 PATIENCE_SECONDS = 240  # for a crowded machine; nothing is asserted of it
 
 

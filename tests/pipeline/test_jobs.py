@@ -2,18 +2,21 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.jobs import Job, Prompt, digest, plan
-from sctd.recipes import embedded, sds
+from pipeline.jobs import Job, Method, Prompt, digest, plan
+from sctd.methods import sds
+from sctd.recipe import with_overrides
+from sctd.recipes import embedded
 
-JOB = Job(Prompt("a-cube", "a cube", "cube"), embedded(), seed=0, weights="w")
+BALL = with_overrides(embedded(), {"seed_shape.kind": "ball"})
+JOB = Job(Prompt("a-cube", "a cube", "cube"), BALL, seed=0, weights="w")
 
 
 @pytest.mark.parametrize(
     "change",
     [
         {"prompt": Prompt("a-cube", "a red cube", "cube")},
-        {"recipe": embedded().model_copy(update={"iterations": 301})},
-        {"recipe": sds(embedded())},
+        {"recipe": BALL.model_copy(update={"iterations": 301})},
+        {"recipe": sds(BALL)},
         {"seed": 1},
         {"weights": "v"},
     ],
@@ -27,7 +30,8 @@ def test_the_id_changes_with_all_that_can_change_the_asset(change):
     [
         {"prompt": Prompt("another-id", "a cube", "cube")},
         {"prompt": Prompt("a-cube", "a cube", "the short text, which a ball does not read")},
-        {"recipe": embedded().model_copy(update={"name": "renamed"})},
+        {"recipe": BALL.model_copy(update={"name": "renamed"})},
+        {"label": "sctd num_segments=5"},
     ],
 )
 def test_the_id_does_not_change_with_names(change):
@@ -55,10 +59,12 @@ def test_the_id_is_sixteen_digits_of_a_canonical_digest():
     assert digest({"a": 1, "b": [2, "ß"]}) == digest({"b": [2, "ß"], "a": 1})
 
 
-def test_a_plan_goes_prompt_by_prompt_through_all_recipes():
+def test_a_plan_goes_prompt_by_prompt_through_all_methods():
     prompts = [Prompt(name, name, name) for name in ("first", "second")]
-    jobs = plan(prompts, [embedded(), sds(embedded())], seed=7, weights="w")
-    assert [(job.prompt.text, job.objective, job.seed) for job in jobs] == [
-        ("first", "sctd", 7), ("first", "sds", 7), ("second", "sctd", 7), ("second", "sds", 7),
+    methods = [Method("ours", embedded()), Method("sds", sds(embedded()))]
+    jobs = plan(prompts, methods, seed=7, weights="w")
+    assert [(job.prompt.text, job.method, job.objective, job.seed) for job in jobs] == [
+        ("first", "ours", "sctd", 7), ("first", "sds", "sds", 7),
+        ("second", "ours", "sctd", 7), ("second", "sds", "sds", 7),
     ]  # fmt: skip
     assert len({job.id for job in jobs}) == 4

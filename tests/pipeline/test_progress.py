@@ -3,7 +3,7 @@ import io
 import pytest
 
 from cluster.executor import Event, Progress
-from pipeline.progress import Board, Display, duration, prompt_and_objective_of, prompt_of
+from pipeline.progress import Board, Display, duration, prompt_and_method_of, prompt_of
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_durations(seconds, text):
 def test_items_are_called_by_their_prompts(run_of):
     job = run_of().jobs[0]
     assert prompt_of(job) == "a red cube"
-    assert prompt_and_objective_of(job) == "a red cube (sctd)"
+    assert prompt_and_method_of(job) == "a red cube (sctd)"
     assert prompt_of(run_of(texts=("x" * 100,)).jobs[0]) == "x" * 47 + "…"
 
 

@@ -1,13 +1,13 @@
 import pytest
 
-from pipeline import recipes
+from pipeline import recipes, sweep
 from pipeline.errors import UserError
-from sctd.recipes import embedded, paper
+from sctd.recipes import FOR_OBJECTIVE, RECIPES, embedded, paper
 
 
 def test_recipes_by_name():
-    assert recipes.named("embedded") == embedded()
-    assert recipes.named("paper") == paper()
+    assert recipes.named("embedded") == (embedded(), [])
+    assert recipes.named("paper") == (paper(), [])
 
 
 @pytest.mark.parametrize(
@@ -23,12 +23,13 @@ def test_a_file_changes_what_it_names_and_no_more(tmp_path, name, content):
     expected = base.model_copy(
         update={"name": "mine", "iterations": 77, "guidance": base.guidance.model_copy(update={"scale": 10.0})}
     )
-    assert recipes.named(str(tmp_path / name)) == expected
+    assert recipes.named(str(tmp_path / name)) == (expected, [])
 
 
 def test_a_file_names_its_base(tmp_path):
     (tmp_path / "mine.yaml").write_text("base: paper\nname: half\niterations: 2500\n")
-    assert recipes.named(str(tmp_path / "mine.yaml")) == paper().model_copy(update={"name": "half", "iterations": 2500})
+    expected = paper().model_copy(update={"name": "half", "iterations": 2500})
+    assert recipes.named(str(tmp_path / "mine.yaml")) == (expected, [])
 
 
 def test_what_is_no_recipe(tmp_path):
@@ -40,7 +41,7 @@ def test_what_is_no_recipe(tmp_path):
 
     assert refused("iterations: [").startswith("r.yaml cannot be read as a recipe (while parsing")
     assert refused("- 1") == "r.yaml holds no keys; write a recipe's keys and values in YAML, as in 'iterations: 300'."
-    assert refused("base: papr") == "r.yaml: there is no base 'papr'; choose from embedded, paper."
+    assert refused("base: papr") == f"r.yaml: there is no base 'papr'; choose from {', '.join(RECIPES)}."
     assert refused("iteration: 3") == "r.yaml: unknown recipe key 'iteration'; the nearest is 'iterations'."
     assert refused("iterations: 0") == (
         "r.yaml: recipe key 'iterations' is 0: it should be greater than or equal to 1."
@@ -48,7 +49,7 @@ def test_what_is_no_recipe(tmp_path):
     with pytest.raises(UserError) as caught:
         recipes.named("embeded")
     assert str(caught.value) == (
-        "There is no recipe and no file 'embeded'; give a YAML or JSON file, or one of embedded, paper; "
+        f"There is no recipe and no file 'embeded'; give a YAML or JSON file, or one of {', '.join(RECIPES)}; "
         "the nearest is 'embedded'."
     )
 
@@ -57,11 +58,13 @@ def test_objectives_are_read_once_each_and_unknown_ones_refused():
     assert recipes.objectives("sctd, sds,sctd") == ["sctd", "sds"]
     with pytest.raises(UserError) as caught:
         recipes.objectives("sctd,sdss")
-    assert str(caught.value) == "There is no objective 'sdss'; choose from sctd, sds; the nearest is 'sds'."
+    known = ", ".join(FOR_OBJECTIVE)
+    assert str(caught.value) == f"There is no objective 'sdss'; choose from {known}; the nearest is 'sds'."
 
 
 def test_each_objective_brings_its_settings_and_set_overrides_them():
-    ours, theirs = recipes.for_objectives(embedded(), ["sctd", "sds"], ["iterations=9", "noise.offset = 0.5"])
+    settings = recipes.settings(["iterations=9", "noise.offset = 0.5"])
+    ours, theirs = (method.recipe for method in sweep.methods(embedded(), ["sctd", "sds"], settings))
     assert (ours.objective.name, theirs.objective.name) == ("sctd", "sds")
     assert theirs.noise.kind == "fresh"
     assert [recipe.iterations for recipe in (ours, theirs)] == [9, 9]
@@ -78,5 +81,5 @@ def test_each_objective_brings_its_settings_and_set_overrides_them():
 )
 def test_a_wrong_setting_is_one_sentence(setting, message):
     with pytest.raises(UserError) as caught:
-        recipes.for_objectives(embedded(), ["sctd"], [setting])
+        sweep.methods(embedded(), ["sctd"], recipes.settings([setting]))
     assert str(caught.value) == message

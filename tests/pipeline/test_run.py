@@ -16,7 +16,7 @@ def test_the_default_folder_is_named_by_all_that_decides_the_numbers(run_of):
         run_of(objectives=("sctd", "sds")),
         run_of(seed=1),
         run_of(views=5),
-        run_of(settings=["iterations=5"]),
+        run_of(settings=["iterations=5", "seed_shape.kind=ball"]),
     ]
     assert len({name, *(run.name for run in others)}) == 6
 
@@ -69,6 +69,7 @@ def test_judges_are_needed_only_to_judge(run_of, tmp_path, tiny_weights):
 
 def test_the_space_asked_for_grows_with_the_assets(run_of):
     run = run_of()
-    small, large = (run_of(settings=[f"seed_shape.count={count}"]).jobs for count in (1000, 100_000))
+    settings = (["seed_shape.kind=ball", f"seed_shape.count={count}"] for count in (1000, 100_000))
+    small, large = (run_of(settings=its_settings).jobs for its_settings in settings)
     assert run.needed_bytes(small) < run.needed_bytes(large) < 150 * 2**20
     assert run.needed_bytes([]) == 0
