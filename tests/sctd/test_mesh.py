@@ -135,13 +135,14 @@ def test_a_texture_is_looked_up_and_tinted_by_its_factor():
 
 def test_a_scene_is_placed_as_it_stands_and_parts_without_colours_are_grey():
     scene = trimesh.Scene([square()])
-    coloured = square(TextureVisuals(material=PBRMaterial(baseColorFactor=[0, 255, 0, 255])))
-    scene.add_geometry(coloured, transform=trimesh.transformations.translation_matrix([5, 0, 0]))
-    points = on_surface(read(scene), 200, generator())
-    far = points.xyz[:, 0] > 4
-    assert int(far.sum()) == 100
-    assert points.rgb[far].equal(torch.tensor([0.0, 1.0, 0.0]).expand(100, 3))
-    assert points.rgb[~far].equal(torch.full((100, 3), 0.5))
+    for x, colour in ((5, [0, 255, 0, 255]), (9, [255, 0, 0, 255])):
+        coloured = square(TextureVisuals(material=PBRMaterial(baseColorFactor=colour)))
+        scene.add_geometry(coloured, transform=trimesh.transformations.translation_matrix([x, 0, 0]))
+    points = on_surface(read(scene), 300, generator())
+    for x, rgb in ((0, [0.5, 0.5, 0.5]), (5, [0.0, 1.0, 0.0]), (9, [1.0, 0.0, 0.0])):
+        here = (points.xyz[:, 0] - x - 0.5).abs() <= 0.5
+        assert int(here.sum()) == 100
+        assert points.rgb[here].equal(torch.tensor(rgb).expand(100, 3))
 
 
 def gaussian_ply():
