@@ -11,10 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from sctd.cameras import Cameras
 from sctd.prior import ControlNetModel, PriorError, Residuals, StableDiffusionPrior, load_controlnet
-from sctd.regularize import disparity
-from sctd.render import Rendering
 from sctd.types import Denoiser, Images, Latents, Text
 
 # Where the two networks meet.
@@ -90,15 +87,6 @@ def controlled(
         return prior.denoise(z_t, t, text, residuals)
 
     return denoise
-
-
-@torch.no_grad()
-def depth_condition(rendering: Rendering, cameras: Cameras) -> Float[Tensor, "views 3 height width"]:
-    """What ControlNets for depth were trained on: disparity in [0, 1] per view, the nearest 1, the background 0.
-
-    In grey, of the size of the rendering (`controlled` resizes it), without gradients; see `regularize.disparity`.
-    """
-    return disparity(rendering, cameras).expand(-1, 3, -1, -1)
 
 
 def _plain(value: object) -> object:

@@ -14,7 +14,16 @@ from sctd.cameras import Cameras, random_views
 from sctd.gaussians import Gaussians
 from sctd.recipe import Recipe
 from sctd.recipe_scene import Background
-from sctd.times import Times, annealed_window, draw, draw_single
+from sctd.times import (
+    Times,
+    annealed_window,
+    draw,
+    draw_annealed,
+    draw_interval,
+    draw_single,
+    draw_two_intervals,
+    interval_at,
+)
 
 
 def generator_of(seed: int) -> torch.Generator:
@@ -28,8 +37,10 @@ def noise(
 ) -> Float[Tensor, "views channels height width"]:
     """ε for every view: standard normal, plus a constant per channel (`noise.offset`)."""
     channels, height, width = latent_shape
-    standard = torch.randn(recipe.cameras.views, channels, height, width, generator=generator)
-    return standard + recipe.noise.offset * torch.randn(1, channels, 1, 1, generator=generator)
+    views = recipe.cameras.views
+    standard = torch.randn(1 if recipe.noise.shared else views, channels, height, width, generator=generator)
+    constant = recipe.noise.offset * torch.randn(1, channels, 1, 1, generator=generator)
+    return standard.expand(views, -1, -1, -1) + constant
 
 
 def backgrounds(settings: Background, views: int, generator: torch.Generator) -> Float[Tensor, "views 3"]:
@@ -66,17 +77,30 @@ def views(recipe: Recipe, iteration: int, size: int, generator: torch.Generator)
 
 def times(recipe: Recipe, iteration: int, generator: torch.Generator) -> Times:
     """t, s and s_m of an iteration (from 1)."""
-    settings = recipe.times
+    settings, warm_up = recipe.times, round(recipe.times.warmup_share * recipe.iterations)
     window = annealed_window(
         iteration,
         lower=settings.low,
         upper=settings.high,
         warm_up=settings.start_high - settings.high,
-        warm_up_iterations=round(settings.warmup_share * recipe.iterations),
+        warm_up_iterations=warm_up,
         shift_lower_bound=settings.shift_lower_bound,
     )
-    if settings.segments == "none":
-        return draw_single(window, generator)
+    interval = interval_at(
+        iteration, interval=settings.interval, extra=settings.interval_extra, warm_up_iterations=warm_up
+    )
+    match settings.rule:
+        case "single":
+            return draw_single(window, generator)
+        case "interval":
+            return draw_interval(window, interval, generator)
+        case "two_intervals":
+            return draw_two_intervals(window, interval, generator, margin=settings.epsilon)
+        case "annealed":
+            progress = iteration / recipe.iterations
+            return draw_annealed(
+                progress, generator, first=settings.high, last=settings.low, gap=settings.gap, most=settings.start_high
+            )
     edges = settings.edges()
     return draw(window, edges, generator, min_interval=settings.minimum_interval, margin=settings.epsilon)
 

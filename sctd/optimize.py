@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sctd import adam, densify, draws, guidance, regularize
+from sctd.brightness import brightest, dimmed
 from sctd.cameras import Cameras
 from sctd.checkpoint import Identity, State, from_bytes, to_bytes
 from sctd.densify import Population
@@ -22,7 +23,11 @@ from sctd.objectives import OBJECTIVES, WEIGHTS
 from sctd.recipe import Recipe
 from sctd.render import Rendering, render
 from sctd.schedule import NoiseSchedule
-from sctd.types import Denoiser, Images, Latents, Text
+from sctd.times import Times
+from sctd.types import Denoiser, Images, Latents, ResidualPair, Text
+
+Controlled = Callable[[Images], Denoiser]
+"""Given a picture in [0, 1] for each view, an unguided denoiser that follows them."""
 
 
 class OptimizeError(ValueError):
@@ -44,6 +49,10 @@ class Prior(Protocol):
         ...
 
     def embed(self, texts: list[str]) -> Text: ...
+    def decode(self, z_0: Latents) -> Images:
+        """z_0 → images in [0, 1]."""
+        ...
+
     def denoise(self, z_t: Latents, t: int, text: Text | None) -> Latents: ...
 
 
@@ -70,9 +79,18 @@ class Step:
 
 
 def optimize(
-    recipe: Recipe, prior: Prior, initial: Gaussians, prompt: str, seed: int, resume: bytes | None = None
+    recipe: Recipe,
+    prior: Prior,
+    initial: Gaussians,
+    prompt: str,
+    seed: int,
+    resume: bytes | None = None,
+    control: Controlled | None = None,
 ) -> Iterator[Step]:
     """Distil `prompt` into Gaussians, beginning with `initial` and on its device, or with the checkpoint `resume`.
+
+    `control` makes the denoiser that sees what `recipe.guidance.control` names, if it names anything:
+    `partial(controlled, prior, Control.load(folder), scale=…)`.
 
     The same seed gives the same asset, on the CPU in every bit. Random numbers are drawn on the CPU, so that cameras,
     times and noise are those of the seed on every device. Raises at once: OptimizeError for what cannot begin,
@@ -86,10 +104,13 @@ def optimize(
             f"{initial.num} Gaussians to begin with; expected 1 to {recipe.bounds.max_gaussians}: "
             "change seed_shape.count, seed_shape.replicas or bounds.max_gaussians"
         )
+    if (control is None) != (recipe.guidance.control == "none"):
+        found = "no ControlNet was given" if control is None else "a ControlNet was given"
+        raise OptimizeError(f"guidance.control is {recipe.guidance.control!r} and {found}; they must agree")
     identity = Identity(recipe.digest(), prompt, seed)
     device = initial.means.device
     state = from_bytes(resume, identity, device) if resume is not None else _initial_state(recipe, prior, initial, seed)
-    run = _Run.of(recipe, prior, prompt, device)
+    run = _Run.of(recipe, prior, prompt, device, control)
     return _steps(run, state, identity)
 
 
@@ -122,20 +143,18 @@ class _Run:
     recipe: Recipe
     prior: Prior
     device: torch.device
-    denoise: Denoiser
+    control: Controlled | None
+    null: Text
+    views: guidance.ViewText | None
     text_of: Callable[[Cameras], Text]
-    residual: Callable[..., Latents]
+    residual: Callable[..., Latents | ResidualPair]
 
     @classmethod
-    def of(cls, recipe: Recipe, prior: Prior, prompt: str, device: torch.device) -> "_Run":
-        def denoise(z_t: Latents, t: int, text: Text | None) -> Latents:
-            return prior.denoise(z_t, t, text).float()  # differences of predictions are taken in float32
-
+    def of(cls, recipe: Recipe, prior: Prior, prompt: str, device: torch.device, control: Controlled | None) -> "_Run":
         null = prior.embed([recipe.guidance.negative_prompt])
-        guided = guidance.cfg(denoise, recipe.guidance.scale, null)
         text = recipe.guidance.prompt_template.replace("{prompt}", prompt)
-        text_of = _text_of(recipe.guidance.view_text, prior, text)
-        return cls(recipe, prior, device, guided, text_of, _residual(recipe))
+        text_of, views = _texts(recipe.guidance.view_text, prior, text)
+        return cls(recipe, prior, device, control, null, views, text_of, _residual(recipe, prior))
 
     def advance(self, state: State) -> State:
         """The next state; where NaN or infinity turn up, the same one but for its counters and random numbers."""
@@ -151,6 +170,7 @@ class _Run:
         if self.recipe.densify.enabled:
             after = densify.observe(after, pull.gradient_pixels, pull.radii)
         after = self._repopulated(after, iteration, generator)
+        after = self._dimmed(after, pull.brightest, iteration)
         return State(
             iteration, state.updates + 1, state.skipped, 0, float(pull.loss), after, state.noise, generator.get_state()
         )
@@ -164,7 +184,7 @@ class _Run:
         shown = draws.with_scale_noise(leaves, recipe.encoding.scale_noise, generator)
         rendering = render(shown, cameras, background)
 
-        images = _encoded_images(recipe, rendering, cameras, generator)
+        images, mirrored = _encoded_images(recipe, rendering, cameras, generator)
         z_0 = self.prior.encode(images, generator if recipe.encoding.posterior == "sample" else None).float()
         noise = (
             state.noise
@@ -172,19 +192,19 @@ class _Run:
             else draws.noise(recipe, self.prior.latent_shape, generator).to(z_0)
         )
         times = draws.times(recipe, iteration, generator)
-        schedule = self.prior.schedule
         with torch.no_grad():
             residual = self.residual(
                 z_0.detach(),
-                denoise=self.denoise,
+                denoise=self._denoiser(cameras, rendering, mirrored),
                 text=self.text_of(cameras),
                 noise=noise,
                 times=times,
-                schedule=schedule,
+                schedule=self.prior.schedule,
             )
-            gradient = recipe.objective.weight * WEIGHTS[recipe.objective.time_weight](schedule, times) * residual
-        # The gradient of this product with respect to z_0 is `gradient`: the U-Net's Jacobian is left out.
-        total = (z_0 * gradient).sum() / num_views
+            pair = residual if isinstance(residual, ResidualPair) else ResidualPair(residual, torch.zeros_like(images))
+            gradient, on_images = (self._weighted(part, times, iteration) for part in pair)
+        # The gradients of these products are `gradient` and `on_images`: the U-Net's Jacobian is left out.
+        total = ((z_0 * gradient).sum() + (images * on_images).sum()) / num_views
         added = z_0.new_zeros(())
         if iteration > recipe.regularizers.after_share * recipe.iterations:
             added = regularize.penalty(recipe.regularizers, leaves, rendering, cameras)
@@ -192,9 +212,35 @@ class _Run:
         *gradients, pixels = torch.autograd.grad(
             total + added, [*tensors.values(), rendering.means2d], allow_unused=True, materialize_grads=True
         )
-        loss = gradient.square().sum() / (2 * num_views) + added.detach()
+        loss = (gradient.square().sum() + on_images.square().sum()) / (2 * num_views) + added.detach()
         by_name = dict(zip(tensors, gradients, strict=True))
-        return _Pull(loss, gradient, Gaussians(**by_name), num_views * pixels, rendering.radii)
+        bright = brightest(rendering.rgb.detach(), recipe.brightness.quantile) if recipe.brightness.enabled else 0.0
+        return _Pull(loss, gradient, Gaussians(**by_name), num_views * pixels, rendering.radii, bright)
+
+    def _denoiser(self, cameras: Cameras, rendering: Rendering, mirrored: bool) -> Denoiser:
+        """The guided prior for the views of this iteration: objectives know of no guidance but this."""
+        settings = self.recipe.guidance
+
+        def plain(z_t: Latents, t: int, text: Text | None) -> Latents:
+            return self.prior.denoise(z_t, t, text).float()  # differences of predictions are taken in float32
+
+        if self.control is not None:
+            seen = regularize.disparity_images(rendering, cameras).detach()
+            plain = self.control(seen.flip(-1) if mirrored else seen)
+        if settings.perp_neg and self.views is not None:
+            negatives = guidance.negatives(self.views, cameras.azimuth_degrees)
+            return guidance.perp_neg(plain, settings.scale, self.null, negatives)
+        return guidance.cfg(plain, settings.scale, self.null)
+
+    def _weighted(self, residual: Tensor, times: Times, iteration: int) -> Tensor:
+        """The gradient that a residual stands for: λ w(t), and cut to ± a bound where the recipe has one."""
+        settings = self.recipe.objective
+        gradient = settings.weight * WEIGHTS[settings.time_weight](self.prior.schedule, times) * residual
+        if max(settings.clamp) == 0:
+            return gradient
+        first, last = settings.clamp
+        bound = first + (last - first) * iteration / self.recipe.iterations
+        return gradient.clamp(-bound, bound)
 
     def _moved(self, population: Population, gradients: Gaussians, iteration: int, count: int) -> Population:
         """After Adam's `count`-th step, inside the bounds."""
@@ -224,6 +270,13 @@ class _Run:
             population = densify.relocate(population, moves, generator)
         return population
 
+    def _dimmed(self, population: Population, brightest: float, iteration: int) -> Population:
+        """BEG: all colours towards mid grey, and their moments forgotten, where the brightest views outshine."""
+        settings, progress = self.recipe.brightness, iteration / self.recipe.iterations
+        if not (settings.enabled and settings.after_share < progress < settings.until_share):
+            return population
+        return dimmed(population, settings.factor) if brightest > settings.limit else population
+
     def _skipped(self, state: State, faulty: list[str], generator: torch.Generator) -> State:
         in_a_row = state.skipped_in_a_row + 1
         if in_a_row >= self.recipe.give_up_after:
@@ -246,6 +299,7 @@ class _Pull(NamedTuple):
     gradients: Gaussians
     gradient_pixels: Float[Tensor, "views num 2"]
     radii: Tensor
+    brightest: float
 
     def gradients_by_name(self) -> dict[str, Tensor]:
         """Where a fault would show first, in the order in which it spreads."""
@@ -253,31 +307,34 @@ class _Pull(NamedTuple):
         return {"the gradient on z_0": self.gradient, "the loss": self.loss, **rest}
 
 
-def _residual(recipe: Recipe) -> Callable[..., Latents]:
+def _residual(recipe: Recipe, prior: Prior) -> Callable[..., Latents | ResidualPair]:
+    """The objective with those of its options that the recipe, or the prior, has under their names."""
     objective = OBJECTIVES[recipe.objective.name]
-    settings = {"outer_weight": recipe.objective.outer_weight, "threshold": recipe.times.threshold}
+    settings = recipe.objective.model_dump() | {"threshold": recipe.times.threshold, "decode": prior.decode}
     wanted = inspect.signature(objective).parameters
     return partial(objective, **{name: value for name, value in settings.items() if name in wanted})
 
 
-def _text_of(view_text: str, prior: Prior, text: str) -> Callable[[Cameras], Text]:
+def _texts(view_text: str, prior: Prior, text: str) -> tuple[Callable[[Cameras], Text], guidance.ViewText | None]:
+    """The text for cameras, and the texts for all view words if the recipe wants these."""
     if view_text == "none":
         embedding = prior.embed([text])
-        return lambda cameras: embedding.expand(cameras.num, -1, -1)
-    views = guidance.ViewText(*prior.embed(guidance.view_prompts(text)))
-    rule = guidance.VIEW_TEXT[view_text]
-    return lambda cameras: rule(views, cameras.azimuth_degrees, cameras.elevation_degrees)
+        return lambda cameras: embedding.expand(cameras.num, -1, -1), None
+    views, rule = guidance.ViewText(*prior.embed(guidance.view_prompts(text))), guidance.VIEW_TEXT[view_text]
+    return lambda cameras: rule(views, cameras.azimuth_degrees, cameras.elevation_degrees), views
 
 
-def _encoded_images(recipe: Recipe, rendering: Rendering, cameras: Cameras, generator: torch.Generator) -> Images:
-    """What the encoder sees: the colours or, in some iterations, the disparity; in some mirrored."""
+def _encoded_images(
+    recipe: Recipe, rendering: Rendering, cameras: Cameras, generator: torch.Generator
+) -> tuple[Images, bool]:
+    """What the encoder sees: the colours or, in some iterations, the disparity; and whether it is mirrored."""
     as_disparity, mirrored = torch.rand(2, generator=generator) < torch.tensor(
         [recipe.encoding.disparity_share, recipe.encoding.flip_share]
     )
     images = rendering.rgb
     if as_disparity:
-        images = regularize.disparity(rendering, cameras).expand(-1, 3, -1, -1)
-    return images.flip(-1) if mirrored else images
+        images = regularize.disparity_images(rendering, cameras)
+    return (images.flip(-1), True) if mirrored else (images, False)
 
 
 def _not_finite(tensors: dict[str, Tensor]) -> list[str]:

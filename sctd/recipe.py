@@ -1,7 +1,7 @@
 """A recipe: all that makes an asset from a prompt, a prior and a seed, in one tree of frozen, validated models.
 
-Its parts, with unit and source of every field, stand in `recipe_gradient` and `recipe_scene`; whole recipes are functions
-in `recipes`.
+Its parts, with unit and source of every field, stand in `recipe_gradient` and `recipe_scene`; whole recipes are
+functions in `recipes`.
 """
 
 import difflib
@@ -14,7 +14,28 @@ from pydantic import Field, ValidationError, model_validator
 
 from sctd.recipe_field import Part, field
 from sctd.recipe_gradient import Encoding, Guidance, Noise, Objective, Times
-from sctd.recipe_scene import Background, Bounds, Cameras, Densify, Optimizer, Regularizers, Relocate, SeedShape
+from sctd.recipe_scene import (
+    Background,
+    Bounds,
+    Brightness,
+    Cameras,
+    Densify,
+    Optimizer,
+    Regularizers,
+    Relocate,
+    SeedShape,
+)
+
+SPANS = ("segments", "interval", "two_intervals", "annealed")
+TIME_RULES = {
+    "sctd": ("segments",),
+    "sctd-official": ("segments",),
+    "sds": ("single", *SPANS),
+    "ism": ("interval", "segments"),
+    "cds": ("annealed", "segments", "interval"),
+    "gcs": ("two_intervals", "segments"),
+}
+"""From which rules the times of an objective make sense: one that spans an interval cannot do with t alone."""
 
 
 class RecipeError(ValueError):
@@ -39,15 +60,16 @@ class Recipe(Part):
     densify: Densify = Field(default=Densify(), description="more and fewer Gaussians")
     relocate: Relocate = Field(default=Relocate(), description="moving dead Gaussians")
     bounds: Bounds = Field(default=Bounds(), description="guards")
+    brightness: Brightness = Field(default=Brightness(), description="held down")
     regularizers: Regularizers = Field(default=Regularizers(), description="added terms")
     seed_shape: SeedShape = Field(default=SeedShape(), description="initial Gaussians")
 
     @model_validator(mode="after")
     def _objective_has_its_times(self) -> "Recipe":
-        if self.objective.name != "sds" and self.times.segments == "none":
-            raise ValueError(
-                f"objective {self.objective.name!r} needs segments; set times.segments to equal or increasing"
-            )
+        name, rule = self.objective.name, self.times.rule
+        if rule not in TIME_RULES[name]:
+            expected = " or ".join(TIME_RULES[name])
+            raise ValueError(f"objective {name!r} with times.rule {rule!r}; set times.rule to {expected}")
         return self
 
     def digest(self) -> str:

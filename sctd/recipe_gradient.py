@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from sctd import segments
-from sctd.recipe_field import RELEASE, Part, field
+from sctd.recipe_field import OURS, RELEASE, Part, Range, field
 
 NUM_STEPS = 1000  # of every Stable-Diffusion schedule
 
@@ -56,11 +56,15 @@ class Guidance(Part):
         "interpolated", "–", RELEASE, "', front view' and so on after the prompt: the nearest, a mixture, or none"
     )
     perp_neg: bool = field(False, "–", RELEASE, "Perp-Neg: away from what the other views' words say (heads: on)")
+    control: Literal["none", "depth"] = field("none", "–", OURS, "what of the render a ControlNet sees")
+    control_scale: float = field(1, "–", "diffusers", "weight of the ControlNet's residuals", ge=0)
 
     @model_validator(mode="after")
     def _has_prompt(self) -> "Guidance":
         if self.prompt_template.count("{prompt}") != 1 or "{" in self.prompt_template.replace("{prompt}", ""):
             raise ValueError(f"prompt_template is {self.prompt_template!r}; it must hold {{prompt}} exactly once")
+        if self.perp_neg and self.view_text == "none":
+            raise ValueError("perp_neg is true and view_text 'none'; Perp-Neg needs the words for the views")
         return self
 
 
@@ -68,8 +72,8 @@ class Times(Part):
     """Which t, s and s_m an iteration draws.
 
     `segments`: t in its segment [s_m, s_{m+1}), s between (SCTD). `single`: t alone (SDS). `interval`: s = t − Δ below
-    it, s_m = 0 (ISM). `two_intervals`: s_m another interval below s (GCS). `annealed`: s falls by the square root of
-    progress, t a random gap above it (CDS).
+    it, s_m = 0 (ISM). `two_intervals`: s_m another interval below s (GCS). `annealed`: s falls from `high` to `low` as
+    √progress, t is a random gap above it and at most `start_high` (CDS).
     """
 
     rule: Literal["segments", "single", "interval", "two_intervals", "annealed"] = field(

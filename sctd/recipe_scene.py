@@ -168,6 +168,17 @@ class Bounds(Part):
         return self
 
 
+class Brightness(Part):
+    """Connect3D's BEG: where the brightest views outshine a limit, all colours move towards mid grey."""
+
+    enabled: bool = field(False, "–", "Connect3D: true", "whether")
+    after_share: float = field(0.2, "share of iterations", "Connect3D: 1000 of 5000", "begins after", ge=0, le=1)
+    until_share: float = field(0.9, "share of iterations", "Connect3D: 4500 of 5000", "ends before", ge=0, le=1)
+    quantile: float = field(0.85, "–", "Connect3D", "of the lit pixels of a view, then of the views", gt=0, lt=1)
+    limit: float = field(0.9, "[0, 1]", "Connect3D", "acts where the quantile exceeds it", gt=0, le=1)
+    factor: float = field(0.8, "–", "Connect3D", "times all spherical harmonics, 0 being mid grey", ge=0, lt=1)
+
+
 class Regularizers(Part):
     """Weights of what is added to the objective; 0 leaves a term out."""
 

@@ -5,6 +5,7 @@
 
 from collections.abc import Iterator
 
+from sctd.methods import FOR_OBJECTIVE as FOR_OBJECTIVE
 from sctd.recipe import Recipe
 from sctd.recipe_field import Part, Rate
 from sctd.recipe_gradient import Encoding, Guidance, Noise, Objective
@@ -83,22 +84,6 @@ def embedded() -> Recipe:
     )
 
 
-def sds(base: Recipe) -> Recipe:
-    """The base with plain score distillation (DreamFusion): t alone, fresh noise, w(t) = 1 − ᾱ_t."""
-    return base.model_copy(
-        update={
-            "objective": base.objective.model_copy(update={"name": "sds", "time_weight": "one_minus_alpha_bar"}),
-            "times": base.times.model_copy(update={"segments": "none"}),
-            "noise": base.noise.model_copy(update={"kind": "fresh"}),
-        }
-    )
-
-
-def sctd(base: Recipe) -> Recipe:
-    """The base itself: whole recipes distil by SCTD."""
-    return base
-
-
 RECIPES = {
     "embedded": embedded,
     "paper": paper,
@@ -107,7 +92,6 @@ RECIPES = {
     "paper-portrait": lambda: portrait(paper()),
     "paper-avatar": lambda: avatar(paper()),
 }
-FOR_OBJECTIVE = {"sctd": sctd, "sds": sds}
 
 
 def table() -> str:

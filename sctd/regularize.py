@@ -67,3 +67,8 @@ def disparity(rendering: Rendering, cameras: Cameras) -> Float[Tensor, "views 1 
         is_flat = ~(span > 0)
     scaled = (raw - torch.where(is_flat, 0, low)) / torch.where(is_flat, 1, span)
     return torch.where(is_flat, 0, scaled.clamp(0, 1))[:, None]
+
+
+def disparity_images(rendering: Rendering, cameras: Cameras) -> Float[Tensor, "views 3 height width"]:
+    """The disparity in grey: what is encoded instead of the colours, and what ControlNets for depth were trained on."""
+    return disparity(rendering, cameras).expand(-1, 3, -1, -1)

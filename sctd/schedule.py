@@ -54,6 +54,10 @@ class NoiseSchedule:
         """z_t = α_t z_0 + σ_t ε."""
         return self.alpha[t] * z_0 + self.sigma[t] * noise
 
+    def clean(self, z_t: Latents, eps: Latents, t: int) -> Latents:
+        """x̂_0 = (z_t − σ_t ε) / α_t."""
+        return (z_t - self.sigma[t] * eps) / self.alpha[t]
+
     def eps_from_v(self, z_t: Latents, v: Latents, t: int) -> Latents:
         """ε̂ = σ_t z_t + α_t v, the noise that a v-prediction stands for."""
         return self.sigma[t] * z_t + self.alpha[t] * v

@@ -75,6 +75,36 @@ def draw(
     return Times(t=t, s=_uniform(s_m + margin, t - margin - 1, generator), s_m=s_m)
 
 
+def interval_at(iteration: int, *, interval: int, extra: int, warm_up_iterations: int) -> int:
+    """Δ = interval + ⌈extra · r⌉, r falling linearly from 1 to 0 during the warm-up (LucidDreamer, Connect3D)."""
+    left = max(0, warm_up_iterations - iteration)
+    return interval - (-extra * left // max(1, warm_up_iterations))
+
+
+def draw_interval(window: Window, interval: int, generator: torch.Generator) -> Times:
+    """ISM: t ~ U(window), s = max(t − Δ, 0), and s_m = 0, from where the inversion leads to s."""
+    t = max(1, _uniform(window.lower, window.upper, generator))
+    return Times(t=t, s=max(t - interval, 0), s_m=0)
+
+
+def draw_two_intervals(window: Window, interval: int, generator: torch.Generator, *, margin: int = 10) -> Times:
+    """GCS: t ~ U(window) but above Δ, s = t − Δ, and e = s_m ~ U[t − 2Δ, s − margin), never below 0."""
+    t = max(_uniform(window.lower, window.upper, generator), interval + 1)
+    s = t - interval
+    return Times(t=t, s=s, s_m=_uniform(max(s - interval, 0), max(s - margin, 1) - 1, generator))
+
+
+def draw_annealed(
+    progress: float, generator: torch.Generator, *, first: int = 700, last: int = 100, gap: tuple[int, int], most: int
+) -> Times:
+    """CDS: s falls from `first` to `last` as √progress, and t = s + U{gap}, at most `most`; s_m repeats s.
+
+    Where `most` leaves the gap no room, s yields.
+    """
+    s = min(round(first + (last - first) * progress**0.5), most - gap[0])
+    return Times(t=min(s + _uniform(*gap, generator), most), s=s, s_m=s)
+
+
 def draw_single(window: Window, generator: torch.Generator) -> Times:
     """t ~ U(window) alone, for objectives that look at one time (SDS); s and s_m repeat it."""
     t = _uniform(window.lower, window.upper, generator)

@@ -1,6 +1,6 @@
 """Shapes named once, and the one function type that every objective is written against."""
 
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -15,3 +15,10 @@ class Denoiser(Protocol):
     """ε_φ(z_t, t, y): the predicted noise, of the shape of `z_t`. `text=None` is the empty prompt ∅."""
 
     def __call__(self, z_t: Latents, t: int, text: Text | None) -> Latents: ...
+
+
+class ResidualPair(NamedTuple):
+    """What an objective with a loss on pixels returns: the gradients on z_0 and on the rendered images, per view."""
+
+    latents: Latents
+    images: Images

@@ -19,12 +19,16 @@ def sctd(
     schedule: NoiseSchedule,
     outer_weight: float = 8.5,
     threshold: int = 150,
+    self_sign: int = 1,
+    approximation: bool = True,
 ) -> Latents:
-    """Eq. 10 before its weight b(t), with z_sm for G(z_t, t, ∅) (Sec. 4.4): no U-Net Jacobian.
+    """Eq. 10 before its weight b(t): no U-Net Jacobian.
 
     `denoise` is the guided prediction (CFG inside), `noise` the ε* that stays the same for the whole training,
     `outer_weight` the weight of the second term relative to the first, by default the scale 7.5 + 1 as in the released
-    code. Choices, evidence and deviations: docs/objectives/sctd.md.
+    code. `approximation` puts z_sm for G(z_t, t, ∅) (Sec. 4.4); without it that point is computed, for one more
+    prediction a sample. `self_sign` = −1 turns the first term round, as the released code does. Choices, evidence and
+    deviations: docs/objectives/sctd.md.
     """
     t, s, s_m = times
     z_sm = schedule.noised(z_0, noise, s_m)
@@ -33,10 +37,11 @@ def sctd(
     eps_t = denoise(z_t, t, text)
     z_s = jump(schedule, z_t, eps_t, t, s)  # ẑ_s = Φ(z̃_t, t, s, y)
     eps_return = joined(schedule, eps_t, denoise(z_s, s, None), (t, s, s_m))
+    eps_null = eps_inversion if approximation else denoise(z_t, t, None)
 
-    # z_sm, G(ẑ_s, s, ∅) and G(z̃_t, t, y) are each one jump from z̃_t to s_m, so they differ as their noises do.
-    # Subtracting the noises rather than the latents, which are nearly equal, rounds less.
+    # G(z̃_t, t, ∅) or z_sm, G(ẑ_s, s, ∅) and G(z̃_t, t, y) are each one jump from z̃_t to s_m, so they differ as their
+    # noises do. Subtracting the noises rather than the latents, which are nearly equal, rounds less.
     length = schedule.alpha[s_m] * (schedule.k[t] - schedule.k[s_m])
-    self_consistency = length * (eps_return - eps_inversion)  # z_sm − G(ẑ_s, s, ∅)
-    cross_consistency = length * (eps_t - eps_inversion)  # z_sm − G(z̃_t, t, y)
-    return self_consistency + outer_weight * cross_consistency
+    self_consistency = length * (eps_return - eps_null)  # G(z̃_t, t, ∅) − G(ẑ_s, s, ∅)
+    cross_consistency = length * (eps_t - eps_null)  # G(z̃_t, t, ∅) − G(z̃_t, t, y)
+    return self_sign * self_consistency + outer_weight * cross_consistency

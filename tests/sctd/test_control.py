@@ -11,10 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import interpolate
 
 from sctd.cameras import Cameras, orbit
-from sctd.control import Control, controlled, depth_condition
+from sctd.control import Control, controlled
 from sctd.gaussians import Gaussians
 from sctd.guidance import Negatives, cfg, perp_neg
 from sctd.prior import PriorError, StableDiffusionPrior
+from sctd.regularize import disparity_images
 from sctd.render import Rendering, render
 
 PIXELS = tiny_models.IMAGE_PIXELS
@@ -255,12 +256,10 @@ def rendering_and_cameras() -> tuple[Rendering, Cameras]:
     return render(gaussians, cameras, torch.zeros(3)), cameras
 
 
-def test_depth_condition_is_brightest_where_nearest_and_black_behind():
+def test_the_disparity_as_a_condition_is_brightest_where_nearest_and_black_behind():
     rendering, cameras = rendering_and_cameras()
-    condition = depth_condition(rendering, cameras)
+    condition = disparity_images(rendering, cameras).detach()
     assert condition.shape == (2, 3, 32, 32)
-    assert rendering.depth.requires_grad
-    assert not condition.requires_grad
     assert (float(condition.min()), float(condition.max())) == (0, 1)
     assert torch.equal(condition[:, 0], condition[:, 1])
     assert torch.equal(condition[:, 0], condition[:, 2])
@@ -272,7 +271,7 @@ def test_depth_condition_is_brightest_where_nearest_and_black_behind():
 
 def test_the_prior_follows_the_depth_of_a_rendering(prior, control):
     rendering, cameras = rendering_and_cameras()
-    denoise = controlled(prior, control, depth_condition(rendering, cameras))
+    denoise = controlled(prior, control, disparity_images(rendering, cameras))
     z_t = random(1, 4, 8, 8).expand(2, -1, -1, -1)
     front, behind = denoise(z_t, 500, None)
     assert not torch.allclose(front, behind)

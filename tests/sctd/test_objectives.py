@@ -126,7 +126,17 @@ def test_sds_is_the_distance_of_predicted_and_added_noise():
 
 @pytest.mark.parametrize(
     ("objective", "times", "calls", "samples"),
-    [("sctd", TWO_STEPS, 4, 5), ("sctd", ONE_STEP, 3, 4), ("sds", TWO_STEPS, 1, 2)],
+    [
+        ("sctd", TWO_STEPS, 4, 5),
+        ("sctd", ONE_STEP, 3, 4),
+        ("sctd-official", TWO_STEPS, 4, 5),
+        ("sctd-official", ONE_STEP, 3, 4),
+        ("sds", TWO_STEPS, 1, 2),
+        ("ism", Times(t=280, s=200, s_m=0), 3, 4),
+        ("ism", Times(t=281, s=201, s_m=0), 4, 5),
+        ("cds", TWO_STEPS, 2, 4),
+        ("gcs", TWO_STEPS, 6, 8),
+    ],
 )
 def test_unet_evaluations(objective, times, calls, samples):
     """Per view and iteration, with guidance; a step of the inversion more above t_τ."""
@@ -185,10 +195,118 @@ def test_for_data_at_one_point_the_pull_towards_the_text_is_a_closed_form(times,
     torch.testing.assert_close(sctd(**given), expected.expand(3, -1, -1, -1), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_computing_what_the_approximation_stands_for_costs_one_prediction_more():
+    """And it is Eq. 10 with G(z̃_t, t, ∅) itself, in the space of latents."""
+    world = mixture(5, spread=0.3)
+    given = arguments(world, TWO_STEPS, batch=4)
+    exact = sctd(**given, approximation=False)
+    assert (world.calls, world.samples) == (5, 4 * 6)
+    schedule, denoise, (t, s, s_m) = given["schedule"], given["denoise"], TWO_STEPS
+    z_t = invert(schedule, denoise, schedule.noised(given["z_0"], given["noise"], s_m), TWO_STEPS, threshold=150)
+    eps_t = denoise(z_t, t, given["text"])
+    z_s = jump(schedule, z_t, eps_t, t, s)
+    G_null = jump(schedule, z_t, denoise(z_t, t, None), t, s_m)
+    G_s_null, G_t_text = jump(schedule, z_s, denoise(z_s, s, None), s, s_m), jump(schedule, z_t, eps_t, t, s_m)
+    expected = (G_null - G_s_null) + 8.5 * (G_null - G_t_text)
+    torch.testing.assert_close(exact, expected, rtol=0, atol=1e-11)
+    assert not torch.allclose(exact, sctd(**given))
+
+
+@BOTH
+def test_the_released_code_turns_the_self_term_round(times):
+    """λ σ_t/α_t [(G_s − z_sm) + (w + 1)(z_sm − G_y)], as its lines compute it in the space of latents."""
+    given = arguments(mixture(5, spread=0.3), times)
+    z_sm, G_s_null, G_t_text = consistencies(**given)
+    expected = (G_s_null - z_sm) + 8.5 * (z_sm - G_t_text)
+    torch.testing.assert_close(OBJECTIVES["sctd-official"](**given), expected, rtol=0, atol=1e-12)
+
+
+def test_the_released_code_inverts_in_two_steps_from_the_threshold_on():
+    """At t = t_τ = 150 itself Eq. 11 says one step, the released code t >= 150."""
+    given = arguments(mixture(5, spread=0.3), Times(t=150, s=60, s_m=20))
+    calls = []
+    for objective in "sctd", "sctd-official":
+        world = mixture(5, spread=0.3)
+        OBJECTIVES[objective](**given | {"denoise": cfg(world, 7.5, world.null)})
+        calls.append(world.calls)
+    assert calls == [3, 4]
+
+
+def test_ism_walks_up_in_steps_and_compares_at_both_ends_of_the_last():
+    given = arguments(mixture(5, spread=0.3), Times(t=560, s=470, s_m=0))
+    schedule, denoise = given["schedule"], given["denoise"]
+    z = schedule.noised(given["z_0"], given["noise"], 0)
+    for a, b in (0, 200), (200, 400), (400, 470):
+        z = jump(schedule, z, denoise(z, a, None), a, b)
+    eps_s = denoise(z, 470, None)
+    z_t = jump(schedule, z, eps_s, 470, 560)
+    assert torch.equal(OBJECTIVES["ism"](**given), denoise(z_t, 560, given["text"]) - eps_s)
+
+
+def test_ism_from_the_start_of_a_segment_is_the_cross_term_of_one_step():
+    """The same residual but for the length of the interval, which SCTD multiplies by: s = s_m."""
+    given = arguments(mixture(5, spread=0.3), ONE_STEP)
+    t, _, s_m = ONE_STEP
+    cross = sctd(**given, outer_weight=1.0) - sctd(**given, outer_weight=0.0)
+    residual = OBJECTIVES["ism"](**given | {"times": Times(t=t, s=s_m, s_m=s_m)})
+    length = given["schedule"].alpha[s_m] * (given["schedule"].k[t] - given["schedule"].k[s_m])
+    torch.testing.assert_close(cross, length * residual)
+
+
+def test_cds_compares_the_guided_predictions_at_both_ends_of_a_solver_step():
+    """In the variance-exploding variables of its authors: ẑ = z_0 + k_t ε + (k_s − k_t) ε̂_t."""
+    given = arguments(mixture(5, spread=0.3), TWO_STEPS)
+    schedule, denoise, (t, s, _) = given["schedule"], given["denoise"], TWO_STEPS
+    k, alpha = schedule.k, schedule.alpha
+    z_t = given["z_0"] + k[t] * given["noise"]
+    eps_t = denoise(alpha[t] * z_t, t, given["text"])
+    z_s = z_t + (k[s] - k[t]) * eps_t
+    expected = eps_t - denoise(alpha[s] * z_s, s, given["text"])
+    torch.testing.assert_close(OBJECTIVES["cds"](**given), expected, rtol=1e-9, atol=1e-9)
+
+
+@BOTH
+def test_cds_gives_nothing_where_all_data_is_one_point(times):
+    """The flow towards a point keeps its ε, so the text agrees with itself: no pull, wherever z_0 is."""
+    given = arguments(mixture(1, spread=0.0), times, scale=1.0)
+    pulls = {name: objective(**given).abs().max() for name, objective in OBJECTIVES.items() if name in ("cds", "sds")}
+    assert pulls["cds"] < 1e-9
+    assert pulls["sds"] > 0.1
+
+
+def test_gcs_is_its_three_losses():
+    """∂L/∂z_0 with every second term stopped and the U-Net's Jacobian left out; ∂L_CP/∂x on the images themselves."""
+    times = Times(t=560, s=470, s_m=400)
+    given = arguments(mixture(5, spread=0.3), times)
+    schedule, denoise, text, (t, s, e) = given["schedule"], given["denoise"], given["text"], times
+
+    def clean(z, eps, at):
+        return (z - schedule.sigma[at] * eps) / schedule.alpha[at]
+
+    def decode(z):
+        return 2 * z[:, :3]
+
+    z_e = schedule.noised(given["z_0"], given["noise"], e)
+    z_s = jump(schedule, z_e, denoise(z_e, e, None), e, s)
+    z_t = jump(schedule, z_s, denoise(z_s, s, None), s, t)
+    eps_t = denoise(z_t, t, text)
+    s_hat, e_hat = (jump(schedule, z_t, eps_t, t, b) for b in (s, e))
+    cc = jump(schedule, z_t, denoise(z_t, t, None), t, e) - jump(schedule, s_hat, denoise(s_hat, s, None), s, e)
+    x_null, x_text = clean(z_e, denoise(z_e, e, None), e), clean(e_hat, denoise(e_hat, e, text), e)
+    expected = 2 * schedule.alpha[e] * cc + 2 * 0.5 * (x_null - x_text)
+
+    latents = OBJECTIVES["gcs"](**given)
+    pair = OBJECTIVES["gcs"](**given, decode=decode)
+    torch.testing.assert_close(latents, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(pair.latents, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(pair.images, 2 * 0.5 * (decode(x_null) - decode(x_text)), rtol=1e-12, atol=1e-12)
+    assert isinstance(OBJECTIVES["gcs"](**given, decode=decode, pixel_constraint=0.0), torch.Tensor)
+
+
+@pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name != "cds"])
 def test_descent_ends_nearest_to_the_point_of_the_text(objective):
     """Data at four points, of which the text names one, no guidance. SDS goes on to the point itself; SCTD stops where
-    the empty prompt knows it too, for it compares the two."""
+    the empty prompt knows it too, for it compares the two; CDS, which compares the text with itself, never comes."""
     world = mixture(4, spread=0.0)
     z_0, noise = random(2, 8, 4, 2, 2, seed=1)
     source = torch.Generator().manual_seed(0)

@@ -7,7 +7,7 @@ from itertools import islice, pairwise
 import pytest
 import torch
 
-from sctd import draws, optimize, recipes
+from sctd import draws, methods, optimize, recipes
 from sctd.cameras import orbit
 from sctd.checkpoint import CheckpointError
 from sctd.densify import Population
@@ -42,6 +42,10 @@ class TinyPrior:
     def encode(self, images: torch.Tensor, generator: torch.Generator | None = None) -> Latents:
         mean = torch.nn.functional.conv2d(2 * images - 1, self.kernel, stride=4)
         return mean if generator is None else mean + 0.01 * torch.randn(mean.shape, generator=generator)
+
+    def decode(self, z_0: Latents) -> torch.Tensor:
+        """The picture with these latents that has nothing besides: the transpose of an orthonormal map."""
+        return (torch.nn.functional.conv_transpose2d(z_0, self.kernel, stride=4) / 2 + 0.5).clamp(0, 1)
 
     def embed(self, texts: list[str]) -> torch.Tensor:
         self.prompts += texts
@@ -136,7 +140,7 @@ def test_a_toy_target_is_reached() -> None:
 
 def test_sds_reaches_it_too_with_its_own_number_of_predictions() -> None:
     prior = TinyPrior()
-    steps = run(recipes.sds(recipe()), prior=prior)
+    steps = run(methods.sds(recipe()), prior=prior)
     assert len(prior.calls) == len(steps)
     assert all(batch == 4 and not is_null for batch, _, is_null in prior.calls)  # 2 views, guidance doubles them
     red = sh_to_rgb(steps[-1].gaussians.sh[:, 0]).mean(0)
@@ -157,7 +161,7 @@ def test_an_sctd_iteration_costs_five_predictions_a_view_or_four_below_the_thres
 @pytest.mark.parametrize("kind", ["fixed", "fresh"])
 def test_one_step_is_the_closed_form_and_no_gradient_flows_through_the_denoiser(kind: str) -> None:
     """SDS on Gaussian data: loss, gradients and statistics follow from one written-out residual."""
-    chosen = recipes.sds(
+    chosen = methods.sds(
         recipe(iterations=1, objective__weight=3, guidance__scale=1, guidance__view_text="none", densify__enabled=True)
     )
     chosen = with_overrides(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sctd import recipes
+from sctd import methods, recipes
 from sctd.objectives import OBJECTIVES, WEIGHTS
 from sctd.recipe import Recipe, RecipeError, from_json, keys, with_overrides
 from sctd.recipe_field import Part, Rate
@@ -30,7 +30,7 @@ def test_every_field_states_its_unit_and_its_source() -> None:
                 assert about.json_schema_extra["source"], prefix + name
 
 
-@pytest.mark.parametrize("recipe", [recipes.paper(), recipes.embedded(), recipes.sds(recipes.embedded())])
+@pytest.mark.parametrize("recipe", [recipes.paper(), recipes.embedded(), methods.sds(recipes.embedded())])
 def test_a_recipe_survives_json(recipe: Recipe) -> None:
     text = recipe.model_dump_json()
     again = from_json(text, base=recipes.paper())
@@ -45,7 +45,9 @@ def test_the_digest_changes_with_every_field() -> None:
         bool: lambda value: not value,
         int: lambda value: value + 1,
         float: lambda value: value * 0.97 + 0.0013,
-        tuple: lambda value: (value[0] + 0.001, value[1] + 0.002),
+        tuple: lambda value: (
+            (value[0], value[1] - 1) if isinstance(value[1], int) else (value[0] + 0.001, value[1] + 0.002)
+        ),
         str: lambda value: None,  # names and texts are tried below
     }
     digests = {base.digest()}
@@ -54,7 +56,7 @@ def test_the_digest_changes_with_every_field() -> None:
         value = base
         for step in key.split("."):
             value = getattr(value, step)
-        other = changed[type(value)](value)
+        other = -1 if key == "objective.self_sign" else changed[type(value)](value)
         if other is not None:
             digests.add(with_overrides(base, {key: other}).digest())
             tried += 1
@@ -100,17 +102,23 @@ def _at(recipe: Recipe, key: str) -> object:
         ("guidance.scal", "7", "unknown recipe key 'guidance.scal'; the nearest is 'guidance.scale'"),
         ("num_segments", "7", "unknown recipe key 'num_segments'; the nearest is 'times.num_segments'"),
         ("times.num_segment", "7", "unknown recipe key 'times.num_segment'; the nearest is 'times.num_segments'"),
-        ("noise", "1", "recipe key 'noise' is a group; set one of its keys: noise.kind, noise.offset"),
+        ("noise", "1", "recipe key 'noise' is a group; set one of its keys: noise.kind, noise.shared, noise.offset"),
         ("guidance.scale", "loud", "recipe key 'guidance.scale' is 'loud': it should be a valid number"),
         ("guidance.scale", "-1", "recipe key 'guidance.scale' is '-1': it should be greater than or equal to 0"),
         ("guidance.scale", "inf", "recipe key 'guidance.scale' is 'inf': it should be a finite number"),
-        ("objective.name", "dreams", "recipe key 'objective.name' is 'dreams': it should be 'sctd' or 'sds'"),
+        ("objective.name", "dreams", "recipe key 'objective.name' is 'dreams': it should be 'sctd', 'sctd-official'"),
         ("cameras.radius", "4,3", "recipe key 'cameras': radius runs from 4 to 3; give the smaller first"),
         ("cameras.radius", "4", "recipe key 'cameras.radius' is ['4']"),
         ("times.low", "600", "low 600, high 500, start_high 980; expected low < high <= start_high"),
         ("times.epsilon", "40", "minimum_interval must be at least 81"),
         ("times.num_segments", "13", "the last of 13 segments is no longer than minimum_interval 80; use fewer"),
-        ("times.segments", "none", "objective 'sctd' needs segments; set times.segments to equal or increasing"),
+        ("times.rule", "single", "objective 'sctd' with times.rule 'single'; set times.rule to segments"),
+        ("times.rule", "interval", "objective 'sctd' with times.rule 'interval'; set times.rule to segments"),
+        ("times.segment_range", "50,1000", "segment_range 50–1000 does not hold every t from 20 to 980; widen it"),
+        ("times.gap", "0,10", "gap is (0, 10); expected two numbers from 1 on, the smaller first"),
+        ("objective.clamp", "0,8", "clamp is (0.0, 8.0); expected two bounds above 0, or 0,0 for none"),
+        ("objective.self_sign", "0", "recipe key 'objective.self_sign' is '0': it should be 1 or -1"),
+        ("guidance.control", "edges", "recipe key 'guidance.control' is 'edges': it should be 'none' or 'depth'"),
         ("guidance.prompt_template", "a photo", "it must hold {prompt} exactly once"),
         ("seed_shape.kind", "ply", "a path belongs to kind 'ply'"),
         ("background.black_share", "0.9", "white 0.2 + black 0.9 + grey 0.4 exceed 1"),
@@ -145,7 +153,7 @@ def test_a_json_text_may_leave_things_out_but_not_misspell_them() -> None:
 
 def test_names_of_objectives_and_weights_are_those_of_the_mathematics() -> None:
     names, weights = (Objective.model_fields[name].annotation.__args__ for name in ("name", "time_weight"))
-    assert set(names) == set(OBJECTIVES) == set(recipes.FOR_OBJECTIVE)
+    assert set(names) == set(OBJECTIVES) == {name.removesuffix("-authors") for name in methods.FOR_OBJECTIVE}
     assert set(weights) == set(WEIGHTS)
 
 

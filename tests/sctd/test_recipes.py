@@ -1,9 +1,9 @@
-from pathlib import math
+import math
+from pathlib import Path
 
-import Path
 import pytest
 
-from sctd import recipes
+from sctd import methods, recipes
 from sctd.recipe import keys
 
 
@@ -61,7 +61,7 @@ def test_embedded_moves_3000_gaussians_and_never_grows() -> None:
 
 def test_sds_differs_from_its_base_in_four_keys() -> None:
     base = recipes.embedded()
-    changed = recipes.sds(base)
+    changed = methods.sds(base)
     flat = [recipe.model_dump() for recipe in (base, changed)]
 
     def at(tree: dict, key: str) -> object:
@@ -73,7 +73,7 @@ def test_sds_differs_from_its_base_in_four_keys() -> None:
     assert different == {
         "objective.name": "sds",
         "objective.time_weight": "one_minus_alpha_bar",
-        "times.segments": "none",
+        "times.rule": "single",
         "noise.kind": "fresh",
     }
     assert type(changed).model_validate(changed.model_dump()) == changed

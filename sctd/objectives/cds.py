@@ -1,0 +1,24 @@
+"""Consistency Distillation Sampling (Consistent3D)."""
+
+import torch
+
+from sctd.schedule import NoiseSchedule
+from sctd.solver import jump
+from sctd.times import Times
+from sctd.types import Denoiser, Latents, Text
+
+
+@torch.no_grad()
+def cds(
+    z_0: Latents, *, denoise: Denoiser, text: Text, noise: Latents, times: Times, schedule: NoiseSchedule
+) -> Latents:
+    """ε̂_φ(z_t, t, y) − ε̂_φ(ẑ_s, s, y), ẑ_s one guided solver step from z_t: both ends of a step ask for the text.
+
+    The sign is that of the authors' code; the literal stop-gradient of their equation would turn it round and diverges
+    (docs/objectives/cds.md). `noise` is one fixed ε, the same for all views.
+    """
+    t, s, _ = times
+    z_t = schedule.noised(z_0, noise, t)
+    eps_t = denoise(z_t, t, text)
+    z_s = jump(schedule, z_t, eps_t, t, s)
+    return eps_t - denoise(z_s, s, text)

@@ -1,0 +1,28 @@
+"""The gradient of the paper's released code, which differs from Eq. 10 (docs/objectives/sctd-official.md)."""
+
+from sctd.objectives.sctd import sctd
+from sctd.schedule import NoiseSchedule
+from sctd.times import Times
+from sctd.types import Denoiser, Latents, Text
+
+
+def sctd_official(
+    z_0: Latents,
+    *,
+    denoise: Denoiser,
+    text: Text,
+    noise: Latents,
+    times: Times,
+    schedule: NoiseSchedule,
+    outer_weight: float = 8.5,
+    threshold: int = 150,
+) -> Latents:
+    """(G(ẑ_s, s, ∅) − z_sm) + (w + 1)(z_sm − G(z̃_t, t, y)), before the weight λ σ_t/α_t.
+
+    Eq. 10 with its first term turned round, a pull away from self-consistency, and two inversion steps from t = t_τ on.
+    What else the release does (segments of [20, 980], both bounds of t falling) are settings of its recipe.
+    """
+    return sctd(
+        z_0, denoise=denoise, text=text, noise=noise, times=times, schedule=schedule,
+        outer_weight=outer_weight, threshold=threshold - 1, self_sign=-1,
+    )  # fmt: skip
