@@ -63,9 +63,11 @@ def in_one_jump(data: Gaussian, z_t: Latents, t: int, s: int) -> Latents:
 
 
 def in_steps(length: int) -> Way:
-    """The first-order solver with Δt = `length`, which must divide the way."""
+    """The first-order solver with Δt = `length`; ValueError where that does not divide the way."""
 
     def way(data: Gaussian, z_t: Latents, t: int, s: int) -> Latents:
+        if (t - s) % length:
+            raise ValueError(f"steps of {length} do not lead from {t} to {s}: use a divisor of {abs(t - s)}")
         stride = length if t < s else -length
         for a in range(t, s, stride):
             z_t = in_one_jump(data, z_t, a, a + stride)

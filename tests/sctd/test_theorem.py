@@ -178,6 +178,11 @@ def test_exact_flows_do_not_lead_the_loop_to_the_datas_mean_either():
     assert 1.3 < ends[0] < ends[1] < ends[2]
 
 
+def test_steps_that_would_miss_the_end_are_refused():
+    with pytest.raises(ValueError, match="steps of 7 do not lead from 100 to 20: use a divisor of 80"):
+        taught_error(in_steps(7), 20, 100)
+
+
 def test_slope_is_the_exponent():
     assert slope((1, 3, 7), (2.0, 2 * 3**1.5, 2 * 7**1.5)) == pytest.approx(1.5, abs=1e-12)
 
