@@ -15,6 +15,7 @@ from pipeline.cli import app
 from sctd.recipes import FOR_OBJECTIVE
 
 BALL = ["--set", "seed_shape.kind=ball", "--set", "seed_shape.count=150"]
+EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = ["--set", "iterations=4", *BALL, "--views", "4", "--executor", "inline"]
 
 
@@ -104,6 +105,19 @@ def no_work(monkeypatch):
         (
             ["bench", "--prompt", "a cube", "--suite", "embedded40"],
             "--suite and --prompt were both given; give one of them.",
+        ),
+        (
+            ["bench", "--prompt", "a", "--sweep", "times.segments=increasing", "--sweep", "times.num_segments=3,1"],
+            ("No recipe can be the cell 'sctd segments=increasing num_segments=1': recipe key 'times': growing "
+            "segments need at least 2 of them, not 1: use equal segments for one."),
+        ),
+        (
+            ["bench", "--prompt", "a cube", "--sweep", "times.num_segment=1,3"],
+            "--sweep: unknown recipe key 'times.num_segment'; the nearest is 'times.num_segments'.",
+        ),
+        (
+            ["generate", "a cube", "--recipe", str(EXAMPLES / "figure6.yaml")],
+            f"{EXAMPLES / 'figure6.yaml'} holds a sweep, whose cells are to be compared; run it by bench.",
         ),
         (["evaluate", "nowhere"], "nowhere holds no run (no run.json); give the folder that a bench wrote."),
         (["leaderboard", "nowhere"], "nowhere holds no run (no run.json); give the folder that a bench wrote."),
@@ -278,6 +292,52 @@ def test_a_superset_makes_only_what_is_new_and_judges_all_among_the_new_prompts(
     assert len(now) == 2
     assert made.items() <= now.items()
     assert pd.read_csv(tmp_path / "run" / "leaderboard.csv")["clip_rprec@tiny"].notna().all()
+
+
+def test_a_sweep_has_a_row_and_a_column_per_cell_and_does_nothing_twice(tmp_path, tiny_weights, monkeypatch):
+    out = tmp_path / "run"
+    base = [
+        "bench",
+        "--prompt",
+        "a red cube",
+        "--prompt",
+        "a blue ball",
+        "--weights",
+        tiny_weights,
+        *SMALL,
+        "--out",
+        out,
+    ]
+    made = invoke(*base, "--sweep", "times.num_segments=1,5")
+    assert made.exit_code == 0, made.output
+    assert "evaluate 0: a blue ball (sctd num_segments=5): done (4 of 4)" in made.stderr
+    assert f"{out}/grid.png" in made.stdout
+    assert list(pd.read_csv(out / "leaderboard.csv")["method"]) == ["sctd num_segments=1", "sctd num_segments=5"]
+    cells = pd.read_csv(out / "grid.csv")
+    assert list(cells["times.num_segments"]) == [1, 5, 1, 5]
+    assert cells[["clip@tiny", "ir@tiny", "clip_rprec@tiny", "seconds"]].notna().all().all()
+    assert "![every prompt by every method](grid.png)" in (out / "report.md").read_text()
+    manifest = json.loads((out / "run.json").read_text())
+    assert {name: recipe["times"]["num_segments"] for name, recipe in manifest["recipes"].items()} == {
+        "sctd num_segments=1": 1, "sctd num_segments=5": 5,
+    }  # fmt: skip
+    assert {json.loads(path.read_text())["method"] for path in out.glob("items/*/record.json")} == set(
+        manifest["recipes"]
+    )
+
+    before = {path: path.stat().st_mtime_ns for path in out.glob("items/*/*")}
+    with monkeypatch.context() as patch:
+        patch.setattr(flow, "_generator", lambda *_: pytest.fail("a model was loaded"))
+        again = invoke(*base, "--sweep", "times.num_segments=1,5")
+    assert (again.exit_code, again.stdout) == (0, made.stdout)
+    assert {path: path.stat().st_mtime_ns for path in out.glob("items/*/*")} == before
+
+    more = invoke(*base, "--sweep", "times.num_segments=1,3,5")
+    assert "2 of 6 assets to make and judge" in more.stderr
+    assert before.items() <= {path: path.stat().st_mtime_ns for path in out.glob("items/*/*")}.items()
+    assert len(pd.read_csv(out / "leaderboard.csv")) == 3
+    fewer = refused(*base, "--sweep", "times.num_segments=1,5")
+    assert "its methods are sctd num_segments=1, sctd num_segments=3, sctd num_segments=5, these are" in fewer
 
 
 def test_a_job_that_breaks_down_is_a_row_with_its_reason_and_status_3(tiny_weights, tmp_path):

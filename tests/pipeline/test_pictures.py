@@ -30,6 +30,15 @@ def test_sheets_are_stacked(views):
     assert whole.height == 3 * Image.open(io.BytesIO(sheets[0])).height
 
 
+def test_headings_are_wrapped_to_the_width_of_their_column():
+    width = 120
+    lines = pictures._wrapped("sctd prompt_template='a DSLR photo of {prompt}' " + "x" * 60, width)
+    assert " ".join(lines).replace(" ", "").count("x") == 60
+    assert lines[0].startswith("sctd")
+    assert all(pictures._font().getlength(line) <= width for line in lines)
+    assert pictures._wrapped("short", width) == ["short"]
+
+
 def test_a_turntable_plays_anywhere_and_is_large_enough(views, tmp_path):
     (tmp_path / "t.mp4").write_bytes(pictures.video(views))
     read = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(tmp_path / "t.mp4"), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
