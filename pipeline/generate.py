@@ -22,10 +22,11 @@ from pipeline.models import Weights
 from pipeline.store import ASSET, CHECKPOINT, CONTACT, GENERATION, TURNTABLE, Store
 from sctd.cameras import orbit
 from sctd.checkpoint import CheckpointError
+from sctd.control import Control, controlled
 from sctd.densify import DensifyError
 from sctd.formats import ply
 from sctd.gaussians import Gaussians
-from sctd.optimize import OptimizeError, Step, optimize
+from sctd.optimize import Controlled, OptimizeError, Step, optimize
 from sctd.prior import StableDiffusionPrior
 from sctd.seed_shape import cloud_prompt, initial_gaussians
 
@@ -100,9 +101,20 @@ class Generator:
         scorer = ClipScorer.load(self.weights.part("scorer"), self.device, self.weights.name)
         return scorer, point_e.load(self.weights.part("shape"), self.device)
 
+    def _control(self, job: Job) -> Controlled | None:
+        """What makes the denoiser that sees the render, for a recipe that wants it to."""
+        guidance = job.recipe.guidance
+        if guidance.control == "none":
+            return None
+        return partial(controlled, self.prior, self._control_model, scale=guidance.control_scale)
+
+    @cached_property
+    def _control_model(self) -> Control:
+        return Control.load(self.weights.part("control"), self.device)
+
     def _steps(self, job: Job, initial: Gaussians, saved: "Checkpoint") -> tuple[Iterator[Step], "Checkpoint"]:
         """The iterations that are left, and from where they go on; a checkpoint of an older version is not used."""
-        run = partial(optimize, job.recipe, self.prior, initial, job.prompt.text, job.seed)
+        run = partial(optimize, job.recipe, self.prior, initial, job.prompt.text, job.seed, control=self._control(job))
         if saved.iteration:
             try:
                 return run(resume=saved.state), saved

@@ -2,6 +2,7 @@
 
 prior/          Stable Diffusion folder          scorer/   open_clip local-dir
 shape/          Point-E (only for recipes that begin with a cloud)
+control/        ControlNet (only for recipes with guidance.control)
 reward/         ImageReward                      reference.npz   moments that the Fréchet distance is taken from
 """
 
@@ -35,18 +36,19 @@ class Weights:
         if missing:
             raise UserError(
                 f"{self.folder} lacks {', '.join(missing)}; expected a folder with prior/, scorer/, reward/ and "
-                "reference.npz (shape/ too for recipes that begin with a Point-E cloud)."
+                "reference.npz (shape/ too for recipes that begin with a Point-E cloud, control/ for those with "
+                "guidance.control)."
             )
 
     @cached_property
     def digests(self) -> dict[str, str]:
         """SHA-256 of each part that is there: of its files' names and contents."""
-        parts = [*GENERATION, "shape", *EVALUATION]
+        parts = [*GENERATION, "shape", "control", *EVALUATION]
         return {part: _digest_of(self.part(part)) for part in parts if self.part(part).exists()}
 
-    def generation_digest(self, *, with_shape: bool) -> str:
+    def generation_digest(self, *, with_shape: bool, with_control: bool = False) -> str:
         """Of the models that make an asset. A cloud's text vector is the scorer's, so it counts then, too."""
-        parts = [*GENERATION, *(("shape", "scorer") if with_shape else ())]
+        parts = [*GENERATION, *(("shape", "scorer") if with_shape else ()), *(("control",) if with_control else ())]
         return digest([self.digests[part] for part in parts])
 
     def evaluation_digest(self) -> str:

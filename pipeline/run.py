@@ -1,7 +1,10 @@
-"""A run before it begins: what to make, by which recipes and models, judged how; checked without torch or Ray."""
+"""A run before it begins: what to make, by which recipes and models, judged how; checked without Ray.
+
+Nor torch, unless there is a file to start from.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -36,8 +39,15 @@ class Run:
     @cached_property
     def jobs(self) -> list[Job]:
         """One per prompt and method."""
-        with_shape = any(recipe.seed_shape.kind == "point_e" for recipe in self.recipes)
-        return plan(self.prompts, self.methods, self.seed, self.weights.generation_digest(with_shape=with_shape))
+        jobs = plan(self.prompts, self.methods, self.seed, self.weights.generation_digest(with_shape=self._with_shape))
+        if not any(map(_is_controlled, self.recipes)):
+            return jobs
+        weights = self.weights.generation_digest(with_shape=self._with_shape, with_control=True)
+        return [replace(job, weights=weights) if _is_controlled(job.recipe) else job for job in jobs]
+
+    @property
+    def _with_shape(self) -> bool:
+        return any(recipe.seed_shape.kind == "point_e" for recipe in self.recipes)
 
     @cached_property
     def evaluation(self) -> str:
@@ -85,9 +95,11 @@ class Run:
             )
         if not 0 <= self.seed < 2**63:
             raise UserError(f"--seed is {self.seed}; give a whole number from 0 to 2^63 - 1.")
-        with_shape = any(recipe.seed_shape.kind == "point_e" for recipe in self.recipes)
-        self.weights.require([*GENERATION, *(["shape"] if with_shape else []), *(EVALUATION if judged else [])])
+        added = {"shape": self._with_shape, "control": any(map(_is_controlled, self.recipes))}
+        parts = [part for part, is_needed in added.items() if is_needed]
+        self.weights.require([*GENERATION, *parts, *(EVALUATION if judged else [])])
         self._check_tokens()
+        self._check_files()
 
     def _check_tokens(self) -> None:
         """A prior reads so many tokens and no more; it would cut the rest off without a word."""
@@ -101,6 +113,21 @@ class Run:
                         f"The prompt {shortened(prompt.text)!r} comes to {found} tokens with its view words, and this "
                         f"prior reads {most}: shorten it."
                     )
+
+    def _check_files(self) -> None:
+        """A file to start from is read as a worker will read it; only this check needs torch."""
+        shapes = dict.fromkeys(recipe.seed_shape for recipe in self.recipes if recipe.seed_shape.path)
+        if not shapes:
+            return
+        from torch import Generator
+
+        from sctd.seed_shape import SeedShapeError, initial_gaussians
+
+        for shape in shapes:
+            try:
+                initial_gaussians(shape, "", Generator())
+            except SeedShapeError as error:
+                raise UserError(f"No shape to start from: {str(error).rstrip('.')}.") from error
 
     def needed_bytes(self, jobs: Sequence[Job]) -> int:
         """What these jobs may add to its folder, generously."""
@@ -140,6 +167,10 @@ def token_counter(weights: Weights) -> tuple[Any, int]:
         raise UserError(
             f"{folder} holds no tokenizer that can be read ({error}); expected that of a Stable Diffusion folder."
         ) from error
+
+
+def _is_controlled(recipe: Recipe) -> bool:
+    return recipe.guidance.control != "none"
 
 
 def _asset_bytes(recipe: Recipe) -> int:

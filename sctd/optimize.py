@@ -3,23 +3,20 @@
 `optimize` yields one `Step` an iteration; whoever calls it prints, saves or stops. No files, no clock, no output.
 """
 
-import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sctd import adam, densify, draws, guidance, regularize
+from sctd import adam, densify, draws, guidance, objectives, regularize
 from sctd.brightness import brightest, dimmed
 from sctd.cameras import Cameras
 from sctd.checkpoint import Identity, State, from_bytes, to_bytes
 from sctd.densify import Population
 from sctd.gaussians import Gaussians
-from sctd.objectives import OBJECTIVES, WEIGHTS
 from sctd.recipe import Recipe
 from sctd.render import Rendering, render
 from sctd.schedule import NoiseSchedule
@@ -147,14 +144,16 @@ class _Run:
     null: Text
     views: guidance.ViewText | None
     text_of: Callable[[Cameras], Text]
-    residual: Callable[..., Latents | ResidualPair]
+    residual: objectives.Objective
 
     @classmethod
     def of(cls, recipe: Recipe, prior: Prior, prompt: str, device: torch.device, control: Controlled | None) -> "_Run":
         null = prior.embed([recipe.guidance.negative_prompt])
         text = recipe.guidance.prompt_template.replace("{prompt}", prompt)
         text_of, views = _texts(recipe.guidance.view_text, prior, text)
-        return cls(recipe, prior, device, control, null, views, text_of, _residual(recipe, prior))
+        options = recipe.objective.model_dump() | {"threshold": recipe.times.threshold, "decode": prior.decode}
+        residual = objectives.with_options(recipe.objective.name, options)
+        return cls(recipe, prior, device, control, null, views, text_of, residual)
 
     def advance(self, state: State) -> State:
         """The next state; where NaN or infinity turn up, the same one but for its counters and random numbers."""
@@ -233,14 +232,17 @@ class _Run:
         return guidance.cfg(plain, settings.scale, self.null)
 
     def _weighted(self, residual: Tensor, times: Times, iteration: int) -> Tensor:
-        """The gradient that a residual stands for: λ w(t), and cut to ± a bound where the recipe has one."""
+        """The gradient that a residual stands for."""
         settings = self.recipe.objective
-        gradient = settings.weight * WEIGHTS[settings.time_weight](self.prior.schedule, times) * residual
-        if max(settings.clamp) == 0:
-            return gradient
-        first, last = settings.clamp
-        bound = first + (last - first) * iteration / self.recipe.iterations
-        return gradient.clamp(-bound, bound)
+        return objectives.gradient(
+            residual,
+            schedule=self.prior.schedule,
+            times=times,
+            time_weight=settings.time_weight,
+            weight=settings.weight,
+            clamp=settings.clamp,
+            progress=iteration / self.recipe.iterations,
+        )
 
     def _moved(self, population: Population, gradients: Gaussians, iteration: int, count: int) -> Population:
         """After Adam's `count`-th step, inside the bounds."""
@@ -305,14 +307,6 @@ class _Pull(NamedTuple):
         """Where a fault would show first, in the order in which it spreads."""
         rest = {f"the gradient of {name}": tensor for name, tensor in self.gradients.tensors().items()}
         return {"the gradient on z_0": self.gradient, "the loss": self.loss, **rest}
-
-
-def _residual(recipe: Recipe, prior: Prior) -> Callable[..., Latents | ResidualPair]:
-    """The objective with those of its options that the recipe, or the prior, has under their names."""
-    objective = OBJECTIVES[recipe.objective.name]
-    settings = recipe.objective.model_dump() | {"threshold": recipe.times.threshold, "decode": prior.decode}
-    wanted = inspect.signature(objective).parameters
-    return partial(objective, **{name: value for name, value in settings.items() if name in wanted})
 
 
 def _texts(view_text: str, prior: Prior, text: str) -> tuple[Callable[[Cameras], Text], guidance.ViewText | None]:

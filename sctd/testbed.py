@@ -6,12 +6,10 @@ so that what is seen is the objective's own doing.
 """
 
 import argparse
-import inspect
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from statistics import fmean
 from typing import NamedTuple, cast
 
@@ -21,7 +19,7 @@ from torch import Tensor
 
 from sctd import draws
 from sctd.guidance import cfg
-from sctd.objectives import OBJECTIVES, WEIGHTS
+from sctd.objectives import gradient, with_options
 from sctd.recipe import Recipe, RecipeError, with_overrides
 from sctd.recipes import FOR_OBJECTIVE, paper
 from sctd.schedule import NoiseSchedule
@@ -116,8 +114,9 @@ def distil(recipe: Recipe, seed: int = 0, world: Mixture | None = None) -> Laten
     generator = draws.generator_of(seed)
     denoise = cfg(world, recipe.guidance.scale, world.null)
     text = world.text(ASKED, recipe.cameras.views)
-    residual_of, weight_of = _residual(recipe), WEIGHTS[recipe.objective.time_weight]
-    clamp_start, clamp_end = recipe.objective.clamp
+    objective = recipe.objective
+    # There is no decoder here, hence no loss on pixels, and all objectives return latents.
+    residual_of = with_options(objective.name, {**objective.model_dump(), "threshold": recipe.times.threshold})
 
     z_0 = 0.3 * torch.randn(recipe.cameras.views, *shape, generator=generator, dtype=torch.float64)
     noise = draws.noise(recipe, shape, generator).double()
@@ -127,12 +126,17 @@ def distil(recipe: Recipe, seed: int = 0, world: Mixture | None = None) -> Laten
             noise = draws.noise(recipe, shape, generator).double()
         times = draws.times(recipe, iteration, generator)
         residual = residual_of(z_0, denoise=denoise, text=text, noise=noise, times=times, schedule=world.schedule)
-        gradient = recipe.objective.weight * weight_of(world.schedule, times) * residual
         progress = iteration / recipe.iterations
-        if clamp_end:
-            bound = clamp_start + (clamp_end - clamp_start) * progress
-            gradient = gradient.clamp(-bound, bound)
-        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        pull = gradient(
+            cast(Tensor, residual),
+            schedule=world.schedule,
+            times=times,
+            time_weight=objective.time_weight,
+            weight=objective.weight,
+            clamp=objective.clamp,
+            progress=progress,
+        )
+        first, second = 0.9 * first + 0.1 * pull, 0.999 * second + 0.001 * pull**2
         step = first / (1 - 0.9**iteration) / ((second / (1 - 0.999**iteration)).sqrt() + 1e-15)
         z_0 = z_0 - (RATE_START + (RATE_END - RATE_START) * progress) * step
     return z_0
@@ -145,17 +149,6 @@ def judged(recipe: Recipe, seed: int = 0, world: Mixture | None = None) -> Judge
     seconds = time.perf_counter() - begin
     norms = z_0.flatten(1).norm(dim=1) / world.means.flatten(1).norm(dim=1).mean()
     return Judged(float(world.log_density(z_0, world.text(ASKED, len(z_0))).mean()), float(norms.mean()), seconds)
-
-
-def _residual(recipe: Recipe) -> Callable[..., Latents]:
-    """The recipe's objective with those of its options that the recipe has under their names.
-
-    There is no decoder here, hence no loss on pixels, and all objectives return latents.
-    """
-    objective = OBJECTIVES[recipe.objective.name]
-    wanted = inspect.signature(objective).parameters
-    known = {**recipe.objective.model_dump(), "threshold": recipe.times.threshold}
-    return cast(Callable[..., Latents], partial(objective, **{name: known[name] for name in wanted if name in known}))
 
 
 # What the table varies, beside the settings as they are.

@@ -33,6 +33,20 @@ def write_prior(folder: Path) -> Path:
     return folder
 
 
+def write_control(folder: Path, prior: Path) -> Path:
+    """A ControlNet for this prior in `folder`: random where training begins with zeros, so that it changes pictures."""
+    from diffusers import ControlNetModel, UNet2DConditionModel
+
+    torch.manual_seed(1)
+    unet = UNet2DConditionModel.from_pretrained(prior / "unet", use_safetensors=True)
+    control = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 16))
+    for name, parameter in control.named_parameters():
+        if name.startswith("controlnet_"):
+            torch.nn.init.normal_(parameter, std=0.3)
+    control.save_pretrained(folder)
+    return folder
+
+
 def _write_tokenizer(folder: Path) -> None:
     from tokenizers.pre_tokenizers import ByteLevel
 

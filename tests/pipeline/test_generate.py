@@ -1,7 +1,12 @@
+import shutil
+from dataclasses import replace
+
 import pytest
+import tiny_models
 
 from pipeline.generate import NO_CHECKPOINT, Checkpoint, Generator
 from pipeline.store import Store
+from sctd.formats import ply
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +76,60 @@ def test_a_checkpoint_of_another_run_is_not_used(make, run_of):
     assert [step.done for step in seen] == [1, 2, 3, 4]
     assert asset.facts["resumed_from"] == 0
     assert asset.facts["seconds"] >= asset.facts["optimize_seconds"]
+
+
+@pytest.fixture(scope="module")
+def controlled_weights(tiny_weights, tmp_path_factory):
+    """The tiny models with a ControlNet beside them."""
+    folder = tmp_path_factory.mktemp("controlled") / "tiny"
+    shutil.copytree(tiny_weights, folder)
+    tiny_models.write_control(folder / "control", folder / "prior")
+    return folder
+
+
+def controlled(run, folder):
+    run = replace(run, weights=replace(run.weights, folder=folder))
+    run.check(judged=True)
+    return run
+
+
+def test_a_recipe_with_a_control_follows_it_as_strongly_as_it_says(controlled_weights, run_of, tmp_path):
+    """From weights in a folder to the .ply: at scale 0 in every bit what is made without, at scale 1 something else."""
+    assets = {}
+    for control, scale in (("none", 1), ("depth", 0), ("depth", 1)):
+        settings = ["iterations=2", "seed_shape.kind=ball", "seed_shape.count=60"]
+        run = run_of(settings=[*settings, f"guidance.control={control}", f"guidance.control_scale={scale}"])
+        run = controlled(run, controlled_weights)
+        generator = Generator(Store(tmp_path), run.weights, checkpoint_seconds=0.0)
+        seen, asset = finish(generator(run.jobs[0]))
+        assert len(seen) == 2
+        assets[control, scale] = (generator.store.item(asset.job_id) / "asset.ply").read_bytes()
+    assert len(assets) == 3
+    assert assets["depth", 0] == assets["none", 1]
+    assert assets["depth", 1] != assets["none", 1]
+    assert bool(ply.from_ply(assets["depth", 1]).means.isfinite().all())
+
+
+def test_a_recipe_with_a_control_goes_on_from_its_checkpoint(controlled_weights, run_of, tmp_path):
+    settings = ["iterations=3", "seed_shape.kind=ball", "seed_shape.count=60", "guidance.control=depth"]
+    run = controlled(run_of(settings=settings), controlled_weights)
+    job, made = run.jobs[0], []
+    for name in ("undisturbed", "killed"):
+        generator = Generator(Store(tmp_path / name), run.weights, checkpoint_seconds=0.0)
+        if name == "killed":
+            work = generator(job)
+            next(work), next(work)  # the first is saved
+            work.close()
+        _, asset = finish(generator(job))
+        assert asset.facts["resumed_from"] == (1 if name == "killed" else 0)
+        made.append((generator.store.item(job.id) / "asset.ply").read_bytes())
+    assert made[0] == made[1]
+
+
+def test_a_control_for_another_prior_fails_the_job_with_its_reason(controlled_weights, run_of, tmp_path):
+    folder = tmp_path / "tiny"
+    shutil.copytree(controlled_weights, folder)
+    shutil.copy(folder / "prior" / "unet" / "config.json", folder / "control" / "config.json")
+    run = controlled(run_of(settings=["seed_shape.kind=ball", "guidance.control=depth"]), folder)
+    with pytest.raises(ValueError, match="has _class_name 'UNet2DConditionModel'; expected 'ControlNetModel'"):
+        finish(Generator(Store(tmp_path / "run"), run.weights, 0.0)(run.jobs[0]))

@@ -31,7 +31,8 @@ def test_missing_parts_are_named(tmp_path):
         models.resolve(str(tmp_path)).require(["prior", *models.EVALUATION])
     assert str(caught.value) == (
         f"{tmp_path} lacks prior, reward, reference.npz; expected a folder with prior/, scorer/, reward/ and "
-        "reference.npz (shape/ too for recipes that begin with a Point-E cloud)."
+        "reference.npz (shape/ too for recipes that begin with a Point-E cloud, control/ for those with "
+        "guidance.control)."
     )
 
 
@@ -54,3 +55,17 @@ def test_what_judges_does_not_enter_the_digest_of_what_makes(tmp_path, tiny_weig
     before, after = models.resolve(str(tiny_weights)), models.resolve(str(copy))
     assert before.generation_digest(with_shape=False) == after.generation_digest(with_shape=False)
     assert before.evaluation_digest() != after.evaluation_digest()
+
+
+def test_a_controlnet_counts_only_in_what_is_made_with_it(tmp_path, tiny_weights):
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_weights, copy)
+    (copy / "control").mkdir()
+    (copy / "control" / "config.json").write_text("{}")
+    without, with_it = models.resolve(str(tiny_weights)), models.resolve(str(copy))
+    plain = without.generation_digest(with_shape=False)
+    assert with_it.generation_digest(with_shape=False) == plain
+    first = with_it.generation_digest(with_shape=False, with_control=True)
+    assert first != plain
+    (copy / "control" / "config.json").write_text("{ }")
+    assert models.resolve(str(copy)).generation_digest(with_shape=False, with_control=True) not in (plain, first)

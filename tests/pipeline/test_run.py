@@ -1,10 +1,11 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from pipeline.errors import UserError
 from pipeline.protocol import Protocol
-from pipeline.run import token_counter
+from pipeline.run import Run, token_counter
 
 
 def test_the_default_folder_is_named_by_all_that_decides_the_numbers(run_of):
@@ -73,3 +74,80 @@ def test_the_space_asked_for_grows_with_the_assets(run_of):
     small, large = (run_of(settings=its_settings).jobs for its_settings in settings)
     assert run.needed_bytes(small) < run.needed_bytes(large) < 150 * 2**20
     assert run.needed_bytes([]) == 0
+
+
+def controlled(run: Run, folder: Path) -> Run:
+    """The run with weights that hold a ControlNet, too, or what stands for one here."""
+    for part in run.weights.folder.iterdir():
+        (folder / part.name).symlink_to(part)
+    (folder / "control").mkdir()
+    (folder / "control" / "config.json").write_text("{}")
+    return replace(run, weights=replace(run.weights, folder=folder))
+
+
+def test_a_recipe_with_a_control_needs_its_model(run_of, tmp_path):
+    run = run_of(settings=["seed_shape.kind=ball", "guidance.control=depth"])
+    with pytest.raises(UserError, match=r"^\S+ lacks control; expected a folder with .*control/ for those with guid"):
+        run.check(judged=True)
+    controlled(run, tmp_path).check(judged=True)
+
+
+def test_a_control_changes_the_ids_of_no_other_jobs(run_of, tmp_path):
+    """Neither its being there nor its being used by another row of the same board."""
+    alone = [job.id for job in run_of().jobs]
+    run = controlled(run_of(swept=["guidance.control=none,depth"]), tmp_path)
+    plain = [job for job in run.jobs if job.recipe.guidance.control == "none"]
+    assert [job.id for job in plain] == alone
+    before = [job.id for job in run.jobs if job not in plain]
+    (tmp_path / "control" / "config.json").write_text("{ }")
+    after = replace(run, weights=replace(run.weights))
+    assert [job.id for job in after.jobs if job.recipe.guidance.control == "none"] == alone
+    assert not {job.id for job in after.jobs} & set(before)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "content", "message"),
+    [
+        (
+            "ply",
+            "gone.ply",
+            None,
+            "cannot read seed_shape.path {path} (No such file or directory); give a readable .ply",
+        ),
+        (
+            "ply",
+            "text.ply",
+            b"no shape",
+            "seed_shape.path {path}: This is no .ply: it begins with b'no shape', expected",
+        ),
+        (
+            "mesh",
+            "gone.glb",
+            None,
+            "cannot read seed_shape.path {path} (No such file or directory); give a readable mesh",
+        ),
+        (
+            "mesh",
+            "empty.obj",
+            b"",
+            "seed_shape.path {path}: The file is empty; expected a mesh. Export it again as .obj.",
+        ),
+        ("mesh", "cut.glb", b"glTF", "seed_shape.path {path}: The file cannot be read as .glb ("),
+    ],
+)
+def test_a_file_to_start_from_is_read_before_any_work(run_of, tmp_path, kind, name, content, message):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    run = run_of(objectives=("sctd", "sds"), settings=[f"seed_shape.kind={kind}", f"seed_shape.path={path}"])
+    with pytest.raises(UserError) as caught:
+        run.check(judged=False)
+    assert str(caught.value).startswith("No shape to start from: " + message.format(path=path))
+    assert str(caught.value)[-2:] not in ("..", ";.")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_can_be_started_from_is_accepted(run_of, tmp_path):
+    path = tmp_path / "triangle.obj"
+    path.write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
+    run_of(settings=["seed_shape.kind=mesh", f"seed_shape.path={path}"]).check(judged=True)
