@@ -10,7 +10,7 @@ from typing import Any
 
 from sctd.recipe import Recipe
 
-METHOD_VERSION = 1  # one more whenever the same job would make another asset than before
+METHOD_VERSION = 2  # one more whenever the same job would make another asset than before
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 World: right-handed, z up, front at +x. Azimuth 0 looks at the front; it grows counter-clockwise seen from above, so the
 camera's centre is r (cos el cos az, cos el sin az, sin el). Camera: OpenCV (x right, y down, z forward), pixel centres
-at +0.5. Rotations stay rigid under every jitter: the official code's do not (method.md §2, "camera bug").
+at +0.5. Rotations stay rigid under every jitter; those of the released code do not.
 """
 
 import math

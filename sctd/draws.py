@@ -26,9 +26,14 @@ from sctd.times import (
 )
 
 
-def generator_of(seed: int) -> torch.Generator:
-    """The trainer's own stream: who drew the initial Gaussians from the same seed shares no numbers with it."""
-    digest = hashlib.sha256(f"sctd.optimize {seed}".encode()).digest()
+def generator_of(seed: int, iteration: int | None = None) -> torch.Generator:
+    """The trainer's own stream: who drew the initial Gaussians from the same seed shares no numbers with it.
+
+    With an iteration, the stream of what every objective sees then: cameras, backgrounds, whether views are mirrored or
+    shown as disparity. What an objective draws besides, its times and noise, must not shift these.
+    """
+    name = f"sctd.optimize {seed}" if iteration is None else f"sctd.optimize {seed} scene {iteration}"
+    digest = hashlib.sha256(name.encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 

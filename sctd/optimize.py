@@ -107,7 +107,7 @@ def optimize(
     identity = Identity(recipe.digest(), prompt, seed)
     device = initial.means.device
     state = from_bytes(resume, identity, device) if resume is not None else _initial_state(recipe, prior, initial, seed)
-    run = _Run.of(recipe, prior, prompt, device, control)
+    run = _Run.of(recipe, prior, prompt, seed, device, control)
     return _steps(run, state, identity)
 
 
@@ -139,6 +139,7 @@ class _Run:
 
     recipe: Recipe
     prior: Prior
+    seed: int
     device: torch.device
     control: Controlled | None
     null: Text
@@ -147,13 +148,21 @@ class _Run:
     residual: objectives.Objective
 
     @classmethod
-    def of(cls, recipe: Recipe, prior: Prior, prompt: str, device: torch.device, control: Controlled | None) -> "_Run":
+    def of(
+        cls,
+        recipe: Recipe,
+        prior: Prior,
+        prompt: str,
+        seed: int,
+        device: torch.device,
+        control: Controlled | None,
+    ) -> "_Run":
         null = prior.embed([recipe.guidance.negative_prompt])
         text = recipe.guidance.prompt_template.replace("{prompt}", prompt)
         text_of, views = _texts(recipe.guidance.view_text, prior, text)
         options = recipe.objective.model_dump() | {"threshold": recipe.times.threshold, "decode": prior.decode}
         residual = objectives.with_options(recipe.objective.name, options)
-        return cls(recipe, prior, device, control, null, views, text_of, residual)
+        return cls(recipe, prior, seed, device, control, null, views, text_of, residual)
 
     def advance(self, state: State) -> State:
         """The next state; where NaN or infinity turn up, the same one but for its counters and random numbers."""
@@ -177,13 +186,14 @@ class _Run:
     def _pull(self, state: State, iteration: int, generator: torch.Generator) -> "_Pull":
         """Where the objective pulls each Gaussian."""
         recipe, num_views = self.recipe, self.recipe.cameras.views
-        cameras = draws.views(recipe, iteration, self.prior.image_size, generator).to(self.device)
-        background = draws.backgrounds(recipe.background, num_views, generator).to(self.device)
+        scene = draws.generator_of(self.seed, iteration)
+        cameras = draws.views(recipe, iteration, self.prior.image_size, scene).to(self.device)
+        background = draws.backgrounds(recipe.background, num_views, scene).to(self.device)
         leaves = state.population.gaussians.map(lambda tensor: tensor.detach().requires_grad_())
         shown = draws.with_scale_noise(leaves, recipe.encoding.scale_noise, generator)
         rendering = render(shown, cameras, background)
 
-        images, mirrored = _encoded_images(recipe, rendering, cameras, generator)
+        images, mirrored = _encoded_images(recipe, rendering, cameras, scene)
         z_0 = self.prior.encode(images, generator if recipe.encoding.posterior == "sample" else None).float()
         noise = (
             state.noise

@@ -106,6 +106,14 @@ class Times(Part):
         if self.rule == "annealed" and self.low + self.gap[0] > self.start_high:
             found = f"gap {self.gap[0]} above low {self.low} passes start_high {self.start_high}"
             raise ValueError(f"{found}; t must find room between them")
+        if self.rule == "two_intervals" and self.interval <= self.epsilon:
+            found = f"interval {self.interval} and epsilon {self.epsilon} leave no room for s_m"
+            raise ValueError(f"{found}; interval must be at least {self.epsilon + 1}")
+        if self.rule == "two_intervals" and self.interval + self.interval_extra >= self.start_high:
+            found = (
+                f"interval {self.interval} and interval_extra {self.interval_extra} pass start_high {self.start_high}"
+            )
+            raise ValueError(f"{found}; t must find room above them")
         if self.minimum_interval < 2 * self.epsilon + 1:
             found = f"minimum_interval {self.minimum_interval} and epsilon {self.epsilon} leave no room for s"
             raise ValueError(f"{found}; minimum_interval must be at least {2 * self.epsilon + 1}")

@@ -88,7 +88,14 @@ def draw_interval(window: Window, interval: int, generator: torch.Generator) -> 
 
 
 def draw_two_intervals(window: Window, interval: int, generator: torch.Generator, *, margin: int = 10) -> Times:
-    """GCS: t ~ U(window) but above Δ, s = t − Δ, and e = s_m ~ U[t − 2Δ, s − margin), never below 0."""
+    """GCS: t ~ U(window) but above Δ, s = t − Δ, and e = s_m ~ U[t − 2Δ, s − margin), never below 0.
+
+    Raises TimesError where the margin leaves the second interval no room.
+    """
+    if interval <= margin:
+        raise TimesError(
+            f"an interval of {interval} has no time {margin} steps below its end: use at least {margin + 1}"
+        )
     t = max(_uniform(window.lower, window.upper, generator), interval + 1)
     s = t - interval
     return Times(t=t, s=s, s_m=_uniform(max(s - interval, 0), max(s - margin, 1) - 1, generator))

@@ -65,9 +65,9 @@ def test_one_step_is_the_closed_form_and_no_gradient_flows_through_the_denoiser(
 
     generator = draws.generator_of(0)
     fixed = draws.noise(chosen, prior.latent_shape, generator)
-    cameras = draws.views(chosen, 1, SIZE, generator)
-    background = draws.backgrounds(chosen.background, 2, generator)
-    torch.rand(2, generator=generator)
+    scene = draws.generator_of(0, 1)
+    cameras = draws.views(chosen, 1, SIZE, scene)
+    background = draws.backgrounds(chosen.background, 2, scene)
     noise = fixed if kind == "fixed" else draws.noise(chosen, prior.latent_shape, generator)
     leaves = ball().map(lambda tensor: tensor.requires_grad_())
     rendering = render(leaves, cameras, background)
@@ -84,6 +84,26 @@ def test_one_step_is_the_closed_form_and_no_gradient_flows_through_the_denoiser(
     seen = rendering.radii > 0
     torch.testing.assert_close(after.gradient_sum, (of_pixels.norm(dim=-1) * seen).sum(0))  # each view's own
     assert torch.equal(after.sightings, seen.sum(0).float())
+
+
+@pytest.mark.parametrize("method", list(methods.FOR_OBJECTIVE))
+def test_every_objective_sees_the_same_scene_at_the_same_iteration(method: str, monkeypatch) -> None:
+    """Cameras, backgrounds and mirroring of one seed, whatever times and noise an objective draws besides."""
+    seen = []
+
+    def watched(gaussians, cameras, background):
+        seen.append((cameras.world_to_camera, background))
+        return render(gaussians, cameras, background)
+
+    monkeypatch.setattr(optimize, "render", watched)
+    for name in "sctd", method:
+        chosen = methods.FOR_OBJECTIVE[name](recipe(iterations=4, encoding__flip_share=0.5))
+        list(optimize.optimize(chosen, TinyPrior(), ball(), "red", 0))
+    assert len(seen) == 8
+    for (cameras, background), (others, other_background) in zip(seen[:4], seen[4:], strict=True):
+        assert torch.equal(cameras, others)
+        assert torch.equal(background, other_background)
+    assert not torch.equal(seen[0][0], seen[1][0])
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others() -> None:
