@@ -150,8 +150,8 @@ def test_every_objective_has_a_method_by_its_name_and_all_but_sctd_one_of_its_au
         (
             lambda base: sctd_official(with_overrides(base, {"times.low": 10})),
             (
-                "recipe key 'times': segment_range 20–980 does not hold every t from 10 to 980; widen it, or raise low or "
-                "lower start_high"
+                "recipe key 'times': segment_range 20–980 does not hold every t from 10 to 980; widen it, or raise "
+                "low or lower start_high"
             ),
         ),
         (
