@@ -3,7 +3,7 @@ import torch
 from analytic import Mixture, mixture
 
 from sctd.guidance import cfg
-from sctd.objectives import OBJECTIVES, WEIGHTS
+from sctd.objectives import OBJECTIVES, WEIGHTS, gradient, with_options
 from sctd.objectives.sctd import sctd
 from sctd.objectives.sds import sds
 from sctd.segments import equal
@@ -325,3 +325,30 @@ def test_descent_ends_nearest_to_the_point_of_the_text(objective):
     assert (distances(z_0).argmin(1) == 0).all()
     if objective == "sds":
         assert (distances(z_0)[:, 0] < 1e-3).all()
+
+
+def test_a_gradient_is_the_weighted_residual_cut_to_a_bound_that_moves():
+    residual = torch.tensor([-3.0, -0.1, 0.2, 5.0], dtype=torch.float64)
+    given = {
+        "schedule": mixture(1, spread=0.3).schedule,
+        "times": TWO_STEPS,
+        "time_weight": "sigma_over_alpha",
+        "weight": 0.1,
+    }
+    whole = 0.1 * float(given["schedule"].k[560]) * residual
+    assert torch.equal(gradient(residual, **given, clamp=(0.0, 0.0), progress=0.5), whole)
+    for progress, bound in ((0.0, 0.05), (0.5, 0.1), (1.0, 0.15)):
+        found = gradient(residual, **given, clamp=(0.05, 0.15), progress=progress)
+        torch.testing.assert_close(found, whole.clamp(-bound, bound))
+        assert (found != whole).sum() == 2
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_an_objective_takes_the_options_that_it_has(objective):
+    """Those of a recipe by name, of which most are another's."""
+    options = {"outer_weight": 0.0, "self_sign": 1, "inversion_step": 20, "pixel_constraint": 0.0, "clamp": (2, 8)}
+    given = arguments(mixture(5, spread=0.3), TWO_STEPS)
+    own = {"sctd": ["outer_weight", "self_sign"], "sctd-official": ["outer_weight"], "ism": ["inversion_step"]}
+    expected = OBJECTIVES[objective](**given, **{name: options[name] for name in own.get(objective, [])})
+    assert torch.equal(with_options(objective, options)(**given), expected)
+    assert torch.equal(expected, OBJECTIVES[objective](**given)) == (objective not in own)
