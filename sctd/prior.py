@@ -1,11 +1,10 @@
-"""The diffusion prior: a folder of the Stable Diffusion format as encoder, decoder, text embedding and denoiser.
+"""The diffusion prior: a checkpoint of Stable Diffusion 1 or 2 as encoder, decoder, text embedding and denoiser.
 
-A ControlNet is read here too, for `sctd.control`. The only file that imports diffusers. Nothing is fetched: a folder
-has everything or is refused.
+A ControlNet is read here too, for `sctd.control`. The only file that imports diffusers. Nothing is fetched: the files
+(`sctd.prior_files`) are all there, or are refused.
 """
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,45 +12,35 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from jaxtyping import Float
-from safetensors import SafetensorError
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from sctd.guidance import cfg
+from sctd.prior_files import (
+    CONTROLNET_FILES,
+    CONTROLNET_FORMAT,
+    DIFFUSERS,
+    TRANSFORMERS,
+    PriorError,
+    check_architecture,
+    check_files,
+    locate,
+    read,
+    read_json,
+    split,
+    weights_names,
+)
 from sctd.schedule import NoiseSchedule, ScheduleError
 from sctd.solver import jump
 from sctd.types import Images, Latents, Text
 
-DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"  # their files of weights, before the suffix
-
-
-def _weights_names(stem: str) -> tuple[str, str]:
-    return f"{stem}.safetensors", f"{stem}.fp16.safetensors"
-
-
-# Of each file the names that it may have.
-PRIOR_FILES = (
-    *[(f"{part}/config.json",) for part in ("vae", "unet", "text_encoder")],
-    ("scheduler/scheduler_config.json",),
-    *[_weights_names(f"{part}/{DIFFUSERS}") for part in ("vae", "unet")],
-    _weights_names(f"text_encoder/{TRANSFORMERS}"),
-    *[("tokenizer/tokenizer.json", f"tokenizer/{name}") for name in ("vocab.json", "merges.txt")],
-)
-PRIOR_FORMAT = (
-    "expected a folder of the Stable Diffusion format with vae/, unet/, text_encoder/, tokenizer/ and scheduler/, "
-    "weights in safetensors"
-)
-CONTROLNET_FILES = (("config.json",), _weights_names(DIFFUSERS))
-CONTROLNET_FORMAT = "expected a folder of diffusers' ControlNet format, weights in safetensors"
-
-
-class PriorError(ValueError):
-    """A folder that is no prior: what is missing or wrong in it, and what to do."""
+__all__ = ["ControlNetModel", "PriorError", "Residuals", "StableDiffusionPrior", "load_controlnet"]
 
 
 class Residuals(NamedTuple):
@@ -81,15 +70,22 @@ class StableDiffusionPrior:
 
     @classmethod
     def load(
-        cls, folder: Path | str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        cls,
+        path: Path | str,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        config: Path | str | None = None,
     ) -> "StableDiffusionPrior":
-        """Read vae/, unet/, text_encoder/, tokenizer/ and scheduler/ of `folder`, weights in any floating dtype.
+        """A folder with vae/, unet/, text_encoder/, tokenizer/ and scheduler/, or a single `.safetensors` file.
 
-        Raises PriorError naming what is missing or unreadable.
+        Weights may be stored in any floating dtype and are used in `dtype`. A single file needs a folder of the same
+        format for its configuration and tokenizer: `config`, by default the folder of the file's name beside it, else
+        the one that it lies in. Whether a checkpoint predicts ε or v is told by scheduler/ alone. Raises PriorError
+        naming what is missing, unreadable or of another architecture.
         """
-        folder = Path(folder)
-        _check_files(folder, PRIOR_FILES, PRIOR_FORMAT)
-        scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
+        source = locate(Path(path), None if config is None else Path(config))
+        folder = source.folder
+        scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
         prediction = scheduler.get("prediction_type", "epsilon")
         if prediction not in ("epsilon", "v_prediction"):
             raise PriorError(
@@ -100,17 +96,15 @@ class StableDiffusionPrior:
             schedule = NoiseSchedule.from_config(scheduler)
         except ScheduleError as error:
             raise PriorError(f"{folder}/scheduler/scheduler_config.json: {error}") from error
+        check_architecture(folder)
         with _without_progress_bars():
-            vae = _frozen(AutoencoderKL, folder / "vae", DIFFUSERS, device, dtype)
-            unet = _frozen(UNet2DConditionModel, folder / "unet", DIFFUSERS, device, dtype)
-            text_encoder = _frozen(CLIPTextModel, folder / "text_encoder", TRANSFORMERS, device, dtype)
+            if source.single_file is None:
+                vae = _frozen(AutoencoderKL, folder / "vae", DIFFUSERS, device, dtype)
+                unet = _frozen(UNet2DConditionModel, folder / "unet", DIFFUSERS, device, dtype)
+                text_encoder = _frozen(CLIPTextModel, folder / "text_encoder", TRANSFORMERS, device, dtype)
+            else:
+                vae, unet, text_encoder = _from_single_file(source.single_file, folder, device, dtype)
             tokenizer = _tokenizer(folder / "tokenizer")
-        width, expected = text_encoder.config.hidden_size, unet.config.cross_attention_dim
-        if width != expected:
-            raise PriorError(
-                f"{folder}/text_encoder has embeddings of width {width}, but unet/ attends to width {expected}: "
-                "take both from the same checkpoint"
-            )
         return cls(
             vae=vae,
             unet=unet,
@@ -210,8 +204,8 @@ class StableDiffusionPrior:
 
 def load_controlnet(folder: Path, device: torch.device | str, dtype: torch.dtype) -> ControlNetModel:
     """A ControlNet's network, frozen, weights in any floating dtype; PriorError naming what is missing or wrong."""
-    _check_files(folder, CONTROLNET_FILES, CONTROLNET_FORMAT)
-    kind = _read_json(folder / "config.json").get("_class_name")
+    check_files(folder, CONTROLNET_FILES, CONTROLNET_FORMAT)
+    kind = read_json(folder / "config.json").get("_class_name")
     if kind != "ControlNetModel":
         raise PriorError(
             f"{folder}/config.json has _class_name {kind!r}; expected 'ControlNetModel': use a ControlNet of diffusers"
@@ -219,31 +213,10 @@ def load_controlnet(folder: Path, device: torch.device | str, dtype: torch.dtype
     return _frozen(ControlNetModel, folder, DIFFUSERS, device, dtype)
 
 
-def _check_files(folder: Path, files: Iterable[tuple[str, ...]], expected: str) -> None:
-    """Every file that the format asks for is there, in one of its names, or PriorError."""
-    if not folder.is_dir():
-        raise PriorError(f"there is no folder {folder}; {expected}: check the path")
-    for names in files:
-        if not any((folder / name).is_file() for name in names):
-            raise PriorError(f"{folder} lacks {' or '.join(names)}; {expected}: download the checkpoint again")
-
-
-def _read_json(path: Path) -> Mapping[str, Any]:
-    return _read(path, lambda path: json.loads(path.read_text(encoding="utf-8")))
-
-
-def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
-    try:
-        return reader(path)
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise PriorError(f"{path} cannot be read ({reason}): download the checkpoint again") from error
-
-
 def _frozen(model_class: Any, folder: Path, stem: str, device: torch.device | str, dtype: torch.dtype) -> Any:
     """The model of a folder in evaluation mode, without gradients, and with every one of its weights read."""
-    plain, _ = _weights_names(stem)
-    model, info = _read(
+    plain, _ = weights_names(stem)
+    model, info = read(
         folder,
         lambda path: model_class.from_pretrained(
             path, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True,
@@ -258,10 +231,49 @@ def _frozen(model_class: Any, folder: Path, stem: str, device: torch.device | st
     return model.to(device).eval().requires_grad_(False)
 
 
+def _from_single_file(
+    path: Path, folder: Path, device: torch.device | str, dtype: torch.dtype
+) -> tuple[AutoencoderKL, UNet2DConditionModel, CLIPTextModel]:
+    """The models that `folder` configures, in evaluation mode and without gradients, every weight from the file."""
+    parts = split(path, folder)
+
+    def converted(model_class: Any, part: str, convert: Callable[..., dict[str, Tensor]]) -> Any:
+        with torch.device("meta"):
+            model = read(folder / part, lambda at: model_class.from_config(model_class.load_config(at)))
+        state = convert(checkpoint=parts[part], config=model.config)
+        _require(model.state_dict().keys() - state.keys(), path, folder)
+        state = {name: tensor.to(dtype) for name, tensor in state.items()}
+        read(path, lambda _: model.load_state_dict(state, assign=True))
+        return model
+
+    config = read(folder / "text_encoder", lambda at: CLIPTextConfig.from_pretrained(at, local_files_only=True))
+    with torch.device("meta"):
+        empty = CLIPTextModel(config)
+    # Stable Diffusion 2 stores a last layer and a projection that it never uses; its configuration leaves them out.
+    found = {name: parts["text_encoder"].get(name.removeprefix("text_model.")) for name in empty.state_dict()}
+    state = {name: tensor for name, tensor in found.items() if tensor is not None}
+    _require(found.keys() - state.keys(), path, folder)
+    text_encoder = read(
+        path, lambda _: CLIPTextModel.from_pretrained(None, config=config, state_dict=state, dtype=dtype)
+    )
+    vae = converted(AutoencoderKL, "vae", convert_ldm_vae_checkpoint)
+    unet = converted(UNet2DConditionModel, "unet", convert_ldm_unet_checkpoint)
+    vae, unet, text_encoder = (model.to(device).eval().requires_grad_(False) for model in (vae, unet, text_encoder))
+    return vae, unet, text_encoder
+
+
+def _require(missing: Set[str], path: Path, folder: Path) -> None:
+    if missing:
+        raise PriorError(
+            f"{path} has no weights for {len(missing)} parameters, {min(missing)} among them, that {folder} asks for: "
+            "give the configuration of the checkpoint that it was tuned from"
+        )
+
+
 def _tokenizer(folder: Path) -> CLIPTokenizer:
     for path in folder.glob("*.json"):
-        _read_json(path)  # which names the damaged file; the tokenizers library would raise a bare Exception
-    return _read(folder, lambda path: CLIPTokenizer.from_pretrained(path, local_files_only=True))
+        read_json(path)  # which names the damaged file; the tokenizers library would raise a bare Exception
+    return read(folder, lambda path: CLIPTokenizer.from_pretrained(path, local_files_only=True))
 
 
 @contextmanager

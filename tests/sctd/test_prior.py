@@ -4,35 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from analytic import STABLE_DIFFUSION
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from tokenizers.pre_tokenizers import ByteLevel
+from tiny_diffusion import MAX_TOKENS, SCHEDULER, write_models, write_tokenizer
 from transformers import CLIPTextConfig, CLIPTextModel
 from transformers.utils import logging as transformers_logging
 
 from sctd.prior import PriorError, StableDiffusionPrior
 from sctd.solver import jump
-
-MAX_TOKENS = 12
-SCHEDULER = {**STABLE_DIFFUSION, "steps_offset": 1, "clip_sample": False, "set_alpha_to_one": False}
-
-
-def write_tokenizer(folder: Path) -> None:
-    """Bytes, bytes that end a word, a merge and the two special tokens, in the files of the published checkpoints."""
-    folder.mkdir()
-    alphabet = sorted(ByteLevel.alphabet())
-    tokens = [*alphabet, *(f"{byte}</w>" for byte in alphabet), "at</w>", "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
-    (folder / "merges.txt").write_text("#version: 0.2\na t</w>\n")
-    special = {
-        "bos_token": "<|startoftext|>",
-        "eos_token": "<|endoftext|>",
-        "unk_token": "<|endoftext|>",
-        "pad_token": "!",
-    }
-    config = {**special, "model_max_length": MAX_TOKENS, "tokenizer_class": "CLIPTokenizer"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +44,7 @@ def folder(tmp_path_factory) -> Path:
             max_position_embeddings=MAX_TOKENS, bos_token_id=513, eos_token_id=514, pad_token_id=0,
         )
     )  # fmt: skip
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    for part, model in {"vae": vae, "unet": unet, "text_encoder": text_encoder}.items():
-        model.half().save_pretrained(folder / part)
-    if shown:
-        transformers_logging.enable_progress_bar()
+    write_models(folder, vae.half(), unet.half(), text_encoder.half())
     DDIMScheduler(**SCHEDULER).save_pretrained(folder / "scheduler")
     write_tokenizer(folder / "tokenizer")
     return folder
