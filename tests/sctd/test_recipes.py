@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from sctd import methods, recipes
+from sctd import recipes
 from sctd.recipe import keys
 
 
@@ -57,26 +57,6 @@ def test_embedded_moves_3000_gaussians_and_never_grows() -> None:
     (near, far), (narrow, wide) = recipe.cameras.radius, recipe.cameras.fov_y_radians
     assert (near + far) / 2 * math.sin((narrow + wide) / 4) < 0.9 * 3.5 * math.sin(0.55 / 2)
     assert recipe.bounds.radius <= 3.5 * math.sin(0.55 / 2)
-
-
-def test_sds_differs_from_its_base_in_four_keys() -> None:
-    base = recipes.embedded()
-    changed = methods.sds(base)
-    flat = [recipe.model_dump() for recipe in (base, changed)]
-
-    def at(tree: dict, key: str) -> object:
-        for step in key.split("."):
-            tree = tree[step]
-        return tree
-
-    different = {key: at(flat[1], key) for key in keys(base) if at(flat[0], key) != at(flat[1], key)}
-    assert different == {
-        "objective.name": "sds",
-        "objective.time_weight": "one_minus_alpha_bar",
-        "times.rule": "single",
-        "noise.kind": "fresh",
-    }
-    assert type(changed).model_validate(changed.model_dump()) == changed
 
 
 def test_the_page_is_current() -> None:
