@@ -88,18 +88,18 @@ class Generator:
         generator = torch.Generator().manual_seed(job.seed)
         if config.kind != "point_e":
             return initial_gaussians(config, text, generator).to(self.device)
-        scorer, model = self._cloud_models
+        scorer, model, upsampler = self._cloud_models
         vector = torch.from_numpy(scorer.text_features([cloud_prompt(config, text)])[0])
-        return initial_gaussians(config, text, generator, model, vector.to(self.device)).to(self.device)
+        return initial_gaussians(config, text, generator, model, vector.to(self.device), upsampler).to(self.device)
 
     @cached_property
-    def _cloud_models(self) -> tuple[Any, Any]:
-        """Point-E, and the CLIP model whose text vectors it was trained on."""
+    def _cloud_models(self) -> tuple[Any, Any, Any]:
+        """The CLIP model whose text vectors Point-E was trained on, Point-E, and its upsampler or None."""
         from evaluation.clip_score import ClipScorer
         from sctd import point_e
 
         scorer = ClipScorer.load(self.weights.part("scorer"), self.device, self.weights.name)
-        return scorer, point_e.load(self.weights.part("shape"), self.device)
+        return scorer, *point_e.load_both(self.weights.part("shape"), self.device)
 
     def _control(self, job: Job) -> Controlled | None:
         """What makes the denoiser that sees the render, for a recipe that wants it to."""

@@ -1,7 +1,7 @@
 """Point-E (Nichol et al. 2022) for inference: text vector → coloured point cloud, reading OpenAI's checkpoints."""
 
 from sctd.point_e.diffusion import Clouds, sample_clouds, sample_points, to_world, upsample_points
-from sctd.point_e.load import load, load_upsampler, packed
+from sctd.point_e.load import load, load_both, load_upsampler, packed
 from sctd.point_e.model import (
     BASE_40M_TEXTVEC,
     UPSAMPLE_40M,
@@ -24,6 +24,7 @@ __all__ = [
     "PointUpsampler",
     "SamplerConfig",
     "load",
+    "load_both",
     "load_upsampler",
     "packed",
     "sample_clouds",

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import pickle
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,17 @@ from sctd.point_e.model import (
 )
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+BASE_PT, UPSAMPLER_PT = "base_40m_textvec.pt", "upsample_40m.pt"
+UPSAMPLER = "upsampler"  # the folder of a model of ours in the folder of its base model
 
 
 def load(path: Path | str, device: torch.device | str = "cpu") -> PointDiffusionTransformer:
     """The text-to-cloud model in this folder or in OpenAI's `base_40m_textvec.pt`; float32, for inference.
 
-    PointEError, naming the file, if that is not such a model. A .pt carries no configuration: its tensors tell it.
+    The folder holds config.json and model.safetensors, or OpenAI's file. PointEError, naming the file, if that is not
+    such a model. A .pt carries no configuration: its tensors tell it.
     """
-    model = _load(Path(path), device)
+    model = _load(_chosen(Path(path), BASE_PT), device)
     if not isinstance(model, PointDiffusionTransformer):
         raise PointEError(f"{path} is a Point-E upsampler; expected a base model such as base_40m_textvec.pt")
     return model
@@ -35,10 +39,24 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> PointDiffusion
 
 def load_upsampler(path: Path | str, device: torch.device | str = "cpu") -> PointUpsampler:
     """As `load`, for the upsampler in this folder or in OpenAI's `upsample_40m.pt`."""
-    model = _load(Path(path), device)
+    model = _load(_chosen(Path(path), UPSAMPLER_PT), device)
     if not isinstance(model, PointUpsampler):
         raise PointEError(f"{path} is a Point-E base model; expected an upsampler such as upsample_40m.pt")
     return model
+
+
+def load_both(
+    folder: Path | str, device: torch.device | str = "cpu"
+) -> tuple[PointDiffusionTransformer, PointUpsampler | None]:
+    """The base model of a folder, and the upsampler where there is one: `upsample_40m.pt`, or ours in upsampler/."""
+    places = Path(folder) / UPSAMPLER_PT, Path(folder) / UPSAMPLER
+    found = next((place for place in places if place.exists()), None)
+    return load(folder, device), None if found is None else load_upsampler(found, device)
+
+
+def _chosen(path: Path, published: str) -> Path:
+    """OpenAI's file in a folder that holds it and no model of ours."""
+    return path / published if (path / published).is_file() and not (path / CONFIG).exists() else path
 
 
 def _load(path: Path, device: torch.device | str) -> PointDiffusionTransformer | PointUpsampler:
@@ -116,6 +134,11 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
 def _read_pt(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise PointEError(
+            f"{path} holds more than tensors, or is no file of torch.save, and what it holds could run code: "
+            "download it again from OpenAI"
+        ) from error
     except Exception as error:  # torch.load raises whatever its unpickler or zip reader does
         raise PointEError(f"{path} is not a file of tensors ({type(error).__name__}): download it again") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from sctd.point_e import (
     PointUpsampler,
     SamplerConfig,
     load,
+    load_both,
     load_upsampler,
     packed,
     sample_clouds,
@@ -341,9 +343,89 @@ def test_a_broken_weights_file_is_refused(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"not a file of tensors")
     with pytest.raises(PointEError, match=r"model\.safetensors is not a safetensors file .*: copy it again"):
         load(tmp_path)
-    (tmp_path / "upsample_40m.pt").write_bytes(b"nor this")
+    (tmp_path / "upsample_40m.pt").write_bytes(b"")
     with pytest.raises(PointEError, match=r"upsample_40m\.pt is not a file of tensors .*: download it again"):
         load(tmp_path / "upsample_40m.pt")
+
+
+class Harmful:
+    """Unpickling it creates a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_pt_file_with_code_or_cut_off_is_refused(tmp_path):
+    path = tmp_path / "base_40m_textvec.pt"
+    torch.save({**tiny().state_dict(), "ema": Harmful(tmp_path / "harm")}, path)
+    sentence = r"textvec\.pt holds more than tensors, .* could run code: download it again from OpenAI"
+    with pytest.raises(PointEError, match=sentence):
+        load(path)
+    path.write_bytes(b"neither a pickle nor a zip archive")
+    with pytest.raises(PointEError, match=sentence):
+        load(path)
+    assert not (tmp_path / "harm").exists()
+    torch.save(tiny().state_dict(), path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(PointEError, match=r"textvec\.pt is not a file of tensors \(\w+\): download it again"):
+        load(path)
+    torch.save([torch.ones(2)], path)
+    with pytest.raises(PointEError, match=r"textvec\.pt holds no table of tensors; expected OpenAI's base_40m"):
+        load(path)
+
+
+def write_published(path, config):
+    """A file with all of OpenAI's tensors at their size, in the order 0, 1, 2 … of their names, each one number."""
+    kind = PointUpsampler if config.kind == "upsampler" else PointDiffusionTransformer
+    with torch.device("meta"):
+        shapes = {name: value.shape for name, value in kind(config).state_dict().items()}
+    torch.save({name: torch.tensor(float(n)).expand(shape) for n, (name, shape) in enumerate(shapes.items())}, path)
+
+
+def test_both_published_checkpoints_are_read_from_one_folder(tmp_path):
+    """At full size, by name: the configurations are told by the tensors, not by the names of the files."""
+    write_published(tmp_path / "base_40m_textvec.pt", BASE_40M_TEXTVEC)
+    assert load_both(tmp_path)[1] is None
+    write_published(tmp_path / "upsample_40m.pt", UPSAMPLE_40M)
+    base, upsampler = load_both(tmp_path)
+    assert (base.config, upsampler.config) == (BASE_40M_TEXTVEC, UPSAMPLE_40M)
+    for model in (base, upsampler, load(tmp_path / "base_40m_textvec.pt"), load_upsampler(tmp_path)):
+        for n, (name, value) in enumerate(model.state_dict().items()):
+            assert float(value.flatten()[-1]) == n, name
+    (tmp_path / "upsample_40m.pt").rename(tmp_path / "named_wrongly.pt")
+    assert load_upsampler(tmp_path / "named_wrongly.pt").config == UPSAMPLE_40M
+
+
+def test_our_own_pair_is_read_from_one_folder(tmp_path):
+    save_tiny(tmp_path)
+    (tmp_path / "upsampler").mkdir()
+    for name, content in packed(tiny(TINY_UPSAMPLER)).items():
+        (tmp_path / "upsampler" / name).write_bytes(content)
+    base, upsampler = load_both(tmp_path)
+    assert (base.config, upsampler.config) == (TINY, TINY_UPSAMPLER)
+
+
+def test_the_published_path_from_a_clip_vector_to_4096_points():
+    """OpenAI's numbers of points, layers and tokens, one head of 16 channels, in two steps and one."""
+    base = tiny(replace(BASE_40M_TEXTVEC, width=16, heads=1))
+    upsampler = tiny(replace(UPSAMPLE_40M, width=16, heads=1), seed=1)
+    given, sequences = [], []
+    base.clip_embed.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
+    for model in (base, upsampler):
+        model.ln_pre.register_forward_pre_hook(lambda module, inputs: sequences.append(inputs[0].shape[1]))
+    text = torch.randn(1, 768, generator=generator(2))
+    coarse = sample_points(base, text, generator(3), replace(base.config.sampler, steps=2))
+    points = upsample_points(upsampler, coarse, generator(4), replace(upsampler.config.sampler, steps=1))
+    assert (coarse.shape, points.shape) == ((1, 6, 1024), (1, 6, 4096))
+    assert points[..., :1024].equal(coarse)
+    assert bool(points.isfinite().all())
+    with_text, without = given[0]
+    torch.testing.assert_close(with_text, math.sqrt(768) * text[0] / text.norm(), rtol=1e-5, atol=1e-5)
+    assert not without.any()
+    assert set(sequences) == {2 + 1024, 1 + 256 + 1024 + 3072}
 
 
 def test_a_pt_file_is_told_by_its_tensors(tmp_path):
