@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pipeline.prompts import NOTES
 from pipeline.store import CONTACT, TURNTABLE
 
 LEGEND = """Means over prompts ± standard error; {views} views of each asset (`{protocol}`). An empty cell is a number
@@ -31,7 +32,8 @@ def report(manifest: dict[str, Any], records: dict[str, dict[str, Any] | None], 
 def _summary(manifest: dict[str, Any], records: dict[str, dict[str, Any] | None]) -> str:
     statuses = [(record or {"status": "unfinished"})["status"] for record in records.values()]
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
-    return f"{len(statuses)} jobs of suite `{manifest['suite']}`, seed {manifest['seed']}: {counts}.\n"
+    note = f" ({NOTES[manifest['suite']]})" if manifest["suite"] in NOTES else ""
+    return f"{len(statuses)} jobs of suite `{manifest['suite']}`{note}, seed {manifest['seed']}: {counts}.\n"
 
 
 def _failures(manifest: dict[str, Any], records: dict[str, dict[str, Any] | None]) -> list[str]:

@@ -1,6 +1,7 @@
 """Suites of prompts: text files, one prompt a line, packaged here by name or given as a path.
 
 A line is `prompt`, or `prompt | short text for the seed shape`. Empty lines and lines that begin with # do not count.
+Where each packaged suite comes from: docs/suites.md.
 """
 
 import re
@@ -11,11 +12,17 @@ from pipeline.errors import UserError, nearest, shortened
 from pipeline.jobs import Prompt
 
 MAX_CHARACTERS = 1000  # far beyond what any prior reads; the exact limit is its number of tokens
+NOTES = {"dreamfusion40": "reconstructed: the authors' list is not public"}  # said wherever the suite's name is shown
 
 
 def packaged() -> list[str]:
     """The names of the suites that come with the program."""
     return sorted(file.stem for file in Path(__file__).parent.glob("*.txt"))
+
+
+def with_note(name: str) -> str:
+    """The name of a suite, and what a reader of a table must know of it."""
+    return f"{name} ({NOTES[name]})" if name in NOTES else name
 
 
 def suite(name_or_path: str) -> list[Prompt]:
@@ -27,7 +34,7 @@ def suite(name_or_path: str) -> list[Prompt]:
         known = packaged()
         raise UserError(
             f"There is no suite and no file {name_or_path!r}; give a text file with one prompt a line, or one of "
-            f"{', '.join(known)}{nearest(name_or_path, known)}."
+            f"{', '.join(map(with_note, known))}{nearest(name_or_path, known)}."
         )
     return _read(path)
 
@@ -45,8 +52,9 @@ def prompts(texts: Iterable[str]) -> list[Prompt]:
 
 
 def suite_name(name_or_path: str) -> str:
-    """What a run over this suite is called."""
-    return slug(Path(name_or_path).stem) or "suite"
+    """What a run over this suite is called; a file is never called as a packaged suite is."""
+    name = slug(Path(name_or_path).stem) or "suite"
+    return f"{name}-file" if name in packaged() and name_or_path != name else name
 
 
 def slug(text: str, length: int = 40) -> str:

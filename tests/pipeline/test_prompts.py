@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import pytest
 
 from pipeline import prompts
@@ -15,6 +18,12 @@ def test_a_file_has_one_prompt_a_line_with_a_short_text_for_the_shape(tmp_path):
     assert prompts.suite_name(str(file)) == "animals"
 
 
+def test_a_file_is_never_taken_for_a_packaged_suite(tmp_path):
+    assert prompts.suite_name("dreamfusion40") == "dreamfusion40"
+    assert prompts.suite_name(str(tmp_path / "dreamfusion40.txt")) == "dreamfusion40-file"
+    assert prompts.suite_name("dreamfusion40.txt") == "dreamfusion40-file"
+
+
 def test_a_prompt_that_comes_twice_counts_once_and_ids_stay_apart():
     found = prompts.prompts(["a red cube", "a red cube", "A red cube!"])
     assert [prompt.id for prompt in found] == ["a-red-cube", "a-red-cube-2"]
@@ -25,9 +34,45 @@ def test_texts_without_latin_letters_have_an_id_too():
     assert prompts.prompts(["猫"])[0].id == "prompt"
 
 
-def test_every_packaged_suite_can_be_read():
+def test_every_packaged_suite_has_as_many_prompts_as_its_name_says():
+    assert prompts.packaged() == ["dreamfusion40", "dreamfusion415", "embedded40"]
     for name in prompts.packaged():
-        assert len(prompts.suite(name)) >= 4
+        found = prompts.suite(name)
+        assert len(found) == int(name.lstrip("abcdefghijklmnopqrstuvwxyz"))
+        for attribute in ("id", "text"):
+            assert len({getattr(prompt, attribute) for prompt in found}) == len(found)
+
+
+def test_the_reconstructed_forty_are_of_the_gallery_each_with_a_short_text_for_the_shape():
+    forty, gallery = prompts.suite("dreamfusion40"), prompts.suite("dreamfusion415")
+    assert {prompt.text for prompt in forty} <= {prompt.text for prompt in gallery}
+    for prompt in forty:
+        assert 2 <= len(prompt.shape_text.split()) <= 5
+        assert prompt.shape_text != prompt.text
+        assert prompt.shape_text.startswith(("a ", "an "))
+    assert [prompt.shape_text for prompt in forty[:3]] == ["a peacock", "a stack of pancakes", "a mountain"]
+
+
+GALLERY = Path(__file__).parents[3] / "shared" / "fixtures" / "prompts" / "dreamfusion_gallery.json"
+
+
+@pytest.mark.skipif(not GALLERY.is_file(), reason="the published list of the gallery is not here")
+def test_the_gallery_is_verbatim_but_for_spaces_at_its_ends():
+    published = json.loads(GALLERY.read_text(encoding="utf-8"))["dreamfusion"]
+    assert [prompt.text for prompt in prompts.suite("dreamfusion415")] == [text.strip() for text in published]
+
+
+def test_what_is_not_ours_says_where_it_is_from_and_what_is_made_up_says_so():
+    folder = Path(prompts.__file__).parent
+    head = "".join((folder / "dreamfusion415.txt").read_text(encoding="utf-8").splitlines(keepends=True)[:4])
+    for words in ("threestudio", "Licensed under the Apache License, Version 2.0", "apache.org/licenses/LICENSE-2.0"):
+        assert words in head
+    assert (
+        (folder / "dreamfusion40.txt").read_text(encoding="utf-8").startswith("# Reconstructed, not the authors' list")
+    )
+    assert prompts.with_note("dreamfusion40") == "dreamfusion40 (reconstructed: the authors' list is not public)"
+    assert prompts.with_note("embedded40") == "embedded40"
+    assert set(prompts.NOTES) <= set(prompts.packaged())
 
 
 @pytest.mark.parametrize(
@@ -55,7 +100,7 @@ def test_what_is_no_suite(tmp_path, monkeypatch):
         prompts.suite("embeded40")
     assert str(caught.value) == (
         "There is no suite and no file 'embeded40'; give a text file with one prompt a line, or one of "
-        "embedded40, dreamfusion40; the nearest is 'embedded40'."
+        "embedded40, dreamfusion40 (reconstructed: the authors' list is not public); the nearest is 'embedded40'."
     )
     (tmp_path / "empty.txt").write_text("# nothing\n")
     with pytest.raises(UserError, match=r"empty\.txt holds no prompt; write one a line\."):
