@@ -3,22 +3,32 @@
 No clamp and no factor 2.5 (Hessel et al. 2021 have both), the prompt verbatim, float32, and the checkpoint's own
 preprocessing on PIL images: bicubic resizing of tensors moves pixels by up to 1/255. R-precision asks instead whether
 the right prompt is the nearest of all; both come from the same features.
+
+OpenAI trained its models with QuickGELU, x σ(1.702 x). No tensor says so, and under plain GELU they load without a word
+and score up to 0.35 points off, as much as methods differ; so that pair is looked for (`made_by_openai`) and refused.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import open_clip
 import torch
 from jaxtyping import Float, Float32
+from open_clip.model import build_model_from_openai_state_dict
+from open_clip.pretrained import get_pretrained_cfg
+from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from open_clip.transformer import QuickGELU
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from evaluation import EvaluationError
+from evaluation.checkpoints import digest, read_tensors
 from evaluation.views import Views
 
 Encoder = Callable[[Tensor], Tensor]
@@ -35,38 +45,35 @@ class ClipScorer:
 
     @staticmethod
     def load(where: Path | str, device: torch.device | str = "cpu", name: str = "embedded") -> ClipScorer:
-        """Read a folder in open_clip's `local-dir:` layout, or a published `model/tag` (ViT-L-14-quickgelu/openai).
+        """Read a folder in open_clip's `local-dir:` layout, a file of OpenAI's, or a published `model/tag`.
 
-        `name` goes into the metrics' ids. Raises EvaluationError where there is no complete model at `where`; weights
-        are never left random.
+        A file (`ViT-L-14.pt`, or its tensors as .safetensors) tells its architecture by its tensors; a tag is such as
+        ViT-L-14-quickgelu/openai. `name` goes into the metrics' ids. Raises EvaluationError where there is no complete
+        model at `where`, and where OpenAI's weights would run under plain GELU; weights are never left random.
         """
-        folder = Path(where)
-        if folder.is_dir():
-            for file in ("open_clip_config.json", "open_clip_model.safetensors"):
-                if not (folder / file).is_file():
-                    raise EvaluationError(f"no {file} in {folder}: expected a folder in open_clip's local-dir layout")
-            identifier, tag = f"local-dir:{folder}", None
+        path = Path(where)
+        if path.is_file():
+            model, transform, tokenizer = _from_openai(path)
         else:
-            identifier, _, tag = str(where).partition("/")
-            if (identifier, tag) not in open_clip.list_pretrained():
+            identifier, tag = _identify(where)
+            try:
+                model, transform = open_clip.create_model_from_pretrained(identifier, tag, precision="fp32")
+                tokenizer = open_clip.get_tokenizer(identifier)
+            except (RuntimeError, ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
+                first = (str(error).splitlines() or [""])[0]
+                raise EvaluationError(f"{where} does not load as an open_clip model: {first}") from error
+            if made_by_openai(model.state_dict()) and not _runs_quick_gelu(model):
                 raise EvaluationError(
-                    f"no CLIP model at {where}: expected a folder with open_clip_config.json, or a published "
-                    "model/tag such as ViT-L-14-quickgelu/openai"
+                    f"{where} holds weights of OpenAI's, trained with QuickGELU, under a configuration with plain "
+                    'GELU, which scores wrongly without a word: put "quick_gelu": true into the model_cfg of its '
+                    "open_clip_config.json"
                 )
-        try:
-            model, transform = open_clip.create_model_from_pretrained(identifier, tag, precision="fp32", device=device)
-            tokenizer = open_clip.get_tokenizer(identifier)
-        except (RuntimeError, ValueError, OSError) as error:
-            raise EvaluationError(f"{where} does not load as an open_clip model: {error}") from error
-        return ClipScorer(name, model.eval().requires_grad_(False), transform, tokenizer)
+        return ClipScorer(name, model.to(device).eval().requires_grad_(False), transform, tokenizer)
 
     @property
     def weights(self) -> str:
         """SHA-256 over every tensor in float32, by name: the same for the same model, however it was stored."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
-        return digest.hexdigest()
+        return digest(self.model.state_dict())
 
     @torch.no_grad()
     def image_features(self, views: Views, batch_size: int = 30) -> Float32[np.ndarray, "views dim"]:
@@ -79,8 +86,16 @@ class ClipScorer:
 
     @torch.no_grad()
     def text_features(self, texts: list[str]) -> Float32[np.ndarray, "texts dim"]:
-        """Unit vectors of the prompts."""
-        return self._unit(self.encode_text(self.tokenizer(texts).to(self.device)))
+        """Unit vectors of the prompts. Warns of a prompt that is longer than the model reads; the rest is cut off."""
+        tokens = self.tokenizer(texts)
+        length = tokens.shape[1]
+        changed = (self.tokenizer(texts, context_length=length + 1)[:, :length] != tokens).any(dim=1)
+        for text, cut in zip(texts, changed.tolist(), strict=True):
+            if cut:
+                warnings.warn(
+                    f"the CLIP score reads {length} tokens, and this prompt is longer: {text!r}", stacklevel=2
+                )
+        return self._unit(self.encode_text(tokens.to(self.device)))
 
     def score(self, views: Views, text: str) -> Float32[np.ndarray, " views"]:
         """100 cos of every view with the text: `clip@<name>`, higher is better."""
@@ -89,6 +104,78 @@ class ClipScorer:
     @staticmethod
     def _unit(features: Float[Tensor, "batch dim"]) -> Float32[np.ndarray, "batch dim"]:
         return torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy()
+
+
+def made_by_openai(state: Mapping[str, Tensor]) -> bool:
+    """Whether these are weights of OpenAI's, in whatever type they are stored by now.
+
+    OpenAI published its CLIP models with the weights of linear maps in float16 and all else in float32. So the former
+    are exact in float16 and the embeddings are not: no other training leaves that, nor a model stored in one type.
+    """
+    linear = [state[n] for n in state if n.endswith("resblocks.0.mlp.c_fc.weight")]
+    embedding = next((state[n] for n in state if n.endswith("token_embedding.weight")), None)
+    return bool(linear) and embedding is not None and all(map(_is_half, linear)) and not _is_half(embedding)
+
+
+def _is_half(tensor: Tensor) -> bool:
+    return torch.equal(tensor.half().float(), tensor.float())
+
+
+def _runs_quick_gelu(model: nn.Module) -> bool:
+    return any(isinstance(module, QuickGELU) for module in model.modules())
+
+
+def _identify(where: Path | str) -> tuple[str, str | None]:
+    """open_clip's name and tag of what lies at `where`, or what is the matter with it."""
+    folder = Path(where)
+    if folder.is_dir():
+        for file in ("open_clip_config.json", "open_clip_model.safetensors"):
+            if not (folder / file).is_file():
+                raise EvaluationError(f"no {file} in {folder}: expected a folder in open_clip's local-dir layout")
+        return f"local-dir:{folder}", None
+    identifier, _, tag = str(where).partition("/")
+    if (identifier, tag) not in open_clip.list_pretrained():
+        raise EvaluationError(
+            f"no CLIP model at {where}: expected a folder with open_clip_config.json, a file of OpenAI's, or a "
+            "published model/tag such as ViT-L-14-quickgelu/openai"
+        )
+    configured = bool(open_clip.get_model_config(identifier).get("quick_gelu", False))
+    trained = bool(get_pretrained_cfg(identifier, tag).get("quick_gelu", False))
+    if configured != trained:
+        right = f"{identifier}-quickgelu" if trained else identifier.removesuffix("-quickgelu")
+        raise EvaluationError(
+            f"{where} runs weights trained with {'QuickGELU' if trained else 'plain GELU'} under the other activation, "
+            f"which scores wrongly without a word: use {right}/{tag}"
+        )
+    return identifier, tag
+
+
+def _from_openai(file: Path) -> tuple[nn.Module, Callable, Callable]:
+    """A model in OpenAI's names; sizes as its own loader reads them (a head is 64 wide), always under QuickGELU."""
+    state = {name: tensor for name, tensor in read_tensors(file).items() if not name.endswith(".attn_mask")}
+    if not {"visual.conv1.weight", "text_projection", "token_embedding.weight"} <= state.keys():
+        raise EvaluationError(
+            f"{file} is no CLIP model of OpenAI's: expected visual.conv1.weight and text_projection, found "
+            f"{len(state)} tensors, first {min(state)}"
+        )
+    if not made_by_openai(state):
+        raise EvaluationError(
+            f"{file} does not tell whether it runs GELU or QuickGELU, as its weights are not OpenAI's: put it into a "
+            "folder as open_clip_model.safetensors with an open_clip_config.json"
+        )
+    try:
+        model = build_model_from_openai_state_dict(state).float()
+    except (RuntimeError, KeyError, AssertionError, ZeroDivisionError) as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise EvaluationError(f"{file} is no complete CLIP model of OpenAI's: {first}") from error
+    tokenizer = SimpleTokenizer(context_length=model.context_length)
+    if model.vocab_size != tokenizer.vocab_size:
+        raise EvaluationError(
+            f"{file} knows {model.vocab_size} tokens, OpenAI's tokenizer makes {tokenizer.vocab_size}: put it into a "
+            "folder with its own tokenizer in open_clip's local-dir layout"
+        )
+    transform = image_transform_v2(PreprocessCfg(size=model.visual.image_size), is_train=False)
+    return model, transform, tokenizer
 
 
 def clip_score(

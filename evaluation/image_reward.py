@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import BertTokenizer
 
 from evaluation import EvaluationError
 from evaluation.blip import Head, RewardConfig, TextEncoder, VisionEncoder
+from evaluation.checkpoints import read_tensors
 from evaluation.views import Views
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -58,7 +58,7 @@ class ImageReward(nn.Module):
             raise EvaluationError(f"no config.json in {folder}: the head counts cannot be read off {weights.name}")
         config = RewardConfig.from_json(config_file.read_text()) if config_file.is_file() else RewardConfig()
         model = ImageReward(config, load_tokenizer(vocab_file))
-        model.load_published(_read_weights(weights))
+        model.load_published(read_tensors(weights))
         return model.to(device).eval().requires_grad_(False)
 
     def load_published(self, state: dict[str, Tensor]) -> None:
@@ -144,9 +144,3 @@ def load_tokenizer(vocab_file: Path) -> BertTokenizer:
     """BERT's lower-casing WordPiece over the words of `vocab_file`, one a line."""
     words = vocab_file.read_text(encoding="utf-8").splitlines()
     return BertTokenizer(vocab={word: index for index, word in enumerate(words)})
-
-
-def _read_weights(file: Path) -> dict[str, Tensor]:
-    if file.suffix == ".safetensors":
-        return load_file(file)
-    return torch.load(file, map_location="cpu", weights_only=True)
