@@ -1,7 +1,8 @@
 """Records → tables: one row per method and run, one row per object. The only pandas.
 
 A number that could not be computed is an empty cell, never zero; every average says over how many prompts it went.
-Metrics are named after the models that give them (`clip@embedded`), so that no column mixes judges.
+Metrics are named after the models that give them (`clip@embedded`), so that no column mixes judges. The paper's own
+numbers have rows and columns of their own (`clip@Table-2`), below and beside the measured ones.
 """
 
 import io
@@ -15,9 +16,11 @@ import pandas as pd
 from evaluation.fid import Estimate, frechet, kernel_distance
 from evaluation.references import Reference, from_bytes, require_one_reference
 from evaluation.statistics import mean_over_prompts
-from pipeline import manifest
+from pipeline import manifest, paper_table
 from pipeline.errors import UserError
 from pipeline.jobs import digest
+from pipeline.models import EMBEDDED
+from pipeline.paper_table import PAPER_RECIPES
 from pipeline.store import ASSET, EVALUATION, Store
 
 MEANS = "clip", "ir"  # averaged over views, then over prompts
@@ -63,13 +66,23 @@ class Finished:
         return from_bytes(path.read_bytes())
 
 
-def board(runs: list[Finished]) -> pd.DataFrame:
-    """`leaderboard.csv`: a row per method of each run. Raises EvaluationError for runs of different references."""
+def board(runs: list[Finished], *, paper: bool | None = None) -> pd.DataFrame:
+    """`leaderboard.csv`: a row per method of each run. Raises EvaluationError for runs of different references.
+
+    `paper` adds the rows of the paper's Table 2 below; None does where published models ran the paper's recipe.
+    """
     rows = [_row(run, method) for run in runs for method in run.methods]
     for models in {run.models for run in runs}:
         column = f"fd@{models}"
         require_one_reference({row["ref_key"] for row in rows if row.get(column) is not None} or {""})
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    if paper is None:
+        published = [run for run in runs if run.models != EMBEDDED]
+        paper = any(recipe["name"] in PAPER_RECIPES for run in published for recipe in run.manifest["recipes"].values())
+    if not paper:
+        return table
+    whole = table.select_dtypes("integer").columns  # which stay whole beside empty cells
+    return pd.concat([table.astype(dict.fromkeys(whole, "Int64")), pd.DataFrame(paper_table.rows())], ignore_index=True)
 
 
 def per_object(run: Finished) -> pd.DataFrame:
@@ -87,7 +100,11 @@ def csv(table: pd.DataFrame) -> bytes:
 
 
 def markdown(table: pd.DataFrame, *, brief: bool = False) -> str:
-    """The board for people: value ± standard error, ↑ or ↓, the best of several in bold; `brief` fits a terminal."""
+    """The board for people: value ± standard error, ↑ or ↓, the best of several in bold; `brief` fits a terminal.
+
+    The paper's rows are a table of their own below.
+    """
+    has_paper, table = (table["source"] == "paper").any(), table[table["source"] != "paper"]
     columns = columns_of(table)
     metrics = [name for name in table.columns if columns.get(name, {}).get("direction") and table[name].notna().any()]
     if brief:
@@ -99,9 +116,14 @@ def markdown(table: pd.DataFrame, *, brief: bool = False) -> str:
         made = f"{row.n_prompts - row.n_failed} of {row.n_prompts}" if row.n_failed else f"{row.n_prompts}"
         cells = (_cell(table, row, name, columns[name]["direction"]) for name in metrics)
         lines.append([*(row[name] for name in who), made, *cells])
+    return _aligned(lines) + (f"\n{paper_table.CAPTION}\n{_aligned(paper_table.lines())}" if has_paper else "")
+
+
+def _aligned(lines: list[list[str]]) -> str:
+    """A table of Markdown whose columns stand below each other; the first line is its head."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
+    ruled = [lines[0], ["-" * width for width in widths], *lines[1:]]
+    padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in ruled)
     return "".join(f"| {' | '.join(line)} |\n" for line in padded)
 
 
@@ -115,6 +137,8 @@ def columns_of(table: pd.DataFrame) -> dict[str, dict[str, str]]:
         if known is None:
             continue
         unit, direction, definition = known
+        if models == paper_table.JUDGES:
+            direction, definition = "", f"{metric} as Table 2 of SegmentDreamer has it; compares with no other column"
         if suffix:
             definition, direction = f"{_SUFFIXES[suffix]} of {metric}@{models.removesuffix(suffix)}", ""
         definitions[str(name)] = {"unit": unit, "direction": direction, "definition": definition}
@@ -137,6 +161,7 @@ _METRICS = {
         "lower",
         "Fréchet distance of all views from the reference; jackknife error over objects",
     ),
+    "fid": ("squared distance", "lower", "Fréchet distance of Inception-v3's features of all views from the reference"),
     "kid_cl": ("10^-3", "lower", "kernel distance without pairs of views of one object; jackknife error over objects"),
     "time_min": ("minutes", "lower", "making one asset, mean over prompts"),
     "peak_gib": ("GiB", "", "most memory of a process that makes assets (of its GPU, where there is one)"),

@@ -7,13 +7,13 @@ from pipeline.report import report
 from pipeline.store import CONTACT, DIFFERENCES, GRID, Store
 
 
-def publish(store: Store) -> str:
+def publish(store: Store, *, paper: bool | None = None) -> str:
     """Write leaderboard.csv, per_object.csv, columns.json, report.md and contact.png; return the board, in brief.
 
-    Where there are several methods, differences.csv, grid.csv and grid.png, too.
+    Where there are several methods, differences.csv, grid.csv and grid.png, too. `paper`: see `leaderboard.board`.
     """
     run = leaderboard.Finished.read(store)
-    board, objects = leaderboard.board([run]), leaderboard.per_object(run)
+    board, objects = leaderboard.board([run], paper=paper), leaderboard.per_object(run)
     store.write(store.root / "leaderboard.csv", leaderboard.csv(board))
     store.write(store.root / "per_object.csv", leaderboard.csv(objects))
     store.write_json(store.root / "columns.json", leaderboard.columns_of(board))
@@ -32,9 +32,9 @@ def publish(store: Store) -> str:
     return leaderboard.markdown(board, brief=True)
 
 
-def compared(stores: list[Store]) -> tuple[str, bytes]:
+def compared(stores: list[Store], *, paper: bool | None = None) -> tuple[str, bytes]:
     """Several runs on one board: in brief, and as CSV."""
-    board: Any = leaderboard.board([leaderboard.Finished.read(store) for store in stores])
+    board: Any = leaderboard.board([leaderboard.Finished.read(store) for store in stores], paper=paper)
     return leaderboard.markdown(board, brief=True), leaderboard.csv(board)
 
 

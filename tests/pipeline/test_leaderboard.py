@@ -12,9 +12,11 @@ import pytest
 from evaluation import EvaluationError
 from evaluation.fid import Moments, frechet_distance
 from evaluation.references import Reference, to_bytes
-from pipeline import leaderboard
+from pipeline import leaderboard, paper_table
 from pipeline.errors import UserError
 from pipeline.leaderboard import Finished, board, columns_of, csv, markdown, per_object
+from pipeline.prompts import slug
+from pipeline.publish import compared, publish
 from pipeline.report import report
 from pipeline.store import Store
 
@@ -207,11 +209,102 @@ def test_the_report_shows_every_asset_and_every_failure(tmp_path, weights):
     run = Finished.read(write_run(tmp_path / "run", weights, missing=("blue",)))
     text = report(run.manifest, run.records, "| table |\n")
     assert "3 jobs of suite `cubes`, seed 0: 1 done, 1 failed, 1 unfinished." in text
+    reconstructed = report({**run.manifest, "suite": "dreamfusion40"}, run.records, "")
+    assert "suite `dreamfusion40` (reconstructed: the authors' list is not public), seed 0:" in reconstructed
     assert "| a green cube | sctd | generate | NaN in the loss |" in text
     assert "![a red cube, all round](items/sctd-red/contact.png)" in text
     assert "### a blue cube (sctd)\n\nNot made." in text
     assert "segmentdreamer bench" in text
     assert "a CPU, 2 cores; commit c0ffee" in text
+
+
+def paper_run(root, weights, *, models="published", recipe="paper"):
+    """Two objectives by the paper's recipe, as on published models."""
+    store = write_run(root, weights, objectives=("sctd", "sds"))
+    manifest = json.loads((root / "run.json").read_text())
+    for settings in manifest["recipes"].values():
+        settings["name"] = recipe
+    manifest["weights"]["name"] = models
+    store.write_json(root / "run.json", manifest)
+    return store
+
+
+PUBLISHED = """
+| method         | clip@Table-2 | ir@Table-2 | fid@Table-2 | time_min@Table-2 |
+| -------------- | ------------ | ---------- | ----------- | ---------------- |
+| DreamFusion    | 28.47        | -0.004     | 140.84      | 60               |
+| LucidDreamer   | 29.99        | 0.006      | 121.80      | 45               |
+| Consistent3D   | 30.60        | 0.004      | 113.61      | 140              |
+| ConnectCD      | 30.73        | 0.018      | 112.61      | 80               |
+| SegmentDreamer | 30.88        | 0.020      | 110.45      | 38               |
+"""
+
+
+def test_the_paper_s_rows_stand_below_in_columns_of_their_own(tmp_path, weights):
+    run = Finished.read(paper_run(tmp_path / "run", weights))
+    table, measured = board([run]), board([run], paper=False)
+    ours, theirs = table[table["source"] == "run"], table[table["source"] == "paper"]
+    assert list(table["source"]) == ["run"] * 2 + ["paper"] * 5
+    assert list(table["comparable"]) == [True] * 2 + [False] * 5
+    own = [name for name in table.columns if name not in measured.columns]
+    assert own == ["clip@Table-2", "ir@Table-2", "fid@Table-2", "time_min@Table-2"]
+    assert ours[own].isna().all(axis=None), "no measured row has a published number"
+    shared = {"method", "source", "comparable", "n_prompts", "n_views"}
+    assert theirs[[name for name in measured.columns if name not in shared]].isna().all(axis=None), "nor the reverse"
+    assert theirs["run_id"].isna().all(), "nothing that groups by run takes them in"
+
+
+def test_the_paper_s_rows_change_no_measured_cell(tmp_path, weights):
+    run = Finished.read(paper_run(tmp_path / "run", weights))
+    with_paper, without = (csv(board([run], paper=paper)).decode().splitlines() for paper in (True, False))
+    assert [line + "," * 4 for line in without[1:]] == with_paper[1:3], "whole numbers stay whole"
+    for brief in (True, False):
+        text = markdown(board([run], paper=False), brief=brief)
+        assert markdown(board([run], paper=True), brief=brief) == f"{text}\n{paper_table.CAPTION}{PUBLISHED}"
+        assert "**" in text
+    assert "**" not in PUBLISHED
+
+
+def test_the_paper_s_columns_are_nobody_else_s_and_have_no_direction(tmp_path, weights):
+    assert slug(paper_table.JUDGES) != paper_table.JUDGES, "names of weights are slugs"
+    columns = columns_of(board([Finished.read(paper_run(tmp_path / "run", weights))]))
+    for name in ("clip", "ir", "fid", "time_min"):
+        found = columns[f"{name}@Table-2"]
+        assert found["direction"] == ""
+        assert found["definition"] == f"{name} as Table 2 of SegmentDreamer has it; compares with no other column"
+    assert columns["clip@published"]["direction"] == "higher"
+
+
+@pytest.mark.parametrize(
+    ("models", "recipe", "shown"),
+    [("published", "paper", True), ("embedded", "paper", False), ("published", "embedded", False)],
+)
+def test_the_paper_is_shown_where_its_recipe_ran_on_published_models_or_on_request(
+    tmp_path, weights, models, recipe, shown
+):
+    store = paper_run(tmp_path / "run", weights, models=models, recipe=recipe)
+    run = Finished.read(store)
+    assert ("paper" in set(board([run])["source"])) == shown
+    assert len(board([run], paper=True)) == 7
+    assert len(board([run], paper=False)) == 2
+    other = Finished.read(write_run(tmp_path / "other", weights))
+    assert list(board([other, run], paper=True)["source"]) == ["run"] * 3 + ["paper"] * 5, "once, below all runs"
+    text, content = compared([store, store], paper=True)
+    assert "SegmentDreamer" in text
+    assert content.count(b"SegmentDreamer") == 1
+
+
+def test_the_paper_is_in_the_run_s_own_files_but_in_no_difference(tmp_path, weights, monkeypatch):
+    store = paper_run(tmp_path / "run", weights)
+    monkeypatch.setattr("pipeline.comparison.grid", lambda run: b"")
+    assert "| SegmentDreamer |" in publish(store)
+    assert b"SegmentDreamer" in (store.root / "leaderboard.csv").read_bytes()
+    assert "not measured" in (store.root / "report.md").read_text()
+    for name in ("differences.csv", "grid.csv", "per_object.csv"):
+        assert b"SegmentDreamer" not in (store.root / name).read_bytes()
+        assert b"Table-2" not in (store.root / name).read_bytes()
+    publish(store, paper=False)
+    assert b"SegmentDreamer" not in (store.root / "leaderboard.csv").read_bytes()
 
 
 def test_no_number_is_made_up():
