@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-OK, WRONG_INPUT, SOME_FAILED, INTERRUPTED = 0, 2, 3, 130
+OK, NOT_ALL_THERE, WRONG_INPUT, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 OURS = {"pipeline", "sctd", "evaluation", "cluster"}
 DEFAULT_SUITE, DEFAULT_LIMIT = "embedded40", 4
 
@@ -21,12 +21,17 @@ app = typer.Typer(
     add_completion=False,
 )
 
+weights_app = typer.Typer(
+    help="Published weights: what there is, fetch it, check it.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(weights_app, name="weights")
+
 Suite = Annotated[
     str | None,
     typer.Option(
         metavar="NAME|FILE",
-        help="Prompts: a packaged suite, or a text file with one a line. "
-        f"Default: the first {DEFAULT_LIMIT} of {DEFAULT_SUITE}.",
+        help="Prompts: a packaged suite (embedded40; dreamfusion40, reconstructed: the authors' list is not public; "
+        f"dreamfusion415), or a text file with one a line. Default: the first {DEFAULT_LIMIT} of {DEFAULT_SUITE}.",
     ),
 ]
 Prompts = Annotated[list[str] | None, typer.Option("--prompt", metavar="TEXT", help="A prompt, instead of a suite.")]
@@ -35,8 +40,20 @@ Objective = Annotated[str, typer.Option(help="What distils. Several, as sctd,sds
 RecipeName = Annotated[str, typer.Option(metavar="NAME|FILE", help="embedded, paper, or a YAML or JSON file.")]
 WeightsFolder = Annotated[
     str | None,
-    typer.Option(metavar="DIR", help="prior/, scorer/, reward/, reference.npz.", show_default="those packaged"),
+    typer.Option(
+        metavar="NAME|DIR",
+        help="embedded: those packaged; published: those that `weights fetch` brought; or a folder with prior/, "
+        "scorer/, reward/, reference.npz.",
+        show_default="embedded; published for the recipes of the paper",
+    ),
 ]
+Place = Annotated[
+    str | None,
+    typer.Option(
+        "--weights", metavar="NAME|DIR", help="Which folder.", show_default="published: SEGMENTDREAMER_WEIGHTS"
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
 Views = Annotated[int, typer.Option(help="Views an asset is judged from; 120 is the paper's protocol.")]
 Workers = Annotated[
@@ -153,12 +170,70 @@ def evaluate(
 def leaderboard(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Run folders.")],
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the board of all folders as CSV.")] = None,
+    paper: Annotated[
+        bool | None,
+        typer.Option(
+            "--paper/--no-paper",
+            help="The paper's Table 2 below, in columns of its own.",
+            show_default="for --recipe paper with published weights",
+        ),
+    ] = None,
 ) -> int:
     """Rank what runs have found: of one folder, its tables and report made anew; of several, one board."""
     from pipeline import commands
 
-    commands.leaderboard(folders, out)
+    commands.leaderboard(folders, out, paper)
     return OK
+
+
+@weights_app.command("list")
+@guarded
+def list_weights(weights: Place = None, json: AsJson = False) -> int:
+    """Each model: role, sources in order of preference, files with sizes and digests, licence, and where it is here."""
+    from pipeline import commands_weights
+
+    commands_weights.list_weights(weights, as_json=json)
+    return OK
+
+
+@weights_app.command("fetch")
+@guarded
+def fetch_weights(
+    role: Annotated[
+        list[str] | None, typer.Argument(metavar="ROLE...", help="As prior, scorer.", show_default="all")
+    ] = None,
+    weights: Place = None,
+    offline: Annotated[bool, typer.Option(help="Only from the Hugging Face cache.")] = False,
+) -> int:
+    """Bring published weights. Goes on where it stopped, checks sizes and SHA-256, and fetches nothing twice."""
+    from pipeline import commands_weights
+
+    commands_weights.fetch_weights(role or [], weights, offline=offline)
+    return OK
+
+
+@weights_app.command("check")
+@guarded
+def check_weights(
+    role: Annotated[list[str] | None, typer.Argument(metavar="ROLE...", show_default="all")] = None,
+    weights: Place = None,
+    golden: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Pictures whose scores are published: see docs/weights.md.")
+    ] = None,
+) -> int:
+    """Open each model: digests, names and shapes, published outputs. Status 1 if one is refused or missing."""
+    from pipeline import commands_weights
+
+    return OK if commands_weights.check_weights(role or [], weights, golden) else NOT_ALL_THERE
+
+
+@app.command()
+@guarded
+def doctor(recipe: RecipeName = "embedded", weights: WeightsFolder = None, json: AsJson = False) -> int:
+    """What this machine can run, and what mends what is missing. Status 0 if the recipe can run, 1 if not."""
+    from pipeline import commands_weights
+
+    return OK if commands_weights.examine(recipe, weights, as_json=json) else NOT_ALL_THERE
 
 
 def _status(failed: int) -> int:

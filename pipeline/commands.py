@@ -61,12 +61,7 @@ def checked_run(
         raise UserError(f"{recipe} holds a sweep, whose cells are to be compared; run it by bench.")
     sweeps = sweep.combined(saved, sweep.given(swept or [], base))
     methods = sweep.methods(base, names, recipes.settings(settings or []), sweeps)
-    if weights is None and recipe in ("paper", "paper-portrait", "paper-avatar"):
-        raise UserError(
-            f"--recipe {recipe} is for Stable Diffusion 2.1, which is not packaged; give its folder with --weights "
-            "DIR, or --weights embedded to try the recipe on the packaged models."
-        )
-    run = Run(name, prompts, methods, seed, models.resolve(weights or models.EMBEDDED), Protocol(views))
+    run = Run(name, prompts, methods, seed, models.resolve(weights or models.default_for(recipe)), Protocol(views))
     run.check(judged=judged)
     return run
 
@@ -145,18 +140,18 @@ def evaluate(folder: Path, views: int | None, weights: str | None, executor_name
         return len(failures(store, [job["job_id"] for job in settings["jobs"]]))
 
 
-def leaderboard(folders: list[Path], out: Path | None) -> None:
-    """Print the board of these run folders; renew the files of a single one."""
+def leaderboard(folders: list[Path], out: Path | None, paper: bool | None = None) -> None:
+    """Print the board of these run folders; renew the files of a single one. `paper`: with Table 2 or without."""
     from pipeline.publish import compared, publish
 
     stores = [Store(folder) for folder in folders]
     for store in stores:
         manifest.read(store)
     if len(stores) == 1 and out is None:
-        print(publish(stores[0]), end="")
+        print(publish(stores[0], paper=paper), end="")
         _where(stores[0])
         return
-    table, csv = compared(stores)
+    table, csv = compared(stores, paper=paper)
     print(table, end="")
     if out is not None:
         Store(out.parent).write(out, csv)

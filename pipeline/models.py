@@ -4,19 +4,25 @@ prior/          Stable Diffusion folder          scorer/   open_clip local-dir
 shape/          Point-E (only for recipes that begin with a cloud)
 control/        ControlNet (only for recipes with guidance.control)
 reward/         ImageReward                      reference.npz   moments that the Fréchet distance is taken from
+inception/      Inception-v3                     dinov2/   DINOv2, both only for distances between published features
 """
 
 import hashlib
-from collections.abc import Sequence
+import os
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from pipeline import catalogue
 from pipeline.errors import UserError
 from pipeline.jobs import digest
 from pipeline.prompts import slug
 
-EMBEDDED = "embedded"
+EMBEDDED, PUBLISHED = "embedded", "published"
+OF_PUBLISHED = "paper", "paper-portrait", "paper-avatar"  # recipes for Stable Diffusion 2.1
+FOLDER_VARIABLE = "SEGMENTDREAMER_WEIGHTS"
 GENERATION, EVALUATION = ("prior",), ("scorer", "reward", "reference.npz")
 
 
@@ -31,14 +37,30 @@ class Weights:
         return self.folder / name
 
     def require(self, parts: Sequence[str]) -> None:
-        """Raise UserError unless these parts are there."""
-        missing = [part for part in parts if not self.part(part).exists()]
-        if missing:
-            raise UserError(
-                f"{self.folder} lacks {', '.join(missing)}; expected a folder with prior/, scorer/, reward/ and "
-                "reference.npz (shape/ too for recipes that begin with a Point-E cloud, control/ for those with "
-                "guidance.control)."
-            )
+        """Raise UserError unless these parts are there, of fetched ones every file."""
+        if missing := [part for part in parts if self._lacks(part)]:
+            raise UserError(f"There is no {_listed(missing)} in {self.folder}; {self._mend(missing)}.")
+
+    @property
+    def is_published(self) -> bool:
+        """Whether this is the folder that `weights fetch` fills."""
+        return self.folder == published_folder()
+
+    def _lacks(self, part: str) -> bool:
+        role = catalogue.of_part(part) if self.is_published else None
+        return bool(role.missing(self.folder)) if role else not has_files(self.part(part))
+
+    def _mend(self, missing: Sequence[str]) -> str:
+        """What to run for these parts, and what to put there that nothing fetches."""
+        if self.name == EMBEDDED:
+            return "install segmentdreamer again, or train them by python -m pipeline.embedded.build"
+        roles = [role for part in missing if (role := catalogue.of_part(part))]
+        fetched = [role.name for role in roles if role.groups]
+        folder = "" if self.is_published else f" --weights {shlex.quote(str(self.folder))}"
+        steps = [f"run segmentdreamer weights fetch {' '.join(fetched)}{folder}"] if fetched else []
+        steps += [f"run {role.command}{folder or f' --weights {PUBLISHED}'}" for role in roles if not role.groups]
+        steps += [f"put a model of your own into {part}/" for part in missing if not catalogue.of_part(part)]
+        return f"{', then '.join(steps)}, or give a folder that has all by --weights DIR"
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -56,19 +78,50 @@ class Weights:
         return digest([self.digests.get(part) for part in EVALUATION])
 
 
+def published_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where fetched weights lie: SEGMENTDREAMER_WEIGHTS, else below the platform's folder for caches."""
+    if chosen := environment.get(FOLDER_VARIABLE):
+        return Path(chosen).expanduser().resolve()
+    from platformdirs import user_cache_path
+
+    return (user_cache_path("segmentdreamer", appauthor=False) / "weights").resolve()
+
+
+def default_for(recipe: str) -> str:
+    """What a recipe of this name runs on unless --weights says otherwise: those of the paper's settings, published."""
+    return PUBLISHED if recipe in OF_PUBLISHED else EMBEDDED
+
+
 def resolve(name_or_folder: str) -> Weights:
-    """The packaged weights, `embedded`, or those in a folder. Raises UserError."""
+    """The packaged weights `embedded`, the fetched ones `published`, or those in a folder. Raises UserError."""
     if name_or_folder == EMBEDDED:
         from pipeline.embedded import weights_folder
 
         return Weights(EMBEDDED, weights_folder())
+    if name_or_folder == PUBLISHED:
+        return Weights(PUBLISHED, published_folder())
     folder = Path(name_or_folder)
     if not folder.is_dir():
         raise UserError(
             f"There is no folder of weights {name_or_folder!r}; give one with prior/, scorer/, reward/ and "
             f"reference.npz, or leave --weights out for the packaged models."
         )
-    return Weights(slug(folder.resolve().name) or "models", folder.resolve())
+    folder = folder.resolve()
+    return Weights(PUBLISHED if folder == published_folder() else slug(folder.name) or "models", folder)
+
+
+def has_files(path: Path) -> bool:
+    """Whether a file is there, or in a folder anything but hidden files, as those of a fetch that was cut off."""
+    return path.is_file() or any(map(Path.is_file, path.rglob("[!.]*")))
+
+
+def _listed(parts: Sequence[str]) -> str:
+    """`prior (Stable Diffusion 2.1-base) and scorer (…)`."""
+    names = []
+    for part in parts:
+        role = catalogue.of_part(part)
+        names.append(f"{role.name} ({role.model})" if role else part)
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _digest_of(path: Path) -> str:

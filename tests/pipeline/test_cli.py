@@ -48,7 +48,7 @@ def test_help_loads_neither_torch_nor_ray_nor_pandas():
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("verb", ["bench", "generate", "evaluate", "leaderboard"])
+@pytest.mark.parametrize("verb", ["bench", "generate", "evaluate", "leaderboard", "weights", "doctor"])
 def test_every_verb_has_help(verb):
     assert verb in invoke("--help").stdout
     assert "Usage:" in invoke(verb, "--help").stdout
@@ -96,11 +96,6 @@ def no_work(monkeypatch):
             ["bench", "--prompt", "a cube", "--weights", "nowhere"],
             ("There is no folder of weights 'nowhere'; give one with prior/, scorer/, reward/ and reference.npz, or "
             "leave --weights out for the packaged models."),
-        ),
-        (
-            ["bench", "--prompt", "a cube", "--recipe", "paper"],
-            ("--recipe paper is for Stable Diffusion 2.1, which is not packaged; give its folder with --weights DIR, "
-            "or --weights embedded to try the recipe on the packaged models."),
         ),
         (
             ["bench", "--prompt", "a cube", "--suite", "embedded40"],

@@ -1,8 +1,10 @@
 import shutil
+import sys
 
 import pytest
 
 from pipeline import models
+from pipeline.catalogue import SCORER
 from pipeline.embedded import weights_folder
 from pipeline.errors import UserError
 
@@ -25,15 +27,67 @@ def test_a_folder_that_is_not_there_is_named():
     )
 
 
-def test_missing_parts_are_named(tmp_path):
+def test_missing_parts_are_named_with_where_and_with_the_command_that_brings_them(tmp_path):
     (tmp_path / "scorer").mkdir()
+    (tmp_path / "scorer" / "open_clip_config.json").write_text("{}")
     with pytest.raises(UserError) as caught:
         models.resolve(str(tmp_path)).require(["prior", *models.EVALUATION])
     assert str(caught.value) == (
-        f"{tmp_path} lacks prior, reward, reference.npz; expected a folder with prior/, scorer/, reward/ and "
-        "reference.npz (shape/ too for recipes that begin with a Point-E cloud, control/ for those with "
-        "guidance.control)."
+        "There is no prior (Stable Diffusion 2.1-base), reward (ImageReward-v1.0) and reference (moments of the "
+        f"prior's own images) in {tmp_path}; run segmentdreamer weights fetch prior reward --weights {tmp_path}, "
+        f"then run segmentdreamer reference --weights {tmp_path}, or give a folder that has all by --weights DIR."
     )
+
+
+def test_an_empty_part_or_one_that_a_fetch_has_only_begun_is_not_there(tmp_path):
+    (tmp_path / "prior" / "unet").mkdir(parents=True)
+    (tmp_path / "prior" / "unet" / ".model.safetensors.part").write_bytes(b"half")
+    with pytest.raises(UserError, match="There is no prior"):
+        models.resolve(str(tmp_path)).require(["prior"])
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """The folder of fetched weights, empty."""
+    monkeypatch.setenv("SEGMENTDREAMER_WEIGHTS", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_fetched_weights_need_no_folder_in_their_command(published):
+    with pytest.raises(UserError) as caught:
+        models.resolve("published").require(["prior"])
+    assert str(caught.value) == (
+        f"There is no prior (Stable Diffusion 2.1-base) in {published}; run segmentdreamer weights fetch prior, or "
+        "give a folder that has all by --weights DIR."
+    )
+
+
+def test_fetched_weights_are_there_when_every_file_is(published):
+    for file in SCORER.files[:1]:
+        SCORER.place(published, file).parent.mkdir(parents=True)
+        SCORER.place(published, file).write_text("{}")
+    with pytest.raises(UserError, match="There is no scorer"):
+        models.resolve("published").require(["scorer"])
+    SCORER.place(published, SCORER.files[1]).write_bytes(b"weights")
+    models.resolve("published").require(["scorer"])
+
+
+def test_what_nothing_fetches_is_to_be_put_there(tmp_path):
+    with pytest.raises(UserError, match=r"There is no control in \S+; put a model of your own into control/, or give"):
+        models.resolve(str(tmp_path)).require(["control"])
+
+
+def test_the_folder_of_fetched_weights_has_one_name_however_it_is_given(published):
+    published.mkdir()
+    assert models.resolve(str(published)) == models.resolve("published") == models.Weights("published", published)
+
+
+def test_without_a_variable_fetched_weights_lie_in_the_platforms_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = models.published_folder({})
+    assert folder.parts[-2:] == ("segmentdreamer", "weights")
+    if sys.platform == "linux":
+        assert folder == tmp_path / "segmentdreamer" / "weights"
 
 
 def test_digests_are_of_names_and_contents_not_of_places(tmp_path, tiny_weights):
