@@ -67,6 +67,23 @@ def paired_difference(
     return PairedDifference(mean, float(low), float(high))
 
 
+def sign_flip_p(
+    difference: Float[np.ndarray, " prompts"], random: np.random.Generator, flips: int = 9_999
+) -> float | None:
+    """Two-sided p of a mean paired difference of 0: how many changes of sign bring a mean as far from it as ours is.
+
+    Exact at every level for differences that are symmetric about 0, normal or not. Ours counts as one of them, so the
+    smallest p is 1 / (flips + 1); None below two prompts.
+    """
+    _check(difference)
+    if len(difference) < 2:
+        return None
+    signs = random.integers(0, 2, size=(flips, len(difference)), dtype=np.int8) * 2 - 1
+    found = np.abs(signs @ difference)
+    as_far = int((found >= abs(difference.sum()) * (1 - 1e-12)).sum())  # sums in another order differ by rounding
+    return (as_far + 1) / (flips + 1)
+
+
 def lowest_tenth(values: Float[np.ndarray, " views"]) -> float:
     """The 10 % quantile over an object's views: what its bad sides score, which the mean hides."""
     _check(values)

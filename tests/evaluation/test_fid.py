@@ -1,11 +1,13 @@
 """Distances against closed forms, scipy, torchmetrics, and simulations whose answer is known."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torchmetrics.image.fid import _compute_fid
 
 from evaluation import EvaluationError
@@ -34,6 +36,33 @@ def test_frechet_distance_is_scipys_and_torchmetrics(dim):
     assert ours == pytest.approx(frechet_distance(Moments.of(b), Moments.of(a)), rel=1e-9)
 
 
+@pytest.mark.parametrize("dim", [64, 512])
+def test_frechet_distance_is_torch_fidelitys(dim):
+    """Sec. 5.5 no. 8: numpy's complex eigenvalues of the plain product."""
+    random = np.random.default_rng(dim + 1)
+    a, b = cloud(random, 2 * dim, dim), cloud(random, 3 * dim, dim, shift=0.2, skew=0.1)
+    theirs = fid_statistics_to_metric(*(fid_features_to_statistics(torch.tensor(x)) for x in (a, b)), verbose=False)
+    ours = frechet_distance(Moments.of(a), Moments.of(b))
+    assert ours == pytest.approx(theirs["frechet_inception_distance"], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("module", "function"),
+    [("pytorch_fid.fid_score", "calculate_frechet_distance"), ("cleanfid.fid", "frechet_distance")],
+)
+def test_frechet_distance_is_pytorch_fids_and_clean_fids(module, function):
+    """Sec. 5.5 no. 8, where they are installed: both call scipy's matrix root in a way that scipy 1.18 took away."""
+    if tuple(map(int, scipy.__version__.split(".")[:2])) >= (1, 18):
+        pytest.skip("pytorch-fid 0.3.0 and clean-fid 0.1.35 need scipy < 1.18")
+    theirs = getattr(pytest.importorskip(module, reason=f"needs {module}, which is no dependency"), function)
+    random = np.random.default_rng(13)
+    a, b = cloud(random, 300, 64), cloud(random, 400, 64, shift=0.2, skew=0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = theirs(a.mean(0), np.cov(a, rowvar=False), b.mean(0), np.cov(b, rowvar=False))
+    assert frechet_distance(Moments.of(a), Moments.of(b)) == pytest.approx(expected, rel=1e-9)
+
+
 def test_fewer_features_than_dimensions():
     """Sec. 5.5 no. 9: singular covariances need no eps; numpy's eigenvalues of the plain product agree to 1e-6."""
     random = np.random.default_rng(1)
@@ -42,6 +71,17 @@ def test_fewer_features_than_dimensions():
     roots = np.sqrt(np.linalg.eigvals(covariances[0] @ covariances[1]).astype(complex)).real.sum()
     shift = np.sum((a.mean(0) - b.mean(0)) ** 2)
     expected = shift + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * roots
+    assert frechet_distance(Moments.of(a), Moments.of(b)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_hundred_views_in_inceptions_2048_dimensions():
+    """Sec. 5.5 no. 9 at full width: tr (C R)^½ is the sum of singular values of the centred sets' product; 1e-6."""
+    random = np.random.default_rng(14)
+    scale = np.geomspace(1, 0.01, 2048)
+    a, b = random.normal(size=(120, 2048)) * scale, random.normal(0.05, 1.1, size=(150, 2048)) * scale
+    centred = [(x - x.mean(0)) / math.sqrt(len(x) - 1) for x in (a, b)]
+    roots = np.linalg.svd(centred[0] @ centred[1].T, compute_uv=False).sum()
+    expected = np.sum((a.mean(0) - b.mean(0)) ** 2) + sum(np.sum(x**2) for x in centred) - 2 * roots
     assert frechet_distance(Moments.of(a), Moments.of(b)) == pytest.approx(expected, rel=1e-6)
 
 

@@ -6,6 +6,7 @@ import unicodedata
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torchvision import transforms
 from transformers import BertTokenizer
@@ -32,7 +33,7 @@ PROMPTS = [
     "the front view of the back of the cube, " * 8,
     "zebra",
 ]
-SIZES = [(32, 32), (64, 64), (45, 60), (60, 45), (37, 91)]
+SIZES = [(32, 32), (64, 64), (45, 60), (60, 45), (37, 91), (512, 512), (5, 7), (300, 33)]
 TINY = RewardConfig(
     image_size=32,
     patch_size=8,
@@ -273,3 +274,51 @@ def test_standardisation_is_the_affine_map_of_the_configuration(folder, views):
     plain.load_published(model.state_dict())
     expected = (plain.score(views[0], "a cube") - TINY.mean) / TINY.std
     np.testing.assert_allclose(model.score(views[0], "a cube"), expected, rtol=1e-5)
+
+
+class Trap:
+    """An object whose unpickling calls a function."""
+
+    def __reduce__(self):
+        return pytest.fail, ("code in a checkpoint ran",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (lambda state: {name.replace("blip.", "model."): t for name, t in state.items()}, "the checkpoint lacks"),
+        (lambda state: {"visual.conv1.weight": torch.zeros(1)}, "the checkpoint lacks"),
+        (
+            lambda state: {**state, "hook": Trap()},
+            "ImageReward.pt holds more than tensors and would run code when opened",
+        ),
+        (lambda state: {"model": state}, "expected tensors by name, found .* under 'model'"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused_in_one_sentence(folder, tmp_path, content, message):
+    torch.save(content(ImageReward.load(folder).state_dict()), tmp_path / "ImageReward.pt")
+    for name in ("config.json", "vocab.txt"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    with pytest.raises(EvaluationError, match=message) as refused:
+        ImageReward.load(tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["ImageReward.pt", "model.safetensors"])
+def test_a_file_cut_short_is_refused_in_one_sentence(folder, tmp_path, name):
+    torch.save(ImageReward.load(folder).state_dict(), tmp_path / "ImageReward.pt")
+    whole = (folder if name == "model.safetensors" else tmp_path) / name
+    (tmp_path / name).write_bytes(whole.read_bytes()[:100_000])
+    for other in ("config.json", "vocab.txt"):
+        (tmp_path / other).write_bytes((folder / other).read_bytes())
+    with pytest.raises(EvaluationError, match=f"{name} is cut short, damaged or no checkpoint .*: fetch it again$"):
+        ImageReward.load(tmp_path)
+
+
+def test_the_published_rewards_of_the_published_pictures(shared_file, published):
+    """Sec. 5.5 no. 2: ImageReward's README, one prompt, four pictures; 5e-3 in float32 (theirs are float16's)."""
+    model = ImageReward.load(published("reward"))
+    prompt = "a painting of an ocean with clouds and birds, day time, low depth field effect"
+    pictures = [Image.open(shared_file(f"imagereward/{number}.webp")).convert("RGB") for number in (1, 2, 3, 4)]
+    scores = [float(model.score(np.asarray(picture)[None], prompt)[0]) for picture in pictures]
+    np.testing.assert_allclose(scores, [0.5811622739, 0.2745276093, -1.4131819010, -2.0295696259], atol=5e-3)

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 from evaluation import EvaluationError
-from evaluation.statistics import lowest_tenth, mean_over_prompts, paired_difference
+from evaluation.statistics import lowest_tenth, mean_over_prompts, paired_difference, sign_flip_p
 
 
 def test_the_interval_is_scipys_t_interval():
@@ -33,6 +33,29 @@ def test_coverage_at_forty_prompts_is_as_promised():
         ]
     assert (covered / runs > [0.93, 0.91]).all()
     assert (covered / runs < 0.98).all()
+
+
+@pytest.mark.parametrize("kind", ["normal", "heavy tails"])
+def test_the_sign_flip_p_is_uniform_where_there_is_no_difference(kind):
+    """Sec. 5.5 no. 19: Kolmogorov-Smirnov over 600 runs, and 5 % of them (3 deviations: 2.7 %) below 0.05."""
+    random = np.random.default_rng(6)
+    draw = random.standard_normal if kind == "normal" else lambda n: random.standard_t(2, n)
+    found = np.array([sign_flip_p(draw(40), random, flips=499) for _ in range(600)])
+    assert scipy.stats.kstest(found, "uniform").pvalue > 0.01
+    assert 0.023 < (found <= 0.05).mean() < 0.077
+
+
+def test_the_sign_flip_p_is_the_share_of_all_changes_of_sign():
+    """Of 5 prompts all 32 changes can be listed; scipy's test of the same does."""
+    difference = np.array([0.3, 0.9, -0.2, 0.7, 0.4])
+    exact = scipy.stats.permutation_test(
+        (difference,), lambda x: np.mean(x), permutation_type="samples", n_resamples=np.inf
+    ).pvalue
+    assert sign_flip_p(difference, np.random.default_rng(7), flips=40_000) == pytest.approx(exact, abs=0.01)
+    assert sign_flip_p(np.full(40, 1.0), np.random.default_rng(7)) == 1e-4
+    assert sign_flip_p(np.array([1.0]), np.random.default_rng(7)) is None
+    with pytest.raises(EvaluationError, match="not finite"):
+        sign_flip_p(np.array([1.0, math.nan]), np.random.default_rng(7))
 
 
 def test_pairing_removes_what_the_prompts_share():
