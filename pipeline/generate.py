@@ -26,8 +26,9 @@ from sctd.control import Control, controlled
 from sctd.densify import DensifyError
 from sctd.formats import ply
 from sctd.gaussians import Gaussians
-from sctd.optimize import Controlled, OptimizeError, Step, optimize
+from sctd.optimize import OptimizeError, Step, optimize
 from sctd.prior import StableDiffusionPrior
+from sctd.pull import Controlled
 from sctd.seed_shape import cloud_prompt, initial_gaussians
 
 TURNTABLE_VIEWS, TURNTABLE_ELEVATION_DEGREES = 120, 15.0
