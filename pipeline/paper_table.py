@@ -1,7 +1,7 @@
 """Table 2 of the paper as rows of the board, told apart by `source` and `comparable`, in columns that nothing else has.
 
 The numbers are in paper_table.csv. They do not compare with a run's: the authors' prompts, views and reference pictures
-are not public, and an ImageReward that spreads by 0.024 where CLIP does by 2.4 points is no plain mean of its outputs.
+are not public, and an ImageReward that spreads by 0.024 where CLIP does by 2.4 points is hardly a plain mean of it.
 """
 
 import csv
@@ -12,7 +12,7 @@ PAPER_RECIPES = frozenset({"paper"})  # names of recipes whose runs are read bes
 JUDGES = "Table-2"  # no folder of weights is called so: their names are in lower case
 DECIMALS = {"clip": 2, "ir": 3, "fid": 2, "time_min": 0}  # as printed in the paper
 CAPTION = """Published, not measured: Table 2 of SegmentDreamer (40 prompts, 120 views). It does not compare with the
-rows above: its prompts, views and reference pictures are not public, and its ImageReward is on a scale of its own.
+rows above: its prompts, views and reference pictures are not public, and its ImageReward seems to be rescaled.
 """
 
 

@@ -8,11 +8,12 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 from evaluation import EvaluationError
 from evaluation.fid import Moments, frechet_distance
 from evaluation.references import Reference, to_bytes
-from pipeline import leaderboard, paper_table
+from pipeline import cli, leaderboard, paper_table
 from pipeline.errors import UserError
 from pipeline.leaderboard import Finished, board, columns_of, csv, markdown, per_object
 from pipeline.prompts import slug
@@ -305,6 +306,15 @@ def test_the_paper_is_in_the_run_s_own_files_but_in_no_difference(tmp_path, weig
         assert b"Table-2" not in (store.root / name).read_bytes()
     publish(store, paper=False)
     assert b"SegmentDreamer" not in (store.root / "leaderboard.csv").read_bytes()
+
+
+def test_the_paper_is_an_option_of_the_command(tmp_path, weights):
+    store, run = write_run(tmp_path / "run", weights), CliRunner()
+    for options, shown in (([], False), (["--paper"], True), (["--no-paper"], False)):
+        result = run.invoke(cli.app, ["leaderboard", str(store.root), "--out", str(tmp_path / "board.csv"), *options])
+        assert result.exit_code == 0
+        assert ("SegmentDreamer" in result.stdout) == shown
+        assert (b"SegmentDreamer" in (tmp_path / "board.csv").read_bytes()) == shown
 
 
 def test_no_number_is_made_up():

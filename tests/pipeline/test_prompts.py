@@ -2,8 +2,9 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from pipeline import prompts
+from pipeline import cli, prompts
 from pipeline.errors import UserError
 from pipeline.jobs import Prompt
 
@@ -51,6 +52,23 @@ def test_the_reconstructed_forty_are_of_the_gallery_each_with_a_short_text_for_t
         assert prompt.shape_text != prompt.text
         assert prompt.shape_text.startswith(("a ", "an "))
     assert [prompt.shape_text for prompt in forty[:3]] == ["a peacock", "a stack of pancakes", "a mountain"]
+
+
+def test_the_help_names_every_packaged_suite():
+    text = CliRunner().invoke(cli.app, ["bench", "--help"], env={"COLUMNS": "200"}).output
+    told = " ".join(text.replace("│", " ").split())
+    for name in prompts.packaged():
+        assert name in told
+        assert prompts.NOTES.get(name, name) in told
+
+
+def test_every_packaged_suite_is_on_its_page_with_its_licence():
+    page = (Path(__file__).parents[2] / "docs" / "suites.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    assert [row.split("`")[1] for row in rows] == ["embedded40", "dreamfusion40", "dreamfusion415"]
+    assert "Apache-2.0" in rows[0]
+    assert "Apache-2.0" in rows[2]
+    assert "Reconstructed: the authors' list is not public" in rows[1]
 
 
 GALLERY = Path(__file__).parents[3] / "shared" / "fixtures" / "prompts" / "dreamfusion_gallery.json"
