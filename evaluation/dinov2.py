@@ -1,0 +1,83 @@
+"""DINOv2 (Oquab et al. 2023, arXiv:2304.07193): features that agree with people's eyes better than Inception's.
+
+For `fd_dinov2` (Stein et al. 2023, arXiv:2306.04675): the [CLS] state after the last norm, of views resized to
+224 × 224 by PIL's bicubic on bytes and normalised as ImageNet. Measured only where the weights are given.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, UInt8
+from PIL import Image
+from torch import Tensor, nn
+from transformers import Dinov2Model
+
+from evaluation import EvaluationError
+from evaluation.checkpoints import digest, read_tensors
+from evaluation.views import Views
+
+SIZE = 224
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+UNUSED = "embeddings.mask_token"
+"""A parameter of training alone, which some copies of the checkpoint lack."""
+
+
+class Dinov2Tower:
+    """A `FeatureNetwork`: views → the image's state, in float32."""
+
+    name = "dinov2"
+
+    def __init__(self, network: nn.Module, weights: str, device: torch.device | str) -> None:
+        self.network, self.weights, self.device = network.to(device).eval().requires_grad_(False), weights, device
+
+    @staticmethod
+    def load(folder: Path | str, device: torch.device | str = "cpu") -> Dinov2Tower:
+        """Read `config.json` and `model.safetensors` as transformers writes them.
+
+        Raises EvaluationError where one is missing or damaged, or the tensors are another model's.
+        """
+        folder = Path(folder)
+        if not (folder / "config.json").is_file():
+            raise EvaluationError(f"no config.json in {folder}: expected DINOv2 as a transformers folder")
+        tensors = read_tensors(folder / "model.safetensors")  # says what is wrong with a file before transformers does
+        try:
+            kind = json.loads((folder / "config.json").read_text()).get("model_type")
+        except (ValueError, AttributeError) as error:
+            raise EvaluationError(f"{folder / 'config.json'} is no model's configuration: fetch it again") from error
+        if kind != "dinov2":
+            raise EvaluationError(f"{folder} holds a {kind} model; expected dinov2")
+        try:
+            loaded: Any = Dinov2Model.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            )
+        except (RuntimeError, ValueError, OSError) as error:
+            first = (str(error).splitlines() or [""])[0]
+            raise EvaluationError(f"{folder} does not load as DINOv2: {first}") from error
+        network, found = loaded
+        if odd := sorted({*found["missing_keys"], *found["unexpected_keys"]} - {UNUSED}):
+            raise EvaluationError(
+                f"{folder} is not the model of its config.json: {len(odd)} tensors are missing or unknown, "
+                f"first {odd[0]}"
+            )
+        weights = digest({name: tensor for name, tensor in tensors.items() if name != UNUSED})
+        return Dinov2Tower(network, weights, device)
+
+    @torch.no_grad()
+    def __call__(self, views: Views, batch_size: int = 30) -> Float32[np.ndarray, "views dim"]:
+        features = []
+        for chunk in np.split(views, range(batch_size, len(views), batch_size)):
+            pixels = torch.stack([preprocess(view) for view in chunk]).to(self.device)
+            features.append(self.network(pixels).last_hidden_state[:, 0].cpu().numpy())
+        return np.concatenate(features)
+
+
+def preprocess(view: UInt8[np.ndarray, "height width 3"]) -> Float[Tensor, "3 224 224"]:
+    """Bicubic to the whole 224 × 224 (nothing is cropped), normalised."""
+    resized = np.asarray(Image.fromarray(view).resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
+    return (torch.tensor(resized).permute(2, 0, 1) / 255 - mean) / std
