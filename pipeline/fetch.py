@@ -5,6 +5,7 @@ on with. A repository of the hub goes through the Hugging Face cache (HF_HOME), 
 """
 
 import contextlib
+import functools
 import hashlib
 import os
 import shutil
@@ -87,6 +88,8 @@ def _fetch_file(
         _finish(part, place)
         say(f"{role.name}/{file.path}: {place.stat().st_size:,} bytes from {source}")
         return
+    with contextlib.suppress(OSError):  # not empty: something of it came
+        place.parent.rmdir()
     raise UserError(
         f"{file.path} of the {role.name} ({role.model}) could not be fetched ({'; '.join(reasons)}); start the same "
         f"command again, which goes on where it stopped, or put the file at {place}."
@@ -185,12 +188,15 @@ def from_hub(source: Hub, file: File, part: Path, *, offline: bool) -> None:
     offline = offline or is_offline_mode()
     try:
         cached = brought(local_files_only=True)
-        if not offline and wrong(cached, file):
-            cached = brought(local_files_only=False, force_download=True)
+        is_damaged = wrong(cached, file) is not None
     except SourceError:
         if offline:
             raise
-        cached = brought(local_files_only=False)
+        cached, is_damaged = None, False
+    if cached is None or (is_damaged and not offline):
+        if not _hub_answers():  # the library itself would try for half a minute, at every mirror
+            raise SourceError("no connection")
+        cached = brought(local_files_only=False, force_download=is_damaged)
     part.unlink(missing_ok=True)
     try:
         os.link(cached, part)
@@ -253,9 +259,21 @@ def _reason(error: Exception) -> str:
         return "the connection was cut"
     if isinstance(error, requests.Timeout):
         return f"no answer in {SECONDS_WITHOUT_ANSWER} s"
-    if (isinstance(error, requests.ConnectionError) and not error.args) or "HTTPConnectionPool" in str(error):
+    if isinstance(error, requests.ConnectionError) and "ConnectionPool(" in str(error):
         return "no connection"
     return " ".join(str(error).split())[:120]
+
+
+@functools.cache
+def _hub_answers() -> bool:
+    import requests
+    from huggingface_hub import constants
+
+    try:
+        requests.head(constants.ENDPOINT, timeout=SECONDS_WITHOUT_ANSWER)
+    except (requests.ConnectionError, requests.Timeout):
+        return False
+    return True
 
 
 def _hub_reason(error: Exception, *, offline: bool) -> str:

@@ -45,7 +45,7 @@ def test_whole_models_load(weights, name):
     results = list(check(ROLES[name], weights))
     assert {result.status for result in results} <= {Status.OK, Status.NOTE}
     assert results[-1].role == name
-    assert any(result.text == "loads: every tensor has its name and shape" for result in results)
+    assert any(result.text.startswith(("loads: every tensor", "opens, unchanged")) for result in results)
 
 
 @pytest.mark.parametrize("name", ROLES)

@@ -285,6 +285,13 @@ def test_fetching_offline_and_checking_nothing_end_in_sentences(tmp_path, monkey
     assert CliRunner().invoke(app, ["weights", "check", "--golden", str(tmp_path / "no")]).exit_code == 2
 
 
+def test_the_packaged_models_are_all_well(packaged_weights):
+    checked = CliRunner().invoke(app, ["weights", "check", "reward", "reference", "--weights", "embedded"])
+    assert checked.exit_code == 0, checked.output
+    assert "reward     ok       loads: every tensor has its name and shape\n" in checked.stdout
+    assert "reference  ok       opens, unchanged since it was made\n" in checked.stdout
+
+
 def test_a_command_without_its_weights_ends_before_torch_is_loaded(tmp_path):
     code = (
         "import sys; from pipeline.cli import main\n"

@@ -182,14 +182,14 @@ def test_a_wrong_file_is_refused_and_leaves_nothing(server, tmp_path, said, file
     with pytest.raises(UserError, match="could not be fetched") as caught:
         fetch(role_of(Web(f"{server.address}/live"), file=file), tmp_path, Network(), said.append)
     assert f"({server.address}/live: {problem})" in str(caught.value)
-    assert names(tmp_path / "thing") == set()
+    assert not (tmp_path / "thing").exists()
 
 
 def test_an_empty_file_is_no_model(server, tmp_path, said):
     server.content = b""
     with pytest.raises(UserError, match="could not be fetched"):
         fetch(role_of(Web(f"{server.address}/live"), file=File("model.bin")), tmp_path, Network(), said.append)
-    assert "model.bin" not in names(tmp_path / "thing")
+    assert not (tmp_path / "thing" / "model.bin").exists()
 
 
 def test_a_dead_source_moves_on_to_the_next_and_says_so(server, tmp_path, said):
@@ -278,6 +278,7 @@ def hub(tmp_path, monkeypatch):
     fake = FakeHub(tmp_path / "hub")
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fake)
     monkeypatch.setattr(huggingface_hub, "is_offline_mode", lambda: False)
+    monkeypatch.setattr(fetching, "_hub_answers", lambda: True)
     return fake
 
 
@@ -330,6 +331,15 @@ def test_a_mirror_with_another_file_is_refused_for_the_next(hub, tmp_path, said)
     assert said[0].startswith("thing/model.bin: them/thing: SHA-256 ")
     assert (tmp_path / "weights" / "thing" / "model.bin").read_bytes() == CONTENT
     assert names(tmp_path / "weights" / "thing") == {"model.bin"}
+
+
+def test_a_hub_that_does_not_answer_is_asked_for_nothing(hub, tmp_path, said, monkeypatch):
+    monkeypatch.setattr(fetching, "_hub_answers", lambda: False)
+    role = role_of(Hub("them/thing"), Hub("mirror/thing"))
+    with pytest.raises(UserError, match=r"\(them/thing: no connection; mirror/thing: no connection\)"):
+        fetch(role, tmp_path / "weights", Network(), said.append)
+    assert all(local for _, _, local, _ in hub.asked)
+    assert not (tmp_path / "weights" / "thing").exists()
 
 
 def test_offline_reads_the_cache_of_every_mirror_and_asks_nobody(hub, tmp_path, said):
