@@ -65,11 +65,11 @@ def check_weights(names: Sequence[str], where: str | None, golden: Path | None) 
 
 def examine(recipe_name: str, where: str | None, *, as_json: bool) -> bool:
     """Print what this machine has and lacks for a recipe; whether it can run."""
-    from pipeline import doctor, recipes
+    from pipeline import doctor, machine, recipes
 
     recipe = recipes.named(recipe_name).recipe
     weights = models.resolve(where or models.default_for(recipe_name))
-    facts = doctor.facts(weights)
+    facts = machine.facts(weights)
     found = doctor.findings(facts, doctor.needs(recipe, weights))
     can_run = doctor.can_run(found)
     if as_json:

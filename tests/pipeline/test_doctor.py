@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pipeline import doctor, models
+from pipeline import doctor, machine, models
 from pipeline.catalogue import ROLES
 from pipeline.cli import app
-from pipeline.doctor import Facts, Gpu, Needs, Status
+from pipeline.doctor import Needs, Status
+from pipeline.machine import Facts, Gpu
 from sctd.recipe import with_overrides
 from sctd.recipes import embedded, paper
 
@@ -183,8 +184,8 @@ def test_a_recipe_needs_the_models_that_it_names():
 
 def test_graphics_cards_as_the_driver_lists_them():
     text = "NVIDIA H200, 143771, 580.95.05\nNVIDIA H200, 143771, 580.95.05\n"
-    assert doctor.parsed_gpus(text) == (Gpu("NVIDIA H200", 143771 * 2**20, "580.95.05"),) * 2
-    assert doctor.parsed_gpus("\n") == ()
+    assert machine.parsed_gpus(text) == (Gpu("NVIDIA H200", 143771 * 2**20, "580.95.05"),) * 2
+    assert machine.parsed_gpus("\n") == ()
 
 
 def test_a_cluster_that_listens_answers():
@@ -192,10 +193,10 @@ def test_a_cluster_that_listens_answers():
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
-        assert doctor.answers(f"127.0.0.1:{port}")
-        assert doctor.answers(f"ray://127.0.0.1:{port}")
-    assert not doctor.answers(f"127.0.0.1:{port}")
-    assert not doctor.answers("nonsense")
+        assert machine.answers(f"127.0.0.1:{port}")
+        assert machine.answers(f"ray://127.0.0.1:{port}")
+    assert not machine.answers(f"127.0.0.1:{port}")
+    assert not machine.answers("nonsense")
 
 
 def test_compiled_kernels_are_found_where_torch_puts_them(tmp_path, monkeypatch):
@@ -204,11 +205,11 @@ def test_compiled_kernels_are_found_where_torch_puts_them(tmp_path, monkeypatch)
     (package / "__init__.py").write_text("raise SystemExit('gsplat was imported')")
     monkeypatch.syspath_prepend(str(tmp_path))
     environment = {"TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions")}
-    assert not doctor._is_gsplat_built(environment)
+    assert not machine._is_gsplat_built(environment)
     built = tmp_path / "extensions" / "py311_cu130" / "gsplat_cuda"
     built.mkdir(parents=True)
     (built / "gsplat_cuda.so").write_bytes(b"")
-    assert doctor._is_gsplat_built(environment)
+    assert machine._is_gsplat_built(environment)
     assert "gsplat" not in sys.modules
 
 
@@ -217,7 +218,7 @@ def test_compiled_kernels_are_found_where_torch_puts_them(tmp_path, monkeypatch)
 
 @pytest.fixture(scope="module")
 def here():
-    return doctor.facts(models.resolve("embedded"), {})
+    return machine.facts(models.resolve("embedded"), {})
 
 
 @pytest.fixture
@@ -226,10 +227,10 @@ def looked_up(here, monkeypatch, tmp_path):
     monkeypatch.setenv("SEGMENTDREAMER_WEIGHTS", str(tmp_path))
 
     def facts(weights):
-        missing = {name: doctor.missing(role, weights) for name, role in ROLES.items()}
+        missing = {name: machine.missing(role, weights) for name, role in ROLES.items()}
         return replace(here, weights_name=weights.name, weights_folder=str(weights.folder), missing_files=missing)
 
-    monkeypatch.setattr(doctor, "facts", facts)
+    monkeypatch.setattr(machine, "facts", facts)
 
 
 def test_facts_are_found(here):
