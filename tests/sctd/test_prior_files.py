@@ -122,6 +122,25 @@ def test_a_single_file_is_the_folder(folders, tensors, tmp_path, capfd, name, dt
     assert same(found, StableDiffusionPrior.load(folders[name], dtype=dtype))
 
 
+@pytest.mark.skipif(not SD21.is_dir(), reason="the published configuration of Stable Diffusion 2.1 is not here")
+def test_every_tensor_of_the_full_2_1_finds_its_place(tmp_path, monkeypatch):
+    """At full size, 1.29 billion parameters, each tensor one repeated number: the file's reader is the one stand-in."""
+    with torch.device("meta"):
+        parts = (
+            AutoencoderKL.from_config(AutoencoderKL.load_config(SD21 / "vae")),
+            UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(SD21 / "unet")),
+            CLIPTextModel(CLIPTextConfig.from_pretrained(SD21 / "text_encoder")),
+        )
+        shapes = {name: tensor.shape for name, tensor in single_file(*parts, version=2).items()}
+    tensors = {name: torch.tensor(0.01, dtype=torch.float16).expand(shape) for name, shape in shapes.items()}
+    monkeypatch.setattr("sctd.prior_files.load_file", lambda path: tensors)
+    (tmp_path / "v2-1_768.safetensors").touch()
+    prior = StableDiffusionPrior.load(tmp_path / "v2-1_768.safetensors", dtype=torch.float16, config=SD21)
+    counts = [sum(p.numel() for p in model.parameters()) for model in (prior.unet, prior.text_encoder, prior.vae)]
+    assert [round(count / 1e6, 1) for count in counts] == [865.9, 340.4, 83.7]
+    assert (prior.image_size, prior.predicts_v, prior.max_tokens) == (768, True, 77)
+
+
 def test_where_the_configuration_of_a_single_file_is_looked_for(folders, tuned, tmp_path):
     expected = StableDiffusionPrior.load(folders["1.5"])
     assert same(StableDiffusionPrior.load(tuned), expected), "the folder of its name"
