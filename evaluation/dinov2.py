@@ -16,6 +16,7 @@ from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 from torch import Tensor, nn
 from transformers import Dinov2Model
+from transformers.utils import logging as transformers_logging
 
 from evaluation import EvaluationError
 from evaluation.checkpoints import digest, read_tensors
@@ -51,6 +52,8 @@ class Dinov2Tower:
             raise EvaluationError(f"{folder / 'config.json'} is no model's configuration: fetch it again") from error
         if kind != "dinov2":
             raise EvaluationError(f"{folder} holds a {kind} model; expected dinov2")
+        shown = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.disable_progress_bar()  # one for every model it loads
         try:
             loaded: Any = Dinov2Model.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
@@ -58,6 +61,9 @@ class Dinov2Tower:
         except (RuntimeError, ValueError, OSError) as error:
             first = (str(error).splitlines() or [""])[0]
             raise EvaluationError(f"{folder} does not load as DINOv2: {first}") from error
+        finally:
+            if shown:
+                transformers_logging.enable_progress_bar()
         network, found = loaded
         if odd := sorted({*found["missing_keys"], *found["unexpected_keys"]} - {UNUSED}):
             raise EvaluationError(
