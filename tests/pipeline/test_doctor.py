@@ -106,6 +106,14 @@ MISSING = [
             f"{doctor.COMPILER} && pip install ninja && {doctor.BUILD}",
         ),
     ),
+    (
+        {"is_gsplat_built": False, "has_ninja": False},
+        (
+            "gsplat",
+            "1.5.3, not built, and there is no ninja to build it",
+            f"pip install ninja && {doctor.BUILD}",
+        ),
+    ),
     ({"free_bytes": 0}, ("disk", "full", "free some space")),
     (
         {"ray": None},
