@@ -236,6 +236,29 @@ def doctor(recipe: RecipeName = "embedded", weights: WeightsFolder = None, json:
     return OK if commands_weights.examine(recipe, weights, as_json=json) else NOT_ALL_THERE
 
 
+@app.command()
+@guarded
+def reference(
+    weights: Place = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE", show_default="dreamfusion40; embedded40 for embedded", help="Prompts."),
+    ] = None,
+    count: Annotated[int, typer.Option(help="Pictures, equally many of each prompt.")] = 50_000,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", show_default="reference.npz in the weights", help="What to write.")
+    ] = None,
+) -> int:
+    """Make what the Fréchet distance is taken from: moments of pictures by the prior.
+
+    The same command again goes on where it stopped, and does nothing twice.
+    """
+    from pipeline import commands_weights
+
+    commands_weights.make_reference(weights, suite, count, out)
+    return OK
+
+
 def _status(failed: int) -> int:
     return SOME_FAILED if failed else OK
 

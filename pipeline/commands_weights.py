@@ -1,4 +1,4 @@
-"""What `segmentdreamer weights …` and `segmentdreamer doctor` do, once their options are read."""
+"""What `segmentdreamer weights …`, `reference` and `doctor` do, once their options are read."""
 
 import contextlib
 import json
@@ -83,6 +83,22 @@ def examine(recipe_name: str, where: str | None, *, as_json: bool) -> bool:
     verdict = "can" if can_run else "cannot yet"
     print(f"\nThis machine {verdict} run --recipe {recipe_name} --weights {where or weights.name}.")
     return can_run
+
+
+def make_reference(where: str | None, suite: str | None, count: int, out: Path | None) -> None:
+    """Write the moments of the prior's own pictures, and print where."""
+    from pipeline.prompts import suite as read_suite
+    from pipeline.prompts import suite_name
+
+    weights = models.resolve(where or models.PUBLISHED)
+    suite = suite or ("embedded40" if weights.name == models.EMBEDDED else "dreamfusion40")
+    prompts, target = read_suite(suite), out or weights.part("reference.npz")
+    weights.require((*models.GENERATION, "scorer"))
+    from pipeline import reference
+
+    made = reference.make(weights, suite_name(suite), prompts, count, target, _say)
+    _say(f"{made.moments.count} pictures, key {made.key[:16]}")
+    print(target)
 
 
 def folder_of(where: str | None) -> Path:
