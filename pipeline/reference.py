@@ -2,7 +2,7 @@
 
 The prompts stand as they are: no template, no view word. Work comes in shards, each kept on disk as a reference of its
 own pictures beside the target, so that a command that was stopped goes on. All runs in this process, on its GPU if it
-has one.
+has one. What is wrong with the options is said before torch and the model libraries are imported.
 """
 
 import shutil
@@ -12,14 +12,11 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 
 from evaluation import EvaluationError
-from evaluation.clip_score import ClipScorer
-from evaluation.features import ClipTower
 from evaluation.fid import Moments
 from evaluation.references import Reference, from_bytes, to_bytes
 from pipeline.errors import UserError, shortened
@@ -28,7 +25,10 @@ from pipeline.models import Weights
 from pipeline.progress import duration
 from pipeline.run import token_counter
 from pipeline.store import Store
-from sctd.prior import StableDiffusionPrior
+
+if TYPE_CHECKING:
+    from evaluation.features import ClipTower
+    from sctd.prior import StableDiffusionPrior
 
 GUIDANCE_SCALE, STEPS, SEED = 7.5, 25, 2_000_000
 KEPT = 25  # features a prompt that go into the file, for the kernel distance
@@ -52,12 +52,18 @@ class Shard(NamedTuple):
 class Sampler:
     """The models that a reference is made with."""
 
-    prior: StableDiffusionPrior
-    tower: ClipTower
+    prior: "StableDiffusionPrior"
+    tower: "ClipTower"
 
     @staticmethod
     def load(weights: Weights) -> "Sampler":
         """On this machine's GPU if it has one. Raises PriorError or EvaluationError naming the file."""
+        import torch
+
+        from evaluation.clip_score import ClipScorer
+        from evaluation.features import ClipTower
+        from sctd.prior import StableDiffusionPrior
+
         device = "cuda" if torch.cuda.is_available() else "cpu"
         scorer = ClipScorer.load(weights.part("scorer"), device, weights.name)
         return Sampler(StableDiffusionPrior.load(weights.part("prior"), device), ClipTower(scorer))
@@ -67,6 +73,8 @@ class Sampler:
 
         A batch's size follows from the picture's alone, not from the machine's memory: the last bits depend on it.
         """
+        import torch
+
         generator = torch.Generator().manual_seed(SEED + shard.prompt)
         torch.randn(shard.start, *self.prior.latent_shape, generator=generator)  # the noise of the shards before
         most = WHOLE_PROMPT if self.prior.image_size <= SMALL_PIXELS else LARGE_BATCH
