@@ -13,8 +13,9 @@ import yaml
 
 from pipeline.errors import UserError, nearest
 from pipeline.sweep import Sweep, in_file
+from sctd.methods import FOR_OBJECTIVE
 from sctd.recipe import Recipe, RecipeError, from_json
-from sctd.recipes import FOR_OBJECTIVE, RECIPES
+from sctd.recipes import RECIPES
 
 
 class Base(NamedTuple):

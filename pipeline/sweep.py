@@ -11,8 +11,8 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.jobs import Method, digest, without_machine
+from sctd.methods import FOR_OBJECTIVE
 from sctd.recipe import Recipe, RecipeError, keys, with_overrides
-from sctd.recipes import FOR_OBJECTIVE
 
 Sweep = Mapping[str, Sequence[Any]]  # from a dotted key to the values it goes through
 

@@ -5,7 +5,6 @@
 
 from collections.abc import Iterator
 
-from sctd.methods import FOR_OBJECTIVE as FOR_OBJECTIVE
 from sctd.recipe import Recipe
 from sctd.recipe_field import Part, Rate
 from sctd.recipe_gradient import Encoding, Guidance, Noise, Objective

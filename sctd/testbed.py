@@ -19,9 +19,10 @@ from torch import Tensor
 
 from sctd import draws
 from sctd.guidance import cfg
+from sctd.methods import FOR_OBJECTIVE
 from sctd.objectives import gradient, with_options
 from sctd.recipe import Recipe, RecipeError, with_overrides
-from sctd.recipes import FOR_OBJECTIVE, paper
+from sctd.recipes import paper
 from sctd.schedule import NoiseSchedule
 from sctd.types import Latents, Text
 

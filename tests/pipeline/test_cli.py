@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from pipeline import bench as flow
 from pipeline import commands
 from pipeline.cli import app
-from sctd.recipes import FOR_OBJECTIVE
+from sctd.methods import FOR_OBJECTIVE
 
 BALL = ["--set", "seed_shape.kind=ball", "--set", "seed_shape.count=150"]
 EXAMPLES = Path(__file__).parents[2] / "examples"

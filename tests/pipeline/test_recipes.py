@@ -2,7 +2,8 @@ import pytest
 
 from pipeline import recipes, sweep
 from pipeline.errors import UserError
-from sctd.recipes import FOR_OBJECTIVE, RECIPES, embedded, paper
+from sctd.methods import FOR_OBJECTIVE
+from sctd.recipes import RECIPES, embedded, paper
 
 
 def test_recipes_by_name():

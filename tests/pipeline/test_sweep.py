@@ -7,8 +7,9 @@ import pytest
 from pipeline import recipes, sweep
 from pipeline.errors import UserError
 from pipeline.jobs import Prompt, plan
+from sctd.methods import FOR_OBJECTIVE
 from sctd.recipe import with_overrides
-from sctd.recipes import FOR_OBJECTIVE, embedded
+from sctd.recipes import embedded
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

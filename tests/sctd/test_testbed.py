@@ -9,7 +9,7 @@ import torch
 from analytic import Mixture as Counted
 
 from sctd import testbed
-from sctd.recipes import FOR_OBJECTIVE
+from sctd.methods import FOR_OBJECTIVE
 from sctd.testbed import ASKED, VARIANTS, Judged, distil, judged, references, rows, settings, twelve_modes
 
 PAGE = (Path(__file__).parents[2] / "docs" / "testbed.md").read_text(encoding="utf-8")
