@@ -26,7 +26,7 @@ def bench(
     placement = place(executor, len(jobs), workers)
     texts = [prompt.text for prompt in run.prompts]
     stages = [
-        generation(store, run.weights, placement, checkpoint_seconds),
+        generation(store, run, placement, checkpoint_seconds),
         evaluation(store, run.weights, placement, run.protocol, texts),
     ]
     for outcome in executor.run(stages, jobs, watcher):
@@ -44,7 +44,7 @@ def generate(
     """Make every asset that is not there, and judge none."""
     jobs = store.unfinished(run.jobs, None)
     placement = place(executor, len(jobs), workers)
-    for outcome in executor.run([generation(store, run.weights, placement, checkpoint_seconds)], jobs, watcher):
+    for outcome in executor.run([generation(store, run, placement, checkpoint_seconds)], jobs, watcher):
         store.write_record(of_job(outcome, None, store))
 
 
@@ -79,8 +79,9 @@ def evaluate(
         store.write_record(of_asset(outcome, jobs[outcome.item.job_id], digest))
 
 
-def generation(store: Store, weights: Weights, placement: Placement, checkpoint_seconds: float) -> Stage:
-    make = partial(_generator, store.absolute(), weights, checkpoint_seconds)
+def generation(store: Store, run: Run, placement: Placement, checkpoint_seconds: float) -> Stage:
+    compute = run.recipes[0].compute
+    make = partial(_generator, store.absolute(), run.weights, checkpoint_seconds, compute)
     return Stage("generate", make, workers=placement.generators, gpus=placement.generator_gpus, cpus=1)
 
 

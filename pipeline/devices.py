@@ -1,7 +1,10 @@
 """Which device a worker computes on, and how it computes there so that the same job gives the same asset."""
 
 import importlib.util
+import os
 from typing import Any
+
+COMPILED = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"  # where torch and triton keep what they compile
 
 
 def can_use_gpus() -> bool:
@@ -12,14 +15,36 @@ def can_use_gpus() -> bool:
 def prepare() -> Any:
     """The `torch.device` of this process, and its settings for exact arithmetic."""
     import torch
+    from platformdirs import user_cache_path
 
     if torch.cuda.is_available() and can_use_gpus():
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = False
+        for variable in COMPILED:  # kept, and shared by all workers of this user: compiling takes a minute
+            os.environ.setdefault(variable, str(user_cache_path("segmentdreamer", appauthor=False) / "compiled"))
         return torch.device("cuda")
     torch.set_num_threads(1)  # sums in one order: an asset does not depend on the number of cores or on the executor
     return torch.device("cpu")
+
+
+def forget_peak(device: Any) -> None:
+    """Count `peak_bytes` of a GPU from now on; that of a process's whole memory counts from its birth."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def free(device: Any) -> None:
+    """Give back to the device what this process keeps for later."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def peak_bytes(device: Any) -> int:

@@ -6,8 +6,8 @@ made again.
 
 import json
 import time
+from collections.abc import Callable, Iterator
 from collections.abc import Generator as Progressing
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from sctd.gaussians import Gaussians
 from sctd.optimize import OptimizeError, Step, optimize
 from sctd.prior import StableDiffusionPrior
 from sctd.pull import Controlled
+from sctd.recipe_compute import Compute
 from sctd.seed_shape import cloud_prompt, initial_gaussians
 
 TURNTABLE_VIEWS, TURNTABLE_ELEVATION_DEGREES = 120, 15.0
@@ -41,27 +42,37 @@ class NumericError(ArithmeticError):
 class Generator:
     """A worker: one prior on one device."""
 
-    def __init__(self, store: Store, weights: Weights, checkpoint_seconds: float):
+    def __init__(self, store: Store, weights: Weights, checkpoint_seconds: float, compute: Compute):
         self.store, self.weights, self.checkpoint_seconds = store, weights, checkpoint_seconds
         self.device = devices.prepare()
-        self.prior = StableDiffusionPrior.load(weights.part("prior"), self.device)
+        self.compute, self.prior = compute, self._prior(compute)
+        self.views_at_once = 0  # of the present job
+
+    def _prior(self, compute: Compute) -> StableDiffusionPrior:
+        """The prior that computes so."""
+        dtype = getattr(torch, compute.dtype)
+        prior = StableDiffusionPrior.load(self.weights.part("prior"), self.device, dtype)
+        return prior.at_speed() if compute.fast and self.device.type == "cuda" else prior
 
     def __call__(self, job: Job) -> Progressing[Progress, None, Asset]:
         folder = self.store.item(job.id)
         facts = self.store.read_json(folder / GENERATION)
         if facts is None:
+            if job.recipe.compute != self.compute:  # a sweep may change it from job to job
+                self.compute, self.prior = job.recipe.compute, self._prior(job.recipe.compute)
             facts = yield from self._make(job)
             self.store.write_json(folder / GENERATION, facts)  # last: with it, the asset and its pictures are there
             (folder / CHECKPOINT).unlink(missing_ok=True)
         return Asset(job.id, job.prompt.text, facts)
 
     def _make(self, job: Job) -> Progressing[Progress, None, dict[str, Any]]:
-        folder, begun = self.store.item(job.id), time.monotonic()
+        folder, begun, built = self.store.item(job.id), time.monotonic(), self.prior.build_seconds
+        devices.forget_peak(self.device)
         initial = self._initial(job)
         init_seconds = time.monotonic() - begun
         steps, start = self._steps(job, initial, Checkpoint.read(folder / CHECKPOINT))
         saved_at = time.monotonic()
-        for step in _told(steps):
+        for step in steps:
             seconds = start.seconds + time.monotonic() - begun
             yield Progress(step.iteration, step.iterations, f"{step.num_gaussians:,} Gaussians")
             if time.monotonic() - saved_at >= self.checkpoint_seconds and step.iteration < step.iterations:
@@ -70,10 +81,15 @@ class Generator:
                 self.store.write(folder / CHECKPOINT, checkpoint.to_bytes())
         self.store.write(folder / ASSET, ply.to_ply(step.gaussians))
         self._picture(job, step.gaussians)
+        build_seconds = self.prior.build_seconds - built
+        here = step.iterations - start.iteration
         return {
             "init_seconds": init_seconds,
             "optimize_seconds": seconds,
             "seconds": start.seconds + time.monotonic() - begun,
+            "build_seconds": build_seconds,
+            "seconds_per_iteration": (seconds - start.seconds - init_seconds - build_seconds) / here,
+            "views_at_once": self.views_at_once,
             "resumed_from": start.iteration,
             "iterations": step.iterations,
             "image_size": self.prior.image_size,
@@ -116,12 +132,32 @@ class Generator:
     def _steps(self, job: Job, initial: Gaussians, saved: "Checkpoint") -> tuple[Iterator[Step], "Checkpoint"]:
         """The iterations that are left, and from where they go on; a checkpoint of an older version is not used."""
         run = partial(optimize, job.recipe, self.prior, initial, job.prompt.text, job.seed, control=self._control(job))
+        self.views_at_once = job.recipe.cameras.views
         if saved.iteration:
             try:
-                return run(resume=saved.state), saved
+                return self._within_memory(run, run(resume=saved.state), saved.state), saved
             except CheckpointError:
                 (self.store.item(job.id) / CHECKPOINT).unlink()
-        return run(), NO_CHECKPOINT
+        return self._within_memory(run, run(), None), NO_CHECKPOINT
+
+    def _within_memory(
+        self, run: Callable[..., Iterator[Step]], steps: Iterator[Step], state: bytes | None
+    ) -> Iterator[Step]:
+        """The steps; where the device's memory is too small, from the last one on with half as many views at once."""
+        last: Step | None = None
+        while True:
+            try:
+                for last in _told(steps):
+                    yield last
+                return
+            except torch.OutOfMemoryError:
+                if self.views_at_once == 1:
+                    raise
+            self.views_at_once //= 2
+            state = state if last is None else last.checkpoint()
+            self.prior.forget()
+            devices.free(self.device)
+            steps = run(resume=state, views_at_once=self.views_at_once)
 
     @torch.no_grad()
     def _picture(self, job: Job, gaussians: Gaussians) -> None:

@@ -7,6 +7,7 @@ import torch
 
 from sctd.gaussians import Gaussians
 from sctd.recipe_scene import Optimizer
+from sctd.transfer import sent
 
 
 def rates_at(optimizer: Optimizer, progress: float, num_basis: int) -> dict[str, torch.Tensor | float]:
@@ -50,7 +51,8 @@ def update(
         direction = first / (1 - beta1**count) / ((second / (1 - beta2**count)).sqrt() + optimizer.eps)
         rate = rates[name]
         moved[name] = (
-            getattr(gaussians, name) - (rate.to(first) if isinstance(rate, torch.Tensor) else rate) * direction
+            getattr(gaussians, name)
+            - (sent(rate, first.device) if isinstance(rate, torch.Tensor) else rate) * direction
         )
         firsts[name], seconds[name] = first, second
     return Gaussians(**moved), Gaussians(**firsts), Gaussians(**seconds)

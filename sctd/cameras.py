@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sctd.transfer import sent
+
 Range = tuple[float, float]
 
 
@@ -49,7 +51,7 @@ class Cameras:
 
     def to(self, device: torch.device | str) -> "Cameras":
         """The same cameras on another device."""
-        return self._map(lambda tensor: tensor.to(device))
+        return self._map(lambda tensor: sent(tensor, device))
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "Cameras":
         return Cameras(

@@ -5,6 +5,7 @@ The generator lives on the CPU, so that a seed means the same on every device.
 
 import hashlib
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -24,6 +25,14 @@ from sctd.times import (
     draw_two_intervals,
     interval_at,
 )
+from sctd.transfer import sent
+
+
+class Shows(NamedTuple):
+    """What the encoder is shown of an iteration's views: colours or disparity, mirrored or not."""
+
+    disparity: bool
+    mirrored: bool
 
 
 def generator_of(seed: int, iteration: int | None = None) -> torch.Generator:
@@ -56,6 +65,13 @@ def backgrounds(settings: Background, views: int, generator: torch.Generator) ->
     colour = torch.where(kind < black + settings.grey_share, colour[:, :1].expand(views, 3), colour)
     colour = torch.where(kind < black, 0.0, colour)
     return torch.where(kind < white, 1.0, colour)
+
+
+def shows(recipe: Recipe, generator: torch.Generator) -> Shows:
+    """Disparity in some iterations, mirrored in others: all views alike."""
+    shares = torch.tensor([recipe.encoding.disparity_share, recipe.encoding.flip_share])
+    disparity, mirrored = (torch.rand(2, generator=generator) < shares).tolist()
+    return Shows(disparity, mirrored)
 
 
 def views(recipe: Recipe, iteration: int, size: int, generator: torch.Generator) -> Cameras:
@@ -115,5 +131,5 @@ def with_scale_noise(gaussians: Gaussians, share: float, generator: torch.Genera
     if share == 0:
         return gaussians
     factor = 1 + share**0.5 / 4 * torch.randn(gaussians.num, 3, generator=generator)
-    log_factor = factor.clamp(min=0.01).log().to(gaussians.log_scales)
+    log_factor = sent(factor.clamp(min=0.01).log(), gaussians.log_scales.device)
     return replace(gaussians, log_scales=gaussians.log_scales + log_factor)

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from sctd import adam, densify, draws
-from sctd.brightness import dimmed
+from sctd.brightness import brightest, dimmed
 from sctd.checkpoint import Identity, State, from_bytes, to_bytes
 from sctd.densify import Population
 from sctd.gaussians import Gaussians
 from sctd.pull import Controlled, Prior, Puller
 from sctd.recipe import Recipe
+from sctd.transfer import Mark, unmarked
+from sctd.types import Images
 
 
 class OptimizeError(ValueError):
@@ -52,8 +54,16 @@ def optimize(
     seed: int,
     resume: bytes | None = None,
     control: Controlled | None = None,
+    *,
+    views_at_once: int | None = None,
+    ahead: bool | None = None,
+    mark: Mark = unmarked,
 ) -> Iterator[Step]:
     """Distil `prompt` into Gaussians, beginning with `initial` and on its device, or with the checkpoint `resume`.
+
+    `views_at_once` below the recipe's views saves memory. With `ahead`, by default on GPUs, an iteration begins before
+    it is known whether the last one's numbers were finite, so that the device never waits; what comes out is the same.
+    `mark` is told where the parts of an iteration end.
 
     `control` makes the denoiser that sees what `recipe.guidance.control` names, if it names anything:
     `partial(controlled, prior, Control.load(folder), scale=…)`.
@@ -76,14 +86,19 @@ def optimize(
     identity = Identity(recipe.digest(), prompt, seed)
     device = initial.means.device
     state = from_bytes(resume, identity, device) if resume is not None else _initial_state(recipe, prior, initial, seed)
-    run = _Run(recipe, Puller.of(recipe, prior, prompt, seed, device, control))
-    return _steps(run, state, identity)
+    run = _Run(recipe, Puller.of(recipe, prior, prompt, seed, device, control), views_at_once, mark)
+    return _steps(run, state, identity, ahead=device.type == "cuda" if ahead is None else ahead)
 
 
-def _steps(run: "_Run", state: State, identity: Identity) -> Iterator[Step]:
+def _steps(run: "_Run", state: State, identity: Identity, *, ahead: bool) -> Iterator[Step]:
+    """Step by step; if `ahead`, the next iteration is given to the device before this one's verdict is waited for."""
     iterations = run.recipe.iterations
+    following: _Attempt | None = None
     while state.iteration < iterations:
-        state = run.advance(state)
+        attempt = following or run.attempt(state)
+        following = run.attempt(attempt.after) if ahead and attempt.after.iteration < iterations else None
+        state, is_sound = run.settled(attempt)
+        following = following if is_sound else None  # it went on from what is undone
         gaussians = state.population.gaussians
         yield Step(state.iteration, iterations, state.loss, gaussians.num, gaussians, state.skipped, state, identity)
 
@@ -103,30 +118,62 @@ def _with_sh_degree(gaussians: Gaussians, degree: int) -> Gaussians:
 
 
 @dataclass(frozen=True)
+class _Attempt:
+    """An iteration that the device may still be working on: from `before` to `after`, if its numbers turn out finite.
+
+    `verdict` has the loss and, by the names of `looked_at`, whether each was finite, once `done`.
+    """
+
+    before: State
+    after: State
+    looked_at: list[str]
+    verdict: Tensor
+    done: torch.cuda.Event | None
+
+
+@dataclass(frozen=True)
 class _Run:
     """What stays the same from iteration to iteration."""
 
     recipe: Recipe
     pull: Puller
+    views_at_once: int | None
+    mark: Mark
 
-    def advance(self, state: State) -> State:
-        """The next state; where NaN or infinity turn up, the same one but for its counters and random numbers."""
+    def attempt(self, state: State) -> _Attempt:
+        """The next state, whatever its numbers; nothing is waited for but where Gaussians are added or removed."""
         generator = torch.Generator()
         generator.set_state(state.random)
         iteration, before = state.iteration + 1, state.population
-        pull = self.pull(state, iteration, generator)
+        self.mark("begin")
+        pull = self.pull(state, iteration, generator, self.views_at_once, self.mark)
         after = self._moved(before, pull.gradients, iteration, state.updates + 1)
         seconds = {f"Adam's second moment of {name}": tensor for name, tensor in after.second_moment.tensors().items()}
-        faulty = _not_finite({**pull.gradients_by_name(), **seconds, **after.gaussians.tensors()})
-        if faulty:
-            return self._skipped(state, faulty, generator)
+        looked_at = {**pull.gradients_by_name(), **seconds, **after.gaussians.tensors()}
+        verdict, done = _on_its_way(pull.loss, looked_at)
+        self.mark("adam")
         if self.recipe.densify.enabled:
             after = densify.observe(after, pull.gradient_pixels, pull.radii)
-        after = self._repopulated(after, iteration, generator)
-        after = self._dimmed(after, pull.brightest, iteration)
-        return State(
-            iteration, state.updates + 1, state.skipped, 0, float(pull.loss), after, state.noise, generator.get_state()
-        )
+        if _is_sound(verdict, done, waiting=self._repopulates(iteration)):
+            after = self._repopulated(after, iteration, generator)
+        after = self._dimmed(after, pull.lit, iteration)
+        self.mark("densify")
+        random = generator.get_state()
+        moved = State(iteration, state.updates + 1, state.skipped, 0, 0.0, after, state.noise, random)
+        return _Attempt(state, moved, list(looked_at), verdict, done)
+
+    def settled(self, attempt: _Attempt) -> tuple[State, bool]:
+        """What the attempt came to: the state after it or, where NaN or infinity turned up, the one before.
+
+        Then only its counters and random numbers are new.
+        """
+        if attempt.done is not None:
+            attempt.done.synchronize()
+        loss, *are_finite = attempt.verdict.tolist()
+        faulty = [name for name, finite in zip(attempt.looked_at, are_finite, strict=True) if not finite]
+        if faulty:
+            return self._skipped(attempt.before, faulty, attempt.after.random), False
+        return replace(attempt.after, loss=loss), True
 
     def _moved(self, population: Population, gradients: Gaussians, iteration: int, count: int) -> Population:
         """After Adam's `count`-th step, inside the bounds."""
@@ -144,6 +191,13 @@ class _Run:
         gaussians = densify.bounded(gaussians, recipe.bounds)
         return replace(population, gaussians=gaussians, first_moment=first, second_moment=second)
 
+    def _repopulates(self, iteration: int) -> bool:
+        grows, moves = self.recipe.densify, self.recipe.relocate
+        reset = bool(grows.reset_interval) and iteration % grows.reset_interval == 0
+        return (grows.enabled and iteration < grows.before and (iteration % grows.interval == 0 or reset)) or (
+            moves.enabled and iteration % moves.interval == 0
+        )
+
     def _repopulated(self, population: Population, iteration: int, generator: torch.Generator) -> Population:
         grows, moves = self.recipe.densify, self.recipe.relocate
         if grows.enabled and iteration < grows.before:
@@ -156,14 +210,15 @@ class _Run:
             population = densify.relocate(population, moves, generator)
         return population
 
-    def _dimmed(self, population: Population, brightest: float, iteration: int) -> Population:
+    def _dimmed(self, population: Population, lit: Images, iteration: int) -> Population:
         """BEG: all colours towards mid grey, and their moments forgotten, where the brightest views outshine."""
         settings, progress = self.recipe.brightness, iteration / self.recipe.iterations
         if not (settings.enabled and settings.after_share < progress < settings.until_share):
             return population
-        return dimmed(population, settings.factor) if brightest > settings.limit else population
+        is_bright = brightest(lit, settings.quantile) > settings.limit
+        return dimmed(population, settings.factor) if is_bright else population
 
-    def _skipped(self, state: State, faulty: list[str], generator: torch.Generator) -> State:
+    def _skipped(self, state: State, faulty: list[str], random: Tensor) -> State:
         in_a_row = state.skipped_in_a_row + 1
         if in_a_row >= self.recipe.give_up_after:
             raise OptimizeError(
@@ -175,11 +230,26 @@ class _Run:
             iteration=state.iteration + 1,
             skipped=state.skipped + 1,
             skipped_in_a_row=in_a_row,
-            random=generator.get_state(),
+            random=random,
         )
 
 
-def _not_finite(tensors: dict[str, Tensor]) -> list[str]:
-    """Names of the tensors that hold a NaN or an infinity; one wait for the device."""
-    are_finite = torch.stack([tensor.isfinite().all() for tensor in tensors.values()]).tolist()
-    return [name for name, is_finite in zip(tensors, are_finite, strict=True) if not is_finite]
+def _on_its_way(loss: Tensor, tensors: dict[str, Tensor]) -> tuple[Tensor, torch.cuda.Event | None]:
+    """The loss, and of each tensor whether it is finite, on their way to the CPU; and what tells of their coming."""
+    are_finite = [tensor.isfinite().all() for tensor in tensors.values()]
+    verdict = torch.stack([loss.double(), *(finite.double() for finite in are_finite)])
+    if verdict.device.type != "cuda":
+        return verdict, None
+    there = torch.empty(verdict.shape, dtype=verdict.dtype, pin_memory=True).copy_(verdict, non_blocking=True)
+    done = torch.cuda.Event()
+    done.record()
+    return there, done
+
+
+def _is_sound(verdict: Tensor, done: torch.cuda.Event | None, *, waiting: bool) -> bool:
+    """Whether all is finite, as far as anybody knows: who is not `waiting` for a device hopes for the best."""
+    if done is not None and not waiting:
+        return True
+    if done is not None:
+        done.synchronize()
+    return bool(verdict[1:].all())

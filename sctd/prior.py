@@ -6,14 +6,15 @@ A ControlNet is read here too, for `sctd.control`. The only file that imports di
 
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from jaxtyping import Float
@@ -22,6 +23,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from sctd.guidance import cfg
+from sctd.half import in_dtype
 from sctd.prior_files import (
     CONTROLNET_FILES,
     CONTROLNET_FORMAT,
@@ -40,6 +42,9 @@ from sctd.schedule import NoiseSchedule, ScheduleError
 from sctd.solver import jump
 from sctd.types import Images, Latents, Text
 
+if TYPE_CHECKING:
+    from sctd.captured import Recorded, RecordedWithGradient
+
 __all__ = ["ControlNetModel", "PriorError", "Residuals", "StableDiffusionPrior", "load_controlnet"]
 
 
@@ -48,6 +53,13 @@ class Residuals(NamedTuple):
 
     down: tuple[Float[Tensor, "batch _ _ _"], ...]
     middle: Float[Tensor, "batch _ _ _"]
+
+
+class Networks(NamedTuple):
+    """What an iteration runs, at speed (`sctd.captured`): the U-Net, and the encoder up to its two moments."""
+
+    predict: "Recorded"
+    moments: "RecordedWithGradient"
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +79,7 @@ class StableDiffusionPrior:
     steps_offset: int
     device: torch.device
     dtype: torch.dtype
+    fast: Networks | None = None
 
     @classmethod
     def load(
@@ -117,6 +130,28 @@ class StableDiffusionPrior:
             dtype=dtype,
         )
 
+    def at_speed(self) -> "StableDiffusionPrior":
+        """The same prior on an NVIDIA GPU, its networks fused, compiled and recorded (`sctd.captured`) when first run.
+
+        This prior's U-Net and encoder are changed in place. The text encoder and the decoder wait in the machine's
+        memory until they are asked for.
+        """
+        from sctd.captured import recorded_encoder, recorded_unet  # here, as triton is there only for GPUs
+
+        for waiting in (self.text_encoder, self.vae.decoder):
+            waiting.to("cpu")  # type: ignore[arg-type]
+        return replace(self, fast=Networks(recorded_unet(self.unet), recorded_encoder(self.vae)))
+
+    @property
+    def build_seconds(self) -> float:
+        """How long compiling and recording have taken so far; 0 for a prior that does neither."""
+        return sum((network.seconds for network in self.fast or ()), 0.0)
+
+    def forget(self) -> None:
+        """Free the memory that recordings hold; they are made again when they are needed."""
+        for network in self.fast or ():
+            network.forget()
+
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of a latent, at the size that the U-Net was trained on."""
@@ -154,20 +189,28 @@ class StableDiffusionPrior:
         tokens = self.tokenizer(
             texts, padding="max_length", truncation=True, max_length=self.max_tokens, return_tensors="pt"
         )
-        return self.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state
+        encoder: Any = self.text_encoder
+        encoder.to(self.device)
+        embedding = encoder(tokens.input_ids.to(self.device)).last_hidden_state
+        if self.fast:
+            encoder.to("cpu")
+        return embedding
 
-    def encode(self, images: Images, generator: torch.Generator | None = None) -> Latents:
-        """z_0, differentiable in the images: the posterior's mean, or a sample of it if there is a generator."""
-        posterior = self.vae.encode(images.to(self.device, self.dtype) * 2 - 1).latent_dist
-        latents = posterior.mean
-        if generator is not None:
-            noise = torch.randn(latents.shape, generator=generator, device=generator.device)
-            latents = latents + posterior.std * noise.to(latents)
-        return latents.to(images.dtype) * self.vae.config["scaling_factor"]
+    def encode(self, images: Images, noise: Latents | None = None) -> Latents:
+        """z_0, differentiable in the images: the posterior's mean or, with standard normal `noise`, a sample of it."""
+        moments = self.fast.moments if self.fast else self._moments
+        posterior = DiagonalGaussianDistribution(in_dtype(moments, images.to(self.device) * 2 - 1, self.dtype))
+        latents = posterior.mean if noise is None else posterior.mean + posterior.std * noise.to(posterior.mean)
+        return latents * self.vae.config["scaling_factor"]
+
+    def _moments(self, images: Images) -> Float[Tensor, "batch moments height width"]:
+        hidden = self.vae.encoder(images)
+        return hidden if self.vae.quant_conv is None else self.vae.quant_conv(hidden)
 
     def decode(self, z_0: Latents) -> Images:
         """Images of latents, clamped to [0, 1]."""
         latents = z_0 / self.vae.config["scaling_factor"]
+        self.vae.decoder.to(self.device)
         images = self.vae.decode(latents.to(self.device, self.dtype)).sample
         return (images.to(z_0.dtype) / 2 + 0.5).clamp(0, 1)
 
@@ -179,11 +222,15 @@ class StableDiffusionPrior:
         """
         text = self.null.expand(len(z_t), -1, -1) if text is None else text
         steps = torch.full((len(z_t),), t, device=self.device)
-        added: dict[str, Any] = {}
+        arguments = z_t.to(self.device, self.dtype), steps, text.to(self.dtype)
         if residuals is not None:
-            added["down_block_additional_residuals"] = [each.to(self.device, self.dtype) for each in residuals.down]
-            added["mid_block_additional_residual"] = residuals.middle.to(self.device, self.dtype)
-        predicted = self.unet(z_t.to(self.device, self.dtype), steps, text.to(self.dtype), **added).sample
+            predicted = self.unet(
+                *arguments,
+                down_block_additional_residuals=[each.to(self.device, self.dtype) for each in residuals.down],
+                mid_block_additional_residual=residuals.middle.to(self.device, self.dtype),
+            ).sample
+        else:
+            predicted = self.fast.predict(*arguments) if self.fast else self.unet(*arguments).sample
         predicted = predicted.to(z_t.dtype)
         return self.schedule.eps_from_v(z_t, predicted, t) if self.predicts_v else predicted
 

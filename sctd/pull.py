@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sctd import draws, guidance, objectives, regularize
-from sctd.brightness import brightest
 from sctd.cameras import Cameras
 from sctd.checkpoint import State
 from sctd.gaussians import Gaussians
@@ -17,6 +16,7 @@ from sctd.recipe import Recipe
 from sctd.render import Rendering, render
 from sctd.schedule import NoiseSchedule
 from sctd.times import Times
+from sctd.transfer import Mark, sent, unmarked
 from sctd.types import Denoiser, Images, Latents, ResidualPair, Text
 
 Controlled = Callable[[Images], Denoiser]
@@ -33,8 +33,8 @@ class Prior(Protocol):
     def latent_shape(self) -> tuple[int, int, int]: ...
     @property
     def image_size(self) -> int: ...
-    def encode(self, images: Images, generator: torch.Generator | None = None) -> Latents:
-        """Images in [0, 1] → z_0, differentiable; a sample of the posterior, or without a generator its mean."""
+    def encode(self, images: Images, noise: Latents | None = None) -> Latents:
+        """Images in [0, 1] → z_0, differentiable; the posterior's mean, or with standard normal noise a sample."""
         ...
 
     def embed(self, texts: list[str]) -> Text: ...
@@ -53,7 +53,8 @@ class Pull(NamedTuple):
     gradients: Gaussians
     gradient_pixels: Float[Tensor, "views num 2"]
     radii: Tensor
-    brightest: float
+    lit: Images
+    """What was rendered, for recipes that hold brightness down; of others no view."""
 
     def gradients_by_name(self) -> dict[str, Tensor]:
         """Where a fault would show first, in the order in which it spreads."""
@@ -92,28 +93,65 @@ class Puller:
         residual = objectives.with_options(recipe.objective.name, options)
         return cls(recipe, prior, seed, device, control, null, views, text_of, residual)
 
-    def __call__(self, state: State, iteration: int, generator: torch.Generator) -> Pull:
-        """Where the objective pulls each Gaussian."""
+    def __call__(
+        self,
+        state: State,
+        iteration: int,
+        generator: torch.Generator,
+        views_at_once: int | None = None,
+        mark: Mark = unmarked,
+    ) -> Pull:
+        """Where the objective pulls each Gaussian; a few `views_at_once` give the same, but for a sum's rounding."""
         recipe, num_views = self.recipe, self.recipe.cameras.views
         scene = draws.generator_of(self.seed, iteration)
         cameras = draws.views(recipe, iteration, self.prior.image_size, scene).to(self.device)
-        background = draws.backgrounds(recipe.background, num_views, scene).to(self.device)
+        background = sent(draws.backgrounds(recipe.background, num_views, scene), self.device)
         leaves = state.population.gaussians.map(lambda tensor: tensor.detach().requires_grad_())
         shown = draws.with_scale_noise(leaves, recipe.encoding.scale_noise, generator)
-        rendering = render(shown, cameras, background)
-
-        images, mirrored = _encoded_images(recipe, rendering, cameras, scene)
-        z_0 = self.prior.encode(images, generator if recipe.encoding.posterior == "sample" else None).float()
-        noise = (
-            state.noise
-            if recipe.noise.kind == "fixed"
-            else draws.noise(recipe, self.prior.latent_shape, generator).to(z_0)
-        )
+        shows = draws.shows(recipe, scene)
+        latents = num_views, *self.prior.latent_shape
+        sampling = torch.randn(latents, generator=generator) if recipe.encoding.posterior == "sample" else None
+        noise = state.noise
+        if recipe.noise.kind == "fresh":
+            noise = sent(draws.noise(recipe, self.prior.latent_shape, generator), self.device).to(noise)
         times = draws.times(recipe, iteration, generator)
+        mark("draws")
+        parts = []
+        for views in torch.arange(num_views).split(views_at_once or num_views):
+            chosen = slice(int(views[0]), int(views[-1]) + 1)
+            parts.append(
+                self._part(
+                    iteration, leaves, shown, cameras.select(chosen), background[chosen], shows, noise[chosen],
+                    None if sampling is None else sampling[chosen], times, mark,
+                )
+            )  # fmt: skip
+        return _joined(parts)
+
+    def _part(
+        self,
+        iteration: int,
+        leaves: Gaussians,
+        shown: Gaussians,
+        cameras: Cameras,
+        background: Float[Tensor, "views 3"],
+        shows: draws.Shows,
+        noise: Latents,
+        sampling: Latents | None,
+        times: Times,
+        mark: Mark,
+    ) -> Pull:
+        """What some of the views add to the pull of all."""
+        recipe, num_views = self.recipe, self.recipe.cameras.views
+        rendering = render(shown, cameras, background)
+        images = rendering.rgb if not shows.disparity else regularize.disparity_images(rendering, cameras)
+        images = images.flip(-1) if shows.mirrored else images
+        mark("render")
+        z_0 = self.prior.encode(images, None if sampling is None else sent(sampling, self.device)).float()
+        mark("encode")
         with torch.no_grad():
             residual = self.residual(
                 z_0.detach(),
-                denoise=self._denoiser(cameras, rendering, mirrored),
+                denoise=self._denoiser(cameras, rendering, shows.mirrored, mark),
                 text=self.text_of(cameras),
                 noise=noise,
                 times=times,
@@ -121,30 +159,38 @@ class Puller:
             )
             pair = residual if isinstance(residual, ResidualPair) else ResidualPair(residual, torch.zeros_like(images))
             gradient, on_images = (self._weighted(part, times, iteration) for part in pair)
+        mark("objective")
         # The gradients of these products are `gradient` and `on_images`: the U-Net's Jacobian is left out.
         total = ((z_0 * gradient).sum() + (images * on_images).sum()) / num_views
         added = z_0.new_zeros(())
         if iteration > recipe.regularizers.after_share * recipe.iterations:
-            added = regularize.penalty(recipe.regularizers, leaves, rendering, cameras)
+            added = cameras.num / num_views * regularize.penalty(recipe.regularizers, leaves, rendering, cameras)
+        mark("regularizers")
+        z_0.register_hook(lambda _: mark("regularizers"))
+        images.register_hook(lambda _: mark("encode backward"))
         tensors = leaves.tensors()
         *gradients, pixels = torch.autograd.grad(
             total + added, [*tensors.values(), rendering.means2d], allow_unused=True, materialize_grads=True
         )
+        mark("render backward")
         loss = (gradient.square().sum() + on_images.square().sum()) / (2 * num_views) + added.detach()
         by_name = dict(zip(tensors, gradients, strict=True))
-        bright = brightest(rendering.rgb.detach(), recipe.brightness.quantile) if recipe.brightness.enabled else 0.0
-        return Pull(loss, gradient, Gaussians(**by_name), num_views * pixels, rendering.radii, bright)
+        lit = rendering.rgb.detach() if recipe.brightness.enabled else rendering.rgb[:0].detach()
+        return Pull(loss, gradient, Gaussians(**by_name), num_views * pixels, rendering.radii, lit)
 
-    def _denoiser(self, cameras: Cameras, rendering: Rendering, mirrored: bool) -> Denoiser:
+    def _denoiser(self, cameras: Cameras, rendering: Rendering, mirrored: bool, mark: Mark) -> Denoiser:
         """The guided prior for the views of this iteration: objectives know of no guidance but this."""
-        settings = self.recipe.guidance
-
-        def plain(z_t: Latents, t: int, text: Text | None) -> Latents:
-            return self.prior.denoise(z_t, t, text).float()  # differences of predictions are taken in float32
-
+        settings, denoise = self.recipe.guidance, self.prior.denoise
         if self.control is not None:
             seen = regularize.disparity_images(rendering, cameras).detach()
-            plain = self.control(seen.flip(-1) if mirrored else seen)
+            denoise = self.control(seen.flip(-1) if mirrored else seen)
+
+        def plain(z_t: Latents, t: int, text: Text | None) -> Latents:
+            mark("objective")
+            predicted = denoise(z_t, t, text).float()  # differences of predictions are taken in float32
+            mark(f"denoise {len(z_t)}")
+            return predicted
+
         if settings.perp_neg and self.views is not None:
             negatives = guidance.negatives(self.views, cameras.azimuth_degrees)
             return guidance.perp_neg(plain, settings.scale, self.null, negatives)
@@ -173,14 +219,16 @@ def _texts(view_text: str, prior: Prior, text: str) -> tuple[Callable[[Cameras],
     return lambda cameras: rule(views, cameras.azimuth_degrees, cameras.elevation_degrees), views
 
 
-def _encoded_images(
-    recipe: Recipe, rendering: Rendering, cameras: Cameras, generator: torch.Generator
-) -> tuple[Images, bool]:
-    """What the encoder sees: the colours or, in some iterations, the disparity; and whether it is mirrored."""
-    as_disparity, mirrored = torch.rand(2, generator=generator) < torch.tensor(
-        [recipe.encoding.disparity_share, recipe.encoding.flip_share]
+def _joined(parts: list[Pull]) -> Pull:
+    """The pull of all views from those of some each."""
+    if len(parts) == 1:
+        return parts[0]
+    gradients = [part.gradients.tensors() for part in parts]
+    return Pull(
+        torch.stack([part.loss for part in parts]).sum(),
+        torch.cat([part.gradient for part in parts]),
+        Gaussians(**{name: torch.stack([each[name] for each in gradients]).sum(0) for name in gradients[0]}),
+        torch.cat([part.gradient_pixels for part in parts]),
+        torch.cat([part.radii for part in parts]),
+        torch.cat([part.lit for part in parts]),
     )
-    images = rendering.rgb
-    if as_disparity:
-        images = regularize.disparity_images(rendering, cameras)
-    return (images.flip(-1), True) if mirrored else (images, False)

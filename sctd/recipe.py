@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
+from sctd.recipe_compute import Compute
 from sctd.recipe_field import Part, field
 from sctd.recipe_gradient import Encoding, Guidance, Noise, Objective, Times
 from sctd.recipe_scene import (
@@ -63,6 +64,7 @@ class Recipe(Part):
     brightness: Brightness = Field(default=Brightness(), description="held down")
     regularizers: Regularizers = Field(default=Regularizers(), description="added terms")
     seed_shape: SeedShape = Field(default=SeedShape(), description="initial Gaussians")
+    compute: Compute = Field(default=Compute(), description="the prior's arithmetic")
 
     @model_validator(mode="after")
     def _objective_has_its_times(self) -> "Recipe":

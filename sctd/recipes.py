@@ -6,6 +6,7 @@
 from collections.abc import Iterator
 
 from sctd.recipe import Recipe
+from sctd.recipe_compute import Compute
 from sctd.recipe_field import Part, Rate
 from sctd.recipe_gradient import Encoding, Guidance, Noise, Objective
 from sctd.recipe_scene import Background, Bounds, Cameras, Densify, Optimizer, Regularizers, Relocate, SeedShape
@@ -80,6 +81,7 @@ def embedded() -> Recipe:
             cloud_steps=20,
             cloud_up_shift=0,
         ),
+        compute=Compute(dtype="float32"),
     )
 
 

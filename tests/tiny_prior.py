@@ -36,9 +36,9 @@ class TinyPrior:
         self.asked: list[torch.Tensor | None] = []
         self.spoil: Callable[[int], bool] = lambda call: False
 
-    def encode(self, images: torch.Tensor, generator: torch.Generator | None = None) -> Latents:
+    def encode(self, images: torch.Tensor, noise: Latents | None = None) -> Latents:
         mean = torch.nn.functional.conv2d(2 * images - 1, self.kernel, stride=4)
-        return mean if generator is None else mean + 0.01 * torch.randn(mean.shape, generator=generator)
+        return mean if noise is None else mean + 0.01 * noise
 
     def decode(self, z_0: Latents) -> torch.Tensor:
         """The picture with these latents that has nothing besides: the transpose of an orthonormal map."""

@@ -7,6 +7,9 @@ import tiny_models
 from pipeline.generate import NO_CHECKPOINT, Checkpoint, Generator
 from pipeline.store import Store
 from sctd.formats import ply
+from sctd.recipe_compute import Compute
+
+EMBEDDED = Compute(dtype="float32")
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +18,7 @@ def make(tiny_weights, tmp_path_factory):
     from pipeline import models
 
     store = Store(tmp_path_factory.mktemp("generate"))
-    return Generator(store, models.resolve(str(tiny_weights)), checkpoint_seconds=0.0)
+    return Generator(store, models.resolve(str(tiny_weights)), 0.0, EMBEDDED)
 
 
 def finish(work):
@@ -100,7 +103,7 @@ def test_a_recipe_with_a_control_follows_it_as_strongly_as_it_says(controlled_we
         settings = ["iterations=2", "seed_shape.kind=ball", "seed_shape.count=60"]
         run = run_of(settings=[*settings, f"guidance.control={control}", f"guidance.control_scale={scale}"])
         run = controlled(run, controlled_weights)
-        generator = Generator(Store(tmp_path), run.weights, checkpoint_seconds=0.0)
+        generator = Generator(Store(tmp_path), run.weights, 0.0, EMBEDDED)
         seen, asset = finish(generator(run.jobs[0]))
         assert len(seen) == 2
         assets[control, scale] = (generator.store.item(asset.job_id) / "asset.ply").read_bytes()
@@ -115,7 +118,7 @@ def test_a_recipe_with_a_control_goes_on_from_its_checkpoint(controlled_weights,
     run = controlled(run_of(settings=settings), controlled_weights)
     job, made = run.jobs[0], []
     for name in ("undisturbed", "killed"):
-        generator = Generator(Store(tmp_path / name), run.weights, checkpoint_seconds=0.0)
+        generator = Generator(Store(tmp_path / name), run.weights, 0.0, EMBEDDED)
         if name == "killed":
             work = generator(job)
             next(work), next(work)  # the first is saved
@@ -132,4 +135,4 @@ def test_a_control_for_another_prior_fails_the_job_with_its_reason(controlled_we
     shutil.copy(folder / "prior" / "unet" / "config.json", folder / "control" / "config.json")
     run = controlled(run_of(settings=["seed_shape.kind=ball", "guidance.control=depth"]), folder)
     with pytest.raises(ValueError, match="has _class_name 'UNet2DConditionModel'; expected 'ControlNetModel'"):
-        finish(Generator(Store(tmp_path / "run"), run.weights, 0.0)(run.jobs[0]))
+        finish(Generator(Store(tmp_path / "run"), run.weights, 0.0, EMBEDDED)(run.jobs[0]))

@@ -1,0 +1,272 @@
+"""GroupNorm + SiLU on channels-last pictures: two passes forwards, two backwards. The only file with triton.
+
+A picture is pixels × channels here, as it lies in memory. torch and its compiler take a group's few channels pixel by
+pixel (8 bytes of every 256 where there are 128 channels in 32 groups); these kernels read whole rows, add up each
+channel, and join channels to groups afterwards. Sums are taken in one order: equal inputs give equal bits.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Float
+from torch import Tensor
+
+PIXELS = 32  # of a tile
+PROGRAMS = 528  # four for each multiprocessor of a large GPU
+MOST_CHUNKS = 128
+
+
+class Affine(NamedTuple):
+    """GroupNorm as a map of each channel, u = scale x + shift, and what its derivative needs of each group."""
+
+    scale: Float[Tensor, "batch channels"]
+    shift: Float[Tensor, "batch channels"]
+    mean: Float[Tensor, "batch groups"]
+    inverse_deviation: Float[Tensor, "batch groups"]
+
+
+def affine(x: Tensor, weight: Tensor, bias: Tensor, offset: Tensor | None, groups: int, eps: float) -> Affine:
+    """Of x + offset; `offset` (batch × channels) costs nothing, for the sums of x + d follow from those of x."""
+    batch, channels, height, width = x.shape
+    sums, tiles = _sums(x, None, None, silu=False)
+    options: dict[str, Any] = {"device": x.device, "dtype": torch.float32}
+    scale, shift = torch.empty(2, batch, channels, **options).unbind()
+    mean, inverse_deviation = torch.empty(2, batch, groups, **options).unbind()
+    _affine_kernel[(batch, groups)](
+        sums, weight, bias, offset, scale, shift, mean, inverse_deviation, height * width, channels, tiles.chunks, eps,
+        GROUP=channels // groups, GROUP_BLOCK=triton.next_power_of_2(channels // groups),
+        CHUNK_BLOCK=triton.next_power_of_2(tiles.chunks), HAS_OFFSET=offset is not None,
+    )  # fmt: skip
+    return Affine(scale, shift, mean, inverse_deviation)
+
+
+def apply(x: Tensor, scale: Tensor, shift: Tensor, *, silu: bool) -> Tensor:
+    """silu(scale x + shift), laid out as x."""
+    y = torch.empty_like(x)
+    tiles = _Tiles.of(x)
+    _apply_kernel[(x.shape[0], triton.cdiv(tiles.pixels, PIXELS), tiles.blocks)](
+        x, scale, shift, y, tiles.pixels, tiles.channels, SILU=silu, PIXELS=PIXELS, BLOCK=tiles.block
+    )
+    return y
+
+
+def input_gradient(
+    x: Tensor, dy: Tensor, forward: Affine, weight: Tensor, offset: Tensor | None, *, silu: bool, added: Tensor | None
+) -> Tensor:
+    """∂L/∂x of `apply(x, …)` whose gradient is `dy`, plus `added` if given: a block's other path."""
+    batch, groups = forward.mean.shape
+    sums, tiles = _sums(x, dy, forward, silu=silu)
+    slope, constant = torch.empty(2, batch, tiles.channels, device=x.device, dtype=torch.float32).unbind()
+    _gradient_kernel[(batch, groups)](
+        sums, weight, offset, forward.mean, forward.inverse_deviation, slope, constant,
+        tiles.pixels, tiles.channels, tiles.chunks,
+        GROUP=tiles.channels // groups, GROUP_BLOCK=triton.next_power_of_2(tiles.channels // groups),
+        CHUNK_BLOCK=triton.next_power_of_2(tiles.chunks), HAS_OFFSET=offset is not None,
+    )  # fmt: skip
+    dx = torch.empty_like(x)
+    _input_gradient_kernel[(batch, triton.cdiv(tiles.pixels, PIXELS), tiles.blocks)](
+        x, dy, forward.scale, forward.shift, slope, constant, added, dx, tiles.pixels, tiles.channels,
+        SILU=silu, HAS_ADDED=added is not None, PIXELS=PIXELS, BLOCK=tiles.block,
+    )  # fmt: skip
+    return dx
+
+
+def add(x: Tensor, y: Tensor, bias: Tensor) -> Tensor:
+    """x + y + bias, a number for each channel, in one pass."""
+    out, tiles = torch.empty_like(x), _Tiles.of(x)
+    _add_kernel[(x.shape[0], triton.cdiv(tiles.pixels, PIXELS), tiles.blocks)](
+        x, y, bias, out, tiles.pixels, tiles.channels, PIXELS=PIXELS, BLOCK=tiles.block
+    )
+    return out
+
+
+class _Tiles(NamedTuple):
+    """How a picture is cut: `chunks` runs of pixels are summed apart, in `blocks` of `block` channels."""
+
+    pixels: int
+    channels: int
+    block: int
+    blocks: int
+    chunks: int
+
+    @staticmethod
+    def of(x: Tensor) -> "_Tiles":
+        batch, channels, height, width = x.shape
+        block = 128 if channels % 128 == 0 else 64
+        blocks = triton.cdiv(channels, block)
+        most = min(MOST_CHUNKS, triton.cdiv(height * width, PIXELS))
+        return _Tiles(height * width, channels, block, blocks, max(1, min(most, PROGRAMS // (batch * blocks))))
+
+
+def _sums(x: Tensor, dy: Tensor | None, forward: Affine | None, *, silu: bool) -> tuple[Tensor, _Tiles]:
+    """Per sample, chunk and channel: Σ x and Σ x² or, with a gradient dy, Σ g and Σ g x for g = dy silu'(u)."""
+    tiles = _Tiles.of(x)
+    sums = torch.empty(2, x.shape[0], tiles.chunks, tiles.channels, device=x.device, dtype=torch.float32)
+    span = triton.cdiv(triton.cdiv(tiles.pixels, tiles.chunks), PIXELS) * PIXELS
+    scale, shift = (None, None) if forward is None else forward[:2]
+    _sums_kernel[(x.shape[0], tiles.chunks, tiles.blocks)](
+        x, dy, scale, shift, sums, tiles.pixels, tiles.channels, span,
+        HAS_GRADIENT=dy is not None, SILU=silu, PIXELS=PIXELS, BLOCK=tiles.block,
+    )  # fmt: skip
+    return sums, tiles
+
+
+@triton.jit
+def _through_silu(dy, u):
+    """dy silu'(u)."""
+    sigmoid = tl.sigmoid(u)
+    return dy * sigmoid * (1 + u * (1 - sigmoid))
+
+
+@triton.jit
+def _sums_kernel(
+    x, dy, scale, shift, sums, pixels, channels, span,
+    HAS_GRADIENT: tl.constexpr, SILU: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    sample, chunk = tl.program_id(0), tl.program_id(1)
+    channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
+    inside = channel < channels
+    first = tl.zeros([PIXELS, BLOCK], tl.float32)
+    second = tl.zeros([PIXELS, BLOCK], tl.float32)
+    start = sample.to(tl.int64) * pixels * channels
+    if HAS_GRADIENT:
+        a = tl.load(scale + sample * channels + channel, mask=inside, other=0.0)[None, :]
+        b = tl.load(shift + sample * channels + channel, mask=inside, other=0.0)[None, :]
+    for at in range(chunk * span, (chunk + 1) * span, PIXELS):
+        pixel = at + tl.arange(0, PIXELS)
+        place = start + pixel[:, None] * channels + channel[None, :]
+        mask = (pixel < pixels)[:, None] & inside[None, :]
+        value = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
+        if HAS_GRADIENT:
+            gradient = tl.load(dy + place, mask=mask, other=0.0).to(tl.float32)
+            if SILU:
+                gradient = _through_silu(gradient, value * a + b)
+            first += gradient
+            second += gradient * value
+        else:
+            first += value
+            second += value * value
+    place = (sample * tl.num_programs(1) + chunk) * channels + channel
+    whole = tl.num_programs(0) * tl.num_programs(1) * channels
+    tl.store(sums + place, tl.sum(first, 0), mask=inside)
+    tl.store(sums + whole + place, tl.sum(second, 0), mask=inside)
+
+
+@triton.jit
+def _channel_sums(sums, channels, chunks, channel, inside, CHUNK_BLOCK: tl.constexpr):
+    """Both sums of some channels of this program's sample, over its chunks."""
+    sample = tl.program_id(0)
+    chunk = tl.arange(0, CHUNK_BLOCK)
+    place = (sample * chunks + chunk)[:, None] * channels + channel[None, :]
+    mask = (chunk < chunks)[:, None] & inside[None, :]
+    whole = tl.num_programs(0) * chunks * channels
+    first = tl.sum(tl.load(sums + place, mask=mask, other=0.0), 0)
+    return first, tl.sum(tl.load(sums + whole + place, mask=mask, other=0.0), 0)
+
+
+@triton.jit
+def _affine_kernel(
+    sums, weight, bias, offset, scale, shift, means, inverse_deviations, pixels, channels, chunks, eps,
+    GROUP: tl.constexpr, GROUP_BLOCK: tl.constexpr, CHUNK_BLOCK: tl.constexpr, HAS_OFFSET: tl.constexpr,
+):  # fmt: skip
+    sample, group = tl.program_id(0), tl.program_id(1)
+    inside = tl.arange(0, GROUP_BLOCK) < GROUP
+    channel = group * GROUP + tl.arange(0, GROUP_BLOCK)
+    first, second = _channel_sums(sums, channels, chunks, channel, inside, CHUNK_BLOCK)
+    added = tl.zeros([GROUP_BLOCK], tl.float32)
+    if HAS_OFFSET:
+        added = tl.load(offset + sample * channels + channel, mask=inside, other=0.0).to(tl.float32)
+    count = pixels * GROUP
+    mean = tl.sum(first + pixels * added, 0) / count
+    # Σ (x + d - mean)² around the mean, channel by channel: large means cancel before they are squared
+    center = first / pixels
+    within = second - first * center
+    apart = tl.where(inside, center + added - mean, 0.0)
+    variance = tl.sum(within + pixels * apart * apart, 0) / count
+    inverse_deviation = 1 / tl.sqrt(variance + eps)
+    a = inverse_deviation * tl.load(weight + channel, mask=inside, other=0.0).to(tl.float32)
+    b = tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32) + a * (added - mean)
+    tl.store(scale + sample * channels + channel, a, mask=inside)
+    tl.store(shift + sample * channels + channel, b, mask=inside)
+    tl.store(means + sample * tl.num_programs(1) + group, mean)
+    tl.store(inverse_deviations + sample * tl.num_programs(1) + group, inverse_deviation)
+
+
+@triton.jit
+def _gradient_kernel(
+    sums, weight, offset, means, inverse_deviations, slope, constant, pixels, channels, chunks,
+    GROUP: tl.constexpr, GROUP_BLOCK: tl.constexpr, CHUNK_BLOCK: tl.constexpr, HAS_OFFSET: tl.constexpr,
+):  # fmt: skip
+    """∂L/∂x = scale g + slope x + constant, the last two of a group: what the mean and the deviation pass on."""
+    sample, group = tl.program_id(0), tl.program_id(1)
+    inside = tl.arange(0, GROUP_BLOCK) < GROUP
+    channel = group * GROUP + tl.arange(0, GROUP_BLOCK)
+    first, second = _channel_sums(sums, channels, chunks, channel, inside, CHUNK_BLOCK)
+    added = tl.zeros([GROUP_BLOCK], tl.float32)
+    if HAS_OFFSET:
+        added = tl.load(offset + sample * channels + channel, mask=inside, other=0.0).to(tl.float32)
+    mean = tl.load(means + sample * tl.num_programs(1) + group)
+    inverse = tl.load(inverse_deviations + sample * tl.num_programs(1) + group)
+    gain = tl.load(weight + channel, mask=inside, other=0.0).to(tl.float32)
+    count = pixels * GROUP
+    through_mean = tl.sum(gain * first, 0) / count
+    through_deviation = tl.sum(gain * inverse * (second + (added - mean) * first), 0) / count
+    p = -inverse * inverse * through_deviation
+    tl.store(slope + sample * channels + channel, tl.zeros([GROUP_BLOCK], tl.float32) + p, mask=inside)
+    tl.store(constant + sample * channels + channel, p * (added - mean) - inverse * through_mean, mask=inside)
+
+
+@triton.jit
+def _apply_kernel(x, scale, shift, y, pixels, channels, SILU: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr):
+    sample = tl.program_id(0)
+    pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
+    channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
+    inside = channel < channels
+    mask = (pixel < pixels)[:, None] & inside[None, :]
+    place = sample.to(tl.int64) * pixels * channels + pixel[:, None] * channels + channel[None, :]
+    a = tl.load(scale + sample * channels + channel, mask=inside, other=0.0)[None, :]
+    b = tl.load(shift + sample * channels + channel, mask=inside, other=0.0)[None, :]
+    u = tl.load(x + place, mask=mask, other=0.0).to(tl.float32) * a + b
+    if SILU:
+        u = u * tl.sigmoid(u)
+    tl.store(y + place, u.to(y.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _input_gradient_kernel(
+    x, dy, scale, shift, slope, constant, added, dx, pixels, channels,
+    SILU: tl.constexpr, HAS_ADDED: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    sample = tl.program_id(0)
+    pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
+    channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
+    inside = channel < channels
+    mask = (pixel < pixels)[:, None] & inside[None, :]
+    place = sample.to(tl.int64) * pixels * channels + pixel[:, None] * channels + channel[None, :]
+    row = sample * channels + channel
+    a = tl.load(scale + row, mask=inside, other=0.0)[None, :]
+    value = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
+    gradient = tl.load(dy + place, mask=mask, other=0.0).to(tl.float32)
+    if SILU:
+        gradient = _through_silu(gradient, value * a + tl.load(shift + row, mask=inside, other=0.0)[None, :])
+    p = tl.load(slope + row, mask=inside, other=0.0)[None, :]
+    result = a * gradient + p * value + tl.load(constant + row, mask=inside, other=0.0)[None, :]
+    if HAS_ADDED:
+        result += tl.load(added + place, mask=mask, other=0.0).to(tl.float32)
+    tl.store(dx + place, result.to(dx.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _add_kernel(x, y, bias, out, pixels, channels, PIXELS: tl.constexpr, BLOCK: tl.constexpr):
+    sample = tl.program_id(0)
+    pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
+    channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
+    inside = channel < channels
+    mask = (pixel < pixels)[:, None] & inside[None, :]
+    place = sample.to(tl.int64) * pixels * channels + pixel[:, None] * channels + channel[None, :]
+    total = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
+    total += tl.load(y + place, mask=mask, other=0.0).to(tl.float32)
+    total += tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32)[None, :]
+    tl.store(out + place, total.to(out.dtype.element_ty), mask=mask)
