@@ -26,6 +26,9 @@ weights_app = typer.Typer(
 )
 app.add_typer(weights_app, name="weights")
 
+benchmark_app = typer.Typer(help="How fast this machine is.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(benchmark_app, name="benchmark")
+
 Suite = Annotated[
     str | None,
     typer.Option(
@@ -234,6 +237,28 @@ def doctor(recipe: RecipeName = "embedded", weights: WeightsFolder = None, json:
     from pipeline import commands_weights
 
     return OK if commands_weights.examine(recipe, weights, as_json=json) else NOT_ALL_THERE
+
+
+@benchmark_app.command("speed")
+@guarded
+def speed(
+    recipe: RecipeName = "embedded",
+    objective: Objective = "sctd",
+    weights: WeightsFolder = None,
+    gaussians: Annotated[
+        int | None,
+        typer.Option(help="How many there are.", show_default="150,000; of the embedded recipes 3,000"),
+    ] = None,
+    iterations: Annotated[int, typer.Option(help="How many to time, after 5 to warm up.")] = 20,
+    set_: Settings = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all figures as JSON.")] = None,
+    json: AsJson = False,
+) -> int:
+    """Time an iteration and its parts: a plain loop and the fast one in one run, beside the floor of the arithmetic."""
+    from pipeline import commands_speed
+
+    commands_speed.speed(recipe, objective, weights, gaussians, iterations, set_, out, as_json=json)
+    return OK
 
 
 @app.command()

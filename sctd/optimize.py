@@ -3,7 +3,7 @@
 `optimize` yields one `Step` an iteration; whoever calls it prints, saves or stops. No files, no clock, no output.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,6 +16,7 @@ from sctd.densify import Population
 from sctd.gaussians import Gaussians
 from sctd.pull import Controlled, Prior, Puller
 from sctd.recipe import Recipe
+from sctd.render import Rendering, render
 from sctd.transfer import Mark, unmarked
 from sctd.types import Images
 
@@ -58,12 +59,14 @@ def optimize(
     views_at_once: int | None = None,
     ahead: bool | None = None,
     mark: Mark = unmarked,
+    renderer: Callable[..., Rendering] | None = None,
 ) -> Iterator[Step]:
     """Distil `prompt` into Gaussians, beginning with `initial` and on its device, or with the checkpoint `resume`.
 
     `views_at_once` below the recipe's views saves memory. With `ahead`, by default on GPUs, an iteration begins before
     it is known whether the last one's numbers were finite, so that the device never waits; what comes out is the same.
-    `mark` is told where the parts of an iteration end.
+    `mark` is told where the parts of an iteration end; `renderer` stands for
+    `sctd.render.render`.
 
     `control` makes the denoiser that sees what `recipe.guidance.control` names, if it names anything:
     `partial(controlled, prior, Control.load(folder), scale=…)`.
@@ -85,8 +88,8 @@ def optimize(
         raise OptimizeError(f"guidance.control is {recipe.guidance.control!r} and {found}; they must agree")
     identity = Identity(recipe.digest(), prompt, seed)
     device = initial.means.device
-    state = from_bytes(resume, identity, device) if resume is not None else _initial_state(recipe, prior, initial, seed)
-    run = _Run(recipe, Puller.of(recipe, prior, prompt, seed, device, control), views_at_once, mark)
+    state = from_bytes(resume, identity, device) if resume is not None else initial_state(recipe, prior, initial, seed)
+    run = _Run(recipe, Puller.of(recipe, prior, prompt, seed, device, control, renderer or render), views_at_once, mark)
     return _steps(run, state, identity, ahead=device.type == "cuda" if ahead is None else ahead)
 
 
@@ -103,7 +106,8 @@ def _steps(run: "_Run", state: State, identity: Identity, *, ahead: bool) -> Ite
         yield Step(state.iteration, iterations, state.loss, gaussians.num, gaussians, state.skipped, state, identity)
 
 
-def _initial_state(recipe: Recipe, prior: Prior, initial: Gaussians, seed: int) -> State:
+def initial_state(recipe: Recipe, prior: Prior, initial: Gaussians, seed: int) -> State:
+    """Before the first iteration."""
     generator = draws.generator_of(seed)
     noise = draws.noise(recipe, prior.latent_shape, generator).to(initial.means.device)
     gaussians = densify.bounded(_with_sh_degree(initial.detach(), recipe.sh_degree), recipe.bounds)

@@ -13,7 +13,7 @@ from sctd.cameras import Cameras
 from sctd.checkpoint import State
 from sctd.gaussians import Gaussians
 from sctd.recipe import Recipe
-from sctd.render import Rendering, render
+from sctd.render import Rendering
 from sctd.schedule import NoiseSchedule
 from sctd.times import Times
 from sctd.transfer import Mark, sent, unmarked
@@ -75,6 +75,7 @@ class Puller:
     views: guidance.ViewText | None
     text_of: Callable[[Cameras], Text]
     residual: objectives.Objective
+    render: Callable[..., Rendering]
 
     @classmethod
     def of(
@@ -85,13 +86,14 @@ class Puller:
         seed: int,
         device: torch.device,
         control: Controlled | None,
+        render: Callable[..., Rendering],
     ) -> "Puller":
         null = prior.embed([recipe.guidance.negative_prompt])
         text = recipe.guidance.prompt_template.replace("{prompt}", prompt)
         text_of, views = _texts(recipe.guidance.view_text, prior, text)
         options = recipe.objective.model_dump() | {"threshold": recipe.times.threshold, "decode": prior.decode}
         residual = objectives.with_options(recipe.objective.name, options)
-        return cls(recipe, prior, seed, device, control, null, views, text_of, residual)
+        return cls(recipe, prior, seed, device, control, null, views, text_of, residual, render)
 
     def __call__(
         self,
@@ -142,7 +144,7 @@ class Puller:
     ) -> Pull:
         """What some of the views add to the pull of all."""
         recipe, num_views = self.recipe, self.recipe.cameras.views
-        rendering = render(shown, cameras, background)
+        rendering = self.render(shown, cameras, background)
         images = rendering.rgb if not shows.disparity else regularize.disparity_images(rendering, cameras)
         images = images.flip(-1) if shows.mirrored else images
         mark("render")

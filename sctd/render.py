@@ -1,5 +1,6 @@
 """Gaussians and cameras → pictures: one contract, two backends, chosen by where the tensors are."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from jaxtyping import Float, Int
@@ -60,6 +61,19 @@ def render(
         from sctd.render_gsplat import rasterize
     else:
         raise RenderError(f"The Gaussians are on {device}; rendering runs on cpu or cuda: move them with .to('cpu').")
+    return render_by(rasterize, gaussians, cameras, background, antialiased=antialiased)
+
+
+def render_by(
+    rasterize: Callable[..., Rasterized],
+    gaussians: Gaussians,
+    cameras: Cameras,
+    background: Float[Tensor, "views 3"] | Float[Tensor, "3"],
+    *,
+    antialiased: bool = False,
+) -> Rendering:
+    """`render` by this backend, whatever it is: called as `render_cpu_autograd.rasterize`."""
+    device = gaussians.means.device
     cameras = cameras.to(device)
     rasterized = rasterize(
         gaussians.means,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_prior import COLOURS, SIZE, VARIANCE, TinyPrior, ball, growing, recipe, rows, run, same
 
-from sctd import draws, methods, optimize, pull
+from sctd import draws, methods, optimize
 from sctd.cameras import orbit
 from sctd.checkpoint import CheckpointError
 from sctd.gaussians import Gaussians, rgb_to_sh, sh_to_rgb
@@ -95,7 +95,7 @@ def test_every_objective_sees_the_same_scene_at_the_same_iteration(method: str, 
         seen.append((cameras.world_to_camera, background))
         return render(gaussians, cameras, background)
 
-    monkeypatch.setattr(pull, "render", watched)
+    monkeypatch.setattr(optimize, "render", watched)
     for name in "sctd", method:
         chosen = methods.FOR_OBJECTIVE[name](recipe(iterations=4, encoding__flip_share=0.5))
         list(optimize.optimize(chosen, TinyPrior(), ball(), "red", 0))

@@ -10,7 +10,7 @@ import torch
 import trimesh
 from tiny_prior import SIZE, VARIANCE, TinyPrior, ball, growing, recipe, rows, run
 
-from sctd import draws, optimize, pull
+from sctd import draws, optimize
 from sctd.cameras import Cameras
 from sctd.formats import ply
 from sctd.gaussians import Gaussians
@@ -323,7 +323,7 @@ def test_beg_dims_only_where_the_limit_is_passed(monkeypatch: pytest.MonkeyPatch
 
 
 def test_beg_looks_at_what_was_rendered_and_only_if_it_is_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    found, renderings = spied(monkeypatch, optimize, "brightest"), spied(monkeypatch, pull, "render")
+    found, renderings = spied(monkeypatch, optimize, "brightest"), spied(monkeypatch, optimize, "render")
     run(method("sctd", iterations=4))
     assert found == []
     del renderings[:]
@@ -433,7 +433,7 @@ class Follower:
 def test_control_sees_the_disparity_of_the_current_render_mirrored_with_it(
     flip: int, disparity: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    renderings, cameras = spied(monkeypatch, pull, "render"), spied(monkeypatch, draws, "views")
+    renderings, cameras = spied(monkeypatch, optimize, "render"), spied(monkeypatch, draws, "views")
     prior = TinyPrior()
     follower, encoded, encode = Follower(prior), [], prior.encode
     prior.encode = lambda images, generator=None: (encoded.append(images), encode(images, generator))[1]

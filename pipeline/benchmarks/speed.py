@@ -1,0 +1,288 @@
+"""`segmentdreamer benchmark speed`: one iteration and its parts, the plain loop and the fast one in one run.
+
+Plain is what one would write first: on a GPU the same trainer with the networks as diffusers has them, a verdict waited
+for after each iteration; on a CPU the renderer in torch (`torch_render`). The floor of a network is its floating-point
+operations over what this device reaches on a large matrix product in the same numbers.
+"""
+
+import copy
+import json
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline import devices, manifest
+from pipeline.benchmarks import torch_render
+from pipeline.benchmarks.clocks import Lap, clock_for
+from pipeline.models import Weights
+from sctd.gaussians import Gaussians
+from sctd.optimize import initial_state, optimize
+from sctd.prior import StableDiffusionPrior
+from sctd.pull import Puller
+from sctd.recipe import Recipe, with_overrides
+from sctd.render import render, render_by
+from sctd.seed_shape import initial_gaussians
+
+PROMPT, SEED = "a red mushroom", 0
+MATRIX = {"cuda": 8192, "cpu": 1024}
+WARM_UP = 5
+EXAMINED = 30  # the iteration whose gradient is compared: t is large at the beginning, so the inversion takes two steps
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of an iteration: median and quartiles of its total in an iteration, and how often it came."""
+
+    name: str
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    mean_ms: float
+    times: float
+    floor_ms: float | None
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One of the two loops: median and quartiles of an iteration, and its parts."""
+
+    name: str
+    iteration_ms: float
+    low_ms: float
+    high_ms: float
+    build_seconds: float
+    peak_gib: float
+    num_gaussians: int
+    parts: list[Part]
+
+    def minutes(self, iterations: int) -> float:
+        return self.iteration_ms * iterations / 60_000
+
+
+@dataclass(frozen=True)
+class Speed:
+    """All that the command measured; `gradient_error` is |fast − exact| / |exact| of the gradient on z_0."""
+
+    device: str
+    commit: str | None
+    versions: dict[str, str]
+    recipe: str
+    objective: str
+    guidance: str
+    views: int
+    image_size: int
+    iterations: int
+    length: int
+    """Iterations of a whole run by the recipe."""
+    gaussians: int
+    dtype: str
+    teraflops_reached: float
+    gradient_error: float
+    plain_gradient_error: float
+    plain: Loop
+    fast: Loop
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2)
+
+
+def measure(recipe: Recipe, weights: Weights, gaussians: int, iterations: int, say: Callable[[str], None]) -> Speed:
+    """Time so many iterations of each loop, after a few to warm up."""
+    device, length = devices.prepare(), recipe.iterations
+    recipe = steady(recipe, gaussians)
+    dtype = getattr(torch, recipe.compute.dtype)
+    load = partial(StableDiffusionPrior.load, weights.part("prior"), device)
+    initial = initial_gaussians(recipe.seed_shape, "", torch.Generator().manual_seed(SEED)).to(device)
+    reached = matrix_teraflops(device, dtype)
+    say(f"{devices.name(device)}: {reached:.1f} TFLOP/s in {recipe.compute.dtype}")
+    exact = gradient(recipe, load(torch.float32), initial)
+    prior = load(dtype)
+    work = Work.of(prior)
+    on_gpu = device.type == "cuda"
+    plain_error = relative(gradient(recipe, prior, initial), exact)
+    renderer = None if on_gpu else partial(render_by, torch_render.rasterize)
+    plain_loop = loop("plain", recipe, prior, initial, iterations, work, reached, renderer, ahead=False)
+    say(f"plain: {plain_loop.iteration_ms:.1f} ms an iteration")
+    fast = prior.at_speed() if on_gpu else prior
+    error = relative(gradient(recipe, fast, initial), exact)
+    fast_loop = loop("fast", recipe, fast, initial, iterations, work, reached, None, ahead=on_gpu)
+    say(f"fast: {fast_loop.iteration_ms:.1f} ms an iteration")
+    return Speed(
+        device=devices.name(device),
+        commit=manifest.commit(),
+        versions=manifest.versions(),
+        recipe=recipe.name,
+        objective=recipe.objective.name,
+        guidance="perp-neg" if recipe.guidance.perp_neg else "cfg",
+        views=recipe.cameras.views,
+        image_size=prior.image_size,
+        iterations=iterations,
+        length=length,
+        gaussians=gaussians,
+        dtype=recipe.compute.dtype,
+        teraflops_reached=reached,
+        gradient_error=error,
+        plain_gradient_error=plain_error,
+        plain=plain_loop,
+        fast=fast_loop,
+    )
+
+
+def steady(recipe: Recipe, gaussians: int) -> Recipe:
+    """The recipe with so many Gaussians in a ball; it looks for what to add and remove often, and changes little."""
+    return with_overrides(
+        recipe,
+        {
+            "seed_shape.kind": "ball",
+            "seed_shape.count": gaussians,
+            "bounds.max_gaussians": gaussians,
+            "iterations": 5000,
+            "densify.after": 0,
+            "densify.interval": 10,
+            "densify.prune_opacity": 0,
+            "densify.prune_large_after": 10_000,
+            "densify.reset_interval": 0,
+        },
+    )
+
+
+def gradient(recipe: Recipe, prior: StableDiffusionPrior, initial: Gaussians) -> torch.Tensor:
+    """∂L/∂z_0 of an iteration in which the inversion takes two steps."""
+    device = initial.means.device
+    pull = Puller.of(recipe, prior, PROMPT, SEED, device, None, render)
+    state = initial_state(recipe, prior, initial, SEED)
+    return pull(state, EXAMINED, torch.Generator().manual_seed(SEED)).gradient.double().cpu()
+
+
+def relative(found: torch.Tensor, exact: torch.Tensor) -> float:
+    return float((found - exact).norm() / exact.norm())
+
+
+def matrix_teraflops(device: torch.device, dtype: torch.dtype) -> float:
+    """What a large matrix product reaches, the best of a few."""
+    size = MATRIX[device.type]
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    clock = clock_for(device)
+    for _ in range(8):
+        clock("begin")
+        left @ right
+        clock("product")
+    return 2 * size**3 / min(lap.ms for lap in clock.laps() if lap.part == "product") / 1e9
+
+
+@dataclass(frozen=True)
+class Work:
+    """Floating-point operations of the networks, for one sample or one view."""
+
+    denoise: float
+    encode: float
+    encode_backward: float
+
+    @staticmethod
+    def of(prior: StableDiffusionPrior) -> "Work":
+        """Counted by torch on copies of the networks without content."""
+        vae, unet = (_without_content(model) for model in (prior.vae, prior.unet))
+        text = torch.empty(1, prior.max_tokens, unet.config["cross_attention_dim"], device="meta", dtype=prior.dtype)
+        images = torch.empty(1, 3, prior.image_size, prior.image_size, device="meta", dtype=prior.dtype)
+        latents = torch.empty(1, *prior.latent_shape, device="meta", dtype=prior.dtype)
+        times = torch.zeros(1, device="meta")
+        denoise = _operations(lambda: unet(latents, times, text))
+        encode = _operations(lambda: vae.encoder(images))
+        whole = _operations(lambda: vae.encoder(images.requires_grad_()).sum().backward())
+        return Work(denoise, encode, whole - encode)
+
+    def of_part(self, name: str, views: int) -> float | None:
+        """Of a part of one iteration by its mark; None for parts that are no network's."""
+        if name.startswith("denoise "):
+            return self.denoise * int(name.split()[1])
+        return {"encode": self.encode * views, "encode backward": self.encode_backward * views}.get(name)
+
+
+def _without_content(model: Any) -> Any:
+    return copy.deepcopy(model).to("meta")
+
+
+def _operations(function: Callable[[], Any]) -> float:
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return float(counter.get_total_flops())
+
+
+def loop(
+    name: str,
+    recipe: Recipe,
+    prior: StableDiffusionPrior,
+    initial: Gaussians,
+    iterations: int,
+    work: Work,
+    teraflops: float,
+    renderer: Callable[..., Any] | None,
+    *,
+    ahead: bool,
+) -> Loop:
+    """Warm up, then take the time of each part."""
+    device, views = initial.means.device, recipe.cameras.views
+    devices.forget_peak(device)
+    clock = clock_for(device)
+    steps = optimize(recipe, prior, initial, PROMPT, SEED, ahead=ahead, mark=clock, renderer=renderer)
+    for _ in range(WARM_UP + iterations):
+        step = next(steps)
+    laps = [lap for lap in clock.laps() if WARM_UP <= lap.iteration < WARM_UP + iterations]
+    whole = _by_iteration(laps)
+    low, median, high = statistics.quantiles(whole.values(), n=4)
+    parts = [
+        _part(part, [lap for lap in laps if lap.part == part], iterations, work.of_part(part, views), teraflops)
+        for part in dict.fromkeys(lap.part for lap in laps)
+    ]
+    peak = devices.peak_bytes(device) / 2**30
+    return Loop(name, median, low, high, prior.build_seconds, peak, step.num_gaussians, parts)
+
+
+def _part(name: str, laps: list[Lap], iterations: int, operations: float | None, teraflops: float) -> Part:
+    """A part's time in those iterations that had it; its floor is for as often as it came in one."""
+    each = _by_iteration(laps)
+    low, median, high = statistics.quantiles(each.values(), n=4) if len(each) > 1 else 3 * [*each.values()]
+    times = len(laps) / len(each)
+    floor = None if operations is None else times * operations / teraflops / 1e9
+    return Part(name, median, low, high, sum(each.values()) / iterations, len(laps) / iterations, floor)
+
+
+def _by_iteration(laps: list[Lap]) -> dict[int, float]:
+    whole: dict[int, float] = {}
+    for lap in laps:
+        whole[lap.iteration] = whole.get(lap.iteration, 0.0) + lap.ms
+    return whole
+
+
+def table(speed: Speed) -> str:
+    """For people: the parts of both loops side by side, with the floor of the networks."""
+    plain = {part.name: part for part in speed.plain.parts}
+    scene = f"{speed.views} views of {speed.image_size}², {speed.fast.num_gaussians:,} Gaussians"
+    lines = [
+        f"{speed.device}, {speed.dtype} at {speed.teraflops_reached:.3g} TFLOP/s, {scene}",
+        f"{speed.objective} with {speed.guidance}",
+        "",
+        f"{'part':18} {'plain ms':>9} {'fast ms':>9} {'quartiles':>17} {'in one':>7} {'floor ms':>9} {'× floor':>8}",
+    ]
+    for part in speed.fast.parts:
+        before = f"{plain[part.name].median_ms:9.2f}" if part.name in plain else f"{'':9}"
+        floor = f"{part.floor_ms:9.2f} {part.median_ms / part.floor_ms:8.2f}" if part.floor_ms else ""
+        quartiles = f"{part.low_ms:.2f} … {part.high_ms:.2f}"
+        lines.append(
+            f"{part.name:18} {before} {part.median_ms:9.2f} {quartiles:>17} {part.times:7.2f} {floor}".rstrip()
+        )
+    for loop in speed.plain, speed.fast:
+        each = f"{loop.iteration_ms:.1f} ms an iteration ({loop.low_ms:.1f} … {loop.high_ms:.1f})"
+        memory = f"peak {loop.peak_gib:.1f} GiB, built in {loop.build_seconds:.0f} s"
+        lines.append(f"{loop.name}: {each}, {loop.minutes(speed.length):.2f} minutes for {speed.length:,}; {memory}")
+    lines.append(
+        f"fast is {speed.plain.iteration_ms / speed.fast.iteration_ms:.2f} × plain; its gradient on z_0 is off by "
+        f"{100 * speed.gradient_error:.2f} % of the exact one (float32), the plain loop's by "
+        f"{100 * speed.plain_gradient_error:.2f} %"
+    )
+    return "\n".join(lines) + "\n"
