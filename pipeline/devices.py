@@ -9,11 +9,18 @@ def can_use_gpus() -> bool:
     return importlib.util.find_spec("gsplat") is not None
 
 
-def prepare() -> Any:
+def sees_gpu() -> bool:
+    """Whether this process has a GPU to compute on."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def prepare(*, renders: bool = True) -> Any:
     """The `torch.device` of this process, and its settings for exact arithmetic."""
     import torch
 
-    if torch.cuda.is_available() and can_use_gpus():
+    if sees_gpu() and (can_use_gpus() or not renders):
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = False
