@@ -11,6 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from transformers.utils import logging as transformers_logging
 
 from sctd.prior import PriorError, StableDiffusionPrior
+from sctd.prior_files import image_size
 from sctd.solver import jump
 
 
@@ -73,7 +74,8 @@ def images(batch: int = 2) -> torch.Tensor:
     return torch.rand(batch, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-def test_sizes_come_from_the_configuration(prior):
+def test_sizes_come_from_the_configuration(prior, folder):
+    assert image_size(folder) == prior.image_size
     assert prior.latent_shape == (4, 8, 8)
     assert (prior.latent_factor, prior.image_size, prior.max_tokens) == (2, 16, MAX_TOKENS)
     assert prior.schedule.num_steps == 1000
