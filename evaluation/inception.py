@@ -73,8 +73,9 @@ class InceptionTower:
         self.network = network.eval().requires_grad_(False)
         weight = next(network.parameters())
         self.dtype, self.device = weight.dtype, weight.device
-        tf = partial(tf_resize, device=self.device)
-        self.resize: Callable[[Views], Tensor] = {"clean": clean_resize, "tf": tf}[resize]
+        self.resize: Callable[[Views], Tensor] = clean_resize
+        if resize == "tf":
+            self.resize = partial(tf_resize, device=self.device)
         precision = "" if self.dtype == torch.float64 else f"_{str(self.dtype).removeprefix('torch.')}"
         self.name = {"clean": "inception", "tf": "inception_tf"}[resize] + precision
 
