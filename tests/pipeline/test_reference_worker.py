@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from evaluation.references import from_bytes
 from pipeline import models, reference_worker
 from pipeline.errors import UserError
 from pipeline.reference import Pictures, Shard
@@ -70,3 +71,21 @@ def test_pictures_are_rounded_to_bytes_as_everywhere(sampler_of):
 def test_a_worker_with_other_weights_than_the_commands_is_not_born(sampler_of):
     with pytest.raises(UserError, match=r"of this worker has a tiny of \w{12}, the command's is of 0{12}; give all"):
         sampler_of(weights="0" * 64)
+
+
+def test_the_packaged_references_pictures_are_made_again(packaged_weights, tmp_path):
+    """The rule is the same though it was made on a GPU in batches of 1,250: pictures 20 and 21 of the eighth prompt."""
+    packaged = from_bytes((packaged_weights / "reference.npz").read_bytes())
+    made_of = packaged.made_of
+    pictures = Pictures(
+        made_of["prior"], tuple(made_of["prompts"]), made_of["per_prompt"], "ddim", "float32",
+        made_of["guidance_scale"], made_of["steps"], made_of["seed"],
+    )  # fmt: skip
+    cache, of_network = Store(tmp_path), {key: made_of[key] for key in ("network", "weights")}
+    features = Shards(cache, "features", pictures.made_of | of_network)
+    assert features.made_of | {"suite": made_of["suite"]} == made_of
+    images = Shards(cache, "images", pictures.made_of)
+    sampler = Sampler(models.resolve("embedded"), pictures, images, {"fd": features}, True, False)
+    finished(sampler(Shard(7 * 1250 + 20, 2, ("fd",))))
+    expected = packaged.features[7 * 25 + 20 :][:2]
+    np.testing.assert_allclose(features.features(7 * 1250 + 20, 2), expected, atol=0.05)
