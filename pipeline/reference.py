@@ -6,7 +6,7 @@ pictures if asked for, features (`pipeline.reference_cache`), and the moments, a
 with the options is said before torch and the model libraries are imported.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial, reduce
 from operator import add
@@ -224,10 +224,10 @@ def make(request: Request, executor: Executor, workers: int | None, say: Say) ->
             say(f"{target.file} is there already")
     failures: list[str] = []
     if missing or request.keep_images:
-        cache.prepare(_needed_bytes(request, pictures, missing.values()))
+        todo = _todo(request, pictures, images, missing, say)
+        cache.prepare(_needed_bytes(request, todo, {metric: target.width for metric, target in missing.items()}))
         Store(request.out).prepare(sum(target.needed_bytes for target in missing.values()))
         with cache.locked():
-            todo = _todo(request, pictures, images, missing, say)
             if todo:
                 features = {metric: target.features for metric, target in missing.items()}
                 failures = _run(request, pictures, images, features, todo, executor, workers, say)
@@ -316,12 +316,12 @@ def _add_up(target: Target, pictures: Pictures, say: Say) -> None:
     say(f"{target.file}: {reference.moments.count} pictures, key {reference.key[:16]}")
 
 
-def _needed_bytes(request: Request, pictures: Pictures, targets: Iterable[Target]) -> int:
+def _needed_bytes(request: Request, todo: Sequence[Shard], widths: Mapping[str, int]) -> int:
     """What the cache may grow by, generously: a PNG file is no larger than its pixels, most are half as large."""
     from sctd.prior_files import image_size
 
-    pixels = image_size(request.weights.part("prior")) ** 2 if request.keep_images else 0
-    return pictures.count * (3 * pixels + sum(4 * target.width for target in targets))
+    picture = 3 * image_size(request.weights.part("prior")) ** 2 if request.keep_images else 0
+    return sum(shard.count * (picture + sum(4 * widths[metric] for metric in shard.metrics)) for shard in todo)
 
 
 def _check_count(suite: str, num: int, count: int) -> None:

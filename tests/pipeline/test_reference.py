@@ -22,7 +22,7 @@ from evaluation.references import from_bytes
 from pipeline import devices, models, prompts, reference, store
 from pipeline.cli import app
 from pipeline.networks import DISTANCES
-from pipeline.reference import Pictures, Span, network_of
+from pipeline.reference import Pictures, Shard, Span, network_of
 from sctd.prior import StableDiffusionPrior
 
 TEXTS = "a red cube", "a blue ball"
@@ -415,11 +415,10 @@ def test_what_is_kept_of_50000_pictures_of_512_pixels(monkeypatch, weights, tmp_
 
     assert prior_files.image_size(weights / "prior") == tiny_models.IMAGE_PIXELS
     monkeypatch.setattr(prior_files, "image_size", lambda _: 512)
-    pictures = Pictures("", ("a",) * 40, 1250, "ddim", "float32", 7.5, 25, 0)
-    target = reference.Target(tmp_path, None, 2048, "")
+    todo = [Shard(start, 1000, ("fid",)) for start in range(0, 50_000, 1000)]
     for keeps, expected in ((False, 409_600_000), (True, 409_600_000 + 50_000 * 512 * 512 * 3)):
         request = reference.Request(models.resolve(str(weights)), "", [], 0, (), tmp_path, None, keeps, None)
-        assert reference._needed_bytes(request, pictures, [target]) == expected
+        assert reference._needed_bytes(request, todo, {"fid": 2048}) == expected
 
 
 def test_a_prompt_the_prior_cannot_read_to_its_end(command, suite):
