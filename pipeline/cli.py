@@ -270,18 +270,52 @@ def reference(
         typer.Option(metavar="NAME|FILE", show_default="dreamfusion40; embedded40 for embedded", help="Prompts."),
     ] = None,
     count: Annotated[int, typer.Option(help="Pictures, equally many of each prompt.")] = 50_000,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", show_default="reference.npz in the weights", help="What to write.")
+    network: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="What sees them: scorer, inception, inception_tf, dinov2. Several: each by its own --network.",
+            show_default="all that are in the weights",
+        ),
     ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", show_default="the weights", help="Where to write reference*.npz.")
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            show_default="reference-cache/ in --out",
+            help="Where features, and pictures, are kept. On a cluster every node must see it.",
+        ),
+    ] = None,
+    keep_images: Annotated[
+        bool, typer.Option("--keep-images", help="Keep the pictures, so that a further network needs no sampling.")
+    ] = False,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The prior's: float32, float16, bfloat16.",
+            show_default="float16 on a GPU, else and for embedded float32",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Shards made side by side.", show_default="one per GPU or, without, per core")
+    ] = None,
+    executor: ExecutorName = "ray",
 ) -> int:
-    """Make what the Fréchet distance is taken from: moments of pictures by the prior.
+    """Make what the Fréchet distances are taken from: moments of pictures by the prior, for each network.
 
     The same command again goes on where it stopped, and does nothing twice.
     """
-    from pipeline import commands_weights
+    from pipeline import commands, commands_weights
 
-    commands_weights.make_reference(weights, suite, count, out)
-    return OK
+    means = commands.Means(executor, workers, 0.0)
+    failed = commands_weights.make_reference(
+        weights, suite, count, network or [], out, cache, dtype, means, keep_images=keep_images
+    )
+    return _status(failed)
 
 
 def _status(failed: int) -> int:

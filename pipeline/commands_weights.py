@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline import catalogue, check, models
 from pipeline.catalogue import Role
+from pipeline.commands import Means, executing
 from pipeline.errors import UserError
 from pipeline.fetch import Network, Progress, fetch
 
@@ -85,20 +86,40 @@ def examine(recipe_name: str, where: str | None, *, as_json: bool) -> bool:
     return can_run
 
 
-def make_reference(where: str | None, suite: str | None, count: int, out: Path | None) -> None:
-    """Write the moments of the prior's own pictures, and print where."""
+def make_reference(
+    where: str | None,
+    suite: str | None,
+    count: int,
+    networks: Sequence[str],
+    out: Path | None,
+    cache: Path | None,
+    dtype: str | None,
+    means: Means,
+    *,
+    keep_images: bool,
+) -> int:
+    """Write the moments of the prior's own pictures, and print where; the number of shards that failed."""
     from pipeline.prompts import suite as read_suite
     from pipeline.prompts import suite_name
 
+    means.check()
     weights = models.resolve(where or models.PUBLISHED)
     suite = suite or ("embedded40" if weights.name == models.EMBEDDED else "dreamfusion40")
-    prompts, target = read_suite(suite), out or weights.part("reference.npz")
-    weights.require((*models.GENERATION, "scorer"))
-    from pipeline import reference
+    prompts = read_suite(suite)
+    from pipeline.reference import Request, make, without_weights
 
-    made = reference.make(weights, suite_name(suite), prompts, count, target, _say)
-    _say(f"{made.moments.count} pictures, key {made.key[:16]}")
-    print(target)
+    request = Request(
+        weights, suite_name(suite), prompts, count, tuple(networks), out or weights.folder, cache, keep_images, dtype
+    ).checked()
+    if not networks and weights.name != models.EMBEDDED and (lacking := without_weights(weights)):
+        _say(f"{weights.folder} has no weights of {', '.join(lacking)}: no reference of theirs is made")
+    with executing(means.executor, means.workers) as executor:
+        files, failures = make(request, executor, means.workers, _say)
+    for line in failures:
+        _say(f"failed: {line}")
+    for file in files:
+        print(file)
+    return len(failures)
 
 
 def folder_of(where: str | None) -> Path:

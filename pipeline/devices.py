@@ -12,12 +12,19 @@ def can_use_gpus() -> bool:
     return importlib.util.find_spec("gsplat") is not None
 
 
-def prepare() -> Any:
+def sees_gpu() -> bool:
+    """Whether this process has a GPU to compute on."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def prepare(*, renders: bool = True) -> Any:
     """The `torch.device` of this process, and its settings for exact arithmetic."""
     import torch
     from platformdirs import user_cache_path
 
-    if torch.cuda.is_available() and can_use_gpus():
+    if sees_gpu() and (can_use_gpus() or not renders):
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = False
@@ -48,14 +55,14 @@ def free(device: Any) -> None:
 
 
 def peak_bytes(device: Any) -> int:
-    """The most memory this process has held: on its GPU, or in all."""
+    """The most memory this process has taken: of its GPU, or in all."""
     import resource
     import sys
 
     import torch
 
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return torch.cuda.max_memory_reserved(device)  # what recordings hold counts as reserved alone
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

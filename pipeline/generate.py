@@ -52,7 +52,7 @@ class Generator:
         """The prior that computes so."""
         dtype = getattr(torch, compute.dtype)
         prior = StableDiffusionPrior.load(self.weights.part("prior"), self.device, dtype)
-        return prior.at_speed() if compute.fast and self.device.type == "cuda" else prior
+        return prior.at_speed().sparing() if compute.fast and self.device.type == "cuda" else prior
 
     def __call__(self, job: Job) -> Progressing[Progress, None, Asset]:
         folder = self.store.item(job.id)

@@ -23,8 +23,16 @@ def place(executor: Executor, jobs: int, workers: int | None) -> Placement:
     does.
     """
     gpus = executor.gpus() if jobs and devices.can_use_gpus() else 0
-    generators = max(1, min(jobs, workers or gpus or manifest.cores()))
-    if not gpus:
-        return Placement(generators, 0.0, 0.0)
-    per_gpu = -(-generators // gpus)
-    return Placement(generators, int((1 - EVALUATOR_GPU) / per_gpu * 1000) / 1000, EVALUATOR_GPU)
+    generators, share = _spread(gpus, jobs, workers, 1 - EVALUATOR_GPU)
+    return Placement(generators, share, EVALUATOR_GPU if gpus else 0.0)
+
+
+def spread(executor: Executor, items: int, workers: int | None) -> tuple[int, float]:
+    """How many workers there are where there is one kind and nothing is rendered, and what of a GPU each reserves."""
+    return _spread(executor.gpus() if items else 0, items, workers, 1.0)
+
+
+def _spread(gpus: int, items: int, workers: int | None, whole: float) -> tuple[int, float]:
+    """Workers, and the share of a GPU of each, if together they have `whole` of one."""
+    count = max(1, min(items, workers or gpus or manifest.cores()))
+    return count, int(whole / -(-count // gpus) * 1000) / 1000 if gpus else 0.0

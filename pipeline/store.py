@@ -26,13 +26,14 @@ LOCK = ".lock"
 
 @dataclass(frozen=True)
 class Store:
-    """A run folder. Workers get one, too: it is no more than a path."""
+    """A run folder. Workers get one, too: it is no more than a path, and the option that chooses another."""
 
     root: Path
+    option: str = "--out"
 
     def absolute(self) -> "Store":
         """The same folder, for a process that may work in another one."""
-        return Store(self.root.resolve())
+        return Store(self.root.resolve(), self.option)
 
     def item(self, job_id: str) -> Path:
         return self.root / "items" / job_id
@@ -88,21 +89,23 @@ class Store:
     def prepare(self, needed_bytes: int) -> None:
         """Make the folder and see that it can be written and has room. Raises UserError."""
         try:
-            (self.root / "items").mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(parents=True, exist_ok=True)
             self.write(self.root / ".writable", b"")
             (self.root / ".writable").unlink()
             free_bytes = shutil.disk_usage(self.root).free
         except OSError as error:
             if error.errno == errno.ENOSPC:
-                raise UserError(f"{self.root} is on a full disk; free some space or choose another --out.") from error
+                raise UserError(
+                    f"{self.root} is on a full disk; free some space or choose another {self.option}."
+                ) from error
             reason = error.strerror or str(error)
-            raise UserError(f"{self.root} cannot be written ({reason}); choose another --out.") from error
+            raise UserError(f"{self.root} cannot be written ({reason}); choose another {self.option}.") from error
         if free_bytes < needed_bytes:
             raise UserError(
                 f"{self.root} has {_mib(free_bytes)} free and this run may need {_mib(needed_bytes)}; free some space "
-                "or choose another --out."
+                f"or choose another {self.option}."
             )
-        for beside in [*self.root.glob(".*.new"), *self.root.glob("items/*/.*.new")]:  # of a process that was killed
+        for beside in [*self.root.glob(".*.new"), *self.root.glob("*/*/.*.new")]:  # of a process that was killed
             beside.unlink(missing_ok=True)
 
     @contextmanager
@@ -116,7 +119,8 @@ class Store:
             except BlockingIOError as error:
                 file.seek(0)
                 raise UserError(
-                    f"{self.root} is in use by {_owner(file.read())}; wait for it to end, or choose another --out."
+                    f"{self.root} is in use by {_owner(file.read())}; wait for it to end, or choose another "
+                    f"{self.option}."
                 ) from error
             file.truncate(0)
             json.dump({"pid": os.getpid(), "host": socket.gethostname()}, file)

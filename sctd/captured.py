@@ -5,6 +5,7 @@ recorded with. So there is one for each size of batch, recorded when it is first
 networks, the Gaussians and the renderer stay as they are. Nothing of the algorithm is written again here.
 """
 
+import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -93,21 +94,36 @@ class RecordedWithGradient:
 
 
 class Encoder(nn.Module):
-    """A VAE's encoder up to the posterior's mean and log variance."""
+    """A VAE's encoder up to the posterior's mean and log variance, which are float32."""
 
     def __init__(self, vae: Any):
         super().__init__()
-        self.encoder, self.quant_conv = vae.encoder, vae.quant_conv
+        self.encoder = vae.encoder
+        self.quant_conv = nn.Identity() if vae.quant_conv is None else copy.deepcopy(vae.quant_conv).float()
 
     def forward(self, images: Tensor) -> Tensor:
-        hidden = self.encoder(images)
-        return hidden if self.quant_conv is None else self.quant_conv(hidden)
+        return self.quant_conv(self.encoder(images))
+
+
+class Exact(nn.Module):
+    """A last layer in float32: rounding a prediction to half would cost more than all that is rounded before it.
+
+    Guidance multiplies differences of predictions that are nearly equal, and the errors with them.
+    """
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer.float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.float())
 
 
 def recorded_unet(unet: Any) -> Recorded:
     """The U-Net as (z_t, times, text) → prediction. Changes the U-Net's blocks and layout in place."""
     fuse(unet.to(memory_format=torch.channels_last))
     unet.fuse_qkv_projections()
+    unet.conv_out = Exact(unet.conv_out)
 
     def predict(z_t: Tensor, times: Tensor, text: Tensor) -> Tensor:
         return unet(z_t, times, text, return_dict=False)[0]
@@ -120,6 +136,7 @@ def recorded_encoder(vae: Any) -> RecordedWithGradient:
     """The encoder as images in [-1, 1] → mean and log variance. Changes its blocks and layout in place."""
     vae.encoder.to(memory_format=torch.channels_last)
     fuse(vae.encoder)
+    vae.encoder.conv_out = Exact(vae.encoder.conv_out)
     return RecordedWithGradient(Encoder(vae))
 
 

@@ -37,11 +37,11 @@ class _Lowered(torch.autograd.Function):
 class _Raised(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, factor: list[Tensor]) -> Tensor:
-        ctx.factor = factor
+        ctx.factor, ctx.dtype = factor, y.dtype
         return y.float()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         greatest = gradients[0].abs().amax().clamp(min=torch.finfo(torch.float32).tiny)
         ctx.factor.append(torch.exp2((GREATEST / greatest).log2().floor()))
-        return (gradients[0] * ctx.factor[-1]).to(torch.float16), None
+        return (gradients[0] * ctx.factor[-1]).to(ctx.dtype), None

@@ -3,6 +3,7 @@
 `optimize` yields one `Step` an iteration; whoever calls it prints, saves or stops. No files, no clock, no output.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -125,7 +126,7 @@ def _with_sh_degree(gaussians: Gaussians, degree: int) -> Gaussians:
 class _Attempt:
     """An iteration that the device may still be working on: from `before` to `after`, if its numbers turn out finite.
 
-    `verdict` has the loss and, by the names of `looked_at`, whether each was finite, once `done`.
+    `verdict` has the loss and, by the names of `looked_at`, the largest number of each, once `done`.
     """
 
     before: State
@@ -173,8 +174,8 @@ class _Run:
         """
         if attempt.done is not None:
             attempt.done.synchronize()
-        loss, *are_finite = attempt.verdict.tolist()
-        faulty = [name for name, finite in zip(attempt.looked_at, are_finite, strict=True) if not finite]
+        loss, *largest = attempt.verdict.tolist()
+        faulty = [name for name, number in zip(attempt.looked_at, largest, strict=True) if not math.isfinite(number)]
         if faulty:
             return self._skipped(attempt.before, faulty, attempt.after.random), False
         return replace(attempt.after, loss=loss), True
@@ -239,9 +240,9 @@ class _Run:
 
 
 def _on_its_way(loss: Tensor, tensors: dict[str, Tensor]) -> tuple[Tensor, torch.cuda.Event | None]:
-    """The loss, and of each tensor whether it is finite, on their way to the CPU; and what tells of their coming."""
-    are_finite = [tensor.isfinite().all() for tensor in tensors.values()]
-    verdict = torch.stack([loss.double(), *(finite.double() for finite in are_finite)])
+    """The loss, and of each tensor the largest number, on their way to the CPU; and what tells of their coming."""
+    largest = [torch.linalg.vector_norm(tensor, torch.inf).double() for tensor in tensors.values()]
+    verdict = torch.stack([loss.double(), *largest])
     if verdict.device.type != "cuda":
         return verdict, None
     there = torch.empty(verdict.shape, dtype=verdict.dtype, pin_memory=True).copy_(verdict, non_blocking=True)
@@ -256,4 +257,4 @@ def _is_sound(verdict: Tensor, done: torch.cuda.Event | None, *, waiting: bool) 
         return True
     if done is not None:
         done.synchronize()
-    return bool(verdict[1:].all())
+    return bool(verdict[1:].isfinite().all())

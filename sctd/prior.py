@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
@@ -39,13 +39,15 @@ from sctd.prior_files import (
     weights_names,
 )
 from sctd.schedule import NoiseSchedule, ScheduleError
-from sctd.solver import jump
+from sctd.solver import jump, second_order
 from sctd.types import Images, Latents, Text
 
 if TYPE_CHECKING:
     from sctd.captured import Recorded, RecordedWithGradient
 
 __all__ = ["ControlNetModel", "PriorError", "Residuals", "StableDiffusionPrior", "load_controlnet"]
+
+Sampler = Literal["ddim", "dpm-solver++(2M)"]
 
 
 class Residuals(NamedTuple):
@@ -80,6 +82,7 @@ class StableDiffusionPrior:
     device: torch.device
     dtype: torch.dtype
     fast: Networks | None = None
+    spares: bool = False
 
     @classmethod
     def load(
@@ -133,14 +136,17 @@ class StableDiffusionPrior:
     def at_speed(self) -> "StableDiffusionPrior":
         """The same prior on an NVIDIA GPU, its networks fused, compiled and recorded (`sctd.captured`) when first run.
 
-        This prior's U-Net and encoder are changed in place. The text encoder and the decoder wait in the machine's
-        memory until they are asked for.
+        This prior's U-Net and encoder are changed in place.
         """
         from sctd.captured import recorded_encoder, recorded_unet  # here, as triton is there only for GPUs
 
+        return replace(self, fast=Networks(recorded_unet(self.unet), recorded_encoder(self.vae)))
+
+    def sparing(self) -> "StableDiffusionPrior":
+        """The same prior whose text encoder and decoder wait in the machine's memory until they are asked for."""
         for waiting in (self.text_encoder, self.vae.decoder):
             waiting.to("cpu")  # type: ignore[arg-type]
-        return replace(self, fast=Networks(recorded_unet(self.unet), recorded_encoder(self.vae)))
+        return replace(self, spares=True)
 
     @property
     def build_seconds(self) -> float:
@@ -192,7 +198,7 @@ class StableDiffusionPrior:
         encoder: Any = self.text_encoder
         encoder.to(self.device)
         embedding = encoder(tokens.input_ids.to(self.device)).last_hidden_state
-        if self.fast:
+        if self.spares:
             encoder.to("cpu")
         return embedding
 
@@ -234,19 +240,34 @@ class StableDiffusionPrior:
         predicted = predicted.to(z_t.dtype)
         return self.schedule.eps_from_v(z_t, predicted, t) if self.predicts_v else predicted
 
-    @torch.no_grad()
     def sample(self, texts: list[str], guidance_scale: float, steps: int, generator: torch.Generator) -> Images:
         """One image per text, all in one batch: DDIM from pure noise in `steps` steps, guided."""
+        noise = torch.randn(len(texts), *self.latent_shape, generator=generator, device=generator.device)
+        return self.decode(self.sample_from(noise, texts, guidance_scale, steps))
+
+    @torch.no_grad()
+    def sample_from(
+        self, noise: Latents, texts: list[str], guidance_scale: float, steps: int, sampler: Sampler = "ddim"
+    ) -> Latents:
+        """The latents that guided sampling of `texts` makes of pure noise, in so many steps of one prediction each.
+
+        `ddim` ends at time 0; `dpm-solver++(2M)` with a last step of first order at no noise at all.
+        """
         num_steps = self.schedule.num_steps
         if not 1 <= steps <= num_steps:
             raise PriorError(f"cannot sample in {steps} steps: use from 1 to {num_steps}")
         text, guided = self.embed(texts), cfg(self.denoise, guidance_scale, self.null)
-        z_t = torch.randn(len(texts), *self.latent_shape, generator=generator, device=generator.device).to(self.device)
+        z_t = noise.to(self.device)
+        if sampler == "dpm-solver++(2M)":
+            # As in diffusers ("linspace"): evenly from the noisiest time on, the one that would be 0 left out.
+            times = [round(i * (num_steps - 1) / steps) for i in range(steps, 0, -1)]
+            z_t = second_order(self.schedule, guided, z_t, times, text)
+            return self.schedule.clean(z_t, guided(z_t, times[-1], text), times[-1])
         # As in diffusers ("leading"): evenly from the offset on, and the last step ends at time 0.
         times = [min(i * (num_steps // steps) + self.steps_offset, num_steps - 1) for i in reversed(range(steps))]
         for t, s in zip(times, [*times[1:], 0], strict=True):
             z_t = jump(self.schedule, z_t, guided(z_t, t, text), t, s)
-        return self.decode(z_t)
+        return z_t
 
 
 def load_controlnet(folder: Path, device: torch.device | str, dtype: torch.dtype) -> ControlNetModel:

@@ -107,6 +107,14 @@ def locate(path: Path, config: Path | None) -> Source:
     return Source(found, path)
 
 
+def image_size(path: Path) -> int:
+    """Height of the pictures of a prior, by its configuration alone. Raises PriorError where it has none."""
+    folder = locate(path, None).folder
+    size = read_json(folder / "unet" / "config.json")["sample_size"]
+    height = size if isinstance(size, int) else size[0]
+    return height * 2 ** (len(read_json(folder / "vae" / "config.json")["block_out_channels"]) - 1)
+
+
 def check_files(folder: Path, files: Iterable[tuple[str, ...]], expected: str) -> None:
     """Every file that the format asks for is there, in one of its names, or PriorError."""
     if not folder.is_dir():

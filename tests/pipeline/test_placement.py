@@ -2,7 +2,7 @@ import pytest
 
 from cluster.executor import InlineExecutor
 from pipeline import devices, manifest
-from pipeline.placement import place
+from pipeline.placement import place, spread
 
 
 class WithGpus(InlineExecutor):
@@ -46,3 +46,18 @@ def test_all_workers_fit_beside_each_other(gpus, workers):
 def test_gpus_that_cannot_render_are_left_alone(monkeypatch):
     monkeypatch.setattr(devices, "can_use_gpus", lambda: False)
     assert place(WithGpus(4), 40, None) == (6, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "items", "workers", "expected"),
+    [
+        (0, 50, None, (6, 0.0)),
+        (8, 50, None, (8, 1.0)),
+        (8, 3, None, (3, 1.0)),
+        (1, 50, 2, (2, 0.5)),
+        (8, 0, None, (1, 0.0)),
+    ],
+)
+def test_one_kind_of_worker_has_whole_gpus_also_where_nothing_can_render(monkeypatch, gpus, items, workers, expected):
+    monkeypatch.setattr(devices, "can_use_gpus", lambda: False)
+    assert spread(WithGpus(gpus), items, workers) == expected

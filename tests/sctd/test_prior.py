@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, DPMSolverMultistepScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from tiny_diffusion import MAX_TOKENS, SCHEDULER, write_models, write_tokenizer
 from transformers import CLIPTextConfig, CLIPTextModel
 from transformers.utils import logging as transformers_logging
 
 from sctd.prior import PriorError, StableDiffusionPrior
+from sctd.prior_files import image_size
 from sctd.solver import jump
 
 
@@ -73,7 +74,8 @@ def images(batch: int = 2) -> torch.Tensor:
     return torch.rand(batch, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-def test_sizes_come_from_the_configuration(prior):
+def test_sizes_come_from_the_configuration(prior, folder):
+    assert image_size(folder) == prior.image_size
     assert prior.latent_shape == (4, 8, 8)
     assert (prior.latent_factor, prior.image_size, prior.max_tokens) == (2, 16, MAX_TOKENS)
     assert prior.schedule.num_steps == 1000
@@ -171,6 +173,38 @@ def test_sampling_is_ddim_with_guidance(prior, copy, prediction):
             z_t = theirs.step(null + 4.0 * (conditional - null), t, z_t).prev_sample
     assert sampled.shape == (2, 3, 16, 16)
     torch.testing.assert_close(sampled.double(), prior.decode(z_t.double()), rtol=0, atol=2e-5)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # numpy 2 and diffusers 0.42
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("steps", [10, 25])
+def test_the_second_sampler_is_diffusers_dpm_solver_with_guidance(prior, copy, prediction, steps):
+    """Times and the last step included; its sigmas and latents are float32."""
+    edit(copy / "scheduler" / "scheduler_config.json", prediction_type=prediction)
+    ours, texts = StableDiffusionPrior.load(copy, dtype=torch.float64), ["a cat", "a dog"]
+    noise = random(2, 4, 8, 8)
+    sampled = ours.sample_from(noise, texts, 4.0, steps, "dpm-solver++(2M)")
+
+    schedule = {key: SCHEDULER[key] for key in ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")}
+    theirs = DPMSolverMultistepScheduler(**schedule, steps_offset=1, prediction_type=prediction)
+    theirs.set_timesteps(steps)
+    text, z_t = torch.cat([prior.embed(["", ""]), prior.embed(texts)]), noise
+    with torch.no_grad():
+        for t in theirs.timesteps:
+            null, conditional = prior.unet(torch.cat([z_t, z_t]), t, text).sample.chunk(2)
+            z_t = theirs.step(null + 4.0 * (conditional - null), t, z_t).prev_sample
+    torch.testing.assert_close(sampled, z_t, rtol=0, atol=2e-5)
+
+
+def test_half_precision_samples_are_those_of_single(folder):
+    """bfloat16, which CPUs have: 8 bits of 24, so percents of latents of size one; what comes out is float32."""
+    noise = random(2, 4, 8, 8).float()
+    single, half = (
+        StableDiffusionPrior.load(folder, dtype=dtype).sample_from(noise, ["a cat"] * 2, 2.0, 10, "dpm-solver++(2M)")
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert half.dtype == torch.float32
+    assert float((half - single).norm() / single.norm()) < 0.05
 
 
 def test_sampling_in_no_steps_is_refused(prior):

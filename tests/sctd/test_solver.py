@@ -4,15 +4,17 @@ from itertools import pairwise
 import pytest
 import torch
 from analytic import STABLE_DIFFUSION, mixture, schedule
-from diffusers import DDIMInverseScheduler, DDIMScheduler
+from diffusers import DDIMInverseScheduler, DDIMScheduler, DPMSolverMultistepScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
-from sctd.solver import inversion_noise, invert, joined, jump
+from sctd.solver import inversion_noise, invert, joined, jump, second_order
 from sctd.times import Times
 
 SHAPE = (1, 4, 2, 2)
+# diffusers 0.42 makes numpy copy a tensor in a way that numpy 2 will refuse.
+NUMPY_2 = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 def latents(seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
@@ -120,3 +122,67 @@ def test_inversion_of_data_at_one_point_is_exact():
     torch.testing.assert_close(invert(world.schedule, world, z_sm, times, threshold=150), exact, rtol=0, atol=1e-12)
     eps = inversion_noise(world.schedule, world, z_sm, times, threshold=150)
     torch.testing.assert_close(eps, world(z_sm, 200, None), rtol=0, atol=1e-12)
+
+
+@NUMPY_2
+@pytest.mark.parametrize("steps", [8, 25])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_second_order_is_diffusers_dpm_solver(prediction, steps):
+    """Its steps of 25 are SD's, its last one of first order. It rounds every latent to float32: 1e-6 of their size."""
+    world = mixture(3, spread=0.3)
+    text, z_t = world.text([0], batch=1), 3 * latents()[0]
+    theirs = DPMSolverMultistepScheduler(**STABLE_DIFFUSION, prediction_type=prediction)
+    theirs.set_timesteps(steps)
+    times = theirs.timesteps.tolist()
+    variance = theirs.alphas_cumprod.double()
+    exact = ((1 - variance) / variance).sqrt()[times]
+    theirs.sigmas = torch.cat([exact, torch.zeros(1, dtype=torch.float64)])  # theirs are float32
+
+    z = z_t
+    for t in times:
+        eps = world(z, t, text)
+        alpha, sigma = world.schedule.alpha[t], world.schedule.sigma[t]
+        v = (eps - sigma * z) / alpha
+        z = theirs.step(eps if prediction == "epsilon" else v, t, z).prev_sample
+    ours = second_order(world.schedule, world, z_t, times, text)
+    ours = world.schedule.clean(ours, world(ours, times[-1], text), times[-1])
+    torch.testing.assert_close(ours, z, rtol=0, atol=2e-6)
+
+
+def test_second_order_converges_to_the_flow_at_second_order():
+    """Halving the step quarters the distance to the exact solution; the same predictions by jumps only halve it."""
+    world = mixture(1, spread=0.5)
+    z_t = latents()[0]
+
+    def distance(steps: int) -> float:
+        times = range(940, 19, -920 // steps)
+        return float((second_order(world.schedule, world, z_t, times, None) - world.flow(z_t, 940, 20)).norm())
+
+    distances = [distance(steps) for steps in (115, 230, 460)]
+    orders = [math.log2(a / b) for a, b in pairwise(distances)]
+    assert distances[-1] < 2e-4
+    assert orders == pytest.approx([2, 2], abs=0.15)
+
+
+def test_second_order_samples_of_a_gaussian_have_its_mean_and_spread():
+    """25 steps as `reference` takes them, from the marginal at 999: 4,000 latents of N(mean, 0.5²), to sampling error.
+
+    But for the last step, from 40 to no noise: it takes the expected z_0, whose deviation lacks what is unknown.
+    """
+    world = mixture(1, spread=0.5)
+    alpha, sigma = world.schedule.alpha[999], world.schedule.sigma[999]
+    noise = torch.randn(4000, *SHAPE[1:], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    z_t = alpha * world.means + (alpha**2 / 4 + sigma**2).sqrt() * noise
+    times = [round(i * 999 / 25) for i in range(25, 0, -1)]
+    z = second_order(world.schedule, world, z_t, times, None)
+    z_0 = world.schedule.clean(z, world(z, times[-1], None), times[-1])
+    torch.testing.assert_close(z_0.mean(0), world.means[0], rtol=0, atol=4 * 0.5 / 4000**0.5)
+    unknown = float(world.schedule.k[times[-1]] / 0.5)
+    assert float((z_0 - world.means[0]).std()) == pytest.approx(0.5 / math.hypot(1, unknown), rel=0.01)
+
+
+def test_data_at_one_point_are_reached_in_any_steps():
+    world = mixture(1, spread=0.0)
+    z_t, times = latents()[0], [999, 500, 100, 20]
+    exact = world.flow(z_t, 999, 20)
+    torch.testing.assert_close(second_order(world.schedule, world, z_t, times, None), exact, rtol=0, atol=1e-12)
