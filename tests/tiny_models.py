@@ -47,6 +47,44 @@ def write_control(folder: Path, prior: Path) -> Path:
     return folder
 
 
+def write_inception(folder: Path, seed: int = 0) -> Path:
+    """Inception-v3 at its published sizes (96 MB) and under its published name in `folder`."""
+    from evaluation.inception import PUBLISHED
+
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(inception_state(seed), folder / PUBLISHED)
+    return folder
+
+
+def inception_state(seed: int = 0) -> dict[str, torch.Tensor]:
+    """Random weights that keep the signal's scale, with the parts of the published state that no feature needs."""
+    from evaluation.inception import Inception
+
+    random = torch.Generator().manual_seed(seed)
+    state = Inception().state_dict()
+    for name, tensor in state.items():
+        if name.endswith("conv.weight"):
+            tensor.normal_(0, (1.5 / tensor[0].numel()) ** 0.5, generator=random)
+        elif name.endswith(("bn.bias", "running_mean")):
+            tensor.normal_(0, 0.1, generator=random)
+        elif name.endswith("running_var"):
+            tensor.uniform_(0.5, 1.5, generator=random)
+    return {**state, "fc.weight": torch.randn(1008, 2048, generator=random), "fc.bias": torch.zeros(1008)}
+
+
+def write_dinov2(folder: Path) -> Path:
+    """DINOv2 with 2 layers of width 48 as a transformers folder."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 518, "patch_size": 14}
+    model = Dinov2Model(Dinov2Config(**sizes))
+    for parameter in model.parameters():
+        parameter.data.add_(0.1 * torch.randn(parameter.shape))
+    model.save_pretrained(folder)
+    return folder
+
+
 def _write_tokenizer(folder: Path) -> None:
     from tokenizers.pre_tokenizers import ByteLevel
 

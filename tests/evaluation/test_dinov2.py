@@ -5,26 +5,18 @@ import json
 import numpy as np
 import pytest
 import timm
+import tiny_models
 import torch
 from safetensors.torch import load_file, save_file
 from torchvision import transforms
-from transformers import Dinov2Config, Dinov2Model
 
 from evaluation import EvaluationError
 from evaluation.dinov2 import Dinov2Tower
 
-CONFIG = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 518, "patch_size": 14}
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("dinov2")
-    torch.manual_seed(0)
-    model = Dinov2Model(Dinov2Config(**CONFIG))
-    for parameter in model.parameters():
-        parameter.data.add_(0.1 * torch.randn(parameter.shape))
-    model.save_pretrained(folder)
-    return folder
+    return tiny_models.write_dinov2(tmp_path_factory.mktemp("dinov2"))
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
+import tiny_models
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -13,23 +14,13 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 
 from evaluation import EvaluationError
 from evaluation.fid import Moments, frechet_distance, kernel_distance
-from evaluation.inception import PUBLISHED, Inception, InceptionTower, clean_resize, tf_resize
+from evaluation.inception import PUBLISHED, InceptionTower, clean_resize, tf_resize
 from evaluation.references import Reference
 
 
 @pytest.fixture(scope="module")
 def state():
-    """Random weights that keep the signal's scale, with the parts of the published state that no feature needs."""
-    random = torch.Generator().manual_seed(0)
-    state = Inception().state_dict()
-    for name, tensor in state.items():
-        if name.endswith("conv.weight"):
-            tensor.normal_(0, (1.5 / tensor[0].numel()) ** 0.5, generator=random)
-        elif name.endswith(("bn.bias", "running_mean")):
-            tensor.normal_(0, 0.1, generator=random)
-        elif name.endswith("running_var"):
-            tensor.uniform_(0.5, 1.5, generator=random)
-    return {**state, "fc.weight": torch.randn(1008, 2048, generator=random), "fc.bias": torch.zeros(1008)}
+    return tiny_models.inception_state()
 
 
 @pytest.fixture(scope="module")
