@@ -48,12 +48,12 @@ class Reference:
             )
 
 
-def require_one_reference(keys: Iterable[str]) -> str:
+def require_one_reference(keys: Iterable[str], metric: str = "distances") -> str:
     """The one key that all distances share. Raises EvaluationError where they were measured from several references."""
     found = sorted(set(keys))
     if len(found) != 1:
         raise EvaluationError(
-            f"distances from {len(found)} different references ({', '.join(key[:12] for key in found)}) cannot be "
+            f"{metric} from {len(found)} different references ({', '.join(key[:12] for key in found)}) cannot be "
             "compared: evaluate the runs again with one reference"
         )
     return found[0]

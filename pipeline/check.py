@@ -18,7 +18,7 @@ REWARD_TOLERANCE = 5e-3  # float32 sums in another order than the published ones
 README_LABELS = {"a diagram": 0.9927937, "a dog": 0.00421068, "a cat": 0.00299572}  # of ViT-B/32 on CLIP.png
 LABEL_TOLERANCE = 2e-3  # published in half precision
 LOGIT_SCALE = 100
-SAID = {"reference": "opens, unchanged since it was made", "dinov2": "opens: tensors alone, names not compared"}
+SAID = {"reference": "opens, unchanged since it was made"}
 GIVE_REWARDS = "give the folder assets/images of a clone of github.com/zai-org/ImageReward by --golden DIR"
 GIVE_CLIP = "give a folder with CLIP.png of github.com/openai/CLIP by --golden DIR"
 
@@ -122,14 +122,9 @@ def _inception(path: Path) -> Any:
 
 
 def _dinov2(path: Path) -> Any:
-    import json
+    from evaluation.dinov2 import Dinov2Tower
 
-    from evaluation.checkpoints import read_tensors
-
-    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    if config.get("model_type") != "dinov2":
-        raise ValueError(f"{path}/config.json is of {config.get('model_type')!r}; expected 'dinov2'")
-    return read_tensors(path / "model.safetensors")
+    return Dinov2Tower.load(path)
 
 
 def _reference(path: Path) -> Any:

@@ -86,8 +86,11 @@ def bench(run: Run, out: Path | None, means: Means) -> int:
     """Make and judge what is missing, write the tables, say where; the number of failed jobs."""
     means.check()
     with _opened(run, out) as store:
+        _say_left_out(run.weights)
         if todo := store.unfinished(run.jobs, run.evaluation):
-            _begin(store, run, f"{len(todo)} of {len(run.jobs)} assets to make and judge in {store.root}")
+            made = len(todo) - len(store.unfinished(todo, None))
+            there = f", {made} of them made already" if made else ""
+            _begin(store, run, f"{len(todo)} of {len(run.jobs)} assets to make and judge in {store.root}{there}")
             with executing(means.executor, means.workers) as executor, _display(run, len(todo), "evaluate") as display:
                 flow.bench(run, executor, store, means.workers, means.checkpoint_seconds, display.watcher)
         from pipeline.publish import publish
@@ -126,7 +129,8 @@ def evaluate(folder: Path, views: int | None, weights: str | None, executor_name
     digest = evaluation_digest(judges, protocol, texts)
     store.prepare(0)
     with store.locked():
-        settings = manifest.judged_anew(settings, judges, protocol, METRIC_VERSION, sys.argv[1:])
+        _say_left_out(judges)
+        settings = manifest.judged_anew(settings, judges, protocol, METRIC_VERSION, digest, sys.argv[1:])
         store.write_json(store.root / manifest.FILE, settings)
         assets = flow.unjudged(store, settings, digest)
         if assets:
@@ -203,6 +207,11 @@ def _opened(run: Run, out: Path | None) -> Iterator[Store]:
 def _begin(store: Store, run: Run, line: str) -> None:
     store.write_json(store.root / manifest.FILE, manifest.describe(store, run, sys.argv[1:]))
     _say(line)
+
+
+def _say_left_out(judges: models.Weights) -> None:
+    for sentence in judges.left_out():
+        _say(sentence)
 
 
 def _display(run: Run, jobs: int, last_stage: str) -> Display:

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pipeline.catalogue import ROLES
+from pipeline.catalogue import REFERENCE, ROLES, of_part
 from pipeline.machine import Facts
 from pipeline.models import EMBEDDED, EVALUATION, GENERATION, Weights
 from sctd.recipe import Recipe
 
 GSPLAT_SECONDS = 540  # CPU seconds of one compilation, for one kind of GPU
 OLDEST_TORCH = (2, 9)
+EXPECTED = "fid"  # the distance that published tables have
 COMPILER = "pip install 'cuda-toolkit[nvcc,crt,nvvm,cccl,cudart]'"
 BUILD = 'MAX_JOBS=4 python -c "import gsplat.cuda._backend"'
 
@@ -56,6 +57,7 @@ def findings(facts: Facts, needed: Needs) -> list[Finding]:
             # Nobody fetches into the packaged models.
             if name in needed.roles or not lacks or facts.weights_name != EMBEDDED
         ],
+        *(_distances(facts) if facts.weights_name != EMBEDDED else []),
     ]
 
 
@@ -156,6 +158,19 @@ def _weights(facts: Facts, name: str, is_needed: bool) -> Finding:
     text = f"{facts.weights_folder} lacks {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else "")
     mend = role.command if role else f"put a model of your own into {name}/"
     return Finding(what, Status.MISSING if is_needed else Status.NOTE, text, mend)
+
+
+def _distances(facts: Facts) -> list[Finding]:
+    """What a board would have beside the required distance. `fid` is expected; of others, those that were begun."""
+    found = []
+    for metric, missing in facts.missing_of_distances.items():
+        if not missing:
+            found.append(Finding(f"metric: {metric}", Status.OK, f"measured, by what is in {facts.weights_folder}"))
+        elif len(missing) == 1 or metric == EXPECTED:
+            text = f"left out of the board: {facts.weights_folder} lacks {' and '.join(missing)}"
+            roles = [of_part(part) or REFERENCE for part in missing]
+            found.append(Finding(f"metric: {metric}", Status.NOTE, text, " && ".join(role.command for role in roles)))
+    return found
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -12,19 +12,22 @@ import numpy as np
 
 from cluster.executor import Progress
 from evaluation.clip_score import ClipScorer, clip_score, is_nearest
-from evaluation.features import ClipTower
+from evaluation.features import ClipTower, FeatureNetwork
 from evaluation.image_reward import ImageReward
 from evaluation.references import from_bytes
 from evaluation.statistics import lowest_tenth
 from pipeline import devices, pictures
 from pipeline.jobs import Asset
 from pipeline.models import Weights
+from pipeline.networks import REQUIRED
 from pipeline.protocol import Protocol
-from pipeline.store import ASSET, EVALUATION, Store
+from pipeline.run import evaluation_digest
+from pipeline.store import ASSET, BLANK, EVALUATION, Store
 from sctd.formats import ply
 
 METRICS = "clip", "ir", "clip_rprec"  # one number per view
-STAGES = 4  # rendering and three judges
+STAGES = 4  # rendering, two judges and writing; one more for each further network of features
+BLANK_PIXELS = 64  # whatever a judge resizes white to is white
 
 
 @dataclass(frozen=True)
@@ -45,21 +48,27 @@ class Evaluator:
         self.scorer = ClipScorer.load(weights.part("scorer"), self.device, weights.name)
         self.tower = ClipTower(self.scorer)
         self.reward = ImageReward.load(weights.part("reward"), self.device)
-        reference = from_bytes(weights.part("reference.npz").read_bytes())
-        reference.require_network(self.tower.name, self.tower.weights)
+        self.networks: dict[str, FeatureNetwork] = {}  # of the distances that the scorer's features do not serve
+        for distance in weights.distances:
+            network = self.tower if distance.metric == REQUIRED else distance.load(weights, self.device)
+            reference = from_bytes(weights.part(distance.reference).read_bytes())
+            reference.require_network(network.name, network.weights)
+            if distance.metric != REQUIRED:
+                self.networks[distance.features] = network
         self.text_features = self.scorer.text_features(self.texts)
+        self._judge_white(evaluation_digest(weights, protocol, self.texts))
 
     def __call__(self, asset: Asset) -> Progressing[Progress, None, Judged]:
-        begun = time.monotonic()
+        begun, stages = time.monotonic(), STAGES + len(self.networks)
         folder = self.store.item(asset.job_id)
         gaussians = ply.from_ply((folder / ASSET).read_bytes()).to(self.device)
         views = pictures.on_white(gaussians, self.protocol.cameras(asset.facts["image_size"]))
-        yield Progress(1, STAGES, f"{len(views)} views")
+        yield Progress(1, stages, f"{len(views)} views")
         number = self.texts.index(asset.prompt)
         image_features = self.scorer.image_features(views)
-        yield Progress(2, STAGES, "CLIP")
+        yield Progress(2, stages, "CLIP")
         rewards = self.reward.score(views, asset.prompt)
-        yield Progress(3, STAGES, "ImageReward")
+        yield Progress(3, stages, "ImageReward")
         arrays = {
             "clip": clip_score(image_features, self.text_features[number]),
             "clip_rprec": is_nearest(image_features, self.text_features, number),
@@ -68,10 +77,25 @@ class Evaluator:
             "text_feature": self.text_features[number],
             "features": self.tower.scaled(image_features),
         }
+        for done, (name, network) in enumerate(self.networks.items(), start=STAGES):
+            arrays[name] = network(views)
+            yield Progress(done, stages, network.name)
         self.store.write(folder / EVALUATION, _npz(arrays, hashlib.sha256(views.tobytes()).hexdigest()))
-        yield Progress(STAGES, STAGES, "features")
+        yield Progress(stages, stages, "features")
         scores = {name: _summary(arrays[name]) for name in METRICS}
         return Judged(asset, scores, time.monotonic() - begun)
+
+    def _judge_white(self, evaluation: str) -> None:
+        """What a white picture scores for each prompt: it stands for an object that failed, where that is asked for."""
+        if (self.store.read_json(self.store.root / BLANK) or {}).get("evaluation") == evaluation:
+            return
+        white = np.full((1, BLANK_PIXELS, BLANK_PIXELS, 3), 255, np.uint8)
+        clips = clip_score(self.text_features, self.scorer.image_features(white)[0])
+        scores = {
+            text: {"clip": float(clip), "ir": float(self.reward.score(white, text)[0])}
+            for text, clip in zip(self.texts, clips, strict=True)
+        }
+        self.store.write_json(self.store.root / BLANK, {"evaluation": evaluation, "scores": scores})
 
 
 def _summary(values: np.ndarray) -> dict[str, float]:

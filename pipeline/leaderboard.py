@@ -6,25 +6,27 @@ numbers have rows and columns of their own (`clip@Table-2`), below and beside th
 """
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from evaluation.fid import Estimate, frechet, kernel_distance
 from evaluation.references import Reference, from_bytes, require_one_reference
 from evaluation.statistics import mean_over_prompts
 from pipeline import manifest, paper_table
+from pipeline.distances import Kept
 from pipeline.errors import UserError
 from pipeline.jobs import digest
-from pipeline.models import EMBEDDED
+from pipeline.models import EMBEDDED, digest_of
+from pipeline.networks import DISTANCES, REQUIRED, Distance
 from pipeline.paper_table import PAPER_RECIPES
-from pipeline.store import ASSET, EVALUATION, Store
+from pipeline.store import ASSET, BLANK, EVALUATION, Store
+from pipeline.store import DISTANCES as KEPT
 
 MEANS = "clip", "ir"  # averaged over views, then over prompts
-DETAILS = "clip_p10", "ir_p10", "kid_cl"  # left out where there is little room
+DETAILS = "clip_p10", "ir_p10", "kid_cl", "kid_cl_inception", "fid_tf"  # left out where there is little room
 USER_STUDY = "q1_rank", "q2_rank", "q3_rank", "n_voters"
 
 
@@ -35,12 +37,19 @@ class Finished:
     store: Store
     manifest: dict[str, Any]
     records: dict[str, dict[str, Any] | None]
+    kept: Kept = field(default_factory=lambda: Kept({}))
+    blank: dict[str, dict[str, float]] | None = None
+    """What a white picture scores for each prompt, by the same judges."""
 
     @classmethod
     def read(cls, store: Store) -> "Finished":
         """Raises UserError where there is no run."""
         settings = manifest.read(store)
-        return cls(store, settings, {job["job_id"]: store.record(job["job_id"]) for job in settings["jobs"]})
+        evaluation = settings.get("evaluation")  # an older folder's manifest has none
+        records = {job["job_id"]: _current(store.record(job["job_id"]), evaluation) for job in settings["jobs"]}
+        blank = store.read_json(store.root / BLANK) or {}
+        scores = blank.get("scores") if blank.get("evaluation") == evaluation else None
+        return cls(store, settings, records, Kept(store.read_json(store.root / KEPT) or {}), scores)
 
     @property
     def models(self) -> str:
@@ -58,12 +67,28 @@ class Finished:
         found = (self.records[job["job_id"]] for job in self.jobs(method))
         return [record for record in found if record is not None and record["status"] == "done"]
 
-    def reference(self) -> Reference:
-        """What the distances are taken from. Raises UserError where it is gone or another."""
-        path = Path(self.manifest["weights"]["folder"]) / "reference.npz"
+    @property
+    def distances(self) -> list[Distance]:
+        """Those that this run was judged by."""
+        parts = self.manifest["weights"]["sha256"]
+        return [d for d in DISTANCES.values() if d.metric == REQUIRED or d.reference in parts]
+
+    def reference(self, distance: Distance) -> Reference:
+        """What a distance is taken from. Raises UserError where it is gone or another."""
+        path = Path(self.manifest["weights"]["folder"]) / distance.reference
         if not path.is_file():
             raise UserError(f"{path}, which {self.store.root} was judged against, is gone; put it back.")
+        known = self.manifest["weights"]["sha256"].get(distance.reference)
+        if known and known != digest_of(path):
+            raise UserError(
+                f"{path} is not what {self.store.root} was judged against; put that back, or judge the assets again by "
+                f"segmentdreamer evaluate {self.store.root}."
+            )
         return from_bytes(path.read_bytes())
+
+    @property
+    def has_failures(self) -> bool:
+        return any(map(_is_failed, self.records.values()))
 
 
 def board(runs: list[Finished], *, paper: bool | None = None) -> pd.DataFrame:
@@ -73,8 +98,10 @@ def board(runs: list[Finished], *, paper: bool | None = None) -> pd.DataFrame:
     """
     rows = [_row(run, method) for run in runs for method in run.methods]
     for models in {run.models for run in runs}:
-        column = f"fd@{models}"
-        require_one_reference({row["ref_key"] for row in rows if row.get(column) is not None} or {""})
+        for distance in DISTANCES.values():
+            column = f"{distance.metric}@{models}"
+            keys = {row[distance.key_column] for row in rows if row.get(column) is not None}
+            require_one_reference(keys or {""}, column)
     table = pd.DataFrame(rows)
     if paper is None:
         published = [run for run in runs if run.models != EMBEDDED]
@@ -161,8 +188,17 @@ _METRICS = {
         "lower",
         "Fréchet distance of all views from the reference; jackknife error over objects",
     ),
-    "fid": ("squared distance", "lower", "Fréchet distance of Inception-v3's features of all views from the reference"),
+    "fid": ("squared distance", "lower", "as fd, of Inception-v3's features; views resized by clean-fid's bicubic"),
+    "fid_tf": (
+        "squared distance",
+        "lower",
+        "as fd, of Inception-v3's features; views resized by TensorFlow's bilinear",
+    ),
+    "fd_dinov2": ("squared distance", "lower", "as fd, of DINOv2's [CLS] features"),
     "kid_cl": ("10^-3", "lower", "kernel distance without pairs of views of one object; jackknife error over objects"),
+    "kid_cl_inception": ("10^-3", "lower", "as kid_cl, of the features of fid"),
+    "clip_penalised": ("points", "higher", "as clip; a white picture stands for each object that failed"),
+    "ir_penalised": ("standard deviations", "higher", "as ir; a white picture stands for each object that failed"),
     "time_min": ("minutes", "lower", "making one asset, mean over prompts"),
     "peak_gib": ("GiB", "", "most memory of a process that makes assets (of its GPU, where there is one)"),
     "n_gauss": ("Gaussians", "", "of an asset, mean over prompts"),
@@ -184,7 +220,7 @@ def _row(run: Finished, method: str) -> dict[str, Any]:
         "n_prompts": len(jobs),
         "n_seeds": len({job["seed"] for job in jobs}),
         "n_views": about["views"],
-        "n_failed": sum((run.records[job["job_id"]] or {}).get("status") == "failed" for job in jobs),
+        "n_failed": sum(_is_failed(run.records[job["job_id"]]) for job in jobs),
         "protocol": about["protocol"],
     }
     origin = {
@@ -196,8 +232,11 @@ def _row(run: Finished, method: str) -> dict[str, Any]:
         "env_sha": digest(session["versions"])[:16],
     }
     if done:
-        distances, origin["ref_key"] = _distances(run, done)
-        identity |= _means(run.models, done) | distances | _costs(done)
+        distances, keys = _distances(run, done)
+        identity |= _means(run.models, done) | _penalised(run, jobs) | distances | _costs(done)
+        origin |= keys
+    else:
+        identity |= _penalised(run, jobs)
     return identity | dict.fromkeys(USER_STUDY) | origin
 
 
@@ -214,22 +253,49 @@ def _means(models: str, done: list[dict[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def _distances(run: Finished, done: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:
-    """Of all views of the objects from the reference; absent where there are too few views or objects to tell."""
-    reference = run.reference()
+def _penalised(run: Finished, jobs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The means with what a white picture scores for each job that failed; absent in a run without any."""
+    if run.blank is None or not run.has_failures:
+        return {}
+    ended = [(job["prompt"], record) for job in jobs if (record := run.records[job["job_id"]]) is not None]
+    row: dict[str, Any] = {}
+    for metric in MEANS:
+        values = [
+            run.blank[prompt][metric] if _is_failed(record) else record["scores"][metric]["mean"]
+            for prompt, record in ended
+            if _is_failed(record) or record["status"] == "done"
+        ]
+        if values:
+            mean, name = mean_over_prompts(np.array(values)), f"{metric}_penalised@{run.models}"
+            row |= {name: mean.value, f"{name}_se": mean.standard_error}
+    return row
+
+
+def _distances(run: Finished, done: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Of all views of the objects from each reference, and the references' keys by their columns."""
     seen = [np.load(io.BytesIO((run.store.item(record["job_id"]) / EVALUATION).read_bytes())) for record in done]
-    features = [arrays["features"] for arrays in seen]
-    row: dict[str, Any] = dict.fromkeys([f"fd@{run.models}", f"fd@{run.models}_se"])
-    row |= dict.fromkeys([f"kid_cl@{run.models}", f"kid_cl@{run.models}_se"])
-    if sum(len(views) for views in features) > 1:
-        row |= _estimate(f"fd@{run.models}", frechet(features, reference.moments))
-    if reference.features is not None and len(features) > 1:
-        row |= _estimate(f"kid_cl@{run.models}", kernel_distance(features, reference.features))
-    return row, reference.key
+    row: dict[str, Any] = {}
+    keys = {}
+    for distance in run.distances:
+        reference = run.reference(distance)
+        features = [arrays[distance.features] for arrays in seen]
+        estimates = run.kept.estimates(distance, features, reference, run.manifest["metric_version"])
+        for metric, estimate in estimates.items():
+            name = f"{metric}@{run.models}"
+            row |= {name: estimate and estimate.value, f"{name}_se": estimate and estimate.standard_error}
+        keys[distance.key_column] = reference.key
+    return row, keys
 
 
-def _estimate(name: str, estimate: Estimate) -> dict[str, Any]:
-    return {name: estimate.value, f"{name}_se": estimate.standard_error}
+def _current(record: dict[str, Any] | None, evaluation: str | None) -> dict[str, Any] | None:
+    """The record, without scores that other judges gave than those of the manifest."""
+    if record is None or record["status"] != "done" or evaluation in (None, record["evaluation"]):
+        return record
+    return {key: value for key, value in record.items() if key != "scores"} | {"status": "generated"}
+
+
+def _is_failed(record: dict[str, Any] | None) -> bool:
+    return record is not None and record["status"] == "failed"
 
 
 def _costs(done: list[dict[str, Any]]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from pipeline.catalogue import ROLES, Role
 from pipeline.models import Weights, has_files
+from pipeline.networks import DISTANCES, REQUIRED
 
 SECONDS_TO_CONNECT = 2.0
 
@@ -60,6 +61,8 @@ class Facts:
     weights_folder: str
     missing_files: Mapping[str, tuple[str, ...]]
     """Of each role the files that the folder of weights lacks."""
+    missing_of_distances: Mapping[str, tuple[str, ...]]
+    """Of each distance that not every run measures, those of its two parts that the folder lacks."""
 
 
 def facts(weights: Weights, environment: Mapping[str, str] = os.environ) -> Facts:
@@ -93,6 +96,9 @@ def facts(weights: Weights, environment: Mapping[str, str] = os.environ) -> Fact
         weights_name=weights.name,
         weights_folder=str(weights.folder),
         missing_files={**{name: missing(role, weights) for name, role in ROLES.items()}, **_control(weights)},
+        missing_of_distances={
+            name: tuple(weights.lacking(distance)) for name, distance in DISTANCES.items() if name != REQUIRED
+        },
     )
 
 

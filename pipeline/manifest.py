@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError, shortened
-from pipeline.models import EVALUATION, Weights
+from pipeline.models import JUDGES, Weights
 from pipeline.protocol import Protocol
 from pipeline.run import Run
 from pipeline.store import Store
@@ -43,7 +43,7 @@ def read(store: Store) -> dict[str, Any]:
 def check_same(store: Store, run: Run) -> dict[str, Any] | None:
     """The manifest of a folder that `run` may go on with, if it has one: its jobs are among the run's, judged alike.
 
-    Raises UserError that names the first difference.
+    Judges that were added since judge what is there, too. Raises UserError that names the first difference.
     """
     manifest = store.read_json(store.root / FILE)
     if manifest is None:
@@ -51,7 +51,7 @@ def check_same(store: Store, run: Run) -> dict[str, Any] | None:
     settings = run.settings()
     known = {job["job_id"] for job in settings["jobs"]}
     left_out = [job for job in manifest["jobs"] if job["job_id"] not in known]
-    if not left_out and _judged_by(manifest) == _judged_by(settings):
+    if not left_out and _is_judged_alike(manifest, settings):
         return manifest
     difference = next(_differences(manifest, settings), None)
     if difference is None:
@@ -68,15 +68,21 @@ def describe(store: Store, run: Run, argv: list[str]) -> dict[str, Any]:
 
 
 def judged_anew(
-    manifest: dict[str, Any], judges: Weights, protocol: Protocol, metric_version: int, argv: list[str]
+    manifest: dict[str, Any],
+    judges: Weights,
+    protocol: Protocol,
+    metric_version: int,
+    evaluation: str,
+    argv: list[str],
 ) -> dict[str, Any]:
     """The manifest after other judges or views: what made the assets stays."""
-    made_by = {part: sha for part, sha in manifest["weights"]["sha256"].items() if part not in EVALUATION}
-    judged_by = {part: judges.digests[part] for part in EVALUATION}
+    made_by = {part: sha for part, sha in manifest["weights"]["sha256"].items() if part not in JUDGES}
+    judged_by = {part: judges.digests[part] for part in judges.judges}
     return manifest | {
         "views": protocol.num_views,
         "protocol": protocol.name,
         "metric_version": metric_version,
+        "evaluation": evaluation,
         "weights": {"name": judges.name, "folder": str(judges.folder), "sha256": made_by | judged_by},
         "sessions": [*manifest["sessions"], session(argv)],
     }
@@ -134,12 +140,11 @@ def gpus() -> list[str]:
     return (_output(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]) or "").splitlines()
 
 
-def _judged_by(settings: dict[str, Any]) -> Any:
-    return [settings["protocol"], settings["metric_version"], _judges(settings)]
-
-
-def _judges(settings: dict[str, Any]) -> dict[str, str | None]:
-    return {part: settings["weights"]["sha256"].get(part) for part in EVALUATION}
+def _is_judged_alike(there: dict[str, Any], here: dict[str, Any]) -> bool:
+    keys = "protocol", "metric_version"
+    before, now = (settings["weights"]["sha256"] for settings in (there, here))
+    same_judges = all(now.get(part) == sha for part, sha in before.items() if part in JUDGES)
+    return same_judges and all(there[key] == here[key] for key in keys)
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> Iterator[str]:

@@ -4,7 +4,8 @@ prior/          Stable Diffusion folder          scorer/   open_clip local-dir
 shape/          Point-E (only for recipes that begin with a cloud)
 control/        ControlNet (only for recipes with guidance.control)
 reward/         ImageReward                      reference.npz   moments that the Fréchet distance is taken from
-inception/      Inception-v3                     dinov2/   DINOv2, both only for distances between published features
+inception/      Inception-v3                     dinov2/   DINOv2, each only for its distances (pipeline.networks),
+reference-inception.npz, reference-inception_tf.npz, reference-dinov2.npz   and only beside the reference of its own
 """
 
 import hashlib
@@ -18,12 +19,15 @@ from pathlib import Path
 from pipeline import catalogue
 from pipeline.errors import UserError
 from pipeline.jobs import digest
+from pipeline.networks import DISTANCES, REQUIRED, Distance
 from pipeline.prompts import slug
 
 EMBEDDED, PUBLISHED = "embedded", "published"
 OF_PUBLISHED = "paper", "paper-portrait", "paper-avatar"  # recipes for Stable Diffusion 2.1
 FOLDER_VARIABLE = "SEGMENTDREAMER_WEIGHTS"
 GENERATION, EVALUATION = ("prior",), ("scorer", "reward", "reference.npz")
+REFERENCES = tuple(distance.reference for distance in DISTANCES.values())
+JUDGES = frozenset({*EVALUATION, *REFERENCES, *(distance.part for distance in DISTANCES.values())})
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,31 @@ class Weights:
         """Whether this is the folder that `weights fetch` fills."""
         return self.folder == published_folder()
 
+    @cached_property
+    def distances(self) -> list[Distance]:
+        """Those that are measured: whose network and whose reference are both there."""
+        return [d for d in DISTANCES.values() if d.metric == REQUIRED or not self.lacking(d)]
+
+    @property
+    def judges(self) -> list[str]:
+        """The parts that judge an asset: those that every run needs, and those of the other distances."""
+        parts = [part for distance in self.distances for part in (distance.part, distance.reference)]
+        return list(dict.fromkeys([*EVALUATION, *parts]))
+
+    def lacking(self, distance: Distance) -> list[str]:
+        """Which of its two parts are not there."""
+        return [part for part in (distance.part, distance.reference) if self._lacks(part)]
+
+    def left_out(self) -> list[str]:
+        """A sentence for each distance of which one part is there and the other is not: somebody expects it."""
+        sentences = []
+        for distance in DISTANCES.values():
+            if distance.metric != REQUIRED and len(lacking := self.lacking(distance)) == 1:
+                (there,) = {distance.part, distance.reference} - set(lacking)
+                found = f"{self.folder} has {there} and no {lacking[0]}"
+                sentences.append(f"{distance.metric} is left out: {found}; {', then '.join(self._steps(lacking))}.")
+        return sentences
+
     def _lacks(self, part: str) -> bool:
         role = catalogue.of_part(part) if self.is_published else None
         return bool(role.missing(self.folder)) if role else not has_files(self.part(part))
@@ -54,28 +83,31 @@ class Weights:
         """What to run for these parts, and what to put there that nothing fetches."""
         if self.name == EMBEDDED:
             return "install segmentdreamer again, or train them by python -m pipeline.embedded.build"
-        roles = [role for part in missing if (role := catalogue.of_part(part))]
-        fetched = [role.name for role in roles if role.groups]
+        return f"{', then '.join(self._steps(missing))}, or give a folder that has all by --weights DIR"
+
+    def _steps(self, missing: Sequence[str]) -> list[str]:
+        roles = {part: catalogue.of_part(part) for part in missing if part not in REFERENCES}
+        fetched = [role.name for role in roles.values() if role]
         folder = "" if self.is_published else f" --weights {shlex.quote(str(self.folder))}"
         steps = [f"run segmentdreamer weights fetch {' '.join(fetched)}{folder}"] if fetched else []
-        steps += [f"run {role.command}{folder or f' --weights {PUBLISHED}'}" for role in roles if not role.groups]
-        steps += [f"put a model of your own into {part}/" for part in missing if not catalogue.of_part(part)]
-        return f"{', then '.join(steps)}, or give a folder that has all by --weights DIR"
+        if set(missing) & set(REFERENCES):
+            steps.append(f"run {catalogue.REFERENCE.command}{folder or f' --weights {PUBLISHED}'}")
+        return steps + [f"put a model of your own into {part}/" for part, role in roles.items() if not role]
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """SHA-256 of each part that is there: of its files' names and contents."""
-        parts = [*GENERATION, "shape", "control", *EVALUATION]
-        return {part: _digest_of(self.part(part)) for part in parts if self.part(part).exists()}
+        """SHA-256 of each part that is there and used: of its files' names and contents."""
+        parts = [*GENERATION, "shape", "control", *self.judges]
+        return {part: digest_of(self.part(part)) for part in parts if self.part(part).exists()}
 
     def generation_digest(self, *, with_shape: bool, with_control: bool = False) -> str:
         """Of the models that make an asset. A cloud's text vector is the scorer's, so it counts then, too."""
         parts = [*GENERATION, *(("shape", "scorer") if with_shape else ()), *(("control",) if with_control else ())]
         return digest([self.digests[part] for part in parts])
 
-    def evaluation_digest(self) -> str:
-        """Of the models that judge one."""
-        return digest([self.digests.get(part) for part in EVALUATION])
+    def evaluation_digest(self, *, required_only: bool = False) -> str:
+        """Of the models that judge one; `required_only` leaves out those that a folder may or may not have."""
+        return digest([self.digests.get(part) for part in (EVALUATION if required_only else self.judges)])
 
 
 def published_folder(environment: Mapping[str, str] = os.environ) -> Path:
@@ -124,7 +156,7 @@ def _listed(parts: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def _digest_of(path: Path) -> str:
+def digest_of(path: Path) -> str:
     """Of a file, or of a folder's files in the order of their names."""
     files = [path] if path.is_file() else sorted(path.rglob("[!.]*"))
     whole = hashlib.sha256()

@@ -4,7 +4,7 @@ from typing import Any
 
 from pipeline import comparison, leaderboard, pictures
 from pipeline.report import report
-from pipeline.store import CONTACT, DIFFERENCES, GRID, Store
+from pipeline.store import CONTACT, DIFFERENCES, DISTANCES, GRID, Store
 
 
 def publish(store: Store, *, paper: bool | None = None) -> str:
@@ -14,6 +14,7 @@ def publish(store: Store, *, paper: bool | None = None) -> str:
     """
     run = leaderboard.Finished.read(store)
     board, objects = leaderboard.board([run], paper=paper), leaderboard.per_object(run)
+    store.write_json(store.root / DISTANCES, run.kept.asked)
     store.write(store.root / "leaderboard.csv", leaderboard.csv(board))
     store.write(store.root / "per_object.csv", leaderboard.csv(objects))
     store.write_json(store.root / "columns.json", leaderboard.columns_of(board))

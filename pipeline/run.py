@@ -18,7 +18,7 @@ METRIC_VERSION = 1  # one more whenever the same asset would be given other numb
 MOST_VIEWS = 1000
 LONGEST_VIEW_TEXT = ", overhead view"
 BYTES_PER_NUMBER, COPIES = 4, 5  # an asset, and a checkpoint with Adam's moments, statistics and its next version
-PICTURE_BYTES = 3 * 2**20  # turntable, contact sheet, evaluation
+PICTURE_BYTES = 6 * 2**20  # turntable, contact sheet, evaluation with features of every network
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,15 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The default name of its folder: the same settings, the same name."""
+        """The default name of its folder: the same settings, the same name, whichever distances are measured.
+
+        So a network that was added later finds the assets where they are.
+        """
+        texts = [prompt.text for prompt in self.prompts]
+        judged = evaluation_digest(self.weights, self.protocol, texts, required_only=True)
         objectives = "+".join(dict.fromkeys(recipe.objective.name for recipe in self.recipes))
         sweep = "-sweep" if any(method.swept for method in self.methods) else ""
-        return f"{self.suite}-{objectives}{sweep}-{digest([[job.id for job in self.jobs], self.evaluation])[:10]}"
+        return f"{self.suite}-{objectives}{sweep}-{digest([[job.id for job in self.jobs], judged])[:10]}"
 
     def settings(self) -> dict[str, Any]:
         """What a run folder remembers of it, to be compared with the next command's."""
@@ -68,6 +73,7 @@ class Run:
             "views": self.protocol.num_views,
             "protocol": self.protocol.name,
             "metric_version": METRIC_VERSION,
+            "evaluation": self.evaluation,
             "recipes": {method.label: method.recipe.model_dump(mode="json") for method in self.methods},
             "swept": list(dict.fromkeys(key for method in self.methods for key in method.swept)),
             "weights": {"name": self.weights.name, "folder": str(self.weights.folder), "sha256": self.weights.digests},
@@ -140,9 +146,10 @@ def check_views(num_views: int) -> None:
         raise UserError(f"--views is {num_views}; give 1 to {MOST_VIEWS}, or 120 to follow the paper.")
 
 
-def evaluation_digest(judges: Weights, protocol: Protocol, texts: Sequence[str]) -> str:
+def evaluation_digest(judges: Weights, protocol: Protocol, texts: Sequence[str], *, required_only: bool = False) -> str:
     """Of all that can change the scores of an asset: judges, views, and the prompts that it is told from."""
-    return digest([judges.evaluation_digest(), protocol.name, METRIC_VERSION, sorted(texts)])[:16]
+    judged_by = judges.evaluation_digest(required_only=required_only)
+    return digest([judged_by, protocol.name, METRIC_VERSION, sorted(texts)])[:16]
 
 
 def token_counter(weights: Weights) -> tuple[Any, int]:

@@ -1,6 +1,7 @@
 """The run folder: the only code that writes. Beside, sync, rename: a file is there whole, or as it was before.
 
 leaderboard.csv  per_object.csv  columns.json  run.json  report.md  contact.png  (differences.csv  grid.csv  grid.png)
+blank.json       distances.json
 items/<job>/     asset.ply  turntable.mp4  contact.png  generation.json  evaluation.npz  record.json  (checkpoint)
 """
 
@@ -21,6 +22,7 @@ from pipeline.jobs import Job
 ASSET, TURNTABLE, CONTACT = "asset.ply", "turntable.mp4", "contact.png"
 GENERATION, EVALUATION, RECORD, CHECKPOINT = "generation.json", "evaluation.npz", "record.json", "checkpoint"
 GRID, DIFFERENCES = "grid.png", "differences.csv"  # where there are several methods
+BLANK, DISTANCES = "blank.json", "distances.json"  # scores of a white picture; distances that were computed before
 LOCK = ".lock"
 
 

@@ -6,6 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from evaluation.fid import Moments
+from evaluation.references import Reference, to_bytes
+
 MAX_TOKENS, IMAGE_PIXELS = 64, 16
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a red blue green cube ball".split()  # noqa: SIM905
 SPECIAL = {
@@ -45,6 +48,20 @@ def write_control(folder: Path, prior: Path) -> Path:
             torch.nn.init.normal_(parameter, std=0.3)
     control.save_pretrained(folder)
     return folder
+
+
+def write_references(folder: Path, *metrics: str, name: str = "tiny") -> None:
+    """A reference of random features for each of these distances, whose networks lie in `folder`."""
+    from pipeline.models import Weights
+    from pipeline.networks import DISTANCES
+
+    for metric in metrics:
+        distance = DISTANCES[metric]
+        network = distance.load(Weights(name, folder), "cpu")
+        dim = network(np.zeros((1, IMAGE_PIXELS, IMAGE_PIXELS, 3), np.uint8)).shape[1]
+        features = np.random.default_rng(1).normal(0.3, 0.2, (30, dim)).astype(np.float32)
+        made_of = {"network": network.name, "weights": network.weights, "images": "none: normal numbers"}
+        (folder / distance.reference).write_bytes(to_bytes(Reference(Moments.of(features), features, made_of)))
 
 
 def write_inception(folder: Path, seed: int = 0) -> Path:
@@ -174,8 +191,6 @@ def _write_reward(folder: Path) -> None:
 def _write_reference(folder: Path) -> None:
     from evaluation.clip_score import ClipScorer
     from evaluation.features import ClipTower
-    from evaluation.fid import Moments
-    from evaluation.references import Reference, to_bytes
     from pipeline.models import resolve
 
     tower = ClipTower(ClipScorer.load(folder / "scorer", name=resolve(str(folder)).name))

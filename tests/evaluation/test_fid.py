@@ -211,6 +211,18 @@ def test_downdates_are_the_distances_without_each_object():
     assert estimate.standard_error == pytest.approx(jackknife_error(np.array(without)), rel=1e-8)
 
 
+def test_fewer_views_than_dimensions_are_measured_in_their_own_span():
+    """As by the covariances, which are singular then: 1e-6."""
+    random = np.random.default_rng(15)
+    objects, reference = objects_of(random, 4, 6, 40, 0.5), Moments.of(random.normal(0.2, 1, size=(300, 40)))
+    without = [
+        frechet_distance(Moments.of(np.concatenate(objects[:i] + objects[i + 1 :])), reference) for i in range(4)
+    ]
+    estimate = frechet(objects, reference)
+    assert estimate.value == pytest.approx(frechet_distance(Moments.of(np.concatenate(objects)), reference), rel=1e-6)
+    assert estimate.standard_error == pytest.approx(jackknife_error(np.array(without)), rel=1e-5)
+
+
 def test_one_object_has_a_distance_but_no_error():
     random = np.random.default_rng(11)
     estimate = frechet([random.normal(size=(20, 4))], Moments.of(random.normal(size=(50, 4))))

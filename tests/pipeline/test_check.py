@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tiny_models
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -137,13 +138,15 @@ def test_a_file_of_unknown_digest_shows_its_own(tmp_path):
     )
 
 
-def test_a_dinov2_folder_says_of_which_kind_it_is(tmp_path):
-    (tmp_path / "dinov2").mkdir()
-    (tmp_path / "dinov2" / "config.json").write_text(json.dumps({"model_type": "vit"}))
-    save_file({"weight": torch.zeros(2)}, tmp_path / "dinov2" / "model.safetensors")
-    assert only(check(ROLES["dinov2"], tmp_path), Status.REFUSED).endswith("is of 'vit'; expected 'dinov2'")
-    (tmp_path / "dinov2" / "config.json").write_text(json.dumps({"model_type": "dinov2"}))
+def test_a_dinov2_folder_is_loaded_as_a_run_loads_it(tmp_path):
+    folder = tiny_models.write_dinov2(tmp_path / "dinov2")
     assert {result.status for result in check(ROLES["dinov2"], tmp_path)} == {Status.OK}
+    config = folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "vit"}))
+    assert only(check(ROLES["dinov2"], tmp_path), Status.REFUSED).endswith("holds a vit model; expected dinov2")
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "dinov2"}))
+    save_file({"weight": torch.zeros(2)}, folder / "model.safetensors")
+    assert "is not the model of its config.json" in only(check(ROLES["dinov2"], tmp_path), Status.REFUSED)
 
 
 # ---- published outputs --------------------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ WHOLE = Facts(
     weights_name="published",
     weights_folder="/cache/weights",
     missing_files=dict.fromkeys(ROLES, ()),
+    missing_of_distances={"fid": (), "fid_tf": (), "fd_dinov2": ("dinov2", "reference-dinov2.npz")},
 )
 ALL = Needs(("prior", "scorer", "reward", "shape", "reference"), gpu=True)
 
@@ -147,6 +148,46 @@ def test_each_missing_thing_is_named_with_the_command_that_mends_it(change, expe
     facts = replace(WHOLE, **change)
     assert problems(facts) == [("missing", *expected)]
     assert not doctor.can_run(doctor.findings(facts, ALL))
+
+
+@pytest.mark.parametrize(
+    ("missing", "notes"),
+    [
+        (
+            {"fid": ("reference-inception.npz",), "fid_tf": ("reference-inception_tf.npz",)},
+            [
+                (f"metric: {metric}", f"left out of the board: /cache/weights lacks {file}", "segmentdreamer reference")
+                for metric, file in [("fid", "reference-inception.npz"), ("fid_tf", "reference-inception_tf.npz")]
+            ],
+        ),
+        (
+            {"fid": ("inception", "reference-inception.npz"), "fid_tf": ("inception", "reference-inception_tf.npz")},
+            [
+                (
+                    "metric: fid",
+                    "left out of the board: /cache/weights lacks inception and reference-inception.npz",
+                    "segmentdreamer weights fetch inception && segmentdreamer reference",
+                )
+            ],
+        ),
+        (
+            {"fd_dinov2": ("dinov2",)},
+            [
+                (
+                    "metric: fd_dinov2",
+                    "left out of the board: /cache/weights lacks dinov2",
+                    "segmentdreamer weights fetch dinov2",
+                )
+            ],
+        ),
+    ],
+)
+def test_a_distance_that_would_be_left_out_is_a_note(missing, notes):
+    """fid even where nothing of it is there, since published tables have it; the run works without."""
+    facts = replace(WHOLE, missing_of_distances=WHOLE.missing_of_distances | missing)
+    assert problems(facts) == [("note", *note) for note in notes]
+    assert doctor.can_run(doctor.findings(facts, ALL))
+    assert problems(replace(facts, weights_name="embedded")) == [], "nobody fetches into the packaged models"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pipeline import models, pictures
 from pipeline.evaluate import Evaluator
 from pipeline.jobs import Asset
 from pipeline.protocol import Protocol
+from pipeline.run import evaluation_digest
 from pipeline.store import Store
 
 TEXTS = ["a red cube", "a blue ball", "a green cube"]
@@ -84,3 +85,25 @@ def test_a_protocol_is_named_by_its_views_and_begins_at_the_front():
     assert Protocol(6).name == "paper6"
     assert cameras.azimuth_degrees.tolist() == [0, 60, 120, 180, 240, 300]
     assert set(cameras.elevation_degrees.tolist()) == {0}
+
+
+def test_a_white_picture_of_any_size_is_judged_for_every_prompt(judged, tiny_weights):
+    store, _, _ = judged
+    weights = models.resolve(str(tiny_weights))
+    blank = store.read_json(store.root / "blank.json")
+    assert blank["evaluation"] == evaluation_digest(weights, Protocol(6), TEXTS)
+    assert list(blank["scores"]) == TEXTS
+    white = np.full((1, 40, 40, 3), 255, np.uint8)
+    for text, scores in blank["scores"].items():
+        assert scores["clip"] == pytest.approx(ClipScorer.load(tiny_weights / "scorer").score(white, text)[0], abs=1e-4)
+        assert scores["ir"] == pytest.approx(ImageReward.load(tiny_weights / "reward").score(white, text)[0], abs=1e-5)
+
+
+def test_a_white_picture_is_judged_once(judged, tiny_weights, monkeypatch):
+    store, _, _ = judged
+    before = (store.root / "blank.json").read_bytes()
+    monkeypatch.setattr(ImageReward, "score", lambda *_: pytest.fail("it was judged again"))
+    Evaluator(store, models.resolve(str(tiny_weights)), Protocol(6), TEXTS)
+    assert (store.root / "blank.json").read_bytes() == before
+    with pytest.raises(pytest.fail.Exception):
+        Evaluator(store, models.resolve(str(tiny_weights)), Protocol(6), TEXTS[:2])

@@ -16,6 +16,7 @@ from evaluation.references import Reference, to_bytes
 from pipeline import cli, leaderboard, paper_table
 from pipeline.errors import UserError
 from pipeline.leaderboard import Finished, board, columns_of, csv, markdown, per_object
+from pipeline.models import digest_of
 from pipeline.prompts import slug
 from pipeline.publish import compared, publish
 from pipeline.report import report
@@ -29,15 +30,15 @@ def features(seed: int, count: int = 12) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(count, WIDTH)).astype(np.float32)
 
 
-def write_reference(folder, seed=99):
+def write_reference(folder, seed=99, file="reference.npz"):
     reference = Reference(Moments.of(features(seed, 200)), features(seed, 200), {"network": "embedded", "seed": seed})
     folder.mkdir(exist_ok=True)
-    (folder / "reference.npz").write_bytes(to_bytes(reference))
+    (folder / file).write_bytes(to_bytes(reference))
     return reference
 
 
-def write_run(root, weights, objectives=("sctd",), failed=("green",), missing=()):
-    """A folder as `bench` leaves it: three prompts by each objective."""
+def write_run(root, weights, objectives=("sctd",), failed=("green",), missing=(), sha256=None):
+    """A folder as `bench` leaves it: three prompts by each objective. `sha256` adds to the judges in its manifest."""
     store = Store(root)
     jobs = [
         {
@@ -67,7 +68,7 @@ def write_run(root, weights, objectives=("sctd",), failed=("green",), missing=()
             "protocol": "paper12",
             "metric_version": 1,
             "recipes": {name: {"name": "embedded", "guidance": {"scale": 7.5}} for name in objectives},
-            "weights": {"name": "embedded", "folder": str(weights), "sha256": {"prior": "p"}},
+            "weights": {"name": "embedded", "folder": str(weights), "sha256": {"prior": "p"} | (sha256 or {})},
             "jobs": jobs,
             "sessions": [session],
         },
@@ -93,7 +94,7 @@ def write_run(root, weights, objectives=("sctd",), failed=("green",), missing=()
         end = {"status": "done", "evaluation": "e", "error_kind": "", "error": "", "deaths": 0}
         store.write_record(about | end | {"scores": scores, "evaluation_seconds": 2.0, "generation": facts})
         arrays = io.BytesIO()
-        np.savez(arrays, features=features(number))
+        np.savez(arrays, features=features(number), features_fid=features(50 + number))
         store.write(store.item(job["job_id"]) / "evaluation.npz", arrays.getvalue())
     return store
 
@@ -192,8 +193,114 @@ def test_several_runs_stand_on_one_board_unless_their_references_differ(tmp_path
     assert markdown(both).splitlines()[2].startswith("| first  | sctd ")
     write_reference(tmp_path / "other", seed=7)
     other = Finished.read(write_run(tmp_path / "third", tmp_path / "other"))
-    with pytest.raises(EvaluationError, match="distances from 2 different references"):
+    with pytest.raises(EvaluationError, match="fd@embedded from 2 different references"):
         board([first, other])
+
+
+def with_fid(folder, seed):
+    """Weights that measure fid, too, from this reference, and what the manifest of a run by them says of it."""
+    write_reference(folder)
+    reference = write_reference(folder, seed, "reference-inception.npz")
+    return reference, {"reference-inception.npz": digest_of(folder / "reference-inception.npz")}
+
+
+def test_each_distance_is_taken_from_its_own_features_and_reference(tmp_path):
+    reference, sha256 = with_fid(tmp_path / "weights", 5)
+    run = Finished.read(write_run(tmp_path / "run", tmp_path / "weights", sha256=sha256))
+    (row,) = board([run]).to_dict("records")
+    ours = Moments.of(np.concatenate([features(50), features(52)]))
+    assert row["fid@embedded"] == pytest.approx(frechet_distance(ours, reference.moments), rel=1e-9)
+    assert row["fid@embedded_se"] > 0
+    assert row["kid_cl_inception@embedded"] != row["kid_cl@embedded"]
+    assert row["ref_key_fid"] == reference.key
+    assert row["ref_key_fid"] != row["ref_key"]
+    header = markdown(board([run]), brief=True).splitlines()[0]
+    assert "fid@embedded ↓" in header
+    assert "kid_cl_inception" not in header
+
+
+def test_distances_of_one_metric_from_different_references_are_refused_whatever_the_others_are(tmp_path, weights):
+    """The runs share the reference of fd; a run without fid stands beside one with it."""
+    runs = []
+    for name, seed in [("first", 5), ("second", 6)]:
+        _, sha256 = with_fid(tmp_path / f"weights-{name}", seed)
+        runs.append(Finished.read(write_run(tmp_path / name, tmp_path / f"weights-{name}", sha256=sha256)))
+    without = Finished.read(write_run(tmp_path / "without", weights))
+    both = board([without, runs[0]])
+    assert both["fid@embedded"].isna().tolist() == both["ref_key_fid"].isna().tolist() == [True, False]
+    with pytest.raises(EvaluationError, match=r"^fid@embedded from 2 different references \("):
+        board(runs)
+
+
+def test_a_reference_that_changed_since_is_named(tmp_path):
+    _, sha256 = with_fid(tmp_path / "weights", 5)
+    run = Finished.read(write_run(tmp_path / "run", tmp_path / "weights", sha256=sha256))
+    write_reference(tmp_path / "weights", 6, "reference-inception.npz")
+    with pytest.raises(UserError) as caught:
+        board([run])
+    assert str(caught.value) == (
+        f"{tmp_path}/weights/reference-inception.npz is not what {tmp_path}/run was judged against; put that back, or "
+        f"judge the assets again by segmentdreamer evaluate {tmp_path}/run."
+    )
+
+
+def edited(store, **changes):
+    settings = json.loads((store.root / "run.json").read_text())
+    store.write_json(store.root / "run.json", settings | changes)
+    return Finished.read(store)
+
+
+def test_scores_of_other_judges_than_the_manifests_are_not_shown(tmp_path, weights):
+    """As an `evaluate` by others leaves them that was interrupted. An older manifest names no judges: all count."""
+    store = write_run(tmp_path / "run", weights)
+    store.write_record(store.record("sctd-blue") | {"evaluation": "other"})
+    run = edited(store, evaluation="e")
+    assert [run.records[job["job_id"]]["status"] for job in run.jobs("sctd")] == ["done", "failed", "generated"]
+    assert board([run])["clip@embedded"].tolist() == [30.0]
+    assert per_object(run)["clip@embedded"].notna().tolist() == [True, False, False]
+    store = write_run(tmp_path / "older", weights)
+    store.write_record(store.record("sctd-blue") | {"evaluation": "other"})
+    assert board([Finished.read(store)])["clip@embedded"].tolist() == [35.0]
+
+
+BLANK = {"evaluation": "e", "scores": {f"a {name} cube": {"clip": 15.0, "ir": -2.0} for name in SCORES}}
+
+
+def test_where_an_object_failed_a_white_picture_stands_for_it_in_columns_of_their_own(tmp_path, weights):
+    store = write_run(tmp_path / "run", weights, objectives=("sctd", "sds"), failed=())
+    record = store.record("sctd-green")
+    del record["scores"]
+    store.write_record(record | {"status": "failed"})
+    store.write_json(store.root / "blank.json", BLANK)
+    table = board([edited(store, evaluation="e")])
+    sctd, sds = table.to_dict("records")
+    assert (sctd["n_failed"], sds["n_failed"]) == (1, 0)
+    assert (sctd["clip@embedded"], sctd["ir@embedded"]) == (35.0, pytest.approx(0.4)), "as ever"
+    assert sctd["clip_penalised@embedded"] == pytest.approx((30 + 15 + 40) / 3)
+    assert sctd["ir_penalised@embedded"] == pytest.approx((0.5 - 2.0 + 0.3) / 3)
+    assert sctd["clip_penalised@embedded_se"] == pytest.approx(np.std([30, 15, 40], ddof=1) / math.sqrt(3))
+    assert sds["clip_penalised@embedded"] == sds["clip@embedded"], "nothing of it failed"
+    assert columns_of(table)["clip_penalised@embedded"]["direction"] == "higher"
+
+
+def test_a_method_that_failed_altogether_has_nothing_but_its_penalty(tmp_path, weights):
+    store = write_run(tmp_path / "run", weights, failed=tuple(SCORES))
+    store.write_json(store.root / "blank.json", BLANK)
+    (row,) = board([edited(store, evaluation="e")]).to_dict("records")
+    assert (row["clip_penalised@embedded"], row["ir_penalised@embedded"]) == (15.0, -2.0)
+    assert "clip@embedded" not in row
+
+
+def test_there_is_no_penalty_without_failures_nor_by_other_judges(tmp_path, weights):
+    for name, failed, blank in [
+        ("whole", (), BLANK),
+        ("other", ("green",), BLANK | {"evaluation": "other"}),
+        ("older", ("green",), {}),
+    ]:
+        store = write_run(tmp_path / name, weights, failed=failed)
+        if blank:
+            store.write_json(store.root / "blank.json", blank)
+        assert not any("penalised" in column for column in board([edited(store, evaluation="e")]).columns)
 
 
 def test_a_reference_that_is_gone_is_named(tmp_path, weights):

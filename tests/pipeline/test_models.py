@@ -123,3 +123,73 @@ def test_a_controlnet_counts_only_in_what_is_made_with_it(tmp_path, tiny_weights
     assert first != plain
     (copy / "control" / "config.json").write_text("{ }")
     assert models.resolve(str(copy)).generation_digest(with_shape=False, with_control=True) not in (plain, first)
+
+
+def with_parts(folder, *parts):
+    for part in parts:
+        (folder / part).parent.mkdir(parents=True, exist_ok=True)
+        (folder / part).write_bytes(b"something")
+    return models.resolve(str(folder))
+
+
+FID = "inception/weights.pth", "reference-inception.npz"
+
+
+def test_a_distance_is_measured_where_both_of_its_parts_are(tmp_path, tiny_weights):
+    assert [distance.metric for distance in models.resolve("embedded").distances] == ["fd"]
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_weights, copy)
+    without = models.resolve(str(copy))
+    assert without.judges == list(models.EVALUATION)
+    before = without.evaluation_digest(), without.digests
+    for part in FID:
+        alone = models.resolve(str(copy))
+        assert (alone.evaluation_digest(), alone.digests) == before
+        weights = with_parts(copy, part)
+    assert [distance.metric for distance in weights.distances] == ["fd", "fid"]
+    assert weights.judges == [*models.EVALUATION, "inception", "reference-inception.npz"]
+    assert weights.evaluation_digest() != before[0]
+    assert weights.evaluation_digest(required_only=True) == before[0]
+    assert weights.digests.keys() - before[1].keys() == {"inception", "reference-inception.npz"}
+    assert weights.generation_digest(with_shape=False) == without.generation_digest(with_shape=False)
+    for part in FID:
+        with_parts(copy, part)
+        (copy / part).write_bytes(b"another")
+        assert models.resolve(str(copy)).evaluation_digest() != weights.evaluation_digest()
+
+
+MADE, FETCHED = "run segmentdreamer reference --weights", "run segmentdreamer weights fetch dinov2 --weights"
+
+
+@pytest.mark.parametrize(
+    ("part", "sentences"),
+    [
+        (
+            "inception/weights.pth",
+            [
+                f"fid is left out: {{0}} has inception and no reference-inception.npz; {MADE} {{0}}.",
+                f"fid_tf is left out: {{0}} has inception and no reference-inception_tf.npz; {MADE} {{0}}.",
+            ],
+        ),
+        (
+            "reference-dinov2.npz",
+            [f"fd_dinov2 is left out: {{0}} has reference-dinov2.npz and no dinov2; {FETCHED} {{0}}."],
+        ),
+    ],
+)
+def test_a_distance_with_one_of_its_parts_is_left_out_aloud(tmp_path, part, sentences):
+    weights = with_parts(tmp_path, part)
+    assert [distance.metric for distance in weights.distances] == ["fd"]
+    assert weights.left_out() == [sentence.format(tmp_path) for sentence in sentences]
+
+
+def test_fetched_weights_need_no_folder_in_what_mends_a_distance(published):
+    weights = with_parts(published, "reference-inception.npz")
+    (sentence,) = weights.left_out()
+    assert sentence.endswith(
+        "has reference-inception.npz and no inception; run segmentdreamer weights fetch inception."
+    )
+    with_parts(published, "inception/weights-inception-2015-12-05-6726825d.pth")
+    assert [distance.metric for distance in models.resolve("published").distances] == ["fd", "fid"]
+    (sentence,) = models.resolve("published").left_out()
+    assert sentence.endswith("no reference-inception_tf.npz; run segmentdreamer reference --weights published.")
