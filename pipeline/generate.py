@@ -6,6 +6,7 @@ made again.
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from collections.abc import Generator as Progressing
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import torch
 
 from cluster.executor import Progress
 from pipeline import devices, pictures
+from pipeline.floor import Work, matrix_teraflops
 from pipeline.jobs import Asset, Job
 from pipeline.models import Weights
 from pipeline.store import ASSET, CHECKPOINT, CONTACT, GENERATION, TURNTABLE, Store
@@ -46,10 +48,11 @@ class Generator:
         self.store, self.weights, self.checkpoint_seconds = store, weights, checkpoint_seconds
         self.device = devices.prepare()
         self.compute, self.prior = compute, self._prior(compute)
-        self.views_at_once = 0  # of the present job
+        self.views_at_once, self.parts = 0, Counter[str]()  # of the present job
 
     def _prior(self, compute: Compute) -> StableDiffusionPrior:
         """The prior that computes so."""
+        self.rate: tuple[Work, float] | None = None
         dtype = getattr(torch, compute.dtype)
         prior = StableDiffusionPrior.load(self.weights.part("prior"), self.device, dtype)
         return prior.at_speed().sparing() if compute.fast and self.device.type == "cuda" else prior
@@ -83,12 +86,14 @@ class Generator:
         self._picture(job, step.gaussians)
         build_seconds = self.prior.build_seconds - built
         here = step.iterations - start.iteration
+        each = (seconds - start.seconds - init_seconds - build_seconds) / here
         return {
             "init_seconds": init_seconds,
             "optimize_seconds": seconds,
             "seconds": start.seconds + time.monotonic() - begun,
             "build_seconds": build_seconds,
-            "seconds_per_iteration": (seconds - start.seconds - init_seconds - build_seconds) / here,
+            "seconds_per_iteration": each,
+            "times_floor": each / (self._floor_seconds() / here),
             "views_at_once": self.views_at_once,
             "resumed_from": start.iteration,
             "iterations": step.iterations,
@@ -99,6 +104,14 @@ class Generator:
             "peak_bytes": devices.peak_bytes(self.device),
             "device": devices.name(self.device),
         }
+
+    def _floor_seconds(self) -> float:
+        """What the networks of the present job would take at the rate of a large matrix product on this device."""
+        if self.rate is None:
+            self.rate = Work.of(self.prior), matrix_teraflops(self.device, self.prior.dtype)
+        work, teraflops = self.rate
+        each = ((work.of_part(part, self.views_at_once) or 0) * count for part, count in self.parts.items())
+        return sum(each) / teraflops / 1e12
 
     def _initial(self, job: Job) -> Gaussians:
         config, text = job.recipe.seed_shape, job.prompt.shape_text
@@ -131,8 +144,11 @@ class Generator:
 
     def _steps(self, job: Job, initial: Gaussians, saved: "Checkpoint") -> tuple[Iterator[Step], "Checkpoint"]:
         """The iterations that are left, and from where they go on; a checkpoint of an older version is not used."""
-        run = partial(optimize, job.recipe, self.prior, initial, job.prompt.text, job.seed, control=self._control(job))
-        self.views_at_once = job.recipe.cameras.views
+        self.views_at_once, self.parts = job.recipe.cameras.views, Counter()
+        run = partial(
+            optimize, job.recipe, self.prior, initial, job.prompt.text, job.seed, control=self._control(job),
+            mark=lambda part: self.parts.update([part]),
+        )  # fmt: skip
         if saved.iteration:
             try:
                 return self._within_memory(run, run(resume=saved.state), saved.state), saved

@@ -6,9 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-GREATEST = (
-    2.0**10
-)  # where the greatest number of a gradient is put: 2^5 below float16's limit, 2^24 above its smallest normal
+GREATEST = 2.0**4  # where the greatest number of a gradient is put: what it grows to within a network still fits
+LEAST = 2.0**-100  # of a gradient's greatest number that is not taken for 0, so that the factor is finite
 
 
 def in_dtype(function: Callable[[Tensor], Tensor], x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -42,6 +41,6 @@ class _Raised(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        greatest = gradients[0].abs().amax().clamp(min=torch.finfo(torch.float32).tiny)
+        greatest = gradients[0].abs().amax().clamp(min=LEAST)
         ctx.factor.append(torch.exp2((GREATEST / greatest).log2().floor()))
         return (gradients[0] * ctx.factor[-1]).to(ctx.dtype), None

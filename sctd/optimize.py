@@ -101,7 +101,7 @@ def _steps(run: "_Run", state: State, identity: Identity, *, ahead: bool) -> Ite
     while state.iteration < iterations:
         attempt = following or run.attempt(state)
         following = run.attempt(attempt.after) if ahead and attempt.after.iteration < iterations else None
-        state, is_sound = run.settled(attempt)
+        state, is_sound = run.settled(attempt, state)
         following = following if is_sound else None  # it went on from what is undone
         gaussians = state.population.gaussians
         yield Step(state.iteration, iterations, state.loss, gaussians.num, gaussians, state.skipped, state, identity)
@@ -124,12 +124,11 @@ def _with_sh_degree(gaussians: Gaussians, degree: int) -> Gaussians:
 
 @dataclass(frozen=True)
 class _Attempt:
-    """An iteration that the device may still be working on: from `before` to `after`, if its numbers turn out finite.
+    """An iteration that the device may still be working on, and the state `after` it if its numbers are finite.
 
     `verdict` has the loss and, by the names of `looked_at`, the largest number of each, once `done`.
     """
 
-    before: State
     after: State
     looked_at: list[str]
     verdict: Tensor
@@ -165,10 +164,10 @@ class _Run:
         self.mark("densify")
         random = generator.get_state()
         moved = State(iteration, state.updates + 1, state.skipped, 0, 0.0, after, state.noise, random)
-        return _Attempt(state, moved, list(looked_at), verdict, done)
+        return _Attempt(moved, list(looked_at), verdict, done)
 
-    def settled(self, attempt: _Attempt) -> tuple[State, bool]:
-        """What the attempt came to: the state after it or, where NaN or infinity turned up, the one before.
+    def settled(self, attempt: _Attempt, before: State) -> tuple[State, bool]:
+        """What the attempt came to: the state after it or, where NaN or infinity turned up, the one `before` it.
 
         Then only its counters and random numbers are new.
         """
@@ -177,7 +176,7 @@ class _Run:
         loss, *largest = attempt.verdict.tolist()
         faulty = [name for name, number in zip(attempt.looked_at, largest, strict=True) if not math.isfinite(number)]
         if faulty:
-            return self._skipped(attempt.before, faulty, attempt.after.random), False
+            return self._skipped(before, faulty, attempt.after.random), False
         return replace(attempt.after, loss=loss), True
 
     def _moved(self, population: Population, gradients: Gaussians, iteration: int, count: int) -> Population:

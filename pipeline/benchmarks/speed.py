@@ -5,7 +5,6 @@ for after each iteration; on a CPU the renderer in torch (`torch_render`). The f
 operations over what this device reaches on a large matrix product in the same numbers.
 """
 
-import copy
 import json
 import statistics
 from collections.abc import Callable
@@ -14,11 +13,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline import devices, manifest
 from pipeline.benchmarks import torch_render
 from pipeline.benchmarks.clocks import Lap, clock_for
+from pipeline.floor import Work, matrix_teraflops
 from pipeline.models import Weights
 from sctd.gaussians import Gaussians
 from sctd.optimize import initial_state, optimize
@@ -29,7 +28,6 @@ from sctd.render import render, render_by
 from sctd.seed_shape import initial_gaussians
 
 PROMPT, SEED = "a red mushroom", 0
-MATRIX = {"cuda": 8192, "cpu": 1024}
 WARM_UP = 5
 EXAMINED = 30  # the iteration whose gradient is compared: t is large at the beginning, so the inversion takes two steps
 
@@ -66,7 +64,11 @@ class Loop:
 
 @dataclass(frozen=True)
 class Speed:
-    """All that the command measured; `gradient_error` is |fast − exact| / |exact| of the gradient on z_0."""
+    """All that the command measured.
+
+    `gradient_error` is |fast − exact| / |exact| of the gradient on z_0, where exact is float32; `text_effect` is
+    |ε_y − ε_∅| / |ε_∅|: the smaller it is, the more guidance multiplies the rounding of the predictions.
+    """
 
     device: str
     commit: str | None
@@ -82,6 +84,7 @@ class Speed:
     gaussians: int
     dtype: str
     teraflops_reached: float
+    text_effect: float
     gradient_error: float
     plain_gradient_error: float
     plain: Loop
@@ -100,7 +103,9 @@ def measure(recipe: Recipe, weights: Weights, gaussians: int, iterations: int, s
     initial = initial_gaussians(recipe.seed_shape, "", torch.Generator().manual_seed(SEED)).to(device)
     reached = matrix_teraflops(device, dtype)
     say(f"{devices.name(device)}: {reached:.1f} TFLOP/s in {recipe.compute.dtype}")
-    exact = gradient(recipe, load(torch.float32), initial)
+    exact_prior = load(torch.float32)
+    exact, effect = gradient(recipe, exact_prior, initial), text_effect(exact_prior)
+    del exact_prior
     prior = load(dtype)
     work = Work.of(prior)
     on_gpu = device.type == "cuda"
@@ -126,6 +131,7 @@ def measure(recipe: Recipe, weights: Weights, gaussians: int, iterations: int, s
         gaussians=gaussians,
         dtype=recipe.compute.dtype,
         teraflops_reached=reached,
+        text_effect=effect,
         gradient_error=error,
         plain_gradient_error=plain_error,
         plain=plain_loop,
@@ -159,58 +165,15 @@ def gradient(recipe: Recipe, prior: StableDiffusionPrior, initial: Gaussians) ->
     return pull(state, EXAMINED, torch.Generator().manual_seed(SEED)).gradient.double().cpu()
 
 
+def text_effect(prior: StableDiffusionPrior) -> float:
+    """How much the prompt changes the prediction for pure noise."""
+    noise = torch.randn(1, *prior.latent_shape, generator=torch.Generator().manual_seed(SEED)).to(prior.device)
+    text, null = (prior.denoise(noise, prior.schedule.num_steps // 2, text) for text in (prior.embed([PROMPT]), None))
+    return relative(text, null)
+
+
 def relative(found: torch.Tensor, exact: torch.Tensor) -> float:
     return float((found - exact).norm() / exact.norm())
-
-
-def matrix_teraflops(device: torch.device, dtype: torch.dtype) -> float:
-    """What a large matrix product reaches, the best of a few."""
-    size = MATRIX[device.type]
-    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    clock = clock_for(device)
-    for _ in range(8):
-        clock("begin")
-        left @ right
-        clock("product")
-    return 2 * size**3 / min(lap.ms for lap in clock.laps() if lap.part == "product") / 1e9
-
-
-@dataclass(frozen=True)
-class Work:
-    """Floating-point operations of the networks, for one sample or one view."""
-
-    denoise: float
-    encode: float
-    encode_backward: float
-
-    @staticmethod
-    def of(prior: StableDiffusionPrior) -> "Work":
-        """Counted by torch on copies of the networks without content."""
-        vae, unet = (_without_content(model) for model in (prior.vae, prior.unet))
-        text = torch.empty(1, prior.max_tokens, unet.config["cross_attention_dim"], device="meta", dtype=prior.dtype)
-        images = torch.empty(1, 3, prior.image_size, prior.image_size, device="meta", dtype=prior.dtype)
-        latents = torch.empty(1, *prior.latent_shape, device="meta", dtype=prior.dtype)
-        times = torch.zeros(1, device="meta")
-        denoise = _operations(lambda: unet(latents, times, text))
-        encode = _operations(lambda: vae.encoder(images))
-        whole = _operations(lambda: vae.encoder(images.requires_grad_()).sum().backward())
-        return Work(denoise, encode, whole - encode)
-
-    def of_part(self, name: str, views: int) -> float | None:
-        """Of a part of one iteration by its mark; None for parts that are no network's."""
-        if name.startswith("denoise "):
-            return self.denoise * int(name.split()[1])
-        return {"encode": self.encode * views, "encode backward": self.encode_backward * views}.get(name)
-
-
-def _without_content(model: Any) -> Any:
-    return copy.deepcopy(model).to("meta")
-
-
-def _operations(function: Callable[[], Any]) -> float:
-    with FlopCounterMode(display=False) as counter:
-        function()
-    return float(counter.get_total_flops())
 
 
 def loop(
@@ -280,6 +243,7 @@ def table(speed: Speed) -> str:
         each = f"{loop.iteration_ms:.1f} ms an iteration ({loop.low_ms:.1f} … {loop.high_ms:.1f})"
         memory = f"peak {loop.peak_gib:.1f} GiB, built in {loop.build_seconds:.0f} s"
         lines.append(f"{loop.name}: {each}, {loop.minutes(speed.length):.2f} minutes for {speed.length:,}; {memory}")
+    lines.append(f"the prompt changes a prediction by {100 * speed.text_effect:.2g} % of it")
     lines.append(
         f"fast is {speed.plain.iteration_ms / speed.fast.iteration_ms:.2f} × plain; its gradient on z_0 is off by "
         f"{100 * speed.gradient_error:.2f} % of the exact one (float32), the plain loop's by "

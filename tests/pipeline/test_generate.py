@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import tiny_models
+import torch
 
 from pipeline.generate import NO_CHECKPOINT, Checkpoint, Generator
 from pipeline.store import Store
@@ -79,6 +80,44 @@ def test_a_checkpoint_of_another_run_is_not_used(make, run_of):
     assert [step.done for step in seen] == [1, 2, 3, 4]
     assert asset.facts["resumed_from"] == 0
     assert asset.facts["seconds"] >= asset.facts["optimize_seconds"]
+
+
+def test_where_memory_is_short_fewer_views_go_at_once_and_the_asset_is_made(make, run_of, monkeypatch):
+    """From the last good step on: the third iteration runs out with four views at once, and is done with two."""
+    job, encode, sizes = run_of(seed=3).jobs[0], type(make.prior).encode, []
+
+    def short(prior, images, noise=None):
+        sizes.append(len(images))
+        if len(images) == 4 and len(sizes) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return encode(prior, images, noise)
+
+    monkeypatch.setattr(type(make.prior), "encode", short)
+    seen, asset = finish(make(job))
+    assert [step.done for step in seen] == [1, 2, 3, 4]
+    assert sizes == [4, 4, 4, 2, 2, 2, 2]
+    assert asset.facts["views_at_once"] == 2
+
+
+def test_where_one_view_is_too_much_the_job_fails(make, run_of, monkeypatch):
+    sizes = []
+
+    def short(prior, images, noise=None):
+        sizes.append(len(images))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(type(make.prior), "encode", short)
+    with pytest.raises(torch.OutOfMemoryError):
+        finish(make(run_of(seed=4).jobs[0]))
+    assert sizes == [4, 2, 1]
+
+
+def test_an_asset_says_how_far_it_was_from_the_floor(make, run_of):
+    _, asset = finish(make(run_of(seed=5).jobs[0]))
+    assert asset.facts["seconds_per_iteration"] > 0
+    assert asset.facts["times_floor"] > 1
+    assert asset.facts["build_seconds"] == 0  # nothing is compiled on a CPU
+    assert asset.facts["peak_bytes"] > 2**20
 
 
 @pytest.fixture(scope="module")

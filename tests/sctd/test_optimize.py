@@ -194,6 +194,49 @@ def test_a_resumed_run_still_counts_what_was_skipped_before() -> None:
         next(optimize.optimize(chosen, prior, ball(), "a red ball", 0, resume=step.checkpoint()))
 
 
+@pytest.mark.parametrize("chosen", [recipe(), growing()], ids=["relocating", "growing"])
+@pytest.mark.parametrize("spoilt", [(), (3, 4, 8), (12,)])
+def test_who_goes_ahead_of_the_verdict_makes_the_same_steps(chosen: Recipe, spoilt: tuple[int, ...]) -> None:
+    """Also around iterations that are undone: what was begun from one of them is begun again."""
+    usual = TinyPrior()
+    run(chosen, prior=usual)
+    times = [t for batch, t, _ in usual.calls if batch == 4]  # of the guided prediction of each iteration
+    runs = []
+    for ahead in (False, True):
+        prior = TinyPrior()
+        prior.spoil = lambda _, prior=prior: prior.calls[-1][:2] in {(4, times[number - 1]) for number in spoilt}
+        runs.append(list(optimize.optimize(chosen, prior, ball(), "a red ball", 0, ahead=ahead)))
+    assert all(same(a, b) for a, b in zip(*runs, strict=True))
+    assert (runs[0][-1].skipped > 0) == bool(spoilt)
+
+
+@pytest.mark.parametrize("chosen", [recipe(), growing(noise__kind="fixed")], ids=["relocating", "growing"])
+def test_fewer_views_at_once_pull_alike(chosen: Recipe) -> None:
+    """One iteration of 2 views, together or one after the other: random numbers are the same, sums are rounded."""
+    whole, parted = (
+        next(optimize.optimize(chosen, TinyPrior(), ball(), "a red ball", 0, views_at_once=views)) for views in (2, 1)
+    )
+    assert parted.loss == pytest.approx(whole.loss, rel=1e-5)
+    assert torch.equal(parted.state.random, whole.state.random)
+    for left, right in zip(
+        parted.state.population.first_moment.tensors().values(),
+        whole.state.population.first_moment.tensors().values(),
+        strict=True,
+    ):
+        torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(parted.state.population.gradient_sum, whole.state.population.gradient_sum)
+    assert torch.equal(parted.state.population.largest_radius, whole.state.population.largest_radius)
+
+
+def test_the_parts_of_an_iteration_are_told_in_their_order() -> None:
+    marks: list[str] = []
+    next(optimize.optimize(recipe(), TinyPrior(), ball(), "a red ball", 0, mark=marks.append))
+    assert marks[:4] == ["begin", "draws", "render", "encode"]
+    assert marks[-6:] == ["regularizers", "regularizers", "encode backward", "render backward", "adam", "densify"]
+    assert {mark for mark in marks if mark.startswith("denoise")} == {"denoise 2", "denoise 4"}
+    assert marks[4:-6].count("objective") == 1 + sum(mark.startswith("denoise") for mark in marks)
+
+
 @pytest.mark.parametrize(
     ("chosen", "num", "prompt", "message"),
     [

@@ -268,12 +268,15 @@ pictures, points = np.zeros((2, 3, 9, 9), np.uint8), np.zeros((2, 9, 6), np.floa
 cuda.draw_on_cuda[2, cuda.THREADS](*table, index, cameras, 2, pictures)
 cuda.sample_on_cuda[2, cuda.THREADS](*table, 5, points)
 assert np.array_equal(pictures, raytrace.render(*table, index, cameras, 9).numpy())
-assert np.array_equal(points, raytrace.surface_points(*table, 9, 5).numpy())
+assert np.abs(points - raytrace.surface_points(*table, 9, 5).numpy()).max() <= 2e-7
 """
 
 
 def test_the_cuda_kernels_in_numbas_simulator():
-    """Indexing, tiles and shared memory of the kernels; their arithmetic is the CPU's here, so equality is exact."""
+    """Indexing, tiles and shared memory of the kernels; their arithmetic is the CPU's here, so bytes are equal.
+
+    Points may differ by an ulp: on some processors numba's fast math is compiled otherwise within another caller.
+    """
     result = subprocess.run(
         [sys.executable, "-c", SIMULATED],
         env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1"},
