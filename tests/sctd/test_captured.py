@@ -11,6 +11,12 @@ from sctd.prior import StableDiffusionPrior
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
+@pytest.fixture(autouse=True)
+def exact(monkeypatch):
+    """cuDNN rounds float32 to TF32 unless told otherwise, as the pipeline's own workers tell it."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tiny_models.write_prior(tmp_path_factory.mktemp("captured") / "prior")
