@@ -31,17 +31,22 @@ class Finding:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a recipe needs beside what everything does: roles of weights, and a GPU."""
+    """What a recipe needs beside what everything does: weights, a GPU, and what the fast path compiles with."""
 
     roles: tuple[str, ...]
     gpu: bool
+    compiles: bool = False
 
 
 def needs(recipe: Recipe, weights: Weights) -> Needs:
     """Of a benchmark by this recipe on these weights. Published models are too large to distil from on a CPU."""
     parts = [*GENERATION, *EVALUATION, *(["shape"] if recipe.seed_shape.kind == "point_e" else [])]
     roles = [role.name for role in ROLES.values() if role.folder in parts and role.name != "upsampler"]
-    return Needs((*roles, *(["control"] if recipe.guidance.control != "none" else [])), weights.name != EMBEDDED)
+    return Needs(
+        (*roles, *(["control"] if recipe.guidance.control != "none" else [])),
+        weights.name != EMBEDDED,
+        recipe.compute.fast,
+    )
 
 
 def findings(facts: Facts, needed: Needs) -> list[Finding]:
@@ -49,6 +54,7 @@ def findings(facts: Facts, needed: Needs) -> list[Finding]:
     return [
         *_software(facts),
         *_gpu(facts, needed.gpu),
+        *_fast_path(facts, needed),
         *_machine(facts),
         *_ray(facts),
         *[
@@ -125,6 +131,21 @@ def _gpu(facts: Facts, is_needed: bool) -> list[Finding]:
         text = f"{facts.gsplat}, not built, and there is no {' and no '.join(tools)} to build it"
         found.append(Finding("gsplat", lacking, text, " && ".join(steps)))
     return found
+
+
+def _fast_path(facts: Facts, needed: Needs) -> list[Finding]:
+    """On a GPU the networks are compiled, unless the recipe says no."""
+    if not (facts.gpus and needed.compiles):
+        return []
+    steps = {
+        "triton": (facts.has_triton, "pip install triton"),
+        "C compiler": (facts.has_compiler, "apt-get install gcc"),
+    }
+    if lacks := [tool for tool, (is_there, _) in steps.items() if not is_there]:
+        mend = " && ".join(steps[tool][1] for tool in lacks) + ", or --set compute.fast=false"
+        text = f"there is no {' and no '.join(lacks)} to compile the networks with"
+        return [Finding("fast path", Status.MISSING, text, mend)]
+    return [Finding("fast path", Status.OK, "triton and a C compiler are there")]
 
 
 def _machine(facts: Facts) -> list[Finding]:

@@ -52,6 +52,9 @@ class Facts:
     is_gsplat_built: bool
     has_nvcc: bool
     has_ninja: bool
+    has_triton: bool
+    has_compiler: bool
+    """Of C, which triton calls to build what launches its kernels."""
     ray: str | None
     ray_error: str | None
     ray_address: str | None
@@ -88,6 +91,8 @@ def facts(weights: Weights, environment: Mapping[str, str] = os.environ) -> Fact
         is_gsplat_built=_is_gsplat_built(environment),
         has_nvcc=_has_nvcc(environment),
         has_ninja=shutil.which("ninja") is not None or importlib.util.find_spec("ninja") is not None,
+        has_triton=importlib.util.find_spec("triton") is not None,
+        has_compiler=any(map(shutil.which, [*filter(None, [environment.get("CC")]), "cc", "gcc", "clang"])),
         ray=_version("ray"),
         ray_error=ray_error,
         ray_address=address,

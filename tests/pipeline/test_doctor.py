@@ -34,6 +34,8 @@ WHOLE = Facts(
     is_gsplat_built=True,
     has_nvcc=True,
     has_ninja=True,
+    has_triton=True,
+    has_compiler=True,
     ray="2.60.0",
     ray_error=None,
     ray_address=None,
@@ -44,7 +46,7 @@ WHOLE = Facts(
     missing_files=dict.fromkeys(ROLES, ()),
     missing_of_distances={"fid": (), "fid_tf": (), "fd_dinov2": ("dinov2", "reference-dinov2.npz")},
 )
-ALL = Needs(("prior", "scorer", "reward", "shape", "reference"), gpu=True)
+ALL = Needs(("prior", "scorer", "reward", "shape", "reference"), gpu=True, compiles=True)
 
 
 def problems(facts: Facts, needed: Needs = ALL) -> list[tuple[str, str, str, str | None]]:
@@ -56,6 +58,26 @@ def problems(facts: Facts, needed: Needs = ALL) -> list[tuple[str, str, str, str
 def test_a_whole_machine_can_run_the_paper():
     assert problems(WHOLE) == []
     assert doctor.can_run(doctor.findings(WHOLE, ALL))
+
+
+def test_the_fast_path_needs_a_compiler_or_to_be_turned_off():
+    for absent, text, steps in (
+        ({"has_compiler": False}, "C compiler", "apt-get install gcc"),
+        ({"has_triton": False}, "triton", "pip install triton"),
+        (
+            {"has_triton": False, "has_compiler": False},
+            "triton and no C compiler",
+            "pip install triton && apt-get install gcc",
+        ),
+    ):
+        facts = replace(WHOLE, **absent)
+        sentence = f"there is no {text} to compile the networks with"
+        assert problems(facts) == [("missing", "fast path", sentence, f"{steps}, or --set compute.fast=false")]
+        assert problems(facts, replace(ALL, compiles=False)) == []
+    slow = with_overrides(paper(), {"compute.fast": False})
+    weights = models.Weights("published", Path("published"))
+    assert not doctor.needs(slow, weights).compiles
+    assert doctor.needs(paper(), weights).compiles
 
 
 NMS = "operator torchvision::nms does not exist"
