@@ -62,6 +62,27 @@ class Pull(NamedTuple):
         return {"the gradient on z_0": self.gradient, "the loss": self.loss, **rest}
 
 
+class Scene(NamedTuple):
+    """What an iteration has drawn for its views: where they stand, what is behind and shown, ε*, noise to sample, t."""
+
+    cameras: Cameras
+    background: Float[Tensor, "views 3"]
+    shows: draws.Shows
+    noise: Latents
+    sampling: Latents | None
+    times: Times
+
+    def of(self, views: Tensor) -> "Scene":
+        """That of some views, which follow each other."""
+        chosen = slice(int(views[0]), int(views[-1]) + 1)
+        return self._replace(
+            cameras=self.cameras.select(chosen),
+            background=self.background[chosen],
+            noise=self.noise[chosen],
+            sampling=None if self.sampling is None else self.sampling[chosen],
+        )
+
+
 @dataclass(frozen=True)
 class Puller:
     """What stays the same from iteration to iteration of how the prior pulls."""
@@ -105,12 +126,12 @@ class Puller:
     ) -> Pull:
         """Where the objective pulls each Gaussian; a few `views_at_once` give the same, but for a sum's rounding."""
         recipe, num_views = self.recipe, self.recipe.cameras.views
-        scene = draws.generator_of(self.seed, iteration)
-        cameras = draws.views(recipe, iteration, self.prior.image_size, scene).to(self.device)
-        background = sent(draws.backgrounds(recipe.background, num_views, scene), self.device)
+        seen = draws.generator_of(self.seed, iteration)
+        cameras = draws.views(recipe, iteration, self.prior.image_size, seen).to(self.device)
+        background = sent(draws.backgrounds(recipe.background, num_views, seen), self.device)
         leaves = state.population.gaussians.map(lambda tensor: tensor.detach().requires_grad_())
         shown = draws.with_scale_noise(leaves, recipe.encoding.scale_noise, generator)
-        shows = draws.shows(recipe, scene)
+        shows = draws.shows(recipe, seen)
         latents = num_views, *self.prior.latent_shape
         sampling = torch.randn(latents, generator=generator) if recipe.encoding.posterior == "sample" else None
         noise = state.noise
@@ -118,32 +139,17 @@ class Puller:
             noise = sent(draws.noise(recipe, self.prior.latent_shape, generator), self.device).to(noise)
         times = draws.times(recipe, iteration, generator)
         mark("draws")
-        parts = []
-        for views in torch.arange(num_views).split(views_at_once or num_views):
-            chosen = slice(int(views[0]), int(views[-1]) + 1)
-            parts.append(
-                self._part(
-                    iteration, leaves, shown, cameras.select(chosen), background[chosen], shows, noise[chosen],
-                    None if sampling is None else sampling[chosen], times, mark,
-                )
-            )  # fmt: skip
-        return _joined(parts)
+        scene = Scene(cameras, background, shows, noise, sampling, times)
+        parts = (
+            self._part(iteration, leaves, shown, scene.of(views), mark)
+            for views in torch.arange(num_views).split(views_at_once or num_views)
+        )
+        return _joined(list(parts))
 
-    def _part(
-        self,
-        iteration: int,
-        leaves: Gaussians,
-        shown: Gaussians,
-        cameras: Cameras,
-        background: Float[Tensor, "views 3"],
-        shows: draws.Shows,
-        noise: Latents,
-        sampling: Latents | None,
-        times: Times,
-        mark: Mark,
-    ) -> Pull:
+    def _part(self, iteration: int, leaves: Gaussians, shown: Gaussians, scene: Scene, mark: Mark) -> Pull:
         """What some of the views add to the pull of all."""
         recipe, num_views = self.recipe, self.recipe.cameras.views
+        cameras, background, shows, noise, sampling, times = scene
         rendering = self.render(shown, cameras, background)
         images = rendering.rgb if not shows.disparity else regularize.disparity_images(rendering, cameras)
         images = images.flip(-1) if shows.mirrored else images
