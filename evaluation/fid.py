@@ -152,8 +152,8 @@ def kernel_difference(
 ) -> Estimate:
     """As `frechet_difference`, of the kernel distance."""
     _check_pairs(ours, theirs)
-    difference = _kernel_distances(ours, reference) - _kernel_distances(theirs, reference)
-    return Estimate(float(difference[0]), jackknife_error(difference[1:]) if len(ours) > 2 else None)
+    a, b = (_kernel_distances(objects, reference) for objects in (ours, theirs))
+    return Estimate(float(a[0] - b[0]), jackknife_error(a[1:] - b[1:]) if len(ours) > 2 else None)
 
 
 def _check_pairs(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> None:

@@ -276,6 +276,7 @@ def test_a_difference_of_distances_is_theirs_and_0_of_equal_runs(distance, diffe
     ]
     assert found.standard_error == pytest.approx(jackknife_error(np.array(leaving)))
     assert difference(ours, ours, reference) == (0.0, 0.0)
+    assert difference(ours[:2], theirs[:2], reference).value != 0, "of two objects, one left out may leave too little"
     with pytest.raises(EvaluationError, match="the same prompts on both sides, found 12 and 11: keep"):
         difference(ours, theirs[1:], reference)
 
