@@ -41,17 +41,16 @@ def run(asked: Run, folder: Path, gates: Path | None, out: Path | None, means: c
     ]
     commands.bench(asked, store.root, means)
     finished = Finished.read(store)
-    tonight, past = night(finished), baseline.nights(folder, pinned.number)
-    past = [line for line in past if line["run"] != tonight.run_id]
+    tonight, past = night(finished), _past(folder, pinned.number, finished.manifest["run_id"])
     verdict = nightly.judge(pinned.night, tonight, held_to, references(finished), moved=moved, past=past)
     line = nightly_report.line(verdict, pinned, tonight)
-    baseline.append(folder, line)
     from pipeline.trend import draw
 
     store.write_json(store.root / VERDICT, nightly_report.document(verdict, pinned, tonight))
     store.write(store.root / REPORT, nightly_report.markdown(verdict, pinned, tonight).encode())
     store.write(store.root / JUNIT, nightly_report.junit(verdict, tonight))
     store.write(store.root / TREND, draw([*past, line], pinned.number))
+    baseline.append(folder, line)
     print(f"\n{nightly_report.table(verdict.gates)}", end="")
     print("".join(f"{note}\n" for note in verdict.notes), end="")
     print(f"{verdict.verdict}: {verdict.reason}\n{store.root / REPORT}")
@@ -115,6 +114,12 @@ def _made(finished: Finished, job: dict[str, Any]) -> nightly.Made:
 def references(finished: Finished) -> dict[str, Reference]:
     """What its distances are taken from. Raises UserError where one is gone or another."""
     return {distance.metric: finished.reference(distance) for distance in finished.distances}
+
+
+def _past(folder: Path, number: int, run_id: str) -> list[dict[str, Any]]:
+    """The nights before this one whose numbers mean what the baseline's do."""
+    lines = baseline.nights(folder, number)
+    return [line for line in lines if line["run"] != run_id and not line["reason"].startswith(nightly.METRIC_CHANGED)]
 
 
 def _tonight() -> Path:

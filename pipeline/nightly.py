@@ -19,6 +19,7 @@ from pipeline.gates import BETTER, COSTS, Gate, Gates
 from pipeline.networks import DISTANCES
 
 PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
+METRIC_CHANGED = "the metric changed"
 OUTRIGHT = 3  # times δ: worse by so much is red whatever the interval says
 DRIFT_NIGHTS, DRIFT_SLACK, DRIFT_LIMIT = 14, 0.5, 4.0  # of the CUSUM, in units of max(δ, standard error) a night
 FROM_FEATURES = {distance.metric: (distance.metric, "frechet") for distance in DISTANCES.values()} | {
@@ -103,7 +104,7 @@ def judge(
     found = [] if mismatch else compare(baseline, tonight, gates, references)
     notes = [*_notes(baseline, tonight, gates, found), *(drift for gate in found if (drift := _drift(gate, past)))]
     if moved:
-        return Verdict(FAIL, f"the metric changed: {'; '.join(moved)}", found, notes)
+        return Verdict(FAIL, f"{METRIC_CHANGED}: {'; '.join(moved)}", found, notes)
     if mismatch:
         return Verdict(FAIL, f"the runs do not compare: {mismatch}", found, notes)
     if more := _more_failures(baseline, tonight):

@@ -101,6 +101,9 @@ def test_a_change_of_preprocessing_is_called_a_change_of_the_metric(tiny, packag
     result = invoke("nightly", *options, "--out", root / "preprocessing")
     assert result.exit_code == 5
     assert "FAIL: the metric changed: clip a red mushroom of the frozen renders is 67." in result.stdout
+    lines = commands_nightly.baseline.nights(root / "pinned", 1)
+    assert "preprocessing" in [line["run"] for line in lines]
+    assert "preprocessing" not in [line["run"] for line in commands_nightly._past(root / "pinned", 1, "tomorrow")]
 
 
 def test_a_wrong_sign_in_the_guidance_is_found(packaged_weights, tmp_path, monkeypatch, quick):
