@@ -99,10 +99,30 @@ def frechet(objects: Sequence[Float[np.ndarray, "_ dim"]], reference: Moments) -
     bootstrap doubles it and views as units make it 6 times too small. The distance itself is biased upwards by how few
     the objects are: compare runs over the same prompts only.
     """
-    gaussian, count = Gaussian(reference), sum(map(len, objects))
+    distance, without = _frechet_distances(objects, Gaussian(reference))
+    return Estimate(distance, jackknife_error(np.array(without)) if without else None)
+
+
+def frechet_difference(
+    ours: Sequence[Float[np.ndarray, "_ dim"]], theirs: Sequence[Float[np.ndarray, "_ dim"]], reference: Moments
+) -> Estimate:
+    """Our distance minus theirs. The jackknife leaves a prompt out on both sides, so what prompts share cancels.
+
+    The objects are those of the same prompts in the same order. Raises EvaluationError for other numbers of them.
+    """
+    _check_pairs(ours, theirs)
+    gaussian = Gaussian(reference)
+    (a, a_without), (b, b_without) = (_frechet_distances(objects, gaussian) for objects in (ours, theirs))
+    difference = np.array(a_without) - np.array(b_without)
+    return Estimate(a - b, jackknife_error(difference) if a_without and b_without else None)
+
+
+def _frechet_distances(objects: Sequence[Float[np.ndarray, "_ dim"]], gaussian: Gaussian) -> tuple[float, list[float]]:
+    """The distance of all views, and that without each object in turn (none where too little would be left)."""
+    count = sum(map(len, objects))
     has_error = len(objects) > 1 and count - max(map(len, objects)) > 1
     numbers = range(len(objects)) if has_error else []
-    if 1 < count < len(reference.total):
+    if 1 < count < len(gaussian.mean):
         distance = gaussian.distance_of_few(np.concatenate(objects))
         without = [gaussian.distance_of_few(np.concatenate([*objects[:i], *objects[i + 1 :]])) for i in numbers]
     else:
@@ -110,7 +130,7 @@ def frechet(objects: Sequence[Float[np.ndarray, "_ dim"]], reference: Moments) -
         distance = gaussian.frechet_distance(whole)
         # An object's moments are made again, not kept: of 415 objects in 2048 dimensions they take 14 GB.
         without = [gaussian.frechet_distance(whole - Moments.of(objects[i])) for i in numbers]
-    return Estimate(distance, jackknife_error(np.array(without)) if without else None)
+    return distance, without
 
 
 def kernel_distance(
@@ -121,6 +141,33 @@ def kernel_distance(
     With one view per object this is the plain U-statistic. Unlike it, it is 0 on average for a perfect model, however
     alike the views of one object are. Raises EvaluationError below two objects or two reference features.
     """
+    distances = _kernel_distances(objects, reference)
+    return Estimate(float(distances[0]), jackknife_error(distances[1:]) if len(objects) > 2 else None)
+
+
+def kernel_difference(
+    ours: Sequence[Float[np.ndarray, "_ dim"]],
+    theirs: Sequence[Float[np.ndarray, "_ dim"]],
+    reference: Float[np.ndarray, "count dim"],
+) -> Estimate:
+    """As `frechet_difference`, of the kernel distance."""
+    _check_pairs(ours, theirs)
+    a, b = (_kernel_distances(objects, reference) for objects in (ours, theirs))
+    return Estimate(float(a[0] - b[0]), jackknife_error(a[1:] - b[1:]) if len(ours) > 2 else None)
+
+
+def _check_pairs(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> None:
+    if len(ours) != len(theirs):
+        raise EvaluationError(
+            f"a paired difference needs the same prompts on both sides, found {len(ours)} and {len(theirs)}: keep the "
+            "prompts that both runs finished"
+        )
+
+
+def _kernel_distances(
+    objects: Sequence[Float[np.ndarray, "_ dim"]], reference: Float[np.ndarray, "count dim"]
+) -> Float64[np.ndarray, " one_more"]:
+    """1000 × the distance: first of all objects, then without each in turn."""
     if len(objects) < 2 or len(reference) < 2:
         raise EvaluationError(
             f"a kernel distance needs 2 objects and 2 reference features, found {len(objects)} and {len(reference)}"
@@ -145,8 +192,7 @@ def kernel_distance(
     pairs = kept**2 - leaving_out(views**2, np.sum(views**2))
     with np.errstate(invalid="ignore", divide="ignore"):  # of two objects, one left out leaves no pairs
         distances = ours / pairs + among / (len(reference) * (len(reference) - 1)) - 2 * mixed / (kept * len(reference))
-    error = jackknife_error(1000 * distances[1:]) if len(blocks) > 2 else None
-    return Estimate(1000 * float(distances[0]), error)
+    return 1000 * distances
 
 
 def kernel(a: Float64[np.ndarray, "n dim"], b: Float64[np.ndarray, "m dim"]) -> Float64[np.ndarray, "n m"]:

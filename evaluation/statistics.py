@@ -7,11 +7,12 @@ The t-interval covers 93 to 96 % at 40 prompts where the percentile bootstrap co
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 from evaluation import EvaluationError
 
@@ -40,9 +41,15 @@ def mean_over_prompts(values: Float[np.ndarray, " prompts"], confidence: float =
     count, mean = len(values), float(np.mean(values))
     if count < 2:
         return Mean(mean, None, None, None, count)
-    error = float(np.std(values, ddof=1) / math.sqrt(count))
-    half = float(stdtrit(count - 1, 0.5 + confidence / 2)) * error
-    return Mean(mean, error, mean - half, mean + half, count)
+    return with_interval(mean, float(np.std(values, ddof=1) / math.sqrt(count)), count, confidence)
+
+
+def with_interval(value: float, standard_error: float | None, prompts: int, confidence: float = 0.95) -> Mean:
+    """The t-interval of a value whose error over prompts is known, as a jackknife's; without one there is none."""
+    if standard_error is None or prompts < 2:
+        return Mean(value, None, None, None, prompts)
+    half = float(stdtrit(prompts - 1, 0.5 + confidence / 2)) * standard_error
+    return Mean(value, standard_error, value - half, value + half, prompts)
 
 
 def paired_difference(
@@ -82,6 +89,38 @@ def sign_flip_p(
     found = np.abs(signs @ difference)
     as_far = int((found >= abs(difference.sum()) * (1 - 1e-12)).sum())  # sums in another order differ by rounding
     return (as_far + 1) / (flips + 1)
+
+
+def t_p(mean: Mean) -> float | None:
+    """Two-sided p of a mean of 0 by Student's t, for values that no single prompt has; None without an error."""
+    if mean.standard_error is None:
+        return None
+    if mean.standard_error == 0:
+        return 1.0 if mean.value == 0 else 0.0
+    return float(2 * stdtr(mean.prompts - 1, -abs(mean.value) / mean.standard_error))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Holm's step-down p: all that are at most α may be believed at once with an error of α, whatever they share."""
+    adjusted, highest = [0.0] * len(ps), 0.0
+    for rank, number in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        highest = max(highest, min(1.0, (len(ps) - rank) * ps[number]))
+        adjusted[number] = highest
+    return adjusted
+
+
+def is_non_inferior(gain: Mean, margin: float) -> bool:
+    """Whether the interval of a gain (above 0 is better) lies wholly above -margin."""
+    return gain.low is not None and gain.low > -margin
+
+
+def cusum(losses: Sequence[float], slack: float = 0.5) -> list[float]:
+    """Page's one-sided cumulative sum, S ← max(0, S + loss - slack): it rises while losses stay above `slack`."""
+    sums, total = [], 0.0
+    for loss in losses:
+        total = max(0.0, total + loss - slack)
+        sums.append(total)
+    return sums
 
 
 def lowest_tenth(values: Float[np.ndarray, " views"]) -> float:

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-OK, NOT_ALL_THERE, WRONG_INPUT, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+OK, NOT_ALL_THERE, WRONG_INPUT, SOME_FAILED, WORSE, INTERRUPTED = 0, 1, 2, 3, 5, 130
 OURS = {"pipeline", "sctd", "evaluation", "cluster"}
-DEFAULT_SUITE, DEFAULT_LIMIT = "embedded40", 4
+DEFAULT_SUITE, DEFAULT_LIMIT, NIGHTLY_LIMIT = "embedded40", 4, 8
 
 app = typer.Typer(
     help="Text to 3D by score distillation, benchmarked: prompts in, assets and a leaderboard out.",
@@ -28,6 +28,9 @@ app.add_typer(weights_app, name="weights")
 
 benchmark_app = typer.Typer(help="How fast this machine is.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(benchmark_app, name="benchmark")
+
+nightly_app = typer.Typer(rich_markup_mode=None)
+app.add_typer(nightly_app, name="nightly")
 
 Suite = Annotated[
     str | None,
@@ -82,7 +85,12 @@ Sweeps = Annotated[
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")]
 
 
-def guarded(command: Callable[..., int]) -> Callable[..., None]:
+BaselineFolder = Annotated[
+    Path | None, typer.Option("--baseline", metavar="DIR", help="Where baselines and the history of nights lie.")
+]
+
+
+def guarded(command: Callable[..., int | None]) -> Callable[..., None]:
     """Errors that the user can mend become one line and exit status 2; an interruption says how to go on."""
 
     @functools.wraps(command)
@@ -98,7 +106,8 @@ def guarded(command: Callable[..., int]) -> Callable[..., None]:
                 raise
             print(f"Error: {' '.join(str(error).split())}", file=sys.stderr)
             status = WRONG_INPUT
-        raise typer.Exit(status)
+        if status is not None:
+            raise typer.Exit(status)
 
     return run
 
@@ -186,6 +195,64 @@ def leaderboard(
     from pipeline import commands
 
     commands.leaderboard(folders, out, paper)
+    return OK
+
+
+@nightly_app.callback(invoke_without_command=True)
+@guarded
+def nightly(
+    context: typer.Context,
+    baseline: BaselineFolder = None,
+    gates: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What may be lost: TOML.", show_default="packaged")
+    ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE", help="Prompts.", show_default=f"the first {NIGHTLY_LIMIT} of {DEFAULT_SUITE}"
+        ),
+    ] = None,
+    limit: Limit = None,
+    objective: Objective = "sctd",
+    recipe: RecipeName = "embedded",
+    weights: WeightsFolder = None,
+    seed: Seed = 0,
+    views: Views = 120,
+    workers: Workers = None,
+    executor: ExecutorName = "ray",
+    checkpoint_seconds: CheckpointSeconds = 20.0,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Run folder.", show_default="runs/nightly-DATE-COMMIT")
+    ] = None,
+    set_: Settings = None,
+) -> int | None:
+    """Bench tonight's code beside a pinned baseline, prompt by prompt: PASS, INCONCLUSIVE (status 0) or FAIL (5).
+
+    The metric is checked first, on renders that never change. `nightly accept RUN` pins a baseline.
+    """
+    if context.invoked_subcommand is not None:
+        return None
+    from pipeline import commands, commands_nightly
+
+    baselines = commands_nightly.required(baseline)
+    name, prompts = commands.prompts(suite, None, limit, DEFAULT_SUITE, NIGHTLY_LIMIT)
+    run = commands.checked_run(name, prompts, objective, recipe, weights, seed, views, set_)
+    means = commands.Means(executor, workers, checkpoint_seconds)
+    verdict = commands_nightly.run(run, baselines, gates, out, means)
+    return WORSE if verdict == "FAIL" else OK
+
+
+@nightly_app.command("accept")
+@guarded
+def accept_baseline(
+    folder: Folder,
+    baseline: BaselineFolder = None,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why nights compare with this run from now on.")] = "",
+) -> int:
+    """Pin a finished run as the baseline. Older ones stay beside it."""
+    from pipeline import commands_nightly
+
+    commands_nightly.accept(folder, commands_nightly.required(baseline), reason)
     return OK
 
 

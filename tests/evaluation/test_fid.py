@@ -11,7 +11,16 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from torchmetrics.image.fid import _compute_fid
 
 from evaluation import EvaluationError
-from evaluation.fid import Gaussian, Moments, frechet, frechet_distance, jackknife_error, kernel_distance
+from evaluation.fid import (
+    Gaussian,
+    Moments,
+    frechet,
+    frechet_difference,
+    frechet_distance,
+    jackknife_error,
+    kernel_difference,
+    kernel_distance,
+)
 
 
 def cloud(random, count, dim, shift=0.0, skew=0.0):
@@ -236,3 +245,49 @@ def test_too_few_features_are_refused():
         Gaussian(Moments.of(np.ones((1, 3))))
     with pytest.raises(EvaluationError, match="needs 2 objects and 2 reference features, found 1 and 9"):
         kernel_distance([np.ones((4, 3))], np.ones((9, 3)))
+
+
+def paired_worlds(random, shift=0.0, prompts=12, views=20, dim=8):
+    """Two runs of the same prompts: each prompt has a place of its own, and the second run lies `shift` from it."""
+    places = random.normal(0, 1.0, (prompts, 1, dim))
+
+    def run(by):
+        assets = places + by + random.normal(0, 0.3, (prompts, 1, dim))
+        return list(assets + random.normal(0, 0.5, (prompts, views, dim)))
+
+    return run(shift), run(0.0)
+
+
+@pytest.mark.parametrize(
+    ("distance", "difference"), [(frechet, frechet_difference), (kernel_distance, kernel_difference)]
+)
+@pytest.mark.parametrize("dim", [8, 400])
+def test_a_difference_of_distances_is_theirs_and_0_of_equal_runs(distance, difference, dim):
+    """With more views than dimensions, and with fewer."""
+    random = np.random.default_rng(20)
+    ours, theirs = paired_worlds(random, 0.4, dim=dim)
+    features = random.normal(0, 1.2, (600, dim))
+    reference = Moments.of(features) if distance is frechet else features
+    found = difference(ours, theirs, reference)
+    assert found.value == pytest.approx(distance(ours, reference).value - distance(theirs, reference).value)
+    leaving = [
+        distance(ours[:i] + ours[i + 1 :], reference).value - distance(theirs[:i] + theirs[i + 1 :], reference).value
+        for i in range(len(ours))
+    ]
+    assert found.standard_error == pytest.approx(jackknife_error(np.array(leaving)))
+    assert difference(ours, ours, reference) == (0.0, 0.0)
+    assert difference(ours[:2], theirs[:2], reference).value != 0, "of two objects, one left out may leave too little"
+    with pytest.raises(EvaluationError, match="the same prompts on both sides, found 12 and 11: keep"):
+        difference(ours, theirs[1:], reference)
+
+
+def test_the_jackknife_of_a_difference_finds_its_deviation_which_is_smaller_than_of_two_distances():
+    random = np.random.default_rng(21)
+    reference = Moments.of(random.normal(0.5, 1.2, (4000, 4)))
+    runs = [paired_worlds(random, prompts=40, dim=4) for _ in range(150)]
+    found = [frechet_difference(*run, reference) for run in runs]
+    deviation = np.std([estimate.value for estimate in found])
+    errors = np.array([estimate.standard_error for estimate in found])
+    assert 0.7 < np.sqrt(np.mean(errors**2)) / deviation < 1.4
+    alone = np.sqrt(np.mean([frechet(ours, reference).standard_error ** 2 for ours, _ in runs]))
+    assert np.sqrt(np.mean(errors**2)) < 0.8 * math.sqrt(2) * alone

@@ -1,0 +1,69 @@
+"""`gates.toml`: which metrics a nightly run is held to, and how much of each it may lose."""
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.errors import UserError, nearest
+
+PACKAGED = Path(__file__).with_name("gates.toml")
+CONFIDENCE = "confidence"
+BETTER = {
+    "clip": "higher", "clip_p10": "higher", "clip_rprec": "higher", "ir": "higher", "ir_p10": "higher",
+    "fd": "lower", "fid": "lower", "fid_tf": "lower", "fd_dinov2": "lower",
+    "kid_cl": "lower", "kid_cl_inception": "lower", "time": "lower", "memory": "lower",
+}  # fmt: skip
+COSTS = "time", "memory"  # in percent, and only between runs on one machine
+
+
+class Gate(BaseModel):
+    """How much worse is still no matter: `delta`, or `standard_errors` times the difference's own if that is more."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    delta: float = Field(gt=0, allow_inf_nan=False)
+    standard_errors: float = Field(default=0, ge=0, allow_inf_nan=False)
+
+    def margin(self, standard_error: float | None) -> float:
+        return max(self.delta, self.standard_errors * (standard_error or 0))
+
+
+@dataclass(frozen=True)
+class Gates:
+    """By metric, in the order of the file."""
+
+    confidence: float
+    gates: dict[str, Gate]
+
+
+def read(path: Path | None) -> Gates:
+    """The gates in a file, or the packaged ones. Raises UserError."""
+    path = path or PACKAGED
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read as gates ({reason}); write TOML as in docs/nightly.md.") from error
+    confidence = tree.pop(CONFIDENCE, 0.95)
+    if isinstance(confidence, bool) or not isinstance(confidence, float) or not 0.5 <= confidence < 1:
+        raise UserError(f"{path}: confidence is {confidence!r}; give 0.5 to less than 1, as 0.95.")
+    return Gates(confidence, {metric: _gate(path, metric, tree[metric]) for metric in tree})
+
+
+def _gate(path: Path, metric: str, values: object) -> Gate:
+    if metric not in BETTER:
+        hint = nearest(metric, [*BETTER, CONFIDENCE])
+        raise UserError(f"{path}: there is no metric {metric!r}; choose from {', '.join(BETTER)}{hint}.")
+    try:
+        return Gate.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, [metric, *first["loc"]]))
+        if first["type"] == "extra_forbidden":
+            hint = nearest(str(first["loc"][-1]), Gate.model_fields)
+            raise UserError(f"{path}: unknown key {key!r}; a gate has {', '.join(Gate.model_fields)}{hint}.") from error
+        if first["type"] == "missing":
+            raise UserError(f"{path}: {metric} has no delta; a gate has {', '.join(Gate.model_fields)}.") from error
+        what = first["msg"][0].lower() + first["msg"][1:]
+        raise UserError(f"{path}: {key} is {first['input']!r}: {what.replace('input ', 'it ')}.") from error
