@@ -65,9 +65,9 @@ def test_the_stage_that_failed_is_named(run):
     assert run.of("ok-unscorable-h").failed_stage == "evaluate"
 
 
-def test_out_of_memory_is_tried_again_by_a_new_worker_and_nothing_else_is(run):
+def test_out_of_memory_is_tried_again_by_a_new_worker_storage_five_times_and_nothing_else_is(run):
     assert run.of("oom_once-g").result == "score of asset of oom_once-g"
-    assert sorted(run.begun) == sorted([*ITEMS, "oom_once-g"])
+    assert sorted(run.begun) == sorted([*ITEMS, "oom_once-g", *["full-f"] * 5])
 
 
 def test_a_watcher_sees_births_progress_and_ends(run):

@@ -95,8 +95,10 @@ def test_a_worker_that_dies_at_birth_three_times_stops_the_run(tmp_path):
 
 def test_missing_resources_are_named(tmp_path):
     greedy = [Stage("generate", partial(Generate, tmp_path, 0.0), gpus=7)]
-    with pytest.raises(ClusterError, match=r"No generate worker was ready after 1 s: each asks for 1 CPU and 7 GPU"):
-        list(RayExecutor(boot_seconds=1).run(greedy, ["ok-a"]))
+    with pytest.raises(
+        ClusterError, match=r"No node can hold a generate worker: each asks for 1 CPU and 7 GPU, and the whole"
+    ):
+        list(RayExecutor(infeasible_seconds=1).run(greedy, ["ok-a"]))
 
 
 def test_workers_end_with_the_run_also_when_nobody_wants_the_rest(tmp_path):
