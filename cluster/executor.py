@@ -3,12 +3,30 @@
 Items and results are opaque here. Every item given to `Executor.run` comes back in exactly one `Outcome`.
 """
 
-import traceback
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from cluster.scheduler import Scheduler
+from cluster import scheduler as scheduling
+from cluster.failures import Failure
+from cluster.protocol import (
+    Abort,
+    Advance,
+    Assign,
+    Command,
+    End,
+    Failed,
+    Joined,
+    Place,
+    Ready,
+    Retry,
+    Start,
+    Stop,
+    Succeeded,
+    Tick,
+)
+from cluster.scheduler import Limits, Scheduler
 
 
 @dataclass(frozen=True)
@@ -33,23 +51,6 @@ class Stage:
     workers: int = 1
     gpus: float = 0.0
     cpus: float = 1.0
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why an item failed: a kind of `scheduler.POLICIES`, one sentence, and for the unexpected the traceback."""
-
-    kind: str
-    message: str
-    details: str = ""
-
-    @classmethod
-    def of(cls, error: BaseException) -> "Failure":
-        kind = kind_of(error)
-        text = " ".join(str(error).split())
-        if kind == "input" and text:  # written for the user: the class name would only be in the way
-            return cls(kind, text)
-        return cls(kind, f"{type(error).__name__}: {text}" if text else type(error).__name__, _traceback(error))
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,15 @@ def unwatched(event: Event) -> None:
 
 
 class BootError(RuntimeError):
-    """A worker could not be built: no other would fare better, so the run stops."""
+    """No worker of a stage could be built, so the run stops."""
 
     def __init__(self, stage: str, failure: Failure):
         self.stage, self.failure = stage, failure
         super().__init__(f"The {stage} worker could not start: {failure.message}")
+
+
+class StorageError(RuntimeError):
+    """Nobody could write or read for a while, so the run stops; what is unfinished goes on with the next command."""
 
 
 class Executor(Protocol):
@@ -106,31 +111,42 @@ class Executor(Protocol):
 class InlineExecutor:
     """Everything in this process, one item after the other: for debugging and for tests."""
 
+    def __init__(self, limits: Limits = scheduling.DEFAULTS):
+        self.limits = limits
+
     def gpus(self) -> int:
         return 0  # nothing is reserved: the workers find the devices of this process themselves
 
     def run(self, stages: Sequence[Stage], items: Sequence[Any], watcher: Watcher = unwatched) -> Iterator[Outcome]:
-        scheduler = Scheduler([stage.name for stage in stages], items)
-        workers: dict[int, Worker] = {}
-        while not scheduler.finished:
-            # Finish what is begun: the task furthest on. A retried one may be it again.
-            task = next(task for number in reversed(range(len(stages))) if (task := scheduler.next(number)))
-            stage, item = stages[task.stage], task.item
-            if task.stage not in workers:
-                workers[task.stage] = self._born(stage, watcher)
-            watcher(Event("started", stage.name, 0, item))
-            reply = self._watched(attempt(workers[task.stage], task.payload), stage.name, item, watcher)
-            if isinstance(reply, Failure):
-                verdict = scheduler.failed(task, reply.kind)
-                watcher(Event("retried" if verdict.retry else "failed", stage.name, 0, item, note=reply.message))
-                if verdict.replace_worker:
-                    del workers[task.stage]
-                if not verdict.retry:
-                    yield Outcome(item, None, stage.name, reply)
+        scheduler = Scheduler([stage.name for stage in stages], items, self.limits)
+        workers: dict[Place, Worker] = {}
+        todo: list[Command] = []
+        for number in range(len(stages)):
+            todo += scheduler.handle(Joined(Place(number, 0)), time.monotonic())
+        while not scheduler.finished or todo:
+            if not todo:
+                time.sleep(max(0.0, (scheduler.wakes_at or 0.0) - time.monotonic()))
+                todo += scheduler.handle(Tick(), time.monotonic())
+                continue
+            command = todo.pop(_next(todo))
+            event: Ready | Succeeded | Failed
+            if isinstance(command, Start):
+                event = self._born(command, stages[command.place.stage], workers, watcher)
+            elif isinstance(command, Assign):
+                stage = stages[command.place.stage]
+                watcher(Event("started", stage.name, 0, command.task.item))
+                answer = attempt(workers[command.place], command.task.payload)
+                reply = self._watched(answer, stage.name, command.task.item, watcher)
+                if isinstance(reply, Failure):
+                    event = Failed(command.ticket, reply)
+                else:
+                    event = Succeeded(command.ticket, reply.value)
             else:
-                watcher(Event("finished", stage.name, 0, item))
-                if scheduler.succeeded(task, reply.value):
-                    yield Outcome(item, reply.value)
+                if isinstance(command, Stop):
+                    workers.pop(command.place, None)
+                yield from told(command, stages, watcher)
+                continue
+            todo += scheduler.handle(event, time.monotonic())
 
     @staticmethod
     def _watched(
@@ -143,14 +159,48 @@ class InlineExecutor:
                 return stop.value
 
     @staticmethod
-    def _born(stage: Stage, watcher: Watcher) -> Worker:
+    def _born(command: Start, stage: Stage, workers: dict[Place, Worker], watcher: Watcher) -> Ready | Failed:
         watcher(Event("starting", stage.name, 0))
         try:
-            worker = stage.make_worker()
+            workers[command.place] = stage.make_worker()
         except Exception as error:
-            raise BootError(stage.name, Failure.of(error)) from error
+            return Failed(command.ticket, Failure.of(error))
         watcher(Event("ready", stage.name, 0))
-        return worker
+        return Ready(command.ticket)
+
+
+def _next(commands: Sequence[Command]) -> int:
+    """Which command comes first: what is only to be told, then the stage furthest on, so that what is begun ends."""
+    ranks = [command.place.stage if isinstance(command, Start | Assign) else len(commands) for command in commands]
+    return ranks.index(max(ranks))
+
+
+def told(command: Command, stages: Sequence[Stage], watcher: Watcher) -> Iterator[Outcome]:
+    """What is said of a command, by both executors. Raises the error that stops a run."""
+    if isinstance(command, Abort):
+        if command.failure.kind == "storage" and command.stopped_working:
+            raise StorageError(
+                f"Storage fails for every worker ({command.failure.message}); see that the run folder can be written, "
+                "then start the same command again: finished jobs are kept."
+            )
+        raise BootError(stages[command.stage].name, command.failure)
+    place = command.place
+    stage = stages[place.stage].name
+    if isinstance(command, Stop):
+        watcher(Event("died", stage, place.worker, note=command.failure.message))
+    elif isinstance(command, Retry):
+        watcher(Event("retried", stage, place.worker, command.task.item, note=command.failure.message))
+    elif isinstance(command, Advance):
+        watcher(Event("finished", stage, place.worker, command.task.item))
+    elif isinstance(command, End):
+        task, failure = command.task, command.failure
+        deaths = task.failures["died"]
+        if failure is None:
+            watcher(Event("finished", stage, place.worker, task.item))
+            yield Outcome(task.item, command.result, deaths=deaths)
+        else:
+            watcher(Event("failed", stage, place.worker, task.item, note=failure.message))
+            yield Outcome(task.item, None, stage, failure, deaths)
 
 
 @dataclass(frozen=True)
@@ -164,21 +214,3 @@ def attempt(worker: Worker, payload: Any) -> Generator[Progress, None, Success |
         return Success((yield from worker(payload)))
     except Exception as error:
         return Failure.of(error)
-
-
-def kind_of(error: BaseException) -> str:
-    """The row of `scheduler.POLICIES` an exception belongs to. Names stand in for classes we must not import here."""
-    name, text = type(error).__name__, str(error)
-    if isinstance(error, MemoryError) or "OutOfMemory" in name:
-        return "out_of_memory"
-    if "AcceleratorError" in name or "CUDA error" in text or "cuInit" in text:
-        return "device"
-    if isinstance(error, ArithmeticError):
-        return "numeric"
-    if isinstance(error, OSError):
-        return "storage"
-    return "input" if isinstance(error, ValueError) else "error"
-
-
-def _traceback(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error))

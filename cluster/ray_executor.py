@@ -12,24 +12,15 @@ import secrets
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 from types import MappingProxyType
 from typing import Any
 
-from cluster.executor import (
-    BootError,
-    Event,
-    Failure,
-    Outcome,
-    Progress,
-    Stage,
-    Success,
-    Watcher,
-    Worker,
-    attempt,
-    unwatched,
-)
-from cluster.scheduler import POLICIES, Scheduler, Task
+from cluster import pulse, scheduler
+from cluster.executor import Event, Outcome, Progress, Stage, Success, Watcher, Worker, attempt, told, unwatched
+from cluster.failures import Failure
+from cluster.protocol import Assign, Command, Failed, Joined, Place, Ready, Start, Stop, Succeeded, Tick
+from cluster.pulse import Patience, Pulse
+from cluster.scheduler import Limits, Scheduler
 
 # One thread an actor: side by side, actors use all cores; a spinning OpenMP pool per actor would fight for them.
 ONE_THREAD = MappingProxyType(
@@ -69,28 +60,36 @@ class _Actor:
 
 
 @dataclass(eq=False)
-class _Slot:
+class _Live:
     """The driver's view of one actor. `answer` is what we wait for: the boot, or the stream of the present task."""
 
-    stage: int
-    worker: int
+    place: Place
     actor: Any
     answer: Any
-    born_by: float  # time.monotonic() at which a worker that is not ready is given up
+    ticket: int
+    pulse: Pulse
+    item: Any = None
     booting: bool = True
-    task: Task | None = None
 
 
 class RayExecutor:
     """Runs stages on actors: of this machine, or of the cluster that RAY_ADDRESS names.
 
-    `cpus` is the least a new session on this machine shall have. A worker that is not ready after `boot_seconds` stops
-    the run: Ray itself would wait for missing resources without a word. `environment` is set in every actor.
+    `cpus` is the least a new session on this machine shall have. Ray itself would wait for missing resources without a
+    word: what no node can ever give stops the run after `infeasible_seconds`, what is not free after the patience for
+    a boot. `environment` is set in every actor.
     """
 
-    def __init__(self, cpus: float = 0.0, boot_seconds: float = 900.0, environment: Mapping[str, str] = ONE_THREAD):
-        self.cpus = cpus
-        self.boot_seconds = boot_seconds
+    def __init__(
+        self,
+        cpus: float = 0.0,
+        patience: Patience = pulse.DEFAULTS,
+        limits: Limits = scheduler.DEFAULTS,
+        infeasible_seconds: float = 45.0,
+        environment: Mapping[str, str] = ONE_THREAD,
+    ):
+        self.cpus, self.patience, self.limits = cpus, patience, limits
+        self.infeasible_seconds = infeasible_seconds
         self.environment = dict(environment)
 
     def gpus(self) -> int:
@@ -102,46 +101,55 @@ class RayExecutor:
         try:
             yield from run.outcomes()
         finally:
-            for slot in run.slots:
-                ray.kill(slot.actor)
+            for live in run.lives.values():
+                ray.kill(live.actor)
 
 
 class _Run:
-    """One call of `RayExecutor.run`: the slots, and the loop that serves them."""
+    """One call of `RayExecutor.run`: actors come and go as the scheduler commands, and what they say becomes events."""
 
     def __init__(
         self, ray: Any, stages: Sequence[Stage], items: Sequence[Any], watcher: Watcher, executor: RayExecutor
     ):
         self.ray, self.stages, self.watcher, self.executor = ray, stages, watcher, executor
-        self.scheduler = Scheduler([stage.name for stage in stages], items)
-        self.slots: list[_Slot] = []
-        self.failed_boots = [0 for _ in stages]
+        self.scheduler = Scheduler([stage.name for stage in stages], items, executor.limits)
+        self.lives: dict[Place, _Live] = {}
+        self.nothing_ready_since: dict[int, float] = {}  # by stage, while it has only workers that are being built
 
     def outcomes(self) -> Iterator[Outcome]:
-        while not self.scheduler.finished:
-            self._staff()
-            for slot in self.slots:
-                self._assign(slot)
-            for slot in self._ready():
-                yield from self._serve(slot)
-
-    def _staff(self) -> None:
-        """Open slots for work that has no worker; those of a later stage once the stage before has a worker.
-
-        So the first stage has the machine to itself while it loads, and the next loads while the first computes.
-        """
         for number, stage in enumerate(self.stages):
-            has_supply = any(slot.stage == number - 1 and not slot.booting for slot in self.slots)
-            if number and not has_supply and not self.scheduler.waiting(number):
-                return
-            taken = {slot.worker for slot in self.slots if slot.stage == number}
-            for _ in range(len(taken), min(stage.workers, self.scheduler.wanted(number))):
-                worker = next(free for free in count() if free not in taken)
-                taken.add(worker)
-                self.slots.append(self._open(number, worker))
+            for worker in range(stage.workers):
+                yield from self._happened(Joined(Place(number, worker)))
+        while not self.scheduler.finished:
+            ready = self._ready()
+            for live in ready:
+                if (event := self._heard(live)) is not None:
+                    yield from self._happened(event)
+            for live in [live for live in self.lives.values() if live not in ready]:
+                if (event := self._silent(live)) is not None:
+                    yield from self._happened(event)
+            yield from self._happened(Tick())
+            self._check_resources()
 
-    def _open(self, number: int, worker: int) -> _Slot:
-        stage = self.stages[number]
+    def _happened(self, event: Any) -> Iterator[Outcome]:
+        for command in self.scheduler.handle(event, time.monotonic()):
+            yield from self._obey(command)
+
+    def _obey(self, command: Command) -> Iterator[Outcome]:
+        if isinstance(command, Start):
+            self.lives[command.place] = self._start(command)
+        elif isinstance(command, Assign):
+            live, task = self.lives[command.place], command.task
+            live.ticket, live.item, live.pulse = command.ticket, task.item, self._pulse()
+            self._tell("started", live)
+            live.answer = live.actor.work.options(num_returns="streaming").remote(task.payload)
+        else:
+            if isinstance(command, Stop):
+                self.ray.kill(self.lives.pop(command.place).actor)
+            yield from told(command, self.stages, self.watcher)
+
+    def _start(self, command: Start) -> _Live:
+        stage = self.stages[command.place.stage]
         actor = (
             self.ray.remote(_Actor)
             .options(
@@ -153,91 +161,98 @@ class _Run:
             )
             .remote()
         )
-        self.watcher(Event("starting", stage.name, worker))
-        born_by = time.monotonic() + self.executor.boot_seconds
-        return _Slot(number, worker, actor, actor.boot.remote(stage.make_worker), born_by)
+        self.watcher(Event("starting", stage.name, command.place.worker))
+        return _Live(command.place, actor, actor.boot.remote(stage.make_worker), command.ticket, self._pulse())
 
-    def _assign(self, slot: _Slot) -> None:
-        if slot.answer is None and (task := self.scheduler.next(slot.stage)):
-            slot.task = task
-            slot.answer = slot.actor.work.options(num_returns="streaming").remote(task.payload)
-            self._tell("started", slot)
-
-    def _ready(self) -> list[_Slot]:
-        """The slots that have something to say; waits for the first, then takes all, so that none starves."""
-        waiting = {slot.answer: slot for slot in self.slots if slot.answer is not None}
-        first, _ = self.ray.wait(list(waiting), num_returns=1, timeout=1.0)
+    def _ready(self) -> list[_Live]:
+        """The actors that have something to say; waits for the first, then takes all, so that none starves."""
+        waiting = {live.answer: live for live in self.lives.values() if live.answer is not None}
+        seconds = min(1.0, max(0.0, (self.scheduler.wakes_at or math.inf) - time.monotonic()))
+        if not waiting:
+            time.sleep(seconds)
+            return []
+        first, _ = self.ray.wait(list(waiting), num_returns=1, timeout=seconds)
         if not first:
-            self._check_births()
             return []
         ready, _ = self.ray.wait(list(waiting), num_returns=len(waiting), timeout=0)
         return [waiting[answer] for answer in ready or first]
 
-    def _serve(self, slot: _Slot) -> Iterator[Outcome]:
+    def _heard(self, live: _Live) -> Ready | Succeeded | Failed | None:
+        """What an actor's answer means; None for a sign of life, or if it was stopped meanwhile."""
+        if self.lives.get(live.place) is not live:
+            return None
         try:
-            reply = self.ray.get(slot.answer if slot.task is None else next(slot.answer))
+            reply = self.ray.get(live.answer if live.booting else next(live.answer))
         except self.ray.exceptions.RayTaskError as error:  # a reply that cannot be pickled, for one
             reply = Failure.of(error.cause or error)
         except (self.ray.exceptions.RayError, StopIteration) as error:
-            reply = Failure("died", f"its process died ({_cause(error)})")
-        if slot.task is None:
-            self._born(slot, reply)
-        elif isinstance(reply, Progress):
-            self._tell("progress", slot, progress=reply)
-        elif isinstance(reply, Failure):
-            yield from self._failed(slot, slot.task, reply)
-        else:
-            yield from self._succeeded(slot, slot.task, reply.value)
+            reply = _lost(self.ray, error)
+        if isinstance(reply, Progress):
+            live.pulse.beat(time.monotonic(), is_last_step=reply.done >= reply.total)
+            self._tell("progress", live, progress=reply)
+            return None
+        live.answer = None
+        if isinstance(reply, Failure):
+            return Failed(live.ticket, reply)
+        if isinstance(reply, Success):
+            return Succeeded(live.ticket, reply.value)
+        live.booting = False
+        self._tell("ready", live, pid=reply.pid)
+        return Ready(live.ticket)
 
-    def _born(self, slot: _Slot, reply: Born | Failure) -> None:
-        stage = self.stages[slot.stage]
-        if isinstance(reply, Born):
-            slot.booting, slot.answer = False, None
-            self.failed_boots[slot.stage] = 0
-            self.watcher(Event("ready", stage.name, slot.worker, pid=reply.pid))
-            return
-        self.failed_boots[slot.stage] += 1
-        if self.failed_boots[slot.stage] >= POLICIES[reply.kind].attempts:
-            raise BootError(stage.name, reply)
-        self._replace(slot, reply)
-        time.sleep(self.failed_boots[slot.stage])  # a GPU needs a moment to free what the last process held
+    def _silent(self, live: _Live) -> Failed | None:
+        """A worker that has hung, or is not born in time, be it for want of resources."""
+        if live.answer is None or not live.pulse.is_stalled(time.monotonic()):
+            return None
+        limit = live.pulse.limit_seconds
+        live.answer = None
+        return Failed(live.ticket, Failure("stalled", f"no sign of life for {limit:.0f} s"))
 
-    def _succeeded(self, slot: _Slot, task: Task, result: Any) -> Iterator[Outcome]:
-        self._tell("finished", slot)
-        slot.task = slot.answer = None
-        if self.scheduler.succeeded(task, result):
-            yield Outcome(task.item, result, deaths=task.failures["died"])
+    def _check_resources(self) -> None:
+        """Say so if all workers of a stage wait for what there is not, or what is not free."""
+        now, begun = time.monotonic(), {live.place.stage for live in self.lives.values()}
+        for number in begun - {live.place.stage for live in self.lives.values() if not live.booting}:
+            self._check_wait(self.stages[number], now - self.nothing_ready_since.setdefault(number, now))
+        for number in begun & {live.place.stage for live in self.lives.values() if not live.booting}:
+            self.nothing_ready_since.pop(number, None)
 
-    def _failed(self, slot: _Slot, task: Task, failure: Failure) -> Iterator[Outcome]:
-        stage = self.stages[slot.stage]
-        verdict = self.scheduler.failed(task, failure.kind)
-        self._tell("retried" if verdict.retry else "failed", slot, note=failure.message)
-        slot.task = slot.answer = None
-        if verdict.replace_worker:
-            self._replace(slot, failure)
-        if not verdict.retry:
-            yield Outcome(task.item, None, stage.name, failure, task.failures["died"])
+    def _check_wait(self, stage: Stage, waited: float) -> None:
+        if waited > self.executor.infeasible_seconds and not self._is_feasible(stage):
+            most = self.ray.cluster_resources()
+            raise ClusterError(
+                f"No node can hold a {stage.name} worker: each asks for {stage.cpus:g} CPU and {stage.gpus:g} GPU, and "
+                f"the whole cluster has {most.get('CPU', 0):g} CPU and {most.get('GPU', 0):g} GPU; add such a node, or "
+                "ask for less."
+            )
+        if waited > self.executor.patience.boot_seconds:
+            free = self.ray.available_resources()
+            raise ClusterError(
+                f"No {stage.name} worker was ready after {self.executor.patience.boot_seconds:.0f} s: each asks for "
+                f"{stage.cpus:g} CPU and {stage.gpus:g} GPU, of which the cluster has "
+                f"{free.get('CPU', 0):g} and {free.get('GPU', 0):g} free; ask for fewer --workers."
+            )
 
-    def _replace(self, slot: _Slot, failure: Failure) -> None:
-        """Give the slot up; `_staff` opens another while there is work for it."""
-        self.watcher(Event("died", self.stages[slot.stage].name, slot.worker, note=failure.message))
-        self.ray.kill(slot.actor)
-        self.slots.remove(slot)
+    def _is_feasible(self, stage: Stage) -> bool:
+        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        return any(node.get("CPU", 0) >= stage.cpus and node.get("GPU", 0) >= stage.gpus for node in nodes)
 
-    def _check_births(self) -> None:
-        for slot in self.slots:
-            if slot.booting and time.monotonic() > slot.born_by:
-                stage, free = self.stages[slot.stage], self.ray.available_resources()
-                raise ClusterError(
-                    f"No {stage.name} worker was ready after {self.executor.boot_seconds:.0f} s: each asks for "
-                    f"{stage.cpus:g} CPU and {stage.gpus:g} GPU, of which the cluster has "
-                    f"{free.get('CPU', 0):g} and {free.get('GPU', 0):g} free; ask for fewer --workers."
-                )
+    def _pulse(self) -> Pulse:
+        return Pulse(self.executor.patience, time.monotonic())
 
-    def _tell(self, kind: Any, slot: _Slot, **more: Any) -> None:
-        self.watcher(
-            Event(kind, self.stages[slot.stage].name, slot.worker, slot.task.item if slot.task else None, **more)
-        )
+    def _tell(self, kind: Any, live: _Live, **more: Any) -> None:
+        self.watcher(Event(kind, self.stages[live.place.stage].name, live.place.worker, live.item, **more))
+
+
+def _lost(ray: Any, error: BaseException) -> Failure:
+    """How an actor was lost: its process alone, or the node with it, which is nobody's fault."""
+    text, errors = _cause(error), ray.exceptions
+    if getattr(error, "preempted", False):
+        return Failure("preempted", f"its node was taken away ({text})")
+    if isinstance(error, errors.ActorUnavailableError | errors.NodeDiedError) or "node has died" in str(error):
+        return Failure("node_lost", f"its node was lost ({text})")
+    if isinstance(error, errors.OutOfMemoryError) or "memory pressure" in str(error):
+        return Failure("died", f"its process was ended because the node ran out of memory ({text})")
+    return Failure("died", f"its process died ({text})")
 
 
 def connect(cpus: float = 0.0) -> Any:

@@ -36,7 +36,7 @@ def save(checkpoint: Path, step: int) -> None:
 
 
 class Generate:
-    """`<what>-<name>`: ok, slow, invalid, crash, full, oom_once, die_once, poison, unpicklable."""
+    """`<what>-<name>`: ok, slow, invalid, crash, full, flaky, oom_once, device_once, die_once, poison, hang, stop, …"""
 
     def __init__(self, folder: Path, pause: float):
         self.folder, self.pause = folder, pause
@@ -53,6 +53,12 @@ class Generate:
             raise KeyError("nobody thought of this")
         if what == "full":
             raise OSError(28, "No space left on device")
+        if what == "flaky" and len(logged(self.folder, "flaked")) < 2:
+            log(self.folder, f"flaked {item}")
+            raise OSError(5, "Input/output error")
+        if what == "device_once" and not (self.folder / item).exists():
+            (self.folder / item).write_text(str(os.getpid()))
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
         if what == "oom_once" and not (self.folder / item).exists():
             (self.folder / item).touch()
             raise MemoryError("CUDA out of memory")
@@ -64,7 +70,13 @@ class Generate:
                 (self.folder / item).touch()
                 save(checkpoint, 2 if what == "poison" else 3)
                 os.kill(os.getpid(), signal.SIGKILL)
-        log(self.folder, f"end {item} {time.monotonic()}")
+            if step == 4 and what in ("hang", "stop"):
+                save(checkpoint, 1)  # so that the next attempt comes here, too
+            if step == 4 and what == "hang":
+                time.sleep(3600)
+            if step == 4 and what == "stop":
+                os.kill(os.getpid(), signal.SIGSTOP)  # even its signal handlers and threads stand still
+        log(self.folder, f"end {item} {os.getpid() if what == 'device_once' else time.monotonic()}")
         return threading.Lock() if what == "unpicklable" else f"asset of {item}"
 
 
@@ -79,6 +91,8 @@ class Evaluate:
         log(self.folder, f"judge {asset.split()[-1]} {time.monotonic()}")
         time.sleep(self.pause)
         yield Progress(1, 1)
+        if "die_judged" in asset and len(logged(self.folder, "judge")) < 2:
+            os.kill(os.getpid(), signal.SIGKILL)
         if "unscorable" in asset:
             raise ValueError("3 colour values are not finite: this asset cannot be judged")
         return f"score of {asset}"

@@ -5,6 +5,9 @@ import warnings
 import pytest
 
 from cluster.executor import Executor, InlineExecutor
+from cluster.scheduler import Limits
+
+SOON = Limits(backoff_seconds=0.01)  # waits short enough for a test
 
 
 @pytest.fixture(scope="session")
@@ -24,8 +27,8 @@ def ray_session():
 @pytest.fixture(scope="session", params=["inline", "ray"])
 def executor(request) -> Executor:
     if request.param == "inline":
-        return InlineExecutor()
+        return InlineExecutor(SOON)
     request.getfixturevalue("ray_session")
     from cluster.ray_executor import RayExecutor
 
-    return RayExecutor()
+    return RayExecutor(limits=SOON)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pytest
 from fake_workers import STEPS, Stillborn, logged, stages
 
-from cluster.executor import BootError, Event, Failure, InlineExecutor, Outcome, Stage
+from cluster.executor import BootError, Event, Failure, InlineExecutor, Outcome, Stage, StorageError
 
 FINE = ["ok-a", "ok-b", "ok-c"]
 ITEMS = [*FINE, "invalid-d", "crash-e", "full-f", "oom_once-g", "ok-unscorable-h"]
@@ -65,9 +65,9 @@ def test_the_stage_that_failed_is_named(run):
     assert run.of("ok-unscorable-h").failed_stage == "evaluate"
 
 
-def test_out_of_memory_is_tried_again_by_a_new_worker_and_nothing_else_is(run):
+def test_out_of_memory_is_tried_again_by_a_new_worker_storage_five_times_and_nothing_else_is(run):
     assert run.of("oom_once-g").result == "score of asset of oom_once-g"
-    assert sorted(run.begun) == sorted([*ITEMS, "oom_once-g"])
+    assert sorted(run.begun) == sorted([*ITEMS, "oom_once-g", *["full-f"] * 5])
 
 
 def test_a_watcher_sees_births_progress_and_ends(run):
@@ -94,6 +94,27 @@ def test_a_worker_that_cannot_be_born_stops_the_run(executor, tmp_path):
         "FileNotFoundError: prior/unet is missing; expected a Stable Diffusion folder"
     )
     assert len(logged(tmp_path, "born")) == 1
+
+
+def test_storage_that_fails_for_a_while_costs_no_item(executor, tmp_path):
+    outcomes = list(executor.run(stages(tmp_path, generators=1), ["flaky-a", "ok-b"]))
+    assert {outcome.item: outcome.result for outcome in outcomes} == {
+        "flaky-a": "score of asset of flaky-a",
+        "ok-b": "score of asset of ok-b",
+    }
+
+
+def test_storage_that_fails_for_everybody_stops_the_run_and_fails_no_item(executor, tmp_path):
+    outcomes = []
+    with pytest.raises(StorageError) as caught:
+        outcomes.extend(executor.run(stages(tmp_path, generators=1), ["full-a", "full-b"]))
+    assert str(caught.value) == (
+        "Storage fails for every worker (OSError: [Errno 28] No space left on device); see that the run folder can be "
+        "written, then start the same command again: finished jobs are kept."
+    )
+    assert outcomes == []
+    begun = [item for _, item, *_ in logged(tmp_path, "begin")]
+    assert max(begun.count("full-a"), begun.count("full-b")) == 6
 
 
 def test_no_items_need_no_workers(executor, tmp_path):

@@ -9,10 +9,19 @@ import pytest
 from fake_workers import STEPS, DiesAtBirth, Environment, Generate, logged, stages
 
 from cluster.executor import BootError, Outcome, Stage
+from cluster.pulse import Patience
 from cluster.ray_executor import ClusterError, RayExecutor, connect
-from cluster.scheduler import HANDOFF
+from cluster.scheduler import HANDOFF, Limits
 
 pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+def survivors(pids):
+    """Those of the processes that will not end."""
+    deadline = time.monotonic() + 20
+    while (alive := {pid for pid in pids if os.path.exists(f"/proc/{pid}")}) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return alive
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +80,44 @@ def test_a_result_that_cannot_travel_fails_its_item(faulty):
     assert (outcomes["unpicklable-d"].failed_stage, outcomes["unpicklable-d"].error.kind) == ("generate", "error")
 
 
+@pytest.fixture(scope="module")
+def hanging(ray_session, tmp_path_factory):
+    """A run in which workers hang, stand still, and have a faulty GPU; and the evaluator dies once."""
+    folder, pids = tmp_path_factory.mktemp("hanging"), []
+    patient = RayExecutor(patience=Patience(stall_seconds=2.0), limits=Limits(backoff_seconds=0.01))
+
+    def watch(event):
+        if event.kind == "ready":
+            pids.append(event.pid)
+
+    items = ["ok-die_judged-a", "device_once-b", "hang-c", "stop-d", "ok-e"]
+    outcomes = {outcome.item: outcome for outcome in patient.run(stages(folder), items, watch)}
+    return outcomes, folder, pids
+
+
+@pytest.mark.parametrize("item", ["hang-c", "stop-d"])
+def test_a_worker_that_hangs_or_stands_still_is_killed_and_its_item_fails_the_second_time(hanging, item):
+    outcomes, folder, pids = hanging
+    error = outcomes[item].error
+    assert (error.kind, error.message) == ("stalled", "no sign of life for 2 s")
+    assert [int(start) for _, name, start, _ in logged(folder, "begin") if name == item] == [0, 1]
+    assert not survivors(pids)
+
+
+def test_a_device_fault_condemns_the_process_though_it_lives(hanging):
+    outcomes, folder, _ = hanging
+    assert outcomes["device_once-b"].result == "score of asset of device_once-b"
+    (second,) = [int(pid) for _, item, pid in logged(folder, "end") if item == "device_once-b"]
+    assert second != int((folder / "device_once-b").read_text())
+
+
+def test_an_evaluator_that_dies_costs_no_generation(hanging):
+    outcomes, folder, _ = hanging
+    assert outcomes["ok-die_judged-a"] == Outcome("ok-die_judged-a", "score of asset of ok-die_judged-a", deaths=1)
+    assert [item for _, item, *_ in logged(folder, "begin")].count("ok-die_judged-a") == 1
+    assert outcomes["ok-e"] == Outcome("ok-e", "score of asset of ok-e")
+
+
 def test_evaluation_overlaps_generation_which_waits_when_too_much_lies_ahead(tmp_path):
     """Made and not yet judged: at most `HANDOFF` wait, one is with the evaluator, one more was being made."""
     ahead = [0]
@@ -95,8 +142,10 @@ def test_a_worker_that_dies_at_birth_three_times_stops_the_run(tmp_path):
 
 def test_missing_resources_are_named(tmp_path):
     greedy = [Stage("generate", partial(Generate, tmp_path, 0.0), gpus=7)]
-    with pytest.raises(ClusterError, match=r"No generate worker was ready after 1 s: each asks for 1 CPU and 7 GPU"):
-        list(RayExecutor(boot_seconds=1).run(greedy, ["ok-a"]))
+    with pytest.raises(
+        ClusterError, match=r"No node can hold a generate worker: each asks for 1 CPU and 7 GPU, and the whole"
+    ):
+        list(RayExecutor(infeasible_seconds=1).run(greedy, ["ok-a"]))
 
 
 def test_workers_end_with_the_run_also_when_nobody_wants_the_rest(tmp_path):
@@ -104,10 +153,7 @@ def test_workers_end_with_the_run_also_when_nobody_wants_the_rest(tmp_path):
     next(run)
     run.close()
     pids = {int(pid) for _, _, pid in logged(tmp_path, "born")}
-    deadline = time.monotonic() + 20
-    while (alive := {pid for pid in pids if os.path.exists(f"/proc/{pid}")}) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not alive
+    assert not survivors(pids)
 
 
 def test_actors_compute_on_one_thread():

@@ -1,0 +1,43 @@
+"""Run by tests/cluster/test_nodes.py in a process of its own, for Ray connects once: nodes come and go."""
+
+import json
+import sys
+import warnings
+from pathlib import Path
+
+warnings.simplefilter("ignore")
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import fake_workers  # noqa: E402
+import ray  # noqa: E402
+from ray.cluster_utils import Cluster  # noqa: E402
+
+from cluster.ray_executor import RayExecutor, disconnect  # noqa: E402
+from cluster.scheduler import Limits  # noqa: E402
+
+
+def main(folder: Path) -> None:
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    nodes = [cluster.add_node(num_cpus=1)]
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    ray.cloudpickle.register_pickle_by_value(fake_workers)
+    told = []
+
+    def watch(event):
+        told.append([event.kind, event.stage, event.item, event.note])
+        if event.kind == "progress" and event.item == "slow-a" and event.progress.done == 3 and len(nodes) == 1:
+            cluster.remove_node(nodes[0], allow_graceful=False)
+            nodes.append(cluster.add_node(num_cpus=1))
+
+    run = RayExecutor(limits=Limits(backoff_seconds=0.1)).run(
+        fake_workers.stages(folder, generators=1), ["slow-a", "ok-b"], watch
+    )
+    outcomes = [[outcome.item, outcome.result, outcome.deaths] for outcome in run]
+    (folder / "told.json").write_text(json.dumps({"outcomes": outcomes, "told": told}))
+    disconnect()
+    cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,40 @@
+"""A node is lost in the middle of an item and another joins: nothing is lost, and nobody is charged with it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fake_workers import STEPS, logged
+
+PATIENCE_SECONDS = 240  # for a crowded machine; nothing is asserted of it
+
+
+@pytest.fixture(scope="module")
+def lost(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lost")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    script = Path(__file__).with_name("on_two_nodes.py")
+    done = subprocess.run(
+        [sys.executable, script, folder], env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "told.json").read_text()), folder
+
+
+def test_the_item_of_a_lost_node_goes_on_from_its_checkpoint_on_the_node_that_joined(lost):
+    told, folder = lost
+    first, second = [int(start) for _, item, start, _ in logged(folder, "begin") if item == "slow-a"]
+    assert first == 0 < second < STEPS
+    assert sorted(told["outcomes"]) == [
+        ["ok-b", "score of asset of ok-b", 0],
+        ["slow-a", "score of asset of slow-a", 0],
+    ]
+
+
+def test_the_loss_is_told_as_one_of_a_node(lost):
+    told, _ = lost
+    (note,) = [note for kind, stage, _, note in told["told"] if (kind, stage) == ("retried", "generate")]
+    assert note.startswith("its node was ")
