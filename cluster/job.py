@@ -43,8 +43,8 @@ class Job(BaseModel):
 
     name: str
     command: tuple[str, ...] = ()
-    image: str
-    ray_version: str
+    image: str = ""  # of RayJobs and RayClusters, as all that follows
+    ray_version: str = ""
     namespace: str | None = None
     gpus: int = 1  # in all
     gpus_per_worker: int = 1

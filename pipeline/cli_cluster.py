@@ -15,7 +15,12 @@ Command = Annotated[
 Name = Annotated[str, typer.Option(metavar="NAME", help="Of the job: the same name again changes nothing.")]
 Schedule = Annotated[str, typer.Option(metavar="CRON", help="When, as '0 2 * * *'.")]
 TimeZone = Annotated[str | None, typer.Option(metavar="ZONE", help="Of the schedule, as Europe/Berlin.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Until the job has ended; status 3 if it failed.")]
 Namespace = Annotated[str | None, typer.Option(metavar="NAME", show_default="the current one")]
+Address = Annotated[
+    str, typer.Option(metavar="URL", envvar="RAY_API_SERVER_ADDRESS", help="Of the cluster's dashboard.")
+]
+LOOPBACK = "http://127.0.0.1:8265"
 
 
 def machines(
@@ -88,7 +93,8 @@ def add_to(app: typer.Typer, guarded: Guard) -> None:
     """Hang these verbs into the command line."""
     for name, text, verbs in (
         ("manifest", "Print manifests for Kubernetes: pipe them into kubectl apply -f -.", MANIFESTS),
-        ("submit", "Run a command: as here.", SUBMITS),
+        ("submit", "Run a command: here, on a Ray cluster, or as a RayJob on Kubernetes.", SUBMITS),
+        ("job", "Look after a job that was submitted.", JOBS),
     ):
         group = typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None)
         for verb, command in verbs:
@@ -153,7 +159,49 @@ def _local(command: Command) -> int:
     return commands_cluster.run_here(command)
 
 
-SUBMITS: Verbs = (("local", _local),)
+def _on_ray(command: Command, name: Name, address: Address = LOOPBACK, wait: Wait = False) -> int:
+    """Run it on a Ray cluster that is there, through its Jobs API."""
+    from pipeline import commands_cluster
+
+    return commands_cluster.submit_to_ray(command, name, address, wait=wait)
+
+
+@with_machines
+def _on_kuberay(asked: dict[str, Any], command: Command, wait: Wait = False) -> int:
+    """Run it as a RayJob: a cluster is made for it. Attaches to a job of this name that asks for the same."""
+    from pipeline import commands_cluster
+
+    return commands_cluster.submit_to_kuberay(asked, command, wait=wait)
+
+
+SUBMITS: Verbs = (("local", _local), ("ray", _on_ray), ("kuberay", _on_kuberay))
+
+Where = Annotated[str, typer.Argument(metavar="ray|kuberay", help="Where it was submitted.")]
+Which = Annotated[str, typer.Argument(metavar="NAME", help="Of the job.")]
+
+
+def _status(where: Where, name: Which, address: Address = LOOPBACK, namespace: Namespace = None) -> int:
+    """waiting, running, succeeded or failed, and why. Status 3 if it failed."""
+    from pipeline import commands_cluster
+
+    return commands_cluster.show_status(where, name, address, namespace)
+
+
+def _logs(where: Where, name: Which, address: Address = LOOPBACK, namespace: Namespace = None) -> int:
+    """What the command has printed."""
+    from pipeline import commands_cluster
+
+    return commands_cluster.show_logs(where, name, address, namespace)
+
+
+def _cancel(where: Where, name: Which, address: Address = LOOPBACK, namespace: Namespace = None) -> int:
+    """Stop it and forget it, so that its name is free; the run folder stays."""
+    from pipeline import commands_cluster
+
+    return commands_cluster.cancel(where, name, address, namespace)
+
+
+JOBS: Verbs = (("status", _status), ("logs", _logs), ("cancel", _cancel))
 
 
 def _encoded(command: Annotated[list[str], typer.Argument()]) -> int:

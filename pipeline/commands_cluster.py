@@ -7,12 +7,15 @@ from typing import Any
 
 from cluster import job as jobs
 from cluster.job import EMBEDDED, PUBLISHED, Job
+from cluster.launcher import Launcher, Status
+from cluster.launcher import wait as until_end
 from cluster.manifests import Manifest, as_yaml
 from pipeline import models
 from pipeline.errors import UserError, nearest
 
 RUNNABLE = "bench", "generate", "evaluate", "reference"
-OK = 0
+OK, FAILED = 0, 3
+PLACES = "ray", "kuberay"
 
 
 def show_ray_job(asked: Mapping[str, Any], command: Sequence[str]) -> int:
@@ -40,6 +43,33 @@ def run_here(words: Sequence[str]) -> int:
         app(list(words), standalone_mode=True)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else OK
+    return OK
+
+
+def submit_to_ray(command: Sequence[str], name: str, address: str, *, wait: bool) -> int:
+    weights_of(command)
+    return _submit(_launcher("ray", address, None), jobs.job(name=name, command=tuple(command)), wait=wait)
+
+
+def submit_to_kuberay(asked: Mapping[str, Any], command: Sequence[str], *, wait: bool) -> int:
+    job = described(asked, command)
+    jobs.ray_job(job)  # what is refused is refused before anybody is asked
+    return _submit(_launcher("kuberay", "", job.namespace), job, wait=wait)
+
+
+def show_status(where: str, name: str, address: str, namespace: str | None) -> int:
+    status = _launcher(where, address, namespace).status(name)
+    print(_line(status))
+    return FAILED if status.state == "failed" else OK
+
+
+def show_logs(where: str, name: str, address: str, namespace: str | None) -> int:
+    sys.stdout.write(_launcher(where, address, namespace).logs(name))
+    return OK
+
+
+def cancel(where: str, name: str, address: str, namespace: str | None) -> int:
+    _launcher(where, address, namespace).cancel(name)
     return OK
 
 
@@ -89,6 +119,32 @@ def launch_options(job: Job) -> list[str]:
             continue
         words += [f"--{key.replace('_', '-')}", f"{value}"]
     return words + [word for s in job.secrets for word in ("--secret", f"{s.name}={s.key}")]
+
+
+def _launcher(where: str, address: str, namespace: str | None) -> Launcher:
+    if where not in PLACES:
+        hint = nearest(where, PLACES)
+        raise UserError(f"There is no place {where!r} to send jobs to; choose from {', '.join(PLACES)}{hint}.")
+    if where == "ray":
+        from cluster.ray_jobs import RayJobs
+
+        return RayJobs(address)
+    from cluster.kube_jobs import KubeRayJobs
+
+    return KubeRayJobs(namespace)
+
+
+def _submit(launcher: Launcher, job: Job, *, wait: bool) -> int:
+    handle = launcher.submit(job)
+    print(f"{handle.name}: {'submitted' if handle.is_new else 'there already'}", flush=True)
+    if not wait:
+        return OK
+    status = until_end(launcher, handle.name, lambda status: print(_line(status), flush=True))
+    return FAILED if status.state == "failed" else OK
+
+
+def _line(status: Status) -> str:
+    return f"{status.state}: {status.message}" if status.message else status.state
 
 
 def _show(*manifests: Manifest) -> int:

@@ -48,7 +48,10 @@ def test_help_loads_neither_torch_nor_ray_nor_pandas():
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("verb", ["bench", "generate", "evaluate", "leaderboard", "weights", "doctor", "reference"])
+@pytest.mark.parametrize(
+    "verb",
+    ["bench", "generate", "evaluate", "leaderboard", "weights", "doctor", "reference", "manifest", "submit", "job"],
+)
 def test_every_verb_has_help(verb):
     assert verb in invoke("--help").stdout
     assert "Usage:" in invoke(verb, "--help").stdout

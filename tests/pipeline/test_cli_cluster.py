@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import crd_schemas
+import fake_kubernetes
 import kubernetes_validate
 import pytest
 import yaml
@@ -125,6 +126,30 @@ def test_submit_local_and_encoded_words_run_here():
         told.append(result.stderr.split(";")[0])
     assert told == ["Error: The prompt is empty"] * 2
     assert decoded(["a%20b"]) == ["a b"]
+
+
+def test_submit_kuberay_twice_is_one_job_and_its_end_is_the_status(tmp_path, monkeypatch):
+    from kubernetes.config import kube_config
+
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    options = ["--name", "night", *IMAGE, "--storage", "runs", "--", "bench"]
+    with fake_kubernetes.serving(tmp_path) as (server, config):
+        monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(config))
+        assert invoke("submit", "kuberay", *options).stdout == "night: submitted\n"
+        assert invoke("submit", "kuberay", *options).stdout == "night: there already\n"
+        (there,) = server.objects.values()
+        assert there == printed("rayjob", *options)[0]
+        there["status"] = {"jobDeploymentStatus": "Failed", "message": "3 attempts"}
+        ended = invoke("submit", "kuberay", "--wait", *options)
+        assert (ended.exit_code, ended.stdout) == (3, "night: there already\nfailed: Failed 3 attempts\n")
+        assert invoke("job", "status", "kuberay", "night").exit_code == 3
+        server.pods["night"] = "4 of 4 assets\n"
+        assert invoke("job", "logs", "kuberay", "night").stdout == "4 of 4 assets\n"
+        assert invoke("job", "cancel", "kuberay", "night").exit_code == 0
+        assert refused("job", "status", "kuberay", "night").startswith("Error: There is no job night")
+    assert refused("job", "status", "kubray", "night") == (
+        "Error: There is no place 'kubray' to send jobs to; choose from ray, kuberay; the nearest is 'kuberay'."
+    )
 
 
 def commands_of_the_page() -> list[list[str]]:
