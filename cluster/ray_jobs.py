@@ -12,7 +12,7 @@ from cluster.launcher import Handle, LaunchError, State, Status, another, missin
 
 DIGEST = "segmentdreamer_spec"
 TOKEN_FILE = Path("~/.ray/auth_token")
-STOP_SECONDS = 30
+START_SECONDS, STOP_SECONDS = 60, 30
 STATES: dict[str, State] = {"PENDING": "waiting", "RUNNING": "running", "SUCCEEDED": "succeeded"}
 
 
@@ -32,12 +32,24 @@ class RayJobs:
         with self._asking():
             there = self._find(job.name)
             if there is None:
-                metadata = {DIGEST: job.digest}
-                self.client.submit_job(entrypoint=job.entrypoint, submission_id=job.name, metadata=metadata)
+                self._send(job)
                 return Handle(job.name, is_new=True)
         if (there.metadata or {}).get(DIGEST) != job.digest:
             raise another(job.name)
         return Handle(job.name, is_new=False)
+
+    def _send(self, job: Job) -> None:
+        """A head that has just started has no agent for jobs yet, and asks to come again."""
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                metadata = {DIGEST: job.digest}
+                self.client.submit_job(entrypoint=job.entrypoint, submission_id=job.name, metadata=metadata)
+                return
+            except RuntimeError as error:
+                if "No available agent" not in str(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(1)
 
     def status(self, name: str) -> Status:
         there = self._get(name)

