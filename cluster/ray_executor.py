@@ -1,5 +1,6 @@
-"""The Ray executor: one actor per worker, one `ray.wait` loop for progress, results and deaths. The only file with ray.
+"""The Ray executor: one actor per worker, one `ray.wait` loop for progress, results and deaths.
 
+No other file but `ray_jobs.py` imports ray.
 Actors answer through streaming generators: each `yield` is a sign of life, the last one the result or the failure.
 Ray itself restarts and retries nothing (`max_restarts=0, max_task_retries=0`): a retried generator that resumed from
 a checkpoint would have its first yields dropped by index. Budgets are the scheduler's, state lies in files.

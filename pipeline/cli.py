@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from pipeline import cli_cluster
+
 OK, NOT_ALL_THERE, WRONG_INPUT, SOME_FAILED, WORSE, INTERRUPTED = 0, 1, 2, 3, 5, 130
 OURS = {"pipeline", "sctd", "evaluation", "cluster"}
 DEFAULT_SUITE, DEFAULT_LIMIT, NIGHTLY_LIMIT = "embedded40", 4, 8
@@ -383,6 +385,9 @@ def reference(
         weights, suite, count, network or [], out, cache, dtype, means, keep_images=keep_images
     )
     return _status(failed)
+
+
+cli_cluster.add_to(app, guarded)
 
 
 def _status(failed: int) -> int:

@@ -49,7 +49,21 @@ def test_help_loads_neither_torch_nor_ray_nor_pandas():
 
 
 @pytest.mark.parametrize(
-    "verb", ["bench", "generate", "evaluate", "leaderboard", "weights", "doctor", "reference", "nightly"]
+    "verb",
+    [
+        "bench",
+        "generate",
+        "evaluate",
+        "leaderboard",
+        "weights",
+        "doctor",
+        "reference",
+        "nightly",
+        "benchmark",
+        "manifest",
+        "submit",
+        "job",
+    ],
 )
 def test_every_verb_has_help(verb):
     assert verb in invoke("--help").stdout

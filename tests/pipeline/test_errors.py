@@ -8,15 +8,16 @@ from pipeline.errors import nearest, shortened
 
 ROOT = Path(__file__).parents[2]
 PAGE = " ".join((ROOT / "docs" / "errors.md").read_text(encoding="utf-8").split())
+ERRORS = "UserError", "ClusterError", "ManifestError", "LaunchError"
 SOURCES = [*ROOT.glob("pipeline/*.py"), *ROOT.glob("pipeline/prompts/*.py"), *ROOT.glob("cluster/*.py")]
 
 
 def messages() -> dict[str, str]:
-    """Every message of a UserError or ClusterError in the source, what varies replaced by '…', and where it stands."""
+    """Every message of these errors in the source, what varies replaced by '…', and where it stands."""
     found = {}
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("UserError", "ClusterError"):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ERRORS:
                 found[_pattern(node.args[0])] = f"{path.name}:{node.lineno}"
     return found
 

@@ -1,0 +1,152 @@
+"""What `segmentdreamer manifest …`, `submit …` and `job …` do, once their options are read."""
+
+import importlib.metadata
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cluster import job as jobs
+from cluster.job import EMBEDDED, PUBLISHED, Job
+from cluster.launcher import Launcher, Status
+from cluster.launcher import wait as until_end
+from cluster.manifests import Manifest, as_yaml
+from pipeline import models
+from pipeline.errors import UserError, nearest
+
+RUNNABLE = "bench", "generate", "evaluate", "reference"
+OK, FAILED = 0, 3
+PLACES = "ray", "kuberay"
+
+
+def show_ray_job(asked: Mapping[str, Any], command: Sequence[str]) -> int:
+    return _show(jobs.ray_job(described(asked, command)))
+
+
+def show_ray_cluster(asked: Mapping[str, Any], dashboard_host: str) -> int:
+    return _show(jobs.ray_cluster(described(asked, (), dashboard_host=dashboard_host)))
+
+
+def show_cron_job(asked: Mapping[str, Any], command: Sequence[str], schedule: str, time_zone: str | None) -> int:
+    job = described(asked, command)
+    return _show(*jobs.cron_job(job, schedule, time_zone, launch_options(job)))
+
+
+def show_ray_cron_job(asked: Mapping[str, Any], command: Sequence[str], schedule: str, time_zone: str | None) -> int:
+    return _show(jobs.ray_cron_job(described(asked, command), schedule, time_zone))
+
+
+def run_here(words: Sequence[str]) -> int:
+    """Run a command of this program in this process; its status."""
+    from pipeline.cli import app
+
+    try:
+        app(list(words), standalone_mode=True)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else OK
+    return OK
+
+
+def submit_to_ray(command: Sequence[str], name: str, address: str, *, wait: bool) -> int:
+    weights_of(command)
+    return _submit(_launcher("ray", address, None), jobs.job(name=name, command=tuple(command)), wait=wait)
+
+
+def submit_to_kuberay(asked: Mapping[str, Any], command: Sequence[str], *, wait: bool) -> int:
+    job = described(asked, command)
+    jobs.ray_job(job)  # what is refused is refused before anybody is asked
+    return _submit(_launcher("kuberay", "", job.namespace), job, wait=wait)
+
+
+def show_status(where: str, name: str, address: str, namespace: str | None) -> int:
+    status = _launcher(where, address, namespace).status(name)
+    print(_line(status))
+    return FAILED if status.state == "failed" else OK
+
+
+def show_logs(where: str, name: str, address: str, namespace: str | None) -> int:
+    sys.stdout.write(_launcher(where, address, namespace).logs(name))
+    return OK
+
+
+def cancel(where: str, name: str, address: str, namespace: str | None) -> int:
+    _launcher(where, address, namespace).cancel(name)
+    return OK
+
+
+def described(asked: Mapping[str, Any], command: Sequence[str], **more: Any) -> Job:
+    """The job that the options describe. Raises UserError, ManifestError."""
+    needs = weights_of(command) if command else EMBEDDED
+    fields = dict(asked)
+    secrets = tuple(jobs.secret(text) for text in fields.pop("secret") or ())
+    fields["weights"] = fields["weights"] or needs
+    fields["ray_version"] = fields["ray_version"] or importlib.metadata.version("ray")
+    return jobs.job(**fields, command=tuple(command), secrets=secrets, **more)
+
+
+def weights_of(words: Sequence[str]) -> str:
+    """The weights that a command runs on: published or embedded. Raises UserError for a command that cannot run."""
+    import typer
+    from typer.main import get_command
+
+    from pipeline.cli import app
+
+    usage_error: Any = typer.BadParameter.__base__  # click's, or that of the click within typer
+
+    verb, *rest = words or [""]
+    if verb not in RUNNABLE:
+        raise UserError(
+            f"The command after -- is {verb!r}; it begins with one of {', '.join(RUNNABLE)}{nearest(verb, RUNNABLE)}."
+        )
+    group = get_command(app)
+    try:
+        context = group.commands[verb].make_context(verb, list(rest))  # type: ignore[attr-defined]
+    except usage_error as error:
+        raise UserError(
+            f"The command after -- cannot run: {error.format_message().rstrip('.')}; see {verb} --help."
+        ) from error
+    weights = context.params.get("weights") or (
+        models.default_for(context.params["recipe"]) if "recipe" in context.params else PUBLISHED
+    )
+    return PUBLISHED if weights == PUBLISHED else EMBEDDED
+
+
+def launch_options(job: Job) -> list[str]:
+    """The options of `submit kuberay` that describe this job, but for its name."""
+    words: list[str] = []
+    for key, field in Job.model_fields.items():
+        value = getattr(job, key)
+        if key in ("name", "command", "secrets", "dashboard_host") or value == field.default != EMBEDDED:
+            continue
+        words += [f"--{key.replace('_', '-')}", f"{value}"]
+    return words + [word for s in job.secrets for word in ("--secret", f"{s.name}={s.key}")]
+
+
+def _launcher(where: str, address: str, namespace: str | None) -> Launcher:
+    if where not in PLACES:
+        hint = nearest(where, PLACES)
+        raise UserError(f"There is no place {where!r} to send jobs to; choose from {', '.join(PLACES)}{hint}.")
+    if where == "ray":
+        from cluster.ray_jobs import RayJobs
+
+        return RayJobs(address)
+    from cluster.kube_jobs import KubeRayJobs
+
+    return KubeRayJobs(namespace)
+
+
+def _submit(launcher: Launcher, job: Job, *, wait: bool) -> int:
+    handle = launcher.submit(job)
+    print(f"{handle.name}: {'submitted' if handle.is_new else 'there already'}", flush=True)
+    if not wait:
+        return OK
+    status = until_end(launcher, handle.name, lambda status: print(_line(status), flush=True))
+    return FAILED if status.state == "failed" else OK
+
+
+def _line(status: Status) -> str:
+    return f"{status.state}: {status.message}" if status.message else status.state
+
+
+def _show(*manifests: Manifest) -> int:
+    sys.stdout.write(as_yaml(*manifests))
+    return OK

@@ -1,0 +1,88 @@
+"""RayJobs through the real client, against a small API server: one name, one job."""
+
+import fake_kubernetes
+import pytest
+
+from cluster import job as jobs
+from cluster import kube_jobs
+from cluster.kube_jobs import KubeRayJobs
+from cluster.launcher import Handle, LaunchError, Status, wait
+
+JOB = jobs.job(name="night", command=("bench",), image="x:1", ray_version="2.60.0", storage="runs")
+PATH = "/apis/ray.io/v1/namespaces/team/rayjobs"
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    with fake_kubernetes.serving(tmp_path) as (server, config):
+        from kubernetes.config import kube_config
+
+        monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(config))
+        monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+        yield server
+
+
+def test_the_same_name_twice_is_one_job(server):
+    assert KubeRayJobs().submit(JOB) == Handle("night", is_new=True)
+    assert KubeRayJobs().submit(JOB) == Handle("night", is_new=False)
+    assert server.objects == {f"{PATH}/night": jobs.ray_job(JOB).tree()}
+    with pytest.raises(LaunchError, match="A job night is there and asks for something else"):
+        KubeRayJobs().submit(JOB.model_copy(update={"gpus": 2}))
+
+
+@pytest.mark.parametrize(
+    ("status", "found"),
+    [
+        (None, Status("waiting")),
+        ({"jobDeploymentStatus": "Initializing"}, Status("waiting", "Initializing")),
+        ({"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}, Status("running", "Running RUNNING")),
+        ({"jobDeploymentStatus": "Retrying", "jobStatus": "FAILED"}, Status("waiting", "Retrying FAILED")),
+        ({"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}, Status("succeeded", "Complete SUCCEEDED")),
+        ({"jobDeploymentStatus": "Complete", "jobStatus": "STOPPED"}, Status("failed", "Complete STOPPED")),
+        ({"jobDeploymentStatus": "Failed", "message": "too late"}, Status("failed", "Failed too late")),
+    ],
+)
+def test_what_kuberay_says_of_a_job(server, status, found):
+    server.objects[f"{PATH}/night"] = jobs.ray_job(JOB).tree() | ({"status": status} if status else {})
+    assert KubeRayJobs().status("night") == found
+
+
+def test_waiting_tells_what_changes_and_ends_with_the_job(server):
+    launcher, told = KubeRayJobs(), []
+    launcher.submit(JOB)
+    steps = iter(["Running", "Running", "Complete"])
+
+    def sleep(_):
+        server.objects[f"{PATH}/night"]["status"] = {"jobDeploymentStatus": next(steps)}
+
+    assert wait(launcher, "night", told.append, sleep=sleep) == Status("succeeded", "Complete")
+    assert [status.state for status in told] == ["waiting", "running", "succeeded"]
+
+
+def test_logs_are_those_of_the_submitter_and_cancel_frees_the_name(server):
+    launcher = KubeRayJobs()
+    launcher.submit(JOB)
+    assert launcher.logs("night") == ""
+    server.pods["night"] = "4 of 4 assets\n"
+    assert launcher.logs("night") == "4 of 4 assets\n"
+    launcher.cancel("night")
+    assert server.objects == {}
+    for ask in (launcher.status, launcher.cancel):
+        with pytest.raises(LaunchError, match="There is no job night"):
+            ask("night")
+
+
+def test_another_namespace(server):
+    KubeRayJobs("others").submit(JOB)
+    assert list(server.objects) == ["/apis/ray.io/v1/namespaces/others/rayjobs/night"]
+
+
+def test_what_cannot_be_asked(server, tmp_path, monkeypatch):
+    server.refusal = 403
+    with pytest.raises(LaunchError, match=r"Kubernetes refused \(403 .*; see that KubeRay is installed .* in team\."):
+        KubeRayJobs().submit(JOB)
+    from kubernetes.config import kube_config
+
+    monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
+    with pytest.raises(LaunchError, match="No cluster is configured"):
+        kube_jobs.KubeRayJobs()
