@@ -13,11 +13,12 @@ class Patience:
     """How long a worker may be silent: once its pace is known, `stall_steps` of its steps, at least `stall_seconds`.
 
     Loading models, the way to the first steps (kernels are built, a first shape is made) and the way from the last step
-    to the result (views are rendered) may take `boot_seconds`.
+    to the result (views are rendered) may take `boot_seconds`. In between, a worker that runs out of memory builds its
+    networks anew for fewer views, which has taken up to 71 seconds on a GPU.
     """
 
     boot_seconds: float = 900.0
-    stall_seconds: float = 60.0
+    stall_seconds: float = 180.0
     stall_steps: float = 20.0
 
 
