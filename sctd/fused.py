@@ -92,7 +92,8 @@ def group_norm(
     x: Tensor, weight: Tensor, bias: Tensor, offset: Tensor | None, groups: int, eps: float, activated: bool
 ) -> Tensor:
     """GroupNorm of x + offset (batch × channels), and SiLU if `activated`: an operator that torch's compiler keeps."""
-    return kernels.normalized(x, weight, bias, offset, groups, eps, silu=activated)
+    affine = kernels.affine(x, weight, bias, offset, groups, eps)
+    return kernels.apply(x, affine.scale, affine.shift, silu=activated)
 
 
 @group_norm.register_fake

@@ -16,7 +16,6 @@ from torch import Tensor
 PIXELS = 32  # of a tile
 SUMMED, WITH_GRADIENT = (16, 1056), (8, 2112)  # pixels at once and programs, of the sums; found by trial on an H200
 MOST_CHUNKS = 512
-SMALL_PIXELS = 256  # up to so many, a group fits into the registers of one program
 
 
 class Affine(NamedTuple):
@@ -26,23 +25,6 @@ class Affine(NamedTuple):
     shift: Float[Tensor, "batch channels"]
     mean: Float[Tensor, "batch groups"]
     inverse_deviation: Float[Tensor, "batch groups"]
-
-
-def normalized(
-    x: Tensor, weight: Tensor, bias: Tensor, offset: Tensor | None, groups: int, eps: float, *, silu: bool
-) -> Tensor:
-    """GroupNorm of x + offset, and SiLU: of a small picture in one kernel, whose launch is what takes the time."""
-    batch, channels, height, width = x.shape
-    if height * width > SMALL_PIXELS:
-        forward = affine(x, weight, bias, offset, groups, eps)
-        return apply(x, forward.scale, forward.shift, silu=silu)
-    y = torch.empty_like(x)
-    _small_kernel[(batch, groups)](
-        x, weight, bias, offset, y, height * width, channels, eps,
-        GROUP=channels // groups, GROUP_BLOCK=triton.next_power_of_2(channels // groups),
-        PIXELS=triton.next_power_of_2(height * width), SILU=silu, HAS_OFFSET=offset is not None, num_warps=8,
-    )  # fmt: skip
-    return y
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor, offset: Tensor | None, groups: int, eps: float) -> Affine:
@@ -235,32 +217,6 @@ def _gradient_kernel(
     p = -inverse * inverse * through_deviation
     tl.store(slope + sample * channels + channel, tl.zeros([GROUP_BLOCK], tl.float32) + p, mask=inside)
     tl.store(constant + sample * channels + channel, p * (added - mean) - inverse * through_mean, mask=inside)
-
-
-@triton.jit
-def _small_kernel(
-    x, weight, bias, offset, y, pixels, channels, eps,
-    GROUP: tl.constexpr, GROUP_BLOCK: tl.constexpr, PIXELS: tl.constexpr, SILU: tl.constexpr, HAS_OFFSET: tl.constexpr,
-):  # fmt: skip
-    sample = tl.program_id(0)
-    inside = tl.arange(0, GROUP_BLOCK) < GROUP
-    channel = tl.program_id(1) * GROUP + tl.arange(0, GROUP_BLOCK)
-    pixel = tl.arange(0, PIXELS)
-    mask = (pixel < pixels)[:, None] & inside[None, :]
-    place = sample.to(tl.int64) * pixels * channels + pixel[:, None] * channels + channel[None, :]
-    value = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
-    if HAS_OFFSET:
-        value += tl.load(offset + sample * channels + channel, mask=inside, other=0.0).to(tl.float32)[None, :]
-    value = tl.where(mask, value, 0.0)
-    count = pixels * GROUP
-    mean = tl.sum(tl.sum(value, 1), 0) / count
-    apart = tl.where(mask, value - mean, 0.0)
-    inverse_deviation = 1 / tl.sqrt(tl.sum(tl.sum(apart * apart, 1), 0) / count + eps)
-    gain = tl.load(weight + channel, mask=inside, other=0.0).to(tl.float32)[None, :]
-    u = apart * inverse_deviation * gain + tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32)[None, :]
-    if SILU:
-        u = u * tl.sigmoid(u)
-    tl.store(y + place, u.to(y.dtype.element_ty), mask=mask)
 
 
 @triton.jit

@@ -42,7 +42,6 @@ for batch, channels, height, width, groups, has_offset, activated in cases:
 
         forward = kernels.affine(x, weight, bias, offset, groups, 1e-6)
         near(kernels.apply(x, forward.scale, forward.shift, silu=activated), y.detach())
-        near(kernels.normalized(x, weight, bias, offset, groups, 1e-6, silu=activated), y.detach())
         near(kernels.input_gradient(x, dy, forward, weight, offset, silu=activated, added=None), dx)
         near(kernels.input_gradient(x, dy, forward, weight, offset, silu=activated, added=other), dx + other.double())
         near(kernels.add(x, dy, bias), x.double() + dy.double() + bias.double()[:, None, None])
