@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from evaluation import EvaluationError
 from evaluation.checkpoints import digest, read_tensors
-from evaluation.views import Views
+from evaluation.views import Views, each
 
 Encoder = Callable[[Tensor], Tensor]
 
@@ -80,7 +80,7 @@ class ClipScorer:
         """Unit vectors of the views, in batches of one fixed size so that they are repeatable."""
         features = []
         for chunk in np.split(views, range(batch_size, len(views), batch_size)):
-            pixels = torch.stack([self.transform(Image.fromarray(view)) for view in chunk]).to(self.device)
+            pixels = torch.stack(each(lambda view: self.transform(Image.fromarray(view)), chunk)).to(self.device)
             features.append(self._unit(self.encode_image(pixels)))
         return np.concatenate(features)
 

@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from evaluation import EvaluationError
 from evaluation.checkpoints import digest, read_tensors
-from evaluation.views import Views
+from evaluation.views import Views, each
 
 SIZE = 224
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -77,7 +77,7 @@ class Dinov2Tower:
     def __call__(self, views: Views, batch_size: int = 30) -> Float32[np.ndarray, "views dim"]:
         features = []
         for chunk in np.split(views, range(batch_size, len(views), batch_size)):
-            pixels = torch.stack([preprocess(view) for view in chunk]).to(self.device)
+            pixels = torch.stack(each(preprocess, chunk)).to(self.device)
             features.append(self.network(pixels).last_hidden_state[:, 0].cpu().numpy())
         return np.concatenate(features)
 

@@ -8,6 +8,7 @@ is standard normal over the images of its training set. In float32: bfloat16 cos
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from transformers import BertTokenizer
 from evaluation import EvaluationError
 from evaluation.blip import Head, RewardConfig, TextEncoder, VisionEncoder
 from evaluation.checkpoints import read_tensors
-from evaluation.views import Views
+from evaluation.views import Views, each
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -113,9 +114,10 @@ class ImageReward(nn.Module):
     def score(self, views: Views, text: str, batch_size: int = 30) -> Float[np.ndarray, " views"]:
         """The standardised reward of every view for one text, in batches of one fixed size so that it is repeatable."""
         tokens, mask = self.tokens([text])
+        sized = partial(preprocess, size=self.config.image_size)
         raw = []
         for chunk in np.split(views, range(batch_size, len(views), batch_size)):
-            pixels = torch.stack([preprocess(view, self.config.image_size) for view in chunk]).to(tokens.device)
+            pixels = torch.stack(each(sized, chunk)).to(tokens.device)
             raw.append(self(pixels, tokens.expand(len(chunk), -1), mask.expand(len(chunk), -1)))
         return ((torch.cat(raw) - self.config.mean) / self.config.std).cpu().numpy()
 

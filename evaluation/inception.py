@@ -26,7 +26,7 @@ from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d
 
 from evaluation import EvaluationError
 from evaluation.checkpoints import digest, read_tensors
-from evaluation.views import Views
+from evaluation.views import Views, each
 
 SIZE = 299
 PUBLISHED = "weights-inception-2015-12-05-6726825d.pth"
@@ -111,12 +111,13 @@ class InceptionTower:
 
 def clean_resize(views: UInt8[np.ndarray, "views height width 3"]) -> Float[Tensor, "views 3 299 299"]:
     """PIL's bicubic per channel on float32, clipped to [0, 255] and not rounded: clean-fid's default."""
-    channels = [
-        np.asarray(Image.fromarray(channel).resize((SIZE, SIZE), Image.Resampling.BICUBIC)).clip(0, 255)
-        for view in views
-        for channel in np.moveaxis(view, 2, 0).astype(np.float32)
-    ]
-    return torch.from_numpy(np.stack(channels)).unflatten(0, (len(views), 3))
+
+    def resized(view: UInt8[np.ndarray, "height width 3"]) -> np.ndarray:
+        channels = np.moveaxis(view, 2, 0).astype(np.float32)
+        sized = [Image.fromarray(channel).resize((SIZE, SIZE), Image.Resampling.BICUBIC) for channel in channels]
+        return np.stack([np.asarray(channel) for channel in sized]).clip(0, 255)
+
+    return torch.from_numpy(np.stack(each(resized, views)))
 
 
 def tf_resize(
