@@ -26,6 +26,7 @@ ATTENTION = [
     SDPBackend.MATH,
 ]
 WARM_UP = 3
+MOST_SIZES = 64
 
 
 class Recorded:
@@ -132,6 +133,8 @@ def recorded_unet(unet: Any) -> Recorded:
     def predict(z_t: Tensor, times: Tensor, text: Tensor) -> Tensor:
         return unet(z_t, times, text, return_dict=False)[0]
 
+    # Each batch size is compiled by itself; torch stops at eight of them unless it is allowed more.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_SIZES)
     compiled = torch.compile(predict, dynamic=False, fullgraph=True)
     return Recorded(lambda z_t, times, text: compiled(_channels_last(z_t), times, text))
 
