@@ -53,16 +53,27 @@ class Cluster:
 
     async def _serve(self) -> None:
         self.emulator[kmock.subresource("log")] << (lambda request: self.log_of(request.name))
+        self.emulator[kmock.method.PUT] << self._replace  # which the emulator lacks
         async with self.emulator, kmock.Server(self.emulator) as server:
             self.url = f"http://{server.host}:{server.port}"
             self._ready.set()
             await self._stop.wait()
+
+    def _replace(self, request: kmock.Request) -> Any:
+        self.emulator.objects[request.resource, request.namespace, request.name] = request.data
+        return request.data
 
     def call(self, verb: str, path: str, body: Any = None) -> Any:
         import requests
 
         answer = requests.request(verb, f"{self.url}{path}", json=body, timeout=10)
         return answer.json() if answer.ok and answer.content else None
+
+    @property
+    def changes(self) -> list[str]:
+        """What was asked that changes something, as "POST /apis/…"."""
+        asked = [f"{request.method.value} {request.url.path}" for request in self.emulator]
+        return [line for line in asked if not line.startswith("GET ")]
 
     def log_of(self, name: str) -> bytes:
         path = self.folder / f"{name}.log"
