@@ -85,7 +85,7 @@ def test_a_token_that_is_missing_or_wrong_is_told(head, tmp_path):
     assert missing == f"{ray} asks for a token, and there is none{ending}"
     assert refused == f"{ray} refuses the token in RAY_AUTH_TOKEN{ending}"
     for line in unanswered:
-        assert line.startswith(f"cluster.protocol.ClusterError: No Ray cluster answers at RAY_ADDRESS={head[1]} (")
+        assert line.startswith(f"cluster.ray_executor.ClusterError: No Ray cluster answers at RAY_ADDRESS={head[1]} (")
         assert line.endswith(
             "set RAY_AUTH_TOKEN to its token if it asks for one, or unset RAY_ADDRESS to work on this machine."
         )

@@ -15,7 +15,10 @@ from pipeline.cli import app
 SECRETS = {name: f"canary-{name.lower()}-7f3a" for name in (
     "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "WANDB_API_KEY", "RAY_AUTH_TOKEN", "KFP_TOKEN",
 )}  # fmt: skip
-HOSTILE = ["../../x", "/etc/x", "$(touch pwned) `touch pwned`", '"; touch pwned; rm -rf . #',     "<script>alert(1)</script>", "{{$.inputs}} ${HOME} %s {0}", "long " * 400]  # fmt: skip
+HOSTILE = [
+    "../../x", "/etc/x", "$(touch pwned) `touch pwned`", '"; touch pwned; rm -rf . #', "<script>alert(1)</script>",
+    "{{$.inputs}} ${HOME} %s {0}", "long " * 180,
+]  # fmt: skip
 SMALL = ["--executor", "inline", "--views", "4", "--set", "iterations=2", "--set", "seed_shape.kind=ball"]
 MACHINES = [
     "--image",
