@@ -17,8 +17,9 @@ SECRETS = {name: f"canary-{name.lower()}-7f3a" for name in (
 )}  # fmt: skip
 HOSTILE = [
     "../../x", "/etc/x", "$(touch pwned) `touch pwned`", '"; touch pwned; rm -rf . #', "<script>alert(1)</script>",
-    "{{$.inputs}} ${HOME} %s {0}", "long " * 180,
+    "{{$.inputs}} ${HOME} %s {0}",
 ]  # fmt: skip
+BENCHED = ["../../x", "$(touch pwned) `touch pwned`", "<script>alert(1)</script>"]  # each takes seconds
 SMALL = ["--executor", "inline", "--views", "4", "--set", "iterations=2", "--set", "seed_shape.kind=ball"]
 MACHINES = [
     "--image",
@@ -51,7 +52,7 @@ def benched(tiny_weights, tmp_path_factory) -> tuple[Path, str]:
     """A folder in which a bench of hostile prompts was started, two levels down, and what it printed."""
     folder = tmp_path_factory.mktemp("hostile")
     (deep := folder / "a" / "b").mkdir(parents=True)
-    words = ["bench", *of_prompts(HOSTILE), *SMALL, "--set", "seed_shape.count=150", "--weights", str(tiny_weights)]
+    words = ["bench", *of_prompts(BENCHED), *SMALL, "--set", "seed_shape.count=150", "--weights", str(tiny_weights)]
     return folder, ran(deep, SECRETS, *words, "--out", "run")
 
 
@@ -67,26 +68,37 @@ def test_hostile_prompts_are_prompts_and_nothing_else(benched):
     folder, _ = benched
     run = folder / "a" / "b" / "run"
     records = [json.loads(path.read_text()) for path in run.glob("items/**/record.json")]
-    assert len(records) == len(HOSTILE)
+    assert len(records) == len(BENCHED)
     outside = [path for path in folder.rglob("*") if path.is_file() and run not in path.parents]
     assert outside == []
     assert not [path for path in run.rglob("*") if "pwned" in path.name or "script" in path.name]
     assert "<script>" not in (run / "report.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("prompt", ["a\nb", "a\x1b[2Jb", "a\rb"])
-def test_a_prompt_of_several_lines_is_refused_in_one(tmp_path, prompt, capsys):
+LINES = "holds a character that cannot be printed; write it on one line as text."
+
+
+@pytest.mark.parametrize(
+    ("prompt", "why"),
+    [
+        ("a\nb", LINES),
+        ("a\x1b[2Jb", LINES),
+        ("a\rb", LINES),
+        ("long " * 400, "has 2,000 characters; the most is 1,000: shorten it."),
+    ],
+)
+def test_a_prompt_of_several_lines_or_without_end_is_refused_in_one(tmp_path, prompt, why, capsys):
     with pytest.raises(SystemExit) as ended:
         app(["bench", "--prompt", prompt, "--out", str(tmp_path / "run")])
     (line,) = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2
     assert line.startswith("Error: The prompt ")
-    assert line.endswith("holds a character that cannot be printed; write it on one line as text.")
+    assert line.endswith(why)
     assert not (tmp_path / "run").exists()
 
 
 def test_what_is_sent_to_clusters_names_secrets_and_holds_none(tmp_path):
-    words = ["bench", *of_prompts(HOSTILE)]
+    words = ["bench", *of_prompts([*HOSTILE, "long " * 180, "a\nb"])]
     told = "".join(
         ran(tmp_path, SECRETS, "manifest", kind, "--name", "night", *MACHINES, *more, "--", *words)
         for kind, more in (("rayjob", ()), ("cronjob", ("--schedule", "@daily")), ("kfp", ()))
