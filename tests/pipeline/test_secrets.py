@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -72,7 +73,9 @@ def test_hostile_prompts_are_prompts_and_nothing_else(benched):
     outside = [path for path in folder.rglob("*") if path.is_file() and run not in path.parents]
     assert outside == []
     assert not [path for path in run.rglob("*") if "pwned" in path.name or "script" in path.name]
-    assert "<script>" not in (run / "report.md").read_text(encoding="utf-8")
+    prose = re.sub(r"```.*?```", "", (run / "report.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert "&lt;script&gt;" in prose  # the command in its block is text already
+    assert "<script>" not in prose
 
 
 LINES = "holds a character that cannot be printed; write it on one line as text."
