@@ -105,6 +105,17 @@ class Job(BaseModel):
         return [*words, "--out", STORAGE] if words[0] == "reference" and not self.claims_weights else words
 
     @property
+    def folder(self) -> str:
+        """Where the command writes; empty if it does not say."""
+        words = [part for word in self.words for part in (word.split("=", 1) if word.startswith("--out=") else [word])]
+        return words[words.index("--out") + 1] if "--out" in words[:-1] else ""
+
+    @property
+    def text(self) -> str:
+        """As JSON that is told to other programs: no shell or template on the way reads the command's words."""
+        return json.dumps(self.model_dump(mode="json") | {"command": encoded(self.command)}, sort_keys=True)
+
+    @property
     def claims_weights(self) -> bool:
         """Whether the weights lie on one volume for all nodes, where a reference can be written beside them."""
         return self.weights not in (EMBEDDED, PUBLISHED)
@@ -121,6 +132,12 @@ def encoded(words: Sequence[str]) -> list[str]:
 
 def decoded(words: Sequence[str]) -> list[str]:
     return [unquote(word) for word in words]
+
+
+def from_text(text: str) -> Job:
+    """The way back from `Job.text`. Raises ManifestError."""
+    fields = json.loads(text)
+    return job(**fields | {"command": decoded(fields["command"])})
 
 
 def secret(text: str) -> Secret:
@@ -166,7 +183,7 @@ def cron_job(job: Job, schedule: str, time_zone: str | None, launch: Sequence[st
     launcher that is started again attaches to it; it waits for the end, so that ticks do not overlap.
     """
     _check_storage(job)
-    account = f"{job.name}-launcher"
+    account = account_of(job.name)
     arguments = [*(word.replace("$", "$$") for word in launch), "--", *(w.replace("$", "$$") for w in job.command)]
     with refusing():
         container = m.Container(
@@ -190,8 +207,20 @@ def cron_job(job: Job, schedule: str, time_zone: str | None, launch: Sequence[st
             m.ServiceAccount(metadata=named),
             m.Role(metadata=named, rules=_RIGHTS),
             m.RoleBinding(metadata=named, role_ref=m.RoleRef(name=account), subjects=(m.Subject(name=account),)),
-            m.CronJob(metadata=m.Metadata(name=job.name, namespace=job.namespace), spec=spec),
+            m.CronJob(
+                metadata=m.Metadata(
+                    name=job.name,
+                    namespace=job.namespace,
+                    annotations={SPEC_ANNOTATION: hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:16]},
+                ),
+                spec=spec,
+            ),
         )
+
+
+def account_of(cron_job: str) -> str:
+    """The name of the account, and of its rights, as which a CronJob's ticks run."""
+    return f"{cron_job}-launcher"
 
 
 # ---- parts --------------------------------------------------------------------------------------------------------

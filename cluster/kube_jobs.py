@@ -1,16 +1,24 @@
 """RayJobs through the API of Kubernetes. The only file with its client, which the extra `kubernetes` installs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cluster.job import SPEC_ANNOTATION, Job, ray_job
-from cluster.launcher import Handle, LaunchError, State, Status, another, missing
+from cluster.job import SPEC_ANNOTATION, Job, account_of, ray_job
+from cluster.launcher import Change, Handle, LaunchError, State, Status, another, missing
+from cluster.manifests import Manifest
 
+CLOCK = {  # a kind's API and its name in the client's methods
+    "ServiceAccount": ("CoreV1Api", "service_account"),
+    "Role": ("RbacAuthorizationV1Api", "role"),
+    "RoleBinding": ("RbacAuthorizationV1Api", "role_binding"),
+    "CronJob": ("BatchV1Api", "cron_job"),
+}
 RAY_JOBS = ("ray.io", "v1"), "rayjobs"
 OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")  # of a pod
-CONFLICT, NOT_FOUND = 409, 404
+CONFLICT, NOT_FOUND, NOT_YET = 409, 404, 400
 STATES: dict[str, State] = {
     "Complete": "succeeded",
     "Failed": "failed",
@@ -59,13 +67,58 @@ class KubeRayJobs:
             if not pods.items:
                 return ""
             last = max(pods.items, key=lambda pod: str(pod.metadata.creation_timestamp))
-            return self.client.CoreV1Api().read_namespaced_pod_log(
-                last.metadata.name, self.namespace, _request_timeout=TIMEOUT_SECONDS
-            )
+            try:
+                return self.client.CoreV1Api().read_namespaced_pod_log(
+                    last.metadata.name, self.namespace, _request_timeout=TIMEOUT_SECONDS
+                )
+            except self.client.ApiException as error:
+                if error.status in (NOT_YET, NOT_FOUND):  # the pod starts, or is gone
+                    return ""
+                raise
 
     def cancel(self, name: str) -> None:
         with self._asking(name):
             self._ray_jobs("delete_namespaced_custom_object", name=name)
+
+    # ---- the clock ------------------------------------------------------------------------------------------------
+
+    def schedule(self, manifests: Sequence[Manifest]) -> Change:
+        """Have a CronJob, the last of these, and the rights that it needs. Raises LaunchError."""
+        cron = manifests[-1].tree()
+        with self._asking():
+            there = self._if_there(lambda: self._clock("read", "CronJob", name=cron["metadata"]["name"]))
+            asked = cron["metadata"]["annotations"][SPEC_ANNOTATION]
+            if there and (there.metadata.annotations or {}).get(SPEC_ANNOTATION) == asked:
+                return "unchanged"
+            for manifest in manifests:
+                name, body = manifest.metadata.name, manifest.tree()
+                if self._if_there(partial(self._clock, "read", manifest.kind, name=name)):
+                    self._clock("replace", manifest.kind, name=name, body=body)
+                else:
+                    self._clock("create", manifest.kind, body=body)
+        return "replaced" if there else "created"
+
+    def unschedule(self, name: str) -> Change:
+        """A tick that has begun goes on. Raises LaunchError."""
+        with self._asking():
+            there = self._if_there(partial(self._clock, "delete", "CronJob", name=name))
+            for kind in ("RoleBinding", "Role", "ServiceAccount"):
+                self._if_there(partial(self._clock, "delete", kind, name=account_of(name)))
+        return "deleted" if there else "unchanged"
+
+    def _clock(self, verb: str, kind: str, **arguments: Any) -> Any:
+        group, noun = CLOCK[kind]
+        call = getattr(getattr(self.client, group)(), f"{verb}_namespaced_{noun}")
+        return call(namespace=self.namespace, _request_timeout=TIMEOUT_SECONDS, **arguments)
+
+    def _if_there(self, ask: Callable[[], Any]) -> Any:
+        """What is asked; None where there is no such object."""
+        try:
+            return ask()
+        except self.client.ApiException as error:
+            if error.status == NOT_FOUND:
+                return None
+            raise
 
     def _get(self, name: str) -> dict[str, Any]:
         with self._asking(name):

@@ -5,10 +5,11 @@ A name is a job. To submit it again changes nothing: whoever is started twice at
 
 import time
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from cluster.job import Job
 
+Change = Literal["created", "replaced", "unchanged", "deleted"]  # what asking for a schedule, or for none, did
 State = Literal["waiting", "running", "succeeded", "failed"]
 
 
@@ -26,6 +27,9 @@ class Handle(NamedTuple):
 class Status(NamedTuple):
     state: State
     message: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.state}: {self.message}" if self.message else self.state
 
     @property
     def has_ended(self) -> bool:
@@ -54,17 +58,32 @@ def wait(
     tell: Callable[[Status], None],
     seconds: float = 15.0,
     sleep: Callable[[float], None] = time.sleep,
+    echo: Callable[[str], None] | None = None,
 ) -> Status:
-    """Ask until the job has ended, and tell what changes. Raises LaunchError."""
-    last = None
+    """Ask until the job has ended, and tell what changes; `echo` gets what it prints. Raises LaunchError."""
+    last, printed = None, ""
     while True:
         status = launcher.status(name)
         if status != last:
             tell(status)
+        if echo is not None:
+            text = launcher.logs(name)
+            echo(text.removeprefix(printed))  # a new attempt has a log of its own
+            printed = text
         if status.has_ended:
             return status
         last = status
         sleep(seconds)
+
+
+def run(launcher: Launcher, job: Job, tell: Callable[[Status], None], **how: Any) -> Status:
+    """Submit or attach, wait for the end, and cancel the job if this process is told to stop. Raises LaunchError."""
+    handle = launcher.submit(job)
+    try:
+        return wait(launcher, handle.name, tell, **how)
+    except (KeyboardInterrupt, SystemExit):
+        launcher.cancel(handle.name)
+        raise
 
 
 def another(name: str) -> LaunchError:

@@ -278,8 +278,8 @@ def connect(cpus: float = 0.0) -> Any:
             ray.init(address=address, **quiet)
         except (ConnectionError, RuntimeError) as error:
             raise ClusterError(
-                f"No Ray cluster answers at RAY_ADDRESS={address} ({_cause(error)}); start it, or unset RAY_ADDRESS to "
-                "work on this machine."
+                f"No Ray cluster answers at RAY_ADDRESS={address} ({_cause(error)}); start it, set RAY_AUTH_TOKEN "
+                "to its token if it asks for one, or unset RAY_ADDRESS to work on this machine."
             ) from error
         return ray
     # A new session is guarded by a token. It lives in the environment of this process, not in the user's home, and

@@ -1,8 +1,9 @@
 """Jobs on a Ray cluster that is there, through its Jobs API. With `ray_executor.py` the only files with ray."""
 
 import os
+import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 from cluster.job import Job
 from cluster.launcher import Handle, LaunchError, State, Status, another, missing
 
-DIGEST = "segmentdreamer_spec"
+DIGEST, ASKED_BY = "segmentdreamer_spec", "segmentdreamer_asked_by"
 TOKEN_FILE = Path("~/.ray/auth_token")
-START_SECONDS, STOP_SECONDS = 60, 30
+PATIENCE_SECONDS, STOP_SECONDS = 60, 60
+PASSING = "No available agent", "ServerDisconnectedError", "Cannot connect to host", "TimeoutError"
 STATES: dict[str, State] = {"PENDING": "waiting", "RUNNING": "running", "SUCCEEDED": "succeeded"}
 
 
@@ -20,7 +22,7 @@ class RayJobs:
     """A `Launcher`: the job's name is Ray's submission id, its digest in the metadata tells it from another."""
 
     def __init__(self, address: str):
-        if os.environ.get("RAY_AUTH_TOKEN") or TOKEN_FILE.expanduser().exists():
+        if _has_token():
             os.environ.setdefault("RAY_AUTH_MODE", "token")  # else Ray's client sends none
         from ray.job_submission import JobSubmissionClient
 
@@ -29,25 +31,29 @@ class RayJobs:
             self.client = JobSubmissionClient(address)
 
     def submit(self, job: Job) -> Handle:
-        with self._asking():
-            there = self._find(job.name)
-            if there is None:
-                self._send(job)
-                return Handle(job.name, is_new=True)
-        if (there.metadata or {}).get(DIGEST) != job.digest:
-            raise another(job.name)
-        return Handle(job.name, is_new=False)
+        metadata = {DIGEST: job.digest, ASKED_BY: secrets.token_hex(8)}
 
-    def _send(self, job: Job) -> None:
-        """A head that has just started has no agent for jobs yet, and asks to come again."""
-        deadline = time.monotonic() + START_SECONDS
+        def find_or_send() -> Any:
+            return self._find(job.name) or self.client.submit_job(
+                entrypoint=job.entrypoint, submission_id=job.name, metadata=metadata
+            )
+
+        with self._asking():
+            self._patiently(find_or_send)
+        there = self._get(job.name).metadata or {}
+        if there.get(DIGEST) != job.digest:
+            raise another(job.name)
+        return Handle(job.name, is_new=there.get(ASKED_BY) == metadata[ASKED_BY])
+
+    def _patiently(self, ask: Callable[[], Any]) -> Any:
+        """Ask again for a while: a head that has just started, or is short of time, drops requests."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
-                metadata = {DIGEST: job.digest}
-                self.client.submit_job(entrypoint=job.entrypoint, submission_id=job.name, metadata=metadata)
-                return
-            except RuntimeError as error:
-                if "No available agent" not in str(error) or time.monotonic() > deadline:
+                return ask()
+            except (OSError, RuntimeError) as error:
+                passes = isinstance(error, OSError) or any(word in str(error) for word in PASSING)
+                if not passes or time.monotonic() > deadline:
                     raise
             time.sleep(1)
 
@@ -58,22 +64,22 @@ class RayJobs:
     def logs(self, name: str) -> str:
         self._get(name)
         with self._asking():
-            return self.client.get_job_logs(name)
+            return self._patiently(lambda: self.client.get_job_logs(name))
 
     def cancel(self, name: str) -> None:
         there = self._get(name)
         with self._asking():
             if not there.status.is_terminal():
-                self.client.stop_job(name)
+                self._patiently(lambda: self.client.stop_job(name))
             for _ in range(STOP_SECONDS):  # Ray deletes no job that still ends
-                if self._find(name).status.is_terminal():
+                if self._patiently(lambda: self._find(name)).status.is_terminal():
                     break
                 time.sleep(1)
-            self.client.delete_job(name)
+            self._patiently(lambda: self._find(name) and self.client.delete_job(name))
 
     def _get(self, name: str) -> Any:
         with self._asking():
-            there = self._find(name)
+            there = self._patiently(lambda: self._find(name))
         if there is None:
             raise missing(name)
         return there
@@ -84,11 +90,22 @@ class RayJobs:
     @contextmanager
     def _asking(self) -> Iterator[None]:
         """What Ray's client says becomes a `LaunchError` of one line."""
+        from ray.exceptions import AuthenticationError
+
         try:
             yield
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except AuthenticationError as error:
+            found = "refuses the token in RAY_AUTH_TOKEN" if _has_token() else "asks for a token, and there is none"
+            raise LaunchError(
+                f"Ray's dashboard at {self.address} {found}; set RAY_AUTH_TOKEN to the cluster's token."
+            ) from error
+        except (OSError, RuntimeError, ValueError) as error:  # OSError: those of requests, too
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
             raise LaunchError(
                 f"Ray's dashboard at {self.address} does not do it ({reason}); see that it runs, and that "
                 "RAY_AUTH_TOKEN is its token."
             ) from error
+
+
+def _has_token() -> bool:
+    return bool(os.environ.get("RAY_AUTH_TOKEN")) or TOKEN_FILE.expanduser().exists()

@@ -20,6 +20,10 @@ Namespace = Annotated[str | None, typer.Option(metavar="NAME", show_default="the
 Address = Annotated[
     str, typer.Option(metavar="URL", envvar="RAY_API_SERVER_ADDRESS", help="Of the cluster's dashboard.")
 ]
+Endpoint = Annotated[
+    str, typer.Option(metavar="URL", envvar="KF_PIPELINES_ENDPOINT", help="Of the API of Kubeflow Pipelines.")
+]
+KFP_LOOPBACK = "http://127.0.0.1:8888"
 LOOPBACK = "http://127.0.0.1:8265"
 
 
@@ -74,7 +78,9 @@ def machines(
 def with_machines(command: Callable[..., int]) -> Callable[..., int]:
     """`command`, called with the options of `machines` as its first argument."""
     own = list(inspect.signature(command).parameters.values())[1:]
-    shared = inspect.signature(machines).parameters
+    shared = dict(inspect.signature(machines).parameters)
+    if any(parameter.name == "delete" for parameter in own):
+        shared["image"] = shared["image"].replace(default="")  # what is deleted needs none
 
     @functools.wraps(command)
     def run(**options: Any) -> int:
@@ -94,6 +100,7 @@ def add_to(app: typer.Typer, guarded: Guard) -> None:
     for name, text, verbs in (
         ("manifest", "Print manifests for Kubernetes: pipe them into kubectl apply -f -.", MANIFESTS),
         ("submit", "Run a command: here, on a Ray cluster, or as a RayJob on Kubernetes.", SUBMITS),
+        ("schedule", "Have a command run by the clock. The same name again changes nothing, or what differs.", CLOCKS),
         ("job", "Look after a job that was submitted.", JOBS),
     ):
         group = typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None)
@@ -141,7 +148,16 @@ def _ray_cron_job(asked: dict[str, Any], command: Command, schedule: Schedule, t
     return commands_cluster.show_ray_cron_job(asked, command, schedule, time_zone)
 
 
+@with_machines
+def _pipeline(asked: dict[str, Any], command: Command) -> int:
+    """A pipeline of Kubeflow as IR YAML: weights, references, the bench as a RayJob, judgement, a board."""
+    from pipeline import commands_cluster
+
+    return commands_cluster.show_pipeline(asked, command)
+
+
 MANIFESTS: Verbs = (
+    ("kfp", _pipeline),
     ("rayjob", _ray_job),
     ("raycluster", _ray_cluster),
     ("cronjob", _cron_job),
@@ -152,11 +168,16 @@ MANIFESTS: Verbs = (
 # ---- submit, and what comes after ---------------------------------------------------------------------------------
 
 
-def _local(command: Command) -> int:
-    """Run the command here."""
+def _local(
+    command: Command,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of the run folder in runs/.", show_default="by the settings")
+    ] = None,
+) -> int:
+    """Run the command here; again, it finishes what is unfinished and does nothing twice."""
     from pipeline import commands_cluster
 
-    return commands_cluster.run_here(command)
+    return commands_cluster.run_named(command, name)
 
 
 def _on_ray(command: Command, name: Name, address: Address = LOOPBACK, wait: Wait = False) -> int:
@@ -174,31 +195,99 @@ def _on_kuberay(asked: dict[str, Any], command: Command, wait: Wait = False) -> 
     return commands_cluster.submit_to_kuberay(asked, command, wait=wait)
 
 
-SUBMITS: Verbs = (("local", _local), ("ray", _on_ray), ("kuberay", _on_kuberay))
+@with_machines
+def _on_kubeflow(asked: dict[str, Any], command: Command, endpoint: Endpoint = KFP_LOOPBACK, wait: Wait = False) -> int:
+    """Run a bench as a pipeline of Kubeflow. Attaches to a run of this name that asks for the same."""
+    from pipeline import commands_cluster
 
-Where = Annotated[str, typer.Argument(metavar="ray|kuberay", help="Where it was submitted.")]
+    return commands_cluster.submit_to_kubeflow(asked, command, endpoint, wait=wait)
+
+
+SUBMITS: Verbs = (("local", _local), ("ray", _on_ray), ("kuberay", _on_kuberay), ("kfp", _on_kubeflow))
+
+# ---- schedule -----------------------------------------------------------------------------------------------------
+
+When = Annotated[str, typer.Option("--schedule", metavar="CRON", help="When, as '0 2 * * *' or @daily.")]
+Delete = Annotated[bool, typer.Option("--delete", help="Have no such schedule; what it has begun goes on.")]
+PerhapsCommand = Annotated[
+    list[str] | None, typer.Argument(metavar="-- COMMAND...", help="What to run; nothing with --delete.")
+]
+
+
+@with_machines
+def _by_cron_job(
+    asked: dict[str, Any],
+    command: PerhapsCommand = None,
+    schedule: When = "",
+    time_zone: TimeZone = None,
+    delete: Delete = False,
+) -> int:
+    """A CronJob of Kubernetes: each tick a RayJob with a run folder of its own, never two at a time."""
+    from pipeline import commands_cluster
+
+    return commands_cluster.schedule_by_cron_job(asked, command, schedule, time_zone, delete=delete)
+
+
+@with_machines
+def _by_kubeflow(
+    asked: dict[str, Any],
+    command: PerhapsCommand = None,
+    schedule: When = "",
+    time_zone: TimeZone = None,
+    endpoint: Endpoint = KFP_LOOPBACK,
+    delete: Delete = False,
+) -> int:
+    """A recurring run of Kubeflow: each a pipeline with a RayJob and a run folder of its own, never two at a time."""
+    from pipeline import commands_cluster
+
+    return commands_cluster.schedule_by_kubeflow(asked, command, schedule, time_zone, endpoint, delete=delete)
+
+
+CLOCKS: Verbs = (("cronjob", _by_cron_job), ("kfp", _by_kubeflow))
+
+# ---- job ----------------------------------------------------------------------------------------------------------
+
+Where = Annotated[str, typer.Argument(metavar="ray|kuberay|kfp", help="Where it was submitted.")]
 Which = Annotated[str, typer.Argument(metavar="NAME", help="Of the job.")]
 
 
-def _status(where: Where, name: Which, address: Address = LOOPBACK, namespace: Namespace = None) -> int:
+def _status(
+    where: Where,
+    name: Which,
+    address: Address = LOOPBACK,
+    namespace: Namespace = None,
+    endpoint: Endpoint = KFP_LOOPBACK,
+) -> int:
     """waiting, running, succeeded or failed, and why. Status 3 if it failed."""
     from pipeline import commands_cluster
 
-    return commands_cluster.show_status(where, name, address, namespace)
+    return commands_cluster.show_status(where, name, address if where == "ray" else endpoint, namespace)
 
 
-def _logs(where: Where, name: Which, address: Address = LOOPBACK, namespace: Namespace = None) -> int:
+def _logs(
+    where: Where,
+    name: Which,
+    address: Address = LOOPBACK,
+    namespace: Namespace = None,
+    endpoint: Endpoint = KFP_LOOPBACK,
+) -> int:
     """What the command has printed."""
     from pipeline import commands_cluster
 
-    return commands_cluster.show_logs(where, name, address, namespace)
+    return commands_cluster.show_logs(where, name, address if where == "ray" else endpoint, namespace)
 
 
-def _cancel(where: Where, name: Which, address: Address = LOOPBACK, namespace: Namespace = None) -> int:
+def _cancel(
+    where: Where,
+    name: Which,
+    address: Address = LOOPBACK,
+    namespace: Namespace = None,
+    endpoint: Endpoint = KFP_LOOPBACK,
+) -> int:
     """Stop it and forget it, so that its name is free; the run folder stays."""
     from pipeline import commands_cluster
 
-    return commands_cluster.cancel(where, name, address, namespace)
+    return commands_cluster.cancel(where, name, address if where == "ray" else endpoint, namespace)
 
 
 JOBS: Verbs = (("status", _status), ("logs", _logs), ("cancel", _cancel))

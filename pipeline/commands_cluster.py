@@ -1,5 +1,6 @@
 """What `segmentdreamer manifest …`, `submit …` and `job …` do, once their options are read."""
 
+import functools
 import importlib.metadata
 import sys
 from collections.abc import Mapping, Sequence
@@ -7,7 +8,7 @@ from typing import Any
 
 from cluster import job as jobs
 from cluster.job import EMBEDDED, PUBLISHED, Job
-from cluster.launcher import Launcher, Status
+from cluster.launcher import Change, Launcher, LaunchError
 from cluster.launcher import wait as until_end
 from cluster.manifests import Manifest, as_yaml
 from pipeline import models
@@ -15,7 +16,7 @@ from pipeline.errors import UserError, nearest
 
 RUNNABLE = "bench", "generate", "evaluate", "reference"
 OK, FAILED = 0, 3
-PLACES = "ray", "kuberay"
+PLACES = "ray", "kuberay", "kfp"
 
 
 def show_ray_job(asked: Mapping[str, Any], command: Sequence[str]) -> int:
@@ -33,6 +34,19 @@ def show_cron_job(asked: Mapping[str, Any], command: Sequence[str], schedule: st
 
 def show_ray_cron_job(asked: Mapping[str, Any], command: Sequence[str], schedule: str, time_zone: str | None) -> int:
     return _show(jobs.ray_cron_job(described(asked, command), schedule, time_zone))
+
+
+def show_pipeline(asked: Mapping[str, Any], command: Sequence[str]) -> int:
+    sys.stdout.write(_kubeflow().compiled(described(asked, command)))
+    return OK
+
+
+def run_named(words: Sequence[str], name: str | None) -> int:
+    """`run_here`, in a folder of this name: there the same command goes on, and another is refused."""
+    if name is None:
+        return run_here(words)
+    job = jobs.job(name=name, command=tuple(words))
+    return run_here([*words, "--out", f"runs/{name}"] if words[0] in jobs.MAKES_A_FOLDER and not job.folder else words)
 
 
 def run_here(words: Sequence[str]) -> int:
@@ -57,9 +71,69 @@ def submit_to_kuberay(asked: Mapping[str, Any], command: Sequence[str], *, wait:
     return _submit(_launcher("kuberay", "", job.namespace), job, wait=wait)
 
 
+def submit_to_kubeflow(asked: Mapping[str, Any], command: Sequence[str], endpoint: str, *, wait: bool) -> int:
+    job = described(asked, command)
+    _kubeflow().pipeline_of(job)
+    return _submit(_launcher("kfp", endpoint, job.namespace), job, wait=wait)
+
+
+def schedule_by_cron_job(
+    asked: Mapping[str, Any], command: Sequence[str] | None, schedule: str, time_zone: str | None, *, delete: bool
+) -> int:
+    from cluster.kube_jobs import KubeRayJobs
+
+    if delete:
+        return _changed(asked["name"], KubeRayJobs(asked["namespace"]).unschedule(asked["name"]))
+    job = described(*_needed(asked, command, schedule))
+    manifests = jobs.cron_job(job, schedule, time_zone, launch_options(job))
+    jobs.ray_job(job)  # what is refused is refused now, and not at night
+    return _changed(job.name, KubeRayJobs(job.namespace).schedule(manifests))
+
+
+def schedule_by_kubeflow(
+    asked: Mapping[str, Any],
+    command: Sequence[str] | None,
+    schedule: str,
+    time_zone: str | None,
+    endpoint: str,
+    *,
+    delete: bool,
+) -> int:
+    _kubeflow()
+    from cluster.kubeflow_runs import KubeflowRuns, six_fields
+
+    if delete:
+        return _changed(asked["name"], KubeflowRuns(endpoint, asked["namespace"]).unschedule(asked["name"]))
+    job, cron = described(*_needed(asked, command, schedule)), six_fields(schedule, time_zone)
+    return _changed(job.name, KubeflowRuns(endpoint, job.namespace).schedule(job, cron))
+
+
+def _needed(
+    asked: Mapping[str, Any], command: Sequence[str] | None, schedule: str
+) -> tuple[Mapping[str, Any], Sequence[str]]:
+    """What `--delete` does without."""
+    for found, option in ((asked["image"], "--image"), (schedule, "--schedule"), (command, "the command after --")):
+        if not found:
+            raise UserError(f"There is no {option.removeprefix('the ')}; give it, or --delete for no such schedule.")
+    return asked, command or ()
+
+
+def _changed(name: str, change: Change) -> int:
+    print(f"{name}: {change}", flush=True)
+    return OK
+
+
+def _kubeflow() -> Any:
+    try:
+        from cluster import kubeflow
+    except ImportError as error:
+        raise LaunchError("kfp is not installed; run pip install 'segmentdreamer[kubeflow]'.") from error
+    return kubeflow
+
+
 def show_status(where: str, name: str, address: str, namespace: str | None) -> int:
     status = _launcher(where, address, namespace).status(name)
-    print(_line(status))
+    print(status)
     return FAILED if status.state == "failed" else OK
 
 
@@ -129,6 +203,11 @@ def _launcher(where: str, address: str, namespace: str | None) -> Launcher:
         from cluster.ray_jobs import RayJobs
 
         return RayJobs(address)
+    if where == "kfp":
+        _kubeflow()
+        from cluster.kubeflow_runs import KubeflowRuns
+
+        return KubeflowRuns(address, namespace)
     from cluster.kube_jobs import KubeRayJobs
 
     return KubeRayJobs(namespace)
@@ -139,12 +218,8 @@ def _submit(launcher: Launcher, job: Job, *, wait: bool) -> int:
     print(f"{handle.name}: {'submitted' if handle.is_new else 'there already'}", flush=True)
     if not wait:
         return OK
-    status = until_end(launcher, handle.name, lambda status: print(_line(status), flush=True))
+    status = until_end(launcher, handle.name, functools.partial(print, flush=True))
     return FAILED if status.state == "failed" else OK
-
-
-def _line(status: Status) -> str:
-    return f"{status.state}: {status.message}" if status.message else status.state
 
 
 def _show(*manifests: Manifest) -> int:

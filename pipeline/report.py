@@ -1,5 +1,6 @@
 """`report.md`: the board, a picture of every asset, every failure with its reason, and how to run it again."""
 
+from html import escape
 from typing import Any
 
 from pipeline.prompts import NOTES
@@ -41,7 +42,7 @@ def _failures(manifest: dict[str, Any], records: dict[str, dict[str, Any] | None
     if not failed:
         return []
     rows = [
-        f"| {job['prompt']} | {job['method']} | {record['failed_stage']} | {record['error']} |"
+        f"| {escape(job['prompt'], quote=False)} | {job['method']} | {record['failed_stage']} | {record['error']} |"
         for job, record in failed
     ]
     return [
@@ -53,12 +54,12 @@ def _failures(manifest: dict[str, Any], records: dict[str, dict[str, Any] | None
 def _asset(job: dict[str, Any], record: dict[str, Any] | None) -> str:
     folder = f"items/{job['job_id']}"
     if record is None or "generation" not in record:
-        return f"### {job['prompt']} ({job['method']})\n\nNot made.\n"
+        return f"### {escape(job['prompt'], quote=False)} ({job['method']})\n\nNot made.\n"
     scores = record.get("scores") or {}
     told = ", ".join(f"{metric} {summary['mean']:.3g}" for metric, summary in scores.items())
     return (
-        f"### {job['prompt']} ({job['method']})\n\n"
-        f"![{job['prompt']}, all round]({folder}/{CONTACT})\n\n"
+        f"### {escape(job['prompt'], quote=False)} ({job['method']})\n\n"
+        f"![{escape(job['prompt'], quote=False)}, all round]({folder}/{CONTACT})\n\n"
         f"{told or 'not judged'}; [turntable]({folder}/{TURNTABLE})\n"
     )
 

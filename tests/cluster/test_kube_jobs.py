@@ -1,5 +1,6 @@
 """RayJobs through the real client, against a small API server: one name, one job."""
 
+import emulated_kubernetes
 import fake_kubernetes
 import pytest
 
@@ -86,3 +87,35 @@ def test_what_cannot_be_asked(server, tmp_path, monkeypatch):
     monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
     with pytest.raises(LaunchError, match="No cluster is configured"):
         kube_jobs.KubeRayJobs()
+
+
+def test_the_same_schedule_twice_changes_nothing_and_another_replaces_it(tmp_path, monkeypatch):
+    from kubernetes.config import kube_config
+
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+
+    def of(cron: str):
+        return jobs.cron_job(JOB, cron, None, ["--image", "x:1"])
+
+    def there(kind: str, name: str):
+        group = {"cronjobs": "/apis/batch/v1", "serviceaccounts": "/api/v1"}.get(
+            kind, "/apis/rbac.authorization.k8s.io/v1"
+        )
+        return cluster.call("GET", f"{group}/namespaces/team/{kind}/{name}")
+
+    with emulated_kubernetes.running(tmp_path) as (cluster, config):
+        monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(config))
+        clock = KubeRayJobs()
+        assert clock.schedule(of("0 2 * * *")) == "created"
+        assert there("cronjobs", "night")["spec"]["concurrencyPolicy"] == "Forbid"
+        assert there("roles", "night-launcher")["rules"][0]["resources"] == ["rayjobs"]
+        before = cluster.changes
+        assert clock.schedule(of("0 2 * * *")) == "unchanged"
+        assert cluster.changes == before
+        assert len(before) == 4
+        assert clock.schedule(of("0 3 * * *")) == "replaced"
+        assert there("cronjobs", "night")["spec"]["schedule"] == "0 3 * * *"
+        assert clock.unschedule("night") == "deleted"
+        assert clock.unschedule("night") == "unchanged"
+        names = {"cronjobs": "night"} | dict.fromkeys(("roles", "rolebindings", "serviceaccounts"), "night-launcher")
+        assert [there(kind, name) for kind, name in names.items()] == [None] * 4

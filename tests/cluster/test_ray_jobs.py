@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -21,23 +22,28 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-@pytest.fixture
-def dashboard(tmp_path_factory, monkeypatch):
-    """The address of a head that asks for a token and listens on loopback; it ends with its own process."""
-    port = free_port()
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    start = ["ray", "start", "--head", "--block", "--num-cpus=1", "--disable-usage-stats", f"--port={free_port()}"]
-    start += ["--dashboard-host=127.0.0.1", f"--dashboard-port={port}", "--object-store-memory=100000000"]
-    start += [f"--temp-dir={tmp_path_factory.mktemp('r')}"]
-    with subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as head:
-        yield f"http://127.0.0.1:{port}"
-        head.terminate()
+ON_REQUEST = pytest.mark.skipif("RAY_JOBS_TEST" not in os.environ, reason="not steady under load: set RAY_JOBS_TEST=1")
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory):
+    """The dashboard and the address of a head on loopback that asks for a token; it ends with its process."""
+    port, gcs = free_port(), free_port()
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))
+        patch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+        start = ["ray", "start", "--head", "--block", "--num-cpus=1", "--disable-usage-stats", f"--port={gcs}"]
+        start += ["--dashboard-host=127.0.0.1", f"--dashboard-port={port}", "--object-store-memory=100000000"]
+        start += [f"--temp-dir={tmp_path_factory.mktemp('r')}"]
+        with subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            yield f"http://127.0.0.1:{port}", f"127.0.0.1:{gcs}"
+            process.terminate()
 
 
 def connected(address: str) -> RayJobs:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while True:
         try:
             return RayJobs(address)
@@ -46,9 +52,9 @@ def connected(address: str) -> RayJobs:
             time.sleep(1)
 
 
-@pytest.mark.skipif("RAY_JOBS_TEST" not in os.environ, reason="not yet steady on a loaded machine: set RAY_JOBS_TEST=1")
-def test_jobs_on_a_ray_cluster(dashboard):
-    launcher = connected(dashboard)
+@ON_REQUEST
+def test_jobs_on_a_ray_cluster(head):
+    launcher = connected(head[0])
     job = jobs.job(name="night", command=("bench", "--prompt", "  "))
     assert launcher.submit(job) == Handle("night", is_new=True)
     assert launcher.submit(job) == Handle("night", is_new=False)
@@ -59,6 +65,35 @@ def test_jobs_on_a_ray_cluster(dashboard):
     launcher.cancel("night")
     with pytest.raises(LaunchError, match="There is no job night"):
         launcher.status("night")
+
+
+@ON_REQUEST
+def test_a_token_that_is_missing_or_wrong_is_told(head, tmp_path):
+    """Fault test 23. In processes of their own, because Ray reads its token once; side by side, because it is slow."""
+    connected(head[0])
+    without = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | {"HOME": str(tmp_path)}
+    wrong = without | {"RAY_AUTH_TOKEN": "wrong" * 8}
+    cli = [sys.executable, "-c", "from pipeline.cli import main; main()"]
+    submit = [*cli, "submit", "ray", "--name", "night", "--address", head[0], "--", "bench"]
+    connect = [sys.executable, "-c", "from cluster.ray_executor import connect; connect()"]
+    asked = [
+        (submit, without),
+        (submit, wrong),
+        *((connect, env | {"RAY_ADDRESS": head[1]}) for env in (without, wrong)),
+    ]
+    processes = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for command, environment in asked
+    ]
+    missing, refused, *unanswered = [process.communicate()[1].splitlines()[-1] for process in processes]
+    ray, ending = f"Error: Ray's dashboard at {head[0]}", "; set RAY_AUTH_TOKEN to the cluster's token."
+    assert missing == f"{ray} asks for a token, and there is none{ending}"
+    assert refused == f"{ray} refuses the token in RAY_AUTH_TOKEN{ending}"
+    for line in unanswered:
+        assert line.startswith(f"cluster.ray_executor.ClusterError: No Ray cluster answers at RAY_ADDRESS={head[1]} (")
+        assert line.endswith(
+            "set RAY_AUTH_TOKEN to its token if it asks for one, or unset RAY_ADDRESS to work on this machine."
+        )
 
 
 def test_no_cluster_is_told_in_one_line():

@@ -5,6 +5,8 @@ import shlex
 from pathlib import Path
 
 import crd_schemas
+import emulated_kubernetes
+import fake_kubeflow
 import fake_kubernetes
 import kubernetes_validate
 import pytest
@@ -148,8 +150,63 @@ def test_submit_kuberay_twice_is_one_job_and_its_end_is_the_status(tmp_path, mon
         assert invoke("job", "cancel", "kuberay", "night").exit_code == 0
         assert refused("job", "status", "kuberay", "night").startswith("Error: There is no job night")
     assert refused("job", "status", "kubray", "night") == (
-        "Error: There is no place 'kubray' to send jobs to; choose from ray, kuberay; the nearest is 'kuberay'."
+        "Error: There is no place 'kubray' to send jobs to; choose from ray, kuberay, kfp; the nearest is 'kuberay'."
     )
+
+
+def kubernetes_at(config, monkeypatch):
+    from kubernetes.config import kube_config
+
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(config))
+
+
+def test_schedule_cronjob_is_declared(tmp_path, monkeypatch):
+    options = ["schedule", "cronjob", "--name", "nightly", *IMAGE, "--storage", "runs"]
+    with emulated_kubernetes.running(tmp_path) as (_, config):
+        kubernetes_at(config, monkeypatch)
+        assert invoke(*options, "--schedule", "0 2 * * *", "--", "bench").stdout == "nightly: created\n"
+        assert invoke(*options, "--schedule", "0 2 * * *", "--", "bench").stdout == "nightly: unchanged\n"
+        assert invoke(*options, "--schedule", "0 2 * * *", "--", "bench", "--seed", "1").stdout == "nightly: replaced\n"
+        assert invoke("schedule", "cronjob", "--name", "nightly", "--delete").stdout == "nightly: deleted\n"
+        assert invoke("schedule", "cronjob", "--name", "nightly", "--delete").stdout == "nightly: unchanged\n"
+    assert refused(*options, "--", "bench") == (
+        "Error: There is no --schedule; give it, or --delete for no such schedule."
+    )
+    assert refused(*options, "--schedule", "@daily", "--storage", "s3://x", "--", "bench").startswith(
+        "Error: --storage is 's3://x'"
+    )
+
+
+def test_submit_and_schedule_kfp_are_declared():
+    with fake_kubeflow.serving() as server:
+        options = ["--name", "night", *IMAGE, "--storage", "runs", "--endpoint", server.url]
+        assert invoke("submit", "kfp", *options, "--", "bench").stdout == "night: submitted\n"
+        assert invoke("submit", "kfp", *options, "--", "bench").stdout == "night: there already\n"
+        assert refused("submit", "kfp", *options, "--gpus", "2", "--", "bench").startswith(
+            "Error: A job night is there"
+        )
+        assert invoke("job", "status", "kfp", "night", "--endpoint", server.url).stdout == "waiting\n"
+        clock = ["schedule", "kfp", *options, "--schedule", "0 2 * * *"]
+        assert invoke(*clock, "--", "bench").stdout == "night: created\n"
+        assert invoke(*clock, "--", "bench").stdout == "night: unchanged\n"
+        assert invoke(*clock, "--gpus", "2", "--", "bench").stdout == "night: replaced\n"
+        assert invoke(*clock, "--delete").stdout == "night: deleted\n"
+    assert list(printed("kfp", "--name", "night", *IMAGE, "--storage", "runs", "--", "bench")[1]) == ["platforms"]
+
+
+def test_submit_local_twice_changes_nothing_and_another_request_is_refused(tiny_weights, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = ["--weights", tiny_weights, "--views", 4, "--executor", "inline", "--set", "iterations=2"]
+    small += ["--set", "seed_shape.kind=ball", "--set", "seed_shape.count=150"]
+    words = ["submit", "local", "--name", "mine", "--", "bench", "--prompt", "a red cube", *small]
+    assert invoke(*words).exit_code == 0
+    (record,) = (tmp_path / "runs" / "mine").glob("items/**/record.json")
+    before = record.stat().st_mtime_ns
+    assert invoke(*words).exit_code == 0
+    assert record.stat().st_mtime_ns == before
+    line = refused(*words, "--seed", "1")
+    assert "was made with other settings" in line
 
 
 def commands_of_the_page() -> list[list[str]]:
