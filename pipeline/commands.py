@@ -128,7 +128,7 @@ def evaluate(folder: Path, views: int | None, weights: str | None, executor_name
     texts = list(dict.fromkeys(job["prompt"] for job in settings["jobs"]))
     digest = evaluation_digest(judges, protocol, texts)
     store.prepare(0)
-    with store.locked():
+    with store.locked(_say) as store:
         _say_left_out(judges)
         settings = manifest.judged_anew(settings, judges, protocol, METRIC_VERSION, digest, sys.argv[1:])
         store.write_json(store.root / manifest.FILE, settings)
@@ -200,8 +200,8 @@ def _opened(run: Run, out: Path | None) -> Iterator[Store]:
     manifest.check_same(store, run)
     todo = store.unfinished(run.jobs, run.evaluation)
     store.prepare(run.needed_bytes(todo))
-    with store.locked():
-        yield store
+    with store.locked(_say) as ours:
+        yield ours
 
 
 def _begin(store: Store, run: Run, line: str) -> None:

@@ -32,6 +32,29 @@ def packaged_weights() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def s3():
+    """The URL of a bucket on an S3 server of this machine. What is started here finds it by its environment."""
+    import logging
+
+    from moto.server import ThreadedMotoServer
+
+    from pipeline.files import place
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
+        place("s3://bucket").fs.mkdir("bucket")
+        yield "s3://bucket"
+    server.stop()
+
+
 @pytest.fixture
 def run_of(tiny_weights):
     """A small run over the tiny weights; arguments as those of the command line."""
