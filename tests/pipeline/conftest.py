@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 import tiny_models
+from processes import PROMPTS, SMALL
+from typer.testing import CliRunner
 
 from pipeline import models, sweep
+from pipeline.cli import app
 from pipeline.embedded import weights_folder
 from pipeline.jobs import Prompt
 from pipeline.protocol import Protocol
@@ -13,7 +16,7 @@ from pipeline.recipes import settings as read_settings
 from pipeline.run import Run
 from sctd.recipes import embedded
 
-SMALL = ["iterations=4", "seed_shape.kind=ball", "seed_shape.count=150", "relocate.interval=3"]
+SETTINGS = ["iterations=4", "seed_shape.kind=ball", "seed_shape.count=150", "relocate.interval=3"]
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +63,7 @@ def run_of(tiny_weights):
     """A small run over the tiny weights; arguments as those of the command line."""
 
     def make(
-        texts=("a red cube", "a blue ball"), objectives=("sctd",), settings=SMALL, seed=0, views=4, swept=()
+        texts=("a red cube", "a blue ball"), objectives=("sctd",), settings=SETTINGS, seed=0, views=4, swept=()
     ) -> Run:
         prompts = [Prompt(text.replace(" ", "-"), text, text) for text in texts]
         sweeps = sweep.combined([], sweep.given(swept, embedded()))
@@ -68,3 +71,13 @@ def run_of(tiny_weights):
         return Run("colours", prompts, methods, seed, models.resolve(str(tiny_weights)), Protocol(views))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tiny_weights, tmp_path_factory) -> Path:
+    """The same run in this process, without faults."""
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    arguments = ["bench", *PROMPTS, *SMALL, "--weights", str(tiny_weights), "--executor", "inline", "--out", str(out)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    return out
