@@ -204,6 +204,16 @@ def leaderboard(
     return OK
 
 
+@app.command()
+@guarded
+def status(folder: Folder, json: AsJson = False) -> int:
+    """How a run stands: done, failed, running, where and why, and what to do next. Reads, and touches nothing."""
+    from pipeline import commands
+
+    commands.status(place(folder), as_json=json)
+    return OK
+
+
 @nightly_app.callback(invoke_without_command=True)
 @guarded
 def nightly(

@@ -25,6 +25,7 @@ ASSET, TURNTABLE, CONTACT = "asset.ply", "turntable.mp4", "contact.png"
 GENERATION, EVALUATION, RECORD, CHECKPOINT = "generation.json", "evaluation.npz", "record.json", "checkpoint"
 GRID, DIFFERENCES = "grid.png", "differences.csv"  # where there are several methods
 BLANK, DISTANCES = "blank.json", "distances.json"  # scores of a white picture; distances that were computed before
+BOARD = "leaderboard.csv"
 LOCK = ".lock"
 NO_LOCKS = errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK  # of file systems that several hosts share
 
