@@ -2,6 +2,7 @@
 
 import functools
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -103,7 +104,7 @@ def guarded(command: Callable[..., int | None]) -> Callable[..., None]:
     def run(*arguments: Any, **options: Any) -> None:
         try:
             status = command(*arguments, **options)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):  # the latter is what Ray makes of SIGTERM
             again = shlex.join(["segmentdreamer", *sys.argv[1:]])
             print(f"Interrupted. Start the same command again to go on: {again}", file=sys.stderr)
             status = INTERRUPTED
@@ -413,5 +414,6 @@ def _status(failed: int) -> int:
 
 
 def main() -> None:
-    """The console script."""
+    """The console script. SIGTERM, by which Kubernetes ends a pod, interrupts it: what it holds is given back."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app()
