@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from pipeline import files
 from pipeline.cli import app
+from pipeline.embedded import frozen
 
 QUICK = ["--set", "iterations=4", *BALL, "--views", "4", "--executor", "inline"]
 
@@ -63,3 +64,21 @@ def test_a_bucket_that_is_not_there_is_named(s3, tiny_weights):
     assert refused.stderr == (
         "Error: s3://absent/run cannot be written (The specified bucket does not exist); choose another --out.\n"
     )
+
+
+def test_nights_and_their_baselines_lie_in_a_store_too(tiny_weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(frozen, "check", list)
+    (tmp_path / "gates.toml").write_text("[clip]\ndelta = 0.3\n")
+    root = files.place(f"memory://{tmp_path.name}")
+    (tmp_path / "two.txt").write_text("a red cube\na blue ball\n")
+    options = ["--suite", tmp_path / "two.txt", "--weights", tiny_weights, *QUICK]
+    assert invoke("bench", *options, "--out", root / "release").exit_code == 0
+    accepted = invoke("nightly", "accept", root / "release", "--baseline", root / "pinned", "--reason", "first")
+    assert accepted.stdout == f"Baseline 1 in {root}/pinned: release, 2 assets\n", accepted.output
+    for night in ("one", "two"):
+        held = ["--baseline", root / "pinned", "--gates", tmp_path / "gates.toml", "--out", root / night]
+        result = invoke("nightly", *options, *held)
+        assert (result.exit_code, "PASS: " in result.stdout) == (0, True), result.output
+    lines = (root / "pinned" / "nights.jsonl").read_bytes().splitlines()
+    assert [json.loads(line)["run"] for line in lines] == ["one", "two"]
+    assert json.loads((root / "two" / "verdict.json").read_bytes())["verdict"] == "PASS"
