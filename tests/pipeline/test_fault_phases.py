@@ -5,7 +5,6 @@ The same command again ends with the bytes of a run that nothing disturbed, and 
 
 import errno
 import json
-import os
 import signal
 import uuid
 from pathlib import Path
@@ -156,10 +155,16 @@ def test_fault_13_a_store_that_stutters_delays_a_run_and_changes_nothing(tiny_we
     assert waits.count(0.5) > 10
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_fault_13_a_folder_that_may_not_be_written_is_named_before_any_work(tiny_weights, tmp_path):
-    tmp_path.chmod(0o500)
+@pytest.mark.parametrize(
+    ("number", "reason"), [(errno.EROFS, "Read-only file system"), (errno.EACCES, "Permission denied")]
+)
+def test_fault_13_a_folder_that_may_not_be_written_is_named_before_any_work(
+    tiny_weights, tmp_path, monkeypatch, number, reason
+):
+    def denied(path, content):
+        raise OSError(number, reason, str(path))
+
+    monkeypatch.setattr(files, "put", denied)
     result = invoke(*command(tiny_weights, tmp_path))
-    tmp_path.chmod(0o700)
     assert result.exit_code == 2
-    assert result.stderr == f"Error: {tmp_path} cannot be written (Permission denied); choose another --out.\n"
+    assert result.stderr == f"Error: {tmp_path} cannot be written ({reason}); choose another --out.\n"
