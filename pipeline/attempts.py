@@ -122,7 +122,7 @@ class Attempt:
         self.fence.check()
         folder = self.fence.folder
         if (folder / CHECKPOINT).exists():
-            files.move(folder / CHECKPOINT, folder / BEFORE)
+            files.copy(folder / CHECKPOINT, folder / BEFORE)
         self.store.write(folder / CHECKPOINT, checkpoint.to_bytes())
 
     @property

@@ -103,6 +103,16 @@ def move(source: Path, target: Path) -> None:
             raise
 
 
+def copy(source: Path, target: Path) -> None:
+    """Also under another name, in place of what had it. Raises FileNotFoundError, OSError."""
+    if not is_local(source):
+        _patiently(source, lambda fs, name: fs.cp_file(name, cast(Any, target).path))
+        return
+    beside = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.new")
+    os.link(source, beside)
+    os.replace(beside, target)
+
+
 def remove(path: Path) -> None:
     """Take a file away, if it is there. Raises OSError."""
     try:

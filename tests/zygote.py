@@ -86,7 +86,7 @@ def plant(point: str, number: int) -> None:
     elif point == "during a checkpoint":
         before(files, "put", nth(3, "checkpoint"), written=True)
     elif point == "before a checkpoint":
-        before(files, "move", lambda path: path.name == "checkpoint" and (seen.append(path) or len(seen) == 2))
+        before(files, "copy", lambda path: path.name == "checkpoint" and (seen.append(path) or len(seen) == 2))
     elif point == "after the asset":
         real_pictures = Generator._picture
         Generator._picture = lambda self, *arguments: (die(), real_pictures(self, *arguments))[1]
