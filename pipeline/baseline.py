@@ -14,6 +14,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from pipeline import files
 from pipeline.errors import UserError
 from pipeline.nightly import Made, Night
 from pipeline.store import Store
@@ -91,9 +92,13 @@ def nights(folder: Path, number: int) -> list[dict[str, Any]]:
 
 def append(folder: Path, line: dict[str, Any]) -> None:
     """One more night; what is there is not touched."""
-    text = json.dumps(line, ensure_ascii=False, allow_nan=False)
-    with open(folder / NIGHTS, "a", encoding="utf-8") as file:
-        file.write(f"{text}\n")
+    text = json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
+    path = folder / NIGHTS
+    if not files.is_local(path):  # where nothing can be appended
+        files.put(path, (files.read(path) if path.exists() else b"") + text.encode())
+        return
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(text)
 
 
 def _numbers(folder: Path) -> list[int]:

@@ -2,6 +2,7 @@
 
 import functools
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline import cli_cluster
+from pipeline.files import place
 
 OK, NOT_ALL_THERE, WRONG_INPUT, SOME_FAILED, WORSE, INTERRUPTED = 0, 1, 2, 3, 5, 130
 OURS = {"pipeline", "sctd", "evaluation", "cluster"}
@@ -70,7 +72,10 @@ Workers = Annotated[
 ExecutorName = Annotated[str, typer.Option("--executor", help="ray, or inline: all in this process, one by one.")]
 CheckpointSeconds = Annotated[float, typer.Option(help="Time between checkpoints of an asset.")]
 Out = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Run folder.", show_default="runs/, named by the settings")
+    str | None,
+    typer.Option(
+        metavar="DIR|URL", help="Run folder, as runs/a or s3://bucket/a.", show_default="runs/, named by the settings"
+    ),
 ]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A key of the recipe, as guidance.scale=10.")
@@ -84,11 +89,11 @@ Sweeps = Annotated[
         "product. Values that hold commas are parted by semicolons: 'cameras.radius=2.8,3.5;2.6,3.2'.",
     ),
 ]
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")]
+Folder = Annotated[str, typer.Argument(metavar="DIR|URL", help="A run folder.")]
 
 
 BaselineFolder = Annotated[
-    Path | None, typer.Option("--baseline", metavar="DIR", help="Where baselines and the history of nights lie.")
+    str | None, typer.Option("--baseline", metavar="DIR|URL", help="Where baselines and the history of nights lie.")
 ]
 
 
@@ -99,7 +104,7 @@ def guarded(command: Callable[..., int | None]) -> Callable[..., None]:
     def run(*arguments: Any, **options: Any) -> None:
         try:
             status = command(*arguments, **options)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):  # the latter is what Ray makes of SIGTERM
             again = shlex.join(["segmentdreamer", *sys.argv[1:]])
             print(f"Interrupted. Start the same command again to go on: {again}", file=sys.stderr)
             status = INTERRUPTED
@@ -140,7 +145,7 @@ def bench(
 
     name, prompts = commands.prompts(suite, prompt, limit, DEFAULT_SUITE, DEFAULT_LIMIT)
     run = commands.checked_run(name, prompts, objective, recipe, weights, seed, views, set_, sweep)
-    return _status(commands.bench(run, out, commands.Means(executor, workers, checkpoint_seconds)))
+    return _status(commands.bench(run, _place(out), commands.Means(executor, workers, checkpoint_seconds)))
 
 
 @app.command()
@@ -162,7 +167,7 @@ def generate(
 
     name, prompts = commands.prompts(None, [prompt], None, DEFAULT_SUITE, DEFAULT_LIMIT)
     run = commands.checked_run(name, prompts, objective, recipe, weights, seed, 120, set_, judged=False)
-    return _status(commands.generate(run, out, commands.Means(executor, workers, checkpoint_seconds)))
+    return _status(commands.generate(run, _place(out), commands.Means(executor, workers, checkpoint_seconds)))
 
 
 @app.command()
@@ -176,14 +181,14 @@ def evaluate(
     """Judge the assets of a run folder, again if other views or weights are asked for."""
     from pipeline import commands
 
-    return _status(commands.evaluate(folder, views, weights, executor))
+    return _status(commands.evaluate(place(folder), views, weights, executor))
 
 
 @app.command()
 @guarded
 def leaderboard(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Run folders.")],
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the board of all folders as CSV.")] = None,
+    folders: Annotated[list[str], typer.Argument(metavar="DIR|URL...", help="Run folders.")],
+    out: Annotated[str | None, typer.Option(metavar="FILE", help="Write the board of all folders as CSV.")] = None,
     paper: Annotated[
         bool | None,
         typer.Option(
@@ -196,7 +201,17 @@ def leaderboard(
     """Rank what runs have found: of one folder, its tables and report made anew; of several, one board."""
     from pipeline import commands
 
-    commands.leaderboard(folders, out, paper)
+    commands.leaderboard([place(folder) for folder in folders], _place(out), paper)
+    return OK
+
+
+@app.command()
+@guarded
+def status(folder: Folder, json: AsJson = False) -> int:
+    """How a run stands: done, failed, running, where and why, and what to do next. Reads, and touches nothing."""
+    from pipeline import commands
+
+    commands.status(place(folder), as_json=json)
     return OK
 
 
@@ -224,7 +239,7 @@ def nightly(
     executor: ExecutorName = "ray",
     checkpoint_seconds: CheckpointSeconds = 20.0,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Run folder.", show_default="runs/nightly-DATE-COMMIT")
+        str | None, typer.Option(metavar="DIR|URL", help="Run folder.", show_default="runs/nightly-DATE-COMMIT")
     ] = None,
     set_: Settings = None,
 ) -> int | None:
@@ -236,11 +251,11 @@ def nightly(
         return None
     from pipeline import commands, commands_nightly
 
-    baselines = commands_nightly.required(baseline)
+    baselines = commands_nightly.required(_place(baseline))
     name, prompts = commands.prompts(suite, None, limit, DEFAULT_SUITE, NIGHTLY_LIMIT)
     run = commands.checked_run(name, prompts, objective, recipe, weights, seed, views, set_)
     means = commands.Means(executor, workers, checkpoint_seconds)
-    verdict = commands_nightly.run(run, baselines, gates, out, means)
+    verdict = commands_nightly.run(run, baselines, gates, _place(out), means)
     return WORSE if verdict == "FAIL" else OK
 
 
@@ -254,7 +269,7 @@ def accept_baseline(
     """Pin a finished run as the baseline. Older ones stay beside it."""
     from pipeline import commands_nightly
 
-    commands_nightly.accept(folder, commands_nightly.required(baseline), reason)
+    commands_nightly.accept(place(folder), commands_nightly.required(_place(baseline)), reason)
     return OK
 
 
@@ -390,10 +405,15 @@ def reference(
 cli_cluster.add_to(app, guarded)
 
 
+def _place(text: str | None) -> Path | None:
+    return None if text is None else place(text)
+
+
 def _status(failed: int) -> int:
     return SOME_FAILED if failed else OK
 
 
 def main() -> None:
-    """The console script."""
+    """The console script. SIGTERM, by which Kubernetes ends a pod, interrupts it: what it holds is given back."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app()

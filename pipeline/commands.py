@@ -1,5 +1,6 @@
 """What the verbs of the command line do, once their options are read. Checks come first, work after."""
 
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -85,6 +86,8 @@ class Means(NamedTuple):
 def bench(run: Run, out: Path | None, means: Means) -> int:
     """Make and judge what is missing, write the tables, say where; the number of failed jobs."""
     means.check()
+    if _is_finished(run, out):
+        return 0
     with _opened(run, out) as store:
         _say_left_out(run.weights)
         if todo := store.unfinished(run.jobs, run.evaluation):
@@ -98,6 +101,25 @@ def bench(run: Run, out: Path | None, means: Means) -> int:
         print(publish(store), end="")
         _where(store)
         return _failed(store, run)
+
+
+def _is_finished(run: Run, out: Path | None) -> bool:
+    """Whether all is made, judged and written; then the board is told, and nothing is touched."""
+    store = _store(run, out)
+    if manifest.check_same(store, run) is None or store.unfinished(run.jobs, run.evaluation):
+        return False
+    from pipeline.publish import is_published, printed
+
+    if not is_published(store, [job.id for job in run.jobs]):
+        return False
+    _say(f"All {len(run.jobs)} assets are made and judged, so there is nothing to do: {store.root}/leaderboard.csv")
+    print(printed(store), end="")
+    _where(store)
+    return True
+
+
+def _store(run: Run, out: Path | None) -> Store:
+    return Store(out if out is not None else Path("runs") / run.name)
 
 
 def generate(run: Run, out: Path | None, means: Means) -> int:
@@ -128,7 +150,7 @@ def evaluate(folder: Path, views: int | None, weights: str | None, executor_name
     texts = list(dict.fromkeys(job["prompt"] for job in settings["jobs"]))
     digest = evaluation_digest(judges, protocol, texts)
     store.prepare(0)
-    with store.locked():
+    with store.locked(_say) as store:
         _say_left_out(judges)
         settings = manifest.judged_anew(settings, judges, protocol, METRIC_VERSION, digest, sys.argv[1:])
         store.write_json(store.root / manifest.FILE, settings)
@@ -160,6 +182,14 @@ def leaderboard(folders: list[Path], out: Path | None, paper: bool | None = None
     if out is not None:
         Store(out.parent).write(out, csv)
         print(f"\nBoard: {out}")
+
+
+def status(folder: Path, *, as_json: bool) -> None:
+    """Print how a run stands."""
+    from pipeline import status as standing
+
+    found = standing.of(Store(folder))
+    print(json.dumps(found, indent=2, ensure_ascii=False) if as_json else standing.table(found), end="\n" * as_json)
 
 
 def check_workers(workers: int | None, executor_name: str) -> None:
@@ -196,12 +226,12 @@ def executing(name: str, workers: int | None) -> Iterator[Executor]:
 @contextmanager
 def _opened(run: Run, out: Path | None) -> Iterator[Store]:
     """The run's folder: writable, with room, made by the same settings, and ours alone."""
-    store = Store(out if out is not None else Path("runs") / run.name)
+    store = _store(run, out)
     manifest.check_same(store, run)
     todo = store.unfinished(run.jobs, run.evaluation)
     store.prepare(run.needed_bytes(todo))
-    with store.locked():
-        yield store
+    with store.locked(_say) as ours:
+        yield ours
 
 
 def _begin(store: Store, run: Run, line: str) -> None:

@@ -17,6 +17,7 @@ from evaluation.image_reward import ImageReward
 from evaluation.references import from_bytes
 from evaluation.statistics import lowest_tenth
 from pipeline import devices, pictures
+from pipeline.attempts import JUDGING, Fence
 from pipeline.jobs import Asset
 from pipeline.models import Weights
 from pipeline.networks import REQUIRED
@@ -59,6 +60,7 @@ class Evaluator:
         self._judge_white(evaluation_digest(weights, protocol, self.texts))
 
     def __call__(self, asset: Asset) -> Progressing[Progress, None, Judged]:
+        fence = Fence.claim(self.store, asset.job_id, JUDGING)
         begun, stages = time.monotonic(), STAGES + len(self.networks)
         folder = self.store.item(asset.job_id)
         gaussians = ply.from_ply((folder / ASSET).read_bytes()).to(self.device)
@@ -80,7 +82,8 @@ class Evaluator:
         for done, (name, network) in enumerate(self.networks.items(), start=STAGES):
             arrays[name] = network(views)
             yield Progress(done, stages, network.name)
-        self.store.write(folder / EVALUATION, _npz(arrays, hashlib.sha256(views.tobytes()).hexdigest()))
+        fence.write(folder / EVALUATION, _npz(arrays, hashlib.sha256(views.tobytes()).hexdigest()))
+        fence.release()
         yield Progress(stages, stages, "features")
         scores = {name: _summary(arrays[name]) for name in METRICS}
         return Judged(asset, scores, time.monotonic() - begun)

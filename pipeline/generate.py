@@ -4,26 +4,25 @@ Everything lies in the item's folder: a job that was interrupted goes on from it
 made again.
 """
 
-import json
+import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from collections.abc import Generator as Progressing
-from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from cluster.executor import Progress
-from pipeline import devices, pictures
+from pipeline import devices, files, pictures
+from pipeline.attempts import BEFORE, NO_CHECKPOINT, Attempt, Checkpoint, published
 from pipeline.floor import Work, matrix_teraflops
 from pipeline.jobs import Asset, Job
 from pipeline.models import Weights
-from pipeline.store import ASSET, CHECKPOINT, CONTACT, GENERATION, TURNTABLE, Store
+from pipeline.store import ASSET, CHECKPOINT, CONTACT, TURNTABLE, Store
 from sctd.cameras import orbit
-from sctd.checkpoint import CheckpointError
+from sctd.checkpoint import reseeded
 from sctd.control import Control, controlled
 from sctd.densify import DensifyError
 from sctd.formats import ply
@@ -58,32 +57,30 @@ class Generator:
         return prior.at_speed().sparing() if compute.fast and self.device.type == "cuda" else prior
 
     def __call__(self, job: Job) -> Progressing[Progress, None, Asset]:
-        folder = self.store.item(job.id)
-        facts = self.store.read_json(folder / GENERATION)
+        facts = published(self.store, job.id)
         if facts is None:
             if job.recipe.compute != self.compute:  # a sweep may change it from job to job
                 self.compute, self.prior = job.recipe.compute, self._prior(job.recipe.compute)
-            facts = yield from self._make(job)
-            self.store.write_json(folder / GENERATION, facts)  # last: with it, the asset and its pictures are there
-            (folder / CHECKPOINT).unlink(missing_ok=True)
+            attempt = Attempt.begin(self.store, job.id)
+            facts = attempt.commit((yield from self._make(job, attempt)))
         return Asset(job.id, job.prompt.text, facts)
 
-    def _make(self, job: Job) -> Progressing[Progress, None, dict[str, Any]]:
-        folder, begun, built = self.store.item(job.id), time.monotonic(), self.prior.build_seconds
+    def _make(self, job: Job, attempt: Attempt) -> Progressing[Progress, None, dict[str, Any]]:
+        begun, built, warnings = time.monotonic(), self.prior.build_seconds, list[str]()
         devices.forget_peak(self.device)
         initial = self._initial(job)
         init_seconds = time.monotonic() - begun
-        steps, start = self._steps(job, initial, Checkpoint.read(folder / CHECKPOINT))
+        steps, start = self._steps(job, attempt, initial, warnings)
         saved_at = time.monotonic()
         for step in steps:
             seconds = start.seconds + time.monotonic() - begun
-            yield Progress(step.iteration, step.iterations, f"{step.num_gaussians:,} Gaussians")
+            told = warnings if step.iteration == start.iteration + 1 else []
+            yield Progress(step.iteration, step.iterations, "; ".join([f"{step.num_gaussians:,} Gaussians", *told]))
             if time.monotonic() - saved_at >= self.checkpoint_seconds and step.iteration < step.iterations:
                 saved_at = time.monotonic()
-                checkpoint = Checkpoint(step.iteration, seconds, step.checkpoint())
-                self.store.write(folder / CHECKPOINT, checkpoint.to_bytes())
-        self.store.write(folder / ASSET, ply.to_ply(step.gaussians))
-        self._picture(job, step.gaussians)
+                attempt.save(Checkpoint(step.iteration, seconds, step.checkpoint()))
+        attempt.write(ASSET, ply.to_ply(step.gaussians))
+        self._picture(job, attempt, step.gaussians)
         build_seconds = self.prior.build_seconds - built
         here = step.iterations - start.iteration
         each = (seconds - start.seconds - init_seconds - build_seconds) / here
@@ -96,6 +93,9 @@ class Generator:
             "times_floor": each / (self._floor_seconds() / here),
             "views_at_once": self.views_at_once,
             "resumed_from": start.iteration,
+            "attempt": attempt.fence.number,
+            "sub_seed": attempt.sub_seed,
+            "warnings": warnings,
             "iterations": step.iterations,
             "image_size": self.prior.image_size,
             "num_gaussians": step.num_gaussians,
@@ -142,19 +142,46 @@ class Generator:
     def _control_model(self) -> Control:
         return Control.load(self.weights.part("control"), self.device)
 
-    def _steps(self, job: Job, initial: Gaussians, saved: "Checkpoint") -> tuple[Iterator[Step], "Checkpoint"]:
-        """The iterations that are left, and from where they go on; a checkpoint of an older version is not used."""
+    def _steps(
+        self, job: Job, attempt: Attempt, initial: Gaussians, warnings: list[str]
+    ) -> tuple[Iterator[Step], Checkpoint]:
+        """The iterations that are left, and from where they go on: the newest checkpoint that can be used.
+
+        One that is damaged, or of an older version, is told of in `warnings`.
+        """
         self.views_at_once, self.parts = job.recipe.cameras.views, Counter()
         run = partial(
-            optimize, job.recipe, self.prior, initial, job.prompt.text, job.seed, control=self._control(job),
-            mark=lambda part: self.parts.update([part]),
+            optimize, job.recipe, self.prior, initial, job.prompt.text, seed_of(job, attempt.sub_seed),
+            control=self._control(job), mark=lambda part: self.parts.update([part]),
         )  # fmt: skip
-        if saved.iteration:
+        for name in (CHECKPOINT, BEFORE):
+            path = self.store.item(job.id) / name
             try:
-                return self._within_memory(run, run(resume=saved.state), saved.state), saved
-            except CheckpointError:
-                (self.store.item(job.id) / CHECKPOINT).unlink()
-        return self._within_memory(run, run(), None), NO_CHECKPOINT
+                saved = Checkpoint.from_bytes(files.read(path))
+                steps = self._within_memory(run, run(resume=saved.state), saved.state)
+            except FileNotFoundError:
+                continue
+            except (ValueError, TypeError) as error:
+                warnings.append(f"{name} cannot be used ({' '.join(str(error).split())})")
+                continue
+            return self._breaking_down(job, attempt, steps), saved
+        return self._breaking_down(job, attempt, self._within_memory(run, run(), None)), NO_CHECKPOINT
+
+    def _breaking_down(self, job: Job, attempt: Attempt, steps: Iterator[Step]) -> Iterator[Step]:
+        """The steps; after NaN, the next attempt begins with the checkpoint before the last, and draws anew."""
+        iteration = 0
+        try:
+            for step in steps:
+                iteration = step.iteration
+                yield step
+        except NumericError as error:
+            before = Checkpoint.read(self.store.item(job.id) / BEFORE)
+            if before.iteration:
+                state = reseeded(before.state, seed_of(job, attempt.sub_seed + 1))
+                attempt.broke_down(str(error), iteration, Checkpoint(before.iteration, before.seconds, state))
+            else:
+                attempt.broke_down(str(error), iteration, None)
+            raise
 
     def _within_memory(
         self, run: Callable[..., Iterator[Step]], steps: Iterator[Step], state: bytes | None
@@ -176,38 +203,18 @@ class Generator:
             steps = run(resume=state, views_at_once=self.views_at_once)
 
     @torch.no_grad()
-    def _picture(self, job: Job, gaussians: Gaussians) -> None:
+    def _picture(self, job: Job, attempt: Attempt, gaussians: Gaussians) -> None:
         cameras = orbit(TURNTABLE_VIEWS, TURNTABLE_ELEVATION_DEGREES, 3.5, 0.55, self.prior.image_size)
         views = pictures.on_white(gaussians, cameras)
-        folder = self.store.item(job.id)
-        self.store.write(folder / TURNTABLE, pictures.video(views))
-        self.store.write(folder / CONTACT, pictures.contact_sheet(views, job.prompt.text))
+        attempt.write(TURNTABLE, pictures.video(views))
+        attempt.write(CONTACT, pictures.contact_sheet(views, job.prompt.text))
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """The state after some iterations, and the seconds that they took: a line of JSON, then the state's bytes."""
-
-    iteration: int
-    seconds: float
-    state: bytes
-
-    def to_bytes(self) -> bytes:
-        return json.dumps({"iteration": self.iteration, "seconds": self.seconds}).encode() + b"\n" + self.state
-
-    @classmethod
-    def read(cls, path: Path) -> "Checkpoint":
-        """The checkpoint in a file; the beginning where there is none that can be read."""
-        if not path.exists():
-            return NO_CHECKPOINT
-        header, _, state = path.read_bytes().partition(b"\n")
-        try:
-            return cls(**json.loads(header), state=state)
-        except (ValueError, TypeError):
-            return NO_CHECKPOINT
-
-
-NO_CHECKPOINT = Checkpoint(0, 0.0, b"")
+def seed_of(job: Job, sub_seed: int) -> int:
+    """Of the random numbers that a job draws: its own seed until it breaks down, then one that follows from it."""
+    if not sub_seed:
+        return job.seed
+    return int.from_bytes(hashlib.sha256(f"{job.seed} after breakdown {sub_seed}".encode()).digest()[:7])
 
 
 def _told(steps: Iterator[Step]) -> Iterator[Step]:

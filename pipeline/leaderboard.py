@@ -126,6 +126,10 @@ def csv(table: pd.DataFrame) -> bytes:
     return table.to_csv(index=False, lineterminator="\n").encode()
 
 
+def read_csv(content: bytes) -> pd.DataFrame:
+    return pd.read_csv(io.BytesIO(content))
+
+
 def markdown(table: pd.DataFrame, *, brief: bool = False) -> str:
     """The board for people: value ± standard error, ↑ or ↓, the best of several in bold; `brief` fits a terminal.
 

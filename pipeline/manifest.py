@@ -63,7 +63,7 @@ def describe(store: Store, run: Run, argv: list[str]) -> dict[str, Any]:
     """The manifest for this command: the settings, and one more session. Raises UserError as `check_same` does."""
     before = check_same(store, run)
     sessions = [*(before["sessions"] if before else []), session(argv)]
-    run_id = store.root.resolve().name
+    run_id = store.root.resolve().name or str(store.root)  # a bucket alone has no name
     return {"schema_version": SCHEMA_VERSION, "run_id": run_id, **run.settings(), "sessions": sessions}
 
 

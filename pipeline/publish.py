@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from pipeline import comparison, leaderboard, pictures
+from pipeline import comparison, files, leaderboard, pictures
 from pipeline.report import report
-from pipeline.store import CONTACT, DIFFERENCES, DISTANCES, GRID, Store
+from pipeline.store import BOARD, CONTACT, DIFFERENCES, DISTANCES, GRID, RECORD, Store
 
 
 def publish(store: Store, *, paper: bool | None = None) -> str:
@@ -15,7 +15,7 @@ def publish(store: Store, *, paper: bool | None = None) -> str:
     run = leaderboard.Finished.read(store)
     board, objects = leaderboard.board([run], paper=paper), leaderboard.per_object(run)
     store.write_json(store.root / DISTANCES, run.kept.asked)
-    store.write(store.root / "leaderboard.csv", leaderboard.csv(board))
+    store.write(store.root / BOARD, leaderboard.csv(board))
     store.write(store.root / "per_object.csv", leaderboard.csv(objects))
     store.write_json(store.root / "columns.json", leaderboard.columns_of(board))
     compared = ""
@@ -31,6 +31,21 @@ def publish(store: Store, *, paper: bool | None = None) -> str:
     if sheets:
         store.write(store.root / CONTACT, pictures.stacked(sheets))
     return leaderboard.markdown(board, brief=True)
+
+
+def is_published(store: Store, job_ids: list[str]) -> bool:
+    """Whether the tables are there, and no record came after what is written last."""
+    last = store.root / CONTACT
+    if not all(path.exists() for path in (store.root / BOARD, store.root / "report.md", last)):
+        return False
+    records = (store.item(job_id) / RECORD for job_id in job_ids)
+    written = last.stat().st_mtime
+    return all(path.stat().st_mtime <= written for path in records)
+
+
+def printed(store: Store) -> str:
+    """The board as it was printed when it was written."""
+    return leaderboard.markdown(leaderboard.read_csv(files.read(store.root / BOARD)), brief=True)
 
 
 def compared(stores: list[Store], *, paper: bool | None = None) -> tuple[str, bytes]:

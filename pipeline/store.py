@@ -1,4 +1,4 @@
-"""The run folder: the only code that writes. Beside, sync, rename: a file is there whole, or as it was before.
+"""The run folder, on a disk or in an object store: the only code that writes. A file is there whole or as it was.
 
 leaderboard.csv  per_object.csv  columns.json  run.json  report.md  contact.png  (differences.csv  grid.csv  grid.png)
 blank.json       distances.json
@@ -12,18 +12,22 @@ import shutil
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline import files
 from pipeline.errors import UserError
 from pipeline.jobs import Job
+from pipeline.lease import Lease, Say, held
 
 ASSET, TURNTABLE, CONTACT = "asset.ply", "turntable.mp4", "contact.png"
 GENERATION, EVALUATION, RECORD, CHECKPOINT = "generation.json", "evaluation.npz", "record.json", "checkpoint"
 GRID, DIFFERENCES = "grid.png", "differences.csv"  # where there are several methods
 BLANK, DISTANCES = "blank.json", "distances.json"  # scores of a white picture; distances that were computed before
+BOARD = "leaderboard.csv"
 LOCK = ".lock"
+NO_LOCKS = errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK  # of file systems that several hosts share
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Store:
 
     root: Path
     option: str = "--out"
+    lease: Lease | None = None  # of the command; no worker has it
 
     def absolute(self) -> "Store":
         """The same folder, for a process that may work in another one."""
@@ -41,18 +46,10 @@ class Store:
         return self.root / "items" / job_id
 
     def write(self, path: Path, content: bytes) -> None:
-        """Put `content` at `path` at once, or leave what is there. Raises OSError."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.new")
-        try:
-            with open(beside, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        except OSError:
-            beside.unlink(missing_ok=True)
-            raise
+        """Put `content` at `path` at once, or leave what is there. Raises OSError, LeaseError if it is another's."""
+        if self.lease is not None:
+            self.lease.check()
+        files.put(path, content)
 
     def write_json(self, path: Path, value: Any) -> None:
         self.write(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
@@ -60,7 +57,7 @@ class Store:
     def read_json(self, path: Path) -> Any:
         """The value in a file that this program wrote; None where there is none."""
         try:
-            return json.loads(path.read_bytes())
+            return json.loads(files.read(path))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except ValueError as error:
@@ -90,11 +87,11 @@ class Store:
 
     def prepare(self, needed_bytes: int) -> None:
         """Make the folder and see that it can be written and has room. Raises UserError."""
+        is_local = files.is_local(self.root)
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
             self.write(self.root / ".writable", b"")
-            (self.root / ".writable").unlink()
-            free_bytes = shutil.disk_usage(self.root).free
+            files.remove(self.root / ".writable")
+            free_bytes = shutil.disk_usage(self.root).free if is_local else needed_bytes
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise UserError(
@@ -107,12 +104,27 @@ class Store:
                 f"{self.root} has {_mib(free_bytes)} free and this run may need {_mib(needed_bytes)}; free some space "
                 f"or choose another {self.option}."
             )
+        if not is_local:
+            return
         for beside in [*self.root.glob(".*.new"), *self.root.glob("*/*/.*.new")]:  # of a process that was killed
             beside.unlink(missing_ok=True)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep a second command out of this folder. The kernel frees the lock when the process ends, in any way."""
+    def locked(self, say: Say = lambda line: None) -> Iterator["Store"]:
+        """Keep other commands out of this folder; the store that is yielded writes only while it is ours.
+
+        On this machine the kernel's lock tells at once, and ends with the process; between hosts, and where there
+        are no such locks, the lease does. Raises UserError.
+        """
+        with self._flocked() as alone, held(self.root, self.option, say, alone=alone) as ours:
+            yield replace(self, lease=ours)
+
+    @contextmanager
+    def _flocked(self) -> Iterator[bool]:
+        """Whether no other process of this machine can be at work here. Raises UserError if one is."""
+        if not files.is_local(self.root):
+            yield False
+            return
         import fcntl  # not on Windows, where the rest of the program can still be imported
 
         with open(self.root / LOCK, "a+") as file:
@@ -124,11 +136,16 @@ class Store:
                     f"{self.root} is in use by {_owner(file.read())}; wait for it to end, or choose another "
                     f"{self.option}."
                 ) from error
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+                yield False
+                return
             file.truncate(0)
             json.dump({"pid": os.getpid(), "host": socket.gethostname()}, file)
             file.flush()
             try:
-                yield
+                yield True
             finally:
                 file.truncate(0)
 

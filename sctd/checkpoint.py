@@ -15,6 +15,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from sctd.densify import Population
+from sctd.draws import generator_of
 from sctd.gaussians import Gaussians
 
 FORMAT = 1
@@ -76,6 +77,19 @@ def from_bytes(content: bytes, identity: Identity, device: torch.device) -> Stat
                 f"the checkpoint is of {name} {there}, this run is of {name} {here}; delete it or run that"
             )
     return _state(tree["state"], device)
+
+
+def reseeded(content: bytes, seed: int) -> bytes:
+    """The same state, but what is drawn from here on is drawn as a run of `seed` would. CheckpointError if damaged."""
+    try:
+        tree = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        tree["identity"]["seed"] = seed
+        tree["state"] |= {"random": generator_of(seed).get_state(), "skipped_in_a_row": 0}
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{len(content)} bytes are no checkpoint ({type(error).__name__})") from error
+    file = io.BytesIO()
+    torch.save(tree, file)
+    return file.getvalue()
 
 
 def _tree(value: Any) -> Any:

@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 import tiny_models
+from processes import PROMPTS, SMALL
+from typer.testing import CliRunner
 
 from pipeline import models, sweep
+from pipeline.cli import app
 from pipeline.embedded import weights_folder
 from pipeline.jobs import Prompt
 from pipeline.protocol import Protocol
@@ -13,7 +16,7 @@ from pipeline.recipes import settings as read_settings
 from pipeline.run import Run
 from sctd.recipes import embedded
 
-SMALL = ["iterations=4", "seed_shape.kind=ball", "seed_shape.count=150", "relocate.interval=3"]
+SETTINGS = ["iterations=4", "seed_shape.kind=ball", "seed_shape.count=150", "relocate.interval=3"]
 
 
 @pytest.fixture(scope="session")
@@ -32,12 +35,35 @@ def packaged_weights() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def s3():
+    """The URL of a bucket on an S3 server of this machine. What is started here finds it by its environment."""
+    import logging
+
+    from moto.server import ThreadedMotoServer
+
+    from pipeline.files import place
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
+        place("s3://bucket").fs.mkdir("bucket")
+        yield "s3://bucket"
+    server.stop()
+
+
 @pytest.fixture
 def run_of(tiny_weights):
     """A small run over the tiny weights; arguments as those of the command line."""
 
     def make(
-        texts=("a red cube", "a blue ball"), objectives=("sctd",), settings=SMALL, seed=0, views=4, swept=()
+        texts=("a red cube", "a blue ball"), objectives=("sctd",), settings=SETTINGS, seed=0, views=4, swept=()
     ) -> Run:
         prompts = [Prompt(text.replace(" ", "-"), text, text) for text in texts]
         sweeps = sweep.combined([], sweep.given(swept, embedded()))
@@ -45,3 +71,13 @@ def run_of(tiny_weights):
         return Run("colours", prompts, methods, seed, models.resolve(str(tiny_weights)), Protocol(views))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tiny_weights, tmp_path_factory) -> Path:
+    """The same run in this process, without faults."""
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    arguments = ["bench", *PROMPTS, *SMALL, "--weights", str(tiny_weights), "--executor", "inline", "--out", str(out)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    return out

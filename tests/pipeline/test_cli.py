@@ -1,6 +1,7 @@
 """The command line as a user meets it: help, refusals before any work, whole runs in this process, exit statuses."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,7 @@ def test_help_loads_neither_torch_nor_ray_nor_pandas():
         "generate",
         "evaluate",
         "leaderboard",
+        "status",
         "weights",
         "doctor",
         "reference",
@@ -255,6 +257,37 @@ def test_the_same_command_again_does_nothing_twice(command, monkeypatch):
     assert again.stdout == first.stdout
     assert {path: path.stat().st_mtime_ns for path in out.glob("items/*/*")} == before
     assert (out / "run.json").read_bytes() == manifest
+
+
+def test_a_finished_run_is_told_of_in_one_sentence_and_not_touched(command, monkeypatch):
+    arguments, out, _ = command
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    monkeypatch.setattr("pipeline.publish.publish", lambda *_: pytest.fail("tables were written"))
+    again = invoke(*arguments)
+    assert again.stderr == f"All 4 assets are made and judged, so there is nothing to do: {out}/leaderboard.csv\n"
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_a_finished_run_needs_neither_torch_nor_ray(command):
+    arguments, _, _ = command
+    code = (
+        "import sys; from pipeline.cli import main\n"
+        f"sys.argv[1:] = {[word for word in arguments if word not in ('--executor', 'inline')]!r}\n"
+        "try: main()\n"
+        "except SystemExit: print(sorted({'torch', 'ray'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_tables_that_are_older_than_a_record_are_written_again(command):
+    arguments, out, first = command
+    record = next(out.glob("items/*/record.json"))
+    os.utime(record, (9e9, 9e9))
+    again = invoke(*arguments)
+    assert "nothing to do" not in again.stderr
+    assert again.stdout == first.stdout
+    os.utime(record, (1e9, 1e9))
 
 
 def test_other_settings_in_the_same_folder_are_refused(command):

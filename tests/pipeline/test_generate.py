@@ -5,11 +5,12 @@ import pytest
 import tiny_models
 import torch
 
-from pipeline.generate import NO_CHECKPOINT, Checkpoint, Generator
+from pipeline.generate import NO_CHECKPOINT, Checkpoint, Generator, NumericError
 from pipeline.store import Store
 from sctd.formats import ply
 from sctd.recipe_compute import Compute
 
+SETTINGS = ["iterations=4", "seed_shape.kind=ball", "seed_shape.count=150", "relocate.interval=3"]
 EMBEDDED = Compute(dtype="float32")
 
 
@@ -80,6 +81,71 @@ def test_a_checkpoint_of_another_run_is_not_used(make, run_of):
     assert [step.done for step in seen] == [1, 2, 3, 4]
     assert asset.facts["resumed_from"] == 0
     assert asset.facts["seconds"] >= asset.facts["optimize_seconds"]
+
+
+@pytest.mark.parametrize("damage", ["cut short", "one byte"])
+def test_fault_12_after_a_damaged_checkpoint_the_one_before_is_used_and_it_is_said(make, run_of, damage):
+    job = run_of(seed=6 + len(damage)).jobs[0]
+    work = make(job)
+    for _ in range(4):
+        next(work)  # states 2 and 3 are saved
+    work.close()
+    path = make.store.item(job.id) / "checkpoint"
+    content = path.read_bytes()
+    path.write_bytes(content[:-100] if damage == "cut short" else content[:-200] + b"X" + content[-199:])
+    seen, asset = finish(make(job))
+    assert [step.done for step in seen] == [3, 4]
+    assert seen[0].note == ("150 Gaussians; checkpoint cannot be used (its digest is not that of its state)")
+    assert asset.facts["resumed_from"] == 2
+    assert asset.facts["warnings"] == ["checkpoint cannot be used (its digest is not that of its state)"]
+    resumed = (make.store.item(job.id) / "asset.ply").read_bytes()
+    shutil.rmtree(make.store.item(job.id))
+    finish(make(job))
+    assert (make.store.item(job.id) / "asset.ply").read_bytes() == resumed
+
+
+@pytest.fixture
+def breakdown(make, monkeypatch):
+    """Once `armed` holds something, the prior gives NaN in one iteration."""
+    encode, armed = type(make.prior).encode, []
+
+    def nan(prior, images, noise=None):
+        z_0 = encode(prior, images, noise)
+        return z_0 * armed.pop() if armed else z_0
+
+    monkeypatch.setattr(type(make.prior), "encode", nan)
+    return armed
+
+
+def test_after_nan_the_checkpoint_before_the_last_goes_on_with_other_random_numbers(make, run_of, breakdown):
+    job = run_of(seed=8, settings=[*SETTINGS, "iterations=6", "give_up_after=1"]).jobs[0]
+    work = make(job)
+    for _ in range(4):
+        next(work)  # states 2 and 3 are saved
+    breakdown.append(float("nan"))
+    with pytest.raises(NumericError, match="NaN or infinity in 1 iterations in a row, up to iteration 5"):
+        finish(work)
+    seen, asset = finish(make(job))
+    assert [step.done for step in seen] == [4, 5, 6], "states 3 and 4 were saved: from 3 on"
+    assert (asset.facts["resumed_from"], asset.facts["sub_seed"], asset.facts["attempt"]) == (3, 1, 2)
+    other = (make.store.item(job.id) / "asset.ply").read_bytes()
+    shutil.rmtree(make.store.item(job.id))
+    _, undisturbed = finish(make(job))
+    assert undisturbed.facts["sub_seed"] == 0
+    assert (make.store.item(job.id) / "asset.ply").read_bytes() != other
+
+
+def test_after_nan_without_a_checkpoint_a_job_begins_anew_with_other_random_numbers(make, run_of, breakdown):
+    job = run_of(seed=9, settings=[*SETTINGS, "give_up_after=1"]).jobs[0]
+    breakdown.append(float("nan"))
+    with pytest.raises(NumericError):
+        finish(make(job))
+    seen, asset = finish(make(job))
+    assert [step.done for step in seen] == [1, 2, 3, 4]
+    assert (asset.facts["resumed_from"], asset.facts["sub_seed"]) == (0, 1)
+    assert {path.name for path in make.store.item(job.id).iterdir()} == {
+        "asset.ply", "contact.png", "generation.json", "turntable.mp4",
+    }  # fmt: skip
 
 
 def test_where_memory_is_short_fewer_views_go_at_once_and_the_asset_is_made(make, run_of, monkeypatch):

@@ -1,0 +1,84 @@
+"""A run folder in an object store: a real S3 server of this machine, and memory."""
+
+import io
+import json
+from pathlib import Path
+
+import pandas as pd
+from processes import BALL, PROMPTS
+from typer.testing import CliRunner
+
+from pipeline import files
+from pipeline.cli import app
+from pipeline.embedded import frozen
+
+QUICK = ["--set", "iterations=4", *BALL, "--views", "4", "--executor", "inline"]
+
+
+def invoke(*arguments):
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """What does not tell the time, by its place in the run."""
+    places = [path for name in ("asset.ply", "contact.png", "turntable.mp4") for path in root.glob(f"items/*/{name}")]
+    return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in places}
+
+
+def scores(root: Path) -> dict[str, object]:
+    records = (json.loads(path.read_bytes()) for path in root.glob("items/*/record.json"))
+    return {record["job_id"]: record["scores"] for record in records}
+
+
+def test_every_verb_works_in_a_bucket_as_in_a_folder(s3, tiny_weights, tmp_path):
+    folder, bucket = tmp_path / "run", files.place(f"{s3}/verbs/run")
+    for out in (folder, bucket):
+        options = ["--weights", tiny_weights, "--seed", "1", *QUICK]
+        made = invoke("bench", *PROMPTS, *options, "--out", out)
+        assert made.exit_code == 0, made.output
+        assert f"{out}/leaderboard.csv" in made.stdout
+    assert contents(bucket) == contents(folder)
+    assert scores(bucket) == scores(folder)
+    assert {path.name for path in bucket.glob("*")} == {path.name for path in folder.glob("*")} - {".lock"}
+    boards = [pd.read_csv(io.BytesIO((out / "leaderboard.csv").read_bytes())) for out in (folder, bucket)]
+    for column in ("clip@tiny", "fd@tiny", "kid_cl@tiny"):
+        assert boards[0][column].tolist() == boards[1][column].tolist()
+
+    judged = invoke("evaluate", bucket, "--views", "5", "--executor", "inline")
+    assert judged.exit_code == 0, judged.output
+    ranked = invoke("leaderboard", bucket, folder, "--out", tmp_path / "both.csv")
+    assert ranked.exit_code == 0, ranked.output
+    assert sorted(pd.read_csv(tmp_path / "both.csv")["n_views"]) == [4, 5]
+    one = invoke(
+        "generate", "a red cube", "--weights", tiny_weights, "--executor", "inline", *QUICK[:6], "--out", f"{s3}/one"
+    )
+    assert one.exit_code == 0, one.output
+    assert one.stdout.startswith("s3://bucket/one/items/")
+
+
+def test_a_bucket_that_is_not_there_is_named(s3, tiny_weights):
+    refused = invoke("bench", *PROMPTS, "--weights", tiny_weights, *QUICK, "--out", "s3://absent/run")
+    assert refused.exit_code == 2
+    assert refused.stderr == (
+        "Error: s3://absent/run cannot be written (The specified bucket does not exist); choose another --out.\n"
+    )
+
+
+def test_nights_and_their_baselines_lie_in_a_store_too(tiny_weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(frozen, "check", list)
+    (tmp_path / "gates.toml").write_text("[clip]\ndelta = 0.3\n")
+    root = files.place(f"memory://{tmp_path.name}")
+    (tmp_path / "two.txt").write_text("a red cube\na blue ball\n")
+    options = ["--suite", tmp_path / "two.txt", "--weights", tiny_weights, *QUICK]
+    assert invoke("bench", *options, "--out", root / "release").exit_code == 0
+    accepted = invoke("nightly", "accept", root / "release", "--baseline", root / "pinned", "--reason", "first")
+    assert accepted.stdout == f"Baseline 1 in {root}/pinned: release, 2 assets\n", accepted.output
+    for night in ("one", "two"):
+        held = ["--baseline", root / "pinned", "--gates", tmp_path / "gates.toml", "--out", root / night]
+        result = invoke("nightly", *options, *held)
+        assert (result.exit_code, "PASS: " in result.stdout) == (0, True), result.output
+    lines = (root / "pinned" / "nights.jsonl").read_bytes().splitlines()
+    assert [json.loads(line)["run"] for line in lines] == ["one", "two"]
+    assert json.loads((root / "two" / "verdict.json").read_bytes())["verdict"] == "PASS"

@@ -1,0 +1,52 @@
+"""Whole commands in processes of their own, to be killed."""
+
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.generate import Checkpoint
+
+PROMPTS = ["--prompt", "a red cube", "--prompt", "a blue ball"]
+BALL = ["--set", "seed_shape.kind=ball", "--set", "seed_shape.count=150"]
+SMALL = ["--set", "iterations=80", *BALL, "--views", "4", "--checkpoint-seconds", "0"]
+PATIENCE_SECONDS = 240  # for a crowded machine; nothing is asserted of it
+
+
+class Command:
+    """A `segmentdreamer` process, and the lines it has printed on standard error so far."""
+
+    def __init__(self, *arguments: str):
+        code = "from pipeline.cli import main; main()"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        self.lines: list[str] = []
+        self.reader = threading.Thread(target=lambda: self.lines.extend(iter(self.process.stderr.readline, "")))
+        self.reader.start()
+
+    def pids(self) -> list[int]:
+        """The processes of the generation workers, in the order of their births."""
+        found = (re.search(r"generate \d+: ready \(process (\d+)\)", line) for line in list(self.lines))
+        return [int(match[1]) for match in found if match]
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not condition():
+            assert self.process.poll() is None, "".join(self.lines)
+            assert time.monotonic() < deadline, "".join(self.lines)
+            time.sleep(0.01)
+
+    def end(self) -> int:
+        status = self.process.wait(PATIENCE_SECONDS)
+        self.reader.join()
+        self.process.stderr.close()
+        return status
+
+
+def iteration(out: Path) -> int:
+    """How far the item in work is, by its checkpoint."""
+    return max((Checkpoint.read(path).iteration for path in out.glob("items/*/checkpoint")), default=0)
