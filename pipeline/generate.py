@@ -57,7 +57,7 @@ class Generator:
         prior = StableDiffusionPrior.load(self.weights.part("prior"), self.device, dtype)
         return prior.at_speed().sparing() if compute.fast and self.device.type == "cuda" else prior
 
-    def __call__(self, job: Job) -> Progressing[Progress, None, Asset]:
+    def __call__(self, job: Job) -> Progressing[Progress, bool | None, Asset]:
         folder = self.store.item(job.id)
         facts = self.store.read_json(folder / GENERATION)
         if facts is None:
@@ -68,18 +68,20 @@ class Generator:
             (folder / CHECKPOINT).unlink(missing_ok=True)
         return Asset(job.id, job.prompt.text, facts)
 
-    def _make(self, job: Job) -> Progressing[Progress, None, dict[str, Any]]:
+    def _make(self, job: Job) -> Progressing[Progress, bool | None, dict[str, Any]]:
         folder, begun, built = self.store.item(job.id), time.monotonic(), self.prior.build_seconds
         devices.forget_peak(self.device)
         initial = self._initial(job)
         init_seconds = time.monotonic() - begun
         steps, start = self._steps(job, initial, Checkpoint.read(folder / CHECKPOINT))
-        saved_at = time.monotonic()
+        saved_at, saved = time.monotonic(), start.iteration
         for step in steps:
             seconds = start.seconds + time.monotonic() - begun
-            yield Progress(step.iteration, step.iterations, f"{step.num_gaussians:,} Gaussians")
-            if time.monotonic() - saved_at >= self.checkpoint_seconds and step.iteration < step.iterations:
-                saved_at = time.monotonic()
+            note, peak = f"{step.num_gaussians:,} Gaussians", devices.peak_bytes(self.device)
+            asked = yield Progress(step.iteration, step.iterations, note, peak, saved)
+            is_due = asked or time.monotonic() - saved_at >= self.checkpoint_seconds
+            if is_due and step.iteration < step.iterations:
+                saved_at, saved = time.monotonic(), step.iteration
                 checkpoint = Checkpoint(step.iteration, seconds, step.checkpoint())
                 self.store.write(folder / CHECKPOINT, checkpoint.to_bytes())
         self.store.write(folder / ASSET, ply.to_ply(step.gaussians))
