@@ -13,7 +13,7 @@ from pipeline.events import Recorder, Sink, line
 
 LOGS = "auto", "table", "lines", "json"
 QUARTERS, FEWEST_STEPS = 4, 10  # where every line stays, an item of so many steps is told of at each quarter
-WIDE = 110  # columns of a terminal that has room for bars and notes
+WIDE = 110  # columns of a terminal that has room for bars
 LEAST_SHARE = 0.01  # of the work, before a guess is made of how long all will take
 
 
@@ -219,7 +219,7 @@ class Display(AbstractContextManager):
         title = Text(" · ".join(totals), style="bold")
         table = Table(title=title, title_justify="left", box=None, header_style="dim", pad_edge=False)
         is_wide = self.live is None or self.live.console.width >= WIDE
-        for name in ("worker", "prompt", "steps", "s/step", "left", "memory", "saved", *(["", ""] if is_wide else [])):
+        for name in ("worker", "prompt", "steps", "s/step", "left", "memory", "saved", "", *([""] if is_wide else [])):
             is_number = name in ("steps", "s/step", "left", "memory", "saved")
             table.add_column(name, justify="right" if is_number else "left", no_wrap=is_number or name == "worker")
         for (stage, worker), actor in sorted(
@@ -227,7 +227,6 @@ class Display(AbstractContextManager):
         ):
             pace, eta = actor.seconds_per_step(now), actor.eta_seconds(now)
             bar = ProgressBar(total=actor.total, completed=actor.done, width=16) if actor.total else ""
-            more = [bar, Text(actor.note, no_wrap=True, overflow="ellipsis")]
             table.add_row(
                 f"{stage} {worker}",
                 Text(actor.item or actor.state, "" if actor.item else "dim", no_wrap=True, overflow="ellipsis"),
@@ -236,6 +235,7 @@ class Display(AbstractContextManager):
                 "" if eta is None else duration(eta),
                 "" if actor.memory_bytes is None else f"{actor.memory_bytes / 2**30:.1f} GiB",
                 str(actor.saved) if actor.saved else "",
-                *(more if is_wide else []),
+                Text(actor.note, no_wrap=True, overflow="ellipsis"),
+                *([bar] if is_wide else []),
             )
         return table

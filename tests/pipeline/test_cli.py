@@ -216,8 +216,8 @@ def test_a_run_folder_has_all_that_was_promised(command):
     _, out, result = command
     names = {path.name for path in out.iterdir()}
     assert names == {
-        ".lock", "blank.json", "columns.json", "contact.png", "differences.csv", "distances.json", "grid.csv",
-        "grid.png", "items", "leaderboard.csv", "per_object.csv", "report.md", "run.json",
+        ".lock", "blank.json", "columns.json", "contact.png", "differences.csv", "distances.json", "events",
+        "grid.csv", "grid.png", "items", "leaderboard.csv", "per_object.csv", "report.md", "run.json",
     }  # fmt: skip
     assert len(assets(out)) == 4
     for item in out.glob("items/*"):
