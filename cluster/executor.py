@@ -3,6 +3,8 @@
 Items and results are opaque here. Every item given to `Executor.run` comes back in exactly one `Outcome`.
 """
 
+import os
+import socket
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,26 +33,47 @@ from cluster.scheduler import Limits, Scheduler
 
 @dataclass(frozen=True)
 class Progress:
-    """A sign of life: `done` of `total` steps of the present item."""
+    """A sign of life: `done` of `total` steps of the present item, up to `saved` of which another worker can go on."""
 
     done: int
     total: int
     note: str = ""
+    memory_bytes: int | None = None  # the most that the worker has taken for this item
+    saved: int = 0
 
 
 # Called with one item; yields `Progress` as often as it likes and returns the result. An exception fails the item.
-Worker = Callable[[Any], Generator[Progress, None, Any]]
+# A `yield` that gives back True asks it to save its state at once, so that another worker can go on from there.
+Worker = Callable[[Any], Generator[Progress, Any, Any]]
+
+
+def unknown(item: Any) -> float:
+    """How long an item takes where nobody knows."""
+    return 0.0
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One kind of worker: `make_worker` runs once in each worker's process; `gpus` and `cpus` are what one reserves."""
+    """One kind of worker: `make_worker` runs once in each worker's process; `gpus` and `cpus` are what one reserves.
+
+    `expected_seconds` of an item, in any unit, lets the longest begin first (of the first stage alone).
+    """
 
     name: str
     make_worker: Callable[[], Worker]
     workers: int = 1
     gpus: float = 0.0
     cpus: float = 1.0
+    min_gpu_gib: float = 0.0  # memory of a GPU that is large enough
+    elastic: bool = False  # more workers as nodes join that have room, fewer as they leave
+    handoff: int = scheduling.HANDOFF  # items that may wait per worker before the stage before pauses
+    expected_seconds: Callable[[Any], float] = unknown
+
+
+def scheduler_of(stages: Sequence[Stage], items: Sequence[Any], limits: Limits) -> Scheduler:
+    """The scheduler of a run through these stages."""
+    expected = stages[0].expected_seconds
+    return Scheduler([stage.name for stage in stages], items, limits, expected, [stage.handoff for stage in stages])
 
 
 @dataclass(frozen=True)
@@ -66,15 +89,18 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Event:
-    """What a watcher may want to show. `item` is None while a worker starts."""
+    """What a watcher may want to show. `item` is None while a worker starts; `ready` says where it lives."""
 
-    kind: Literal["starting", "ready", "started", "progress", "finished", "failed", "died", "retried"]
+    kind: Literal["starting", "ready", "started", "progress", "checkpoint", "finished", "failed", "died", "retried"]
     stage: str
     worker: int
     item: Any = None
     progress: Progress | None = None
     note: str = ""
+    error_kind: str = ""  # a kind of `failures.POLICIES`
     pid: int | None = None
+    node: str = ""
+    gpu: str = ""
 
 
 Watcher = Callable[[Event], None]
@@ -118,7 +144,7 @@ class InlineExecutor:
         return 0  # nothing is reserved: the workers find the devices of this process themselves
 
     def run(self, stages: Sequence[Stage], items: Sequence[Any], watcher: Watcher = unwatched) -> Iterator[Outcome]:
-        scheduler = Scheduler([stage.name for stage in stages], items, self.limits)
+        scheduler = scheduler_of(stages, items, self.limits)
         workers: dict[Place, Worker] = {}
         todo: list[Command] = []
         for number in range(len(stages)):
@@ -152,11 +178,15 @@ class InlineExecutor:
     def _watched(
         answer: Generator[Progress, None, "Success | Failure"], stage: str, item: Any, watcher: Watcher
     ) -> "Success | Failure":
+        saved = 0
         while True:
             try:
-                watcher(Event("progress", stage, 0, item, next(answer)))
+                progress = next(answer)
             except StopIteration as stop:
                 return stop.value
+            for event in seen(progress, stage, 0, item, saved):
+                watcher(event)
+            saved = progress.saved
 
     @staticmethod
     def _born(command: Start, stage: Stage, workers: dict[Place, Worker], watcher: Watcher) -> Ready | Failed:
@@ -165,8 +195,15 @@ class InlineExecutor:
             workers[command.place] = stage.make_worker()
         except Exception as error:
             return Failed(command.ticket, Failure.of(error))
-        watcher(Event("ready", stage.name, 0))
+        watcher(Event("ready", stage.name, 0, pid=os.getpid(), node=socket.gethostname()))
         return Ready(command.ticket)
+
+
+def seen(progress: Progress, stage: str, worker: int, item: Any, saved: int) -> Iterator[Event]:
+    """The events of a sign of life after one that told of the checkpoint of step `saved`."""
+    if progress.saved > saved:
+        yield Event("checkpoint", stage, worker, item, progress)
+    yield Event("progress", stage, worker, item, progress)
 
 
 def _next(commands: Sequence[Command]) -> int:
@@ -187,20 +224,22 @@ def told(command: Command, stages: Sequence[Stage], watcher: Watcher) -> Iterato
     place = command.place
     stage = stages[place.stage].name
     if isinstance(command, Stop):
-        watcher(Event("died", stage, place.worker, note=command.failure.message))
+        failure = command.failure
+        watcher(Event("died", stage, place.worker, note=failure.message, error_kind=failure.kind))
     elif isinstance(command, Retry):
-        watcher(Event("retried", stage, place.worker, command.task.item, note=command.failure.message))
+        item, failure = command.task.item, command.failure
+        watcher(Event("retried", stage, place.worker, item, note=failure.message, error_kind=failure.kind))
     elif isinstance(command, Advance):
         watcher(Event("finished", stage, place.worker, command.task.item))
     elif isinstance(command, End):
-        task, failure = command.task, command.failure
+        task, error = command.task, command.failure
         deaths = task.failures["died"]
-        if failure is None:
+        if error is None:
             watcher(Event("finished", stage, place.worker, task.item))
             yield Outcome(task.item, command.result, deaths=deaths)
         else:
-            watcher(Event("failed", stage, place.worker, task.item, note=failure.message))
-            yield Outcome(task.item, None, stage, failure, deaths)
+            watcher(Event("failed", stage, place.worker, task.item, note=error.message, error_kind=error.kind))
+            yield Outcome(task.item, None, stage, error, deaths)
 
 
 @dataclass(frozen=True)
@@ -208,9 +247,31 @@ class Success:
     value: Any
 
 
-def attempt(worker: Worker, payload: Any) -> Generator[Progress, None, Success | Failure]:
-    """Run a worker on an item; what it raises becomes a `Failure`, so that no exception crosses a process border."""
+def attempt(
+    worker: Worker, payload: Any, is_leaving: Callable[[], bool] = lambda: False
+) -> Generator[Progress, None, Success | Failure]:
+    """Run a worker on an item; what it raises becomes a `Failure`, so that no exception crosses a process border.
+
+    Once `is_leaving`, nothing is begun, and what was begun ends with a checkpoint, if the worker writes any.
+    """
+    if is_leaving():
+        return LEAVING
+    asked: int | None = None  # the step that is to be saved
     try:
-        return Success((yield from worker(payload)))
+        steps = worker(payload)
+        answer: bool | None = None
+        while True:
+            try:
+                progress = steps.send(answer)
+            except StopIteration as stop:
+                return Success(stop.value)
+            yield progress
+            if asked is not None and progress.saved >= asked:
+                return LEAVING
+            if answer := asked is None and is_leaving():
+                asked = progress.done
     except Exception as error:
         return Failure.of(error)
+
+
+LEAVING = Failure("preempted", "its node is being taken away")

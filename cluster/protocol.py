@@ -67,6 +67,13 @@ class Failed:
 
 
 @dataclass(frozen=True)
+class Crowded:
+    """The worker that is to live at `place` finds no room."""
+
+    place: Place
+
+
+@dataclass(frozen=True)
 class Tick:
     """Time went by."""
 
@@ -133,5 +140,5 @@ class Abort:
     stopped_working: bool = False  # it was not a birth that failed
 
 
-Event = Joined | Left | Ready | Succeeded | Failed | Tick
+Event = Joined | Left | Crowded | Ready | Succeeded | Failed | Tick
 Command = Start | Assign | Stop | Retry | Advance | End | Abort

@@ -1,6 +1,6 @@
 """The Ray executor: one actor per worker, one `ray.wait` loop for progress, results and deaths.
 
-No other file but `ray_jobs.py` imports ray.
+No other file but `ray_jobs.py`, `ray_metrics.py` and `ray_nodes.py` imports ray.
 Actors answer through streaming generators: each `yield` is a sign of life, the last one the result or the failure.
 Ray itself restarts and retries nothing (`max_restarts=0, max_task_retries=0`): a retried generator that resumed from
 a checkpoint would have its first yields dropped by index. Budgets are the scheduler's, state lies in files.
@@ -12,16 +12,31 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 from cluster import pulse, scheduler
-from cluster.executor import Event, Outcome, Progress, Stage, Success, Watcher, Worker, attempt, told, unwatched
+from cluster.executor import (
+    Event,
+    Outcome,
+    Progress,
+    Stage,
+    Success,
+    Watcher,
+    Worker,
+    attempt,
+    scheduler_of,
+    seen,
+    told,
+    unwatched,
+)
 from cluster.failures import Failure
-from cluster.protocol import Assign, Command, Failed, Joined, Place, Ready, Start, Stop, Succeeded, Tick
+from cluster.protocol import Assign, Command, Crowded, Failed, Joined, Left, Place, Ready, Start, Stop, Succeeded, Tick
 from cluster.pulse import Patience, Pulse
-from cluster.scheduler import Limits, Scheduler
+from cluster.ray_metrics import Metrics
+from cluster.ray_nodes import Leaving, Nodes
+from cluster.scheduler import Limits
 
 # One thread an actor: side by side, actors use all cores; a spinning OpenMP pool per actor would fight for them.
 ONE_THREAD = MappingProxyType(
@@ -34,6 +49,7 @@ ONE_THREAD = MappingProxyType(
         "TOKENIZERS_PARALLELISM": "false",
     }
 )
+LOOK_SECONDS = 2.0  # between two looks at the nodes of the cluster
 OBJECT_STORE_BYTES = 128 * 2**20  # only progress and paths travel; big data go through files
 
 
@@ -42,22 +58,36 @@ class ClusterError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Born:
+class Placed:
+    """A process has found its room; its worker is being built."""
+
     pid: int
+    node: str
+    gpu: str
+
+
+@dataclass(frozen=True)
+class Born:
+    """The worker is built."""
 
 
 class _Actor:
     """Lives in its own process: builds the worker once, then answers items one at a time."""
 
-    def boot(self, make_worker: Callable[[], Worker]) -> Born | Failure:
+    def boot(self, make_worker: Callable[[], Worker]) -> Generator[Placed | Born | Failure, None, None]:
+        import ray
+
+        self.is_leaving = Leaving(ray.get_runtime_context().get_node_id())
+        yield Placed(os.getpid(), self.is_leaving.node, ",".join(str(gpu) for gpu in ray.get_gpu_ids()))
         try:
             self.worker = make_worker()
         except Exception as error:
-            return Failure.of(error)
-        return Born(os.getpid())
+            yield Failure.of(error)
+        else:
+            yield Born()
 
     def work(self, payload: Any) -> Generator[Progress | Success | Failure, None, None]:
-        yield (yield from attempt(self.worker, payload))
+        yield (yield from attempt(self.worker, payload, self.is_leaving))
 
 
 @dataclass(eq=False)
@@ -71,6 +101,9 @@ class _Live:
     pulse: Pulse
     item: Any = None
     booting: bool = True
+    placed: Placed | None = None
+    crowded_since: float = 0.0
+    saved: int = 0  # the step of the last checkpoint that was told of
 
 
 class RayExecutor:
@@ -78,7 +111,7 @@ class RayExecutor:
 
     `cpus` is the least a new session on this machine shall have. Ray itself would wait for missing resources without a
     word: what no node can ever give stops the run after `infeasible_seconds`, what is not free after the patience for
-    a boot. `environment` is set in every actor.
+    a boot; a worker without room for `crowded_seconds` asks idle ones to make way. `environment` is set in every actor.
     """
 
     def __init__(
@@ -88,9 +121,10 @@ class RayExecutor:
         limits: Limits = scheduler.DEFAULTS,
         infeasible_seconds: float = 45.0,
         environment: Mapping[str, str] = ONE_THREAD,
+        crowded_seconds: float = 30.0,
     ):
         self.cpus, self.patience, self.limits = cpus, patience, limits
-        self.infeasible_seconds = infeasible_seconds
+        self.infeasible_seconds, self.crowded_seconds = infeasible_seconds, crowded_seconds
         self.environment = dict(environment)
 
     def gpus(self) -> int:
@@ -98,10 +132,17 @@ class RayExecutor:
 
     def run(self, stages: Sequence[Stage], items: Sequence[Any], watcher: Watcher = unwatched) -> Iterator[Outcome]:
         ray = connect(max(self.cpus, sum(stage.workers * stage.cpus for stage in stages)))
-        run = _Run(ray, stages, items, watcher, self)
+        metrics = Metrics()
+
+        def watch(event: Event) -> None:
+            metrics.watch(event)
+            watcher(event)
+
+        run = _Run(ray, stages, items, watch, self)
         try:
             yield from run.outcomes()
         finally:
+            metrics.close()
             for live in run.lives.values():
                 ray.kill(live.actor)
 
@@ -113,13 +154,16 @@ class _Run:
         self, ray: Any, stages: Sequence[Stage], items: Sequence[Any], watcher: Watcher, executor: RayExecutor
     ):
         self.ray, self.stages, self.watcher, self.executor = ray, stages, watcher, executor
-        self.scheduler = Scheduler([stage.name for stage in stages], items, executor.limits)
+        self.scheduler = scheduler_of(stages, items, executor.limits)
         self.lives: dict[Place, _Live] = {}
+        self.places = [set[int]() for _ in stages]  # workers there is thought to be room for
+        self.nodes, self.looked_at = Nodes(ray), time.monotonic()
         self.nothing_ready_since: dict[int, float] = {}  # by stage, while it has only workers that are being built
 
     def outcomes(self) -> Iterator[Outcome]:
         for number, stage in enumerate(self.stages):
             for worker in range(stage.workers):
+                self.places[number].add(worker)
                 yield from self._happened(Joined(Place(number, worker)))
         while not self.scheduler.finished:
             ready = self._ready()
@@ -130,7 +174,37 @@ class _Run:
                 if (event := self._silent(live)) is not None:
                     yield from self._happened(event)
             yield from self._happened(Tick())
+            if time.monotonic() - self.looked_at >= LOOK_SECONDS:
+                self.looked_at = time.monotonic()
+                for change in [*self._crowded(), *self._followed()]:
+                    yield from self._happened(change)
             self._check_resources()
+
+    def _crowded(self) -> Iterator[Crowded]:
+        """Workers that have found no room for a while."""
+        now = time.monotonic()
+        for live in self.lives.values():
+            if live.placed is None and now - live.crowded_since >= self.executor.crowded_seconds:
+                live.crowded_since = now
+                yield Crowded(live.place)
+
+    def _followed(self) -> Iterator[Joined | Left]:
+        """Elastic stages have as many places as the cluster has room, and no more than there is to do."""
+        for number, stage in enumerate(self.stages):
+            if not stage.elastic:
+                continue
+            others = sum(
+                other.workers for other in self.stages if other is not stage and stage.gpus and other.gpus >= 1
+            )
+            room, places = max(1, self.nodes.room(stage) - others), self.places[number]
+            while len(places) < min(room, self.scheduler.left(number)):
+                worker = next(free for free in range(len(places) + 1) if free not in places)
+                places.add(worker)
+                yield Joined(Place(number, worker))
+            homeless = [place for place, live in self.lives.items() if place.stage == number and live.placed is None]
+            for place in homeless[: max(0, len(places) - room)]:
+                places.discard(place.worker)
+                yield Left(place)
 
     def _happened(self, event: Any) -> Iterator[Outcome]:
         for command in self.scheduler.handle(event, time.monotonic()):
@@ -141,7 +215,7 @@ class _Run:
             self.lives[command.place] = self._start(command)
         elif isinstance(command, Assign):
             live, task = self.lives[command.place], command.task
-            live.ticket, live.item, live.pulse = command.ticket, task.item, self._pulse()
+            live.ticket, live.item, live.pulse, live.saved = command.ticket, task.item, self._pulse(), 0
             self._tell("started", live)
             live.answer = live.actor.work.options(num_returns="streaming").remote(task.payload)
         else:
@@ -151,6 +225,9 @@ class _Run:
 
     def _start(self, command: Start) -> _Live:
         stage = self.stages[command.place.stage]
+        environment = dict(self.executor.environment)
+        if not stage.gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = ""
         actor = (
             self.ray.remote(_Actor)
             .options(
@@ -158,12 +235,16 @@ class _Run:
                 num_gpus=stage.gpus,
                 max_restarts=0,
                 max_task_retries=0,
-                runtime_env={"env_vars": self.executor.environment},
+                runtime_env={"env_vars": environment},
+                label_selector=self.nodes.selector(stage),
             )
             .remote()
         )
         self.watcher(Event("starting", stage.name, command.place.worker))
-        return _Live(command.place, actor, actor.boot.remote(stage.make_worker), command.ticket, self._pulse())
+        answer = actor.boot.options(num_returns="streaming").remote(stage.make_worker)
+        live = _Live(command.place, actor, answer, command.ticket, self._pulse())
+        live.crowded_since = time.monotonic()
+        return live
 
     def _ready(self) -> list[_Live]:
         """The actors that have something to say; waits for the first, then takes all, so that none starves."""
@@ -183,22 +264,29 @@ class _Run:
         if self.lives.get(live.place) is not live:
             return None
         try:
-            reply = self.ray.get(live.answer if live.booting else next(live.answer))
+            reply = self.ray.get(next(live.answer))
         except self.ray.exceptions.RayTaskError as error:  # a reply that cannot be pickled, for one
             reply = Failure.of(error.cause or error)
         except (self.ray.exceptions.RayError, StopIteration) as error:
             reply = _lost(self.ray, error)
         if isinstance(reply, Progress):
             live.pulse.beat(time.monotonic(), is_last_step=reply.done >= reply.total)
-            self._tell("progress", live, progress=reply)
+            for event in seen(reply, self.stages[live.place.stage].name, live.place.worker, live.item, live.saved):
+                self.watcher(event)
+            live.saved = reply.saved
             return None
+        if isinstance(reply, Placed):
+            live.placed, live.pulse = reply, self._pulse()
+            if self.nodes.is_fit(reply.node, self.stages[live.place.stage]):
+                return None
+            reply = Failure("preempted", "its node joined with too small a GPU")
         live.answer = None
         if isinstance(reply, Failure):
             return Failed(live.ticket, reply)
         if isinstance(reply, Success):
             return Succeeded(live.ticket, reply.value)
         live.booting = False
-        self._tell("ready", live, pid=reply.pid)
+        self._tell("ready", live, **asdict(live.placed or Placed(0, "", "")))
         return Ready(live.ticket)
 
     def _silent(self, live: _Live) -> Failed | None:
@@ -218,7 +306,13 @@ class _Run:
             self.nothing_ready_since.pop(number, None)
 
     def _check_wait(self, stage: Stage, waited: float) -> None:
-        if waited > self.executor.infeasible_seconds and not self._is_feasible(stage):
+        if waited > self.executor.infeasible_seconds and not self.nodes.can_hold(stage):
+            if stage.gpus and self.nodes.can_hold(replace(stage, min_gpu_gib=0.0)):
+                raise ClusterError(
+                    f"No GPU is large enough for a {stage.name} worker: each asks for one of {stage.min_gpu_gib:g} GiB "
+                    f"(compute.min_gpu_gib), and the largest of the cluster has {self.nodes.largest_gpu_gib():g} GiB; "
+                    "add a node with a larger one, or ask for less."
+                )
             most = self.ray.cluster_resources()
             raise ClusterError(
                 f"No node can hold a {stage.name} worker: each asks for {stage.cpus:g} CPU and {stage.gpus:g} GPU, and "
@@ -232,10 +326,6 @@ class _Run:
                 f"{stage.cpus:g} CPU and {stage.gpus:g} GPU, of which the cluster has "
                 f"{free.get('CPU', 0):g} and {free.get('GPU', 0):g} free; ask for fewer --workers."
             )
-
-    def _is_feasible(self, stage: Stage) -> bool:
-        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
-        return any(node.get("CPU", 0) >= stage.cpus and node.get("GPU", 0) >= stage.gpus for node in nodes)
 
     def _pulse(self) -> Pulse:
         return Pulse(self.executor.patience, time.monotonic())

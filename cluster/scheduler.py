@@ -18,6 +18,7 @@ from cluster.protocol import (
     Advance,
     Assign,
     Command,
+    Crowded,
     End,
     Event,
     Failed,
@@ -71,9 +72,11 @@ class Scheduler:
         items: Sequence[Any],
         limits: Limits = DEFAULTS,
         expected_seconds: Callable[[Any], float] = lambda item: 0.0,
+        handoffs: Sequence[int] = (),
     ):
         self.limits, self.aborted = limits, False
         numbers = range(len(stages))
+        self._stages, self._handoffs = list(stages), list(handoffs) or [HANDOFF for _ in numbers]
         self._slots: dict[Place, Slot] = {}
         self._running: dict[int, Slot] = {}  # by ticket
         self._vacant: list[deque[Slot]] = [deque() for _ in numbers]
@@ -107,7 +110,11 @@ class Scheduler:
 
     def bound(self, stage: int) -> int:
         """How many tasks may wait before `stage` until the stage before begins no more."""
-        return HANDOFF * max(1, self._usable[stage])
+        return self._handoffs[stage] * max(1, self._usable[stage])
+
+    def left(self, stage: int) -> int:
+        """Items that have this stage before them, or are at it."""
+        return sum(self._open[: stage + 1])
 
     def handle(self, event: Event, now: float) -> list[Command]:
         """Take in what happened; what is to be done, in order. Events of what was given up change nothing."""
@@ -117,6 +124,8 @@ class Scheduler:
             self._join(event.place)
         elif isinstance(event, Left):
             self._leave(event.place, now)
+        elif isinstance(event, Crowded):
+            self._make_way(event.place, now)
         elif isinstance(event, Ready | Succeeded | Failed) and (slot := self._running.pop(event.ticket, None)):
             if isinstance(event, Failed):
                 self._fail(slot, event.failure, now)
@@ -156,6 +165,21 @@ class Scheduler:
             self._judge(slot, slot.task, lost, now)
         self._empty(slot, lost, now, given_up=True)
 
+    def _make_way(self, place: Place, now: float) -> None:
+        """End a worker of another stage that has nothing to do, if a stage has work and nobody: it may be in the way.
+
+        So stages whose workers do not fit beside each other take turns, and never wait for one another.
+        """
+        slot, stage = self._slots.get(place), place.stage
+        if slot is None or slot.state != "booting" or self._ready[stage] or not self.waiting(stage):
+            return
+        for other, idle in enumerate(self._idle):
+            while other != stage and idle:
+                if (found := idle.popleft()).state == "idle":
+                    reason = f"it makes way for a worker of stage {self._stages[stage]}"
+                    self._empty(found, Failure("preempted", reason), now, given_up=False, pauses=True)
+                    return
+
     def _staff(self) -> None:
         """Have workers built for work that has none; those of a later stage once the stage before has a worker.
 
@@ -164,7 +188,7 @@ class Scheduler:
         for stage, vacant in enumerate(self._vacant):
             if stage and not self._ready[stage - 1] and not self.waiting(stage):
                 return
-            while vacant and self._live[stage] < sum(self._open[: stage + 1]):
+            while vacant and self._live[stage] < self.left(stage):
                 slot = vacant.popleft()
                 if slot.state == "vacant":
                     self._live[stage] += 1
@@ -253,7 +277,7 @@ class Scheduler:
         slot.state, slot.task = "idle", None
         self._idle[slot.place.stage].append(slot)
 
-    def _empty(self, slot: Slot, failure: Failure, now: float, given_up: bool) -> None:
+    def _empty(self, slot: Slot, failure: Failure, now: float, given_up: bool, pauses: bool = False) -> None:
         """End the slot's worker; another is built at once, after some time, or never."""
         stage = slot.place.stage
         if slot.state in ("booting", "idle", "busy"):
@@ -264,9 +288,9 @@ class Scheduler:
         if given_up:
             slot.state = "gone"
             self._usable[stage] -= 1
-        elif slot.boots or slot.strikes > 1:
+        elif pauses or slot.boots or slot.strikes > 1:
             slot.state = "waiting"  # a GPU needs a moment to free what the last process held
-            self._postpone(slot, now + self.limits.backoff(max(slot.boots, slot.strikes - 1)))
+            self._postpone(slot, now + self.limits.backoff(max(slot.boots, slot.strikes - 1, 1)))
         else:
             slot.state = "vacant"
             self._vacant[stage].append(slot)

@@ -1,10 +1,11 @@
 """The flow: jobs → assets → scores → records → tables. What is there already is not made again."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from cluster.executor import Executor, Stage, Watcher, Worker, unwatched
-from pipeline.jobs import Asset
+from pipeline.jobs import Asset, Job
 from pipeline.models import Weights
 from pipeline.placement import Placement, place
 from pipeline.protocol import Protocol
@@ -20,15 +21,16 @@ def bench(
     workers: int | None,
     checkpoint_seconds: float,
     watcher: Watcher = unwatched,
+    eval_placement: str = "auto",
 ) -> None:
     """Generate, render and score every unfinished job."""
     jobs = store.unfinished(run.jobs, run.evaluation)
-    placement = place(executor, len(jobs), workers)
+    placement = place(executor, len(jobs), workers, eval_placement)
     texts = [prompt.text for prompt in run.prompts]
-    stages = [
-        generation(store, run, placement, checkpoint_seconds),
-        evaluation(store, run.weights, placement, run.protocol, texts),
-    ]
+    judging = evaluation(store, run.weights, placement, run.protocol, texts)
+    if placement.takes_turns:
+        judging = replace(judging, handoff=max(judging.handoff, len(jobs)))
+    stages = [generation(store, run, placement, checkpoint_seconds, elastic=workers is None), judging]
     for outcome in executor.run(stages, jobs, watcher):
         store.write_record(of_job(outcome, run.evaluation, store))
 
@@ -44,7 +46,8 @@ def generate(
     """Make every asset that is not there, and judge none."""
     jobs = store.unfinished(run.jobs, None)
     placement = place(executor, len(jobs), workers)
-    for outcome in executor.run([generation(store, run, placement, checkpoint_seconds)], jobs, watcher):
+    stage = generation(store, run, placement, checkpoint_seconds, elastic=workers is None)
+    for outcome in executor.run([stage], jobs, watcher):
         store.write_record(of_job(outcome, None, store))
 
 
@@ -79,10 +82,25 @@ def evaluate(
         store.write_record(of_asset(outcome, jobs[outcome.item.job_id], digest))
 
 
-def generation(store: Store, run: Run, placement: Placement, checkpoint_seconds: float) -> Stage:
+def generation(store: Store, run: Run, placement: Placement, checkpoint_seconds: float, *, elastic: bool) -> Stage:
+    """Its GPUs are large enough for every recipe of the run, since any worker may get any job."""
     compute = run.recipes[0].compute
     make = partial(_generator, store.absolute(), run.weights, checkpoint_seconds, compute)
-    return Stage("generate", make, workers=placement.generators, gpus=placement.generator_gpus, cpus=1)
+    return Stage(
+        "generate",
+        make,
+        workers=placement.generators,
+        gpus=placement.generator_gpus,
+        cpus=1,
+        min_gpu_gib=max(recipe.compute.min_gpu_gib for recipe in run.recipes),
+        elastic=elastic,
+        expected_seconds=views_rendered,
+    )
+
+
+def views_rendered(job: Job) -> float:
+    """How long a job takes, in views: enough to begin with the longest."""
+    return float(job.recipe.iterations * job.recipe.cameras.views)
 
 
 def evaluation(store: Store, weights: Weights, placement: Placement, protocol: Protocol, texts: list[str]) -> Stage:

@@ -70,6 +70,23 @@ Workers = Annotated[
     int | None, typer.Option(help="Assets made side by side.", show_default="one per GPU or, without, per core")
 ]
 ExecutorName = Annotated[str, typer.Option("--executor", help="ray, or inline: all in this process, one by one.")]
+Log = Annotated[
+    str,
+    typer.Option(
+        metavar="WAY",
+        help="How progress is told: table, lines, json (one event a line), or auto: a table on a terminal, else lines.",
+    ),
+]
+EvalPlacement = Annotated[
+    str,
+    typer.Option(
+        metavar="WHERE",
+        help="Where assets are judged: shared (a fifth of a generator's GPU), dedicated (a GPU of its own or, if there "
+        "is one, when all are made), cpu; auto is shared.",
+    ),
+]
+StallSeconds = Annotated[float, typer.Option(help="The least silence after which a worker counts as hung.")]
+Track = Annotated[str | None, typer.Option(metavar="NAME", help="Tell mlflow or wandb of settings and scores, too.")]
 CheckpointSeconds = Annotated[float, typer.Option(help="Time between checkpoints of an asset.")]
 Out = Annotated[
     str | None,
@@ -132,7 +149,11 @@ def bench(
     views: Views = 120,
     workers: Workers = None,
     executor: ExecutorName = "ray",
+    eval_placement: EvalPlacement = "auto",
+    stall_seconds: StallSeconds = 180.0,
     checkpoint_seconds: CheckpointSeconds = 20.0,
+    log: Log = "auto",
+    track: Track = None,
     out: Out = None,
     set_: Settings = None,
     sweep: Sweeps = None,
@@ -145,7 +166,8 @@ def bench(
 
     name, prompts = commands.prompts(suite, prompt, limit, DEFAULT_SUITE, DEFAULT_LIMIT)
     run = commands.checked_run(name, prompts, objective, recipe, weights, seed, views, set_, sweep)
-    return _status(commands.bench(run, _place(out), commands.Means(executor, workers, checkpoint_seconds)))
+    means = commands.Means(executor, workers, checkpoint_seconds, log, eval_placement, stall_seconds, track)
+    return _status(commands.bench(run, _place(out), means))
 
 
 @app.command()
@@ -158,7 +180,9 @@ def generate(
     seed: Seed = 0,
     workers: Workers = None,
     executor: ExecutorName = "ray",
+    stall_seconds: StallSeconds = 180.0,
     checkpoint_seconds: CheckpointSeconds = 20.0,
+    log: Log = "auto",
     out: Out = None,
     set_: Settings = None,
 ) -> int:
@@ -167,7 +191,8 @@ def generate(
 
     name, prompts = commands.prompts(None, [prompt], None, DEFAULT_SUITE, DEFAULT_LIMIT)
     run = commands.checked_run(name, prompts, objective, recipe, weights, seed, 120, set_, judged=False)
-    return _status(commands.generate(run, _place(out), commands.Means(executor, workers, checkpoint_seconds)))
+    means = commands.Means(executor, workers, checkpoint_seconds, log, stall_seconds=stall_seconds)
+    return _status(commands.generate(run, _place(out), means))
 
 
 @app.command()
@@ -177,11 +202,12 @@ def evaluate(
     views: Annotated[int | None, typer.Option(help="Views an asset is judged from.", show_default="as before")] = None,
     weights: WeightsFolder = None,
     executor: ExecutorName = "ray",
+    log: Log = "auto",
 ) -> int:
     """Judge the assets of a run folder, again if other views or weights are asked for."""
     from pipeline import commands
 
-    return _status(commands.evaluate(place(folder), views, weights, executor))
+    return _status(commands.evaluate(place(folder), views, weights, executor, log))
 
 
 @app.command()
@@ -237,7 +263,10 @@ def nightly(
     views: Views = 120,
     workers: Workers = None,
     executor: ExecutorName = "ray",
+    eval_placement: EvalPlacement = "auto",
+    stall_seconds: StallSeconds = 180.0,
     checkpoint_seconds: CheckpointSeconds = 20.0,
+    log: Log = "auto",
     out: Annotated[
         str | None, typer.Option(metavar="DIR|URL", help="Run folder.", show_default="runs/nightly-DATE-COMMIT")
     ] = None,
@@ -254,7 +283,7 @@ def nightly(
     baselines = commands_nightly.required(_place(baseline))
     name, prompts = commands.prompts(suite, None, limit, DEFAULT_SUITE, NIGHTLY_LIMIT)
     run = commands.checked_run(name, prompts, objective, recipe, weights, seed, views, set_)
-    means = commands.Means(executor, workers, checkpoint_seconds)
+    means = commands.Means(executor, workers, checkpoint_seconds, log, eval_placement, stall_seconds)
     verdict = commands_nightly.run(run, baselines, gates, _place(out), means)
     return WORSE if verdict == "FAIL" else OK
 

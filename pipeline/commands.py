@@ -10,10 +10,12 @@ from typing import NamedTuple
 
 from cluster.executor import BootError, Executor, InlineExecutor
 from pipeline import bench as flow
-from pipeline import manifest, models, recipes, sweep
+from pipeline import manifest, models, recipes, sweep, tracking
 from pipeline.errors import UserError, nearest
+from pipeline.events import EventLog, Sink
 from pipeline.jobs import Prompt
-from pipeline.progress import Display, prompt_and_method_of, prompt_of
+from pipeline.placement import check_placement
+from pipeline.progress import Display, check_log, prompt_and_method_of, prompt_of
 from pipeline.prompts import prompts as prompts_of
 from pipeline.prompts import suite as read_suite
 from pipeline.prompts import suite_name
@@ -23,7 +25,7 @@ from pipeline.store import GRID, Store
 
 EXECUTORS = "ray", "inline"
 MOST_WORKERS, MOST_WORKERS_PER_CORE = 1024, 8
-MOST_CHECKPOINT_SECONDS = 86_400
+MOST_CHECKPOINT_SECONDS = MOST_STALL_SECONDS = 86_400
 
 
 def prompts(
@@ -73,9 +75,18 @@ class Means(NamedTuple):
     executor: str
     workers: int | None
     checkpoint_seconds: float
+    log: str = "auto"
+    eval_placement: str = "auto"
+    stall_seconds: float = 180.0
+    track: str | None = None
 
     def check(self) -> None:
         """Raise UserError for an executor there is not, or numbers that cannot be meant."""
+        check_log(self.log)
+        check_placement(self.eval_placement)
+        tracking.check(self.track)
+        if not 1 <= self.stall_seconds <= MOST_STALL_SECONDS:
+            raise UserError(f"--stall-seconds is {self.stall_seconds:g}; give 1 to {MOST_STALL_SECONDS}.")
         check_workers(self.workers, self.executor)
         if not 0 <= self.checkpoint_seconds <= MOST_CHECKPOINT_SECONDS:
             raise UserError(
@@ -90,15 +101,22 @@ def bench(run: Run, out: Path | None, means: Means) -> int:
         return 0
     with _opened(run, out) as store:
         _say_left_out(run.weights)
+        trackers: list[tracking.Tracker] = []
         if todo := store.unfinished(run.jobs, run.evaluation):
             made = len(todo) - len(store.unfinished(todo, None))
             there = f", {made} of them made already" if made else ""
             _begin(store, run, f"{len(todo)} of {len(run.jobs)} assets to make and judge in {store.root}{there}")
-            with executing(means.executor, means.workers) as executor, _display(run, len(todo), "evaluate") as display:
-                flow.bench(run, executor, store, means.workers, means.checkpoint_seconds, display.watcher)
+            trackers = [tracking.Tracker(means.track, store, run.settings())] if means.track else []
+            display = _display(store, run, len(todo), "evaluate", means.log, trackers)
+            with executing(means.executor, means.workers, means.stall_seconds) as executor, display:
+                flow.bench(
+                    run, executor, store, means.workers, means.checkpoint_seconds, display.watcher, means.eval_placement
+                )
         from pipeline.publish import publish
 
         print(publish(store), end="")
+        for tracker in trackers:
+            tracker.finish()
         _where(store)
         return _failed(store, run)
 
@@ -128,7 +146,8 @@ def generate(run: Run, out: Path | None, means: Means) -> int:
     with _opened(run, out) as store:
         if todo := store.unfinished(run.jobs, None):
             _begin(store, run, f"{len(todo)} of {len(run.jobs)} assets to make in {store.root}")
-            with executing(means.executor, means.workers) as executor, _display(run, len(todo), "generate") as display:
+            display = _display(store, run, len(todo), "generate", means.log)
+            with executing(means.executor, means.workers, means.stall_seconds) as executor, display:
                 flow.generate(run, executor, store, means.workers, means.checkpoint_seconds, display.watcher)
         for job in run.jobs:
             if (store.item(job.id) / "asset.ply").exists():
@@ -136,9 +155,10 @@ def generate(run: Run, out: Path | None, means: Means) -> int:
         return _failed(store, run)
 
 
-def evaluate(folder: Path, views: int | None, weights: str | None, executor_name: str) -> int:
+def evaluate(folder: Path, views: int | None, weights: str | None, executor_name: str, log: str = "auto") -> int:
     """Judge a folder's assets as asked, write its tables; the number of failed jobs."""
     check_workers(None, executor_name)
+    check_log(log)
     store = Store(folder)
     settings = manifest.read(store)
     protocol = Protocol(settings["views"] if views is None else views)
@@ -157,7 +177,8 @@ def evaluate(folder: Path, views: int | None, weights: str | None, executor_name
         assets = flow.unjudged(store, settings, digest)
         if assets:
             _say(f"{len(assets)} of {len(settings['jobs'])} assets to judge in {store.root}")
-            with executing(executor_name, None) as executor, Display(len(assets), "evaluate") as display:
+            display = Display(len(assets), "evaluate", log=log, sinks=[EventLog(store)])
+            with executing(executor_name, None) as executor, display:
                 flow.evaluate(store, settings, judges, digest, assets, executor, display.watcher)
         from pipeline.publish import failures, publish
 
@@ -206,15 +227,16 @@ def check_workers(workers: int | None, executor_name: str) -> None:
 
 
 @contextmanager
-def executing(name: str, workers: int | None) -> Iterator[Executor]:
+def executing(name: str, workers: int | None, stall_seconds: float = 180.0) -> Iterator[Executor]:
     """The executor of this name, and its end."""
     if name == "inline":
         yield InlineExecutor()
         return
+    from cluster.pulse import Patience
     from cluster.ray_executor import RayExecutor, disconnect
 
     try:
-        yield RayExecutor(cpus=workers or 0)
+        yield RayExecutor(cpus=workers or 0, patience=Patience(stall_seconds=stall_seconds))
     except BootError as error:
         if error.failure.kind == "error":  # not the user's fault: whoever is told of it needs to know where
             print(error.failure.details, file=sys.stderr)
@@ -244,8 +266,9 @@ def _say_left_out(judges: models.Weights) -> None:
         _say(sentence)
 
 
-def _display(run: Run, jobs: int, last_stage: str) -> Display:
-    return Display(jobs, last_stage, prompt_and_method_of if len(run.methods) > 1 else prompt_of)
+def _display(store: Store, run: Run, jobs: int, last_stage: str, log: str, trackers: Sequence[Sink] = ()) -> Display:
+    names = prompt_and_method_of if len(run.methods) > 1 else prompt_of
+    return Display(jobs, last_stage, names, log=log, sinks=[EventLog(store), *trackers])
 
 
 def _failed(store: Store, run: Run) -> int:

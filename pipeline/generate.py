@@ -56,7 +56,7 @@ class Generator:
         prior = StableDiffusionPrior.load(self.weights.part("prior"), self.device, dtype)
         return prior.at_speed().sparing() if compute.fast and self.device.type == "cuda" else prior
 
-    def __call__(self, job: Job) -> Progressing[Progress, None, Asset]:
+    def __call__(self, job: Job) -> Progressing[Progress, bool | None, Asset]:
         facts = published(self.store, job.id)
         if facts is None:
             if job.recipe.compute != self.compute:  # a sweep may change it from job to job
@@ -65,19 +65,21 @@ class Generator:
             facts = attempt.commit((yield from self._make(job, attempt)))
         return Asset(job.id, job.prompt.text, facts)
 
-    def _make(self, job: Job, attempt: Attempt) -> Progressing[Progress, None, dict[str, Any]]:
+    def _make(self, job: Job, attempt: Attempt) -> Progressing[Progress, bool | None, dict[str, Any]]:
         begun, built, warnings = time.monotonic(), self.prior.build_seconds, list[str]()
         devices.forget_peak(self.device)
         initial = self._initial(job)
         init_seconds = time.monotonic() - begun
         steps, start = self._steps(job, attempt, initial, warnings)
-        saved_at = time.monotonic()
+        saved_at, saved = time.monotonic(), start.iteration
         for step in steps:
             seconds = start.seconds + time.monotonic() - begun
             told = warnings if step.iteration == start.iteration + 1 else []
-            yield Progress(step.iteration, step.iterations, "; ".join([f"{step.num_gaussians:,} Gaussians", *told]))
-            if time.monotonic() - saved_at >= self.checkpoint_seconds and step.iteration < step.iterations:
-                saved_at = time.monotonic()
+            note, peak = "; ".join([f"{step.num_gaussians:,} Gaussians", *told]), devices.peak_bytes(self.device)
+            asked = yield Progress(step.iteration, step.iterations, note, peak, saved)
+            is_due = asked or time.monotonic() - saved_at >= self.checkpoint_seconds
+            if is_due and step.iteration < step.iterations:
+                saved_at, saved = time.monotonic(), step.iteration
                 attempt.save(Checkpoint(step.iteration, seconds, step.checkpoint()))
         attempt.write(ASSET, ply.to_ply(step.gaussians))
         self._picture(job, attempt, step.gaussians)

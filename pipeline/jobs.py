@@ -80,8 +80,8 @@ def plan(prompts: Sequence[Prompt], methods: Iterable[Method], seed: int, weight
 
 
 def without_machine(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain values, its name left out and a file it starts from replaced by the file's digest."""
-    tree = recipe.model_dump(mode="json", exclude={"name"})
+    """The recipe as plain values, its name and what only chooses a machine left out, a file replaced by its digest."""
+    tree = recipe.model_dump(mode="json", exclude={"name": True, "compute": {"min_gpu_gib"}})
     path = tree["seed_shape"]["path"]
     if path and Path(path).is_file():
         tree["seed_shape"]["path"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -1,16 +1,20 @@
-"""What a person sees of a run: a live table on a terminal, one plain line per event elsewhere."""
+"""What a person sees of a run: a live table on a terminal; elsewhere one plain line, or one of JSON, per event."""
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from cluster.executor import Event
-from pipeline.errors import shortened
+from pipeline.errors import UserError, nearest, shortened
+from pipeline.events import Recorder, Sink, line
 
+LOGS = "auto", "table", "lines", "json"
 QUARTERS, FEWEST_STEPS = 4, 10  # where every line stays, an item of so many steps is told of at each quarter
+WIDE = 110  # columns of a terminal that has room for bars
+LEAST_SHARE = 0.01  # of the work, before a guess is made of how long all will take
 
 
 @dataclass
@@ -24,11 +28,18 @@ class Actor:
     since: float = 0.0  # clock at the first progress of the present item
     first: int = 0  # steps that had been done then: a resumed item does not begin at 0
     note: str = ""
+    saved: int = 0  # the step of its last checkpoint
+    memory_bytes: int | None = None
+
+    def seconds_per_step(self, now: float) -> float | None:
+        """None before two signs of life."""
+        steps = self.done - self.first
+        return (now - self.since) / steps if steps > 0 and self.total else None
 
     def eta_seconds(self, now: float) -> float | None:
         """How long the present item will take from now; None before two signs of life."""
-        steps = self.done - self.first
-        return (now - self.since) / steps * (self.total - self.done) if steps > 0 and self.total else None
+        pace = self.seconds_per_step(now)
+        return None if pace is None else pace * (self.total - self.done)
 
 
 @dataclass
@@ -43,6 +54,17 @@ class Board:
     actors: dict[tuple[str, int], Actor] = field(default_factory=dict)
     ended: int = 0
     failed: int = 0
+    begun: float | None = None  # clock when the first item was
+
+    def eta_seconds(self, now: float) -> float | None:
+        """How long all will take from now, if they go on as they have gone; None while next to nothing is done."""
+        actors = [actor for (stage, _), actor in self.actors.items() if actor.total and stage != self.last_stage]
+        share = sum((actor.done - actor.first) / actor.total for actor in actors)
+        before = sum(actor.first / actor.total for actor in actors)
+        done, left = self.ended + share, self.jobs - self.ended - share - before
+        if self.begun is None or done < LEAST_SHARE * self.jobs:
+            return None
+        return (now - self.begun) / done * max(left, 0.0)
 
     def watch(self, event: Event) -> None:
         """Take in one event; an item that ends its last stage has ended."""
@@ -56,9 +78,12 @@ class Board:
             self.say(f"{who}: ready" + (f" (process {event.pid})" if event.pid else ""))
         elif event.kind == "started":
             self.actors[event.stage, event.worker] = Actor("working", item)
+            self.begun = self.clock() if self.begun is None else self.begun
             self.say(f"{who}: {item}")
         elif event.kind == "progress" and event.progress:
             self._progress(actor, who, event.progress)
+        elif event.kind == "checkpoint" and event.progress:
+            actor.saved = event.progress.saved
         elif event.kind == "retried":
             self.say(f"{who}: {item}: {event.note}; trying again")
         elif event.kind == "died":
@@ -71,6 +96,7 @@ class Board:
         if not actor.total:
             actor.since, actor.first = now, progress.done
         before, actor.done, actor.total, actor.note = actor.done, progress.done, progress.total, progress.note
+        actor.memory_bytes, actor.saved = progress.memory_bytes, progress.saved
         quarters = [steps * QUARTERS // progress.total for steps in (before, progress.done)]
         if before and progress.total >= FEWEST_STEPS and quarters[0] < quarters[1] < QUARTERS:
             eta = actor.eta_seconds(now)
@@ -108,22 +134,55 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-class Display(AbstractContextManager):
-    """Shows a `Board` while it is entered; `watcher` is for `Executor.run`."""
+def check_log(log: str) -> None:
+    """Raise UserError for a way to tell of a run that there is not."""
+    if log not in LOGS:
+        raise UserError(f"There is no --log {log!r}; choose from {', '.join(LOGS)}{nearest(log, LOGS)}.")
 
-    def __init__(self, jobs: int, last_stage: str, names: Callable[[Any], str] = prompt_of, out: TextIO | None = None):
+
+class _JsonLines:
+    """Prints records as they come."""
+
+    def __init__(self, out: TextIO):
+        self.out = out
+
+    def take(self, record: dict[str, Any]) -> None:
+        print(line(record), file=self.out, flush=True)
+
+    def close(self) -> None:
+        """Nothing is kept back."""
+
+
+class Display(AbstractContextManager):
+    """Shows a `Board` while it is entered, and gives records to the sinks; `watcher` is for `Executor.run`.
+
+    `log`: table, lines, json, or auto: a table on a terminal and lines elsewhere.
+    """
+
+    def __init__(
+        self,
+        jobs: int,
+        last_stage: str,
+        names: Callable[[Any], str] = prompt_of,
+        out: TextIO | None = None,
+        log: str = "auto",
+        sinks: Sequence[Sink] = (),
+    ):
         self.out = sys.stderr if out is None else out
         self.live: Any = None
-        is_terminal = self.out.isatty()
-        self.board = Board(jobs, last_stage, (lambda line: None) if is_terminal else self._line, names)
+        if log == "auto":
+            log = "table" if self.out.isatty() else "lines"
+        self.board = Board(jobs, last_stage, self._line if log == "lines" else lambda text: None, names)
+        self.recorder = Recorder([*sinks, *([_JsonLines(self.out)] if log == "json" else [])])
         self.begun = time.monotonic()
-        self.context: AbstractContextManager = self._table() if is_terminal else nullcontext()
+        self.context: AbstractContextManager = self._table() if log == "table" else nullcontext()
 
     def watcher(self, event: Event) -> None:
         self.board.watch(event)
+        self.recorder.watch(event)
         if self.live is not None and event.kind in ("failed", "retried"):
-            line = f"{event.stage} {event.worker}: {self.board.names(event.item)}: {event.note}"
-            self.live.console.print(line, markup=False, highlight=False)
+            text = f"{event.stage} {event.worker}: {self.board.names(event.item)}: {event.note}"
+            self.live.console.print(text, markup=False, highlight=False)
 
     def __enter__(self) -> "Display":
         self.live = self.context.__enter__()
@@ -131,32 +190,52 @@ class Display(AbstractContextManager):
 
     def __exit__(self, *error: Any) -> None:
         self.context.__exit__(*error)
+        self.recorder.close()
 
-    def _line(self, line: str) -> None:
-        print(f"[{duration(time.monotonic() - self.begun)}] {line}", file=self.out, flush=True)
+    def _line(self, text: str) -> None:
+        print(f"[{duration(time.monotonic() - self.begun)}] {text}", file=self.out, flush=True)
 
     def _table(self) -> AbstractContextManager:
         from rich.console import Console
         from rich.live import Live
 
-        return Live(get_renderable=self.render, console=Console(file=self.out), refresh_per_second=4, transient=True)
+        console = Console(file=self.out, force_terminal=True)
+        return Live(get_renderable=self.render, console=console, refresh_per_second=4, transient=True)
 
     def render(self) -> Any:
-        """The board as a rich table: a row per worker."""
+        """The board as a rich table: what has ended and what is left, then a row per worker."""
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
         now, board = time.monotonic(), self.board
-        failures = f", {board.failed} failed" if board.failed else ""
-        title = f"{board.ended} of {board.jobs} ended{failures}, {duration(now - self.begun)}"
-        table = Table("worker", "prompt", "", "steps", "left", "", title=title, title_justify="left", box=None)
+        all_left = board.eta_seconds(now)
+        totals = [
+            f"{board.ended} of {board.jobs} ended",
+            *([f"{board.failed} failed"] if board.failed else []),
+            f"{duration(now - self.begun)} so far",
+            *([] if all_left is None else [f"about {duration(all_left)} to go"]),
+        ]
+        title = Text(" · ".join(totals), style="bold")
+        table = Table(title=title, title_justify="left", box=None, header_style="dim", pad_edge=False)
+        is_wide = self.live is None or self.live.console.width >= WIDE
+        for name in ("worker", "prompt", "steps", "s/step", "left", "memory", "saved", "", *([""] if is_wide else [])):
+            is_number = name in ("steps", "s/step", "left", "memory", "saved")
+            table.add_column(name, justify="right" if is_number else "left", no_wrap=is_number or name == "worker")
         for (stage, worker), actor in sorted(
             board.actors.items(), key=lambda entry: (entry[0][0] == board.last_stage, entry[0])
         ):
-            eta = actor.eta_seconds(now)
-            bar = ProgressBar(total=actor.total, completed=actor.done, width=24) if actor.total else ""
-            steps = f"{actor.done}/{actor.total}" if actor.total else ""
-            left = "" if eta is None else duration(eta)
-            table.add_row(f"{stage} {worker}", Text(actor.item or actor.state), bar, steps, left, actor.note)
+            pace, eta = actor.seconds_per_step(now), actor.eta_seconds(now)
+            bar = ProgressBar(total=actor.total, completed=actor.done, width=16) if actor.total else ""
+            table.add_row(
+                f"{stage} {worker}",
+                Text(actor.item or actor.state, "" if actor.item else "dim", no_wrap=True, overflow="ellipsis"),
+                f"{actor.done}/{actor.total}" if actor.total else "",
+                "" if pace is None else f"{pace:.3g}",
+                "" if eta is None else duration(eta),
+                "" if actor.memory_bytes is None else f"{actor.memory_bytes / 2**30:.1f} GiB",
+                str(actor.saved) if actor.saved else "",
+                Text(actor.note, no_wrap=True, overflow="ellipsis"),
+                *([bar] if is_wide else []),
+            )
         return table

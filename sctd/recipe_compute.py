@@ -11,4 +11,7 @@ class Compute(Part):
     dtype: Literal["float32", "float16", "bfloat16"] = field(
         "float16", "–", RELEASE, "of the prior's networks; everything else is float32"
     )
+    min_gpu_gib: float = field(
+        12.0, "GiB", OURS, "memory of a GPU that is large enough; 0: any; it changes no asset", ge=0, le=1024
+    )
     fast: bool = field(True, "–", OURS, "on a GPU the networks are fused, compiled and recorded as CUDA graphs")

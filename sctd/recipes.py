@@ -81,7 +81,7 @@ def embedded() -> Recipe:
             cloud_steps=20,
             cloud_up_shift=0,
         ),
-        compute=Compute(dtype="float32"),
+        compute=Compute(dtype="float32", min_gpu_gib=0),
     )
 
 

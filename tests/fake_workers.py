@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cluster.executor import Progress, Stage
 
-STEPS = 6
+STEPS, LONG = 6, 1000
 
 
 def stages(folder: Path, generators: int = 2, pause: float = 0.0, evaluation_pause: float = 0.0) -> list[Stage]:
@@ -36,7 +36,10 @@ def save(checkpoint: Path, step: int) -> None:
 
 
 class Generate:
-    """`<what>-<name>`: ok, slow, invalid, crash, full, flaky, oom_once, device_once, die_once, poison, hang, stop, …"""
+    """`<what>-<name>`: ok, slow, invalid, crash, full, flaky, oom_once, device_once, die_once, poison, hang, stop, …
+
+    A `long` one goes on until there is a file `released`, and saves its state when it is asked to, and only then.
+    """
 
     def __init__(self, folder: Path, pause: float):
         self.folder, self.pause = folder, pause
@@ -62,6 +65,13 @@ class Generate:
         if what == "oom_once" and not (self.folder / item).exists():
             (self.folder / item).touch()
             raise MemoryError("CUDA out of memory")
+        saved = start
+        while what == "long" and start < LONG and not (self.folder / "released").exists():
+            time.sleep(0.1)
+            start += 1
+            if (yield Progress(start, LONG, saved=saved)):
+                save(checkpoint, start)
+                saved = start
         for step in range(start, STEPS):
             time.sleep(0.3 if what == "slow" else self.pause)
             yield Progress(step + 1, STEPS)

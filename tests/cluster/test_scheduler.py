@@ -12,6 +12,7 @@ from cluster.protocol import (
     Abort,
     Advance,
     Assign,
+    Crowded,
     End,
     Failed,
     Joined,
@@ -365,3 +366,49 @@ def test_the_end_of_a_stage_is_told_once():
 
 def test_no_items_is_a_finished_run():
     assert Scheduler(STAGES, []).finished
+
+
+def test_a_worker_without_room_gets_that_of_an_idle_one_of_another_stage():
+    world = World(range(HANDOFF + 2), slots=(1, 1))
+    world.answer(Place(0, 0))
+    assert world.tell(Crowded(Place(1, 0))) == [], "the generator works: nobody is in the way who could go"
+    for _ in range(HANDOFF):
+        world.answer(Place(0, 0))
+    assert Place(0, 0) in world.idle, "it pauses"
+    (stop,) = world.tell(Crowded(Place(1, 0)))
+    assert (stop.place, stop.given_up) == (Place(0, 0), False)
+    assert stop.failure == Failure("preempted", "it makes way for a worker of stage evaluate")
+    world.answer(Place(1, 0))
+    for _ in range(HANDOFF):
+        world.answer(Place(1, 0))
+    world.sleep()
+    assert isinstance(world.running[Place(0, 0)], Start), "it comes back, for there is work"
+    (stop,) = world.tell(Crowded(Place(0, 0)))
+    assert stop.place == Place(1, 0)
+    world.answer(Place(0, 0))
+    finish_with_sleep(world)
+    assert world.ended == Counter(range(HANDOFF + 2))
+
+
+def finish_with_sleep(world):
+    for _ in range(1000):
+        if world.scheduler.finished:
+            return
+        if world.running:
+            world.answer(next(iter(world.running)))
+        else:
+            world.sleep()
+    raise AssertionError("a thousand events did not end the run")
+
+
+def test_who_has_others_of_its_stage_at_work_asks_nobody_to_go():
+    world = ready(range(3), slots=(2, 1))
+    world.answer(Place(0, 0), "died")
+    assert world.tell(Crowded(Place(0, 0))) == []
+
+
+def test_a_stage_may_take_all_that_the_one_before_makes():
+    world = ready(range(30), handoffs=[HANDOFF, 30])
+    for _ in range(30):
+        world.answer(Place(0, 0))
+    assert world.scheduler.waiting(1) == 29

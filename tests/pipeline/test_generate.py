@@ -5,6 +5,7 @@ import pytest
 import tiny_models
 import torch
 
+from cluster.executor import LEAVING, attempt
 from pipeline.generate import NO_CHECKPOINT, Checkpoint, Generator, NumericError
 from pipeline.store import Store
 from sctd.formats import ply
@@ -58,6 +59,19 @@ def test_a_started_job_leaves_a_checkpoint_and_goes_on_from_it(make, run_of):
     assert asset.facts["resumed_from"] == 2
     assert asset.facts["seconds"] > saved.seconds
     assert not (make.store.item(job.id) / "checkpoint").exists()
+
+
+def test_a_generator_whose_node_is_taken_away_saves_its_state_at_once_and_ends_a_step_later(
+    tiny_weights, run_of, tmp_path
+):
+    from pipeline import models
+
+    job, asked = run_of(seed=2).jobs[0], iter(range(100))
+    generator = Generator(Store(tmp_path), models.resolve(str(tiny_weights)), 1e9, EMBEDDED)
+    seen, reply = finish(attempt(generator, job, lambda: next(asked) >= 2))
+    assert reply == LEAVING
+    assert [(step.done, step.saved) for step in seen] == [(1, 0), (2, 0), (3, 2)]
+    assert Checkpoint.read(tmp_path / "items" / job.id / "checkpoint").iteration == 2
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00\x01", b'{"iteration": 2', b'{"iteration": 2}\nstate', b"[]\nstate"])

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.jobs import Job, Method, Prompt, digest, plan
+from pipeline.jobs import Job, Method, Prompt, digest, plan, without_machine
 from sctd.methods import sds
 from sctd.recipe import with_overrides
 from sctd.recipes import embedded
@@ -68,3 +68,9 @@ def test_a_plan_goes_prompt_by_prompt_through_all_methods():
         ("second", "ours", "sctd", 7), ("second", "sds", "sds", 7),
     ]  # fmt: skip
     assert len({job.id for job in jobs}) == 4
+
+
+def test_the_memory_of_a_gpu_changes_no_job():
+    small, large = (with_overrides(embedded(), {"compute.min_gpu_gib": size}) for size in ("0", "24"))
+    assert small != large
+    assert without_machine(small) == without_machine(large)

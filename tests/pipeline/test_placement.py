@@ -2,7 +2,8 @@ import pytest
 
 from cluster.executor import InlineExecutor
 from pipeline import devices, manifest
-from pipeline.placement import place, spread
+from pipeline.errors import UserError
+from pipeline.placement import check_placement, place, spread
 
 
 class WithGpus(InlineExecutor):
@@ -61,3 +62,25 @@ def test_gpus_that_cannot_render_are_left_alone(monkeypatch):
 def test_one_kind_of_worker_has_whole_gpus_also_where_nothing_can_render(monkeypatch, gpus, items, workers, expected):
     monkeypatch.setattr(devices, "can_use_gpus", lambda: False)
     assert spread(WithGpus(gpus), items, workers) == expected
+
+
+@pytest.mark.parametrize(
+    ("gpus", "evaluation", "expected"),
+    [
+        (4, "shared", (4, 0.8, 0.2)),
+        (4, "dedicated", (3, 1.0, 1.0)),
+        (1, "dedicated", (1, 1.0, 1.0)),  # in turns
+        (4, "cpu", (4, 1.0, 0.0)),
+        (0, "dedicated", (6, 0.0, 0.0)),
+    ],
+)
+def test_the_evaluator_lives_where_it_is_told_to(gpus, evaluation, expected):
+    placement = place(WithGpus(gpus), 40, None, evaluation)
+    assert placement == expected
+    assert placement.takes_turns == (expected[2] == 1.0)
+
+
+def test_a_place_to_judge_that_there_is_not_is_named():
+    with pytest.raises(UserError) as caught:
+        check_placement("gpu")
+    assert str(caught.value).startswith("There is no --eval-placement 'gpu'; choose from auto, shared, dedicated, cpu")

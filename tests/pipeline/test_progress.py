@@ -1,9 +1,11 @@
 import io
+import json
 
 import pytest
 
 from cluster.executor import Event, Progress
-from pipeline.progress import Board, Display, duration, prompt_and_method_of, prompt_of
+from pipeline.errors import UserError
+from pipeline.progress import Board, Display, check_log, duration, prompt_and_method_of, prompt_of
 
 
 @pytest.fixture
@@ -118,3 +120,57 @@ def test_elsewhere_each_event_is_a_line_with_the_time(run_of):
     with Display(1, "evaluate", out=out) as display:
         display.watcher(Event("started", "generate", 0, run_of().jobs[0]))
     assert out.getvalue() == "[0 s] generate 0: a red cube\n"
+
+
+def test_json_is_a_record_a_line_and_nothing_else(run_of):
+    out = io.StringIO()
+    with Display(1, "evaluate", out=out, log="json") as display:
+        display.watcher(Event("started", "generate", 0, run_of().jobs[0]))
+        display.watcher(Event("failed", "generate", 0, run_of().jobs[0], note="no", error_kind="input"))
+    records = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [(record["kind"], record["prompt_id"]) for record in records] == [
+        ("started", "a-red-cube"),
+        ("failed", "a-red-cube"),
+    ]
+
+
+def test_lines_are_lines_also_on_a_terminal(run_of):
+    out = Terminal()
+    with Display(1, "evaluate", out=out, log="lines") as display:
+        display.watcher(Event("started", "generate", 0, run_of().jobs[0]))
+    assert out.getvalue() == "[0 s] generate 0: a red cube\n"
+
+
+def test_a_log_there_is_not_is_named():
+    with pytest.raises(UserError) as caught:
+        check_log("jsn")
+    assert str(caught.value) == (
+        "There is no --log 'jsn'; choose from auto, table, lines, json; the nearest is 'json'."
+    )
+
+
+def test_the_time_that_all_will_take_is_told_from_what_was_done_now(board, clock):
+    assert board.eta_seconds(0.0) is None
+    board.watch(Event("started", "generate", 0, "cube"))
+    assert board.eta_seconds(0.0) is None
+    steps(board, clock, 150, 200, start=100)
+    # 49 of 200 steps in 50 s; of two items, half of one was done before: 1.5 less what was done now is left.
+    done, left = 49 / 200, 2 - 49 / 200 - 101 / 200
+    assert board.eta_seconds(clock[0]) == pytest.approx(50 / done * left)
+
+
+def test_a_row_tells_pace_memory_and_checkpoint(run_of):
+    from rich.console import Console
+
+    job = run_of().jobs[0]
+    display = Display(3, "evaluate", out=io.StringIO(), log="lines")
+    display.board.clock = iter([0.0, 0.0, 2.0, 2.0]).__next__
+    display.watcher(Event("started", "generate", 0, job))
+    for step in (100, 101):
+        display.watcher(Event("progress", "generate", 0, job, Progress(step, 300, "", 3 * 2**30, 90)))
+    console = Console(file=io.StringIO(), width=120)
+    console.print(display.render())
+    (row,) = [line for line in console.file.getvalue().splitlines() if line.startswith("generate")]
+    assert "101/300" in row
+    assert "3.0 GiB" in row
+    assert " 90" in row

@@ -1,0 +1,93 @@
+"""What Prometheus sees: read from the exporter of a real Ray, and compared with what the dashboard draws."""
+
+import json
+import re
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from fake_workers import stages
+
+from cluster import ray_metrics
+from cluster.ray_executor import RayExecutor
+from cluster.scheduler import Limits
+
+DASHBOARD = Path(__file__).parents[2] / "cluster" / "deploy" / "grafana.json"
+EXPORTED = {
+    "ray_segmentdreamer_items_total",
+    "ray_segmentdreamer_workers",
+    *(f"ray_segmentdreamer_{kind}_seconds_{part}" for kind in ("step", "stage") for part in ("bucket", "count", "sum")),
+}
+PATIENCE_SECONDS = 60
+
+
+def scraped(ray) -> dict[str, float]:
+    """Samples of ours by name and our labels."""
+    (node,) = [node for node in ray.nodes() if node["Alive"]]
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    samples = {}
+    for line in lines:
+        if line.startswith("ray_segmentdreamer"):
+            name, labels, value = re.fullmatch(r"(\w+)\{(.*)\} (\S+)", line).groups()
+            ours = re.findall(r'\b(stage|status|kind|state)="(\w*)"', labels)
+            samples[" ".join([name, *(f"{key}={value}" for key, value in sorted(ours))])] = float(value)
+    return samples
+
+
+@pytest.fixture(scope="module")
+def samples(ray_session, tmp_path_factory):
+    folder, before = tmp_path_factory.mktemp("measured"), {}
+    items = ["ok-a", "ok-b", "invalid-c", "oom_once-d"]
+    done = "ray_segmentdreamer_items_total kind=none stage=evaluate status=done"
+    try:
+        before = scraped(ray_session)
+    except OSError:
+        pytest.fail("Ray's exporter does not answer")
+    list(RayExecutor(limits=Limits(backoff_seconds=0.01)).run(stages(folder, generators=1), items))
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        after = scraped(ray_session)
+        if after.get(done, 0) - before.get(done, 0) == 3:
+            break
+        time.sleep(0.5)
+    return before, after
+
+
+def grown(samples, key) -> float:
+    before, after = samples
+    return after.get(key, 0) - before.get(key, 0)
+
+
+def test_the_exporter_has_these_names(samples):
+    assert {key.split()[0] for key in samples[1]} == EXPORTED
+
+
+def test_items_are_counted_by_how_they_ended(samples):
+    name = "ray_segmentdreamer_items_total"
+    assert grown(samples, f"{name} kind=none stage=evaluate status=done") == 3
+    assert grown(samples, f"{name} kind=input stage=generate status=failed") == 1
+    assert grown(samples, f"{name} kind=out_of_memory stage=generate status=retried") == 1
+
+
+def test_seconds_of_stages_are_counted(samples):
+    assert grown(samples, "ray_segmentdreamer_stage_seconds_count stage=generate") == 3
+    assert grown(samples, "ray_segmentdreamer_step_seconds_count stage=generate") == 3 * 5
+
+
+def test_after_a_run_nobody_works(samples):
+    states = {key: value for key, value in samples[1].items() if key.startswith("ray_segmentdreamer_workers")}
+    assert len(states) >= len(ray_metrics.STATES)
+    assert set(states.values()) == {0.0}
+
+
+def test_the_dashboard_asks_for_what_is_exported_and_for_nothing_else():
+    dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    names = {name for query in asked for name in re.findall(r"ray_\w+", query)}
+    counted = {name for name in EXPORTED if not name.endswith(("_count", "_sum"))}
+    assert names == counted
+    labels = {label for query in asked for by in re.findall(r"by \(([^)]*)\)", query) for label in by.split(", ")}
+    assert labels <= {"stage", "status", "kind", "state", "le"}
