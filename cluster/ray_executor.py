@@ -357,6 +357,9 @@ def connect(cpus: float = 0.0) -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Actors with their own environment start afresh: idle workers started ahead would only take memory and seconds.
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+    # Below `uv run` Ray would copy the working folder for every worker and build an environment in it, which takes
+    # minutes and much disk; every node has this program already.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     import ray
 
     if ray.is_initialized():

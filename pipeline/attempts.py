@@ -33,14 +33,19 @@ class SupersededError(RuntimeError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state after some iterations, and the seconds that they took: a line of JSON, then the state's bytes."""
+    """The state after some iterations, their seconds, and their logarithms of the loss together.
+
+    A line of JSON, then the state's bytes.
+    """
 
     iteration: int
     seconds: float
     state: bytes
+    log_loss: float = 0.0
 
     def to_bytes(self) -> bytes:
-        header = {"iteration": self.iteration, "seconds": self.seconds, "sha256": _sha256(self.state)}
+        numbers = {"iteration": self.iteration, "seconds": self.seconds, "log_loss": self.log_loss}
+        header = numbers | {"sha256": _sha256(self.state)}
         return json.dumps(header).encode() + b"\n" + self.state
 
     @classmethod

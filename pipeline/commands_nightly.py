@@ -104,6 +104,8 @@ def _made(finished: Finished, job: dict[str, Any]) -> nightly.Made:
     values = {metric: scores[metric]["mean"] for metric in MEANS_OF}
     values |= {f"{metric}_p10": scores[metric]["p10"] for metric in TENTHS_OF}
     values["memory"] = facts["peak_bytes"]
+    if "mean_loss" in facts:  # of assets made before it was kept there is none
+        values["loss"] = facts["mean_loss"]
     if not facts["resumed_from"]:  # else it has the seconds since then
         values["time"] = facts["seconds"]
     with np.load(io.BytesIO((finished.store.item(job["job_id"]) / EVALUATION).read_bytes())) as file:

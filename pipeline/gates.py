@@ -13,13 +13,17 @@ CONFIDENCE = "confidence"
 BETTER = {
     "clip": "higher", "clip_p10": "higher", "clip_rprec": "higher", "ir": "higher", "ir_p10": "higher",
     "fd": "lower", "fid": "lower", "fid_tf": "lower", "fd_dinov2": "lower",
-    "kid_cl": "lower", "kid_cl_inception": "lower", "time": "lower", "memory": "lower",
+    "kid_cl": "lower", "kid_cl_inception": "lower", "time": "lower", "memory": "lower", "loss": "same",
 }  # fmt: skip
-COSTS = "time", "memory"  # in percent, and only between runs on one machine
+COSTS = "time", "memory"  # only between runs on one machine
+IN_PERCENT = *COSTS, "loss"
 
 
 class Gate(BaseModel):
-    """How much worse is still no matter: `delta`, or `standard_errors` times the difference's own if that is more."""
+    """How much worse is still no matter, of the loss how far off.
+
+    `delta`, or `standard_errors` times the difference's own if that is more.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     delta: float = Field(gt=0, allow_inf_nan=False)

@@ -5,10 +5,12 @@ made again.
 """
 
 import hashlib
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from collections.abc import Generator as Progressing
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -34,6 +36,7 @@ from sctd.recipe_compute import Compute
 from sctd.seed_shape import cloud_prompt, initial_gaussians
 
 TURNTABLE_VIEWS, TURNTABLE_ELEVATION_DEGREES = 120, 15.0
+LEAST_LOSS = 1e-30  # of which there is a logarithm
 
 
 class NumericError(ArithmeticError):
@@ -71,8 +74,9 @@ class Generator:
         initial = self._initial(job)
         init_seconds = time.monotonic() - begun
         steps, start = self._steps(job, attempt, initial, warnings)
-        saved_at, saved = time.monotonic(), start.iteration
+        saved_at, saved, log_loss = time.monotonic(), start.iteration, start.log_loss
         for step in steps:
+            log_loss += math.log(max(step.loss, LEAST_LOSS))
             seconds = start.seconds + time.monotonic() - begun
             told = warnings if step.iteration == start.iteration + 1 else []
             note, peak = "; ".join([f"{step.num_gaussians:,} Gaussians", *told]), devices.peak_bytes(self.device)
@@ -80,7 +84,7 @@ class Generator:
             is_due = asked or time.monotonic() - saved_at >= self.checkpoint_seconds
             if is_due and step.iteration < step.iterations:
                 saved_at, saved = time.monotonic(), step.iteration
-                attempt.save(Checkpoint(step.iteration, seconds, step.checkpoint()))
+                attempt.save(Checkpoint(step.iteration, seconds, step.checkpoint(), log_loss))
         attempt.write(ASSET, ply.to_ply(step.gaussians))
         self._picture(job, attempt, step.gaussians)
         build_seconds = self.prior.build_seconds - built
@@ -102,6 +106,7 @@ class Generator:
             "image_size": self.prior.image_size,
             "num_gaussians": step.num_gaussians,
             "loss": step.loss,
+            "mean_loss": math.exp(log_loss / step.iterations),
             "skipped_iterations": step.skipped,
             "peak_bytes": devices.peak_bytes(self.device),
             "device": devices.name(self.device),
@@ -180,7 +185,7 @@ class Generator:
             before = Checkpoint.read(self.store.item(job.id) / BEFORE)
             if before.iteration:
                 state = reseeded(before.state, seed_of(job, attempt.sub_seed + 1))
-                attempt.broke_down(str(error), iteration, Checkpoint(before.iteration, before.seconds, state))
+                attempt.broke_down(str(error), iteration, replace(before, state=state))
             else:
                 attempt.broke_down(str(error), iteration, None)
             raise

@@ -2,7 +2,8 @@
 
 FAIL: the interval of a difference lies on the bad side of 0 and its mean beyond δ, or its mean beyond 3 δ (but for
 costs: a busy neighbour does that); more jobs failed; or the two do not compare. PASS: every interval ends within δ
-(non-inferiority). Else INCONCLUSIVE.
+(non-inferiority). Else INCONCLUSIVE. The loss is no quality, so it may move neither way: a changed gradient shows in
+it long before it shows in a picture.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from evaluation.fid import Estimate, frechet_difference, kernel_difference
 from evaluation.references import Reference
 from evaluation.statistics import Mean, cusum, holm, is_non_inferior, mean_over_prompts, sign_flip_p, t_p, with_interval
 from pipeline.errors import shortened
-from pipeline.gates import BETTER, COSTS, Gate, Gates
+from pipeline.gates import BETTER, COSTS, IN_PERCENT, Gate, Gates
 from pipeline.networks import DISTANCES
 
 PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
@@ -111,7 +112,7 @@ def judge(
         return Verdict(FAIL, f"the generation changed: {more}", found, notes)
     by_verdict = {word: [_name(gate) for gate in found if gate.verdict == word] for word in (FAIL, INCONCLUSIVE)}
     if by_verdict[FAIL]:
-        return Verdict(FAIL, f"the generation changed: {', '.join(by_verdict[FAIL])} worse", found, notes)
+        return Verdict(FAIL, f"the generation changed: {_changes(found)}", found, notes)
     if not found:
         return Verdict(INCONCLUSIVE, "no gate could be measured", found, notes)
     if by_verdict[INCONCLUSIVE]:
@@ -152,6 +153,14 @@ def decide(gain: Mean, delta: float, confidence: float = 0.95, *, outright: bool
     return INCONCLUSIVE, f"a gain of {gain.value:+.3g}{told}: {gain.prompts} prompts cannot rule out a loss of δ"
 
 
+def decide_same(difference: Mean, delta: float, confidence: float = 0.95) -> tuple[str, str]:
+    """The same for what may go neither up nor down: PASS where the whole interval lies within δ of 0."""
+    verdict, _ = decide(_gain(difference, "lower" if difference.value > 0 else "higher"), delta, confidence)
+    told = "" if difference.low is None else f" ({difference.low:+.3g} to {difference.high:+.3g})"
+    ends = {FAIL: f"more than δ = {delta:.3g} away", PASS: "the same within δ", INCONCLUSIVE: "a change of δ may be"}
+    return verdict, f"{difference.value:+.3g}{told}: {ends[verdict]}"
+
+
 def drift_of(losses: Sequence[float]) -> list[float]:
     """The CUSUM over the last nights, of the losses of one gate against one baseline."""
     return cusum(losses[-DRIFT_NIGHTS:], DRIFT_SLACK)
@@ -167,7 +176,10 @@ def _found(
     method: str, metric: str, gate: Gate, mean: Mean, p: float | None, p_holm: float | None, confidence: float
 ) -> Found:
     better, delta = BETTER[metric], gate.margin(mean.standard_error)
-    verdict, reason = decide(_gain(mean, better), delta, confidence, outright=metric not in COSTS)
+    if better == "same":
+        verdict, reason = decide_same(mean, delta, confidence)
+    else:
+        verdict, reason = decide(_gain(mean, better), delta, confidence, outright=metric not in COSTS)
     numbers = mean.value, mean.standard_error, mean.low, mean.high, p, p_holm
     return Found(method, metric, better, mean.prompts, *numbers, delta, verdict, reason)
 
@@ -206,8 +218,8 @@ def _difference(
     by_prompt: dict[str, list[float]] = {}
     for mine, other in zip(ours, theirs, strict=True):
         a, b = (made.values.get(metric) if made.values else None for made in (mine, other))
-        if a is not None and b is not None and not (metric in COSTS and b <= 0):
-            by_prompt.setdefault(mine.prompt, []).append(100 * (a / b - 1) if metric in COSTS else a - b)
+        if a is not None and b is not None and not (metric in IN_PERCENT and b <= 0):
+            by_prompt.setdefault(mine.prompt, []).append(100 * (a / b - 1) if metric in IN_PERCENT else a - b)
     if not by_prompt:
         return None
     differences = np.array([float(np.mean(seeds)) for seeds in by_prompt.values()])
@@ -241,6 +253,15 @@ def _mismatch(baseline: Night, tonight: Night) -> str | None:
             method, prompt, seed = min(only)
             return f"{len(only)} jobs only in {where}, first {shortened(prompt)!r} by {method} with seed {seed}"
     return None
+
+
+def _changes(found: Sequence[Found]) -> str:
+    """The gates that failed: `clip (sctd) worse, loss (sctd) off`."""
+    failed = {
+        end: [_name(gate) for gate in found if gate.verdict == FAIL and (gate.better == "same") == same]
+        for end, same in (("worse", False), ("off", True))
+    }
+    return ", ".join(f"{', '.join(names)} {end}" for end, names in failed.items() if names)
 
 
 def _more_failures(baseline: Night, tonight: Night) -> str | None:

@@ -87,7 +87,7 @@ def _beside(pinned: Pinned, tonight: Night) -> str:
 
 
 def _cells(gate: Found) -> list[str]:
-    arrow = "↑" if gate.better == "higher" else "↓"
+    arrow = {"higher": "↑", "lower": "↓", "same": "="}[gate.better]
     interval = "" if gate.low is None else f"{gate.low:+.3g} to {gate.high:+.3g}"
     p, p_holm = ("" if value is None else f"{value:.2g}" for value in (gate.p, gate.p_holm))
     numbers = [str(gate.prompts), f"{gate.difference:+.3g}", interval, f"{gate.delta:.3g}", p, p_holm]

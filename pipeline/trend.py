@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.nightly import DRIFT_LIMIT, FAIL, INCONCLUSIVE, PASS, drift_of, losses_of
 
 MOST_DATES = 28  # written below
-_ARROWS = {"higher": "↑", "lower": "↓"}
+_ARROWS = {"higher": "↑", "lower": "↓", "same": "="}
 COLOURS = {PASS: "#2b7a3d", INCONCLUSIVE: "#b8860b", FAIL: "#b22222"}
 
 

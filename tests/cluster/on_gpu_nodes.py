@@ -1,6 +1,7 @@
 """Run by tests/cluster/test_gpu_nodes.py in a process of its own: nodes with GPUs that only Ray believes in."""
 
 import json
+import os
 import sys
 import time
 import warnings
@@ -12,6 +13,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import fake_workers  # noqa: E402
+
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 import ray  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 from ray.core.generated import autoscaler_pb2  # noqa: E402

@@ -1,6 +1,7 @@
 """Run by tests/cluster/test_nodes.py in a process of its own, for Ray connects once: nodes come and go."""
 
 import json
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -10,6 +11,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import fake_workers  # noqa: E402
+
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 import ray  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 

@@ -131,7 +131,7 @@ def test_after_a_breakdown_the_next_attempt_has_another_seed_and_the_state_it_wa
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:10], lambda b: b[:-1] + b"!", lambda b: b""])
 def test_a_damaged_checkpoint_is_known_by_its_digest(damage):
-    whole = Checkpoint(3, 1.0, b"the state").to_bytes()
-    assert Checkpoint.from_bytes(whole) == Checkpoint(3, 1.0, b"the state")
+    whole = Checkpoint(3, 1.0, b"the state", -2.5).to_bytes()
+    assert Checkpoint.from_bytes(whole) == Checkpoint(3, 1.0, b"the state", -2.5)
     with pytest.raises(ValueError, match=r"digest|Expecting|Unterminated"):
         Checkpoint.from_bytes(damage(whole))

@@ -1,6 +1,7 @@
 """`segmentdreamer nightly` as a scheduler meets it: exit statuses, files, planted regressions that are found."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -20,6 +21,7 @@ PROMPTS = "a red cube\na blue ball\na green cube\n"
 SMALL = ["--views", "4", "--executor", "inline", "--set", "iterations=3", "--set", "seed_shape.kind=ball"]
 BALL = [*SMALL, "--set", "seed_shape.count=150"]
 QUALITY = "[clip]\ndelta = 0.3\n[ir]\ndelta = 0.05\n[fd]\ndelta = 2.0\nstandard_errors = 2\n[kid_cl]\ndelta = 1.0\n"
+LOSS = "[loss]\ndelta = 5.0\nstandard_errors = 2\n"
 
 
 def invoke(*arguments: object):
@@ -106,19 +108,35 @@ def test_a_change_of_preprocessing_is_called_a_change_of_the_metric(tiny, packag
     assert "preprocessing" not in [line["run"] for line in commands_nightly._past(root / "pinned", 1, "tomorrow")]
 
 
-def test_a_wrong_sign_in_the_guidance_is_found(packaged_weights, tmp_path, monkeypatch, quick):
-    """The packaged models, three prompts for a few iterations; the metric check is quiet, so the generation changed."""
-    options = ["--limit", 3, *SMALL, "--set", "iterations=12", "--set", "seed_shape.count=800", "--views", 8]
-    (tmp_path / "gates.toml").write_text(QUALITY)
-    assert invoke("bench", "--suite", "embedded40", *options, "--out", tmp_path / "release").exit_code == 0
-    pinned = ["--baseline", tmp_path / "pinned"]
-    assert invoke("nightly", "accept", tmp_path / "release", *pinned, "--reason", "first").exit_code == 0
+@pytest.fixture(scope="module")
+def packaged(packaged_weights, tmp_path_factory):
+    """The packaged models, three prompts for a few iterations, and their baseline."""
+    root = tmp_path_factory.mktemp("packaged")
+    options = ["--suite", "embedded40", "--limit", 3, *SMALL, "--views", 8]
+    options += ["--set", "iterations=12", "--set", "seed_shape.count=800"]
+    (root / "gates.toml").write_text(QUALITY + LOSS)
+    assert invoke("bench", *options, "--out", root / "release").exit_code == 0
+    accepted = invoke("nightly", "accept", root / "release", "--baseline", root / "pinned", "--reason", "first")
+    assert accepted.exit_code == 0, accepted.output
+    return [*options, "--gates", root / "gates.toml", "--baseline", root / "pinned"], root
+
+
+@pytest.mark.parametrize(
+    ("factor", "found"),
+    [
+        (-1.0, r"FAIL: the generation changed: clip \(sctd\).* worse"),  # a wrong sign
+        (0.8, r"FAIL: the generation changed: .*loss \(sctd\) off"),
+    ],
+)
+@pytest.mark.usefixtures("quick")
+def test_a_wrong_sign_and_a_weaker_guidance_are_found(packaged, monkeypatch, factor, found):
+    """The metric check is quiet, so the generation changed. A fifth less guidance shows in the loss alone."""
+    options, root = packaged
     plain = guidance.cfg
-    monkeypatch.setattr(guidance, "cfg", lambda denoise, scale, null: plain(denoise, -scale, null))
-    options += ["--gates", tmp_path / "gates.toml", *pinned, "--suite", "embedded40"]
-    result = invoke("nightly", *options, "--out", tmp_path / "tonight")
+    monkeypatch.setattr(guidance, "cfg", lambda denoise, scale, null: plain(denoise, factor * scale, null))
+    result = invoke("nightly", *options, "--out", root / f"times{factor}")
     assert result.exit_code == 5, result.stdout
-    assert "FAIL: the generation changed: clip (sctd)" in result.stdout
+    assert re.search(found, result.stdout), result.stdout
 
 
 # ---- refusals -----------------------------------------------------------------------------------------------------

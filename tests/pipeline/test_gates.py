@@ -15,6 +15,7 @@ def test_the_packaged_gates_are_those_of_the_documentation():
         "fd": Gate(delta=2.0, standard_errors=2), "fid": Gate(delta=2.0, standard_errors=2),
         "kid_cl": Gate(delta=1.0, standard_errors=2),
         "time": Gate(delta=5.0), "memory": Gate(delta=5.0),
+        "loss": Gate(delta=5.0, standard_errors=2),
     }  # fmt: skip
     assert packaged.gates["fd"].margin(0.5) == 2.0
     assert packaged.gates["fd"].margin(1.5) == 3.0

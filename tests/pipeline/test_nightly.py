@@ -64,6 +64,26 @@ def test_lower_is_better_turns_every_rule_round():
         assert (found.verdict, found.difference) == (verdict, pytest.approx(percent))
 
 
+def test_a_loss_may_go_neither_up_nor_down():
+    held = Gates(0.95, {"loss": Gate(delta=5.0)})
+    base = with_values({"loss": np.full(8, 100.0)})
+    for percent, verdict, reason in [
+        (0, PASS, "the same within δ"),
+        (-4.8, PASS, "the same within δ"),
+        (4.8, PASS, "the same within δ"),
+        (-36, FAIL, "more than δ = 5 away"),
+        (36, FAIL, "more than δ = 5 away"),
+    ]:
+        (found,) = compare(base, with_values({"loss": 100 + percent + NOISE}), held, {})
+        assert (found.verdict, found.difference) == (verdict, pytest.approx(percent, abs=1e-9))
+        assert found.reason.startswith(f"{found.difference:+.3g} (")
+        assert found.reason.endswith(reason)
+        (found,) = compare(base, with_values({"loss": 100 + percent / 2 + 200 * NOISE}), held, {})
+        assert found.verdict == INCONCLUSIVE or abs(percent) > 30, found.reason
+    verdict = judge(base, with_values({"loss": 64 + NOISE}), held, {})
+    assert verdict.reason == "the generation changed: loss (sctd) off"
+
+
 def test_a_cost_is_not_red_by_one_slow_asset():
     """4 δ outright, but by one of eight: asv's rule asks for significance and a factor."""
     held = Gates(0.95, {"time": Gate(delta=5.0)})
