@@ -2,8 +2,8 @@
 
 Gzip over a header of 16 bytes and then, each of all Gaussians: positions in fixed point of 24 bits, 12 of them after
 the point; opacities in bytes; colours, 0.15 of the constant harmonic's coefficient around the middle of a byte; log
-scales, 1/16 a step from -10; rotations, 2 bits that say which of x y z w is largest and 10 for each of the others, sign and
-magnitude; the other harmonics, 1/128 a step around 128. The format says its axes: x right, y up, z to the viewer.
+scales, 1/16 a step from -10; rotations, 2 bits that say which of x y z w is largest and 10 for each of the others, sign
+and magnitude; the other harmonics, 1/128 a step around 128. The format says its axes: x right, y up, z to the viewer.
 """
 
 import gzip
