@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sctd.formats.checked import FormatError, unit_quats
-from sctd.gaussians import Gaussians, sh_to_rgb
+from sctd.gaussians import Gaussians, sh_to_rgb, srgb_to_linear
 
 EXTENSION = "KHR_gaussian_splatting"
 _TYPES = {1: "SCALAR", 3: "VEC3", 4: "VEC4"}
@@ -103,7 +103,7 @@ def _attributes(gaussians: Gaussians) -> dict[str, Tensor]:
     rgb, opacities = sh_to_rgb(gaussians.sh[:, 0]).clamp(0, 1), gaussians.opacities[:, None]
     return {
         "POSITION": gaussians.means,
-        "COLOR_0": torch.cat([_linear(rgb), opacities], dim=1),
+        "COLOR_0": torch.cat([srgb_to_linear(rgb), opacities], dim=1),  # glTF wants light
         f"{EXTENSION}:ROTATION": unit_quats(gaussians)[:, [1, 2, 3, 0]],
         f"{EXTENSION}:SCALE": gaussians.scales,
         f"{EXTENSION}:OPACITY": opacities,
@@ -115,11 +115,6 @@ def _harmonic(k: int) -> str:
     """The attribute's name of the k-th harmonic: degree l begins at l²."""
     degree = int(np.sqrt(k))
     return f"{EXTENSION}:SH_DEGREE_{degree}_COEF_{k - degree**2}"
-
-
-def _linear(rgb: Tensor) -> Tensor:
-    """sRGB to light, as glTF wants vertex colours (IEC 61966-2-1)."""
-    return torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
 
 
 def _container(content: bytes, buffer: bytes) -> bytes:
