@@ -27,6 +27,7 @@ FORMATS = {
 }
 UPS = "z", "y", "-y"
 ONE_COLOUR = "splat", "sog"  # for all directions
+MESH_CELLS = 128  # along the longest side
 SMALLEST_PIXELS, MOST_PIXELS = 16, 2048
 TURNTABLE_VIEWS, GIF_VIEWS, ELEVATION_DEGREES, RADIUS, FOV_Y_RADIANS = 120, 48, 15.0, 3.5, 0.55
 
@@ -183,7 +184,7 @@ def _contents(gaussians: "Gaussians", caption: str, kind: str, options: Options)
         from sctd.formats.mesh import to_mesh_file
         from sctd.fusion import fused
 
-        vertices, faces, rgb = fused(gaussians)
+        vertices, faces, rgb = fused(gaussians, MESH_CELLS)
         return to_mesh_file(vertices @ rotation.to(vertices).T, faces, rgb, f".{kind}")
     return _writer(kind)(turned(gaussians, rotation))
 

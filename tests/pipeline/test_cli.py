@@ -53,6 +53,7 @@ def test_help_loads_neither_torch_nor_ray_nor_pandas():
     [
         "bench",
         "generate",
+        "export",
         "evaluate",
         "leaderboard",
         "weights",
