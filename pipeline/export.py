@@ -210,8 +210,10 @@ def _picture(gaussians: "Gaussians", caption: str, kind: str, options: Options) 
         return pictures.contact_sheet(views, caption)
     import torch
 
-    numbers = options.azimuth_degrees, ELEVATION_DEGREES, RADIUS, FOV_Y_RADIANS
-    camera = on_sphere(*(torch.tensor([float(number)]) for number in numbers), options.pixels)
+    azimuth, elevation, radius, fov_y = torch.tensor(
+        [[options.azimuth_degrees], [ELEVATION_DEGREES], [RADIUS], [FOV_Y_RADIANS]]
+    )
+    camera = on_sphere(azimuth, elevation, radius, fov_y, options.pixels)
     return pictures.picture(pictures.on_white(gaussians, camera)[0])
 
 

@@ -92,7 +92,7 @@ def to_mesh_file(
     rgb = srgb_to_linear(rgb) if suffix == ".glb" else rgb
     colors = (255 * rgb).round().byte().numpy()
     mesh = trimesh.Trimesh(vertices.numpy(), faces.numpy(), vertex_colors=colors, process=False)
-    content = mesh.export(file_type=suffix.removeprefix("."))
+    content: Any = mesh.export(file_type=suffix.removeprefix("."))
     return content.encode() if isinstance(content, str) else content
 
 
