@@ -15,6 +15,7 @@ from pipeline.files import place
 
 OK, NOT_ALL_THERE, WRONG_INPUT, SOME_FAILED, WORSE, INTERRUPTED = 0, 1, 2, 3, 5, 130
 OURS = {"pipeline", "sctd", "evaluation", "cluster"}
+EXPORTS = "ply, splat, spz, sog, glb, obj, mp4, gif, png"
 DEFAULT_SUITE, DEFAULT_LIMIT, NIGHTLY_LIMIT = "embedded40", 4, 8
 
 app = typer.Typer(
@@ -193,6 +194,33 @@ def generate(
     run = commands.checked_run(name, prompts, objective, recipe, weights, seed, 120, set_, judged=False)
     means = commands.Means(executor, workers, checkpoint_seconds, log, stall_seconds=stall_seconds)
     return _status(commands.generate(run, _place(out), means))
+
+
+@app.command()
+@guarded
+def export(
+    asset: Annotated[Path, typer.Argument(metavar="ASSET", help="A .ply, an item's folder, or a run folder.")],
+    to: Annotated[list[str], typer.Option(metavar="FORMAT", help=f"{EXPORTS}. Several: each by its own --to.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE|DIR", help="Where.", show_default="here, named by the prompt")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="Which asset of a run folder.")] = None,
+    job: Annotated[str | None, typer.Option(metavar="ID", help="The same, by a job's id or how it begins.")] = None,
+    mesh: Annotated[bool, typer.Option("--mesh", help="A .glb of triangles instead of splats.")] = False,
+    up: Annotated[
+        str | None, typer.Option(metavar="AXIS", help="What is up: z, y or -y.", show_default="by the format")
+    ] = None,
+    size: Annotated[int, typer.Option(help="Pixels of films and views along each side.")] = 512,
+    azimuth: Annotated[
+        float | None,
+        typer.Option(metavar="DEGREES", help="Of a single .png: 0 is the front.", show_default="a contact sheet"),
+    ] = None,
+) -> int:
+    """Write an asset for other programs: splats, a mesh, a turntable, a picture."""
+    from pipeline import export as flow
+
+    flow.export(asset, to, out, flow.Options(size, azimuth, up, mesh), prompt, job)
+    return OK
 
 
 @app.command()

@@ -16,6 +16,7 @@ SHEET_VIEWS, THUMBNAIL_PIXELS, CAPTION_PIXELS = 8, 128, 22
 GRID_VIEWS = 0, 3  # of a contact sheet: the front, and 135° on, where sides and back are seen
 FONT_PIXELS, LINE_PIXELS, PROMPT_PIXELS, GAP_PIXELS = 14, 18, 140, 12
 FRAMES_PER_SECOND = 24
+GIF_SECONDS = 4.8
 VIEWS_AT_ONCE = 30
 
 
@@ -45,6 +46,20 @@ def video(views: np.ndarray) -> bytes:
         command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", *raw, *encoded, str(path)]
         subprocess.run(command, input=frames, capture_output=True, check=True)
         return path.read_bytes()
+
+
+def animation(views: np.ndarray) -> bytes:
+    """A .gif of the views in turn that repeats for ever, `GIF_SECONDS` a turn; 256 colours a view."""
+    frames = [Image.fromarray(view).quantize(256, dither=Image.Dither.NONE) for view in views]
+    file = io.BytesIO()
+    milliseconds = 10 * round(100 * GIF_SECONDS / len(frames))  # the format counts in hundredths
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=milliseconds, loop=0)
+    return file.getvalue()
+
+
+def picture(view: np.ndarray) -> bytes:
+    """A .png of one view."""
+    return _png(Image.fromarray(view))
 
 
 def contact_sheet(views: np.ndarray, caption: str) -> bytes:

@@ -100,6 +100,11 @@ def sh_to_rgb(constant: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return 0.5 + SH_C0 * constant
 
 
+def srgb_to_linear(rgb: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Light in [0, 1] of colours as they are shown (IEC 61966-2-1)."""
+    return torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+
+
 def sh_degree(num_basis: int) -> int:
     """Degree whose harmonics number `num_basis`; ValueError unless that is 1, 4, 9 or 16."""
     degrees = {1: 0, 4: 1, 9: 2, 16: 3}

@@ -1,4 +1,4 @@
-"""A surface of triangles from the bytes of one .glb, .obj, .off, .ply or .stl, turned to our axes, and points on it.
+"""Triangles from the bytes of one .glb, .obj, .off, .ply or .stl, turned to our axes, and points on them; and back.
 
 One file is the whole template: what an .obj or .ply keeps in other files (materials, pictures) is not looked for.
 Colours are those of vertices, faces, or a glTF material (its base picture times its base factor), as they are stored.
@@ -14,6 +14,8 @@ import torch
 import trimesh
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from sctd.gaussians import srgb_to_linear
 
 _AXIS = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}
 _GREY = 0.5
@@ -78,6 +80,20 @@ def read_mesh(data: bytes, suffix: str) -> Mesh:
     if not float(mesh.areas.sum()) > 0:
         raise MeshError(f"The mesh has {len(triangles)} faces of area 0; expected a surface. Export it again.")
     return mesh
+
+
+def to_mesh_file(
+    vertices: Float[Tensor, "num 3"], faces: Int[Tensor, "faces 3"], rgb: Float[Tensor, "num 3"], suffix: str
+) -> bytes:
+    """A .glb or .obj (said by `suffix`) of a surface with sRGB colours in [0, 1] at its vertices, in the axes it has.
+
+    An .obj holds them after each vertex's place, as most programs read them; glTF wants light, which is linear.
+    """
+    rgb = srgb_to_linear(rgb) if suffix == ".glb" else rgb
+    colors = (255 * rgb).round().byte().numpy()
+    mesh = trimesh.Trimesh(vertices.numpy(), faces.numpy(), vertex_colors=colors, process=False)
+    content: Any = mesh.export(file_type=suffix.removeprefix("."))
+    return content.encode() if isinstance(content, str) else content
 
 
 def to_world(mesh: Mesh, up: str, front: str, radius: float) -> Mesh:

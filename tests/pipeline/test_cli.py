@@ -54,6 +54,7 @@ def test_help_loads_neither_torch_nor_ray_nor_pandas():
     [
         "bench",
         "generate",
+        "export",
         "evaluate",
         "leaderboard",
         "status",

@@ -70,3 +70,16 @@ def test_views_are_bytes_over_white():
     assert (seen[:, 0, 0] == 255).all()
     assert (seen[:, 8, 8, 0] > 250).all()
     assert (seen[:, 8, 8, 1:] < 30).all()
+
+
+def test_an_animation_repeats_for_ever_at_the_speed_of_a_turntable(views):
+    gif = Image.open(io.BytesIO(pictures.animation(views)))
+    assert (gif.n_frames, gif.size) == (16, (20, 20))
+    assert gif.info["loop"] == 0
+    assert gif.info["duration"] == 1000 * pictures.GIF_SECONDS / 16
+    gif.seek(8)
+    assert abs(gif.convert("RGB").getpixel((10, 10))[0] - 80) <= 1
+
+
+def test_a_picture_is_the_view_itself(views):
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(pictures.picture(views[3])))), views[3])
