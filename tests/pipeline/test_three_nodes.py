@@ -14,7 +14,7 @@ from processes import Command
 JOBS = 24
 ASKED = ["--suite", "embedded40", "--limit", "12", "--objective", "sctd,sds", "--views", "3", "--set", "iterations=3"]
 ASKED += ["--set", "seed_shape.kind=ball", "--set", "seed_shape.count=300", "--checkpoint-seconds", "0"]
-NOT_OF_THE_ASSETS = ["run_id", "date_utc", "time_min", "peak_gib"]
+NOT_OF_THE_ASSETS = ["run_id", "date_utc", "time_min", "peak_gib", "code_sha"]
 
 
 @pytest.fixture
