@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline import cli_cluster
+from pipeline import cli_cluster, cli_report
 
 OK, NOT_ALL_THERE, WRONG_INPUT, SOME_FAILED, WORSE, INTERRUPTED = 0, 1, 2, 3, 5, 130
 OURS = {"pipeline", "sctd", "evaluation", "cluster"}
@@ -85,6 +85,7 @@ Sweeps = Annotated[
     ),
 ]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")]
+Report = Annotated[bool, typer.Option("--report/--no-report", help="Write report/, the run as pages.")]
 
 
 BaselineFolder = Annotated[
@@ -131,6 +132,7 @@ def bench(
     out: Out = None,
     set_: Settings = None,
     sweep: Sweeps = None,
+    report: Report = True,
 ) -> int:
     """Make an asset for every prompt, judge it from all sides, and rank the objectives, or settings by --sweep.
 
@@ -140,7 +142,7 @@ def bench(
 
     name, prompts = commands.prompts(suite, prompt, limit, DEFAULT_SUITE, DEFAULT_LIMIT)
     run = commands.checked_run(name, prompts, objective, recipe, weights, seed, views, set_, sweep)
-    return _status(commands.bench(run, out, commands.Means(executor, workers, checkpoint_seconds)))
+    return _status(commands.bench(run, out, commands.Means(executor, workers, checkpoint_seconds, report)))
 
 
 @app.command()
@@ -227,6 +229,7 @@ def nightly(
         Path | None, typer.Option(metavar="DIR", help="Run folder.", show_default="runs/nightly-DATE-COMMIT")
     ] = None,
     set_: Settings = None,
+    report: Report = True,
 ) -> int | None:
     """Bench tonight's code beside a pinned baseline, prompt by prompt: PASS, INCONCLUSIVE (status 0) or FAIL (5).
 
@@ -239,7 +242,7 @@ def nightly(
     baselines = commands_nightly.required(baseline)
     name, prompts = commands.prompts(suite, None, limit, DEFAULT_SUITE, NIGHTLY_LIMIT)
     run = commands.checked_run(name, prompts, objective, recipe, weights, seed, views, set_)
-    means = commands.Means(executor, workers, checkpoint_seconds)
+    means = commands.Means(executor, workers, checkpoint_seconds, report)
     verdict = commands_nightly.run(run, baselines, gates, out, means)
     return WORSE if verdict == "FAIL" else OK
 
@@ -388,6 +391,7 @@ def reference(
 
 
 cli_cluster.add_to(app, guarded)
+cli_report.add_to(app, guarded)
 
 
 def _status(failed: int) -> int:

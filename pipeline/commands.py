@@ -72,6 +72,7 @@ class Means(NamedTuple):
     executor: str
     workers: int | None
     checkpoint_seconds: float
+    report: bool = True  # as pages, too
 
     def check(self) -> None:
         """Raise UserError for an executor there is not, or numbers that cannot be meant."""
@@ -95,7 +96,7 @@ def bench(run: Run, out: Path | None, means: Means) -> int:
                 flow.bench(run, executor, store, means.workers, means.checkpoint_seconds, display.watcher)
         from pipeline.publish import publish
 
-        print(publish(store), end="")
+        print(publish(store, site=means.report), end="")
         _where(store)
         return _failed(store, run)
 
@@ -228,7 +229,7 @@ def _failed(store: Store, run: Run) -> int:
 
 
 def _where(store: Store) -> None:
-    names = "leaderboard.csv", "report.md", "contact.png", GRID
+    names = "leaderboard.csv", "report.md", "contact.png", GRID, "report/index.html"
     print("\n" + "\n".join(str(store.root / name) for name in names if (store.root / name).exists()))
 
 

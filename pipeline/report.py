@@ -64,10 +64,11 @@ def _asset(job: dict[str, Any], record: dict[str, Any] | None) -> str:
 
 
 def _origin(session: dict[str, Any]) -> str:
-    machine, commit = _machine(session["hardware"]), session["commit"] or "unknown"
-    return f"Started {session['started_utc']} on {machine}; commit {commit}; versions, weights, recipe: `run.json`.\n"
+    where, commit = machine(session["hardware"]), session["commit"] or "unknown"
+    return f"Started {session['started_utc']} on {where}; commit {commit}; versions, weights, recipe: `run.json`.\n"
 
 
-def _machine(hardware: dict[str, Any]) -> str:
+def machine(hardware: dict[str, Any]) -> str:
+    """What assets were made on, in a line."""
     gpus = f", {len(hardware['gpus'])} × {hardware['gpus'][0]}" if hardware["gpus"] else ""
     return f"{hardware['cpu']}, {hardware['cores']} cores{gpus}"
