@@ -1,5 +1,6 @@
 """`report.md`: the board, a picture of every asset, every failure with its reason, and how to run it again."""
 
+import re
 from typing import Any
 
 from pipeline.prompts import NOTES
@@ -41,7 +42,7 @@ def _failures(manifest: dict[str, Any], records: dict[str, dict[str, Any] | None
     if not failed:
         return []
     rows = [
-        f"| {job['prompt']} | {job['method']} | {record['failed_stage']} | {record['error']} |"
+        f"| {' | '.join(map(escaped, (job['prompt'], job['method'], record['failed_stage'], record['error'])))} |"
         for job, record in failed
     ]
     return [
@@ -51,14 +52,14 @@ def _failures(manifest: dict[str, Any], records: dict[str, dict[str, Any] | None
 
 
 def _asset(job: dict[str, Any], record: dict[str, Any] | None) -> str:
-    folder = f"items/{job['job_id']}"
+    folder, title = f"items/{job['job_id']}", f"{escaped(job['prompt'])} ({escaped(job['method'])})"
     if record is None or "generation" not in record:
-        return f"### {job['prompt']} ({job['method']})\n\nNot made.\n"
+        return f"### {title}\n\nNot made.\n"
     scores = record.get("scores") or {}
     told = ", ".join(f"{metric} {summary['mean']:.3g}" for metric, summary in scores.items())
     return (
-        f"### {job['prompt']} ({job['method']})\n\n"
-        f"![{job['prompt']}, all round]({folder}/{CONTACT})\n\n"
+        f"### {title}\n\n"
+        f"![{escaped(job['prompt'])}, all round]({folder}/{CONTACT})\n\n"
         f"{told or 'not judged'}; [turntable]({folder}/{TURNTABLE})\n"
     )
 
@@ -66,6 +67,11 @@ def _asset(job: dict[str, Any], record: dict[str, Any] | None) -> str:
 def _origin(session: dict[str, Any]) -> str:
     where, commit = machine(session["hardware"]), session["commit"] or "unknown"
     return f"Started {session['started_utc']} on {where}; commit {commit}; versions, weights, recipe: `run.json`.\n"
+
+
+def escaped(text: str) -> str:
+    """Text that Markdown shows as it is, in a line or a cell of a table."""
+    return re.sub(r"([\\`*\[\]|<>&])", r"\\\1", " ".join(text.split()))
 
 
 def machine(hardware: dict[str, Any]) -> str:

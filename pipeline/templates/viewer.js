@@ -2,7 +2,8 @@
 // files, nor import modules from them. Assets have z up and look along +x; the viewer's world has y up.
 "use strict";
 
-const START = [1.6, 0.9, 3.2]; // where the camera stands: before the object, to the right and above
+const FOV_DEGREES = 45; // of the longer side of the window
+const FROM = [0.434, 0.244, 0.867]; // where the camera stands: before the object, to the right and above
 const SETTINGS = {
   version: 2,
   tonemapping: "none",
@@ -16,7 +17,7 @@ const SETTINGS = {
     fringing: { enabled: false, intensity: 0.5 },
   },
   animTracks: [],
-  cameras: [{ initial: { position: START, target: [0, 0, 0], fov: 45 } }],
+  cameras: [{ initial: { position: FROM, target: [0, 0, 0], fov: FOV_DEGREES } }],
   annotations: [],
   startMode: "default",
 };
@@ -28,8 +29,9 @@ function complain(error) {
 }
 
 async function start() {
-  const narrow = Math.max(1, (0.85 * innerHeight) / innerWidth); // the whole object fits on a phone held upright, too
-  SETTINGS.cameras[0].initial.position = START.map((x) => x * narrow);
+  const shape = Math.min(innerWidth, innerHeight) / Math.max(innerWidth, innerHeight);
+  const distance = 1.1 / Math.sin(Math.atan(Math.tan((FOV_DEGREES * Math.PI) / 360) * shape)); // a radius of 1 fits in
+  SETTINGS.cameras[0].initial.position = FROM.map((x) => x * distance);
   try {
     localStorage.getItem("controlsPanelOpen") ?? localStorage.setItem("controlsPanelOpen", "false");
   } catch {
@@ -44,6 +46,7 @@ async function start() {
     contentUrl: "asset.ply",
     contents: Promise.resolve(new Response(bytes)),
     renderer: "webgl",
+    noanim: true,
   });
   const show = () => {
     const asset = viewer.app.root.findOne((node) => node.gsplat);
