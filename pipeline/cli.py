@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline import cli_cluster
+from pipeline import cli_cluster, cli_report
 from pipeline.files import place
 
 OK, NOT_ALL_THERE, WRONG_INPUT, SOME_FAILED, WORSE, INTERRUPTED = 0, 1, 2, 3, 5, 130
@@ -108,6 +108,7 @@ Sweeps = Annotated[
     ),
 ]
 Folder = Annotated[str, typer.Argument(metavar="DIR|URL", help="A run folder.")]
+Report = Annotated[bool, typer.Option("--report/--no-report", help="Write report/, the run as pages.")]
 
 
 BaselineFolder = Annotated[
@@ -158,6 +159,7 @@ def bench(
     out: Out = None,
     set_: Settings = None,
     sweep: Sweeps = None,
+    report: Report = True,
 ) -> int:
     """Make an asset for every prompt, judge it from all sides, and rank the objectives, or settings by --sweep.
 
@@ -167,7 +169,7 @@ def bench(
 
     name, prompts = commands.prompts(suite, prompt, limit, DEFAULT_SUITE, DEFAULT_LIMIT)
     run = commands.checked_run(name, prompts, objective, recipe, weights, seed, views, set_, sweep)
-    means = commands.Means(executor, workers, checkpoint_seconds, log, eval_placement, stall_seconds, track)
+    means = commands.Means(executor, workers, checkpoint_seconds, log, eval_placement, stall_seconds, track, report)
     return _status(commands.bench(run, _place(out), means))
 
 
@@ -299,6 +301,7 @@ def nightly(
         str | None, typer.Option(metavar="DIR|URL", help="Run folder.", show_default="runs/nightly-DATE-COMMIT")
     ] = None,
     set_: Settings = None,
+    report: Report = True,
 ) -> int | None:
     """Bench tonight's code beside a pinned baseline, prompt by prompt: PASS, INCONCLUSIVE (status 0) or FAIL (5).
 
@@ -311,7 +314,7 @@ def nightly(
     baselines = commands_nightly.required(_place(baseline))
     name, prompts = commands.prompts(suite, None, limit, DEFAULT_SUITE, NIGHTLY_LIMIT)
     run = commands.checked_run(name, prompts, objective, recipe, weights, seed, views, set_)
-    means = commands.Means(executor, workers, checkpoint_seconds, log, eval_placement, stall_seconds)
+    means = commands.Means(executor, workers, checkpoint_seconds, log, eval_placement, stall_seconds, report=report)
     verdict = commands_nightly.run(run, baselines, gates, _place(out), means)
     return WORSE if verdict == "FAIL" else OK
 
@@ -460,6 +463,7 @@ def reference(
 
 
 cli_cluster.add_to(app, guarded)
+cli_report.add_to(app, guarded)
 
 
 def _place(text: str | None) -> Path | None:

@@ -79,6 +79,7 @@ class Means(NamedTuple):
     eval_placement: str = "auto"
     stall_seconds: float = 180.0
     track: str | None = None
+    report: bool = True  # as pages, too
 
     def check(self) -> None:
         """Raise UserError for an executor there is not, or numbers that cannot be meant."""
@@ -114,7 +115,7 @@ def bench(run: Run, out: Path | None, means: Means) -> int:
                 )
         from pipeline.publish import publish
 
-        print(publish(store), end="")
+        print(publish(store, site=means.report), end="")
         for tracker in trackers:
             tracker.finish()
         _where(store)
@@ -281,7 +282,7 @@ def _failed(store: Store, run: Run) -> int:
 
 
 def _where(store: Store) -> None:
-    names = "leaderboard.csv", "report.md", "contact.png", GRID
+    names = "leaderboard.csv", "report.md", "contact.png", GRID, "report/index.html"
     print("\n" + "\n".join(str(store.root / name) for name in names if (store.root / name).exists()))
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from evaluation.statistics import paired_difference
 from pipeline import pictures
 from pipeline.leaderboard import MEANS, Finished
+from pipeline.report import escaped
 from pipeline.store import ASSET, CONTACT, DIFFERENCES, GRID
 from pipeline.sweep import told
 
@@ -57,7 +58,7 @@ def markdown(run: Finished, found: list[dict[str, Any]]) -> str:
     lines = [["method", *metrics], ["---"] * (1 + len(metrics))]
     for method in run.methods[1:]:
         own = {row["metric"]: row for row in found if row["method"] == method}
-        lines.append([_escaped(method), *(_interval(own[metric]) for metric in metrics)])
+        lines.append([escaped(method), *(_interval(own[metric]) for metric in metrics)])
     rows = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     return (
         f"## Side by side\n\n![every prompt by every method]({GRID})\n\nNumbers: `grid.csv`.\n\n"
@@ -108,7 +109,3 @@ def _setting(run: Finished, method: str, key: str) -> Any:
     for name in key.split("."):
         value = value[name]
     return value
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|")

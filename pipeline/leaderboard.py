@@ -122,6 +122,11 @@ def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table as plain values; None is an empty cell."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")
+
+
 def csv(table: pd.DataFrame) -> bytes:
     return table.to_csv(index=False, lineterminator="\n").encode()
 

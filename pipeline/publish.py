@@ -7,10 +7,11 @@ from pipeline.report import report
 from pipeline.store import BOARD, CONTACT, DIFFERENCES, DISTANCES, GRID, RECORD, Store
 
 
-def publish(store: Store, *, paper: bool | None = None) -> str:
+def publish(store: Store, *, paper: bool | None = None, site: bool | None = None) -> str:
     """Write leaderboard.csv, per_object.csv, columns.json, report.md and contact.png; return the board, in brief.
 
     Where there are several methods, differences.csv, grid.csv and grid.png, too. `paper`: see `leaderboard.board`.
+    `site`: write its pages as well, with the viewer of assets if that has been fetched; None: where there are some.
     """
     run = leaderboard.Finished.read(store)
     board, objects = leaderboard.board([run], paper=paper), leaderboard.per_object(run)
@@ -30,6 +31,11 @@ def publish(store: Store, *, paper: bool | None = None) -> str:
     sheets = [path.read_bytes() for job_id in run.records if (path := store.item(job_id) / CONTACT).exists()]
     if sheets:
         store.write(store.root / CONTACT, pictures.stacked(sheets))
+    from pipeline import site as pages
+    from pipeline import viewer
+
+    if (store.root / pages.FOLDER).is_dir() if site is None else site:
+        pages.write([run], board, Store(store.root / pages.FOLDER), viewer.cached())
     return leaderboard.markdown(board, brief=True)
 
 

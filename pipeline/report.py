@@ -1,6 +1,6 @@
 """`report.md`: the board, a picture of every asset, every failure with its reason, and how to run it again."""
 
-from html import escape
+import re
 from typing import Any
 
 from pipeline.prompts import NOTES
@@ -42,7 +42,7 @@ def _failures(manifest: dict[str, Any], records: dict[str, dict[str, Any] | None
     if not failed:
         return []
     rows = [
-        f"| {escape(job['prompt'], quote=False)} | {job['method']} | {record['failed_stage']} | {record['error']} |"
+        f"| {' | '.join(map(escaped, (job['prompt'], job['method'], record['failed_stage'], record['error'])))} |"
         for job, record in failed
     ]
     return [
@@ -52,23 +52,29 @@ def _failures(manifest: dict[str, Any], records: dict[str, dict[str, Any] | None
 
 
 def _asset(job: dict[str, Any], record: dict[str, Any] | None) -> str:
-    folder = f"items/{job['job_id']}"
+    folder, title = f"items/{job['job_id']}", f"{escaped(job['prompt'])} ({escaped(job['method'])})"
     if record is None or "generation" not in record:
-        return f"### {escape(job['prompt'], quote=False)} ({job['method']})\n\nNot made.\n"
+        return f"### {title}\n\nNot made.\n"
     scores = record.get("scores") or {}
     told = ", ".join(f"{metric} {summary['mean']:.3g}" for metric, summary in scores.items())
     return (
-        f"### {escape(job['prompt'], quote=False)} ({job['method']})\n\n"
-        f"![{escape(job['prompt'], quote=False)}, all round]({folder}/{CONTACT})\n\n"
+        f"### {title}\n\n"
+        f"![{escaped(job['prompt'])}, all round]({folder}/{CONTACT})\n\n"
         f"{told or 'not judged'}; [turntable]({folder}/{TURNTABLE})\n"
     )
 
 
 def _origin(session: dict[str, Any]) -> str:
-    machine, commit = _machine(session["hardware"]), session["commit"] or "unknown"
-    return f"Started {session['started_utc']} on {machine}; commit {commit}; versions, weights, recipe: `run.json`.\n"
+    where, commit = machine(session["hardware"]), session["commit"] or "unknown"
+    return f"Started {session['started_utc']} on {where}; commit {commit}; versions, weights, recipe: `run.json`.\n"
 
 
-def _machine(hardware: dict[str, Any]) -> str:
+def escaped(text: str) -> str:
+    """Text that Markdown shows as it is, in a line or a cell of a table."""
+    return re.sub(r"([\\`*\[\]|<>&])", r"\\\1", " ".join(text.split()))
+
+
+def machine(hardware: dict[str, Any]) -> str:
+    """What assets were made on, in a line."""
     gpus = f", {len(hardware['gpus'])} × {hardware['gpus'][0]}" if hardware["gpus"] else ""
     return f"{hardware['cpu']}, {hardware['cores']} cores{gpus}"

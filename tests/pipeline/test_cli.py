@@ -220,7 +220,7 @@ def test_a_run_folder_has_all_that_was_promised(command):
     names = {path.name for path in out.iterdir()}
     assert names == {
         ".lock", "blank.json", "columns.json", "contact.png", "differences.csv", "distances.json", "events",
-        "grid.csv", "grid.png", "items", "leaderboard.csv", "per_object.csv", "report.md", "run.json",
+        "grid.csv", "grid.png", "items", "leaderboard.csv", "per_object.csv", "report", "report.md", "run.json",
     }  # fmt: skip
     assert len(assets(out)) == 4
     for item in out.glob("items/*"):
@@ -438,6 +438,6 @@ def test_the_default_folder_lies_under_runs_and_the_default_run_is_the_first_fou
     assert [prompt.text for prompt in run.prompts] == [f"thing {i} of embedded40" for i in range(4)]
     assert run.name.startswith("embedded40-sctd-")
     assert out is None
-    assert means == ("ray", None, 20.0, "auto", "auto", 180.0, None)
+    assert means == ("ray", None, 20.0, "auto", "auto", 180.0, None, True)
     assert invoke("bench", "--suite", "mine", "--weights", tiny_weights, *BALL).exit_code == 0
     assert len(asked[1][0].prompts) == 9

@@ -1,0 +1,103 @@
+"""Plots of the report as .svg: scores all round, what assets cost, how they were made. Values in, text out.
+
+Colours are Okabe and Ito's (2008), which people with any kind of colour blindness tell apart; lines have styles, too.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+COLOURS = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000"
+_STYLES = "-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5))
+_SETTINGS: Any = {"svg.fonttype": "none", "text.parse_math": False, "font.size": 10.5, "font.family": ["DejaVu Sans"]}
+QUARTER_DEGREES = 90
+
+
+class Line(NamedTuple):
+    """A method's line: its name, its number among the methods (which colours it), and its points."""
+
+    label: str
+    number: int
+    x: Sequence[float] | np.ndarray
+    y: Sequence[float] | np.ndarray
+
+
+def all_round(panels: Mapping[str, Sequence[Line]]) -> bytes:
+    """A panel for each score, over azimuth in degrees; the x of the lines, too."""
+    figure, axes = _panels(list(panels), 2.5)
+    for axis, (title, lines) in zip(axes, panels.items(), strict=True):
+        _draw(axis, title, lines)
+        axis.set_xlim(0, 360)
+        axis.set_xticks(range(0, 361, QUARTER_DEGREES), [f"{x}°" for x in range(0, 361, QUARTER_DEGREES)])
+    axes[-1].set_xlabel("azimuth of the view")
+    return _finished(figure, axes)
+
+
+def over_iterations(panels: Mapping[str, Sequence[Line]]) -> bytes:
+    """A panel for each quantity, over the iteration."""
+    figure, axes = _panels(list(panels), 2.0)
+    for axis, (title, lines) in zip(axes, panels.items(), strict=True):
+        _draw(axis, title, lines)
+    axes[-1].set_xlabel("iteration")
+    return _finished(figure, axes)
+
+
+def spread(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
+    """For each quantity and method a point per asset, and a bar at their mean."""
+    labels = list(dict.fromkeys(label for methods in panels.values() for label in methods))
+    figure, axes = _panels(list(panels), 0.7 + 0.3 * len(labels), sharex=False)
+    for axis, (title, methods) in zip(axes, panels.items(), strict=True):
+        for row, label in enumerate(labels):
+            values, colour = methods.get(label, []), COLOURS[row % len(COLOURS)]
+            axis.plot(values, [row] * len(values), "o", ms=5, alpha=0.55, mew=0, color=colour)
+            if len(values):
+                axis.plot([float(np.mean(values))] * 2, [row - 0.3, row + 0.3], "-", lw=2, color=colour)
+        axis.set_title(title, fontsize=10.5, loc="left")
+        axis.set_xlim(left=0)
+        axis.set_yticks(range(len(labels)), labels)
+        axis.set_ylim(len(labels) - 0.5, -0.5)
+        axis.grid(axis="x", color="#dfe3e8", lw=0.7)
+    return _svg(figure)
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(_SETTINGS):
+        return Figure(figsize=(width, height), layout="constrained")
+
+
+def _panels(titles: Sequence[str], height: float, *, sharex: bool = True) -> tuple[Any, Any]:
+    figure = _figure(5.4, height * len(titles) + 0.7)
+    return figure, figure.subplots(len(titles), 1, squeeze=False, sharex=sharex)[:, 0]
+
+
+def _draw(axis: Any, title: str, lines: Sequence[Line]) -> None:
+    for line in lines:
+        style = _STYLES[line.number % len(_STYLES)]
+        axis.plot(line.x, line.y, ls=style, lw=1.7, color=COLOURS[line.number % len(COLOURS)], label=line.label)
+    axis.set_title(title, fontsize=10.5, loc="left")
+    axis.grid(color="#dfe3e8", lw=0.7)
+
+
+def _finished(figure: Any, axes: Any) -> bytes:
+    handles: dict[str, Any] = {}
+    for axis in axes:
+        handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), list(handles), loc="outside upper left", ncols=3, frameon=False, handlelength=2.6)
+    return _svg(figure)
+
+
+def _svg(figure: Any) -> bytes:
+    """The same figure gives the same bytes."""
+    from matplotlib import rc_context
+
+    for axis in figure.axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    file = io.BytesIO()
+    with rc_context({**_SETTINGS, "svg.hashsalt": "report"}):
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    return file.getvalue()

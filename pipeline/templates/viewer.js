@@ -1,0 +1,62 @@
+// Shows window.ASSET (a .ply in base64) by window.SPLAT_VIEWER (a module's source): a page from a disk may not fetch
+// files, nor import modules from them. Assets have z up and look along +x; the viewer's world has y up.
+"use strict";
+
+const FOV_DEGREES = 45; // of the longer side of the window
+const FROM = [0.434, 0.244, 0.867]; // where the camera stands: before the object, to the right and above
+const SETTINGS = {
+  version: 2,
+  tonemapping: "none",
+  highPrecisionRendering: false,
+  background: { color: [1, 1, 1] },
+  postEffectSettings: {
+    sharpness: { enabled: false, amount: 0 },
+    bloom: { enabled: false, intensity: 0.1, blurLevel: 2 },
+    grading: { enabled: false, brightness: 1, contrast: 1, saturation: 1, tint: [1, 1, 1] },
+    vignette: { enabled: false, intensity: 0.5, inner: 0.3, outer: 0.75, curvature: 1 },
+    fringing: { enabled: false, intensity: 0.5 },
+  },
+  animTracks: [],
+  cameras: [{ initial: { position: FROM, target: [0, 0, 0], fov: FOV_DEGREES } }],
+  annotations: [],
+  startMode: "default",
+};
+
+function complain(error) {
+  const place = document.getElementById("trouble");
+  place.textContent = `The viewer cannot show this asset here: ${error.message ?? error}`;
+  place.hidden = false;
+}
+
+async function start() {
+  const shape = Math.min(innerWidth, innerHeight) / Math.max(innerWidth, innerHeight);
+  const distance = 1.1 / Math.sin(Math.atan(Math.tan((FOV_DEGREES * Math.PI) / 360) * shape)); // a radius of 1 fits in
+  SETTINGS.cameras[0].initial.position = FROM.map((x) => x * distance);
+  try {
+    localStorage.getItem("controlsPanelOpen") ?? localStorage.setItem("controlsPanelOpen", "false");
+  } catch {
+    // without storage the list of keys is open at first
+  }
+  const bytes = Uint8Array.from(atob(window.ASSET), (letter) => letter.charCodeAt(0));
+  const source = URL.createObjectURL(new Blob([window.SPLAT_VIEWER], { type: "text/javascript" }));
+  const { createViewer } = await import(source);
+  const viewer = await createViewer({
+    container: document.getElementById("viewer"),
+    settings: SETTINGS,
+    contentUrl: "asset.ply",
+    contents: Promise.resolve(new Response(bytes)),
+    renderer: "webgl",
+    noanim: true,
+  });
+  const show = () => {
+    const asset = viewer.app.root.findOne((node) => node.gsplat);
+    asset.setLocalEulerAngles(-90, -90, 0);
+    viewer.state.cameraMode = "orbit";
+    document.body.classList.add("shown");
+    viewer.app.renderNextFrame = true;
+  };
+  window.viewer = viewer;
+  viewer.state.loaded ? show() : viewer.events.once("loaded:changed", show);
+}
+
+start().catch(complain);

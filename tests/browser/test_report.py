@@ -1,0 +1,209 @@
+"""The report and the viewer in a real browser, opened from the disk: what is on the screen, not only in the pages."""
+
+import io
+import os
+import re
+import subprocess
+import sys
+import time
+
+import finished_run
+import numpy as np
+import pytest
+from PIL import Image
+from real_browser import miss
+
+from pipeline import site, viewer
+from pipeline.errors import UserError
+from pipeline.leaderboard import Finished, board
+from pipeline.store import Store
+from sctd.formats import ply
+
+PROMPTS, METHODS = ["a red ball", "<script>alert(1)</script>"], ["sds", "sctd", "ism"]
+SECONDS = 60  # that anything may take on a busy machine
+PHONE = {"width": 375, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+
+
+@pytest.fixture(scope="module")
+def files() -> viewer.Files:
+    try:
+        return viewer.fetch()
+    except UserError as error:
+        miss(f"the viewer cannot be fetched: {error}")
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory, files):
+    folder = tmp_path_factory.mktemp("browser")
+    store = Store(folder / "run")
+    finished_run.write(store, folder / "weights", PROMPTS, METHODS, failed=[(1, 2)])
+    finished = Finished.read(store)
+    return site.write([finished], board([finished]), Store(folder / "report"), files).parent
+
+
+@pytest.fixture
+def opened(browser, report):
+    """Opens a page of the report. At the end of the test nothing may have gone wrong in any."""
+    browser.get_log("browser")
+
+    def open_page(path: str):
+        browser.get((report / path).as_uri())
+        return browser
+
+    yield open_page
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
+
+
+def wait_until(found, told: str):
+    """The first true value of a function. Raises TimeoutError."""
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        if value := found():
+            return value
+        time.sleep(0.1)
+    raise TimeoutError(f"in {SECONDS} s it never happened that {told}")
+
+
+def picture(browser) -> np.ndarray:
+    """What is on the screen, as numbers of [height, width, 3]."""
+    return np.asarray(Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")).astype(int)
+
+
+def near(pixels: np.ndarray, strong: int) -> np.ndarray:
+    """Where one channel stands out far above both others."""
+    weak = [channel for channel in range(3) if channel != strong]
+    return pixels[..., strong] - pixels[..., weak].max(axis=-1) > 60
+
+
+def shown_asset(browser) -> np.ndarray:
+    wait_until(lambda: browser.execute_script("return document.body.classList.contains('shown')"), "the asset is shown")
+    wait_until(lambda: near(picture(browser), 0).mean() > 0.01, "red is on the screen")
+    return picture(browser)
+
+
+def assert_the_asset_stands_upright(pixels: np.ndarray) -> None:
+    """Red, with blue on top of it; its green nose turned to us, lower than the blue cap."""
+    rows = {name: np.nonzero(near(pixels, channel))[0] for name, channel in (("red", 0), ("green", 1), ("blue", 2))}
+    assert all(len(found) > 200 for found in rows.values()), {name: len(found) for name, found in rows.items()}
+    assert rows["blue"].mean() < rows["red"].mean() - 20
+    assert rows["blue"].mean() < rows["green"].mean() - 20
+
+
+def column(browser, name: str) -> list[str]:
+    return browser.execute_script(
+        "const i = [...document.querySelectorAll('#leaderboard thead th')]"
+        ".findIndex((head) => head.dataset.column === arguments[0]);"
+        "return [...document.querySelectorAll('#leaderboard tbody tr')].map((row) => row.cells[i].dataset.value)",
+        name,
+    )
+
+
+def test_the_table_sorts_best_first_and_back(opened):
+    browser = opened("index.html")
+    assert column(browser, "method") == METHODS
+    head = browser.find_element("css selector", "th[data-column='clip@embedded'] button")
+    head.click()
+    values = [float(value) for value in column(browser, "clip@embedded")]
+    assert values == sorted(values, reverse=True)
+    head.click()
+    assert [float(value) for value in column(browser, "clip@embedded")] == values[::-1]
+    browser.find_element("css selector", "th[data-column='fd@embedded'] button").click()
+    values = [float(value) for value in column(browser, "fd@embedded")]
+    assert values == sorted(values)
+    browser.find_element("css selector", "th[data-column='method'] button").click()
+    assert column(browser, "method") == sorted(METHODS)
+    assert browser.find_element("css selector", "[aria-sort]").get_attribute("data-column") == "method"
+
+
+def test_more_columns_come_on_request(opened):
+    browser = opened("index.html")
+    head = browser.find_element("css selector", "th[data-column='clip_p10@embedded']")
+    assert not head.is_displayed()
+    browser.find_element("id", "details").click()
+    assert head.is_displayed()
+
+
+def test_turntables_turn_and_follow_the_slider_together(opened):
+    browser = opened("prompts/001.html")
+    times = "return [...document.querySelectorAll('video.turntable')].map((v) => v.currentTime)"
+    wait_until(lambda: min(browser.execute_script(times)) > 0.2, "all turntables turn")
+    browser.execute_script(
+        "const s = document.getElementById('azimuth'); s.value = 180; s.dispatchEvent(new Event('input'))"
+    )
+    wait_until(lambda: all(abs(x - 2.51) < 0.05 for x in browser.execute_script(times)), "all stand at 180°")
+    assert len(browser.execute_script(times)) == len(METHODS)
+    assert browser.find_element("id", "degrees").text == "180°"
+    assert browser.find_element("id", "play").text == "play"
+
+
+def test_worst_views_show_the_side_they_name(opened):
+    browser = opened("prompts/001.html")
+    times = "return [...document.querySelectorAll('video[data-degrees]')].map((v) => v.currentTime)"
+    wait_until(lambda: all(abs(x - 2.51) < 0.05 for x in browser.execute_script(times)), "the worst side is shown")
+    assert browser.execute_script("return document.querySelectorAll('video[data-degrees]').length") == len(METHODS)
+
+
+def test_pictures_and_plots_are_there(opened):
+    for path in ("index.html", "prompts/001.html", "prompts/002.html"):
+        browser = opened(path)
+        browser.execute_script("document.querySelectorAll('img').forEach((image) => { image.loading = 'eager' })")
+        sizes = "return [...document.images].map((image) => image.complete && image.naturalWidth)"
+        wait_until(lambda: all(browser.execute_script(sizes)), f"all pictures of {path} are loaded")  # noqa: B023
+        assert browser.execute_script(sizes), path
+
+
+@pytest.mark.parametrize("path", ["index.html", "recipes.html", "prompts/001.html", "prompts/002.html"])
+def test_no_page_is_wider_than_a_phone(opened, path):
+    browser = opened(path)
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+def test_a_hostile_prompt_is_read_not_run(opened):
+    browser = opened("prompts/002.html")
+    assert browser.find_element("tag name", "h1").text == PROMPTS[1]  # an alert would have raised
+
+
+def test_the_viewer_shows_an_asset_from_the_disk(opened):
+    browser = opened("prompts/001.html")
+    browser.find_element("link text", "Open in the viewer").click()
+    first = shown_asset(browser)
+    assert_the_asset_stands_upright(first)
+    assert "a red ball, sds" in browser.find_element("tag name", "h1").text
+    _drag(browser)
+    wait_until(lambda: np.abs(picture(browser) - first).mean() > 1, "a drag turns the asset")
+
+
+def test_the_viewer_fits_a_phone(opened):
+    browser = opened("index.html")
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
+    browser.get(browser.current_url.replace("index.html", "view/0-0000cafe.html"))
+    pixels = shown_asset(browser)
+    assert_the_asset_stands_upright(pixels)
+    columns = np.nonzero(near(pixels, 0))[1]
+    assert 0 < columns.min() < columns.max() < pixels.shape[1] - 1
+
+
+@pytest.mark.usefixtures("files")
+def test_view_serves_an_asset_on_loopback(browser, tmp_path):
+    (tmp_path / "asset.ply").write_bytes(ply.to_ply(finished_run.with_spherical_harmonics(finished_run.asset())))
+    main = "from pipeline.cli import main; main()"
+    command = [sys.executable, "-c", main, "view", str(tmp_path), "--port", "0", "--no-browser"]
+    served = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+    try:
+        url = re.search(r"http://127\.0\.0\.1:\d+/", served.stdout.readline())
+        assert url
+        browser.get(url[0])
+        assert_the_asset_stands_upright(shown_asset(browser))
+    finally:
+        served.terminate()
+        served.wait()
+        served.stdout.close()
+
+
+def _drag(browser) -> None:
+    from selenium.webdriver import ActionChains
+
+    canvas = browser.find_element("css selector", "#viewer canvas")
+    ActionChains(browser).move_to_element(canvas).click_and_hold().move_by_offset(160, 0).release().perform()
