@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline import cli_cluster
+from pipeline import cli_cluster, cli_study
 
 OK, NOT_ALL_THERE, WRONG_INPUT, SOME_FAILED, WORSE, INTERRUPTED = 0, 1, 2, 3, 5, 130
 OURS = {"pipeline", "sctd", "evaluation", "cluster"}
@@ -388,6 +388,7 @@ def reference(
 
 
 cli_cluster.add_to(app, guarded)
+cli_study.add_to(app, guarded)
 
 
 def _status(failed: int) -> int:
