@@ -2,6 +2,9 @@
 
 import json
 import re
+import subprocess
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ from pipeline.store import Store
 from pipeline.study import clips, plan
 from pipeline.study.database import Database
 
+SERVE = [sys.executable, "-c", "from pipeline.cli import main; main()", "study", "serve"]
 METHODS = {"alpha": ["sctd-secret", "sds-secret"], "beta": ["sctd-secret"]}
 HOSTILE = '<script>alert("x")</script> a red & "blue" cube'
 PROMPTS = [HOSTILE, "a green ball", "a yellow cone"]
@@ -80,3 +84,16 @@ def secrets_of(made) -> list[str]:
     """Words that no volunteer may receive."""
     runs = [word for c in made.competitors for word in (c.run, c.run_id, c.method)]
     return [*runs, made.id, "sctd", "sds", "run.json", "items/", json.dumps(made.competitors[0].method)]
+
+
+@contextmanager
+def serving(store):
+    server = subprocess.Popen(
+        [*SERVE, str(store.root), "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        line = server.stdout.readline()
+        yield server, re.search(r"http://127\.0\.0\.1:\d+", line)[0]
+    finally:
+        server.kill()
+        server.communicate()

@@ -2,7 +2,6 @@
 
 import subprocess
 
-import imageio.v3 as imageio
 import imageio_ffmpeg
 import numpy as np
 import pytest
@@ -10,6 +9,15 @@ from study_fixtures import turntable
 
 from pipeline.errors import UserError
 from pipeline.study.clips import FRAMES_PER_SECOND, SECONDS, SIDE_PIXELS, alike, clip
+
+FFMPEG = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error"]
+
+
+def frames(path, side):
+    raw = subprocess.run(
+        [*FFMPEG, "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"], capture_output=True, check=True
+    )
+    return np.frombuffer(raw.stdout, np.uint8).reshape(-1, side, side, 3)
 
 
 @pytest.fixture(scope="module")
@@ -19,19 +27,21 @@ def both(tmp_path_factory):
     (folder / "short.mp4").write_bytes(turntable(1, frames=12, side=32))
     (folder / "plain.mp4").write_bytes(turntable(2, frames=150, side=64))
     told = ["-metadata", "title=secret-method", "-metadata", "comment=secret-method"]
-    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error"]
     subprocess.run(
-        [*ffmpeg, "-i", str(folder / "plain.mp4"), "-c", "copy", *told, str(folder / "long.mp4")], check=True
+        [*FFMPEG, "-i", str(folder / "plain.mp4"), "-c", "copy", *told, str(folder / "long.mp4")], check=True
     )
     assert b"secret-method" in (folder / "long.mp4").read_bytes()
-    return folder, alike([clip(folder / "short.mp4"), clip(folder / "long.mp4")])
+    clips = alike([clip(folder / "short.mp4"), clip(folder / "long.mp4")])
+    for number, content in enumerate(clips):
+        (folder / f"clip{number}.mp4").write_bytes(content)
+    return folder, clips
 
 
 def test_same_frames_same_size_same_bytes(both):
-    _, clips = both
+    folder, clips = both
     assert len(clips[0]) == len(clips[1])
-    pictures = [imageio.imread(content, extension=".mp4") for content in clips]
-    assert pictures[0].shape == pictures[1].shape == (SECONDS * FRAMES_PER_SECOND, SIDE_PIXELS, SIDE_PIXELS, 3)
+    for number in (0, 1):
+        assert len(frames(folder / f"clip{number}.mp4", SIDE_PIXELS)) == SECONDS * FRAMES_PER_SECOND
 
 
 def test_nothing_is_told_but_the_picture(both):
@@ -39,14 +49,14 @@ def test_nothing_is_told_but_the_picture(both):
     for content in clips:
         assert b"secret" not in content
         assert b"x264 - core" not in content  # with its settings, which a version of this program could change
-    assert clips[0][:40] == clips[1][:40]
+    assert clips[0][:32] == clips[1][:32]
 
 
 def test_it_is_still_the_same_turn(both):
     """The first and the last frame are those of the turntable, within what compression changes."""
-    folder, clips = both
-    before = imageio.imread(folder / "short.mp4")
-    after = imageio.imread(clips[0], extension=".mp4")
+    folder, _ = both
+    before = frames(folder / "short.mp4", 256)
+    after = frames(folder / "clip0.mp4", SIDE_PIXELS)
     for number in (0, -1):
         small = before[number].reshape(32, 8, 32, 8, 3).mean((1, 3))
         large = after[number].reshape(32, 12, 32, 12, 3).mean((1, 3))

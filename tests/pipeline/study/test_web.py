@@ -5,7 +5,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,13 +12,12 @@ from contextlib import contextmanager
 import httpx2
 import pytest
 from fastapi.testclient import TestClient
-from study_fixtures import csrf, secrets_of
+from study_fixtures import SERVE, csrf, secrets_of, serving
 
 from pipeline.study import web
 from pipeline.study.database import Ballot, Database
 from pipeline.study.plan import DATABASE, QUESTIONS
 
-SERVE = [sys.executable, "-c", "from pipeline.cli import main; main()", "study", "serve"]
 STEPS = 6
 GOOD = {"A": "2", "B": "1", "C": "3"}
 
@@ -289,19 +287,6 @@ def test_what_is_stored_names_nobody(study):
 
 
 # ---- a real server ------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def serving(store):
-    server = subprocess.Popen(
-        [*SERVE, str(store.root), "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        line = server.stdout.readline()
-        yield server, re.search(r"http://127\.0\.0\.1:\d+", line)[0]
-    finally:
-        server.kill()
-        server.communicate()
 
 
 def volunteer(base, token, barrier, seed):
