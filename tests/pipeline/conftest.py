@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import tiny_models
+from study_fixtures import made_clips, runs, study
 
 from pipeline import models, sweep
 from pipeline.embedded import weights_folder
@@ -13,6 +14,7 @@ from pipeline.recipes import settings as read_settings
 from pipeline.run import Run
 from sctd.recipes import embedded
 
+__all__ = ["made_clips", "runs", "study"]  # fixtures of the user study
 SMALL = ["iterations=4", "seed_shape.kind=ball", "seed_shape.count=150", "relocate.interval=3"]
 
 

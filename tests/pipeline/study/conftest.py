@@ -1,3 +1,0 @@
-from study_fixtures import made_clips, runs, study
-
-__all__ = ["made_clips", "runs", "study"]
