@@ -57,7 +57,8 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope="session")
 def made_clips(runs):
     """The files of one plan, made once."""
-    made = plan.planned(runs, [], 2, seed=0)
+    made = plan.planned(runs, [], 2, seed=1)
+    assert HOSTILE in made.prompts
     contents = [clips.clip(Path(path)) for group in made.turntables for path in group]
     return made, clips.alike(contents)
 
