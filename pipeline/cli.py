@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline import cli_cluster, cli_report
+from pipeline import cli_cluster, cli_report, cli_study
 from pipeline.files import place
 
 OK, NOT_ALL_THERE, WRONG_INPUT, SOME_FAILED, WORSE, INTERRUPTED = 0, 1, 2, 3, 5, 130
@@ -464,6 +464,7 @@ def reference(
 
 cli_cluster.add_to(app, guarded)
 cli_report.add_to(app, guarded)
+cli_study.add_to(app, guarded)
 
 
 def _place(text: str | None) -> Path | None:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from evaluation.references import Reference, from_bytes, require_one_reference
 from evaluation.statistics import mean_over_prompts
-from pipeline import manifest, paper_table
+from pipeline import manifest, paper_table, user_study
 from pipeline.distances import Kept
 from pipeline.errors import UserError
 from pipeline.jobs import digest
@@ -27,7 +27,6 @@ from pipeline.store import DISTANCES as KEPT
 
 MEANS = "clip", "ir"  # averaged over views, then over prompts
 DETAILS = "clip_p10", "ir_p10", "kid_cl", "kid_cl_inception", "fid_tf"  # left out where there is little room
-USER_STUDY = "q1_rank", "q2_rank", "q3_rank", "n_voters"
 
 
 @dataclass(frozen=True)
@@ -96,6 +95,7 @@ def board(runs: list[Finished], *, paper: bool | None = None) -> pd.DataFrame:
 
     `paper` adds the rows of the paper's Table 2 below; None does where published models ran the paper's recipe.
     """
+    user_study.require_one([run.store for run in runs])
     rows = [_row(run, method) for run in runs for method in run.methods]
     for models in {run.models for run in runs}:
         for distance in DISTANCES.values():
@@ -152,10 +152,10 @@ def markdown(table: pd.DataFrame, *, brief: bool = False) -> str:
         made = f"{row.n_prompts - row.n_failed} of {row.n_prompts}" if row.n_failed else f"{row.n_prompts}"
         cells = (_cell(table, row, name, columns[name]["direction"]) for name in metrics)
         lines.append([*(row[name] for name in who), made, *cells])
-    return _aligned(lines) + (f"\n{paper_table.CAPTION}\n{_aligned(paper_table.lines())}" if has_paper else "")
+    return aligned(lines) + (f"\n{paper_table.CAPTION}\n{aligned(paper_table.lines())}" if has_paper else "")
 
 
-def _aligned(lines: list[list[str]]) -> str:
+def aligned(lines: list[list[str]]) -> str:
     """A table of Markdown whose columns stand below each other; the first line is its head."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     ruled = [lines[0], ["-" * width for width in widths], *lines[1:]]
@@ -211,6 +211,10 @@ _METRICS = {
     "time_min": ("minutes", "lower", "making one asset, mean over prompts"),
     "peak_gib": ("GiB", "", "most memory of a process that makes assets (of its GPU, where there is one)"),
     "n_gauss": ("Gaussians", "", "of an asset, mean over prompts"),
+    "q1_rank": ("rank", "lower", "user study, text alignment: average rank, 1 is best, among the methods it compared"),
+    "q2_rank": ("rank", "lower", "as q1_rank, of realism"),
+    "q3_rank": ("rank", "lower", "as q1_rank, of details"),
+    "n_voters": ("volunteers", "", "who ranked in the user study"),
 }
 
 
@@ -246,7 +250,7 @@ def _row(run: Finished, method: str) -> dict[str, Any]:
         origin |= keys
     else:
         identity |= _penalised(run, jobs)
-    return identity | dict.fromkeys(USER_STUDY) | origin
+    return identity | user_study.columns(run.store, method) | origin
 
 
 def _means(models: str, done: list[dict[str, Any]]) -> dict[str, Any]:

@@ -66,6 +66,7 @@ def test_help_loads_neither_torch_nor_ray_nor_pandas():
         "manifest",
         "submit",
         "job",
+        "study",
     ],
 )
 def test_every_verb_has_help(verb):

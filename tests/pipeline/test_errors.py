@@ -9,7 +9,12 @@ from pipeline.errors import nearest, shortened
 ROOT = Path(__file__).parents[2]
 PAGE = " ".join((ROOT / "docs" / "errors.md").read_text(encoding="utf-8").split())
 ERRORS = "UserError", "ClusterError", "ManifestError", "LaunchError"
-SOURCES = [*ROOT.glob("pipeline/*.py"), *ROOT.glob("pipeline/prompts/*.py"), *ROOT.glob("cluster/*.py")]
+SOURCES = [
+    *ROOT.glob("pipeline/*.py"),
+    *ROOT.glob("pipeline/prompts/*.py"),
+    *ROOT.glob("pipeline/study/*.py"),
+    *ROOT.glob("cluster/*.py"),
+]
 
 
 def messages() -> dict[str, str]:

@@ -1,0 +1,156 @@
+"""A user study: rankings of k methods by volunteers → average ranks and how far they can be trusted.
+
+The unit is the volunteer: rankings of one are not independent, whatever groups and questions they are of.
+Friedman (1937), Kendall & Babington Smith (1939), Nemenyi (1963) as in Demšar (2006), with volunteers as blocks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.stats import friedmanchisquare, rankdata, studentized_range
+
+from evaluation import EvaluationError
+
+SUM_TOLERANCE = 0.03  # five means printed to two decimals are off by at most 0.025
+
+
+class MeanRank(NamedTuple):
+    """1 is best. The interval is the percentile bootstrap's over volunteers; absent (None) below two."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+class Friedman(NamedTuple):
+    """Whether volunteers prefer any method: χ² with k - 1 degrees of freedom, its p, and Kendall's W from 0 to 1."""
+
+    chi_squared: float
+    p: float
+    kendall_w: float
+
+
+class Summary(NamedTuple):
+    """What one question found, methods in the order of the columns."""
+
+    means: list[MeanRank]
+    voters: int
+    rankings: int
+    friedman: Friedman | None
+    """None below three methods or two volunteers, or where all volunteers tie all methods."""
+    critical_distance: float
+    """Nemenyi's, at 5 %: average ranks that differ by less cannot be told apart."""
+    p: list[list[float]]
+    """Nemenyi's p of each pair."""
+
+
+def summarise(
+    ranks: Int[np.ndarray, "rankings methods"], voters: Sequence[str], random: np.random.Generator
+) -> Summary:
+    """All of one question; `voters[i]` gave `ranks[i]`. Raises EvaluationError for what is no ranking."""
+    check(ranks)
+    if len(voters) != len(ranks):
+        raise EvaluationError(f"{len(ranks)} rankings come from {len(voters)} voters: name the voter of each")
+    blocks = voter_means(ranks, voters)
+    means = ranks.mean(axis=0)
+    return Summary(
+        bootstrapped(ranks, voters, random),
+        len(blocks),
+        len(ranks),
+        friedman(blocks),
+        critical_distance(ranks.shape[1], len(blocks)),
+        nemenyi_p(means, len(blocks)).tolist(),
+    )
+
+
+def check(ranks: Int[np.ndarray, "rankings methods"]) -> None:
+    """Raise EvaluationError unless each row gives each rank from 1 to k once."""
+    if ranks.size == 0:
+        raise EvaluationError("no rankings to average: nobody has voted yet")
+    wrong = (np.sort(ranks, axis=1) != np.arange(1, ranks.shape[1] + 1)).any(axis=1)
+    if wrong.any():
+        number = int(np.flatnonzero(wrong)[0])
+        raise EvaluationError(
+            f"ranking {number} is {ranks[number].tolist()}: each rank from 1 to {ranks.shape[1]} stands in it once"
+        )
+
+
+def check_means(means: Sequence[float], tolerance: float = SUM_TOLERANCE) -> None:
+    """Raise EvaluationError unless published average ranks can be such: in 1 to k, with the sum k (k + 1) / 2."""
+    k, total = len(means), math.fsum(means)
+    outside = [mean for mean in means if not 1 <= mean <= k]
+    if outside:
+        raise EvaluationError(f"average rank {outside[0]:g} of {k} methods: expected 1 to {k}")
+    if abs(total - k * (k + 1) / 2) > tolerance + 1e-9:
+        raise EvaluationError(
+            f"average ranks of {k} methods sum to {total:.2f}: expected {k * (k + 1) / 2:g} within {tolerance:g}, "
+            "as of rankings without ties or gaps"
+        )
+
+
+def voter_means(
+    ranks: Int[np.ndarray, "rankings methods"], voters: Sequence[str]
+) -> Float[np.ndarray, "voters methods"]:
+    """The blocks: each volunteer's average ranks, volunteers in the order of their names."""
+    totals, counts = _by_voter(ranks, voters)
+    return totals / counts[:, None]
+
+
+def bootstrapped(
+    ranks: Int[np.ndarray, "rankings methods"],
+    voters: Sequence[str],
+    random: np.random.Generator,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+) -> list[MeanRank]:
+    """Average ranks over all rankings; volunteers are drawn with replacement, each with all that they ranked."""
+    totals, counts = _by_voter(ranks, voters)
+    values = ranks.mean(axis=0)
+    if len(counts) < 2:
+        return [MeanRank(float(value), None, None) for value in values]
+    drawn = random.integers(len(counts), size=(resamples, len(counts)))
+    means = totals[drawn].sum(axis=1) / counts[drawn].sum(axis=1)[:, None]
+    low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2], axis=0)
+    return [MeanRank(*map(float, row)) for row in zip(values, low, high, strict=True)]
+
+
+def friedman(blocks: Float[np.ndarray, "voters methods"]) -> Friedman | None:
+    """Of methods ranked within each block, ties counted; W = χ² / (n (k - 1)). None where there is nothing to test."""
+    n, k = blocks.shape
+    ranks = rankdata(blocks.round(9), axis=1)  # means that differ by rounding tie
+    if k < 3 or n < 2 or (ranks == ranks[:, :1]).all():
+        return None
+    chi_squared, p = friedmanchisquare(*ranks.T)
+    return Friedman(float(chi_squared), float(p), float(chi_squared / (n * (k - 1))))
+
+
+def critical_distance(methods: int, voters: int, level: float = 0.05) -> float:
+    """Nemenyi's q √(k (k + 1) / 6 n) with q = Studentised range / √2.
+
+    Of average ranks over several groups a volunteer it is cautious: exact if each ranks all groups alike.
+    """
+    return float(studentized_range.ppf(1 - level, methods, np.inf)) / math.sqrt(2) * _scale(methods, voters)
+
+
+def nemenyi_p(means: Float[np.ndarray, " methods"], voters: int) -> Float[np.ndarray, "methods methods"]:
+    """The level at which each pair's distance would be critical; 1 on the diagonal."""
+    distances = np.abs(means[:, None] - means) * math.sqrt(2) / _scale(len(means), voters)
+    return studentized_range.sf(distances, len(means), np.inf)
+
+
+def _scale(methods: int, voters: int) -> float:
+    return math.sqrt(methods * (methods + 1) / (6 * voters))
+
+
+def _by_voter(
+    ranks: Int[np.ndarray, "rankings methods"], voters: Sequence[str]
+) -> tuple[Float[np.ndarray, "voters methods"], Int[np.ndarray, " voters"]]:
+    names, numbers = np.unique(np.asarray(voters), return_inverse=True)
+    totals = np.zeros((len(names), ranks.shape[1]))
+    np.add.at(totals, numbers, ranks)
+    return totals, np.bincount(numbers)

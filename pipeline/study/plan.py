@@ -1,0 +1,132 @@
+"""What is compared: which methods of which runs, on which prompts. study.json, which no volunteer sees.
+
+study.json  study.sqlite  clips/<group>-<competitor>.mp4  (results.csv  tests.csv  pairs.csv  votes.csv)
+"""
+
+import random
+import secrets
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import manifest
+from pipeline.errors import UserError, nearest
+from pipeline.store import TURNTABLE, Store
+
+FILE, CLIPS, DATABASE = "study.json", "clips", "study.sqlite"
+FEWEST, MOST = 2, 8  # methods that can be ranked at once
+LETTERS = "ABCDEFGH"
+QUESTIONS = (
+    "Which fits the text best?",
+    "Which looks most real?",
+    "Which has the best details?",
+)
+MEANINGS = "text alignment", "realism", "details"
+
+
+@dataclass(frozen=True)
+class Competitor:
+    """A row of a leaderboard that is voted on."""
+
+    run: str
+    run_id: str
+    method: str
+
+    @property
+    def label(self) -> str:
+        return f"{self.run_id}/{self.method}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`turntables[group][competitor]` is a path of a run folder, `prompts[group]` what it shall show."""
+
+    id: str
+    competitors: tuple[Competitor, ...]
+    prompts: tuple[str, ...]
+    turntables: tuple[tuple[str, ...], ...]
+
+    @property
+    def labels(self) -> list[str]:
+        """The methods' names, with their run where two have the same."""
+        names = [competitor.method for competitor in self.competitors]
+        return [c.method if names.count(c.method) == 1 else c.label for c in self.competitors]
+
+    @property
+    def steps(self) -> int:
+        """Rankings that a volunteer gives."""
+        return len(self.prompts) * len(QUESTIONS)
+
+    def clip(self, store: Store, group: int, competitor: int) -> Path:
+        return store.root / CLIPS / f"{group:02}-{competitor}.mp4"
+
+    def shuffled(self) -> list[tuple[int, list[int]]]:
+        """For one volunteer: groups in random order, each with its competitors in random order."""
+        chance = secrets.SystemRandom()
+        groups = chance.sample(range(len(self.prompts)), len(self.prompts))
+        k = len(self.competitors)
+        return [(group, chance.sample(range(k), k)) for group in groups]
+
+
+def planned(folders: Sequence[Path], methods: Sequence[str], prompts: int, seed: int) -> Plan:
+    """A study of these run folders' methods, over prompts drawn from those that all have made. Raises UserError."""
+    stores = [Store(folder) for folder in folders]
+    settings = [manifest.read(store) for store in stores]
+    every = [
+        (Competitor(str(store.root.resolve()), about["run_id"], method), _turntables(store, about, method))
+        for store, about in zip(stores, settings, strict=True)
+        for method in about["recipes"]
+    ]
+    known = {competitor.method for competitor, _ in every}
+    for method in methods:
+        if method not in known:
+            raise UserError(f"No run has a method {method!r}; choose from {', '.join(known)}{nearest(method, known)}.")
+    rivals = [(competitor, made) for competitor, made in every if not methods or competitor.method in methods]
+    if len({competitor for competitor, _ in rivals}) < len(rivals):
+        raise UserError("--runs names a run folder twice; name each once.")
+    if not FEWEST <= len(rivals) <= MOST:
+        raise UserError(
+            f"The runs have {len(rivals)} methods to rank; a volunteer can compare {FEWEST} to {MOST} at once: choose "
+            "with --runs and --methods."
+        )
+    common = [prompt for prompt in rivals[0][1] if all(prompt in made for _, made in rivals)]
+    if not 1 <= prompts <= len(common):
+        raise UserError(
+            f"--prompts is {prompts} and all methods have a turntable of {len(common)} prompts; give 1 to that, or "
+            "finish the runs."
+        )
+    chosen = random.Random(seed).sample(common, prompts)
+    return Plan(
+        id=secrets.token_hex(8),
+        competitors=tuple(competitor for competitor, _ in rivals),
+        prompts=tuple(chosen),
+        turntables=tuple(tuple(made[prompt] for _, made in rivals) for prompt in chosen),
+    )
+
+
+def write(store: Store, plan: Plan) -> None:
+    store.write_json(store.root / FILE, asdict(plan))
+
+
+def read(store: Store) -> Plan:
+    """Raises UserError where there is no study."""
+    found = store.read_json(store.root / FILE)
+    if found is None:
+        raise UserError(f"{store.root} holds no study (no {FILE}); make one with segmentdreamer study create.")
+    return Plan(
+        id=found["id"],
+        competitors=tuple(Competitor(**competitor) for competitor in found["competitors"]),
+        prompts=tuple(found["prompts"]),
+        turntables=tuple(map(tuple, found["turntables"])),
+    )
+
+
+def _turntables(store: Store, about: dict[str, Any], method: str) -> dict[str, str]:
+    """Of each prompt that the method has made, one (of several seeds the first)."""
+    found: dict[str, str] = {}
+    for job in about["jobs"]:
+        path = store.item(job["job_id"]) / TURNTABLE
+        if job["method"] == method and path.is_file():
+            found.setdefault(job["prompt"], str(path.resolve()))
+    return found

@@ -1,0 +1,275 @@
+"""The pages that volunteers see. The only FastAPI, uvicorn and Jinja2.
+
+Nothing a volunteer receives names a method, a run or a file: addresses count a volunteer's own steps and letters.
+"""
+
+import hashlib
+import hmac
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+from urllib.parse import parse_qs, urlsplit
+
+import uvicorn
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from pipeline.errors import UserError
+from pipeline.store import Store
+from pipeline.study.database import Ballot, Database, Voter
+from pipeline.study.plan import DATABASE, LETTERS, MEANINGS, QUESTIONS, Plan
+
+HERE = Path(__file__).parent
+COOKIE, COOKIE_SECONDS = "invitation", 90 * 86_400
+MOST_BYTES = 16 * 1024  # of a form; ours has less than one
+STATIC = {"study.css": "text/css", "study.js": "text/javascript"}
+OLD = "Thu, 01 Jan 1970 00:00:00 GMT"
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; media-src 'self'; "
+    "connect-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",  # not no-referrer, which would make the Origin of our own forms null
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Robots-Tag": "noindex",
+    "Cache-Control": "no-store",
+}
+
+
+class Session(NamedTuple):
+    """Who is asking, by the invitation in the cookie."""
+
+    voter: Voter
+    token: str
+
+    @property
+    def csrf(self) -> str:
+        """What a form of ours holds and no other site can know."""
+        return hashlib.sha256(f"form:{self.token}".encode()).hexdigest()
+
+
+class Step(NamedTuple):
+    """The `number`-th ranking of a volunteer, from 1."""
+
+    number: int
+    group: int
+    question: int
+    competitors: list[int]
+
+    @property
+    def letters(self) -> str:
+        return LETTERS[: len(self.competitors)]
+
+
+def app(store: Store, plan: Plan, hosts: list[str], *, is_secure: bool = False) -> FastAPI:
+    """Answers for these hosts alone: no other site's name can be made to lead here. `is_secure`: by https only."""
+    database = Database(store.root / DATABASE)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        database.close()
+
+    web = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)
+    web.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
+    pages = Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined)
+
+    def page(template: str, status: int = 200, **values: Any) -> HTMLResponse:
+        return HTMLResponse(pages.get_template(template).render(**values), status)
+
+    def session(request: Request) -> Session:
+        token = request.cookies.get(COOKIE, "")
+        voter = database.voter(token) if token else None
+        if voter is None:
+            raise HTTPException(403, "Please open the link that you were sent.")
+        return Session(voter, token)
+
+    def checked_step(number: int, who: Annotated[Session, Depends(session)]) -> Step:
+        if not 1 <= number <= plan.steps:
+            raise HTTPException(404, "There is no such page.")
+        return step_of(plan, who.voter, number)
+
+    async def form(request: Request, who: Annotated[Session, Depends(session)]) -> dict[str, str]:
+        """The fields of a form that our own page sent."""
+        origin = request.headers.get("origin")
+        try:
+            fields = parse_qs((await _body(request)).decode(), max_num_fields=64)
+        except ValueError as error:
+            raise HTTPException(400, "This is not a form.") from error
+        sent = fields.get("csrf", [""])[0]
+        strange = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+        if strange or not hmac.compare_digest(sent.encode(), who.csrf.encode()):
+            raise HTTPException(403, "This did not come from our page. Please go back and try again.")
+        return {key: values[0] for key, values in fields.items()}
+
+    Who = Annotated[Session, Depends(session)]
+    Where = Annotated[Step, Depends(checked_step)]
+    Form = Annotated[dict[str, str], Depends(form)]
+
+    def next_step(voter: Voter) -> int | None:
+        answered = database.answered(voter.id)
+        steps = (step_of(plan, voter, number) for number in range(1, plan.steps + 1))
+        return next((step.number for step in steps if (step.group, step.question) not in answered), None)
+
+    @web.middleware("http")
+    async def with_headers(request: Request, call_next: Any) -> Response:
+        response = await call_next(request)
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
+        return response
+
+    @web.exception_handler(AnyHTTPException)
+    def refused(_: Request, error: AnyHTTPException) -> Response:
+        return page("message.html", error.status_code, title="Sorry", text=_text_of(error))
+
+    @web.exception_handler(RequestValidationError)
+    def unreadable(_: Request, __: Exception) -> Response:
+        return page("message.html", 404, title="Sorry", text="There is no such page.")
+
+    @web.get("/i/{token}")
+    def enter(token: str) -> Response:
+        if database.voter(token) is None:
+            raise HTTPException(404, "This link is not an invitation. Please copy the whole link that you were sent.")
+        response = RedirectResponse("/", 303)
+        response.set_cookie(COOKIE, token, COOKIE_SECONDS, httponly=True, samesite="lax", secure=is_secure)
+        return response
+
+    @web.get("/")
+    def welcome(who: Who) -> Response:
+        number = next_step(who.voter)
+        if number is None:
+            return page(
+                "message.html", title="Thank you!", text="You have answered everything. You may close this page."
+            )
+        return page("welcome.html", plan=plan, number=number, questions=QUESTIONS)
+
+    @web.get("/step/{number}")
+    def show(step: Where, who: Who) -> Response:
+        number = next_step(who.voter)
+        if step.number != number:  # answered, or not yet its turn
+            return RedirectResponse("/" if number is None else f"/step/{number}", 303)
+        return ranking(step, who)
+
+    def ranking(step: Step, who: Session, sent: dict[str, str] | None = None, error: str = "") -> Response:
+        draft = database.draft(who.voter.id, step.group, step.question)
+        drafted = {letter: draft[c] for letter, c in zip(step.letters, step.competitors, strict=True)} if draft else {}
+        given = sent or {letter: str(rank) for letter, rank in drafted.items()}
+        return page(
+            "step.html",
+            422 if error else 200,
+            step=step,
+            steps=plan.steps,
+            prompt=plan.prompts[step.group],
+            question=QUESTIONS[step.question],
+            meaning=MEANINGS[step.question],
+            group=(step.number - 1) // len(QUESTIONS) + 1,
+            order=sorted(step.letters, key=lambda letter: (drafted.get(letter, 0), letter)),
+            ranks={letter: given.get(letter, "") for letter in step.letters},
+            csrf=who.csrf,
+            error=error,
+        )
+
+    @web.post("/step/{number}")
+    def submit(step: Where, who: Who, fields: Form) -> Response:
+        ranks = ranks_of(step, fields)
+        if ranks is None:
+            error = f"Please give each rank from 1 to {len(step.competitors)} once."
+            return ranking(step, who, fields, error)
+        if not database.cast(Ballot(who.voter.id, step.group, step.question, ranks)):
+            text = "You had answered this already, perhaps in another window. Your first answer counts."
+            return page("message.html", 409, title="Answered already", text=text)
+        number = next_step(who.voter)
+        return RedirectResponse("/" if number is None else f"/step/{number}", 303)
+
+    @web.post("/step/{number}/draft")
+    def draft(step: Where, who: Who, fields: Form) -> Response:
+        ranks = ranks_of(step, fields)
+        if ranks is None:
+            raise HTTPException(422, "This is not a ranking.")
+        database.save_draft(Ballot(who.voter.id, step.group, step.question, ranks))
+        return Response(status_code=204)
+
+    @web.get("/clip/{group}/{letter}.mp4")
+    def clip(group: int, letter: str, who: Who) -> Response:
+        if not 1 <= group <= len(plan.prompts) or letter not in tuple(LETTERS[: len(plan.competitors)]):
+            raise HTTPException(404, "There is no such page.")
+        real_group, competitors = who.voter.shown[group - 1]
+        path = plan.clip(store, real_group, competitors[LETTERS.index(letter)])
+        tag = hmac.new(who.token.encode(), f"{group}{letter}".encode(), "sha256").hexdigest()[:16]
+        # The file's own date and tag are the same for all volunteers, so two of them could compare notes.
+        headers = {"ETag": f'"{tag}"', "Last-Modified": OLD, "Cache-Control": "private, no-cache"}
+        return FileResponse(path, media_type="video/mp4", headers=headers)
+
+    @web.get("/static/{name}")
+    def static(name: str) -> Response:
+        if name not in STATIC:
+            raise HTTPException(404, "There is no such page.")
+        return Response((HERE / "static" / name).read_bytes(), media_type=STATIC[name])
+
+    return web
+
+
+def step_of(plan: Plan, voter: Voter, number: int) -> Step:
+    position, question = divmod(number - 1, len(QUESTIONS))
+    group, competitors = voter.shown[position]
+    return Step(number, group, question, competitors)
+
+
+def ranks_of(step: Step, fields: dict[str, str]) -> list[int] | None:
+    """By competitor, from a form that has them by letter; None unless each rank is there once."""
+    given = [fields.get(letter, "") for letter in step.letters]
+    if sorted(given) != [str(rank) for rank in range(1, len(given) + 1)]:
+        return None
+    by_competitor = dict(zip(step.competitors, map(int, given), strict=True))
+    return [by_competitor[competitor] for competitor in range(len(given))]
+
+
+def serve(store: Store, plan: Plan, host: str, port: int, url: str | None) -> None:
+    """Until a signal. Raises UserError where the address is taken."""
+    try:
+        listening = socket.create_server((host, port))
+    except OSError as error:
+        raise UserError(
+            f"{host}:{port} cannot be listened on ({error.strerror}); choose another --host or --port."
+        ) from error
+    with listening:
+        here = f"http://{host}:{listening.getsockname()[1]}"
+        hosts = {"127.0.0.1", "localhost", host, urlsplit(url or here).hostname or host}
+        config = uvicorn.Config(
+            app(store, plan, sorted(hosts), is_secure=(url or "").startswith("https:")),
+            log_level="warning",
+            access_log=False,  # which would hold invitations and addresses
+            server_header=False,
+            date_header=False,
+        )
+        print(f"Serving {store.root} on {url or here}, until Ctrl-C. Volunteers open their links.", flush=True)
+        uvicorn.Server(config).run(sockets=[listening])
+    print("Stopped.", file=sys.stderr)
+
+
+async def _body(request: Request) -> bytes:
+    """Of a small request; a larger one is refused before it is read."""
+    content = b""
+    announced = request.headers.get("content-length", "0")
+    too_large = not announced.isdecimal() or int(announced) > MOST_BYTES
+    if not too_large:
+        async for part in request.stream():
+            content += part
+            too_large = len(content) > MOST_BYTES
+            if too_large:
+                break
+    if too_large:
+        raise HTTPException(413, "This is too large.")
+    return content
+
+
+def _text_of(error: AnyHTTPException) -> str:
+    ours = isinstance(error, HTTPException)
+    return str(error.detail) if ours else "There is no such page."

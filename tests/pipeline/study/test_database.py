@@ -1,0 +1,51 @@
+"""Votes are written once, by whoever comes first; what is stored does not tell a token."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from pipeline.study.database import Ballot, Database
+
+
+def test_an_invitation_is_found_by_its_token_alone(tmp_path):
+    database = Database(tmp_path / "study.sqlite")
+    shown = [(1, [2, 0, 1]), (0, [0, 1, 2])]
+    tokens = database.invite([shown, shown])
+    assert len(set(tokens)) == 2
+    assert all(len(token) >= 43 for token in tokens)
+    voters = [database.voter(token) for token in tokens]
+    assert [dict(voter.shown) for voter in voters] == [dict(shown)] * 2
+    assert voters[0].id != voters[1].id
+    assert database.voter(voters[0].id) is None
+    assert database.voters() == 2
+    database.close()
+
+
+def test_of_many_at_once_one_is_counted(tmp_path):
+    """From two connections' pools, as two processes would."""
+    both = [Database(tmp_path / "study.sqlite") for _ in range(2)]
+    ballots = [(both[i % 2], Ballot("v", 0, 0, [1 + i, 2, 3])) for i in range(16)]
+    with ThreadPoolExecutor(16) as pool:
+        counted = list(pool.map(lambda pair: pair[0].cast(pair[1]), ballots))
+    assert counted.count(True) == 1
+    assert both[0].ballots() == [ballots[counted.index(True)][1]]
+    assert both[1].answered("v") == {(0, 0)}
+    assert both[1].answered("w") == set()
+    for database in both:
+        database.close()
+
+
+def test_the_last_draft_stays_and_is_no_vote(tmp_path):
+    database = Database(tmp_path / "study.sqlite")
+    assert database.draft("v", 0, 1) is None
+    for ranks in ([1, 2], [2, 1]):
+        database.save_draft(Ballot("v", 0, 1, ranks))
+    assert database.draft("v", 0, 1) == [2, 1]
+    assert database.ballots() == []
+    database.close()
+
+
+def test_what_is_committed_is_on_the_disk(tmp_path):
+    database = Database(tmp_path / "study.sqlite")
+    with database.engine.connect() as connection:
+        modes = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")]
+    assert modes == ["wal", 2]
+    database.close()
