@@ -111,6 +111,7 @@ def copy(source: Path, target: Path) -> None:
     beside = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.new")
     os.link(source, beside)
     os.replace(beside, target)
+    beside.unlink(missing_ok=True)  # a rename between two names of one file does nothing
 
 
 def remove(path: Path) -> None:

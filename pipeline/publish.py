@@ -34,7 +34,8 @@ def publish(store: Store, *, paper: bool | None = None, site: bool | None = None
     from pipeline import site as pages
     from pipeline import viewer
 
-    if (store.root / pages.FOLDER).is_dir() if site is None else site:
+    is_wanted = (store.root / pages.FOLDER).is_dir() if site is None else site
+    if is_wanted and files.is_local(store.root):  # pages link to files, which a bucket's are not
         pages.write([run], board, Store(store.root / pages.FOLDER), viewer.cached())
     return leaderboard.markdown(board, brief=True)
 

@@ -112,7 +112,7 @@ def check(ply: bytes, name: str) -> None:
     head = ply[: ply.find(b"end_header")] if ply.startswith(b"ply") else b""
     if missing := [p for p in ("f_dc_0", "opacity", "scale_0", "rot_0") if f" {p}\n".encode() not in head]:
         raise UserError(
-            f"{shortened(name, 80)} holds no Gaussians ({missing[0]} is missing); give an asset.ply, or another "
+            f"{shortened(name, 200)} holds no Gaussians ({missing[0]} is missing); give an asset.ply, or another "
             ".ply of 3DGS."
         )
 

@@ -121,7 +121,7 @@ def test_a_step_that_is_aborted_cancels_its_job(cluster, program):
     step = subprocess.Popen([sys.executable, "-c", script])
     until(lambda: len(cluster.attempts) == 1)
     step.send_signal(signal.SIGTERM)
-    assert step.wait(60) == 128 + signal.SIGTERM
+    assert step.wait(240) == 128 + signal.SIGTERM
     assert not cluster._is_there("night")
     until(lambda: cluster.running["night"].poll() is not None)
 

@@ -20,7 +20,7 @@ from pipeline.cli import app
 PROMPTS = ["--prompt", "a red cube", "--prompt", "a blue ball"]
 ITERATIONS = 5
 OPTIONS = ["--set", f"iterations={ITERATIONS}", *BALL, "--views", "4", "--executor", "inline"]
-OPTIONS += ["--checkpoint-seconds", "0"]  # so that an interval is an iteration
+OPTIONS += ["--no-report", "--checkpoint-seconds", "0"]  # so that an interval is an iteration
 SAME = "asset.ply", "turntable.mp4", "contact.png"
 
 

@@ -120,3 +120,11 @@ def test_a_store_whose_client_is_not_installed_names_the_extra(url, package, ext
     assert str(caught.value) == (
         f"{url} needs a package that is not installed (Install {package}); pip install 'segmentdreamer[{extra}]'."
     )
+
+
+def test_a_copy_over_another_name_of_the_same_file_leaves_nothing_beside(tmp_path):
+    """Between two names of one file a rename does nothing: as after a kill between a copy and what follows."""
+    (tmp_path / "checkpoint").write_bytes(b"state")
+    for _ in range(2):
+        files.copy(tmp_path / "checkpoint", tmp_path / "checkpoint-before")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "checkpoint-before"]

@@ -74,7 +74,7 @@ def test_hostile_prompts_are_prompts_and_nothing_else(benched):
     assert outside == []
     assert not [path for path in run.rglob("*") if "pwned" in path.name or "script" in path.name]
     prose = re.sub(r"```.*?```", "", (run / "report.md").read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert "&lt;script&gt;" in prose  # the command in its block is text already
+    assert r"\<script\>" in prose  # the command in its block is text already
     assert "<script>" not in prose
 
 
