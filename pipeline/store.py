@@ -54,15 +54,10 @@ class Store:
     def share(self, source: Path, path: Path) -> None:
         """Put a file at `path` that will not be changed in place: as a link, or else as a copy. Raises OSError."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.new")
-        beside.unlink(missing_ok=True)
         try:
-            os.link(source, beside)
+            files.copy(source, path)
         except OSError:  # another file system, or one without links
             self.write(path, source.read_bytes())
-            return
-        os.replace(beside, path)
-        beside.unlink(missing_ok=True)  # rename does nothing where both are the same file already
 
     def write_json(self, path: Path, value: Any) -> None:
         self.write(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())

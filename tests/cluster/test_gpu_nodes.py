@@ -1,26 +1,17 @@
 """Nodes with GPUs of two sizes, one that joins and one that is taken away; the GPUs are only believed in."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import own_process
 import pytest
 from fake_workers import LONG, logged
-
-PATIENCE_SECONDS = 300  # for a crowded machine; nothing is asserted of it
 
 
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gpus")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    script = Path(__file__).with_name("on_gpu_nodes.py")
-    done = subprocess.run(
-        [sys.executable, script, folder], env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS
-    )
-    assert done.returncode == 0, done.stderr
+    own_process.run(Path(__file__).with_name("on_gpu_nodes.py"), folder)
     return json.loads((folder / "facts.json").read_text()) | {"folder": folder}
 
 

@@ -8,18 +8,17 @@ import sys
 from pathlib import Path
 
 from fake_workers import STEPS, logged
+from own_process import PATIENCE_SECONDS, without_ray
 
-PATIENCE_SECONDS = 240  # for a crowded machine; nothing is asserted of it
 ITEMS = [f"slow-{number}" for number in range(8)]
 
 
 def run(folder: Path, fault: str, **variables: str) -> int:
     """The exit status of the script; its processes are a group, which is ended with it."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | variables
     script = Path(__file__).with_name("on_one_head.py")
     process = subprocess.Popen(
         [sys.executable, script, folder, fault],
-        env=environment,
+        env=without_ray() | variables,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
