@@ -53,7 +53,6 @@ class Zygote:
 
 def plant(point: str, number: int) -> None:
     """Have this process get the signal at `point`."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs in the background was born deaf to it
     from pipeline import bench, evaluate, files
     from pipeline.generate import Generator
 
