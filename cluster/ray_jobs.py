@@ -14,6 +14,9 @@ from cluster.launcher import Handle, LaunchError, State, Status, another, missin
 DIGEST, ASKED_BY = "segmentdreamer_spec", "segmentdreamer_asked_by"
 TOKEN_FILE = Path("~/.ray/auth_token")
 PATIENCE_SECONDS, STOP_SECONDS = 60, 60
+# Ray looks after a job once a second until it finds it ended. One that is deleted before that look is written down
+# anew, failed and with this in place of its command; if it was submitted again meanwhile, that one is called failed.
+SETTLED_SECONDS, GHOST = 3.0, "Entrypoint not found."
 PASSING = "No available agent", "ServerDisconnectedError", "Cannot connect to host", "TimeoutError"
 STATES: dict[str, State] = {"PENDING": "waiting", "RUNNING": "running", "SUCCEEDED": "succeeded"}
 
@@ -72,9 +75,12 @@ class RayJobs:
             if not there.status.is_terminal():
                 self._patiently(lambda: self.client.stop_job(name))
             for _ in range(STOP_SECONDS):  # Ray deletes no job that still ends
-                if self._patiently(lambda: self._find(name)).status.is_terminal():
+                there = self._patiently(lambda: self._find(name))
+                if there is None or there.status.is_terminal():
                     break
                 time.sleep(1)
+            ended = ((there and there.end_time) or 0) / 1000
+            time.sleep(min(SETTLED_SECONDS, max(0.0, ended + SETTLED_SECONDS - time.time())))
             self._patiently(lambda: self._find(name) and self.client.delete_job(name))
 
     def _get(self, name: str) -> Any:
@@ -85,7 +91,12 @@ class RayJobs:
         return there
 
     def _find(self, name: str) -> Any:
-        return next((job for job in self.client.list_jobs() if job.submission_id == name), None)
+        """The job, or None; what is left of one that was deleted goes."""
+        found = next((job for job in self.client.list_jobs() if job.submission_id == name), None)
+        if found is not None and found.entrypoint == GHOST:
+            self.client.delete_job(name)
+            return None
+        return found
 
     @contextmanager
     def _asking(self) -> Iterator[None]:

@@ -30,6 +30,7 @@ class Actor:
     note: str = ""
     saved: int = 0  # the step of its last checkpoint
     memory_bytes: int | None = None
+    reason: str = ""  # of its item's failure, which may be why it ends
 
     def seconds_per_step(self, now: float) -> float | None:
         """None before two signs of life."""
@@ -85,9 +86,12 @@ class Board:
         elif event.kind == "checkpoint" and event.progress:
             actor.saved = event.progress.saved
         elif event.kind == "retried":
+            actor.reason = event.note
             self.say(f"{who}: {item}: {event.note}; trying again")
         elif event.kind == "died":
             self.actors.pop((event.stage, event.worker))
+            if event.note != actor.reason:  # it had no item that has told so
+                self.say(f"{who}: {event.note}")
         else:
             self._ended(event, who, item)
 
@@ -107,6 +111,7 @@ class Board:
         self.actors[event.stage, event.worker] = Actor("idle")
         if event.kind == "failed":
             self.ended, self.failed = self.ended + 1, self.failed + 1
+            self.actors[event.stage, event.worker].reason = event.note
             self.say(f"{who}: {item}: failed: {event.note} ({self.ended} of {self.jobs})")
         elif event.stage == self.last_stage:
             self.ended += 1

@@ -13,9 +13,13 @@ def without_ray() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
 
 
-def run(script: Path, folder: Path) -> None:
-    """Let the script work in a folder; it must end well."""
+def run(script: Path, argument: Path | str, environment: dict[str, str] | None = None) -> None:
+    """Let the script do its work, by default without anything that Ray reads; it must end well."""
     done = subprocess.run(
-        [sys.executable, script, folder], env=without_ray(), capture_output=True, text=True, timeout=PATIENCE_SECONDS
+        [sys.executable, script, argument],
+        env=environment or without_ray(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
     )
     assert done.returncode == 0, done.stderr

@@ -1,18 +1,20 @@
-"""The Jobs API of a Ray that is started for this: one test, because its start takes most of the time."""
+"""The Jobs API of a Ray that is started for this."""
 
-import os
 import secrets
 import socket
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
 
+import own_process
 import pytest
+import requests
+from ray.job_submission import JobDetails, JobStatus, JobType
 
-from cluster import job as jobs
-from cluster.launcher import Handle, LaunchError, wait
+from cluster.launcher import LaunchError
 from cluster.ray_jobs import RayJobs
 
 
@@ -22,78 +24,85 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-ON_REQUEST = pytest.mark.skipif("RAY_JOBS_TEST" not in os.environ, reason="not steady under load: set RAY_JOBS_TEST=1")
+class Head(NamedTuple):
+    dashboard: str
+    gcs: str
+    environment: dict[str, str]  # with its token
 
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory):
-    """The dashboard and the address of a head on loopback that asks for a token; it ends with its process."""
+    """On loopback; it asks for a token, and ends with its process. Processes of their own talk to it: Ray reads its
+    token once a process."""
     port, gcs = free_port(), free_port()
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        patch.setenv("RAY_AUTH_MODE", "token")
-        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))
-        patch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-        start = ["ray", "start", "--head", "--block", "--num-cpus=1", "--disable-usage-stats", f"--port={gcs}"]
-        start += ["--dashboard-host=127.0.0.1", f"--dashboard-port={port}", "--object-store-memory=100000000"]
-        start += [f"--temp-dir={tmp_path_factory.mktemp('r')}"]
-        with subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            yield f"http://127.0.0.1:{port}", f"127.0.0.1:{gcs}"
-            process.terminate()
+    environment = own_process.without_ray() | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    start = ["ray", "start", "--head", "--block", "--num-cpus=1", "--disable-usage-stats", f"--port={gcs}"]
+    start += ["--dashboard-host=127.0.0.1", f"--dashboard-port={port}", "--object-store-memory=100000000"]
+    start += [f"--temp-dir={tmp_path_factory.mktemp('r')}"]
+    silence = subprocess.DEVNULL
+    with subprocess.Popen(start, env=environment, stdout=silence, stderr=silence) as process:
+        started = Head(f"http://127.0.0.1:{port}", f"127.0.0.1:{gcs}", environment)
+        until_it_answers(started.dashboard)
+        yield started
+        process.terminate()
 
 
-def connected(address: str) -> RayJobs:
-    deadline = time.monotonic() + 120
+def until_it_answers(dashboard: str) -> None:
+    """Be it with a refusal: nobody has shown a token."""
+    deadline = time.monotonic() + own_process.PATIENCE_SECONDS
     while True:
         try:
-            return RayJobs(address)
-        except LaunchError:
+            requests.get(f"{dashboard}/api/version", timeout=5)
+            return
+        except requests.RequestException:
             assert time.monotonic() < deadline
-            time.sleep(1)
+            time.sleep(0.5)
 
 
-@ON_REQUEST
 def test_jobs_on_a_ray_cluster(head):
-    launcher = connected(head[0])
-    job = jobs.job(name="night", command=("bench", "--prompt", "  "))
-    assert launcher.submit(job) == Handle("night", is_new=True)
-    assert launcher.submit(job) == Handle("night", is_new=False)
-    with pytest.raises(LaunchError, match="asks for something else"):
-        launcher.submit(jobs.job(name="night", command=("bench",)))
-    assert wait(launcher, "night", lambda _: None, seconds=0.5).state == "failed"
-    assert "Error: The prompt is empty" in launcher.logs("night")
-    launcher.cancel("night")
-    with pytest.raises(LaunchError, match="There is no job night"):
-        launcher.status("night")
+    own_process.run(Path(__file__).with_name("on_job_head.py"), head.dashboard, environment=head.environment)
 
 
-@ON_REQUEST
 def test_a_token_that_is_missing_or_wrong_is_told(head, tmp_path):
     """Fault test 23. In processes of their own, because Ray reads its token once; side by side, because it is slow."""
-    connected(head[0])
-    without = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | {"HOME": str(tmp_path)}
+    without = own_process.without_ray() | {"HOME": str(tmp_path)}
     wrong = without | {"RAY_AUTH_TOKEN": "wrong" * 8}
     cli = [sys.executable, "-c", "from pipeline.cli import main; main()"]
-    submit = [*cli, "submit", "ray", "--name", "night", "--address", head[0], "--", "bench"]
+    submit = [*cli, "submit", "ray", "--name", "night", "--address", head.dashboard, "--", "bench"]
     connect = [sys.executable, "-c", "from cluster.ray_executor import connect; connect()"]
     asked = [
         (submit, without),
         (submit, wrong),
-        *((connect, env | {"RAY_ADDRESS": head[1]}) for env in (without, wrong)),
+        *((connect, env | {"RAY_ADDRESS": head.gcs}) for env in (without, wrong)),
     ]
     processes = [
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for command, environment in asked
     ]
     missing, refused, *unanswered = [process.communicate()[1].splitlines()[-1] for process in processes]
-    ray, ending = f"Error: Ray's dashboard at {head[0]}", "; set RAY_AUTH_TOKEN to the cluster's token."
+    ray, ending = f"Error: Ray's dashboard at {head.dashboard}", "; set RAY_AUTH_TOKEN to the cluster's token."
     assert missing == f"{ray} asks for a token, and there is none{ending}"
     assert refused == f"{ray} refuses the token in RAY_AUTH_TOKEN{ending}"
     for line in unanswered:
-        assert line.startswith(f"cluster.ray_executor.ClusterError: No Ray cluster answers at RAY_ADDRESS={head[1]} (")
+        assert line.startswith(f"cluster.ray_executor.ClusterError: No Ray cluster answers at RAY_ADDRESS={head.gcs} (")
         assert line.endswith(
             "set RAY_AUTH_TOKEN to its token if it asks for one, or unset RAY_ADDRESS to work on this machine."
         )
+
+
+def test_what_ray_writes_down_of_a_job_that_was_deleted_is_no_job():
+    """Its monitor looked once more, after the deletion."""
+    ghost = JobDetails(
+        submission_id="night", type=JobType.SUBMISSION, entrypoint="Entrypoint not found.", status=JobStatus.FAILED
+    )
+    there = [ghost]
+    launcher = RayJobs.__new__(RayJobs)
+    launcher.address = "http://127.0.0.1:8265"
+    launcher.client = SimpleNamespace(list_jobs=lambda: there, delete_job=lambda name: there.clear())
+    with pytest.raises(LaunchError, match="There is no job night"):
+        launcher.status("night")
+    assert there == []
 
 
 def test_no_cluster_is_told_in_one_line():

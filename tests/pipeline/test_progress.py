@@ -68,10 +68,17 @@ def test_nothing_is_told_of_the_time_left_before_there_is_a_rate(board, clock):
     assert board.actors["generate", 0].eta_seconds(clock[0]) is None
 
 
-def test_a_worker_that_died_leaves_the_board(board):
+def test_a_worker_that_died_without_an_item_leaves_the_board_and_says_why(board, lines):
     board.watch(Event("starting", "generate", 0))
-    board.watch(Event("died", "generate", 0, note="killed"))
+    board.watch(Event("died", "generate", 0, note="its node was lost"))
     assert board.actors == {}
+    assert lines == ["generate 0: starting", "generate 0: its node was lost"]
+
+
+def test_the_reason_of_a_failed_item_is_told_once(board, lines):
+    board.watch(Event("failed", "generate", 0, "cube", note="its process died"))
+    board.watch(Event("died", "generate", 0, note="its process died"))
+    assert lines == ["generate 0: cube: failed: its process died (1 of 2)"]
 
 
 @pytest.mark.parametrize(

@@ -48,15 +48,15 @@ def test_a_killed_worker_node_and_command_change_nothing_on_the_board(packaged_w
     arguments = ["bench", *ASKED, "--workers", "2", "--out", str(out)]
 
     first = Command(*arguments)
-    first.until(lambda: records(out) >= 3)
+    first.until(lambda: records(out) >= 1)
     os.kill(first.pids()[0], signal.SIGKILL)
-    first.until(lambda: any("its process died" in line for line in first.lines) and records(out) >= 6)
+    first.until(lambda: any("its process died" in line for line in first.lines))
     cluster.stdin.write("another\n")
     cluster.stdin.flush()
-    first.until(lambda: any("its node was" in line for line in first.lines) and records(out) >= 10)
+    first.until(lambda: any("its node was" in line for line in first.lines) and records(out) >= 3)
     first.process.kill()
     assert first.end() == -signal.SIGKILL
-    assert 10 <= records(out) < JOBS
+    assert 3 <= records(out) < JOBS
 
     second = Command(*arguments)
     assert second.end() == 0, "".join(second.lines)
