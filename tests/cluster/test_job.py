@@ -159,13 +159,11 @@ def test_a_ticks_job_is_named_by_the_tick_and_waits_for_its_end():
         ({"deadline_hours": 0}, "--deadline-hours 0"),
         (
             {"storage": "ftp://files/runs"},
-            "--storage is 'ftp://files/runs'; give the name of a PersistentVolumeClaim, "
-            "nfs://SERVER/PATH or s3://BUCKET/PATH.",
+            "--storage is 'ftp://files/runs'; give the name of a PersistentVolumeClaim, nfs://SERVER/PATH or s3://",
         ),
         (
             {"weights": "s3://bucket/w"},
-            "--weights is 's3://bucket/w'; give the name of a PersistentVolumeClaim, "
-            "nfs://SERVER/PATH: files are read there as on a disk.",
+            "--weights is 's3://bucket/w'; give the name of a PersistentVolumeClaim, nfs://SERVER/PATH: files",
         ),
         ({"storage": None}, "There is no --storage"),
         ({"storage": None, "command": ("bench", "--out", "/storage/x")}, "There is no --storage"),
