@@ -2,8 +2,8 @@
 
 The numbers are in paper_table.csv. They do not compare with a run's: the authors' prompts, views and reference pictures
 are not public, and an ImageReward that spreads by 0.024 where CLIP does by 2.4 points is hardly a plain mean of it.
-The single ranks of its user study are from a public summary of the table: they have the sums and the distances of the best
-two that the paper's own have.
+The single ranks of its user study are from a public summary of the table: they have the sums, and the best two the
+distances, that the paper's own have.
 """
 
 import csv

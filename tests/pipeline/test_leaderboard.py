@@ -268,7 +268,7 @@ PUBLISHED = """
 | Consistent3D   | 30.60        | 0.004      | 113.61      | 140              | 4.14            | 3.88            | 3.93            |
 | ConnectCD      | 30.73        | 0.018      | 112.61      | 80               | 1.63            | 1.80            | 1.93            |
 | SegmentDreamer | 30.88        | 0.020      | 110.45      | 38               | 1.57            | 1.47            | 1.33            |
-"""
+"""  # noqa: E501
 
 
 def test_the_paper_s_rows_stand_below_in_columns_of_their_own(tmp_path, weights):
