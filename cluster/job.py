@@ -25,6 +25,7 @@ SPEC_ANNOTATION = "segmentdreamer/spec"  # the digest of what was asked for
 JOB_NAME = "$(JOB_NAME)"  # Kubernetes puts in the name of the tick's Job
 USER = 1000  # as in deploy/Dockerfile.gpu
 MAKES_A_FOLDER = "bench", "generate"
+NFS, BUCKETS = "nfs://", ("s3://", "s3a://", "gs://", "gcs://")
 VARIABLE, DNS_1123 = re.compile(r"[A-Za-z_][A-Za-z0-9_]*"), re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 
 
@@ -52,7 +53,7 @@ class Job(BaseModel):
     gpu_memory: int | None = None  # GB of one GPU, at least
     cpus: int = 8  # of a worker, as the next
     memory: int = 32  # GiB
-    storage: str | None = None  # a PersistentVolumeClaim, or nfs://SERVER/PATH
+    storage: str | None = None  # a PersistentVolumeClaim, nfs://SERVER/PATH, or a folder of a bucket, s3://BUCKET/PATH
     weights: str = EMBEDDED  # embedded, published (a cache on each node), or a PersistentVolumeClaim
     secrets: tuple[Secret, ...] = ()
     queue: str | None = None
@@ -79,11 +80,14 @@ class Job(BaseModel):
                 f"{self.start_minutes:g} and --keep-minutes {self.keep_minutes:g}; give limits above 0, and 0 or "
                 "more of the others."
             )
-        for option, claim in (("--storage", self.storage), ("--weights", self.weights)):
-            if claim and not claim.startswith("nfs://") and not DNS_1123.fullmatch(claim):
+        for option, where, urls in (
+            ("--storage", self.storage or "", (NFS, *BUCKETS)),
+            ("--weights", self.weights, (NFS,)),
+        ):
+            if where and not where.startswith(urls) and not DNS_1123.fullmatch(where):
                 raise ManifestError(
-                    f"{option} is {claim!r}; give the name of a PersistentVolumeClaim or nfs://SERVER/PATH: files are "
-                    "written as on a disk, so every node mounts them."
+                    f"{option} is {where!r}; give the name of a PersistentVolumeClaim, nfs://SERVER/PATH"
+                    f"{' or s3://BUCKET/PATH' if len(urls) > 1 else ': files are read there as on a disk'}."
                 )
         if "" in self.command:
             raise ManifestError("The command holds an empty word; leave it out, or write what is missing.")
@@ -101,14 +105,26 @@ class Job(BaseModel):
         if not words or not self.storage or any(word.partition("=")[0] == "--out" for word in words):
             return words
         if words[0] in MAKES_A_FOLDER:
-            return [*words, "--out", f"{STORAGE}/{self.name}"]
-        return [*words, "--out", STORAGE] if words[0] == "reference" and not self.claims_weights else words
+            return [*words, "--out", f"{STORAGE if self.volume else self.storage.rstrip('/')}/{self.name}"]
+        is_for_all = words[0] == "reference" and self.volume and not self.claims_weights
+        return [*words, "--out", STORAGE] if is_for_all else words
 
     @property
     def folder(self) -> str:
         """Where the command writes; empty if it does not say."""
         words = [part for word in self.words for part in (word.split("=", 1) if word.startswith("--out=") else [word])]
         return words[words.index("--out") + 1] if "--out" in words[:-1] else ""
+
+    @property
+    def volume(self) -> str | None:
+        """What pods mount at `STORAGE`; a bucket is no volume."""
+        return None if self.storage is None or in_bucket(self.storage) else self.storage
+
+    @property
+    def keeps_in_bucket(self) -> bool:
+        """Whether what the command writes outlives its pods without a volume."""
+        verb, *words = self.command or ("",)
+        return any(map(in_bucket, words)) if verb == "evaluate" else verb != "reference" and in_bucket(self.folder)
 
     @property
     def text(self) -> str:
@@ -123,6 +139,11 @@ class Job(BaseModel):
     @property
     def entrypoint(self) -> str:
         return " ".join([PROGRAM, "encoded", *encoded(self.words)])
+
+
+def in_bucket(where: str) -> bool:
+    """Whether an address is one of an object store."""
+    return where.startswith(BUCKETS)
 
 
 def encoded(words: Sequence[str]) -> list[str]:
@@ -257,10 +278,10 @@ def _ray_job_spec(job: Job) -> m.RayJobSpec:
 
 
 def _check_storage(job: Job) -> None:
-    if not job.storage:
+    if not job.volume and not job.keeps_in_bucket:
         raise ManifestError(
-            "There is no --storage, and what a pod writes is gone when it ends; give a PersistentVolumeClaim that many "
-            "nodes write, or nfs://SERVER/PATH."
+            "There is no --storage that the command writes to, and what a pod writes is gone when it ends; give a "
+            "PersistentVolumeClaim that many nodes write, nfs://SERVER/PATH or, but for reference, s3://BUCKET/PATH."
         )
 
 
@@ -285,8 +306,8 @@ def _pod(job: Job, name: str, amounts: dict[str, str], gpus: int) -> m.PodTempla
     on_gpu = bool(job.gpus and gpus)
     volumes, mounts = [m.Volume(name="shm", empty_dir=m.EmptyDir(medium="Memory", size_limit="2Gi"))], []
     mounts.append(m.VolumeMount(name="shm", mount_path="/dev/shm"))
-    if job.storage:
-        volumes.append(_volume("storage", job.storage))
+    if job.volume:
+        volumes.append(_volume("storage", job.volume))
         mounts.append(m.VolumeMount(name="storage", mount_path=STORAGE))
     if job.weights != EMBEDDED:
         volumes.append(_volume("weights", job.weights))
@@ -320,7 +341,7 @@ def _loader(job: Job) -> m.Container:
     """
     fetch: tuple[str, ...] = (PROGRAM, "weights", "fetch")
     mounts = [m.VolumeMount(name="weights", mount_path=WEIGHTS)]
-    if job.storage and not job.claims_weights:
+    if job.volume and not job.claims_weights:
         copy = f"find {STORAGE} -maxdepth 1 -name 'reference*.npz' -exec cp -u -t {WEIGHTS} {{}} +"
         fetch = ("sh", "-c", f"{' '.join(fetch)} && {copy}")
         mounts.append(m.VolumeMount(name="storage", mount_path=STORAGE, read_only=True))
@@ -348,8 +369,8 @@ def _from_field(name: str, path: str) -> m.EnvVar:
 
 
 def _volume(name: str, where: str) -> m.Volume:
-    if where.startswith("nfs://"):
-        server, _, path = where.removeprefix("nfs://").partition("/")
+    if where.startswith(NFS):
+        server, _, path = where.removeprefix(NFS).partition("/")
         return m.Volume(name=name, nfs=m.Nfs(server=server, path=f"/{path}"))
     if name == "weights" and where == PUBLISHED:
         return m.Volume(name=name, host_path=m.HostPath(path=NODE_CACHE))

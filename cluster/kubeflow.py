@@ -12,7 +12,7 @@ from typing import Any
 from kfp import compiler, dsl, kubernetes
 from kfp.dsl import Artifact, Dataset, Markdown, Metrics, Output, PipelineTask
 
-from cluster.job import STORAGE, WEIGHTS, Job, ray_job
+from cluster.job import NFS, STORAGE, WEIGHTS, Job, in_bucket, ray_job
 from cluster.kubeflow_steps import REFERENCE, RUN_CHARACTERS
 from cluster.manifests import MOST_CHARACTERS, ManifestError
 
@@ -111,6 +111,11 @@ def _check(job: Job) -> None:
         raise ManifestError(
             f"--name is {job.name!r}; a pipeline's RayJobs append to it, so give at most {MOST} characters."
         )
+    if in_bucket(job.folder):
+        raise ManifestError(
+            f"The run folder is {job.folder}, and the steps of a pipeline read it on a volume: give a "
+            "PersistentVolumeClaim as --storage, and no --out in a bucket."
+        )
     for option, claim in (("--storage", job.storage or ""), ("--weights", job.weights)):
-        if claim.startswith("nfs://"):
+        if claim.startswith(NFS):
             raise ManifestError(f"{option} is {claim!r}; Kubeflow mounts claims only: give a PersistentVolumeClaim.")

@@ -43,9 +43,10 @@ def machines(
     storage: Annotated[
         str | None,
         typer.Option(
-            metavar="CLAIM|NFS",
-            help="A PersistentVolumeClaim that many nodes write, or nfs://SERVER/PATH: /storage in every pod. Run "
-            "folders are made there.",
+            metavar="CLAIM|NFS|URL",
+            help="Where run folders are made: a PersistentVolumeClaim that many nodes write, or nfs://SERVER/PATH "
+            "(/storage in every pod), or s3://BUCKET/PATH.",
+            show_default="where the command's --out is",
         ),
     ] = None,
     weights: Annotated[

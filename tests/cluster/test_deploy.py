@@ -75,7 +75,9 @@ def run_uv(*words: str, folder: Path) -> str:
 
 
 def test_the_libraries_of_the_images_resolve_against_the_constraints():
-    extras = ["--extra", "kubernetes", "--extra", "gpu"]
+    (line,) = re.findall(r"-r pyproject\.toml(.*) -c constraints", FILES[1].read_text(encoding="utf-8"))
+    extras = [*line.split(), "--extra", "gpu"]
+    assert {"kubernetes", "kubeflow", "s3", "gcs"} <= set(extras), "runs lie in buckets, too"
     found = run_uv(
         "compile", "-q", "pyproject.toml", *extras, "-c", "constraints.txt", "--python-version", "3.12", folder=ROOT
     )

@@ -111,6 +111,23 @@ def test_a_command_writes_to_the_storage_unless_it_says_where():
     assert words(command=("reference",), weights="models") == ["reference"]
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"storage": "s3://bucket/runs/"}, ["bench", "--out", "s3://bucket/runs/night"]),
+        ({"storage": None, "command": ("bench", "--out=gs://bucket/x")}, ["bench", "--out=gs://bucket/x"]),
+        ({"storage": None, "command": ("evaluate", "s3://bucket/x")}, ["evaluate", "s3://bucket/x"]),
+    ],
+)
+def test_a_bucket_is_storage_without_a_volume(options, words):
+    """Where the storage is a bucket each job, and so each tick of a clock, has a folder of its own there."""
+    job = jobs.job(**BASE | {"command": ("bench",), "weights": "published"} | options)
+    assert job.words == words
+    text = as_yaml(jobs.ray_job(job))
+    assert "/storage" not in text
+    assert "mountPath: /weights" in text
+
+
 def test_secrets_are_named_and_never_told():
     job = {"secrets": (jobs.secret("hub=HF_TOKEN"),), "weights": "published"}
     (variable,) = [v for v in container(made(**job)).env if v.name == "HF_TOKEN"]
@@ -140,8 +157,19 @@ def test_a_ticks_job_is_named_by_the_tick_and_waits_for_its_end():
         ({"cpus": 0}, "--cpus is 0 and --memory 32"),
         ({"gpus": 0, "gpu_memory": 24}, "--gpus is 0, and --gpu-type or --gpu-memory was given"),
         ({"deadline_hours": 0}, "--deadline-hours 0"),
-        ({"storage": "s3://bucket/runs"}, "--storage is 's3://bucket/runs'; give the name of a PersistentVolumeClaim"),
+        (
+            {"storage": "ftp://files/runs"},
+            "--storage is 'ftp://files/runs'; give the name of a PersistentVolumeClaim, nfs://SERVER/PATH or s3://",
+        ),
+        (
+            {"weights": "s3://bucket/w"},
+            "--weights is 's3://bucket/w'; give the name of a PersistentVolumeClaim, nfs://SERVER/PATH: files",
+        ),
         ({"storage": None}, "There is no --storage"),
+        ({"storage": None, "command": ("bench", "--out", "/storage/x")}, "There is no --storage"),
+        ({"storage": None, "command": ("reference", "--out", "s3://bucket/x")}, "There is no --storage"),
+        ({"storage": "s3://bucket/runs", "command": ("reference",)}, "There is no --storage"),
+        ({"storage": "s3://bucket/runs", "command": ("bench", "--out", "/x")}, "There is no --storage"),
         ({"command": ("bench", "")}, "The command holds an empty word"),
         ({"name": "n" * 48}, "a RayJob needs 1 to 47 of a-z"),
         ({"name": "1st"}, "--name is '1st'"),

@@ -88,7 +88,7 @@ def test_refusals_are_one_line():
     for options, words in (
         (["--name", "A"], "--name is 'A'"),
         (["--name", "a", "--secret", "HF_TOKEN=hf_123"], "--secret names no key of a Secret"),
-        (["--name", "a", "--storage", "s3://bucket"], "--storage is 's3://bucket'"),
+        (["--name", "a", "--storage", "sftp://bucket"], "--storage is 'sftp://bucket'"),
     ):
         line = refused("manifest", "rayjob", *IMAGE, "--storage", "runs", *options, "--", "bench")
         assert line.startswith(f"Error: {words}")
@@ -118,6 +118,18 @@ def test_the_clock_asks_for_the_same_machines():
     (again,) = printed("rayjob", "--name", "tick", *container["args"])
     (first,) = printed("rayjob", "--name", "tick", *IMAGE, *options, "--", *command)
     assert again == first
+
+
+def test_a_run_in_a_bucket_needs_no_storage_and_a_clock_makes_a_folder_there_for_each_tick():
+    (manifest,) = printed("rayjob", "--name", "a", *IMAGE, "--", "bench", "--out", "s3://bucket/run")
+    check(manifest)
+    assert manifest["spec"]["entrypoint"] == "segmentdreamer encoded bench --out s3://bucket/run"
+    storage = ["--storage", "s3://bucket/nights"]
+    *_, cron = printed("cronjob", "--name", "tick", *IMAGE, *storage, "--schedule", "@daily", "--", "bench")
+    (container,) = cron["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    (tick,) = printed("rayjob", "--name", "tick-1", *container["args"])
+    check(tick)
+    assert tick["spec"]["entrypoint"] == "segmentdreamer encoded bench --out s3://bucket/nights/tick-1"
 
 
 def test_submit_local_and_encoded_words_run_here():
@@ -173,8 +185,8 @@ def test_schedule_cronjob_is_declared(tmp_path, monkeypatch):
     assert refused(*options, "--", "bench") == (
         "Error: There is no --schedule; give it, or --delete for no such schedule."
     )
-    assert refused(*options, "--schedule", "@daily", "--storage", "s3://x", "--", "bench").startswith(
-        "Error: --storage is 's3://x'"
+    assert refused(*options, "--schedule", "@daily", "--storage", "sftp://x", "--", "bench").startswith(
+        "Error: --storage is 'sftp://x'"
     )
 
 

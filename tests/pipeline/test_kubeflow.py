@@ -68,6 +68,8 @@ def test_a_secret_is_named_and_a_prompt_is_no_template():
         ({"name": "n" * 29}, "append to it, so give at most 28 characters"),
         ({"storage": "nfs://files/runs"}, "--storage is 'nfs://files/runs'; Kubeflow mounts claims only"),
         ({"storage": None}, "There is no --storage"),
+        ({"storage": "s3://bucket/runs"}, "The run folder is s3://bucket/runs/paper, and the steps of a pipeline read"),
+        ({"command": ("bench", "--out", "gs://bucket/x")}, "The run folder is gs://bucket/x, and the steps"),
     ],
 )
 def test_what_a_pipeline_cannot_do(change, message):

@@ -2,10 +2,12 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from scored_run import write_reference, write_run
 
+from evaluation.ranking import critical_distance
 from pipeline import user_study
 from pipeline.errors import UserError
 from pipeline.leaderboard import Finished, board, columns_of, markdown
@@ -60,23 +62,20 @@ def test_ranks_of_two_studies_do_not_compare(run, tmp_path):
         board([Finished.read(run), Finished.read(other)])
 
 
-PUBLISHED = """method,q1_rank,q2_rank,q3_rank
-DreamFusion,4.40,4.5,4.6
-LucidDreamer,3.90,3.9,3.8
-Consistent3D,3.50,3.3,3.42
-ConnectCD,1.63,1.8,1.9
-SegmentDreamer,1.57,1.5,1.3
-"""  # sums and the best two of q1 as in the paper's Table 2; the other ranks are made up
+TABLE_2 = Path(user_study.__file__).with_name("paper_table.csv")
 
 
-def test_published_ranks_are_read_and_checked(tmp_path):
-    path = tmp_path / "ranks.csv"
-    path.write_text(PUBLISHED)
-    rows = user_study.published(path)
-    assert rows[-1] == {"method": "SegmentDreamer", "q1_rank": 1.57, "q2_rank": 1.5, "q3_rank": 1.3}
+def test_the_paper_s_own_ranks_are_taken_and_a_wrong_digit_is_not(tmp_path):
+    """Sums of 15 (15.02 by rounding); of 40 volunteers none of the best two's distances is beyond Nemenyi's."""
+    rows = user_study.published(TABLE_2)
+    assert rows[-1] == {"method": "SegmentDreamer", "q1_rank": 1.57, "q2_rank": 1.47, "q3_rank": 1.33}
     sums = [sum(row[name] for row in rows) for name in user_study.RANKS]
     assert sums == pytest.approx([15, 15, 15.02])
-    path.write_text(PUBLISHED.replace("3.42", "3.52"))
+    apart = [rows[-2][name] - rows[-1][name] for name in user_study.RANKS]
+    assert apart == pytest.approx([0.06, 0.33, 0.60])
+    assert max(apart) < critical_distance(5, 40) == pytest.approx(0.964, abs=5e-4)
+    path = tmp_path / "ranks.csv"
+    path.write_text(TABLE_2.read_text().replace("3.93", "4.03"))
     with pytest.raises(UserError, match=r"average ranks of 5 methods sum to 15\.12: expected 15 within 0\.03"):
         user_study.published(path)
     path.write_text("method,q1_rank\na,1\nb,x\n")

@@ -102,6 +102,7 @@ pause.addEventListener("click", () => {
   for (const video of videos()) playing ? video.pause() : video.play().catch(() => {});
 });
 for (const video of videos()) {
+  video.controls = false;  // they cover a film that stands still; the button pauses all
   video.addEventListener("play", showPause);
   video.addEventListener("pause", showPause);
   if (!still) video.play().catch(() => {});

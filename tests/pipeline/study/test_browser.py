@@ -1,24 +1,33 @@
-"""Real headless Chromium: a volunteer ranks by keyboard and by drag. Skipped where there is no browser.
+"""Real headless Chromium: volunteers rank by keyboard, by drag and by lists, alone and three at once.
 
 SEGMENTDREAMER_SCREENSHOTS names a folder for pictures of the pages.
 """
 
+import json
 import os
+import random
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
+import httpx2
 import pytest
+from real_browser import miss
 from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
-from study_fixtures import serving
+from study_fixtures import HOSTILE, serving
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+from pipeline.study.plan import QUESTIONS
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="no chromium and chromedriver (Debian: apt-get install chromium chromium-driver)"
-)
 DESKTOP, PHONE = (1280, 800), (390, 844)
 
 
@@ -26,12 +35,21 @@ DESKTOP, PHONE = (1280, 800), (390, 844)
 def browser(request):
     """Of so many pixels; `reduced` asks for no motion."""
     size, reduced = request.param
+    with chromium(size, *(["--force-prefers-reduced-motion"] if reduced else [])) as driver:
+        yield driver
+
+
+@contextmanager
+def chromium(size, *flags):
+    """One with a profile of its own."""
+    if not (CHROMIUM and DRIVER):
+        miss("no chromium and chromedriver (Debian: apt-get install chromium chromium-driver)")
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--mute-audio"):
         options.add_argument(argument)
-    if reduced:
-        options.add_argument("--force-prefers-reduced-motion")
+    for argument in flags:
+        options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
     try:
@@ -201,3 +219,118 @@ def test_without_its_script_the_page_is_a_form(study, browser):
         until(browser, lambda b: b.current_url.endswith("/step/2"))
     (ballot,) = database.ballots()
     assert [ballot.ranks[c] for c in database.voter(token).shown[0][1]] == [2, 3, 1]
+
+
+# ---- three volunteers at once -------------------------------------------------------------------------------------
+
+
+def films_of(browser, base, store, made):
+    """Which competitor each letter of this page shows, told by the film that the volunteer gets."""
+    known = {
+        made.clip(store, group, c).read_bytes(): (group, c)
+        for group in range(len(made.prompts))
+        for c in range(len(made.competitors))
+    }
+    cookies = {cookie["name"]: cookie["value"] for cookie in browser.get_cookies()}
+    found = {}
+    for film in browser.find_elements(By.CSS_SELECTOR, ".films li"):
+        address = film.find_element(By.TAG_NAME, "video").get_dom_attribute("src")
+        answer = httpx2.get(f"{base}{address}", headers={"cookie": f"invitation={cookies['invitation']}"})
+        found[film.get_attribute("data-letter")] = known[answer.content]
+    (group,) = {group for group, _ in found.values()}
+    return group, {letter: c for letter, (_, c) in found.items()}
+
+
+def by_drag(browser, wanted):
+    for place, letter in enumerate(wanted):
+        if order(browser)[place] != letter:
+            drag(browser, letter, onto=order(browser)[place])
+    kept(browser)
+
+
+def by_keyboard(browser, wanted):
+    for place, letter in enumerate(wanted):
+        for _ in range(order(browser).index(letter) - place):
+            handle(browser, letter).send_keys(Keys.ARROW_LEFT)
+    kept(browser)
+
+
+def by_lists(browser, wanted):
+    for rank, letter in enumerate(wanted, 1):
+        browser.find_element(By.CSS_SELECTOR, f"select[name={letter}]").send_keys(str(rank))
+
+
+def press_next(browser):
+    browser.find_element(By.CSS_SELECTOR, "button[type=submit]").send_keys(Keys.ENTER)
+
+
+def answer_in_another_tab(browser, step):
+    """Begun here, answered there as it stands, and then again here, the other way round: the first one counts."""
+    first = browser.current_window_handle
+    browser.switch_to.new_window("tab")
+    browser.get(step)
+    press_next(browser)
+    until(browser, lambda b: b.current_url != step)
+    browser.close()
+    browser.switch_to.window(first)
+    by_keyboard(browser, order(browser)[::-1])
+    press_next(browser)
+    until(browser, lambda b: b.title == "Answered already")
+    browser.find_element(By.LINK_TEXT, "Continue").click()
+    browser.find_element(By.LINK_TEXT, "Continue").click()
+
+
+def volunteer(browser, base, token, study, barrier, rank_by, seed):
+    """All steps, in time with the others: rankings as {(group, question): competitors, the best first}."""
+    store, made, _ = study
+    taste, given = random.Random(seed), {}
+    browser.get(f"{base}/i/{token}")
+    browser.find_element(By.LINK_TEXT, "Begin").click()
+    for number in range(1, made.steps + 1):
+        barrier.wait(120)
+        until(browser, lambda b, number=number: b.current_url.endswith(f"/step/{number}"))
+        group, shown = films_of(browser, base, store, made)
+        question = QUESTIONS.index(browser.find_element(By.TAG_NAME, "h1").text)
+        assert browser.find_element(By.CSS_SELECTOR, ".prompt q").text == made.prompts[group], "HTML is text"
+        best_first = taste.sample(range(len(made.competitors)), len(made.competitors))
+        wanted = "".join(next(letter for letter, c in shown.items() if c == wish) for wish in best_first)
+        rank_by(browser, wanted)
+        if number == 3 and rank_by is not by_lists:
+            browser.refresh()
+            assert order(browser) == wanted, "a refresh lost the order"
+        given[group, question] = best_first
+        if number == 4 and rank_by is by_keyboard:
+            answer_in_another_tab(browser, f"{base}/step/{number}")
+        else:
+            press_next(browser)
+    until(browser, lambda b: "Thank you!" in b.title)
+    browser.get(f"{base}/step/1")
+    assert browser.title == "Thank you!", "an answered step leads on"
+    return given
+
+
+def test_three_volunteers_at_once_and_the_results_are_what_they_said(study):
+    """By drag, by keyboard, and by lists without JavaScript; who is asked sees films, and only the test their names."""
+    store, made, database = study
+    assert HOSTILE in made.prompts
+    ways = by_drag, by_keyboard, by_lists
+    tokens = database.invite([made.shuffled() for _ in ways])
+    barrier = threading.Barrier(len(ways))
+    with serving(store) as (_, base), ExitStack() as stack, ThreadPoolExecutor(len(ways)) as pool:
+        browsers = [stack.enter_context(chromium(DESKTOP)) for _ in ways]
+        browsers[2].execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+        one = partial(volunteer, base=base, study=study, barrier=barrier)
+        votes = [
+            pool.submit(one, browser, token=token, rank_by=way, seed=seed)
+            for seed, (browser, token, way) in enumerate(zip(browsers, tokens, ways, strict=True))
+        ]
+        said = [vote.result() for vote in votes]
+    assert len(database.ballots()) == len(ways) * made.steps
+
+    found = json.loads(CliRunner().invoke(app, ["study", "results", str(store.root), "--json"]).stdout)
+    means = {(row["question"], row["method"]): row["mean_rank"] for row in found["ranks"]}
+    for question in range(len(QUESTIONS)):
+        for competitor, label in enumerate(made.labels):
+            places = [given[g, question].index(competitor) + 1 for given in said for g in range(len(made.prompts))]
+            assert means[f"q{question + 1}", label] == pytest.approx(sum(places) / len(places))
+    assert {(row["voters"], row["rankings"]) for row in found["ranks"]} == {(3, 6)}
