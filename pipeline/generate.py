@@ -7,7 +7,7 @@ made again.
 import hashlib
 import math
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from collections.abc import Generator as Progressing
 from dataclasses import replace
@@ -37,6 +37,7 @@ from sctd.seed_shape import cloud_prompt, initial_gaussians
 
 TURNTABLE_VIEWS, TURNTABLE_ELEVATION_DEGREES = 120, 15.0
 LEAST_LOSS = 1e-30  # of which there is a logarithm
+LOSSES = 20  # iterations whose mean loss is told: one alone depends on the time and the noise that it drew
 
 
 class NumericError(ArithmeticError):
@@ -75,12 +76,16 @@ class Generator:
         init_seconds = time.monotonic() - begun
         steps, start = self._steps(job, attempt, initial, warnings)
         saved_at, saved, log_loss = time.monotonic(), start.iteration, start.log_loss
+        recent = deque[float](maxlen=LOSSES)
         for step in steps:
-            log_loss += math.log(max(step.loss, LEAST_LOSS))
+            recent.append(math.log(max(step.loss, LEAST_LOSS)))
+            log_loss += recent[-1]
             seconds = start.seconds + time.monotonic() - begun
             told = warnings if step.iteration == start.iteration + 1 else []
             note, peak = "; ".join([f"{step.num_gaussians:,} Gaussians", *told]), devices.peak_bytes(self.device)
-            asked = yield Progress(step.iteration, step.iterations, note, peak, saved)
+            loss = math.exp(sum(recent) / len(recent))
+            numbers = {"loss": loss, "gaussians": float(step.num_gaussians), "seconds": seconds}
+            asked = yield Progress(step.iteration, step.iterations, note, peak, saved, numbers)
             is_due = asked or time.monotonic() - saved_at >= self.checkpoint_seconds
             if is_due and step.iteration < step.iterations:
                 saved_at, saved = time.monotonic(), step.iteration

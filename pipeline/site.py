@@ -206,16 +206,11 @@ def _while_made(
     entries: Sequence[Entry], progress: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> dict[str, list[curves.Line]]:
     """Panels of what records of progress say over the iteration: loss, Gaussians, seconds; those that there are."""
-    readers = {
-        "loss": lambda record: record.get("loss"),
-        "Gaussians": site_facts.gaussians_of,
-        "seconds": lambda record: record.get("seconds"),
-    }
     panels: dict[str, list[curves.Line]] = {}
-    for title, read in readers.items():
+    for title, name in curves.MADE.items():
         for entry in entries:
-            records = sorted(progress.get(entry.job["job_id"], []), key=lambda record: record["iteration"])
-            points = [(record["iteration"], value) for record in records if (value := read(record)) is not None]
+            records = progress.get(entry.job["job_id"], [])
+            points = sorted({record["iteration"]: record[name] for record in records if name in record}.items())
             if len(points) > 1:
                 x, y = zip(*points, strict=True)
                 panels.setdefault(title, []).append(curves.Line(entry.label, entry.number, x, y))

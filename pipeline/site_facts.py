@@ -197,12 +197,6 @@ def progress(runs: Sequence[Finished]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def gaussians_of(record: Mapping[str, Any]) -> float | None:
-    """How many there were, as the note of a record of progress says."""
-    match = re.fullmatch(r"([\d,]+) Gaussians", str(record.get("note")))
-    return float(match[1].replace(",", "")) if match else None
-
-
 def origin(run: Finished) -> dict[str, Any]:
     """Of the page of recipes: sessions, judges, weights, and the settings in which the methods differ."""
     about = run.manifest
