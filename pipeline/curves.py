@@ -44,6 +44,8 @@ def over_iterations(panels: Mapping[str, Sequence[Line]]) -> bytes:
         _draw(axis, title, lines)
         if title == LOGARITHMIC:
             _by_powers_of_ten(axis)
+        else:
+            axis.set_ylim(bottom=0)
     axes[-1].set_xlabel("iteration")
     return _finished(figure, axes)
 

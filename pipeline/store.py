@@ -23,6 +23,7 @@ from pipeline.lease import Lease, Say, held
 
 ASSET, TURNTABLE, CONTACT = "asset.ply", "turntable.mp4", "contact.png"
 GENERATION, EVALUATION, RECORD, CHECKPOINT = "generation.json", "evaluation.npz", "record.json", "checkpoint"
+SNAPSHOT = "now.splat"  # in an attempt's folder: how far its asset is, for whoever looks on
 GRID, DIFFERENCES = "grid.png", "differences.csv"  # where there are several methods
 BLANK, DISTANCES = "blank.json", "distances.json"  # scores of a white picture; distances that were computed before
 BOARD = "leaderboard.csv"
