@@ -24,7 +24,8 @@ STAGE = "generate"
 SPACING = 2.2  # of workers' assets, whose radius is about 1, side by side along +y
 FROM = 2.6, 1.3, 0.73  # where the camera stands for one: before it, to the right and above
 FOV_RADIANS = 0.785
-NUMBERS = (("loss", ".3g"), ("gaussians", ",.0f"), ("seconds_per_iteration", ".3g"))
+NUMBERS = ("loss", ".4g"), ("gaussians", ",.0f"), ("seconds_per_iteration", ".3g")
+NAMES = {"gaussians": "Gaussians", "seconds_per_iteration": "s/iteration"}
 
 
 def check(port: int | None) -> None:
@@ -133,17 +134,13 @@ class Live:
 
     def _told(self, record: Mapping[str, Any]) -> str:
         """A table of a worker's job; prompts are text in it, whatever they hold."""
-        rows = [
-            ("", self.names[record["job_id"]]),
-            ("state", {"progress": "working"}.get(record["kind"], record["kind"])),
-        ]
+        rows = [("state", "working" if record["kind"] == "progress" else record["kind"])]
         if "iteration" in record:
             rows.append(("iteration", f"{record['iteration']} of {record['iterations']}"))
-        rows += [(name.replace("_", " "), f"{record[name]:{form}}") for name, form in NUMBERS if name in record]
-        cells = "".join(
-            f"<tr><td>{html.escape(name)}</td><td>{html.escape(shortened(text, 200))}</td></tr>" for name, text in rows
-        )
-        return f'<table style="width: 100%; margin-bottom: 1em">{cells}</table>'
+        rows += [(NAMES.get(name, name), f"{record[name]:{form}}") for name, form in NUMBERS if name in record]
+        cells = "".join(f"<tr><td>{name}</td><td align=right>{html.escape(text)}</td></tr>" for name, text in rows)
+        name = html.escape(shortened(self.names[record["job_id"]], 200))
+        return f'<div style="padding: .5em 1em"><b>{name}</b><table width="100%">{cells}</table></div>'
 
 
 def _quietly() -> contextlib.AbstractContextManager:

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pipeline import curves, leaderboard, manifest, paper_table, site_facts, viewer
+from pipeline import curves, files, leaderboard, manifest, paper_table, site_facts, viewer
 from pipeline.leaderboard import MEANS, Finished
 from pipeline.site_facts import Entry
 from pipeline.store import ASSET, CONTACT, TURNTABLE, Store
@@ -74,7 +74,7 @@ class _Pages:
             source, path = entry.folder / ASSET, self.out.root / "assets" / f"{entry.name}.js"
             self.written.add(path)
             if not path.exists() or path.stat().st_mtime < source.stat().st_mtime:
-                self.out.write(path, viewer.embedded(source.read_bytes()))
+                self.out.write(path, viewer.embedded(files.read(source)))
             back = f"../prompts/{list(self.prompts).index(entry.job['prompt']) + 1:03}.html"
             page = {
                 "title": f"{entry.job['prompt']}, {entry.label}",

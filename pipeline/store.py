@@ -56,9 +56,11 @@ class Store:
         """Put a file at `path` that will not be changed in place: as a link, or else as a copy. Raises OSError."""
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            if not files.is_local(source):
+                raise OSError("a store has no links")
             files.copy(source, path)
         except OSError:  # another file system, or one without links
-            self.write(path, source.read_bytes())
+            self.write(path, files.read(source))
 
     def write_json(self, path: Path, value: Any) -> None:
         self.write(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
