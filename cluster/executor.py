@@ -6,8 +6,8 @@ Items and results are opaque here. Every item given to `Executor.run` comes back
 import os
 import socket
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from cluster import scheduler as scheduling
@@ -40,6 +40,7 @@ class Progress:
     note: str = ""
     memory_bytes: int | None = None  # the most that the worker has taken for this item
     saved: int = 0
+    numbers: Mapping[str, float] = field(default_factory=dict)  # whatever else the worker counts, by name
 
 
 # Called with one item; yields `Progress` as often as it likes and returns the result. An exception fails the item.

@@ -1,5 +1,6 @@
 """The flow: jobs → assets → scores → records → tables. What is there already is not made again."""
 
+import math
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,6 +23,7 @@ def bench(
     checkpoint_seconds: float,
     watcher: Watcher = unwatched,
     eval_placement: str = "auto",
+    snapshot_seconds: float = math.inf,
 ) -> None:
     """Generate, render and score every unfinished job."""
     jobs = store.unfinished(run.jobs, run.evaluation)
@@ -30,7 +32,8 @@ def bench(
     judging = evaluation(store, run.weights, placement, run.protocol, texts)
     if placement.takes_turns:
         judging = replace(judging, handoff=max(judging.handoff, len(jobs)))
-    stages = [generation(store, run, placement, checkpoint_seconds, elastic=workers is None), judging]
+    making = generation(store, run, placement, checkpoint_seconds, snapshot_seconds, elastic=workers is None)
+    stages = [making, judging]
     for outcome in executor.run(stages, jobs, watcher):
         store.write_record(of_job(outcome, run.evaluation, store))
 
@@ -42,11 +45,12 @@ def generate(
     workers: int | None,
     checkpoint_seconds: float,
     watcher: Watcher = unwatched,
+    snapshot_seconds: float = math.inf,
 ) -> None:
     """Make every asset that is not there, and judge none."""
     jobs = store.unfinished(run.jobs, None)
     placement = place(executor, len(jobs), workers)
-    stage = generation(store, run, placement, checkpoint_seconds, elastic=workers is None)
+    stage = generation(store, run, placement, checkpoint_seconds, snapshot_seconds, elastic=workers is None)
     for outcome in executor.run([stage], jobs, watcher):
         store.write_record(of_job(outcome, None, store))
 
@@ -82,10 +86,18 @@ def evaluate(
         store.write_record(of_asset(outcome, jobs[outcome.item.job_id], digest))
 
 
-def generation(store: Store, run: Run, placement: Placement, checkpoint_seconds: float, *, elastic: bool) -> Stage:
+def generation(
+    store: Store,
+    run: Run,
+    placement: Placement,
+    checkpoint_seconds: float,
+    snapshot_seconds: float = math.inf,
+    *,
+    elastic: bool,
+) -> Stage:
     """Its GPUs are large enough for every recipe of the run, since any worker may get any job."""
     compute = run.recipes[0].compute
-    make = partial(_generator, store.absolute(), run.weights, checkpoint_seconds, compute)
+    make = partial(_generator, store.absolute(), run.weights, checkpoint_seconds, compute, snapshot_seconds)
     return Stage(
         "generate",
         make,

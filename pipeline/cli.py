@@ -87,6 +87,14 @@ EvalPlacement = Annotated[
     ),
 ]
 StallSeconds = Annotated[float, typer.Option(help="The least silence after which a worker counts as hung.")]
+Live = Annotated[
+    int | None,
+    typer.Option(
+        metavar="PORT",
+        help="Show assets in the browser while they are made, to this machine only (needs [live]); 0: any port.",
+        show_default="not",
+    ),
+]
 Track = Annotated[str | None, typer.Option(metavar="NAME", help="Tell mlflow or wandb of settings and scores, too.")]
 CheckpointSeconds = Annotated[float, typer.Option(help="Time between checkpoints of an asset.")]
 Out = Annotated[
@@ -160,6 +168,7 @@ def bench(
     set_: Settings = None,
     sweep: Sweeps = None,
     report: Report = True,
+    live: Live = None,
 ) -> int:
     """Make an asset for every prompt, judge it from all sides, and rank the objectives, or settings by --sweep.
 
@@ -169,7 +178,9 @@ def bench(
 
     name, prompts = commands.prompts(suite, prompt, limit, DEFAULT_SUITE, DEFAULT_LIMIT)
     run = commands.checked_run(name, prompts, objective, recipe, weights, seed, views, set_, sweep)
-    means = commands.Means(executor, workers, checkpoint_seconds, log, eval_placement, stall_seconds, track, report)
+    means = commands.Means(
+        executor, workers, checkpoint_seconds, log, eval_placement, stall_seconds, track, report, live
+    )
     return _status(commands.bench(run, _place(out), means))
 
 
@@ -188,13 +199,14 @@ def generate(
     log: Log = "auto",
     out: Out = None,
     set_: Settings = None,
+    live: Live = None,
 ) -> int:
     """Make one asset and judge it not: asset.ply, turntable.mp4, contact.png."""
     from pipeline import commands
 
     name, prompts = commands.prompts(None, [prompt], None, DEFAULT_SUITE, DEFAULT_LIMIT)
     run = commands.checked_run(name, prompts, objective, recipe, weights, seed, 120, set_, judged=False)
-    means = commands.Means(executor, workers, checkpoint_seconds, log, stall_seconds=stall_seconds)
+    means = commands.Means(executor, workers, checkpoint_seconds, log, stall_seconds=stall_seconds, live=live)
     return _status(commands.generate(run, _place(out), means))
 
 

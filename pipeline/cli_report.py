@@ -6,15 +6,17 @@ from typing import Annotated, Any
 
 import typer
 
-Runs = Annotated[list[Path], typer.Argument(metavar="DIR...", help="Run folders.")]
+from pipeline.files import place
+
+Runs = Annotated[list[str], typer.Argument(metavar="DIR|URL...", help="Run folders.")]
 Out = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Where to write it.", show_default="report/ in the run folder")
+    str | None, typer.Option(metavar="DIR", help="Where to write it.", show_default="report/ in the run folder")
 ]
 Paper = Annotated[
     bool | None,
     typer.Option("--paper/--no-paper", help="The paper's Table 2 below.", show_default="as for leaderboard"),
 ]
-Asset = Annotated[Path, typer.Argument(metavar="ASSET", help="An asset.ply, or the folder of an item that has one.")]
+Asset = Annotated[str, typer.Argument(metavar="ASSET", help="An asset.ply, or the folder of an item that has one.")]
 Port = Annotated[int, typer.Option(help="Of the loopback address; 0: any that is free.")]
 NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Only print the address.")]
 From = Annotated[
@@ -26,14 +28,14 @@ def report(folders: Runs, out: Out = None, paper: Paper = None) -> None:
     """Write runs as pages that open from a disk: leaderboard, turntables, scores all round, a viewer of each asset."""
     from pipeline import commands_report
 
-    print(commands_report.report(folders, out, paper))
+    print(commands_report.report([place(folder) for folder in folders], None if out is None else place(out), paper))
 
 
 def view(asset: Asset, port: Port = 8008, no_browser: NoBrowser = False) -> None:
     """Show an asset in the browser, to turn and walk through; served to this machine only."""
     from pipeline import commands_report
 
-    commands_report.view(asset, port, browser=not no_browser)
+    commands_report.view(place(asset), port, browser=not no_browser)
 
 
 def fetch(source: From = None) -> None:

@@ -1,6 +1,7 @@
 """What the verbs of the command line do, once their options are read. Checks come first, work after."""
 
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ from typing import NamedTuple
 
 from cluster.executor import BootError, Executor, InlineExecutor
 from pipeline import bench as flow
-from pipeline import manifest, models, recipes, sweep, tracking
+from pipeline import live, manifest, models, recipes, sweep, tracking
 from pipeline.errors import UserError, nearest
 from pipeline.events import EventLog, Sink
 from pipeline.jobs import Prompt
@@ -24,6 +25,7 @@ from pipeline.run import METRIC_VERSION, Run, check_views, evaluation_digest
 from pipeline.store import GRID, Store
 
 EXECUTORS = "ray", "inline"
+SNAPSHOT_SECONDS = 3.0
 MOST_WORKERS, MOST_WORKERS_PER_CORE = 1024, 8
 MOST_CHECKPOINT_SECONDS = MOST_STALL_SECONDS = 86_400
 
@@ -80,12 +82,19 @@ class Means(NamedTuple):
     stall_seconds: float = 180.0
     track: str | None = None
     report: bool = True  # as pages, too
+    live: int | None = None  # the port of a page that shows the work
+
+    @property
+    def snapshot_seconds(self) -> float:
+        """How often a worker leaves a snapshot of its asset."""
+        return math.inf if self.live is None else SNAPSHOT_SECONDS
 
     def check(self) -> None:
         """Raise UserError for an executor there is not, or numbers that cannot be meant."""
         check_log(self.log)
         check_placement(self.eval_placement)
         tracking.check(self.track)
+        live.check(self.live)
         if not 1 <= self.stall_seconds <= MOST_STALL_SECONDS:
             raise UserError(f"--stall-seconds is {self.stall_seconds:g}; give 1 to {MOST_STALL_SECONDS}.")
         check_workers(self.workers, self.executor)
@@ -108,10 +117,17 @@ def bench(run: Run, out: Path | None, means: Means) -> int:
             there = f", {made} of them made already" if made else ""
             _begin(store, run, f"{len(todo)} of {len(run.jobs)} assets to make and judge in {store.root}{there}")
             trackers = [tracking.Tracker(means.track, store, run.settings())] if means.track else []
-            display = _display(store, run, len(todo), "evaluate", means.log, trackers)
+            display = _display(store, run, len(todo), "evaluate", means, trackers)
             with executing(means.executor, means.workers, means.stall_seconds) as executor, display:
                 flow.bench(
-                    run, executor, store, means.workers, means.checkpoint_seconds, display.watcher, means.eval_placement
+                    run,
+                    executor,
+                    store,
+                    means.workers,
+                    means.checkpoint_seconds,
+                    display.watcher,
+                    means.eval_placement,
+                    means.snapshot_seconds,
                 )
         from pipeline.publish import publish
 
@@ -147,9 +163,17 @@ def generate(run: Run, out: Path | None, means: Means) -> int:
     with _opened(run, out) as store:
         if todo := store.unfinished(run.jobs, None):
             _begin(store, run, f"{len(todo)} of {len(run.jobs)} assets to make in {store.root}")
-            display = _display(store, run, len(todo), "generate", means.log)
+            display = _display(store, run, len(todo), "generate", means)
             with executing(means.executor, means.workers, means.stall_seconds) as executor, display:
-                flow.generate(run, executor, store, means.workers, means.checkpoint_seconds, display.watcher)
+                flow.generate(
+                    run,
+                    executor,
+                    store,
+                    means.workers,
+                    means.checkpoint_seconds,
+                    display.watcher,
+                    means.snapshot_seconds,
+                )
         for job in run.jobs:
             if (store.item(job.id) / "asset.ply").exists():
                 print(store.item(job.id) / "asset.ply")
@@ -267,9 +291,16 @@ def _say_left_out(judges: models.Weights) -> None:
         _say(sentence)
 
 
-def _display(store: Store, run: Run, jobs: int, last_stage: str, log: str, trackers: Sequence[Sink] = ()) -> Display:
+def _display(
+    store: Store, run: Run, jobs: int, last_stage: str, means: Means, trackers: Sequence[Sink] = ()
+) -> Display:
     names = prompt_and_method_of if len(run.methods) > 1 else prompt_of
-    return Display(jobs, last_stage, names, log=log, sinks=[EventLog(store), *trackers])
+    sinks: list[Sink] = [EventLog(store), *trackers]
+    if means.live is not None:
+        view = live.Live(store, {job.id: names(job) for job in run.jobs}, means.live)
+        _say(f"Live, until this command ends: {view.url}")
+        sinks.append(view)
+    return Display(jobs, last_stage, names, log=means.log, sinks=sinks)
 
 
 def _failed(store: Store, run: Run) -> int:

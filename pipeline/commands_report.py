@@ -7,7 +7,7 @@ import webbrowser
 from functools import partial
 from pathlib import Path
 
-from pipeline import viewer
+from pipeline import files, viewer
 from pipeline.errors import UserError
 from pipeline.store import ASSET, Store
 
@@ -21,34 +21,37 @@ def report(folders: list[Path], out: Path | None, paper: bool | None = None) -> 
 
     if out is None and len(folders) > 1:
         raise UserError("--out is missing; of several runs, say into which folder their report goes.")
+    if not files.is_local(folders[0] if out is None else out):
+        found = f"{folders[0]} is in a store and --out is missing" if out is None else f"--out is {out}"
+        raise UserError(f"{found}; pages open from a disk: give --out a folder of this machine.")
     out = folders[0] / FOLDER if out is None else out
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; choose another --out, where a folder can be made.")
     runs = [Finished.read(Store(folder)) for folder in folders]
     try:
-        files = viewer.fetch()
+        viewer_files = viewer.fetch()
     except UserError as error:
         print(f"Without a viewer of assets: {error}", file=sys.stderr)
-        files = None
+        viewer_files = None
     store = Store(out)
     store.prepare(0)
-    return write(runs, board(runs, paper=paper), store, files)
+    return write(runs, board(runs, paper=paper), store, viewer_files)
 
 
 def view(asset: Path, port: int, *, browser: bool) -> None:
     """Serve a page that shows the asset, to this machine only, until interrupted."""
     path = asset / ASSET if asset.is_dir() else asset
     try:
-        ply = path.read_bytes()
+        ply = files.read(path)
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read ({error.strerror}); give an asset.ply, or the folder of an item that has one."
+            f"{path} cannot be read ({error.strerror or 'it is not there'}); give an asset.ply, or the folder of an item that has one."
         ) from error
     viewer.check(ply, str(path))
-    files = viewer.fetch()
+    viewer_files = viewer.fetch()
     with tempfile.TemporaryDirectory(prefix="segmentdreamer-view-") as folder:
         store = Store(Path(folder))
-        for name, content in files.site.items():
+        for name, content in viewer_files.site.items():
             store.write(store.root / "viewer" / name, content)
         store.write(store.root / "asset.js", viewer.embedded(ply))
         page = viewer.page(

@@ -13,6 +13,8 @@ COLOURS = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#00
 _STYLES = "-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5))
 _SETTINGS: Any = {"svg.fonttype": "none", "text.parse_math": False, "font.size": 10.5, "font.family": ["DejaVu Sans"]}
 QUARTER_DEGREES = 90
+MADE = {"loss": "loss", "Gaussians": "gaussians", "seconds": "seconds"}  # panels, and what records call them
+LOGARITHMIC = "loss"
 
 
 class Line(NamedTuple):
@@ -40,8 +42,22 @@ def over_iterations(panels: Mapping[str, Sequence[Line]]) -> bytes:
     figure, axes = _panels(list(panels), 2.0)
     for axis, (title, lines) in zip(axes, panels.items(), strict=True):
         _draw(axis, title, lines)
+        if title == LOGARITHMIC:
+            _by_powers_of_ten(axis)
+        else:
+            axis.set_ylim(bottom=0)
     axes[-1].set_xlabel("iteration")
     return _finished(figure, axes)
+
+
+def _by_powers_of_ten(axis: Any) -> None:
+    """A logarithmic axis whose numbers are plain text, and enough of them within one power of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def spread(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:

@@ -2,10 +2,12 @@
 
 A record has `time` (UTC), `kind` and `stage`; and, as far as they are known: `worker`, `pid`, `node`, `gpu`, `job_id`,
 `prompt_id`, `method`, `iteration` of `iterations`, `seconds_per_iteration`, `memory_bytes`, `seconds` since the item
-was begun, `error_kind`, `note`.
+was begun, `error_kind`, `note`. A record of a generator's progress also has what the worker counts: `loss`,
+`gaussians`, and as `seconds` those that the asset has taken so far, before interruptions too.
 """
 
 import json
+import math
 import secrets
 import time
 from collections.abc import Callable
@@ -13,11 +15,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from cluster.executor import Event
+from cluster.executor import Event, Progress
 from pipeline.store import Store
 
 FOLDER = "events"
 PROGRESS_SECONDS = 5.0  # between two records of the progress of one item
+POINTS = 50  # of a curve over the steps of an item: records come at least so often, and with the last step
 FLUSH_SECONDS = 5.0
 PART_BYTES = 2**20  # object storage cannot append: a part is written anew until it is so long
 
@@ -90,7 +93,7 @@ class _Actor:
     place: dict[str, Any] = field(default_factory=dict)
     begun: float | None = None  # clock at the start of the present item
     first: tuple[int, float] | None = None  # steps and clock at its first sign of life
-    told: float | None = None  # clock when its progress was last recorded
+    told: tuple[int, float] | None = None  # steps and clock when its progress was last recorded
 
 
 class Recorder:
@@ -121,11 +124,11 @@ class Recorder:
             }
         elif event.kind == "started":
             actor.begun, actor.first, actor.told = now, None, None
-        elif event.kind == "progress":
-            actor.first = actor.first or (event.progress.done if event.progress else 0, now)
-            if actor.told is not None and now - actor.told < PROGRESS_SECONDS:
+        elif event.kind == "progress" and event.progress:
+            actor.first = actor.first or (event.progress.done, now)
+            if not _is_due(event.progress, actor.told, now):
                 return None
-            actor.told = now
+            actor.told = event.progress.done, now
         record: dict[str, Any] = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "kind": event.kind}
         record |= {"stage": event.stage, "worker": event.worker} | actor.place | about(event.item)
         record |= self._pace(event, actor, now)
@@ -141,9 +144,17 @@ class Recorder:
             return {}
         if event.kind == "checkpoint":
             return {"iteration": progress.saved, "iterations": progress.total}
-        pace: dict[str, Any] = {"iteration": progress.done, "iterations": progress.total}
+        pace: dict[str, Any] = {name: value for name, value in progress.numbers.items() if math.isfinite(value)}
+        pace |= {"iteration": progress.done, "iterations": progress.total}
         if actor.first and progress.done > actor.first[0]:
             pace["seconds_per_iteration"] = round((now - actor.first[1]) / (progress.done - actor.first[0]), 4)
         if progress.memory_bytes is not None:
             pace["memory_bytes"] = progress.memory_bytes
         return pace | ({"note": progress.note} if progress.note else {})
+
+
+def _is_due(progress: Progress, told: tuple[int, float] | None, now: float) -> bool:
+    """Whether a sign of life is worth a record, after one of so many steps at that time."""
+    if told is None or progress.done == progress.total:
+        return True
+    return now - told[1] >= PROGRESS_SECONDS or (progress.done - told[0]) * POINTS >= progress.total

@@ -7,7 +7,7 @@ made again.
 import hashlib
 import math
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from collections.abc import Generator as Progressing
 from dataclasses import replace
@@ -22,12 +22,12 @@ from pipeline.attempts import BEFORE, NO_CHECKPOINT, Attempt, Checkpoint, publis
 from pipeline.floor import Work, matrix_teraflops
 from pipeline.jobs import Asset, Job
 from pipeline.models import Weights
-from pipeline.store import ASSET, CHECKPOINT, CONTACT, TURNTABLE, Store
+from pipeline.store import ASSET, CHECKPOINT, CONTACT, SNAPSHOT, TURNTABLE, Store
 from sctd.cameras import orbit
 from sctd.checkpoint import reseeded
 from sctd.control import Control, controlled
 from sctd.densify import DensifyError
-from sctd.formats import ply
+from sctd.formats import ply, splat
 from sctd.gaussians import Gaussians
 from sctd.optimize import OptimizeError, Step, optimize
 from sctd.prior import StableDiffusionPrior
@@ -37,6 +37,7 @@ from sctd.seed_shape import cloud_prompt, initial_gaussians
 
 TURNTABLE_VIEWS, TURNTABLE_ELEVATION_DEGREES = 120, 15.0
 LEAST_LOSS = 1e-30  # of which there is a logarithm
+LOSSES = 20  # iterations whose mean loss is told: one alone depends on the time and the noise that it drew
 
 
 class NumericError(ArithmeticError):
@@ -44,10 +45,18 @@ class NumericError(ArithmeticError):
 
 
 class Generator:
-    """A worker: one prior on one device."""
+    """A worker: one prior on one device. It leaves a snapshot every `snapshot_seconds`, if anyone wants to look on."""
 
-    def __init__(self, store: Store, weights: Weights, checkpoint_seconds: float, compute: Compute):
-        self.store, self.weights, self.checkpoint_seconds = store, weights, checkpoint_seconds
+    def __init__(
+        self,
+        store: Store,
+        weights: Weights,
+        checkpoint_seconds: float,
+        compute: Compute,
+        snapshot_seconds: float = math.inf,
+    ):
+        self.store, self.weights = store, weights
+        self.checkpoint_seconds, self.snapshot_seconds = checkpoint_seconds, snapshot_seconds
         self.device = devices.prepare()
         self.compute, self.prior = compute, self._prior(compute)
         self.views_at_once, self.parts = 0, Counter[str]()  # of the present job
@@ -75,12 +84,19 @@ class Generator:
         init_seconds = time.monotonic() - begun
         steps, start = self._steps(job, attempt, initial, warnings)
         saved_at, saved, log_loss = time.monotonic(), start.iteration, start.log_loss
+        recent, shown_at = deque[float](maxlen=LOSSES), saved_at - self.snapshot_seconds
         for step in steps:
-            log_loss += math.log(max(step.loss, LEAST_LOSS))
+            recent.append(math.log(max(step.loss, LEAST_LOSS)))
+            log_loss += recent[-1]
             seconds = start.seconds + time.monotonic() - begun
             told = warnings if step.iteration == start.iteration + 1 else []
             note, peak = "; ".join([f"{step.num_gaussians:,} Gaussians", *told]), devices.peak_bytes(self.device)
-            asked = yield Progress(step.iteration, step.iterations, note, peak, saved)
+            loss = math.exp(sum(recent) / len(recent))
+            numbers = {"loss": loss, "gaussians": float(step.num_gaussians), "seconds": seconds}
+            if time.monotonic() - shown_at >= self.snapshot_seconds:
+                attempt.write(SNAPSHOT, splat.to_splat(step.gaussians.to("cpu")))
+                shown_at = time.monotonic()
+            asked = yield Progress(step.iteration, step.iterations, note, peak, saved, numbers)
             is_due = asked or time.monotonic() - saved_at >= self.checkpoint_seconds
             if is_due and step.iteration < step.iterations:
                 saved_at, saved = time.monotonic(), step.iteration

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pipeline import curves, leaderboard, manifest, paper_table, site_facts, viewer
+from pipeline import curves, files, leaderboard, manifest, paper_table, site_facts, viewer
 from pipeline.leaderboard import MEANS, Finished
 from pipeline.site_facts import Entry
 from pipeline.store import ASSET, CONTACT, TURNTABLE, Store
@@ -74,7 +74,7 @@ class _Pages:
             source, path = entry.folder / ASSET, self.out.root / "assets" / f"{entry.name}.js"
             self.written.add(path)
             if not path.exists() or path.stat().st_mtime < source.stat().st_mtime:
-                self.out.write(path, viewer.embedded(source.read_bytes()))
+                self.out.write(path, viewer.embedded(files.read(source)))
             back = f"../prompts/{list(self.prompts).index(entry.job['prompt']) + 1:03}.html"
             page = {
                 "title": f"{entry.job['prompt']}, {entry.label}",
@@ -206,16 +206,11 @@ def _while_made(
     entries: Sequence[Entry], progress: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> dict[str, list[curves.Line]]:
     """Panels of what records of progress say over the iteration: loss, Gaussians, seconds; those that there are."""
-    readers = {
-        "loss": lambda record: record.get("loss"),
-        "Gaussians": site_facts.gaussians_of,
-        "seconds": lambda record: record.get("seconds"),
-    }
     panels: dict[str, list[curves.Line]] = {}
-    for title, read in readers.items():
+    for title, name in curves.MADE.items():
         for entry in entries:
-            records = sorted(progress.get(entry.job["job_id"], []), key=lambda record: record["iteration"])
-            points = [(record["iteration"], value) for record in records if (value := read(record)) is not None]
+            records = progress.get(entry.job["job_id"], [])
+            points = sorted({record["iteration"]: record[name] for record in records if name in record}.items())
             if len(points) > 1:
                 x, y = zip(*points, strict=True)
                 panels.setdefault(title, []).append(curves.Line(entry.label, entry.number, x, y))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.statistics import holm, sign_flip_p
-from pipeline import leaderboard, report
+from pipeline import files, leaderboard, report
 from pipeline.errors import UserError
 from pipeline.leaderboard import DETAILS, MEANS, Finished
 from pipeline.store import ASSET, CONTACT, EVALUATION, TURNTABLE
@@ -61,7 +61,7 @@ class Entry:
         """Per metric the score of each view, the first from the front; nothing where it was not judged."""
         if not self.scores or not self.has(EVALUATION):
             return {}
-        with np.load(io.BytesIO((self.folder / EVALUATION).read_bytes())) as file:
+        with np.load(io.BytesIO(files.read(self.folder / EVALUATION))) as file:
             return {metric: np.asarray(file[metric], float) for metric in MEANS if metric in file.files}
 
 
@@ -187,7 +187,7 @@ def progress(runs: Sequence[Finished]) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         for path in sorted((run.store.root / EVENTS).glob("*.jsonl")):
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            for line in files.read(path).decode(errors="replace").splitlines():
                 try:
                     record = json.loads(line)
                 except ValueError:
@@ -195,12 +195,6 @@ def progress(runs: Sequence[Finished]) -> dict[str, list[dict[str, Any]]]:
                 if isinstance(record, dict) and record.get("stage") == "generate" and record.get("iteration"):
                     found.setdefault(str(record.get("job_id")), []).append(record)
     return found
-
-
-def gaussians_of(record: Mapping[str, Any]) -> float | None:
-    """How many there were, as the note of a record of progress says."""
-    match = re.fullmatch(r"([\d,]+) Gaussians", str(record.get("note")))
-    return float(match[1].replace(",", "")) if match else None
 
 
 def origin(run: Finished) -> dict[str, Any]:

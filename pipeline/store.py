@@ -23,6 +23,7 @@ from pipeline.lease import Lease, Say, held
 
 ASSET, TURNTABLE, CONTACT = "asset.ply", "turntable.mp4", "contact.png"
 GENERATION, EVALUATION, RECORD, CHECKPOINT = "generation.json", "evaluation.npz", "record.json", "checkpoint"
+SNAPSHOT = "now.splat"  # in an attempt's folder: how far its asset is, for whoever looks on
 GRID, DIFFERENCES = "grid.png", "differences.csv"  # where there are several methods
 BLANK, DISTANCES = "blank.json", "distances.json"  # scores of a white picture; distances that were computed before
 BOARD = "leaderboard.csv"
@@ -55,9 +56,11 @@ class Store:
         """Put a file at `path` that will not be changed in place: as a link, or else as a copy. Raises OSError."""
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            if not files.is_local(source):
+                raise OSError("a store has no links")
             files.copy(source, path)
         except OSError:  # another file system, or one without links
-            self.write(path, source.read_bytes())
+            self.write(path, files.read(source))
 
     def write_json(self, path: Path, value: Any) -> None:
         self.write(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())

@@ -1,17 +1,14 @@
 """The report and the viewer in a real browser, opened from the disk: what is on the screen, not only in the pages."""
 
-import io
 import os
 import re
 import subprocess
 import sys
-import time
 
 import finished_run
 import numpy as np
 import pytest
-from PIL import Image
-from real_browser import miss
+from real_browser import assert_the_asset_stands_upright, miss, near, picture, wait_until
 
 from pipeline import site, viewer
 from pipeline.errors import UserError
@@ -20,7 +17,6 @@ from pipeline.store import Store
 from sctd.formats import ply
 
 PROMPTS, METHODS = ["a red ball", "<script>alert(1)</script>"], ["sds", "sctd", "ism"]
-SECONDS = 60  # that anything may take on a busy machine
 PHONE = {"width": 375, "height": 740, "deviceScaleFactor": 2, "mobile": True}
 
 
@@ -55,39 +51,10 @@ def opened(browser, report):
     assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
 
 
-def wait_until(found, told: str):
-    """The first true value of a function. Raises TimeoutError."""
-    end = time.monotonic() + SECONDS
-    while time.monotonic() < end:
-        if value := found():
-            return value
-        time.sleep(0.1)
-    raise TimeoutError(f"in {SECONDS} s it never happened that {told}")
-
-
-def picture(browser) -> np.ndarray:
-    """What is on the screen, as numbers of [height, width, 3]."""
-    return np.asarray(Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")).astype(int)
-
-
-def near(pixels: np.ndarray, strong: int) -> np.ndarray:
-    """Where one channel stands out far above both others."""
-    weak = [channel for channel in range(3) if channel != strong]
-    return pixels[..., strong] - pixels[..., weak].max(axis=-1) > 60
-
-
 def shown_asset(browser) -> np.ndarray:
     wait_until(lambda: browser.execute_script("return document.body.classList.contains('shown')"), "the asset is shown")
     wait_until(lambda: near(picture(browser), 0).mean() > 0.01, "red is on the screen")
     return picture(browser)
-
-
-def assert_the_asset_stands_upright(pixels: np.ndarray) -> None:
-    """Red, with blue on top of it; its green nose turned to us, lower than the blue cap."""
-    rows = {name: np.nonzero(near(pixels, channel))[0] for name, channel in (("red", 0), ("green", 1), ("blue", 2))}
-    assert all(len(found) > 200 for found in rows.values()), {name: len(found) for name, found in rows.items()}
-    assert rows["blue"].mean() < rows["red"].mean() - 20
-    assert rows["blue"].mean() < rows["green"].mean() - 20
 
 
 def column(browser, name: str) -> list[str]:

@@ -66,6 +66,21 @@ def test_a_record_says_who_where_when_and_how_fast(recorder, kept, clock, run_of
     assert all(record["time"].endswith("+00:00") for record in kept.records)
 
 
+def test_an_item_has_records_enough_for_a_curve_and_one_of_its_last_step(recorder, kept, run_of):
+    job = run_of().jobs[0]
+    recorder.watch(Event("started", "generate", 0, job))
+    for step in range(1, 1001):
+        recorder.watch(Event("progress", "generate", 0, job, Progress(step, 1000)))
+    assert [record["iteration"] for record in kept.records[1:]] == [*range(1, 1000, 20), 1000]
+
+
+def test_what_a_worker_counts_is_in_its_records_unless_it_is_no_number(recorder, kept):
+    numbers = {"loss": 0.25, "gaussians": 900.0, "ratio": float("nan"), "iteration": -1.0}
+    recorder.watch(Event("progress", "generate", 0, "cube", Progress(3, 9, numbers=numbers)))
+    known = {"kind": "progress", "stage": "generate", "worker": 0, "item": "cube", "iteration": 3, "iterations": 9}
+    assert without_time(kept.records[0]) == known | {"loss": 0.25, "gaussians": 900.0}
+
+
 def test_a_new_process_is_not_said_to_live_where_the_last_one_did(recorder, kept):
     recorder.watch(Event("ready", "generate", 0, pid=77, node="n1"))
     recorder.watch(Event("starting", "generate", 0))

@@ -7,8 +7,8 @@ import torch
 
 from cluster.executor import LEAVING, attempt
 from pipeline.generate import NO_CHECKPOINT, Checkpoint, Generator, NumericError
-from pipeline.store import Store
-from sctd.formats import ply
+from pipeline.store import ASSET, CONTACT, GENERATION, TURNTABLE, Store
+from sctd.formats import ply, splat
 from sctd.recipe_compute import Compute
 
 SETTINGS = ["iterations=4", "seed_shape.kind=ball", "seed_shape.count=150", "relocate.interval=3"]
@@ -72,6 +72,35 @@ def test_a_generator_whose_node_is_taken_away_saves_its_state_at_once_and_ends_a
     assert reply == LEAVING
     assert [(step.done, step.saved) for step in seen] == [(1, 0), (2, 0), (3, 2)]
     assert Checkpoint.read(tmp_path / "items" / job.id / "checkpoint").iteration == 2
+
+
+def test_snapshots_are_left_while_an_asset_is_made_and_change_nothing(make, tiny_weights, run_of, tmp_path):
+    from pipeline import models
+
+    job = run_of(seed=3).jobs[0]
+    watched = Generator(Store(tmp_path), models.resolve(str(tiny_weights)), 1e9, EMBEDDED, snapshot_seconds=0.0)
+    folder, kept, work = tmp_path / "items" / job.id, [], watched(job)
+    for _ in range(3):
+        next(work)
+        (snapshot,) = folder.glob("attempt-*/now.splat")
+        kept.append(snapshot.read_bytes())
+    assert [splat.from_splat(content).num for content in kept] == [150] * 3
+    assert len(set(kept)) == 3
+    finish(work)
+    finish(make(job))
+    assert sorted(path.name for path in folder.iterdir()) == [ASSET, CONTACT, GENERATION, TURNTABLE]
+    unwatched = make.store.item(job.id)
+    assert [(folder / name).read_bytes() for name in (ASSET, CONTACT, TURNTABLE)] == [
+        (unwatched / name).read_bytes() for name in (ASSET, CONTACT, TURNTABLE)
+    ]
+
+
+def test_nobody_who_looks_on_means_no_snapshot(make, run_of):
+    job = run_of(seed=4).jobs[0]
+    work = make(job)
+    next(work)
+    assert list(make.store.item(job.id).rglob("*.splat")) == []
+    work.close()
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00\x01", b'{"iteration": 2', b'{"iteration": 2}\nstate', b"[]\nstate"])

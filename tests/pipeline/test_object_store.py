@@ -4,15 +4,23 @@ import io
 import json
 from pathlib import Path
 
+import finished_run
 import pandas as pd
+import pytest
 from processes import BALL, PROMPTS
 from typer.testing import CliRunner
 
-from pipeline import files
+from pipeline import files, viewer
 from pipeline.cli import app
 from pipeline.embedded import frozen
+from pipeline.store import Store
 
 QUICK = ["--set", "iterations=4", *BALL, "--views", "4", "--executor", "inline"]
+
+
+EVENTS = b"".join(
+    b'{"stage": "generate", "job_id": "0000cafe", "iteration": %d, "loss": 0.5}\n' % iteration for iteration in (1, 2)
+)
 
 
 def invoke(*arguments):
@@ -56,6 +64,41 @@ def test_every_verb_works_in_a_bucket_as_in_a_folder(s3, tiny_weights, tmp_path)
     )
     assert one.exit_code == 0, one.output
     assert one.stdout.startswith("s3://bucket/one/items/")
+
+
+def test_pages_of_a_run_in_a_bucket_are_written_here(s3, tmp_path, monkeypatch):
+    monkeypatch.setattr(viewer, "fetch", lambda: viewer.Files({"start.js": b""}))
+    monkeypatch.setattr(viewer, "cached", lambda: None)
+    bucket, folder = Store(files.place(f"{s3}/paged/run")), Store(tmp_path / "run")
+    finished_run.write(folder, tmp_path / "weights", ["a red cube"], ["sctd", "sds"], failed=[(0, 1)])
+    folder.write(folder.root / "events" / "a-0000.jsonl", EVENTS)
+    for path in filter(Path.is_file, folder.root.rglob("*")):
+        bucket.write(bucket.root / path.relative_to(folder.root).as_posix(), path.read_bytes())
+    reports = [tmp_path / "from-folder", tmp_path / "from-bucket"]
+    for run, out in zip((folder, bucket), reports, strict=True):
+        written = invoke("report", run.root, "--out", out)
+        assert (written.exit_code, written.stdout) == (0, f"{out}/index.html\n"), written.output
+    contents = [{p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()} for out in reports]
+    assert contents[0].keys() == contents[1].keys() >= {Path("plots/001-made.svg"), Path("view/0-0000cafe.html")}
+    differing = [
+        path for path, content in contents[0].items() if contents[1][path] != content and path.suffix != ".html"
+    ]
+    assert differing == []
+    again = invoke("report", bucket.root, "--out", reports[1])
+    assert again.exit_code == 0, again.output
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ([], "s3://bucket/run is in a store and --out is missing"),
+        (["--out", "s3://bucket/pages"], "--out is s3://bucket/pages"),
+    ],
+)
+def test_pages_are_not_written_into_a_bucket(options, found):
+    refused = invoke("report", "s3://bucket/run", *options)
+    assert refused.exit_code == 2
+    assert refused.stderr == f"Error: {found}; pages open from a disk: give --out a folder of this machine.\n"
 
 
 def test_a_bucket_that_is_not_there_is_named(s3, tiny_weights):

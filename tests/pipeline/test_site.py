@@ -1,6 +1,7 @@
 """The report of 40 prompts by 5 methods: it stands alone, says what the tables say, and shows text as text."""
 
 import csv
+import json
 import re
 from pathlib import Path
 from urllib.parse import unquote
@@ -9,9 +10,10 @@ from xml.etree import ElementTree
 import finished_run
 import html5lib
 import pytest
+from processes import BALL
 from typer.testing import CliRunner
 
-from pipeline import cli, site, viewer
+from pipeline import cli, site, site_facts, viewer
 from pipeline.leaderboard import Finished, board
 from pipeline.store import Store
 
@@ -158,19 +160,44 @@ def test_a_prompts_page_has_all_methods_and_their_worst_views(report):
 
 def test_records_of_progress_are_drawn_where_there_are_any(run, tmp_path):
     copied = Store(tmp_path / "with-events")
-    finished_run.write(copied, tmp_path / "weights", PROMPTS[:2], METHODS[:2])
+    finished_run.write(copied, tmp_path / "weights", PROMPTS[:3], METHODS[:2])
+    common = {"kind": "progress", "stage": "generate"}
     records = [
-        f'{{"kind": "progress", "stage": "generate", "job_id": "0000cafe", "iteration": {i}, "seconds": {i * 2}, '
-        f'"note": "{1000 * i:,} Gaussians"}}'
+        json.dumps(common | {"job_id": job, "iteration": i, "seconds": i * 2, "gaussians": 1e3 * i} | loss)
         for i in (1, 2, 3)
+        for job, loss in (("0000cafe", {"loss": 10.0**-i}), ("0100cafe", {}))
     ]
     copied.write(copied.root / "events" / "a-0000.jsonl", "\n".join([*records, '{"kind": "prog']).encode())
     finished = Finished.read(copied)
     index = site.write([finished], board([finished]), Store(tmp_path / "out"), None)
-    words = {"".join(n.itertext()).strip() for n in ElementTree.parse(index.parent / "plots" / "001-made.svg").iter()}
-    assert {"Gaussians", "seconds", "iteration", "sctd"} <= words
-    assert "loss" not in words
-    assert not (index.parent / "plots" / "002-made.svg").exists()
+    words = [words_of(index.parent / "plots" / f"00{number}-made.svg") for number in (1, 2)]
+    assert {"loss", "Gaussians", "seconds", "iteration", "sctd"} <= words[0]
+    assert words[0] - words[1] >= {"loss", "0.1", "0.01", "0.001"}  # evenly, on its axis
+    assert {"Gaussians", "seconds", "iteration", "sctd"} <= words[1]
+    assert not (index.parent / "plots" / "003-made.svg").exists()
+
+
+def words_of(plot: Path) -> set[str]:
+    return {"".join(node.itertext()).strip() for node in ElementTree.parse(plot).iter()}
+
+
+def test_a_real_run_draws_its_loss(tiny_weights, tmp_path):
+    options = ["--prompt", "a red cube", "--objective", "sctd,sds", "--weights", tiny_weights, "--executor", "inline"]
+    quick = ["--set", "iterations=6", *BALL, "--views", "4", "--out", tmp_path / "run"]
+    found = CliRunner().invoke(cli.app, ["bench", *map(str, [*options, *quick])])
+    assert found.exit_code == 0, found.output
+    progress = site_facts.progress([Finished.read(Store(tmp_path / "run"))])
+    assert len(progress) == 2
+    for job_id, records in progress.items():
+        made = json.loads((tmp_path / "run" / "items" / job_id / "generation.json").read_text())
+        told = [record for record in records if record["kind"] == "progress"]
+        assert [record["iteration"] for record in told] == [1, 2, 3, 4, 5, 6]
+        assert told[-1]["loss"] == pytest.approx(made["mean_loss"])  # of the few iterations that there were
+        assert told[-1]["gaussians"] == made["num_gaussians"]
+        assert made["init_seconds"] < told[0]["seconds"] < told[-1]["seconds"] <= made["seconds"]
+    assert {"loss", "Gaussians", "seconds", "sctd", "sds"} <= words_of(tmp_path / "run/report/plots/001-made.svg")
+    pictures = [node.get("src") for node in parsed(tmp_path / "run/report/prompts/001.html").iter(f"{XHTML}img")]
+    assert "../plots/001-made.svg" in pictures
 
 
 def test_what_an_older_report_had_goes_and_what_others_put_there_stays(tmp_path):
