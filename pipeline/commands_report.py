@@ -45,7 +45,8 @@ def view(asset: Path, port: int, *, browser: bool) -> None:
         ply = files.read(path)
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read ({error.strerror or 'it is not there'}); give an asset.ply, or the folder of an item that has one."
+            f"{path} cannot be read ({error.strerror or 'it is not there'}); give an asset.ply, or the folder of an "
+            "item that has one."
         ) from error
     viewer.check(ply, str(path))
     viewer_files = viewer.fetch()

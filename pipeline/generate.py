@@ -93,7 +93,7 @@ class Generator:
             note, peak = "; ".join([f"{step.num_gaussians:,} Gaussians", *told]), devices.peak_bytes(self.device)
             loss = math.exp(sum(recent) / len(recent))
             numbers = {"loss": loss, "gaussians": float(step.num_gaussians), "seconds": seconds}
-            if time.monotonic() - shown_at >= self.snapshot_seconds:
+            if time.monotonic() - shown_at > self.snapshot_seconds:
                 attempt.write(SNAPSHOT, splat.to_splat(step.gaussians.to("cpu")))
                 shown_at = time.monotonic()
             asked = yield Progress(step.iteration, step.iterations, note, peak, saved, numbers)

@@ -1,7 +1,7 @@
 """How long pages of a report of 40 prompts by 5 methods take to open: `python tests/opening_times.py [RUN]`.
 
-Each page is opened five times from the disk, each time by a new Chromium without a cache; medians are printed as rows of a
-table. The run is `finished_run`'s, with records of progress; assets, turntables and sheets are those of RUN if given.
+Each page is opened five times from the disk, each time by a new Chromium without a cache; medians are printed as rows
+of a table. The run is `finished_run`'s, with records of progress; its assets, turntables and sheets are RUN's if given.
 """
 
 import json
