@@ -1,25 +1,20 @@
 """The command line: options → a checked run → a flow. Only what `--help` needs is imported before a command runs."""
 
-import functools
-import shlex
-import signal
-import sys
-from collections.abc import Callable
+import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from pipeline import cli_cluster, cli_report, cli_study
+from pipeline import cli_cluster, cli_complete, cli_examples, cli_guard, cli_report, cli_study
+from pipeline.cli_complete import words_of
+from pipeline.cli_guard import NOT_ALL_THERE, OK, SOME_FAILED, WORSE, guarded
 from pipeline.files import place
 
-OK, NOT_ALL_THERE, WRONG_INPUT, SOME_FAILED, WORSE, INTERRUPTED = 0, 1, 2, 3, 5, 130
-OURS = {"pipeline", "sctd", "evaluation", "cluster"}
 EXPORTS = "ply, splat, spz, sog, glb, obj, mp4, gif, png"
 DEFAULT_SUITE, DEFAULT_LIMIT, NIGHTLY_LIMIT = "embedded40", 4, 8
 
 app = typer.Typer(
-    help="Text to 3D by score distillation, benchmarked: prompts in, assets and a leaderboard out.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -41,14 +36,27 @@ Suite = Annotated[
     str | None,
     typer.Option(
         metavar="NAME|FILE",
+        autocompletion=cli_complete.suites,
         help="Prompts: a packaged suite (embedded40; dreamfusion40, reconstructed: the authors' list is not public; "
         f"dreamfusion415), or a text file with one a line. Default: the first {DEFAULT_LIMIT} of {DEFAULT_SUITE}.",
     ),
 ]
 Prompts = Annotated[list[str] | None, typer.Option("--prompt", metavar="TEXT", help="A prompt, instead of a suite.")]
 Limit = Annotated[int | None, typer.Option(help="Only the first so many prompts.", show_default="all of a suite")]
-Objective = Annotated[str, typer.Option(help="What distils. Several, as sctd,sds: each makes every prompt.")]
-RecipeName = Annotated[str, typer.Option(metavar="NAME|FILE", help="embedded, paper, or a YAML or JSON file.")]
+Objective = Annotated[
+    str,
+    typer.Option(
+        autocompletion=cli_complete.objectives, help="What distils. Several, as sctd,sds: each makes every prompt."
+    ),
+]
+RecipeName = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME|FILE",
+        autocompletion=words_of("sctd.recipes", "RECIPES"),
+        help="embedded, paper, or a YAML or JSON file.",
+    ),
+]
 WeightsFolder = Annotated[
     str | None,
     typer.Option(
@@ -70,11 +78,19 @@ Views = Annotated[int, typer.Option(help="Views an asset is judged from; 120 is 
 Workers = Annotated[
     int | None, typer.Option(help="Assets made side by side.", show_default="one per GPU or, without, per core")
 ]
-ExecutorName = Annotated[str, typer.Option("--executor", help="ray, or inline: all in this process, one by one.")]
+ExecutorName = Annotated[
+    str,
+    typer.Option(
+        "--executor",
+        autocompletion=words_of("pipeline.commands", "EXECUTORS"),
+        help="ray, or inline: all in this process, one by one.",
+    ),
+]
 Log = Annotated[
     str,
     typer.Option(
         metavar="WAY",
+        autocompletion=words_of("pipeline.progress", "LOGS"),
         help="How progress is told: table, lines, json (one event a line), or auto: a table on a terminal, else lines.",
     ),
 ]
@@ -82,6 +98,7 @@ EvalPlacement = Annotated[
     str,
     typer.Option(
         metavar="WHERE",
+        autocompletion=words_of("pipeline.placement", "PLACEMENTS"),
         help="Where assets are judged: shared (a fifth of a generator's GPU), dedicated (a GPU of its own or, if there "
         "is one, when all are made), cpu; auto is shared.",
     ),
@@ -104,13 +121,20 @@ Out = Annotated[
     ),
 ]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A key of the recipe, as guidance.scale=10.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        autocompletion=cli_complete.settings,
+        help="A key of the recipe, as guidance.scale=10.",
+    ),
 ]
 Sweeps = Annotated[
     list[str] | None,
     typer.Option(
         "--sweep",
         metavar="KEY=VALUES",
+        autocompletion=cli_complete.settings,
         help="Values of a key of the recipe, each a row of the board: times.num_segments=1,3,5. Of several keys: their "
         "product. Values that hold commas are parted by semicolons: 'cameras.radius=2.8,3.5;2.6,3.2'.",
     ),
@@ -124,26 +148,26 @@ BaselineFolder = Annotated[
 ]
 
 
-def guarded(command: Callable[..., int | None]) -> Callable[..., None]:
-    """Errors that the user can mend become one line and exit status 2; an interruption says how to go on."""
+def _version(is_asked: bool) -> None:
+    if is_asked:
+        from importlib.metadata import version
 
-    @functools.wraps(command)
-    def run(*arguments: Any, **options: Any) -> None:
-        try:
-            status = command(*arguments, **options)
-        except (KeyboardInterrupt, SystemExit):  # the latter is what Ray makes of SIGTERM
-            again = shlex.join(["segmentdreamer", *sys.argv[1:]])
-            print(f"Interrupted. Start the same command again to go on: {again}", file=sys.stderr)
-            status = INTERRUPTED
-        except Exception as error:
-            if type(error).__module__.partition(".")[0] not in OURS and not isinstance(error, OSError):
-                raise
-            print(f"Error: {' '.join(str(error).split())}", file=sys.stderr)
-            status = WRONG_INPUT
-        if status is not None:
-            raise typer.Exit(status)
+        print(f"segmentdreamer {version('segmentdreamer')}")
+        raise typer.Exit
 
-    return run
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help=f"Show tracebacks of errors. Also: {cli_guard.DEBUG}=1.")
+    ] = False,
+) -> None:
+    """Text to 3D by score distillation, benchmarked: prompts in, assets and a leaderboard out."""
+    if debug:
+        os.environ[cli_guard.DEBUG] = "1"
 
 
 @app.command()
@@ -214,7 +238,14 @@ def generate(
 @guarded
 def export(
     asset: Annotated[Path, typer.Argument(metavar="ASSET", help="A .ply, an item's folder, or a run folder.")],
-    to: Annotated[list[str], typer.Option(metavar="FORMAT", help=f"{EXPORTS}. Several: each by its own --to.")],
+    to: Annotated[
+        list[str],
+        typer.Option(
+            metavar="FORMAT",
+            autocompletion=words_of("pipeline.export", "FORMATS"),
+            help=f"{EXPORTS}. Several: each by its own --to.",
+        ),
+    ],
     out: Annotated[
         Path | None, typer.Option(metavar="FILE|DIR", help="Where.", show_default="here, named by the prompt")
     ] = None,
@@ -265,11 +296,12 @@ def leaderboard(
             show_default="for --recipe paper with published weights",
         ),
     ] = None,
+    json: AsJson = False,
 ) -> int:
     """Rank what runs have found: of one folder, its tables and report made anew; of several, one board."""
     from pipeline import commands
 
-    commands.leaderboard([place(folder) for folder in folders], _place(out), paper)
+    commands.leaderboard([place(folder) for folder in folders], _place(out), paper, as_json=json)
     return OK
 
 
@@ -294,7 +326,10 @@ def nightly(
     suite: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME|FILE", help="Prompts.", show_default=f"the first {NIGHTLY_LIMIT} of {DEFAULT_SUITE}"
+            metavar="NAME|FILE",
+            autocompletion=cli_complete.suites,
+            help="Prompts.",
+            show_default=f"the first {NIGHTLY_LIMIT} of {DEFAULT_SUITE}",
         ),
     ] = None,
     limit: Limit = None,
@@ -359,7 +394,13 @@ def list_weights(weights: Place = None, json: AsJson = False) -> int:
 @guarded
 def fetch_weights(
     role: Annotated[
-        list[str] | None, typer.Argument(metavar="ROLE...", help="As prior, scorer.", show_default="all")
+        list[str] | None,
+        typer.Argument(
+            metavar="ROLE...",
+            help="As prior, scorer.",
+            show_default="all",
+            autocompletion=words_of("pipeline.catalogue", "FETCHED"),
+        ),
     ] = None,
     weights: Place = None,
     offline: Annotated[bool, typer.Option(help="Only from the Hugging Face cache.")] = False,
@@ -374,16 +415,20 @@ def fetch_weights(
 @weights_app.command("check")
 @guarded
 def check_weights(
-    role: Annotated[list[str] | None, typer.Argument(metavar="ROLE...", show_default="all")] = None,
+    role: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="ROLE...", show_default="all", autocompletion=words_of("pipeline.catalogue", "ROLES")),
+    ] = None,
     weights: Place = None,
     golden: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Pictures whose scores are published: see docs/weights.md.")
     ] = None,
+    json: AsJson = False,
 ) -> int:
     """Open each model: digests, names and shapes, published outputs. Status 1 if one is refused or missing."""
     from pipeline import commands_weights
 
-    return OK if commands_weights.check_weights(role or [], weights, golden) else NOT_ALL_THERE
+    return OK if commands_weights.check_weights(role or [], weights, golden, as_json=json) else NOT_ALL_THERE
 
 
 @app.command()
@@ -423,7 +468,12 @@ def reference(
     weights: Place = None,
     suite: Annotated[
         str | None,
-        typer.Option(metavar="NAME|FILE", show_default="dreamfusion40; embedded40 for embedded", help="Prompts."),
+        typer.Option(
+            metavar="NAME|FILE",
+            autocompletion=cli_complete.suites,
+            show_default="dreamfusion40; embedded40 for embedded",
+            help="Prompts.",
+        ),
     ] = None,
     count: Annotated[int, typer.Option(help="Pictures, equally many of each prompt.")] = 50_000,
     network: Annotated[
@@ -477,6 +527,8 @@ def reference(
 cli_cluster.add_to(app, guarded)
 cli_report.add_to(app, guarded)
 cli_study.add_to(app, guarded)
+app.command("completion")(guarded(cli_complete.script))
+cli_examples.add_to(app)
 
 
 def _place(text: str | None) -> Path | None:
@@ -488,6 +540,7 @@ def _status(failed: int) -> int:
 
 
 def main() -> None:
-    """The console script. SIGTERM, by which Kubernetes ends a pod, interrupts it: what it holds is given back."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    app()
+    """The console script."""
+    cli_guard.hear_signals()
+    cli_complete.prepare()
+    app(prog_name=cli_complete.PROGRAM)

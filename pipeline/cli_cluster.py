@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from pipeline.cli_complete import words_of
+
 Guard = Callable[[Callable[..., int]], Callable[..., None]]
 
 Command = Annotated[
@@ -248,8 +250,16 @@ CLOCKS: Verbs = (("cronjob", _by_cron_job), ("kfp", _by_kubeflow))
 
 # ---- job ----------------------------------------------------------------------------------------------------------
 
-Where = Annotated[str, typer.Argument(metavar="ray|kuberay|kfp", help="Where it was submitted.")]
+Where = Annotated[
+    str,
+    typer.Argument(
+        metavar="ray|kuberay|kfp",
+        autocompletion=words_of("pipeline.commands_cluster", "PLACES"),
+        help="Where it was submitted.",
+    ),
+]
 Which = Annotated[str, typer.Argument(metavar="NAME", help="Of the job.")]
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
 def _status(
@@ -258,11 +268,12 @@ def _status(
     address: Address = LOOPBACK,
     namespace: Namespace = None,
     endpoint: Endpoint = KFP_LOOPBACK,
+    json: AsJson = False,
 ) -> int:
     """waiting, running, succeeded or failed, and why. Status 3 if it failed."""
     from pipeline import commands_cluster
 
-    return commands_cluster.show_status(where, name, address if where == "ray" else endpoint, namespace)
+    return commands_cluster.show_status(where, name, address if where == "ray" else endpoint, namespace, as_json=json)
 
 
 def _logs(

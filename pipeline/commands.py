@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from cluster.executor import BootError, Executor, InlineExecutor
 from pipeline import bench as flow
-from pipeline import live, manifest, models, recipes, sweep, tracking
+from pipeline import files, live, manifest, models, recipes, sweep, tracking
 from pipeline.errors import UserError, nearest
 from pipeline.events import EventLog, Sink
 from pipeline.jobs import Prompt
@@ -22,7 +22,7 @@ from pipeline.prompts import suite as read_suite
 from pipeline.prompts import suite_name
 from pipeline.protocol import Protocol
 from pipeline.run import METRIC_VERSION, Run, check_views, evaluation_digest
-from pipeline.store import GRID, Store
+from pipeline.store import BOARD, GRID, Store
 
 EXECUTORS = "ray", "inline"
 SNAPSHOT_SECONDS = 3.0
@@ -212,21 +212,27 @@ def evaluate(folder: Path, views: int | None, weights: str | None, executor_name
         return len(failures(store, [job["job_id"] for job in settings["jobs"]]))
 
 
-def leaderboard(folders: list[Path], out: Path | None, paper: bool | None = None) -> None:
+def leaderboard(folders: list[Path], out: Path | None, paper: bool | None = None, *, as_json: bool = False) -> None:
     """Print the board of these run folders; renew the files of a single one. `paper`: with Table 2 or without."""
-    from pipeline.publish import compared, publish
+    from pipeline.publish import compared, publish, rows
 
     stores = [Store(folder) for folder in folders]
     for store in stores:
         manifest.read(store)
-    if len(stores) == 1 and out is None:
-        print(publish(stores[0], paper=paper), end="")
-        _where(stores[0])
-        return
-    table, csv = compared(stores, paper=paper)
-    print(table, end="")
+    is_renewed = len(stores) == 1 and out is None
+    if is_renewed:
+        table, csv = publish(stores[0], paper=paper), files.read(stores[0].root / BOARD)
+    else:
+        table, csv = compared(stores, paper=paper)
     if out is not None:
         Store(out.parent).write(out, csv)
+    if as_json:
+        print(rows(csv))
+        return
+    print(table, end="")
+    if is_renewed:
+        _where(stores[0])
+    elif out is not None:
         print(f"\nBoard: {out}")
 
 
@@ -263,8 +269,7 @@ def executing(name: str, workers: int | None, stall_seconds: float = 180.0) -> I
     try:
         yield RayExecutor(cpus=workers or 0, patience=Patience(stall_seconds=stall_seconds))
     except BootError as error:
-        if error.failure.kind == "error":  # not the user's fault: whoever is told of it needs to know where
-            print(error.failure.details, file=sys.stderr)
+        error.add_note(error.failure.details)  # where in the worker, for --debug
         raise
     finally:
         disconnect()

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.metadata
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -131,9 +132,9 @@ def _kubeflow() -> Any:
     return kubeflow
 
 
-def show_status(where: str, name: str, address: str, namespace: str | None) -> int:
+def show_status(where: str, name: str, address: str, namespace: str | None, *, as_json: bool = False) -> int:
     status = _launcher(where, address, namespace).status(name)
-    print(status)
+    print(json.dumps(status._asdict(), ensure_ascii=False) if as_json else status)
     return FAILED if status.state == "failed" else OK
 
 

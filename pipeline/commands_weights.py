@@ -44,14 +44,14 @@ def fetch_weights(names: Sequence[str], where: str | None, *, offline: bool) -> 
     print(weights)
 
 
-def check_weights(names: Sequence[str], where: str | None, golden: Path | None) -> bool:
+def check_weights(names: Sequence[str], where: str | None, golden: Path | None, *, as_json: bool = False) -> bool:
     """Print what `pipeline.check` says of these roles, of none of all that are there; whether all is well."""
     weights = models.resolve(where or models.PUBLISHED)
     if golden is not None and not golden.is_dir():
         raise UserError(f"There is no folder {golden}; give one with the pictures, or leave --golden out.")
     is_packaged = weights.name == models.EMBEDDED
     known = PACKAGED if is_packaged else tuple(catalogue.ROLES)
-    is_well = True
+    is_well, found = True, list[dict[str, str]]()
     for role in catalogue.roles(names or known, known):
         # What is packaged stands for the published models and has none of their files.
         asked = replace(role, groups=()) if is_packaged else role
@@ -60,7 +60,11 @@ def check_weights(names: Sequence[str], where: str | None, golden: Path | None) 
             excused = may_lack and result.status is check.Status.MISSING
             status = check.Status.NOTE if excused else result.status
             is_well = is_well and status in (check.Status.OK, check.Status.NOTE)
-            print(f"{result.role:10} {status:8} {result.text}", flush=True)
+            found.append({"role": result.role, "status": str(status), "text": result.text})
+            if not as_json:
+                print(f"{result.role:10} {status:8} {result.text}", flush=True)
+    if as_json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
     return is_well
 
 

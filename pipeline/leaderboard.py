@@ -135,6 +135,11 @@ def read_csv(content: bytes) -> pd.DataFrame:
     return pd.read_csv(io.BytesIO(content))
 
 
+def json_rows(table: pd.DataFrame) -> str:
+    """A list of rows; what a row lacks is null."""
+    return table.to_json(orient="records", indent=2, force_ascii=False)
+
+
 def markdown(table: pd.DataFrame, *, brief: bool = False) -> str:
     """The board for people: value ± standard error, ↑ or ↓, the best of several in bold; `brief` fits a terminal.
 

@@ -1,9 +1,12 @@
-"""What a person sees of a run: a live table on a terminal; elsewhere one plain line, or one of JSON, per event."""
+"""What a person sees of a run: a live table on a terminal; elsewhere plain lines of what begins, ends and fails, and
+one a minute of how far all is; or a line of JSON per event.
+"""
 
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -12,8 +15,9 @@ from pipeline.errors import UserError, nearest, shortened
 from pipeline.events import Recorder, Sink, line
 
 LOGS = "auto", "table", "lines", "json"
-QUARTERS, FEWEST_STEPS = 4, 10  # where every line stays, an item of so many steps is told of at each quarter
-WIDE = 110  # columns of a terminal that has room for bars
+MINUTE_SECONDS, MOST_TOLD = 60.0, 4  # where every line stays: between two signs of life, and workers named in each
+NOTE_COLUMNS = len("1,000,000 Gaussians")  # of a narrow terminal
+WIDE = 110  # columns of a terminal that has room for bars, checkpoints and seconds
 LEAST_SHARE = 0.01  # of the work, before a guess is made of how long all will take
 
 
@@ -42,6 +46,18 @@ class Actor:
         pace = self.seconds_per_step(now)
         return None if pace is None else pace * (self.total - self.done)
 
+    def told(self, now: float) -> str:
+        """What it is at, for a line."""
+        pace = self.seconds_per_step(now)
+        facts = [
+            self.item or self.state,
+            f"{self.done} of {self.total}" if self.total else "",
+            "" if pace is None else f"{pace:.3g} s/step",
+            self.note,
+            "" if self.memory_bytes is None else gibibytes(self.memory_bytes),
+        ]
+        return ", ".join(filter(None, facts))
+
 
 @dataclass
 class Board:
@@ -67,6 +83,28 @@ class Board:
             return None
         return (now - self.begun) / done * max(left, 0.0)
 
+    def totals(self, now: float) -> list[str]:
+        """What has ended, and when the rest will have."""
+        left = self.eta_seconds(now)
+        return [
+            f"{self.ended} of {self.jobs} ended",
+            *([f"{self.failed} failed"] if self.failed else []),
+            *([] if left is None else [f"about {duration(left)} to go"]),
+        ]
+
+    def in_order(self) -> list[tuple[str, Actor]]:
+        """Workers by name, those of the last stage behind."""
+        order = sorted(self.actors.items(), key=lambda entry: (entry[0][0] == self.last_stage, entry[0]))
+        return [(f"{stage} {worker}", actor) for (stage, worker), actor in order]
+
+    def summary(self) -> str:
+        """How far all is, in one line however many workers there are."""
+        now = self.clock()
+        busy = [(who, actor) for who, actor in self.in_order() if actor.state != "idle"]
+        told = [f"{who}: {actor.told(now)}" for who, actor in busy[:MOST_TOLD]]
+        more = [f"{len(busy) - MOST_TOLD} more"] if len(busy) > MOST_TOLD else []
+        return "; ".join([", ".join(self.totals(now)), *told, *more])
+
     def watch(self, event: Event) -> None:
         """Take in one event; an item that ends its last stage has ended."""
         actor = self.actors.setdefault((event.stage, event.worker), Actor())
@@ -82,7 +120,7 @@ class Board:
             self.begun = self.clock() if self.begun is None else self.begun
             self.say(f"{who}: {item}")
         elif event.kind == "progress" and event.progress:
-            self._progress(actor, who, event.progress)
+            self._progress(actor, event.progress)
         elif event.kind == "checkpoint" and event.progress:
             actor.saved = event.progress.saved
         elif event.kind == "retried":
@@ -95,17 +133,12 @@ class Board:
         else:
             self._ended(event, who, item)
 
-    def _progress(self, actor: Actor, who: str, progress: Any) -> None:
+    def _progress(self, actor: Actor, progress: Any) -> None:
         now = self.clock()
         if not actor.total:
             actor.since, actor.first = now, progress.done
-        before, actor.done, actor.total, actor.note = actor.done, progress.done, progress.total, progress.note
+        actor.done, actor.total, actor.note = progress.done, progress.total, progress.note
         actor.memory_bytes, actor.saved = progress.memory_bytes, progress.saved
-        quarters = [steps * QUARTERS // progress.total for steps in (before, progress.done)]
-        if before and progress.total >= FEWEST_STEPS and quarters[0] < quarters[1] < QUARTERS:
-            eta = actor.eta_seconds(now)
-            left = f", {duration(eta)} left" if eta is not None else ""
-            self.say(f"{who}: {actor.item}: {progress.done} of {progress.total}{left}")
 
     def _ended(self, event: Event, who: str, item: str) -> None:
         self.actors[event.stage, event.worker] = Actor("idle")
@@ -130,13 +163,18 @@ def prompt_and_method_of(item: Any) -> str:
     return f"{prompt_of(item)} ({method})" if method else prompt_of(item)
 
 
-def duration(seconds: float) -> str:
-    """`2 min 5 s`, with no more precision than it deserves."""
+def duration(seconds: float, *, brief: bool = False) -> str:
+    """`2 min 5 s`, with no more precision than it deserves; `brief`: `2 min`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return (f"{minutes} min" if brief else f"{minutes} min {rest} s") if minutes else f"{rest} s"
+
+
+def gibibytes(count: int) -> str:
+    """Memory, for people."""
+    return f"{count / 2**30:.1f} GiB"
 
 
 def check_log(log: str) -> None:
@@ -161,7 +199,8 @@ class _JsonLines:
 class Display(AbstractContextManager):
     """Shows a `Board` while it is entered, and gives records to the sinks; `watcher` is for `Executor.run`.
 
-    `log`: table, lines, json, or auto: a table on a terminal and lines elsewhere.
+    `log`: table, lines, json, or auto: a table on a terminal and lines elsewhere. `minute_seconds` part two lines
+    that tell how far all is.
     """
 
     def __init__(
@@ -172,6 +211,7 @@ class Display(AbstractContextManager):
         out: TextIO | None = None,
         log: str = "auto",
         sinks: Sequence[Sink] = (),
+        minute_seconds: float = MINUTE_SECONDS,
     ):
         self.out = sys.stderr if out is None else out
         self.live: Any = None
@@ -180,7 +220,10 @@ class Display(AbstractContextManager):
         self.board = Board(jobs, last_stage, self._line if log == "lines" else lambda text: None, names)
         self.recorder = Recorder([*sinks, *([_JsonLines(self.out)] if log == "json" else [])])
         self.begun = time.monotonic()
-        self.context: AbstractContextManager = self._table() if log == "table" else nullcontext()
+        self.log, self.minute_seconds = log, minute_seconds
+        self.context: AbstractContextManager = (
+            self._table() if log == "table" else self._every_minute() if log == "lines" else nullcontext()
+        )
 
     def watcher(self, event: Event) -> None:
         self.board.watch(event)
@@ -195,10 +238,30 @@ class Display(AbstractContextManager):
 
     def __exit__(self, *error: Any) -> None:
         self.context.__exit__(*error)
+        if isinstance(error[1], KeyboardInterrupt) and self.log != "json":
+            self._line("stopping; Ctrl-C again kills at once")
         self.recorder.close()
 
     def _line(self, text: str) -> None:
-        print(f"[{duration(time.monotonic() - self.begun)}] {text}", file=self.out, flush=True)
+        self.out.write(f"[{duration(time.monotonic() - self.begun)}] {text}\n")  # at once: two threads write
+        self.out.flush()
+
+    @contextmanager
+    def _every_minute(self) -> Iterator[None]:
+        """A sign of life, also where a worker gives none for long."""
+        ended = threading.Event()
+
+        def tell() -> None:
+            while not ended.wait(self.minute_seconds):
+                self.board.say(self.board.summary())
+
+        thread = threading.Thread(target=tell, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
     def _table(self) -> AbstractContextManager:
         from rich.console import Console
@@ -214,33 +277,24 @@ class Display(AbstractContextManager):
         from rich.text import Text
 
         now, board = time.monotonic(), self.board
-        all_left = board.eta_seconds(now)
-        totals = [
-            f"{board.ended} of {board.jobs} ended",
-            *([f"{board.failed} failed"] if board.failed else []),
-            f"{duration(now - self.begun)} so far",
-            *([] if all_left is None else [f"about {duration(all_left)} to go"]),
-        ]
-        title = Text(" · ".join(totals), style="bold")
+        ended, *rest = board.totals(now)
+        title = Text(" · ".join([ended, f"{duration(now - self.begun)} so far", *rest]), style="bold")
         table = Table(title=title, title_justify="left", box=None, header_style="dim", pad_edge=False)
         is_wide = self.live is None or self.live.console.width >= WIDE
-        for name in ("worker", "prompt", "steps", "s/step", "left", "memory", "saved", "", *([""] if is_wide else [])):
+        for name in ("worker", "prompt", "steps", "s/step", "left", "memory", "", *(["saved", ""] if is_wide else [])):
             is_number = name in ("steps", "s/step", "left", "memory", "saved")
-            table.add_column(name, justify="right" if is_number else "left", no_wrap=is_number or name == "worker")
-        for (stage, worker), actor in sorted(
-            board.actors.items(), key=lambda entry: (entry[0][0] == board.last_stage, entry[0])
-        ):
+            table.add_column(name, justify="right" if is_number else "left", no_wrap=name != "prompt")
+        for who, actor in board.in_order():
             pace, eta = actor.seconds_per_step(now), actor.eta_seconds(now)
             bar = ProgressBar(total=actor.total, completed=actor.done, width=16) if actor.total else ""
             table.add_row(
-                f"{stage} {worker}",
+                who,
                 Text(actor.item or actor.state, "" if actor.item else "dim", no_wrap=True, overflow="ellipsis"),
                 f"{actor.done}/{actor.total}" if actor.total else "",
                 "" if pace is None else f"{pace:.3g}",
-                "" if eta is None else duration(eta),
-                "" if actor.memory_bytes is None else f"{actor.memory_bytes / 2**30:.1f} GiB",
-                str(actor.saved) if actor.saved else "",
-                Text(actor.note, no_wrap=True, overflow="ellipsis"),
-                *([bar] if is_wide else []),
+                "" if eta is None else duration(eta, brief=not is_wide),
+                "" if actor.memory_bytes is None else gibibytes(actor.memory_bytes),
+                Text(actor.note if is_wide else actor.note[:NOTE_COLUMNS], no_wrap=True, overflow="ellipsis"),
+                *([str(actor.saved) if actor.saved else "", bar] if is_wide else []),
             )
         return table

@@ -55,6 +55,11 @@ def printed(store: Store) -> str:
     return leaderboard.markdown(leaderboard.read_csv(files.read(store.root / BOARD)), brief=True)
 
 
+def rows(csv: bytes) -> str:
+    """A board for a script, as JSON: a list of its rows."""
+    return leaderboard.json_rows(leaderboard.read_csv(csv))
+
+
 def compared(stores: list[Store], *, paper: bool | None = None) -> tuple[str, bytes]:
     """Several runs on one board: in brief, and as CSV."""
     board: Any = leaderboard.board([leaderboard.Finished.read(store) for store in stores], paper=paper)

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked.add_argument("--workers", default="1,2", help="numbers of workers, as 1,2,4")
     asked.add_argument("--each", type=int, default=3, help="assets a worker")
     asked.add_argument("bench", nargs="*", help="options of segmentdreamer bench, after --")
-    given = asked.parse_args(arguments)
+    given = asked.parse_intermixed_args(arguments)
     paces = {}
     for workers in map(int, given.workers.split(",")):
         out = given.folder / f"workers-{workers}"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import tiny_models
+from on_terminal import terminals
 from processes import PROMPTS, SMALL
 from study_fixtures import made_clips, runs, study
 from typer.testing import CliRunner
@@ -17,7 +18,7 @@ from pipeline.recipes import settings as read_settings
 from pipeline.run import Run
 from sctd.recipes import embedded
 
-__all__ = ["made_clips", "runs", "study"]  # fixtures of the user study
+__all__ = ["made_clips", "runs", "study", "terminals"]  # fixtures from elsewhere
 SETTINGS = ["iterations=4", "seed_shape.kind=ball", "seed_shape.count=150", "relocate.interval=3"]
 
 

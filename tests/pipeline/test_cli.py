@@ -193,11 +193,6 @@ def test_a_folder_on_a_full_disk(tiny_weights, tmp_path, monkeypatch):
     assert line.endswith(" MiB; free some space or choose another --out.")
 
 
-def test_an_unexpected_error_is_not_dressed_up_as_the_users(monkeypatch):
-    monkeypatch.setattr(commands, "prompts", lambda *_: 1 / 0)
-    assert isinstance(CliRunner().invoke(app, ["bench"]).exception, ZeroDivisionError)
-
-
 # ---- whole runs ---------------------------------------------------------------------------------------------------
 
 

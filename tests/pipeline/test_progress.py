@@ -1,5 +1,6 @@
 import io
 import json
+import threading
 
 import pytest
 
@@ -45,14 +46,70 @@ def test_every_event_that_matters_is_one_line(board, lines, clock):
         "generate 0: starting",
         "generate 0: ready (process 77)",
         "generate 0: cube",
-        "generate 0: cube: 5 of 20, 45 s left",
-        "generate 0: cube: 10 of 20, 30 s left",
-        "generate 0: cube: 15 of 20, 15 s left",
         "evaluate 0: cube",
         "evaluate 0: cube: done (1 of 2)",
         "generate 0: ball: its process died; trying again",
         "generate 1: ball: failed: the prompt is empty (2 of 2)",
     ]
+
+
+def test_a_summary_tells_how_far_all_is_and_what_each_worker_is_at(board, clock):
+    board.watch(Event("starting", "evaluate", 0))
+    for worker, item in enumerate(("cube", "ball")):
+        board.watch(Event("started", "generate", worker, item))
+    for step in (100, 101):
+        clock[0] += 2.0
+        board.watch(Event("progress", "generate", 0, "cube", Progress(step, 200, "3,000 Gaussians", 3 * 2**30)))
+    board.watch(Event("started", "generate", 2, "cone"))
+    board.watch(Event("failed", "generate", 2, "cone", note="no"))
+    assert board.summary() == (
+        "1 of 2 ended, 1 failed, about 2 s to go; generate 0: cube, 101 of 200, 2 s/step, 3,000 Gaussians, 3.0 GiB; "
+        "generate 1: ball; evaluate 0: starting"
+    )
+
+
+def test_a_summary_is_one_line_however_many_workers_there_are(board):
+    for worker in range(1000):
+        board.watch(Event("started", "generate", worker, f"cube {worker}"))
+    board.watch(Event("ready", "evaluate", 0))
+    assert board.summary() == (
+        "0 of 2 ended; generate 0: cube 0; generate 1: cube 1; generate 2: cube 2; generate 3: cube 3; 996 more"
+    )
+
+
+class Waited(io.StringIO):
+    """A log that tells when a text is in it."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.come, self.text = threading.Event(), text
+
+    def write(self, text):
+        super().write(text)
+        if self.text in text:
+            self.come.set()
+
+
+def test_a_log_has_a_sign_of_life_each_minute_also_where_a_worker_gives_none(run_of):
+    out = Waited("] 0 of 1 ended; generate 0: a red cube\n")
+    with Display(1, "evaluate", out=out, minute_seconds=0.001) as display:
+        display.watcher(Event("started", "generate", 0, run_of().jobs[0]))
+        assert out.come.wait(60)
+    assert threading.active_count() == 1
+
+
+@pytest.mark.parametrize("log", ["table", "json"])
+def test_a_table_and_json_have_no_such_line(log):
+    with Display(1, "evaluate", out=io.StringIO(), log=log, minute_seconds=0.001):
+        assert threading.active_count() == 1 + (log == "table")
+
+
+@pytest.mark.parametrize(("log", "told"), [("lines", ["[0 s] stopping; Ctrl-C again kills at once"]), ("json", [])])
+def test_an_interruption_is_told_of_before_workers_are_stopped(log, told):
+    out = io.StringIO()
+    with pytest.raises(KeyboardInterrupt), Display(1, "evaluate", out=out, log=log):
+        raise KeyboardInterrupt
+    assert out.getvalue().splitlines() == told
 
 
 def test_the_time_left_of_a_resumed_item_is_told_from_what_was_done_now(board, clock):
@@ -86,6 +143,7 @@ def test_the_reason_of_a_failed_item_is_told_once(board, lines):
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
+    assert duration(seconds, brief=True) == (text if "h" in text else text.split(" min ")[0] + " min" * ("min" in text))
 
 
 def test_items_are_called_by_their_prompts(run_of):
@@ -120,6 +178,26 @@ def test_a_terminal_shows_a_row_per_worker_with_its_time_left(run_of):
     assert "3,000 Gaussians" in generate
     assert " 0 s" in generate
     assert "starting" in evaluate
+
+
+def test_a_narrow_terminal_keeps_pace_memory_and_gaussians_and_cuts_the_prompt(run_of, monkeypatch):
+    from rich.console import Console
+
+    monkeypatch.setenv("COLUMNS", "80")
+    job = run_of(texts=("a red cube that is on top of a very large yellow sphere",)).jobs[0]
+    with Display(2, "evaluate", out=Terminal()) as display:
+        display.watcher(Event("started", "generate", 0, job))
+        for step in (1500, 2500):
+            display.watcher(
+                Event("progress", "generate", 0, job, Progress(step, 5000, "81,920 Gaussians", 3 * 2**30, 9))
+            )
+        console = Console(file=io.StringIO(), width=80)
+        console.print(display.render())
+    (row,) = [line for line in console.file.getvalue().splitlines() if line.startswith("generate")]
+    assert "a red " in row
+    for fact in ("…", "2500/5000", "3.0 GiB", "81,920 Gaussians"):
+        assert fact in row
+    assert len(row) <= 80
 
 
 def test_elsewhere_each_event_is_a_line_with_the_time(run_of):

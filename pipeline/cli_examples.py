@@ -1,0 +1,99 @@
+"""What stands below each verb's `--help`: commands that can be typed as they are. A test reads them all."""
+
+import typer
+
+EXAMPLES = {
+    "": ("bench", "generate 'a red mushroom'", "bench --help"),
+    "bench": (
+        "bench",
+        "bench --prompt 'a green robot head' --prompt 'a blue penguin'",
+        "bench --suite embedded40 --objective sctd,sds,ism",
+        "bench --sweep times.num_segments=1,3,5 --set iterations=600",
+        "bench --suite dreamfusion40 --recipe paper --out s3://bucket/paper",
+    ),
+    "generate": ("generate 'a red mushroom'", "generate 'a silver robot' --recipe embedded-avatar --out runs/robot"),
+    "export": (
+        "export runs/robot --to spz --to mp4",
+        "export runs/embedded40 --prompt 'a red car' --to glb --mesh",
+        "export asset.ply --to png --azimuth 45 --out car.png",
+    ),
+    "evaluate": ("evaluate runs/embedded40", "evaluate runs/embedded40 --views 60"),
+    "leaderboard": (
+        "leaderboard runs/embedded40",
+        "leaderboard runs/a runs/b --out both.csv",
+        "leaderboard runs/a --json",
+    ),
+    "status": ("status runs/embedded40", "status s3://bucket/paper --json"),
+    "doctor": ("doctor", "doctor --recipe paper --json"),
+    "reference": (
+        "reference --weights published --suite dreamfusion40 --count 50000",
+        "reference --network dinov2 --network inception",
+    ),
+    "report": ("report runs/embedded40", "report runs/a runs/b --out both"),
+    "view": ("view runs/robot/items/ID", "view asset.ply --port 0 --no-browser"),
+    "completion": ('eval "$(segmentdreamer completion bash)"', "completion fish"),
+    "nightly": ("nightly --baseline baselines", "nightly --baseline s3://bucket/pinned --limit 4 --gates gates.toml"),
+    "nightly accept": ("nightly accept runs/release-1 --baseline baselines --reason 'release 1'",),
+    "weights list": ("weights list", "weights list --json"),
+    "weights fetch": ("weights fetch", "weights fetch prior scorer"),
+    "weights check": ("weights check", "weights check prior scorer --json"),
+    "benchmark speed": ("benchmark speed", "benchmark speed --recipe paper --iterations 30 --out speed.json"),
+    "manifest rayjob": (
+        "manifest rayjob --name paper --image IMAGE:1 --gpus 8 --storage runs -- bench --recipe paper",
+    ),
+    "manifest raycluster": ("manifest raycluster --name shared --image IMAGE:1 --gpus 16 --storage runs",),
+    "manifest cronjob": (
+        "manifest cronjob --name night --image IMAGE:1 --storage runs --schedule '0 2 * * *' -- bench",
+    ),
+    "manifest raycronjob": (
+        "manifest raycronjob --name night --image IMAGE:1 --storage runs --schedule '0 2 * * *' -- bench",
+    ),
+    "manifest kfp": ("manifest kfp --name paper --image IMAGE:1 --storage runs -- bench --recipe paper",),
+    "submit local": ("submit local --name mine -- bench",),
+    "submit ray": ("submit ray --name mine --address http://127.0.0.1:8265 -- bench",),
+    "submit kuberay": (
+        "submit kuberay --wait --name paper --image IMAGE:1 --gpus 8 --storage runs -- bench --recipe paper",
+    ),
+    "submit kfp": ("submit kfp --wait --name paper --image IMAGE:1 --storage runs -- bench --recipe paper",),
+    "schedule cronjob": (
+        "schedule cronjob --name night --image IMAGE:1 --storage runs --schedule '0 2 * * *' -- bench",
+        "schedule cronjob --name night --delete",
+    ),
+    "schedule kfp": (
+        "schedule kfp --name night --image IMAGE:1 --storage runs --schedule '0 2 * * *' -- bench",
+        "schedule kfp --name night --delete",
+    ),
+    "job status": ("job status kuberay paper", "job status kfp paper --json"),
+    "job logs": ("job logs kuberay paper",),
+    "job cancel": ("job cancel ray mine",),
+    "viewer fetch": ("viewer fetch", "viewer fetch --from viewer.tgz"),
+    "study create": ("study create --runs runs/a,runs/b --prompts 8 --volunteers 40 --out studies/first",),
+    "study invite": ("study invite studies/first --count 5",),
+    "study serve": (
+        "study serve studies/first",
+        "study serve studies/first --host 0.0.0.0 --url https://study.example",
+    ),
+    "study results": ("study results studies/first --board", "study results studies/first --json"),
+    "study published": ("study published table2.csv --voters 40",),
+}
+
+
+def lines(verb: str) -> list[str]:
+    """The examples of a verb, whole."""
+    return [text if "segmentdreamer" in text else f"segmentdreamer {text}" for text in EXAMPLES.get(verb, ())]
+
+
+def add_to(app: typer.Typer, before: str = "") -> None:
+    """Put the examples below the help of each verb of the app, and below its own."""
+    if app.registered_callback is not None:
+        app.registered_callback.epilog = _epilog(before.rstrip())
+    for command in app.registered_commands:
+        command.epilog = _epilog(before + (command.name or command.callback.__name__))  # type: ignore[union-attr]
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        add_to(group.typer_instance, f"{before}{group.name} ")
+
+
+def _epilog(verb: str) -> str:
+    r"""\b keeps click from filling the lines."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines(verb)) if verb in EXAMPLES else ""

@@ -1,0 +1,208 @@
+"""Every command of README, CONTRIBUTING, docs and `--help` can be typed: all are parsed, and what can run here runs."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import finished_run
+import pytest
+import tiny_models
+import trimesh
+from page_commands import PAGES, ROOT, check, check_verb, of_line, of_page
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from pipeline import cli_examples, cli_guard
+from pipeline.cli import app
+from pipeline.store import Store
+from sctd.formats import ply
+
+SHOWN = {page: of_page(page.read_text(encoding="utf-8")) for page in PAGES}
+WITH_COMMANDS = [page for page in PAGES if SHOWN[page]]
+CANNOT_RUN = {
+    r"pytest": "runs this",
+    r"python -m": "trains, measures for minutes, or takes a path; each has tests of its own",
+    r".*--recipe paper": "real weights, and a GPU",
+    r".*--weights (FOLDER|DIR|my_weights|published)": "weights of the reader",
+    r"segmentdreamer weights (fetch|check)": "fetches or opens 9 GB",
+    r"segmentdreamer reference": "real weights; tests/pipeline/test_reference.py",
+    r"segmentdreamer benchmark speed": "measures; tests/pipeline/test_speed.py",
+    r"segmentdreamer (submit|schedule|job)": "a cluster; tests/pipeline/test_cli_cluster.py runs them on emulated ones",
+    r".*s3://": "a bucket; tests/pipeline/test_object_store.py",
+    r"segmentdreamer nightly": "the packaged judges' golden values; tests/pipeline/test_commands_nightly.py",
+    r"segmentdreamer study (serve|published)": "serves until Ctrl-C; takes a table; tests/pipeline/study",
+    r"segmentdreamer (view|viewer)\b": "serves until Ctrl-C, or fetches from npm; tests/pipeline/test_viewer.py",
+}  # fmt: skip
+
+
+def name_of(page):
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=name_of)
+def test_every_command_of_a_page_can_be_typed(page):
+    wrong = {}
+    for shown in SHOWN[page]:
+        try:
+            check(shown)
+        except (Exception, SystemExit) as error:
+            wrong[str(shown)] = getattr(error, "message", None) or repr(error)
+    assert wrong == {}
+
+
+def test_commands_are_found():
+    assert sum(map(len, SHOWN.values())) > 120
+    assert of_line("PYTHON=3 uv run segmentdreamer bench --limit 1 && segmentdreamer status RUN | cat > a  # c") == [
+        ("segmentdreamer", "bench", "--limit", "1"), ("segmentdreamer", "status", "RUN"),
+    ]  # fmt: skip
+    assert of_line('eval "$(segmentdreamer completion bash)"') == [("segmentdreamer", "completion", "bash")]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "segmentdreamer bensh",
+        "segmentdreamer bench --limits 1",
+        "segmentdreamer bench --limit many",
+        "segmentdreamer bench --objective sctd,sdss",
+        "segmentdreamer bench --set guidance.scal=1",
+        "segmentdreamer bench --set guidance.scale=high",
+        "segmentdreamer bench --sweep guidance.scal=1",
+        "segmentdreamer bench --suite embedded41",
+        "segmentdreamer bench --recipe papers",
+        "segmentdreamer bench --recipe examples/figure5.yaml",
+        "segmentdreamer bench extra",
+        "segmentdreamer export asset.ply --to stl",
+        "segmentdreamer weights chek",
+        "segmentdreamer nightly acept RUN",
+        "segmentdreamer job status kubray paper",
+        "segmentdreamer submit local -- bench --limits 1",
+        "python -m sctd.testbeds",
+        "python -m sctd.testbed --sed 1",
+        "python -m sctd.testbed --objective sdss",
+        "python -m sctd.testbed --set times.num_segment=3",
+        "python -m sctd.theorem 1",
+        "uv run pytest tests/none.py",
+    ],
+)
+def test_a_wrong_command_is_noticed(line):
+    (shown,) = of_page(f"```\n{line}\n```")
+    with pytest.raises((Exception, SystemExit)):
+        check(shown)
+
+
+def verbs(command, before=""):
+    for name, verb in command.commands.items():
+        if not verb.hidden:
+            if getattr(verb, "commands", None):
+                yield from verbs(verb, f"{before}{name} ")
+            if verb.params and not (hasattr(verb, "commands") and not verb.epilog):
+                yield f"{before}{name}", verb
+
+
+VERBS = dict(verbs(get_command(app)))
+
+
+def test_every_verb_has_examples_and_they_are_those_of_the_table():
+    assert {*VERBS, ""} == set(cli_examples.EXAMPLES)
+    for name in VERBS:
+        shown = CliRunner().invoke(app, [*name.split(), "--help"]).stdout
+        assert "\n  Examples:\n" in shown, name
+        for line in cli_examples.lines(name):
+            assert f"\n    {line}\n" in shown
+            assert line.startswith(f"segmentdreamer {name} ".rstrip()) or "$(" in line or name == "completion"
+
+
+@pytest.mark.parametrize("verb", cli_examples.EXAMPLES)
+def test_examples_can_be_typed(verb):
+    for line in cli_examples.lines(verb):
+        (words,) = of_line(line)
+        if words[-1] != "--help":
+            check_verb(list(words[1:]))
+
+
+# ---- what runs ----------------------------------------------------------------------------------------------------
+
+
+def reason_against(words):
+    """Why a command cannot run here, or None."""
+    text = " ".join(words)
+    return next((reason for pattern, reason in CANNOT_RUN.items() if re.match(pattern, text)), None)
+
+
+def runnable(page):
+    """Those of the blocks, each once. `manifest` and others keep their placeholders as names."""
+    blocks = dict.fromkeys(shown.words for shown in SHOWN[page] if not shown.is_inline)
+    return [words for words in blocks if reason_against(words) is None]
+
+
+def test_what_cannot_run_is_named_for_a_reason_that_still_holds():
+    texts = [" ".join(shown.words) for page in PAGES for shown in SHOWN[page] if not shown.is_inline]
+    assert [pattern for pattern in CANNOT_RUN if not any(re.match(pattern, text) for text in texts)] == []
+    assert sum(len(runnable(page)) for page in PAGES) >= 35
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Finished runs of one method each, and tiny weights."""
+    root = tmp_path_factory.mktemp("finished")
+    texts = ["a red car", *(f"a {colour} ball" for colour in ("red", "green", "blue", "pink", "grey", "teal", "gold"))]
+    for name, method in (("first", "sctd"), ("second", "sds")):
+        finished_run.write(Store(root / name), root / "judges", texts, [method])
+    return root, tiny_models.write(root / "tiny")
+
+
+def lay_out(words, finished):
+    """Beside a command lies what it names: finished runs and items of them."""
+    if words[1] in ("bench", "generate"):
+        return
+    for name in (name for word in words for name in word.split(",") if re.match(r"(runs/|RUN$|DIR$|studies/)", name)):
+        root, _, item = name.partition("/items/")
+        run = finished / ("second" if root.endswith(("/b", "/two")) else "first")
+        if not Path(root).exists() and not root.startswith("studies/"):
+            shutil.copytree(run, root)
+        if item and not Path(name).exists():
+            shutil.copytree(next(run.rglob("asset.ply")).parent, name)
+
+
+def small(words, tiny):
+    """The same command at a size that a test can pay for."""
+    options = []
+    if words[1] in ("bench", "generate"):
+        options += ["--weights", str(tiny), "--executor", "inline", "--set", "iterations=2"]
+        if not any("seed_shape.kind" in word for word in words):
+            options += ["--set", "seed_shape.kind=ball", "--set", "seed_shape.count=100"]
+    if words[1] == "bench":
+        options += ["--views", "3", "--limit", "1", "--no-report"]
+    if words[1] == "evaluate":
+        options += ["--weights", str(tiny), "--views", "3", "--executor", "inline"]
+    return [*words[1:], *options]
+
+
+def test_what_can_run_runs(finished, tmp_path, monkeypatch):
+    """Page by page, in order: what one command makes is there for the next."""
+    runs, tiny = finished
+    for page in WITH_COMMANDS:
+        here = tmp_path / name_of(page).replace("/", "-")
+        here.mkdir()
+        monkeypatch.chdir(here)
+        bring(here)
+        for words in runnable(page):
+            lay_out(words, runs)
+            monkeypatch.setenv(cli_guard.DEBUG, "")
+            monkeypatch.setattr("sys.argv", list(words))
+            ended = CliRunner().invoke(app, small(words, tiny))
+            assert ended.exit_code == cli_guard.OK, f"{name_of(page)}: {shlex.join(words)}\n{ended.output[-1500:]}"
+            assert ended.output.strip()
+
+
+def bring(here):
+    """What the reader of a page would."""
+    (here / "examples").symlink_to(ROOT / "examples")
+    (here / "my_prompts.txt").write_text("a red cube\n# not this\na blue ball | a ball\n", encoding="utf-8")
+    (here / "my_recipe.yaml").write_text("base: embedded\nguidance:\n  scale: 10\n", encoding="utf-8")
+    for name in ("asset.ply", "head.ply"):
+        (here / name).write_bytes(ply.to_ply(finished_run.asset()))
+    for name in ("robot.glb", "head.stl"):
+        trimesh.creation.box().export(here / name)
