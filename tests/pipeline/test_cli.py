@@ -434,6 +434,6 @@ def test_the_default_folder_lies_under_runs_and_the_default_run_is_the_first_fou
     assert [prompt.text for prompt in run.prompts] == [f"thing {i} of embedded40" for i in range(4)]
     assert run.name.startswith("embedded40-sctd-")
     assert out is None
-    assert means == ("ray", None, 20.0, "auto", "auto", 180.0, None, True)
+    assert means == ("ray", None, 20.0, "auto", "auto", 180.0, None, True, None)
     assert invoke("bench", "--suite", "mine", "--weights", tiny_weights, *BALL).exit_code == 0
     assert len(asked[1][0].prompts) == 9
