@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cluster import job as jobs
-from cluster.launcher import Handle, LaunchError, wait
+from cluster.launcher import Handle, LaunchError, begin_anew, wait
 from cluster.ray_jobs import RayJobs
 
 
@@ -62,6 +62,8 @@ def test_jobs_on_a_ray_cluster(head):
         launcher.submit(jobs.job(name="night", command=("bench",)))
     assert wait(launcher, "night", lambda _: None, seconds=0.5).state == "failed"
     assert "Error: The prompt is empty" in launcher.logs("night")
+    assert begin_anew(launcher, job) == Handle("night", is_new=True)
+    assert wait(launcher, "night", lambda _: None, seconds=0.5).state == "failed"
     launcher.cancel("night")
     with pytest.raises(LaunchError, match="There is no job night"):
         launcher.status("night")
