@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from cluster.job import Job
 
+GOING_SECONDS = 60
 Change = Literal["created", "replaced", "unchanged", "deleted"]  # what asking for a schedule, or for none, did
 State = Literal["waiting", "running", "succeeded", "failed"]
 
@@ -84,6 +85,22 @@ def run(launcher: Launcher, job: Job, tell: Callable[[Status], None], **how: Any
     except (KeyboardInterrupt, SystemExit):
         launcher.cancel(handle.name)
         raise
+
+
+def begin_anew(launcher: Launcher, job: Job, sleep: Callable[[float], None] = time.sleep) -> Handle:
+    """Submit or attach; but a job of this name that has failed is forgotten first. Files stay. Raises LaunchError."""
+    handle = launcher.submit(job)
+    if handle.is_new or launcher.status(job.name).state != "failed":
+        return handle
+    launcher.cancel(job.name)
+    for _ in range(GOING_SECONDS):  # what is deleted may stay until its operator has let it go
+        handle = launcher.submit(job)
+        if handle.is_new:
+            return handle
+        sleep(1)
+    raise LaunchError(
+        f"The failed job {job.name} is still going after {GOING_SECONDS} s; start the same command later."
+    )
 
 
 def another(name: str) -> LaunchError:

@@ -29,6 +29,9 @@ KFP_LOOPBACK = "http://127.0.0.1:8888"
 LOOPBACK = "http://127.0.0.1:8265"
 
 
+Again = Annotated[bool, typer.Option("--again", help="If the job of this name has failed, begin it anew; files stay.")]
+
+
 def machines(
     name: Name,
     image: Annotated[str, typer.Option(metavar="IMAGE", help="With this program: see cluster/deploy.")],
@@ -183,19 +186,19 @@ def _local(
     return commands_cluster.run_named(command, name)
 
 
-def _on_ray(command: Command, name: Name, address: Address = LOOPBACK, wait: Wait = False) -> int:
+def _on_ray(command: Command, name: Name, address: Address = LOOPBACK, wait: Wait = False, again: Again = False) -> int:
     """Run it on a Ray cluster that is there, through its Jobs API."""
     from pipeline import commands_cluster
 
-    return commands_cluster.submit_to_ray(command, name, address, wait=wait)
+    return commands_cluster.submit_to_ray(command, name, address, wait=wait, again=again)
 
 
 @with_machines
-def _on_kuberay(asked: dict[str, Any], command: Command, wait: Wait = False) -> int:
+def _on_kuberay(asked: dict[str, Any], command: Command, wait: Wait = False, again: Again = False) -> int:
     """Run it as a RayJob: a cluster is made for it. Attaches to a job of this name that asks for the same."""
     from pipeline import commands_cluster
 
-    return commands_cluster.submit_to_kuberay(asked, command, wait=wait)
+    return commands_cluster.submit_to_kuberay(asked, command, wait=wait, again=again)
 
 
 @with_machines

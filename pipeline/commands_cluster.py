@@ -9,7 +9,7 @@ from typing import Any
 
 from cluster import job as jobs
 from cluster.job import EMBEDDED, PUBLISHED, Job
-from cluster.launcher import Change, Launcher, LaunchError
+from cluster.launcher import Change, Launcher, LaunchError, begin_anew
 from cluster.launcher import wait as until_end
 from cluster.manifests import Manifest, as_yaml
 from pipeline import models
@@ -61,15 +61,16 @@ def run_here(words: Sequence[str]) -> int:
     return OK
 
 
-def submit_to_ray(command: Sequence[str], name: str, address: str, *, wait: bool) -> int:
+def submit_to_ray(command: Sequence[str], name: str, address: str, *, wait: bool, again: bool) -> int:
     weights_of(command)
-    return _submit(_launcher("ray", address, None), jobs.job(name=name, command=tuple(command)), wait=wait)
+    job = jobs.job(name=name, command=tuple(command))
+    return _submit(_launcher("ray", address, None), job, wait=wait, again=again)
 
 
-def submit_to_kuberay(asked: Mapping[str, Any], command: Sequence[str], *, wait: bool) -> int:
+def submit_to_kuberay(asked: Mapping[str, Any], command: Sequence[str], *, wait: bool, again: bool) -> int:
     job = described(asked, command)
     jobs.ray_job(job)  # what is refused is refused before anybody is asked
-    return _submit(_launcher("kuberay", "", job.namespace), job, wait=wait)
+    return _submit(_launcher("kuberay", "", job.namespace), job, wait=wait, again=again)
 
 
 def submit_to_kubeflow(asked: Mapping[str, Any], command: Sequence[str], endpoint: str, *, wait: bool) -> int:
@@ -214,8 +215,8 @@ def _launcher(where: str, address: str, namespace: str | None) -> Launcher:
     return KubeRayJobs(namespace)
 
 
-def _submit(launcher: Launcher, job: Job, *, wait: bool) -> int:
-    handle = launcher.submit(job)
+def _submit(launcher: Launcher, job: Job, *, wait: bool, again: bool = False) -> int:
+    handle = begin_anew(launcher, job) if again else launcher.submit(job)
     print(f"{handle.name}: {'submitted' if handle.is_new else 'there already'}", flush=True)
     if not wait:
         return OK

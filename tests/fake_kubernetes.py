@@ -28,6 +28,7 @@ class Server(ThreadingHTTPServer):
         self.requests: list[tuple[str, str]] = []
         self.pods: dict[str, str] = {}
         self.refusal: int | None = None
+        self.stays = False  # whether what is deleted stays for a while
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -57,7 +58,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_DELETE(self) -> None:
         url = self._path()
-        found = self.server.objects.pop(url.path, None)
+        take = self.server.objects.get if self.server.stays else self.server.objects.pop
+        found = take(url.path, None)
         return self._reply(200, {"kind": "Status", "status": "Success"}) if found else self._refuse(404)
 
     def _path(self) -> Any:

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from cluster import job as jobs
-from cluster.launcher import Handle, LaunchError, wait
+from cluster.launcher import Handle, LaunchError, begin_anew, wait
 from cluster.ray_jobs import RayJobs
 
 launcher = RayJobs(sys.argv[1])
@@ -16,6 +16,8 @@ with pytest.raises(LaunchError, match="asks for something else"):
     launcher.submit(jobs.job(name="night", command=("bench",)))
 assert wait(launcher, "night", lambda _: None, seconds=0.5).state == "failed"
 assert "Error: The prompt is empty" in launcher.logs("night")
+assert begin_anew(launcher, job) == Handle("night", is_new=True)
+assert wait(launcher, "night", lambda _: None, seconds=0.5).state == "failed"
 launcher.cancel("night")
 with pytest.raises(LaunchError, match="There is no job night"):
     launcher.status("night")

@@ -7,7 +7,7 @@ import pytest
 from cluster import job as jobs
 from cluster import kube_jobs
 from cluster.kube_jobs import KubeRayJobs
-from cluster.launcher import Handle, LaunchError, Status, wait
+from cluster.launcher import Handle, LaunchError, Status, begin_anew, wait
 
 JOB = jobs.job(name="night", command=("bench",), image="x:1", ray_version="2.60.0", storage="runs")
 PATH = "/apis/ray.io/v1/namespaces/team/rayjobs"
@@ -71,6 +71,32 @@ def test_logs_are_those_of_the_submitter_and_cancel_frees_the_name(server):
     for ask in (launcher.status, launcher.cancel):
         with pytest.raises(LaunchError, match="There is no job night"):
             ask("night")
+
+
+def test_a_job_that_failed_is_begun_anew_when_it_is_gone_and_any_other_is_attached_to(server):
+    launcher = KubeRayJobs()
+    assert begin_anew(launcher, JOB) == Handle("night", is_new=True)
+    for status in ({"jobDeploymentStatus": "Running"}, {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}):
+        server.objects[f"{PATH}/night"]["status"] = status
+        assert begin_anew(launcher, JOB) == Handle("night", is_new=False)
+    failed = {"jobDeploymentStatus": "Failed"}
+    server.objects[f"{PATH}/night"]["status"] = failed
+    with pytest.raises(LaunchError, match="A job night is there and asks for something else"):
+        begin_anew(launcher, JOB.model_copy(update={"gpus": 2}))
+
+    server.stays, waits = True, []  # KubeRay's finalizer holds it until the operator has cleaned up
+
+    def sleep(seconds):
+        waits.append(seconds)
+        if len(waits) == 3:
+            del server.objects[f"{PATH}/night"]
+
+    assert begin_anew(launcher, JOB, sleep) == Handle("night", is_new=True)
+    assert waits == [1, 1, 1]
+    assert "status" not in server.objects[f"{PATH}/night"]
+    server.objects[f"{PATH}/night"]["status"] = failed
+    with pytest.raises(LaunchError, match="The failed job night is still going after 60 s; start the same command"):
+        begin_anew(launcher, JOB, lambda _: None)
 
 
 def test_another_namespace(server):

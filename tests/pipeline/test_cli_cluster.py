@@ -157,6 +157,9 @@ def test_submit_kuberay_twice_is_one_job_and_its_end_is_the_status(tmp_path, mon
         ended = invoke("submit", "kuberay", "--wait", *options)
         assert (ended.exit_code, ended.stdout) == (3, "night: there already\nfailed: Failed 3 attempts\n")
         assert invoke("job", "status", "kuberay", "night").exit_code == 3
+        assert invoke("submit", "kuberay", "--again", *options).stdout == "night: submitted\n"
+        assert invoke("submit", "kuberay", "--again", *options).stdout == "night: there already\n"
+        assert invoke("job", "status", "kuberay", "night").stdout == "waiting\n"
         server.pods["night"] = "4 of 4 assets\n"
         assert invoke("job", "logs", "kuberay", "night").stdout == "4 of 4 assets\n"
         assert invoke("job", "cancel", "kuberay", "night").exit_code == 0

@@ -163,6 +163,7 @@ def test_a_phone_without_motion(study, browser):
         browser.get(f"{base}/step/1")
         until(browser, lambda b: b.execute_script("return videos().every((v) => v.readyState >= 2)"))
         assert playing(browser) == 0
+        assert not browser.execute_script("return videos().some((v) => v.controls)"), "bars would cover films that rest"
         assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
         sizes = browser.execute_script(
             "return [...document.querySelectorAll('button, select')].map((e) => e.getBoundingClientRect())"
