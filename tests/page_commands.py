@@ -106,8 +106,9 @@ def check_verb(words: list[str], *, may_be_bare: bool = False) -> None:
     command: Any = get_command(app)
     known = {option for parameter in command.params for option in parameter.opts}
     while words and words[0].startswith("--"):
-        assert words[0] in known, words[0]
+        assert words[0] in known | {"--help"}, words[0]
         words = words[1:]
+        may_be_bare = may_be_bare or not words
     while words and words[0] in getattr(command, "commands", {}):
         command, words = command.commands[words[0]], words[1:]
     if may_be_bare and set(words) <= {"…"}:
@@ -149,20 +150,24 @@ def _check_module(name: str, words: list[str]) -> None:
     if name in WITHOUT_PARSER:
         assert len(words) == WITHOUT_PARSER[name], words
         return
-    parse, read = argparse.ArgumentParser.parse_args, list[argparse.Namespace]()
+    read = list[argparse.Namespace]()
 
-    def stop(self: Any, *given: Any) -> None:
-        read.append(parse(self, *given))
-        raise _ReadError
+    def stopping(parse: Any) -> Any:
+        def stop(self: Any, *given: Any) -> None:
+            read.append(parse(self, *given))
+            raise _ReadError
 
-    with mock.patch.object(argparse.ArgumentParser, "parse_args", stop), mock.patch.object(sys, "argv", [name, *words]):
+        return stop
+
+    parsers = {way: stopping(getattr(argparse.ArgumentParser, way)) for way in ("parse_args", "parse_intermixed_args")}
+    with mock.patch.multiple(argparse.ArgumentParser, **parsers), mock.patch.object(sys, "argv", [name, *words]):
         try:
             module.main()
         except _ReadError:
             values = vars(read[0])
             _check_values({key: values[key] for key in ("objective",) if key in values})
             if "set" in values:
-                method = values["objective"].split(",")[0]
+                (method, *_) = [name for name in values["objective"].split(",") if not is_placeholder(name)] or ["sctd"]
                 with_overrides(FOR_OBJECTIVE[method](RECIPES["paper"]()), settings(values["set"]))
             if "bench" in values:
                 check_verb(["bench", *values["bench"]])

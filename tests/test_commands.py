@@ -177,7 +177,7 @@ def small(words, tiny):
         options += ["--views", "3", "--limit", "1", "--no-report"]
     if words[1] == "evaluate":
         options += ["--weights", str(tiny), "--views", "3", "--executor", "inline"]
-    return [*words[1:], *options]
+    return [*(word.replace("$seed", "0") for word in words[1:]), *options]
 
 
 def test_what_can_run_runs(finished, tmp_path, monkeypatch):
