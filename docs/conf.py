@@ -21,7 +21,8 @@ exclude_patterns = [".*", "runs", "site"]
 external_toc_path = "docs/_toc.yml"
 
 myst_heading_anchors = 6
-myst_enable_extensions = ["strikethrough"]
+smartquotes = False  # which would make --sweep a dash
+highlight_language = "text"
 add_module_names = False
 maximum_signature_line_length = generated.COLUMNS
 python_use_unqualified_type_names = True
