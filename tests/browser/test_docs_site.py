@@ -1,11 +1,13 @@
 """The site of the pages: it builds without a warning or the network, has all that it promises, and no dead link."""
 
 import ast
+import http.server
 import re
 import shutil
 import subprocess
 import sys
-from functools import cache
+import threading
+from functools import cache, partial
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -16,7 +18,7 @@ from typer.main import get_command
 from pipeline.cli import app
 from sctd.objectives import OBJECTIVES
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 OFFLINE = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
 
@@ -138,6 +140,75 @@ def test_the_reference_has_each_objective_with_its_equation(site):
 def test_a_link_to_a_source_file_leads_to_its_reference(site):
     links = {link.get("href") for link in parsed(site / "docs" / "objectives" / "ism.html").iter("a")}
     assert "../reference/sctd.html#module-sctd.objectives.ism" in links
+
+
+# ---- in a browser ------------------------------------------------------------------------------------------------
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def served(site):
+    """Its address on this machine."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+WIDE = (
+    "recipe",
+    "benchmark",
+    "cluster",
+    "errors",
+    "results/README",
+    "howto/leaderboard",
+    "reference/sctd",
+    "reference/cli",
+)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_page_is_wider_than_the_screen(width, browser, served):
+    """Tables and code that are wider scroll in their own frames."""
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        for page in WIDE:
+            browser.get(f"{served}/docs/{page}.html")
+            assert browser.execute_script("return document.documentElement.scrollWidth") <= width, page
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_the_search_finds_pages_and_names_of_functions(browser, served):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    for words, expected in (
+        ("Bonferroni", "docs/benchmark.html"),
+        ("frechet_distance", "docs/reference/evaluation.html"),
+    ):
+        browser.get(f"{served}/search.html?q={words}")
+        read = "return [...document.querySelectorAll('#search-results a')].map(a => a.href)"
+        found = WebDriverWait(browser, 30).until(lambda driver: driver.execute_script(read))  # noqa: B023
+        assert any(expected in address for address in found), (words, found)
+
+
+def test_it_can_be_dark(browser, served):
+    browser.get(f"{served}/docs/index.html")
+    colours = set()
+    for _ in range(3):  # light, dark, as the system
+        browser.execute_script("document.querySelector('button.theme-toggle').click()")
+        colours.add(browser.execute_script("return getComputedStyle(document.body).backgroundColor"))
+    assert len(colours) == 2
+
+
+# ---- what fails --------------------------------------------------------------------------------------------------
 
 
 def small(root: Path, text: str, contents: str = "root: docs/index\nentries: [{file: docs/page}]\n") -> Path:
