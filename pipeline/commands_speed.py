@@ -6,7 +6,7 @@ from pathlib import Path
 from pipeline import models, recipes
 from pipeline.errors import UserError
 from pipeline.store import Store
-from sctd.methods import FOR_OBJECTIVE
+from sctd.methods import fitted
 from sctd.recipe import with_overrides
 
 FEWEST_ITERATIONS, MOST_ITERATIONS = 2, 1000
@@ -30,7 +30,7 @@ def speed(
     if not FEWEST_ITERATIONS <= iterations <= MOST_ITERATIONS:
         raise UserError(f"--iterations is {iterations}; give {FEWEST_ITERATIONS} to {MOST_ITERATIONS}.")
     base = recipes.named(recipe_name).recipe
-    recipe = with_overrides(FOR_OBJECTIVE[name](base), recipes.settings(settings or []))
+    recipe = with_overrides(fitted(base, name), recipes.settings(settings or []))
     weights = models.resolve(where or models.default_for(recipe_name))
     gaussians = gaussians or (EMBEDDED_GAUSSIANS if weights.name == models.EMBEDDED else PUBLISHED_GAUSSIANS)
     if not 1 <= gaussians <= MOST_GAUSSIANS:

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from sctd import own_objective
 from sctd.recipe import Recipe
 
 METHOD_VERSION = 2  # one more whenever the same job would make another asset than before
@@ -48,7 +49,7 @@ class Job:
 
     @property
     def objective(self) -> str:
-        return self.recipe.objective.name
+        return self.recipe.objective.called
 
     @cached_property
     def id(self) -> str:
@@ -80,11 +81,13 @@ def plan(prompts: Sequence[Prompt], methods: Iterable[Method], seed: int, weight
 
 
 def without_machine(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain values, its name and what only chooses a machine left out, a file replaced by its digest."""
+    """The recipe as plain values, its name and what only chooses a machine left out, files by their digests."""
     tree = recipe.model_dump(mode="json", exclude={"name": True, "compute": {"min_gpu_gib"}})
     path = tree["seed_shape"]["path"]
     if path and Path(path).is_file():
         tree["seed_shape"]["path"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    if own := tree["objective"].pop("function"):
+        tree["objective"]["function"] = own_objective.reference(own).called
     return tree
 
 

@@ -14,6 +14,7 @@ import yaml
 from pipeline.errors import UserError, nearest
 from pipeline.sweep import Sweep, in_file
 from sctd.methods import FOR_OBJECTIVE
+from sctd.own_objective import is_own
 from sctd.recipe import Recipe, RecipeError, from_json
 from sctd.recipes import RECIPES
 
@@ -39,10 +40,12 @@ def named(name_or_path: str) -> Base:
 
 
 def objectives(text: str) -> list[str]:
-    """The names in `sctd,sds`, each once. Raises UserError for an unknown one."""
+    """The names in `sctd,my.py:mine`, each once. Raises UserError for an unknown one; a file is not looked at yet."""
     names = list(dict.fromkeys(name.strip() for name in text.split(",")))
     for name in names:
-        if name not in FOR_OBJECTIVE:
+        if name.endswith(".py"):
+            raise UserError(f"--objective {name} names a file; name a function in it, too: {name}:FUNCTION.")
+        if name not in FOR_OBJECTIVE and not is_own(name):
             raise UserError(
                 f"There is no objective {name!r}; choose from {', '.join(FOR_OBJECTIVE)}{nearest(name, FOR_OBJECTIVE)}."
             )

@@ -61,7 +61,7 @@ class Run:
         """
         texts = [prompt.text for prompt in self.prompts]
         judged = evaluation_digest(self.weights, self.protocol, texts, required_only=True)
-        objectives = "+".join(dict.fromkeys(recipe.objective.name for recipe in self.recipes))
+        objectives = "+".join(dict.fromkeys(recipe.objective.called for recipe in self.recipes))
         sweep = "-sweep" if any(method.swept for method in self.methods) else ""
         return f"{self.suite}-{objectives}{sweep}-{digest([[job.id for job in self.jobs], judged])[:10]}"
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.jobs import Method, digest, without_machine
-from sctd.methods import FOR_OBJECTIVE
+from sctd.methods import fitted
+from sctd.own_objective import OwnObjectiveError
 from sctd.recipe import Recipe, RecipeError, keys, with_overrides
 
 Sweep = Mapping[str, Sequence[Any]]  # from a dotted key to the values it goes through
@@ -114,9 +115,11 @@ def told(value: Any) -> str:
 
 def _fitted(base: Recipe, name: str) -> Recipe:
     try:
-        return FOR_OBJECTIVE[name](base)
+        return fitted(base, name)
     except RecipeError as error:
         raise UserError(f"--objective {name} does not go with the recipe: {error}.") from error
+    except OwnObjectiveError as error:
+        raise UserError(f"--objective: {error}.") from error
 
 
 def _method(
@@ -130,8 +133,8 @@ def _method(
         label = _label(name, cell, short)
         raise UserError(f"No recipe can be the cell {label!r}: {error}.") from error
     swept = {key: value_of(recipe, key) for key in cell}
-    objective = recipe.objective.name
-    is_as_chosen = objective == base.objective.name and f"{name}-".startswith(f"{objective}-")
+    objective = recipe.objective.called
+    is_as_chosen = objective == base.objective.called and f"{name}-".startswith(f"{objective}-")
     return Method(_label(name if is_as_chosen else objective, swept, short), recipe, swept)
 
 

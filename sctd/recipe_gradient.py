@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from sctd import segments
+from sctd import own_objective, segments
 from sctd.recipe_field import OURS, RELEASE, Part, Range, field
 
 NUM_STEPS = 1000  # of every Stable-Diffusion schedule
@@ -21,6 +21,7 @@ class Objective(Part):
     name: Literal["sctd", "sctd-official", "sds", "ism", "cds", "gcs"] = field(
         "sctd", "–", "Eq. 10", "a name in sctd.objectives"
     )
+    function: str = field("", "–", OURS, "FILE.py:FUNCTION@DIGEST, one's own in place of the named")
     outer_weight: float = field(8.5, "–", "Eq. 10, release: w + 1", "weight of cross-consistency (sctd)", ge=0)
     self_sign: Literal[1, -1] = field(1, "–", "Eq. 10; release: −1", "sign of self-consistency (sctd)")
     approximation: bool = field(True, "–", "Sec. 4.4", "z_sm stands for G(z_t, t, ∅); false: computed (sctd)")
@@ -35,6 +36,20 @@ class Objective(Part):
     clamp: Range = field(
         (0, 0), "–", "Consistent3D: 2–8", "each number of the gradient on z_0 is cut to ± this, start … end; 0: never"
     )
+
+    @property
+    def called(self) -> str:
+        """What tables call it: its name, or that of the function in its place."""
+        return own_objective.reference(self.function).function if self.function else self.name
+
+    @model_validator(mode="after")
+    def _names_a_function(self) -> "Objective":
+        if self.function and not ("@" in self.function and own_objective.is_own(self.function)):
+            raise ValueError(
+                f"function is {self.function!r}; expected FILE.py:FUNCTION@DIGEST, which --objective FILE.py:FUNCTION "
+                "makes"
+            )
+        return self
 
     @model_validator(mode="after")
     def _clamp(self) -> "Objective":

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from sctd import draws
 from sctd.guidance import cfg
-from sctd.methods import FOR_OBJECTIVE
+from sctd.methods import FOR_OBJECTIVE, fitted
 from sctd.objectives import gradient, with_options
+from sctd.own_objective import OwnObjectiveError, is_own
 from sctd.recipe import Recipe, RecipeError, with_overrides
 from sctd.recipes import paper
 from sctd.schedule import NoiseSchedule
@@ -96,12 +97,12 @@ class Judged(NamedTuple):
 
 
 def settings(method: str, overrides: Mapping[str, object] | None = None) -> Recipe:
-    """The paper's settings with 64 particles and 1000 iterations, made into those of `method` by `FOR_OBJECTIVE`.
+    """The paper's settings with 64 particles and 1000 iterations, made into those of `method` by `methods.fitted`.
 
     Dotted keys override any of it; RecipeError for one that is none.
     """
     base = with_overrides(paper(), {"cameras.views": 64, "iterations": 1000})
-    return with_overrides(FOR_OBJECTIVE[method](base), overrides or {})
+    return with_overrides(fitted(base, method), overrides or {})
 
 
 def distil(recipe: Recipe, seed: int = 0, world: Mixture | None = None) -> Latents:
@@ -209,7 +210,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the recipe")
     given = parser.parse_args()
     methods = given.objective.split(",")
-    unknown = [name for name in methods if name not in FOR_OBJECTIVE]
+    unknown = [name for name in methods if name not in FOR_OBJECTIVE and not is_own(name)]
     if unknown:
         parser.error(f"no objective {', '.join(unknown)}; there are {', '.join(FOR_OBJECTIVE)}")
     if given.seeds < 1:
@@ -224,7 +225,7 @@ def main() -> None:
         print(references(twelve_modes()) + "\n")
         for row in rows(methods, given.seeds, common):
             print(row, flush=True)
-    except RecipeError as error:
+    except (RecipeError, OwnObjectiveError) as error:
         parser.error(str(error))
 
 

@@ -80,7 +80,7 @@ def test_every_objective_has_a_page_with_its_function_and_commands(objective):
 
 
 def test_every_page_of_an_objective_is_of_one():
-    assert {page.stem for page in (ROOT / "docs" / "objectives").glob("*.md")} == set(OBJECTIVES)
+    assert {page.stem for page in (ROOT / "docs" / "objectives").glob("*.md")} == {*OBJECTIVES, "README"}
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -122,7 +122,7 @@ def measure(recipe: Recipe, weights: Weights, gaussians: int, iterations: int, s
         commit=manifest.commit(),
         versions=manifest.versions(),
         recipe=recipe.name,
-        objective=recipe.objective.name,
+        objective=recipe.objective.called,
         guidance="perp-neg" if recipe.guidance.perp_neg else "cfg",
         views=recipe.cameras.views,
         image_size=prior.image_size,

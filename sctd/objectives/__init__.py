@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sctd import own_objective
 from sctd.objectives.cds import cds
 from sctd.objectives.gcs import gcs
 from sctd.objectives.ism import ism
@@ -41,9 +42,14 @@ __all__ = ["OBJECTIVES", "WEIGHTS", "Objective", "TimeWeight", "gradient", "with
 
 
 def with_options(name: str, options: Mapping[str, Any]) -> Objective:
-    """The objective with those of the options that it has under their names; the others are not its."""
-    wanted = inspect.signature(OBJECTIVES[name]).parameters
-    return partial(OBJECTIVES[name], **{key: value for key, value in options.items() if key in wanted})
+    """The objective with those of the options that it has under their names; the others are not its.
+
+    With the option `function`, it is that of a file (`sctd.own_objective`).
+    """
+    own = options.get("function")
+    objective = own_objective.function(own_objective.reference(own)) if own else OBJECTIVES[name]
+    wanted = inspect.signature(objective).parameters
+    return partial(objective, **{key: value for key, value in options.items() if key in wanted})
 
 
 def gradient(

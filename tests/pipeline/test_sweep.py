@@ -55,6 +55,21 @@ def test_a_cell_makes_the_same_asset_as_its_settings_do_without_a_sweep():
     assert (cell.method, alone.method) == ("sctd scale=10", "sctd")
 
 
+def test_a_function_of_a_file_is_a_method_called_by_its_name(tmp_path):
+    own = f"{EXAMPLES / 'my_objective.py'}:csd"
+    assert recipes.objectives(f"sds, {own}") == ["sds", own]
+    found = methods("guidance.scale=5,10", objectives=("sds", own))
+    assert [m.label for m in found] == ["sds scale=5", "sds scale=10", "csd scale=5", "csd scale=10"]
+    assert found[2].recipe.objective.function.startswith(f"{own}@")
+    (tmp_path / "empty.py").write_text("")
+    message = refused(objectives=(f"{tmp_path}/empty.py:f",))
+    assert message == f"--objective: {tmp_path}/empty.py has no function 'f'; define it, or name another."
+    with pytest.raises(
+        UserError, match=r"^--objective a.py names a file; name a function in it, too: a.py:FUNCTION\.$"
+    ):
+        recipes.objectives("sds,a.py")
+
+
 def test_without_a_sweep_a_method_is_called_as_it_was_chosen():
     assert [(m.label, dict(m.swept)) for m in methods(objectives=("sctd", "sds"))] == [("sctd", {}), ("sds", {})]
     assert [m.label for m in methods(objectives=FOR_OBJECTIVE)] == list(FOR_OBJECTIVE)

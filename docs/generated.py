@@ -1,0 +1,94 @@
+"""Markdown made while the site is built: from docstrings (griffe reads, and imports nothing), and from the commands."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import griffe
+import typer
+from typer.cli import get_docs_for_click
+from typer.main import get_command
+
+ROOT = Path(__file__).parents[1]
+COLUMNS = 96  # a longer signature gets a line for each parameter
+MODULES = {
+    "sctd": (
+        *("recipes", "recipe", "methods", "objectives", "objectives.weights", "objectives.sctd"),
+        *("objectives.sctd_official", "objectives.sds", "objectives.ism", "objectives.cds", "objectives.gcs"),
+        *("schedule", "solver", "segments", "times", "guidance", "optimize", "gaussians", "cameras", "render"),
+        *("seed_shape", "densify", "brightness", "regularize", "prior", "formats.ply"),
+    ),
+    "evaluation": (*("views", "clip_score", "image_reward", "features", "fid", "references", "statistics", "ranking"),),
+    "cluster": ("executor", "protocol", "failures", "scheduler", "launcher"),
+    "pipeline": ("run", "jobs", "sweep", "store", "leaderboard", "comparison"),
+}
+
+
+def documented() -> set[str]:
+    """The modules that the site has."""
+    return {f"{package}.{name}" for package, names in MODULES.items() for name in names}
+
+
+def modules(package: str) -> str:
+    """What users touch of a package: a section for each module, an entry for each public name with a docstring."""
+    tree = griffe.load(package, search_paths=[ROOT], allow_inspection=False, resolve_aliases=False)
+    return "\n".join(line for name in MODULES[package] for line in _module(tree[name]))
+
+
+def commands() -> str:
+    """Every command with its arguments and options."""
+    from pipeline.cli import app
+
+    root = get_command(app)
+    _tidy(root)
+    text = get_docs_for_click(obj=root, ctx=typer.Context(root, info_name="segmentdreamer"), name="segmentdreamer")
+    return "\n".join("#" + line if line.startswith("#") else line for line in text.splitlines())
+
+
+def _tidy(command) -> None:
+    """Without what `--help` hides, and with whole first sentences in lists of commands."""
+    paragraphs = (command.help or "").split("\n\n")
+    command.short_help = " ".join(paragraphs[0].split())
+    if hasattr(command, "commands"):
+        command.commands = {name: sub for name, sub in command.commands.items() if not sub.hidden}
+        for sub in command.commands.values():
+            _tidy(sub)
+
+
+def _module(module: griffe.Module) -> Iterator[str]:
+    yield from (f"## `{module.path}`", "", f"```{{py:module}} {module.path}", "```", "", _text(module))
+    for member in _public(module):
+        yield from _entry(member, fence=6)
+
+
+def _public(parent: griffe.Object) -> list[griffe.Object]:
+    found = [each for each in parent.members.values() if not (each.is_alias or each.is_module or each.is_private)]
+    return [each for each in sorted(found, key=lambda each: each.lineno) if each.is_class or _is_told(each)]
+
+
+def _is_told(member: griffe.Object) -> bool:
+    return member.has_docstring or ("instance-attribute" in member.labels and member.annotation is not None)
+
+
+def _entry(member: griffe.Object, fence: int) -> Iterator[str]:
+    """A directive of Sphinx's Python domain; what a class holds lies inside it."""
+    ticks, inner = "`" * fence, ()
+    if member.is_class:
+        bases = ", ".join(str(base) for base in member.bases)
+        kind, line = "class", f"{member.name}({bases})" if bases else member.name
+        inner = tuple(line for each in _public(member) for line in _entry(each, fence - 1))
+    elif member.is_function:
+        kind = "method" if member.parent.is_class else "function"
+        line = " ".join(member.signature(return_type=True).split()).replace("(self, ", "(").replace("(self)", "()")
+    else:
+        kind, line = "attribute" if member.parent.is_class else "data", member.name
+        line += f": {member.annotation}" if member.annotation else ""
+    # An attribute's type stands behind its name and is no option, whose quotes and colons would be read as YAML.
+    name, _, annotation = line.partition(": ") if kind in ("attribute", "data") else (line, "", "")
+    yield from (f"{ticks}{{py:{kind}}} {name}", f":module: {member.module.path}")
+    if annotation:
+        yield f":type: {annotation}"
+    yield from ("", _text(member), "", *inner, ticks, "")
+
+
+def _text(member: griffe.Object) -> str:
+    return member.docstring.value if member.docstring else ""

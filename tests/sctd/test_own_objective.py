@@ -1,0 +1,163 @@
+"""A function of a file as an objective: what it is known by, its recipe, its refusals; the example as it stands."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from analytic import mixture
+from tiny_prior import recipe, run, same
+
+from pipeline.jobs import Job, Prompt, without_machine
+from sctd import own_objective
+from sctd.guidance import cfg
+from sctd.methods import FOR_OBJECTIVE, fitted, sds
+from sctd.objectives import with_options
+from sctd.own_objective import OwnObjectiveError, reference
+from sctd.recipe import Recipe, RecipeError, from_json, with_overrides
+from sctd.recipes import embedded
+from sctd.testbed import judged, settings
+from sctd.times import Times
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "my_objective.py"
+COPY = """
+LIKE = "sds"
+def copied(z_0, *, denoise, text, noise, times, schedule):
+    return denoise(schedule.noised(z_0, noise, times.t), times.t, text) - noise
+"""
+
+
+def written(folder: Path, source: str, name: str = "own.py") -> str:
+    (folder / name).write_text(source)
+    return str(folder / name)
+
+
+def test_the_example_is_what_its_docstring_says() -> None:
+    """The guided minus the plain prediction is the scale times their difference: the noise drops out."""
+    world, times = mixture(5, spread=0.3), Times(t=500, s=500, s_m=500)
+    noise, z_0 = torch.randn(2, 3, *world.means.shape[1:], generator=torch.Generator().manual_seed(0)).double()
+    text, z_t = world.text([0], 3), world.schedule.noised(z_0, noise, 500)
+    csd = with_options("sds", fitted(embedded(), f"{EXAMPLE}:csd").objective.model_dump())
+    denoise = cfg(world, 7.5, world.null)
+    found = csd(z_0, denoise=denoise, text=text, noise=noise, times=times, schedule=world.schedule)
+    torch.testing.assert_close(found, 7.5 * (world(z_t, 500, text) - world(z_t, 500, None)), rtol=1e-9, atol=1e-9)
+
+
+def test_it_begins_with_the_recipe_of_what_it_is_like() -> None:
+    found, like = fitted(embedded(), f"{EXAMPLE}:csd"), sds(embedded())
+    changed = {"objective.time_weight": "one", "objective.function": found.objective.function}
+    assert found == with_overrides(like, changed) != like
+    assert (found.objective.name, found.objective.called) == ("sds", "csd")
+    assert fitted(embedded(), "sds") == like
+
+
+def test_a_copy_of_an_objective_makes_the_same_asset_bit_for_bit(tmp_path: Path) -> None:
+    own = written(tmp_path, COPY)
+    short = recipe(iterations=4)
+    *_, theirs = run(fitted(short, "sds"))
+    *_, ours = run(fitted(short, f"{own}:copied"))
+    assert same(theirs, ours)
+
+
+def test_it_can_be_tried_on_exact_scores() -> None:
+    """−132.5 nats after one iteration, −62.4 after a hundred."""
+    one, hundred = (judged(settings(f"{EXAMPLE}:csd", {"iterations": number})) for number in (1, 100))
+    assert hundred.log_p > one.log_p + 50
+
+
+def job(name: str) -> Job:
+    return Job(Prompt("a", "a cube", "cube"), fitted(embedded(), name), seed=0, weights="w")
+
+
+def test_a_job_is_known_by_the_files_content_and_the_function_and_not_by_its_place(tmp_path: Path) -> None:
+    twice = COPY + "another = copied\n"
+    one, elsewhere = (written(tmp_path, twice, name) for name in ("a.py", "b.py"))
+    ids = [job(f"{one}:copied").id, job(f"{elsewhere}:copied").id]
+    assert ids[0] == ids[1]
+    ids += [job(f"{one}:another").id, job("sds").id]
+    written(tmp_path, twice + "# a comment\n", "b.py")
+    ids += [job(f"{elsewhere}:copied").id]
+    assert len(set(ids)) == 4
+    assert job(f"{one}:copied").objective == "copied"
+
+
+def test_jobs_without_one_keep_the_ids_that_they_had() -> None:
+    assert "function" not in without_machine(embedded())["objective"]
+    assert replace(job("sds"), recipe=with_overrides(sds(embedded()), {"objective.function": ""})).id == job("sds").id
+
+
+def test_reading_a_recipe_runs_nothing_and_needs_no_file(tmp_path: Path) -> None:
+    own = written(tmp_path, COPY)
+    text = fitted(embedded(), f"{own}:copied").model_dump_json()
+    Path(own).unlink()
+    assert from_json(text, embedded()).objective.called == "copied"
+    assert Recipe.model_validate_json(text).objective.called == "copied"
+
+
+def test_a_file_that_changed_since_the_run_was_planned_is_not_run(tmp_path: Path) -> None:
+    own = written(tmp_path, COPY)
+    planned = reference(f"{own}:copied")
+    written(tmp_path, "raise SystemExit('run')")
+    with pytest.raises(OwnObjectiveError, match=r"own.py has changed since this run was planned; put it back, or"):
+        own_objective.function(planned)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (None, r"own.py cannot be read \(No such file or directory\); give the path of a Python file"),
+        ("def f(:", r"own.py cannot be run \(SyntaxError: .*\); mend it"),
+        ("import nowhere_to_be_found", r"cannot be run \(ModuleNotFoundError: No module named 'nowhere_to_be_found'\)"),
+        (COPY, "own.py has no function 'f'; define it, or name another"),
+        (
+            "LIKE = 'sds'\ndef f(z_0, denoise, text): return z_0",
+            r"f of .*own.py does not take noise, times, schedule; an objective is called as f\(z_0, \*, denoise, ",
+        ),
+        ("def f(z_0, **given): return z_0", "does not say whose times and weights it takes; write LIKE = 'sds'"),
+        ("LIKE = 'sdss'\ndef f(z_0, **given): return z_0", "LIKE is 'sdss'; expected one of sctd, sctd-official, sds"),
+        ("LIKE = 'sds'\nSETTINGS = 3\ndef f(z_0, **given): return z_0", "SETTINGS is 3; expected keys and values"),
+    ],
+)
+def test_a_file_that_gives_no_objective_is_refused_in_one_sentence(source, message, tmp_path: Path) -> None:
+    if source is not None:
+        written(tmp_path, source)
+    with pytest.raises(OwnObjectiveError, match=message):
+        fitted(embedded(), f"{tmp_path / 'own.py'}:f")
+
+
+def test_the_name_of_an_objective_that_there_is_is_taken(tmp_path: Path) -> None:
+    with pytest.raises(OwnObjectiveError, match="is called as an objective that there is; rename it"):
+        fitted(embedded(), f"{written(tmp_path, COPY.replace('copied', 'ism'))}:ism")
+    assert "ism" in FOR_OBJECTIVE
+
+
+def test_settings_that_no_recipe_has_are_refused_as_those_of_set(tmp_path: Path) -> None:
+    own = written(tmp_path, COPY + "SETTINGS = {'times.rules': 'single'}\n")
+    with pytest.raises(RecipeError, match=r"unknown recipe key 'times.rules'; the nearest is 'times.rule'"):
+        fitted(embedded(), f"{own}:copied")
+
+
+def test_a_recipe_refuses_a_function_without_its_digest() -> None:
+    with pytest.raises(RecipeError, match=r"function is 'a.py:f'; expected FILE.py:FUNCTION@DIGEST, which --objective"):
+        with_overrides(embedded(), {"objective.function": "a.py:f"})
+
+
+@pytest.mark.parametrize(
+    ("result", "found"), [("z_0.mean()", r"\(\)"), ("z_0[:1]", r"\(1, 4, 2, 2\)"), ("None", "NoneType")]
+)
+def test_a_residual_of_another_shape_is_refused_and_not_broadcast(result: str, found: str, tmp_path: Path) -> None:
+    own = written(tmp_path, f"LIKE = 'sds'\ndef f(z_0, **given): return {result}")
+    function = own_objective.function(reference(f"{own}:f"))
+    with pytest.raises(
+        OwnObjectiveError, match=rf"f of .*own.py returned {found}; expected a residual of the shape of"
+    ):
+        function(torch.zeros(3, 4, 2, 2))
+
+
+def test_its_arguments_of_an_options_name_are_the_recipes(tmp_path: Path) -> None:
+    own = written(tmp_path, "LIKE = 'sds'\ndef f(z_0, denoise, text, noise, times, schedule, outer_weight, mine=2.0):"
+                            "\n    return z_0 * outer_weight * mine")  # fmt: skip
+    chosen = with_overrides(fitted(embedded(), f"{own}:f"), {"objective.outer_weight": 3})
+    given = dict.fromkeys(("denoise", "text", "noise", "times", "schedule"))
+    found = with_options("sds", chosen.objective.model_dump())(torch.ones(1, 4, 2, 2), **given)
+    assert torch.equal(found, torch.full((1, 4, 2, 2), 6.0))
