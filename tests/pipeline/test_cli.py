@@ -422,6 +422,32 @@ def test_leaderboard_compares_folders(command, tmp_path):
     assert list(pd.read_csv(tmp_path / "both.csv")["method"]) == ["sctd", "sds"] * 2
 
 
+def test_a_board_for_scripts_is_json_with_null_for_what_a_row_lacks(command, tmp_path):
+    _, out, _ = command
+    rows = json.loads(invoke("leaderboard", out, "--json").stdout)
+    board = pd.read_csv(out / "leaderboard.csv")
+    assert [row["method"] for row in rows] == ["sctd", "sds"]
+    assert list(rows[0]) == list(board.columns)
+    assert [row["clip@tiny"] for row in rows] == pytest.approx(list(board["clip@tiny"]))
+    for name in board.columns:
+        assert [row[name] is None for row in rows] == list(board[name].isna()), name
+    both = json.loads(invoke("leaderboard", out, out, "--json", "--out", tmp_path / "both.csv").stdout)
+    assert len(both) == 4
+    assert (tmp_path / "both.csv").exists()
+
+
+def test_a_check_of_weights_for_scripts_is_json_and_keeps_its_status(tiny_weights, monkeypatch):
+    from pipeline import check
+
+    found = check.Result("prior", check.Status.MISSING, "no unet/config.json")
+    monkeypatch.setattr(check, "check", lambda *_, **__: [found])
+    result = invoke("weights", "check", "prior", "--weights", tiny_weights, "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == [
+        {"role": "prior", "status": str(check.Status.MISSING), "text": "no unet/config.json"}
+    ]
+
+
 def test_the_default_folder_lies_under_runs_and_the_default_run_is_the_first_four(monkeypatch, tiny_weights, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(

@@ -1,5 +1,6 @@
 """`manifest`, `submit` and `job` as a user meets them: golden files, refusals, and the commands of docs/cluster.md."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -156,6 +157,8 @@ def test_submit_kuberay_twice_is_one_job_and_its_end_is_the_status(tmp_path, mon
         there["status"] = {"jobDeploymentStatus": "Failed", "message": "3 attempts"}
         ended = invoke("submit", "kuberay", "--wait", *options)
         assert (ended.exit_code, ended.stdout) == (3, "night: there already\nfailed: Failed 3 attempts\n")
+        asked = invoke("job", "status", "kuberay", "night", "--json")
+        assert (asked.exit_code, json.loads(asked.stdout)) == (3, {"state": "failed", "message": "Failed 3 attempts"})
         assert invoke("job", "status", "kuberay", "night").exit_code == 3
         assert invoke("submit", "kuberay", "--again", *options).stdout == "night: submitted\n"
         assert invoke("submit", "kuberay", "--again", *options).stdout == "night: there already\n"
