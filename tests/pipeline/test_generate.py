@@ -95,6 +95,14 @@ def test_snapshots_are_left_while_an_asset_is_made_and_change_nothing(make, tiny
     ]
 
 
+def test_the_loss_that_is_told_is_the_trainers(make, run_of, monkeypatch):
+    monkeypatch.setattr("pipeline.generate.LOSSES", 1)
+    seen, asset = finish(make(run_of(seed=5).jobs[0]))
+    assert seen[-1].numbers["loss"] == pytest.approx(asset.facts["loss"])
+    losses = [step.numbers["loss"] for step in seen]
+    assert asset.facts["mean_loss"] == pytest.approx(torch.tensor(losses).log().mean().exp().item(), rel=1e-5)
+
+
 def test_nobody_who_looks_on_means_no_snapshot(make, run_of):
     job = run_of(seed=4).jobs[0]
     work = make(job)
