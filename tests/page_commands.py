@@ -17,6 +17,7 @@ from pipeline import prompts as suites
 from pipeline.cli import app
 from pipeline.recipes import settings
 from sctd.methods import FOR_OBJECTIVE
+from sctd.own_objective import is_own
 from sctd.recipe import with_overrides
 from sctd.recipes import RECIPES
 
@@ -122,7 +123,8 @@ def check_verb(words: list[str], *, may_be_bare: bool = False) -> None:
 
 def _check_values(values: dict[str, Any]) -> None:
     objectives = [name for name in (values.get("objective") or "sctd").split(",") if not is_placeholder(name)]
-    assert set(objectives) <= set(FOR_OBJECTIVE), objectives
+    own = {name for name in objectives if is_own(name) and (ROOT / name.partition(":")[0]).is_file()}
+    assert {*objectives} <= {*FOR_OBJECTIVE, *own}, objectives
     if (suite := values.get("suite")) and not is_placeholder(suite):
         assert suite in suites.packaged(), suite
     for name, known in ONE_OF.items():
@@ -134,7 +136,7 @@ def _check_values(values: dict[str, Any]) -> None:
         if recipe not in RECIPES:
             assert is_placeholder(recipe) or (ROOT / recipe).is_file(), recipe
         base = RECIPES.get(recipe, RECIPES["embedded"])()
-        for name in objectives or ["sctd"]:
+        for name in sorted({*objectives} - own) or ["sctd"]:
             with_overrides(FOR_OBJECTIVE[name](base), settings(values.get("set_") or []))
         sweep.given(values.get("sweep") or [], base)
     if values.get("command"):
