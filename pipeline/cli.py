@@ -46,7 +46,8 @@ Limit = Annotated[int | None, typer.Option(help="Only the first so many prompts.
 Objective = Annotated[
     str,
     typer.Option(
-        autocompletion=cli_complete.objectives, help="What distils, or FILE.py:FUNCTION. Several, as sctd,sds: each makes every prompt."
+        autocompletion=cli_complete.objectives,
+        help="What distils, or FILE.py:FUNCTION. Several, as sctd,sds: each makes every prompt.",
     ),
 ]
 RecipeName = Annotated[

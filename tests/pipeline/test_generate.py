@@ -77,7 +77,7 @@ def test_a_generator_whose_node_is_taken_away_saves_its_state_at_once_and_ends_a
 def test_snapshots_are_left_while_an_asset_is_made_and_change_nothing(make, tiny_weights, run_of, tmp_path):
     from pipeline import models
 
-    job = run_of(seed=3).jobs[0]
+    job = run_of(seed=21).jobs[0]
     watched = Generator(Store(tmp_path), models.resolve(str(tiny_weights)), 1e9, EMBEDDED, snapshot_seconds=0.0)
     folder, kept, work = tmp_path / "items" / job.id, [], watched(job)
     for _ in range(3):
@@ -97,14 +97,14 @@ def test_snapshots_are_left_while_an_asset_is_made_and_change_nothing(make, tiny
 
 def test_the_loss_that_is_told_is_the_trainers(make, run_of, monkeypatch):
     monkeypatch.setattr("pipeline.generate.LOSSES", 1)
-    seen, asset = finish(make(run_of(seed=5).jobs[0]))
+    seen, asset = finish(make(run_of(seed=22).jobs[0]))
     assert seen[-1].numbers["loss"] == pytest.approx(asset.facts["loss"])
     losses = [step.numbers["loss"] for step in seen]
     assert asset.facts["mean_loss"] == pytest.approx(torch.tensor(losses).log().mean().exp().item(), rel=1e-5)
 
 
 def test_nobody_who_looks_on_means_no_snapshot(make, run_of):
-    job = run_of(seed=4).jobs[0]
+    job = run_of(seed=23).jobs[0]
     work = make(job)
     next(work)
     assert list(make.store.item(job.id).rglob("*.splat")) == []
