@@ -29,9 +29,10 @@ CANNOT_RUN = {
     r"segmentdreamer reference": "real weights; tests/pipeline/test_reference.py",
     r"segmentdreamer benchmark speed": "measures; tests/pipeline/test_speed.py",
     r"segmentdreamer (submit|schedule|job)": "a cluster; tests/pipeline/test_cli_cluster.py runs them on emulated ones",
+    r".*--live": "takes a port; tests/pipeline/test_live.py",
     r".*s3://": "a bucket; tests/pipeline/test_object_store.py",
     r"segmentdreamer nightly": "the packaged judges' golden values; tests/pipeline/test_commands_nightly.py",
-    r"segmentdreamer study (serve|published)": "serves until Ctrl-C; takes a table; tests/pipeline/study",
+    r"segmentdreamer study (serve|results|published)": "serves until Ctrl-C; takes votes, a table; tests/pipeline/study",
     r"segmentdreamer (view|viewer)\b": "serves until Ctrl-C, or fetches from npm; tests/pipeline/test_viewer.py",
 }  # fmt: skip
 
