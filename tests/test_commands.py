@@ -32,7 +32,7 @@ CANNOT_RUN = {
     r".*--live": "takes a port; tests/pipeline/test_live.py",
     r".*s3://": "a bucket; tests/pipeline/test_object_store.py",
     r"segmentdreamer nightly": "the packaged judges' golden values; tests/pipeline/test_commands_nightly.py",
-    r"segmentdreamer study (serve|results|published)": "serves until Ctrl-C; takes votes, a table; tests/pipeline/study",
+    r"segmentdreamer study (serve|results|published)": "serves for ever; takes votes, a table; tests/pipeline/study",
     r"segmentdreamer (view|viewer)\b": "serves until Ctrl-C, or fetches from npm; tests/pipeline/test_viewer.py",
 }  # fmt: skip
 
