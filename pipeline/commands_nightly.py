@@ -16,9 +16,9 @@ from pipeline.errors import UserError
 from pipeline.leaderboard import Finished
 from pipeline.models import JUDGES
 from pipeline.run import Run
-from pipeline.store import EVALUATION, Store
+from pipeline.store import EVALUATION, TREND, VERDICT, Store
 
-VERDICT, REPORT, JUNIT, TREND = "verdict.json", "verdict.md", "junit.xml", "trend.png"
+REPORT, JUNIT = "verdict.md", "junit.xml"
 MEANS_OF, TENTHS_OF = ("clip", "ir", "clip_rprec"), ("clip", "ir")
 
 
@@ -39,11 +39,12 @@ def run(asked: Run, folder: Path, gates: Path | None, out: Path | None, means: c
         f"{item.name} of the frozen renders is {item.found:.6g}, was {item.expected:.6g} ± {item.tolerance:.2g}"
         for item in frozen.check()
     ]
-    commands.bench(asked, store.root, means)
+    commands.bench(asked, store.root, means._replace(report=False))  # its pages tell the verdict, too: below
     finished = Finished.read(store)
     tonight, past = night(finished), _past(folder, pinned.number, finished.manifest["run_id"])
     verdict = nightly.judge(pinned.night, tonight, held_to, references(finished), moved=moved, past=past)
     line = nightly_report.line(verdict, pinned, tonight)
+    from pipeline.publish import publish
     from pipeline.trend import draw
 
     store.write_json(store.root / VERDICT, nightly_report.document(verdict, pinned, tonight))
@@ -51,6 +52,8 @@ def run(asked: Run, folder: Path, gates: Path | None, out: Path | None, means: c
     store.write(store.root / JUNIT, nightly_report.junit(verdict, tonight))
     store.write(store.root / TREND, draw([*past, line], pinned.number))
     baseline.append(folder, line)
+    if means.report:
+        publish(store, site=True)
     print(f"\n{nightly_report.table(verdict.gates)}", end="")
     print("".join(f"{note}\n" for note in verdict.notes), end="")
     print(f"{verdict.verdict}: {verdict.reason}\n{store.root / REPORT}")

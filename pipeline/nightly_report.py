@@ -26,11 +26,20 @@ def markdown(verdict: Verdict, pinned: Pinned, tonight: Night) -> str:
 
 def table(gates: Sequence[Found]) -> str:
     """A row per gate: tonight minus baseline, ↑ or ↓ where better is."""
-    lines = [HEAD, ["-"] * len(HEAD), *map(_cells, gates)]
+    lines = [HEAD, ["-"] * len(HEAD), *map(cells, gates)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines[1] = ["-" * width for width in widths]
     rows = (" | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
     return "".join(f"| {row} |\n" for row in rows) if gates else ""
+
+
+def cells(gate: Found) -> list[str]:
+    """What stands below `HEAD`."""
+    arrow = {"higher": "↑", "lower": "↓", "same": "="}[gate.better]
+    interval = "" if gate.low is None else f"{gate.low:+.3g} to {gate.high:+.3g}"
+    p, p_holm = ("" if value is None else f"{value:.2g}" for value in (gate.p, gate.p_holm))
+    numbers = [str(gate.prompts), f"{gate.difference:+.3g}", interval, f"{gate.delta:.3g}", p, p_holm]
+    return [f"{gate.metric} {arrow}", gate.method, *numbers, gate.verdict]
 
 
 def junit(verdict: Verdict, tonight: Night) -> bytes:
@@ -84,14 +93,6 @@ def _beside(pinned: Pinned, tonight: Night) -> str:
         f"{pinned.number}, `{pinned.night.run_id}` (commit {pinned.night.commit or 'unknown'}), accepted "
         f"{accepted['date_utc']} by {accepted['by']}: {accepted['reason']}\n"
     )
-
-
-def _cells(gate: Found) -> list[str]:
-    arrow = {"higher": "↑", "lower": "↓", "same": "="}[gate.better]
-    interval = "" if gate.low is None else f"{gate.low:+.3g} to {gate.high:+.3g}"
-    p, p_holm = ("" if value is None else f"{value:.2g}" for value in (gate.p, gate.p_holm))
-    numbers = [str(gate.prompts), f"{gate.difference:+.3g}", interval, f"{gate.delta:.3g}", p, p_holm]
-    return [f"{gate.metric} {arrow}", gate.method, *numbers, gate.verdict]
 
 
 def _printable(text: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from pipeline import curves, files, leaderboard, manifest, paper_table, site_facts, viewer
 from pipeline.leaderboard import MEANS, Finished
 from pipeline.site_facts import Entry
-from pipeline.store import ASSET, CONTACT, TURNTABLE, Store
+from pipeline.store import ASSET, CONTACT, TREND, TURNTABLE, Store
 
 FOLDER = "report"  # of a run folder
 OURS = "prompts", "view", "media", "plots", "assets", "viewer"  # emptied of what is no longer there
@@ -155,6 +155,7 @@ class _Pages:
             rows=rows,
             tested=any(cell.get("note") for row in rows for cell in row),
             legend=LEGEND,
+            verdicts=list(filter(None, map(self._verdict, self.runs))),
             paper=paper_table.lines() if has_paper else None,
             paper_caption=paper_table.CAPTION,
             failures=[
@@ -173,6 +174,16 @@ class _Pages:
             ],
             costs=self._put("plots/costs.svg", curves.spread(costs)) if costs["minutes"] else None,
         )
+
+    def _verdict(self, run: Finished) -> dict[str, Any] | None:
+        """Of a night: what it found, with the plot of the nights before."""
+        found = site_facts.verdict(run)
+        if found is None or not (run.store.root / TREND).exists():
+            return found
+        path = f"plots/trend-{self.runs.index(run) + 1}.png"
+        self.written.add(self.out.root / path)
+        self.out.share(run.store.root / TREND, self.out.root / path)
+        return found | {"trend": path}
 
     def _recipes(self) -> None:
         told = []

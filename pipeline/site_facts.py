@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from evaluation.statistics import holm, sign_flip_p
-from pipeline import files, leaderboard, report
+from pipeline import files, leaderboard, nightly_report, report
 from pipeline.errors import UserError
 from pipeline.leaderboard import DETAILS, MEANS, Finished
-from pipeline.store import ASSET, CONTACT, EVALUATION, TURNTABLE
+from pipeline.nightly import Found
+from pipeline.store import ASSET, CONTACT, EVALUATION, TURNTABLE, VERDICT
 
 BELIEVED = 0.05  # p after Holm at which a method counts as told apart from the best
 EVENTS = "events"
@@ -195,6 +196,16 @@ def progress(runs: Sequence[Finished]) -> dict[str, list[dict[str, Any]]]:
                 if isinstance(record, dict) and record.get("stage") == "generate" and record.get("iteration"):
                     found.setdefault(str(record.get("job_id")), []).append(record)
     return found
+
+
+def verdict(run: Finished) -> dict[str, Any] | None:
+    """What a night found beside the baseline, and its gates as rows; None of a run that was not one."""
+    found = run.store.read_json(run.store.root / VERDICT)
+    if found is None:
+        return None
+    rows = [nightly_report.cells(Found(**gate)) for gate in found["gates"]]
+    reasons = [gate["reason"] for gate in found["gates"]]
+    return found | {"head": nightly_report.HEAD, "rows": list(zip(rows, reasons, strict=True))}
 
 
 def origin(run: Finished) -> dict[str, Any]:

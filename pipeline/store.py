@@ -27,6 +27,7 @@ SNAPSHOT = "now.splat"  # in an attempt's folder: how far its asset is, for whoe
 GRID, DIFFERENCES = "grid.png", "differences.csv"  # where there are several methods
 BLANK, DISTANCES = "blank.json", "distances.json"  # scores of a white picture; distances that were computed before
 BOARD = "leaderboard.csv"
+VERDICT, TREND = "verdict.json", "trend.png"  # of a night
 LOCK = ".lock"
 NO_LOCKS = errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK  # of file systems that several hosts share
 

@@ -64,6 +64,11 @@ def test_the_same_code_passes_and_leaves_verdict_trend_and_history(tiny):
     assert (root / "tonight" / "verdict.md").read_text().startswith("# PASS: ")
     assert ElementTree.parse(root / "tonight" / "junit.xml").getroot().get("failures") == "0"
     assert (root / "tonight" / "trend.png").read_bytes().startswith(b"\x89PNG")
+    page = (root / "tonight" / "report" / "index.html").read_text()
+    assert '<b class="pass">PASS</b> no gate is worse by more than matters' in page
+    assert all(f"<td>{metric} {arrow}</td>" in page for metric, arrow in [("clip", "↑"), ("fd", "↓")])
+    assert 'src="plots/trend-1.png"' in page
+    assert (root / "tonight" / "report" / "plots" / "trend-1.png").is_file()
     invoke("nightly", *options, "--out", root / "tonight")
     lines = [json.loads(line) for line in (root / "pinned" / "nights.jsonl").read_text().splitlines()]
     assert [line["run"] for line in lines] == ["tonight", "tonight"]
