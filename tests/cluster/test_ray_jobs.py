@@ -4,6 +4,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,8 @@ from ray.job_submission import JobDetails, JobStatus, JobType
 
 from cluster.launcher import LaunchError
 from cluster.ray_jobs import RayJobs
+
+START_SECONDS = 300
 
 
 def free_port() -> int:
@@ -31,7 +34,7 @@ class Head(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory):
+def head():
     """On loopback; it asks for a token, and ends with its process. Processes of their own talk to it: Ray reads its
     token once a process."""
     port, gcs = free_port(), free_port()
@@ -39,25 +42,25 @@ def head(tmp_path_factory):
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     start = ["ray", "start", "--head", "--block", "--num-cpus=1", "--disable-usage-stats", f"--port={gcs}"]
     start += ["--dashboard-host=127.0.0.1", f"--dashboard-port={port}", "--object-store-memory=100000000"]
-    start += [f"--temp-dir={tmp_path_factory.mktemp('r')}"]
-    silence = subprocess.DEVNULL
-    with subprocess.Popen(start, env=environment, stdout=silence, stderr=silence) as process:
-        started = Head(f"http://127.0.0.1:{port}", f"127.0.0.1:{gcs}", environment)
-        until_it_answers(started.dashboard)
-        yield started
-        process.terminate()
+    silence, started = subprocess.DEVNULL, Head(f"http://127.0.0.1:{port}", f"127.0.0.1:{gcs}", environment)
+    with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as short:  # sockets have 107 characters
+        start += [f"--temp-dir={short}"]
+        with subprocess.Popen(start, env=environment, stdout=silence, stderr=silence) as process:
+            assert answers(started.dashboard)
+            yield started
+            process.terminate()
 
 
-def until_it_answers(dashboard: str) -> None:
+def answers(dashboard: str) -> bool:
     """Be it with a refusal: nobody has shown a token."""
-    deadline = time.monotonic() + own_process.PATIENCE_SECONDS
-    while True:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
         try:
             requests.get(f"{dashboard}/api/version", timeout=5)
-            return
+            return True
         except requests.RequestException:
-            assert time.monotonic() < deadline
             time.sleep(0.5)
+    return False
 
 
 def test_jobs_on_a_ray_cluster(head):

@@ -10,7 +10,7 @@ import pytest
 from fake_workers import stages
 
 from cluster import ray_metrics
-from cluster.ray_executor import RayExecutor
+from cluster.ray_executor import RayExecutor, connect
 from cluster.scheduler import Limits
 
 DASHBOARD = Path(__file__).parents[2] / "cluster" / "deploy" / "grafana.json"
@@ -42,14 +42,15 @@ def samples(ray_session, tmp_path_factory):
     folder, before = tmp_path_factory.mktemp("measured"), {}
     items = ["ok-a", "ok-b", "invalid-c", "oom_once-d"]
     done = "ray_segmentdreamer_items_total kind=none stage=evaluate status=done"
+    ray = connect(cpus=4)  # again, where a command that ran in this process has ended the session
     try:
-        before = scraped(ray_session)
+        before = scraped(ray)
     except OSError:
         pytest.fail("Ray's exporter does not answer")
     list(RayExecutor(limits=Limits(backoff_seconds=0.01)).run(stages(folder, generators=1), items))
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
-        after = scraped(ray_session)
+        after = scraped(ray)
         if after.get(done, 0) - before.get(done, 0) == 3:
             break
         time.sleep(0.5)

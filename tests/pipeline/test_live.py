@@ -13,7 +13,8 @@ from processes import BALL
 from typer.testing import CliRunner
 
 from pipeline import commands, live
-from pipeline.cli import WRONG_INPUT, app
+from pipeline.cli import app
+from pipeline.cli_guard import WRONG_INPUT
 from pipeline.live import Live
 from pipeline.store import ASSET, CONTACT, SNAPSHOT, TURNTABLE, Store
 from sctd.formats import ply, splat

@@ -13,7 +13,7 @@ import pytest
 from processes import BALL
 from typer.testing import CliRunner
 
-from pipeline import cli, site, site_facts, viewer
+from pipeline import cli, cli_guard, site, site_facts, viewer
 from pipeline.leaderboard import Finished, board
 from pipeline.store import Store
 
@@ -238,7 +238,7 @@ def test_several_runs_make_one_report(tmp_path, monkeypatch):
 )
 def test_bad_input_is_one_sentence(run, arguments, message):
     found = CliRunner().invoke(cli.app, ["report", *(a.format(run=run.root) for a in arguments)])
-    assert found.exit_code == cli.WRONG_INPUT
+    assert found.exit_code == cli_guard.WRONG_INPUT
     assert message in found.stderr
 
 

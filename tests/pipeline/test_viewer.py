@@ -10,7 +10,7 @@ import finished_run
 import pytest
 from typer.testing import CliRunner
 
-from pipeline import cli, commands_report, viewer
+from pipeline import cli, cli_guard, commands_report, viewer
 from pipeline.errors import UserError
 from sctd.formats import ply
 
@@ -77,7 +77,7 @@ def test_an_archive_from_elsewhere_takes_its_place(archive, tmp_path):
 def test_without_npm_it_says_what_to_do(archive, monkeypatch):
     monkeypatch.setattr(viewer.shutil, "which", lambda name: None)
     found = CliRunner().invoke(cli.app, ["viewer", "fetch"])
-    assert found.exit_code == cli.WRONG_INPUT
+    assert found.exit_code == cli_guard.WRONG_INPUT
     assert found.stderr.startswith(
         "Error: The viewer comes from npm, which is not on the PATH; install it (pip install "
     )
@@ -123,7 +123,7 @@ def test_what_holds_no_gaussians_is_refused(tmp_path):
 def test_view_refuses_what_it_cannot_show(tmp_path, arguments, message):
     (tmp_path / "text.ply").write_text("no ply")
     found = CliRunner().invoke(cli.app, ["view", *(a.format(folder=tmp_path) for a in arguments)])
-    assert found.exit_code == cli.WRONG_INPUT
+    assert found.exit_code == cli_guard.WRONG_INPUT
     assert message in found.stderr
 
 
