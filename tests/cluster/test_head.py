@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fake_workers import STEPS, logged
+from fake_workers import logged
 from own_process import PATIENCE_SECONDS, without_ray
 
 ITEMS = [f"slow-{number}" for number in range(8)]
@@ -48,14 +48,15 @@ def test_a_run_whose_head_was_killed_is_finished_by_the_same_command(tmp_path):
     assert run(tmp_path, "head", RAY_gcs_rpc_server_reconnect_timeout_s="3") != 0
     first = outcomes(tmp_path)
     assert len(first) < len(ITEMS), "the head was lost in the middle"
+    kept = {path.stem: int(path.read_text()) for path in tmp_path.glob("*.checkpoint")}
     begun = {item for _, item, *_ in logged(tmp_path, "begin")}
     assert run(tmp_path, "none") == 0
     assert outcomes(tmp_path) == {item: [f"score of asset of {item}", 0] for item in ITEMS}
     again = [(item, int(start)) for _, item, start, _ in logged(tmp_path, "begin")][len(begun) :]
     assert {item for item, _ in again}.isdisjoint(first), "what was finished is not begun again"
-    resumed = [start for item, start in again if item in begun]
+    resumed = {item: start for item, start in again if item in begun}
     assert resumed, "something was in the middle"
-    assert all(0 < start <= STEPS for start in resumed)
+    assert resumed == {item: kept.get(item, 0) for item in resumed}, "from what was saved, or anew where nothing was"
 
 
 def test_calls_that_get_lost_cost_no_item(tmp_path):

@@ -27,7 +27,9 @@ def test_killed_actors_and_killed_commands_resume_to_the_same_bits(tiny_weights,
 
     second = Command("bench", *arguments)
     assert second.end() == 0, "".join(second.lines)
-    plain = re.compile(r"(\d of 2 assets to make and judge in |\[[\d a-z]+\] (generate|evaluate) \d+: )")
+    plain = re.compile(
+        r"(\d of 2 assets to make and judge in |\[[\d a-z]+\] (\d of \d ended|(generate|evaluate) \d+: ))"
+    )
     assert all(plain.match(line) for line in [*first.lines, *second.lines]), "nothing but our own lines"
 
     board = pd.read_csv(out / "leaderboard.csv").to_dict("records")[0]

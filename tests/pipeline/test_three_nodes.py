@@ -48,10 +48,11 @@ def test_a_killed_worker_node_and_command_change_nothing_on_the_board(packaged_w
     arguments = ["bench", *ASKED, "--workers", "2", "--out", str(out)]
 
     first = Command(*arguments)
-    first.until(lambda: records(out) >= 1)
-    os.kill(first.pids()[0], signal.SIGKILL)
+    first.until(lambda: records(out) >= 1 and len(first.pids()) == 2)
+    killed, other = first.pids()
+    os.kill(killed, signal.SIGKILL)
     first.until(lambda: any("its process died" in line for line in first.lines))
-    cluster.stdin.write("another\n")
+    cluster.stdin.write(f"{other}\n")
     cluster.stdin.flush()
     first.until(lambda: any("its node was" in line for line in first.lines) and records(out) >= 3)
     first.process.kill()
