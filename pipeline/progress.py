@@ -75,7 +75,8 @@ class Board:
 
     def eta_seconds(self, now: float) -> float | None:
         """How long all will take from now, if they go on as they have gone; None while next to nothing is done."""
-        actors = [actor for (stage, _), actor in self.actors.items() if actor.total and stage != self.last_stage]
+        there = list(self.actors.items())  # a copy at once: another thread may ask while this one takes in events
+        actors = [actor for (stage, _), actor in there if actor.total and stage != self.last_stage]
         share = sum((actor.done - actor.first) / actor.total for actor in actors)
         before = sum(actor.first / actor.total for actor in actors)
         done, left = self.ended + share, self.jobs - self.ended - share - before
