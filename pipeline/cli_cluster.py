@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.cli_complete import words_of
+from pipeline.cli_options import AsJson
 
 Guard = Callable[[Callable[..., int]], Callable[..., None]]
 
@@ -262,7 +263,6 @@ Where = Annotated[
     ),
 ]
 Which = Annotated[str, typer.Argument(metavar="NAME", help="Of the job.")]
-AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
 def _status(
