@@ -44,7 +44,8 @@ def head():
     start += ["--dashboard-host=127.0.0.1", f"--dashboard-port={port}", "--object-store-memory=100000000"]
     silence, started = subprocess.DEVNULL, Head(f"http://127.0.0.1:{port}", f"127.0.0.1:{gcs}", environment)
     with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as short:  # sockets have 107 characters
-        start += [f"--temp-dir={short}"]
+        # Where a head's agent cannot have its port, be it that another Ray of this machine has it, no job can be sent.
+        start += [f"--temp-dir={short}", "--dashboard-agent-listen-port=0"]
         with subprocess.Popen(start, env=environment, stdout=silence, stderr=silence) as process:
             assert answers(started.dashboard)
             yield started
