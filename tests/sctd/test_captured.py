@@ -8,7 +8,10 @@ from tiny_prior import ball, recipe
 from sctd.optimize import optimize
 from sctd.prior import StableDiffusionPrior
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.filterwarnings("default"),  # torch's compiler warns of torch's own modules
+]
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,10 @@ import importlib.util
 import os
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
+from packaging.version import Version
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
@@ -92,5 +94,8 @@ with torch.no_grad():
 def test_in_the_interpreter(script: str) -> None:
     """float32 within 1e-6 of torch in float64; float16 within its rounding of 2^-11 a step."""
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    triton, numpy = (Version(metadata.version(name)) for name in ("triton", "numpy"))
+    if triton < Version("3.9") and numpy >= Version("2.4"):
+        pytest.skip(f"triton {triton} interprets loops by a conversion that numpy {numpy} refuses; 3.9 does not")
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
