@@ -10,8 +10,11 @@ import logging
 import math
 import os
 import secrets
+import signal
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -368,7 +371,8 @@ def connect(cpus: float = 0.0) -> Any:
     address = os.environ.get("RAY_ADDRESS", "local")
     if address != "local":
         try:
-            ray.init(address=address, **quiet)
+            with _sigterm_as_before():
+                ray.init(address=address, **quiet)
         except (ConnectionError, RuntimeError) as error:
             raise ClusterError(
                 f"No Ray cluster answers at RAY_ADDRESS={address} ({_cause(error)}); start it, set RAY_AUTH_TOKEN "
@@ -379,14 +383,24 @@ def connect(cpus: float = 0.0) -> Any:
     # Ray's notice of it is not for the user.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     logging.getLogger("ray").setLevel(logging.ERROR)
-    ray.init(
-        address="local",
-        num_cpus=max(os.cpu_count() or 1, math.ceil(cpus)),
-        include_dashboard=False,
-        object_store_memory=OBJECT_STORE_BYTES,
-        **quiet,
-    )
+    with _sigterm_as_before():
+        ray.init(
+            address="local",
+            num_cpus=max(os.cpu_count() or 1, math.ceil(cpus)),
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            **quiet,
+        )
     return ray
+
+
+@contextmanager
+def _sigterm_as_before() -> Iterator[None]:
+    """Ray takes SIGTERM for a crash and prints a stack of addresses; who heard it before, hears it again."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def disconnect() -> None:

@@ -2,9 +2,12 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from functools import partial
 
+import own_process
 import pytest
 from fake_workers import STEPS, DiesAtBirth, Environment, Generate, logged, stages
 
@@ -174,3 +177,24 @@ def test_an_address_without_a_cluster_is_named(monkeypatch):
         ClusterError, match=r"No Ray cluster answers at RAY_ADDRESS=127.0.0.1:1 \(nobody at 127.0.0.1:1\)"
     ):
         connect()
+
+
+TERMINATED = """
+import os, signal, time
+from cluster.ray_executor import connect
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+connect(1)
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("heard")
+"""
+
+
+def test_sigterm_is_heard_by_who_heard_it_before_and_no_stack_is_printed():
+    done = subprocess.run(
+        [sys.executable, "-c", TERMINATED], env=own_process.without_ray(), capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout == "heard\n"
+    assert "SIGTERM" not in done.stderr
