@@ -38,10 +38,10 @@ class Reference:
         """SHA-256 of the canonical JSON of `made_of`."""
         return hashlib.sha256(_canonical(self.made_of).encode()).hexdigest()
 
-    def require_network(self, name: str, weights: str) -> None:
-        """Raise EvaluationError unless these features are by this network."""
+    def require_network(self, name: str, weights: str, *, is_label: bool = False) -> None:
+        """Raise EvaluationError unless these features are by this network; a name that is but a label may differ."""
         found = (self.made_of.get("network"), self.made_of.get("weights"))
-        if found != (name, weights):
+        if found[1] != weights or (found[0] != name and not is_label):
             raise EvaluationError(
                 f"the reference holds features of {found[0]} ({str(found[1])[:12]}), the views were seen by {name} "
                 f"({weights[:12]}): make the reference again with the weights you evaluate with"

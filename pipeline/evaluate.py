@@ -53,7 +53,8 @@ class Evaluator:
         for distance in weights.distances:
             network = self.tower if distance.metric == REQUIRED else distance.load(weights, self.device)
             reference = from_bytes(weights.part(distance.reference).read_bytes())
-            reference.require_network(network.name, network.weights)
+            # The scorer is called by the folder that it lies in, which may be copied and renamed.
+            reference.require_network(network.name, network.weights, is_label=distance.metric == REQUIRED)
             if distance.metric != REQUIRED:
                 self.networks[distance.features] = network
         self.text_features = self.scorer.text_features(self.texts)

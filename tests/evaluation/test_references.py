@@ -52,6 +52,9 @@ def test_features_of_another_network_are_refused(reference):
         reference.require_network("embedded", "ef" * 32)
     with pytest.raises(EvaluationError, match="make the reference again"):
         reference.require_network("inception", "ab" * 32)
+    reference.require_network("copied", "ab" * 32, is_label=True)
+    with pytest.raises(EvaluationError, match=r"by copied \(efef"):
+        reference.require_network("copied", "ef" * 32, is_label=True)
 
 
 @pytest.mark.parametrize("name", ["outer", "made_of", "features", "count"])

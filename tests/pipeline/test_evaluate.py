@@ -1,4 +1,6 @@
+import dataclasses
 import io
+import shutil
 
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ import pytest
 from evaluation import EvaluationError
 from evaluation.clip_score import ClipScorer
 from evaluation.image_reward import ImageReward
+from evaluation.references import from_bytes, to_bytes
 from pipeline import models, pictures
 from pipeline.evaluate import Evaluator
 from pipeline.jobs import Asset
@@ -74,9 +77,15 @@ def test_every_view_is_kept_for_later_questions(judged):
 
 
 def test_a_reference_of_another_network_is_refused_at_birth(tiny_weights, tmp_path):
-    weights = models.Weights("other", tiny_weights)
-    with pytest.raises(EvaluationError, match="the reference holds features of tiny"):
-        Evaluator(Store(tmp_path), weights, Protocol(6), TEXTS)
+    folder = shutil.copytree(tiny_weights, tmp_path / "copied")
+    Evaluator(
+        Store(tmp_path / "run"), models.Weights("copied", folder), Protocol(6), TEXTS
+    )  # the same, called otherwise
+    reference = from_bytes((folder / "reference.npz").read_bytes())
+    other = dataclasses.replace(reference, made_of=reference.made_of | {"weights": "ab" * 32})
+    (folder / "reference.npz").write_bytes(to_bytes(other))
+    with pytest.raises(EvaluationError, match=r"the reference holds features of tiny \(abababababab\)"):
+        Evaluator(Store(tmp_path / "run"), models.Weights("copied", folder), Protocol(6), TEXTS)
 
 
 def test_a_protocol_is_named_by_its_views_and_begins_at_the_front():
