@@ -1,5 +1,6 @@
 """RayJobs through the API of Kubernetes. The only file with its client, which the extra `kubernetes` installs."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.job import SPEC_ANNOTATION, Job, account_of, ray_job
-from cluster.launcher import Change, Handle, LaunchError, State, Status, another, missing
+from cluster.launcher import GOING_SECONDS, Change, Handle, LaunchError, State, Status, another, going, missing
 from cluster.manifests import Manifest
 
 CLOCK = {  # a kind's API and its name in the client's methods
@@ -45,18 +46,12 @@ class KubeRayJobs:
                     raise
             else:
                 return Handle(job.name, is_new=True)
-        there = self._get(job.name)["metadata"].get("annotations", {})
-        if there.get(SPEC_ANNOTATION) != job.digest:
+        if _digest_of(self._get(job.name)) != job.digest:
             raise another(job.name)
         return Handle(job.name, is_new=False)
 
     def status(self, name: str) -> Status:
-        status = self._get(name).get("status", {})
-        deployed, ran = status.get("jobDeploymentStatus", ""), status.get("jobStatus", "")
-        state = STATES.get(deployed, "waiting")
-        if state == "succeeded" and ran and ran != "SUCCEEDED":
-            state = "failed"
-        return Status(state, " ".join(filter(None, (deployed, ran, status.get("message", "")))))
+        return _status_of(self._get(name))
 
     def logs(self, name: str) -> str:
         """Of the pod that submitted the command and follows it; of the last one, if there were several."""
@@ -79,6 +74,19 @@ class KubeRayJobs:
     def cancel(self, name: str) -> None:
         with self._asking(name):
             self._ray_jobs("delete_namespaced_custom_object", name=name)
+
+    def forget_failed(self, job: Job, sleep: Callable[[float], None] = time.sleep) -> None:
+        """Delete this job if it has failed, and wait until it is gone; another stays. Raises LaunchError."""
+        there = self._perhaps(job.name)
+        if there is None or _digest_of(there) != job.digest or _status_of(there).state != "failed":
+            return
+        with self._asking():
+            self._if_there(partial(self._ray_jobs, "delete_namespaced_custom_object", name=job.name))
+        for _ in range(GOING_SECONDS):
+            if self._perhaps(job.name) is None:
+                return
+            sleep(1)
+        raise going(job.name)
 
     # ---- the clock ------------------------------------------------------------------------------------------------
 
@@ -124,6 +132,10 @@ class KubeRayJobs:
         with self._asking(name):
             return self._ray_jobs("get_namespaced_custom_object", name=name)
 
+    def _perhaps(self, name: str) -> dict[str, Any] | None:
+        with self._asking():
+            return self._if_there(partial(self._ray_jobs, "get_namespaced_custom_object", name=name))
+
     def _ray_jobs(self, verb: str, **arguments: Any) -> Any:
         (group, version), plural = RAY_JOBS
         call = getattr(self.client.CustomObjectsApi(), verb)
@@ -155,6 +167,19 @@ class KubeRayJobs:
             raise LaunchError(
                 f"No API server of Kubernetes answers ({type(error).__name__}); see kubectl cluster-info."
             ) from error
+
+
+def _status_of(there: dict[str, Any]) -> Status:
+    status = there.get("status", {})
+    deployed, ran = status.get("jobDeploymentStatus", ""), status.get("jobStatus", "")
+    state = STATES.get(deployed, "waiting")
+    if state == "succeeded" and ran and ran != "SUCCEEDED":
+        state = "failed"
+    return Status(state, " ".join(filter(None, (deployed, ran, status.get("message", "")))))
+
+
+def _digest_of(there: dict[str, Any]) -> str | None:
+    return there["metadata"].get("annotations", {}).get(SPEC_ANNOTATION)
 
 
 def _connected() -> tuple[Any, str]:

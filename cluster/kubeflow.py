@@ -21,9 +21,11 @@ TRIES, STEP_MINUTES = 3, 60.0
 MOST = MOST_CHARACTERS["RayJob"] - len(f"-{REFERENCE}") - RUN_CHARACTERS - 1
 
 
-def weights(job: str, run_id: str, listing: Output[Artifact]):
+def weights(job: str, run_id: str, again: bool, listing: Output[Artifact]):
     from cluster import kubeflow_steps as steps
 
+    if again:
+        steps.forget_failed(steps.job_of(job, run_id))
     with open(listing.path, "w") as file:
         file.write(steps.fetch_weights(steps.job_of(job, run_id)))
 
@@ -73,16 +75,20 @@ def compiled(job: Job, *, each_run: bool = False) -> str:
 
 
 def pipeline_of(asked: Job, *, each_run: bool = False) -> Any:
-    """Its one parameter is `Job.text`. Raises ManifestError for what a pipeline cannot do."""
+    """Its parameters: `Job.text`, and whether RayJobs of it that have failed are begun anew.
+
+    Raises ManifestError for what a pipeline cannot do.
+    """
     _check(asked)
     components = [dsl.component(base_image=asked.image, install_kfp_package=False)(step) for step in STEPS]
 
     @dsl.pipeline(name=PIPELINE, description="Weights, references, a bench on Ray, judgement, a board.")
-    def benchmark(job: str = asked.text):
+    def benchmark(job: str = asked.text, again: bool = False):
         run_id = dsl.PIPELINE_JOB_ID_PLACEHOLDER if each_run else ""
         tasks: list[PipelineTask] = []
         for step, component in zip(STEPS, components, strict=True):
-            task = component(job=job, run_id=run_id).after(*tasks[-1:])
+            more = {} if tasks else {"again": again}
+            task = component(job=job, run_id=run_id, **more).after(*tasks[-1:])
             _equip(task, asked, waits_for_ray=step in WAIT_FOR_RAY)
             tasks.append(task)
 

@@ -31,10 +31,13 @@ MACROS = {"@hourly": "0 * * * *", "@daily": "0 0 * * *", "@midnight": "0 0 * * *
 
 
 class KubeflowRuns:
-    """A `Launcher`, and the clock of Kubeflow. With many users `namespace` is the profile's."""
+    """A `Launcher`, and the clock of Kubeflow. With many users `namespace` is the profile's.
 
-    def __init__(self, endpoint: str, namespace: str | None = None):
-        self.endpoint, self.namespace = endpoint.rstrip("/"), namespace
+    A run that is made with `again` begins RayJobs of its name anew if they have failed.
+    """
+
+    def __init__(self, endpoint: str, namespace: str | None = None, *, again: bool = False):
+        self.endpoint, self.namespace, self.again = endpoint.rstrip("/"), namespace, again
         configuration = api.Configuration(host=self.endpoint)
         configuration.retries = False
         if token := os.environ.get(TOKEN):
@@ -50,11 +53,12 @@ class KubeflowRuns:
         with self._asking():
             there = self._find(job.name)
             if there is None:
+                again = {"again": True} if self.again else {}
                 body = api.V2beta1Run(
                     experiment_id=self._experiment(),
                     display_name=job.name,
                     pipeline_spec=_spec(compiled(job)),
-                    runtime_config=api.V2beta1RuntimeConfig(parameters={"job": job.text}),
+                    runtime_config=api.V2beta1RuntimeConfig(parameters={"job": job.text} | again),
                 )
                 self.runs.run_service_create_run(run=body, _request_timeout=TIMEOUT_SECONDS)
                 return Handle(job.name, is_new=True)

@@ -27,6 +27,16 @@ def job_of(text: str, run_id: str) -> Job:
     return job.model_copy(update={"name": f"{job.name}-{run_id[:RUN_CHARACTERS]}"}) if run_id else job
 
 
+def forget_failed(job: Job) -> None:
+    """Forget RayJobs that failed in an earlier run of this pipeline: they are begun anew. Raises LaunchError.
+
+    Only the first step may: what a later one finds failed can be of its own run.
+    """
+    launcher = KubeRayJobs(job.namespace)
+    for made in (_reference_of(job), job):
+        launcher.forget_failed(made)
+
+
 def fetch_weights(job: Job) -> str:
     """Fetch them where one volume holds them for all nodes; elsewhere a pod's loader does. What there is, as JSON."""
     if job.claims_weights:
@@ -42,8 +52,12 @@ def make_reference(job: Job) -> str:
     places = [Path(WEIGHTS), Path(STORAGE)] if job.claims_weights else [Path(STORAGE)]
     if found := sorted(str(path) for place in places for path in place.glob("reference*.npz")):
         return f"there: {', '.join(found)}"
-    launch(job.model_copy(update={"name": f"{job.name}-{REFERENCE}", "command": (REFERENCE,)}))
-    return f"made by the RayJob {job.name}-{REFERENCE}"
+    launch(_reference_of(job))
+    return f"made by the RayJob {_reference_of(job).name}"
+
+
+def _reference_of(job: Job) -> Job:
+    return job.model_copy(update={"name": f"{job.name}-{REFERENCE}", "command": (REFERENCE,)})
 
 
 def launch(job: Job, seconds: float | None = None) -> None:
@@ -52,8 +66,8 @@ def launch(job: Job, seconds: float | None = None) -> None:
     status = run(KubeRayJobs(job.namespace), job, _tell, seconds=seconds or POLL_SECONDS, echo=_echo)
     if status.state == "failed":
         raise LaunchError(
-            f"RayJob {job.name} failed ({status.message}); see segmentdreamer job logs kuberay {job.name}, and cancel "
-            "it before the same name is tried again."
+            f"RayJob {job.name} failed ({status.message}); see segmentdreamer job logs kuberay {job.name}, and begin "
+            "anew by submit kfp --again."
         )
 
 

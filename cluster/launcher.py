@@ -98,9 +98,12 @@ def begin_anew(launcher: Launcher, job: Job, sleep: Callable[[float], None] = ti
         if handle.is_new:
             return handle
         sleep(1)
-    raise LaunchError(
-        f"The failed job {job.name} is still going after {GOING_SECONDS} s; start the same command later."
-    )
+    raise going(job.name)
+
+
+def going(name: str) -> LaunchError:
+    """Of a job that was deleted and is still there."""
+    return LaunchError(f"The failed job {name} is still going after {GOING_SECONDS} s; start the same command later.")
 
 
 def another(name: str) -> LaunchError:

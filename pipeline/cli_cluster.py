@@ -203,11 +203,17 @@ def _on_kuberay(asked: dict[str, Any], command: Command, wait: Wait = False, aga
 
 
 @with_machines
-def _on_kubeflow(asked: dict[str, Any], command: Command, endpoint: Endpoint = KFP_LOOPBACK, wait: Wait = False) -> int:
+def _on_kubeflow(
+    asked: dict[str, Any],
+    command: Command,
+    endpoint: Endpoint = KFP_LOOPBACK,
+    wait: Wait = False,
+    again: Again = False,
+) -> int:
     """Run a bench as a pipeline of Kubeflow. Attaches to a run of this name that asks for the same."""
     from pipeline import commands_cluster
 
-    return commands_cluster.submit_to_kubeflow(asked, command, endpoint, wait=wait)
+    return commands_cluster.submit_to_kubeflow(asked, command, endpoint, wait=wait, again=again)
 
 
 SUBMITS: Verbs = (("local", _local), ("ray", _on_ray), ("kuberay", _on_kuberay), ("kfp", _on_kubeflow))

@@ -91,7 +91,9 @@ Live = Annotated[
         show_default="not",
     ),
 ]
-Track = Annotated[str | None, typer.Option(metavar="NAME", help="Tell mlflow or wandb of settings and scores, too.")]
+Track = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Tell mlflow or wandb of settings, losses and scores, too.")
+]
 CheckpointSeconds = Annotated[float, typer.Option(help="Time between checkpoints of an asset.")]
 Out = Annotated[
     str | None,

@@ -73,10 +73,12 @@ def submit_to_kuberay(asked: Mapping[str, Any], command: Sequence[str], *, wait:
     return _submit(_launcher("kuberay", "", job.namespace), job, wait=wait, again=again)
 
 
-def submit_to_kubeflow(asked: Mapping[str, Any], command: Sequence[str], endpoint: str, *, wait: bool) -> int:
+def submit_to_kubeflow(
+    asked: Mapping[str, Any], command: Sequence[str], endpoint: str, *, wait: bool, again: bool
+) -> int:
     job = described(asked, command)
     _kubeflow().pipeline_of(job)
-    return _submit(_launcher("kfp", endpoint, job.namespace), job, wait=wait)
+    return _submit(_launcher("kfp", endpoint, job.namespace, again=again), job, wait=wait, again=again)
 
 
 def schedule_by_cron_job(
@@ -197,7 +199,7 @@ def launch_options(job: Job) -> list[str]:
     return words + [word for s in job.secrets for word in ("--secret", f"{s.name}={s.key}")]
 
 
-def _launcher(where: str, address: str, namespace: str | None) -> Launcher:
+def _launcher(where: str, address: str, namespace: str | None, *, again: bool = False) -> Launcher:
     if where not in PLACES:
         hint = nearest(where, PLACES)
         raise UserError(f"There is no place {where!r} to send jobs to; choose from {', '.join(PLACES)}{hint}.")
@@ -209,13 +211,13 @@ def _launcher(where: str, address: str, namespace: str | None) -> Launcher:
         _kubeflow()
         from cluster.kubeflow_runs import KubeflowRuns
 
-        return KubeflowRuns(address, namespace)
+        return KubeflowRuns(address, namespace, again=again)
     from cluster.kube_jobs import KubeRayJobs
 
     return KubeRayJobs(namespace)
 
 
-def _submit(launcher: Launcher, job: Job, *, wait: bool, again: bool = False) -> int:
+def _submit(launcher: Launcher, job: Job, *, wait: bool, again: bool) -> int:
     handle = begin_anew(launcher, job) if again else launcher.submit(job)
     print(f"{handle.name}: {'submitted' if handle.is_new else 'there already'}", flush=True)
     if not wait:

@@ -1,4 +1,4 @@
-"""What a run tells MLflow or Weights & Biases, if it is asked to: its settings, its ends as they come, its scores.
+"""What a run tells MLflow or Weights & Biases, if it is asked to: its settings, how each asset is made, ends, scores.
 
 Only the command itself speaks to them, never a worker; addresses and keys are theirs to read from the environment, and
 go into no file of ours. A service that fails is said so once, and the run goes on without it.
@@ -7,7 +7,9 @@ go into no file of ours. A service that fails is said so once, and the run goes 
 import csv
 import importlib.util
 import json
+import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,12 +21,17 @@ PROJECT = "segmentdreamer"
 MODULES = {"mlflow": "mlflow", "wandb": "wandb"}
 TABLES = "leaderboard.csv", "per_object.csv"
 SETTINGS = "suite", "seed", "views", "protocol", "metric_version", "evaluation"
+CURVES = "loss", "gaussians", "seconds"  # over the iterations of each job, as its records of progress tell them
+ENDED, ITERATION = "jobs/ended", "iteration"  # what numbers are drawn over
+SEND_SECONDS = 5.0  # between two requests to MLflow, which the run waits for
 
 
 class Service(Protocol):
     """One run of a tracking service."""
 
-    def metrics(self, values: dict[str, float], step: int | None) -> None: ...
+    def metrics(self, values: dict[str, float], step: int | None, axis: str = "") -> None:
+        """Numbers by name, at a step of the axis that they are drawn over; or, without a step, of the whole run."""
+        ...
 
     def file(self, path: Path) -> None: ...
 
@@ -41,18 +48,33 @@ class Mlflow:
 
         if not os.environ.get("MLFLOW_EXPERIMENT_NAME") and not os.environ.get("MLFLOW_EXPERIMENT_ID"):
             mlflow.set_experiment(PROJECT)
-        self.mlflow = mlflow
-        mlflow.start_run(run_name=name)
-        mlflow.log_params(settings)
+        self.mlflow, self.client = mlflow, mlflow.MlflowClient()
+        self.run_id = mlflow.start_run(run_name=name).info.run_id
+        self.waiting, self.sent_at = list[Any](), time.monotonic()
+        mlflow.log_params({_allowed(key): value for key, value in settings.items()})
 
-    def metrics(self, values: dict[str, float], step: int | None) -> None:
-        self.mlflow.log_metrics({key.replace("@", "-"): value for key, value in values.items()}, step=step)
+    def metrics(self, values: dict[str, float], step: int | None, axis: str = "") -> None:
+        milliseconds = int(time.time() * 1000)
+        entity = self.mlflow.entities.Metric
+        self.waiting += [entity(_allowed(key), value, milliseconds, step or 0) for key, value in values.items()]
+        if time.monotonic() - self.sent_at >= SEND_SECONDS:
+            self._send()
+
+    def _send(self) -> None:
+        waiting, self.waiting, self.sent_at = self.waiting, [], time.monotonic()
+        self.client.log_batch(self.run_id, metrics=waiting)
 
     def file(self, path: Path) -> None:
         self.mlflow.log_artifact(str(path))
 
     def end(self) -> None:
+        self._send()
         self.mlflow.end_run()
+
+
+def _allowed(name: str) -> str:
+    """A name with nothing in it that MLflow refuses, such as the `=` of a sweep's method."""
+    return re.sub(r"[^\w\-. :/]", "-", name)
 
 
 class Wandb:
@@ -66,12 +88,16 @@ class Wandb:
         project = os.environ.get("WANDB_PROJECT", PROJECT)
         quiet = wandb.Settings(console="off", silent=True, disable_git=True, save_code=False)
         self.run = wandb.init(project=project, name=name, config=settings, settings=quiet)
+        self.drawn = set[str]()
 
-    def metrics(self, values: dict[str, float], step: int | None) -> None:
+    def metrics(self, values: dict[str, float], step: int | None, axis: str = "") -> None:
         if step is None:
             self.run.summary.update(values)
-        else:
-            self.run.log(values, step=step)
+            return
+        for name in values.keys() - self.drawn:  # each over an axis of its own: W&B's one step only grows
+            self.run.define_metric(name, step_metric=axis)
+            self.drawn.add(name)
+        self.run.log(values | {axis: step})
 
     def file(self, path: Path) -> None:
         self.run.save(str(path), base_path=str(path.parent), policy="now")
@@ -109,7 +135,11 @@ class Tracker:
         is_done = record["kind"] == "finished" and record["stage"] == self.last_stage
         if is_done or record["kind"] == "failed":
             self.ends["jobs/done" if is_done else "jobs/failed"] += 1
-            self._tried(lambda: self._service.metrics(dict(self.ends), int(sum(self.ends.values()))))
+            self._tried(lambda: self._service.metrics(dict(self.ends), int(sum(self.ends.values())), ENDED))
+        elif record["kind"] == "progress" and "loss" in record:
+            job = f"{record['method']}/{record['prompt_id']}"
+            values = {f"{job}/{name}": record[name] for name in CURVES if name in record}
+            self._tried(lambda: self._service.metrics(values, record["iteration"], f"{job}/{ITERATION}"))
 
     def close(self) -> None:
         """The run goes on until its tables are told."""

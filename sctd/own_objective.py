@@ -1,16 +1,21 @@
 """An objective of one's own: a function in a Python file outside this package, called as those in `sctd.objectives`.
 
 The file says in `LIKE` which objective it is like, whose recipe it begins with, and in `SETTINGS` which keys differ. A
-recipe names it FILE.py:FUNCTION@DIGEST; the digest is the file's, so a changed file is another objective. Reading a
-recipe runs nothing; `settings` and `function` run the file.
+recipe names it FILE.py:FUNCTION@DIGEST; the digest is the file's, and that of the files beside it that it names in
+relative imports, so a change in one of them is another objective. What the digest does not cover, no relative import
+finds. Reading a recipe runs nothing; `settings` and `function` run the file.
 """
 
+import ast
 import hashlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, wraps
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -25,7 +30,7 @@ class OwnObjectiveError(ValueError):
 
 
 class Reference(NamedTuple):
-    """Where a function is, and the first 16 hexadecimal digits of the SHA-256 of its file."""
+    """Where a function is, and the first 16 hexadecimal digits of the SHA-256 of its file and what it imports there."""
 
     path: str
     function: str
@@ -51,7 +56,7 @@ def reference(name: str) -> Reference:
     if found is None:
         raise OwnObjectiveError(f"{name!r} names no function of a file; write FILE.py:FUNCTION")
     path, function, digest = found["path"], found["function"], found["digest"]
-    return Reference(path, function, digest or _digest(_read(path)))
+    return Reference(path, function, digest or _digest(_sources(path)))
 
 
 def settings(named: Reference) -> tuple[str, dict[str, Any]]:
@@ -103,18 +108,22 @@ def _checked(named: Reference) -> ModuleType:
 
 @cache
 def _module(named: Reference) -> ModuleType:
-    source = _read(named.path)
-    if _digest(source) != named.digest:
+    sources = _sources(named.path)
+    if _digest(sources) != named.digest:
+        changed = named.path if len(sources) == 1 else f"{named.path}, or what it imports from beside it,"
         raise OwnObjectiveError(
-            f"{named.path} has changed since this run was planned; put it back, or start the command again: what it "
+            f"{changed} has changed since this run was planned; put it back, or start the command again: what it "
             "is now makes other assets"
         )
-    module = ModuleType(f"own_objective_{named.digest}")
-    module.__file__ = named.path
-    sys.modules[module.__name__] = module  # where dataclasses and pickle look
+    package = f"own_objective_{named.digest}"
+    beside = _Beside(package, Path(named.path), sources)
+    sys.meta_path.append(beside)
+    module = module_from_spec(beside.spec(package))
+    sys.modules[package] = module  # where dataclasses and pickle look
     try:
-        exec(compile(source, named.path, "exec"), module.__dict__)
+        beside.exec_module(module)
     except Exception as error:
+        sys.meta_path.remove(beside)
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise OwnObjectiveError(f"{named.path} cannot be run ({reason}); mend it") from error
     return module
@@ -127,5 +136,54 @@ def _read(path: str) -> bytes:
         raise OwnObjectiveError(f"{path} cannot be read ({error.strerror}); give the path of a Python file") from None
 
 
-def _digest(source: bytes) -> str:
-    return hashlib.sha256(source).hexdigest()[:16]
+class _Beside(MetaPathFinder, Loader):
+    """Finds the files of a digest, which were read once, and no other: the file as a package, those beside it in it."""
+
+    def __init__(self, package: str, path: Path, sources: Mapping[str, bytes]):
+        self.sources = {f"{package}.{name}" if name else package: source for name, source in sources.items()}
+        self.package, self.path = package, path
+
+    def find_spec(self, fullname: str, path: object, target: ModuleType | None = None) -> ModuleSpec | None:
+        return self.spec(fullname) if fullname in self.sources else None
+
+    def spec(self, name: str) -> ModuleSpec:
+        is_package = name == self.package
+        file = self.path if is_package else self.path.with_name(f"{name.rpartition('.')[2]}.py")
+        spec = spec_from_file_location(name, file, loader=self)
+        assert spec is not None
+        spec.submodule_search_locations = [] if is_package else None  # no folder: Python's own finder stays out
+        return spec
+
+    def exec_module(self, module: ModuleType) -> None:
+        exec(compile(self.sources[module.__name__], module.__file__ or "", "exec"), module.__dict__)
+
+
+def _sources(path: str) -> dict[str, bytes]:
+    """The file, under "", and what it and they import from beside it, by name."""
+    found, todo = {"": _read(path)}, [""]
+    while todo:
+        for name in _imported(found[todo.pop()]):
+            beside = Path(path).with_name(f"{name}.py")
+            if name not in found and beside.is_file():
+                found[name] = _read(str(beside))
+                todo.append(name)
+    return found
+
+
+def _imported(source: bytes) -> Iterator[str]:
+    """The names in `from .name import …` and `from . import name`, wherever they stand; some may be no files."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return  # running it will say so
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            yield from [node.module] if node.module else [alias.name for alias in node.names]
+
+
+def _digest(sources: Mapping[str, bytes]) -> str:
+    """Without files beside it, that of the file alone."""
+    digest = hashlib.sha256(sources[""])
+    for name in sorted(sources.keys() - {""}):
+        digest.update(f"\0{name}\0".encode() + hashlib.sha256(sources[name]).digest())
+    return digest.hexdigest()[:16]

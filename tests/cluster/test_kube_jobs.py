@@ -99,6 +99,31 @@ def test_a_job_that_failed_is_begun_anew_when_it_is_gone_and_any_other_is_attach
         begin_anew(launcher, JOB, lambda _: None)
 
 
+def test_only_this_job_is_forgotten_and_only_if_it_has_failed(server):
+    launcher, failed = KubeRayJobs(), {"jobDeploymentStatus": "Failed"}
+    launcher.forget_failed(JOB)  # there is none
+    launcher.submit(JOB)
+    for status in ({"jobDeploymentStatus": "Running"}, {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}):
+        server.objects[f"{PATH}/night"]["status"] = status
+        launcher.forget_failed(JOB)
+    server.objects[f"{PATH}/night"]["status"] = failed
+    launcher.forget_failed(JOB.model_copy(update={"gpus": 2}))
+    assert ("DELETE", f"{PATH}/night") not in server.requests
+    server.stays, waits = True, []
+
+    def sleep(seconds):
+        waits.append(seconds)
+        if len(waits) == 3:
+            del server.objects[f"{PATH}/night"]
+
+    launcher.forget_failed(JOB, sleep)
+    assert waits == [1, 1, 1]
+    launcher.submit(JOB)
+    server.objects[f"{PATH}/night"]["status"] = failed
+    with pytest.raises(LaunchError, match="The failed job night is still going after 60 s; start the same command"):
+        launcher.forget_failed(JOB, lambda _: None)
+
+
 def test_another_namespace(server):
     KubeRayJobs("others").submit(JOB)
     assert list(server.objects) == ["/apis/ray.io/v1/namespaces/others/rayjobs/night"]

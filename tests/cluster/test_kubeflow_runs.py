@@ -6,7 +6,7 @@ import pytest
 from cluster import job as jobs
 from cluster import kubeflow_runs
 from cluster.kubeflow_runs import KubeflowRuns, six_fields
-from cluster.launcher import Handle, LaunchError, Status
+from cluster.launcher import Handle, LaunchError, Status, begin_anew
 from cluster.manifests import ManifestError
 
 JOB = jobs.job(
@@ -57,6 +57,25 @@ def test_what_kubeflow_says_of_a_run(server, state, found):
     run |= {"state": state} | ({"error": {"code": 2, "message": found.message}} if found.message else {})
     assert launcher.status("night") == found
     assert launcher.logs("night").endswith("the bench: job logs kuberay night\n")
+
+
+def test_a_run_that_failed_is_begun_anew_under_its_name_and_any_other_is_attached_to(server):
+    launcher = KubeflowRuns(server.url, again=True)
+    assert begin_anew(launcher, JOB) == Handle("night", is_new=True)
+    first = only(server.objects["runs"])
+    for state in ("PENDING", "RUNNING", "SUCCEEDED"):
+        first["state"] = state
+        assert begin_anew(launcher, JOB) == Handle("night", is_new=False)
+    assert only(server.objects["runs"]) is first
+    first["state"] = "FAILED"
+    with pytest.raises(LaunchError, match="A job night is there and asks for something else"):
+        begin_anew(launcher, JOB.model_copy(update={"gpus": 2}))
+    before = len(server.changes)
+    assert begin_anew(launcher, JOB) == Handle("night", is_new=True)
+    assert server.changes[before:] == [("DELETE", f"runs/{first['run_id']}"), ("POST", "runs")]
+    second = only(server.objects["runs"])
+    assert second["runtime_config"]["parameters"] == {"job": JOB.text, "again": True}
+    assert second["state"] == "PENDING"
 
 
 def test_cancel_stops_a_run_and_frees_its_name(server):

@@ -56,6 +56,32 @@ def handlers():
 pytestmark = pytest.mark.usefixtures("handlers")
 
 
+def test_a_job_that_failed_in_an_earlier_run_is_begun_anew_if_the_pipeline_is_told_so(cluster, program, tmp_path):
+    from cluster import kubeflow
+
+    class Listing:
+        path = str(tmp_path / "listing")
+
+    def first_step(*, again: bool) -> None:
+        kubeflow.weights(job.text, "", again, Listing)
+
+    job = JOB.model_copy(update={"retries": 0})
+    program("sys.exit(words[:1] == ['bench'] and not os.path.exists('mended'))")
+    with pytest.raises(LaunchError, match="RayJob night failed"):
+        steps.launch(job, seconds=0.02)
+    (tmp_path / "mended").touch()
+    first_step(again=False)
+    with pytest.raises(LaunchError, match="RayJob night failed"):
+        steps.launch(job, seconds=0.02)
+    assert len(cluster.attempts) == 1
+    first_step(again=True)
+    steps.launch(job, seconds=0.02)
+    assert len(cluster.attempts) == 2
+    first_step(again=True)  # what has succeeded stays
+    steps.launch(job, seconds=0.02)
+    assert len(cluster.attempts) == 2
+
+
 def test_a_job_runs_to_its_end_and_its_log_is_printed_once(cluster, program, capsys):
     program("time.sleep(0.5); print('4 of 4 assets')")
     steps.launch(JOB, seconds=0.1)

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -19,6 +21,8 @@ from cluster.launcher import LaunchError
 from cluster.ray_jobs import RayJobs
 
 START_SECONDS = 300
+CLI = [sys.executable, "-c", "from pipeline.cli import main; main()"]
+CONNECT = [sys.executable, "-c", "from cluster.ray_executor import connect; connect()"]
 
 
 def free_port() -> int:
@@ -30,15 +34,22 @@ def free_port() -> int:
 class Head(NamedTuple):
     dashboard: str
     gcs: str
-    environment: dict[str, str]  # with its token
+    environment: dict[str, str]  # with its token, if it asks for one
 
 
 @pytest.fixture(scope="module")
 def head():
-    """On loopback; it asks for a token, and ends with its process. Processes of their own talk to it: Ray reads its
-    token once a process."""
+    """It asks for a token."""
+    with running({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}) as started:
+        yield started
+
+
+@contextmanager
+def running(authentication: Mapping[str, str]) -> Iterator[Head]:
+    """A head on loopback, which ends with its process. Processes of their own talk to it: Ray reads its token once a
+    process."""
     port, gcs = free_port(), free_port()
-    environment = own_process.without_ray() | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+    environment = own_process.without_ray() | authentication
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     start = ["ray", "start", "--head", "--block", "--num-cpus=1", "--disable-usage-stats", f"--port={gcs}"]
     start += ["--dashboard-host=127.0.0.1", f"--dashboard-port={port}", "--object-store-memory=100000000"]
@@ -64,6 +75,15 @@ def answers(dashboard: str) -> bool:
     return False
 
 
+def side_by_side(asked: list[tuple[list[str], dict[str, str]]]) -> list[tuple[int, str, str]]:
+    """Of each command, with its environment, the status and what it printed, as output and as errors."""
+    processes = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for command, environment in asked
+    ]
+    return [(process.wait(), out, errors) for process in processes for out, errors in [process.communicate()]]
+
+
 def test_jobs_on_a_ray_cluster(head):
     own_process.run(Path(__file__).with_name("on_job_head.py"), head.dashboard, environment=head.environment)
 
@@ -72,19 +92,13 @@ def test_a_token_that_is_missing_or_wrong_is_told(head, tmp_path):
     """Fault test 23. In processes of their own, because Ray reads its token once; side by side, because it is slow."""
     without = own_process.without_ray() | {"HOME": str(tmp_path)}
     wrong = without | {"RAY_AUTH_TOKEN": "wrong" * 8}
-    cli = [sys.executable, "-c", "from pipeline.cli import main; main()"]
-    submit = [*cli, "submit", "ray", "--name", "night", "--address", head.dashboard, "--", "bench"]
-    connect = [sys.executable, "-c", "from cluster.ray_executor import connect; connect()"]
+    submit = [*CLI, "submit", "ray", "--name", "night", "--address", head.dashboard, "--", "bench"]
     asked = [
         (submit, without),
         (submit, wrong),
-        *((connect, env | {"RAY_ADDRESS": head.gcs}) for env in (without, wrong)),
+        *((CONNECT, env | {"RAY_ADDRESS": head.gcs}) for env in (without, wrong)),
     ]
-    processes = [
-        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for command, environment in asked
-    ]
-    missing, refused, *unanswered = [process.communicate()[1].splitlines()[-1] for process in processes]
+    missing, refused, *unanswered = [told.splitlines()[-1] for _, _, told in side_by_side(asked)]
     ray, ending = f"Error: Ray's dashboard at {head.dashboard}", "; set RAY_AUTH_TOKEN to the cluster's token."
     assert missing == f"{ray} asks for a token, and there is none{ending}"
     assert refused == f"{ray} refuses the token in RAY_AUTH_TOKEN{ending}"
@@ -93,6 +107,28 @@ def test_a_token_that_is_missing_or_wrong_is_told(head, tmp_path):
         assert line.endswith(
             "set RAY_AUTH_TOKEN to its token if it asks for one, or unset RAY_ADDRESS to work on this machine."
         )
+
+
+def test_a_head_that_asks_for_no_token_takes_whoever_comes_with_one_or_without(tmp_path):
+    without = own_process.without_ray() | {"HOME": str(tmp_path)}
+    of_another = without | {"RAY_AUTH_TOKEN": "another's" * 8}
+    with running({"RAY_AUTH_MODE": "disabled"}) as head:
+        submit = [*CLI, "submit", "ray", "--address", head.dashboard, "--name"]
+        told = side_by_side(
+            [
+                *(
+                    ([*submit, f"job{n}", "--", "bench", "--prompt", " "], env)
+                    for n, env in enumerate((without, of_another))
+                ),
+                *((CONNECT, env | {"RAY_ADDRESS": head.gcs}) for env in (without, of_another)),
+            ]
+        )
+    assert [(status, out) for status, out, _ in told] == [
+        (0, "job0: submitted\n"),
+        (0, "job1: submitted\n"),
+        (0, ""),
+        (0, ""),
+    ]
 
 
 def test_what_ray_writes_down_of_a_job_that_was_deleted_is_no_job():

@@ -205,6 +205,13 @@ def test_submit_and_schedule_kfp_are_declared():
             "Error: A job night is there"
         )
         assert invoke("job", "status", "kfp", "night", "--endpoint", server.url).stdout == "waiting\n"
+        (run,) = server.objects["runs"].values()
+        run["state"] = "FAILED"
+        assert invoke("submit", "kfp", *options, "--", "bench").stdout == "night: there already\n"
+        assert invoke("submit", "kfp", "--again", *options, "--", "bench").stdout == "night: submitted\n"
+        (anew,) = server.objects["runs"].values()
+        assert [made["runtime_config"]["parameters"].get("again") for made in (run, anew)] == [None, True]
+        assert invoke("submit", "kfp", "--again", *options, "--", "bench").stdout == "night: there already\n"
         clock = ["schedule", "kfp", *options, "--schedule", "0 2 * * *"]
         assert invoke(*clock, "--", "bench").stdout == "night: created\n"
         assert invoke(*clock, "--", "bench").stdout == "night: unchanged\n"

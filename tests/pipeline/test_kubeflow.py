@@ -43,6 +43,9 @@ def test_steps_follow_one_another_uncached_and_are_tried_again():
     for task in tasks.values():
         assert not task["cachingOptions"].get("enableCache")
         assert task["retryPolicy"]["maxRetryCount"] == 2
+    asked = [name for name, task in tasks.items() if "again" in task["inputs"]["parameters"]]
+    assert asked == ["weights"]
+    assert graph["root"]["inputDefinitions"]["parameters"]["again"]["defaultValue"] is False
     for executor in graph["deploymentSpec"]["executors"].values():
         assert executor["container"]["image"] == JOB.image
         assert "pip install" not in str(executor)

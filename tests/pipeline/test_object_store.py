@@ -2,6 +2,9 @@
 
 import io
 import json
+import threading
+import urllib.request
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import finished_run
@@ -12,8 +15,10 @@ from typer.testing import CliRunner
 
 from pipeline import files, viewer
 from pipeline.cli import app
+from pipeline.cli_guard import INTERRUPTED, WRONG_INPUT
 from pipeline.embedded import frozen
 from pipeline.store import Store
+from sctd.formats import ply
 
 QUICK = ["--set", "iterations=4", *BALL, "--views", "4", "--executor", "inline"]
 
@@ -99,6 +104,49 @@ def test_pages_are_not_written_into_a_bucket(options, found):
     refused = invoke("report", "s3://bucket/run", *options)
     assert refused.exit_code == 2
     assert refused.stderr == f"Error: {found}; pages open from a disk: give --out a folder of this machine.\n"
+
+
+@pytest.fixture
+def visited(monkeypatch) -> dict[str, bytes]:
+    """What a browser gets of `view` before Ctrl-C, by the name of the page."""
+    found = {}
+
+    def serve_until_visited(server):
+        thread = threading.Thread(target=serve_forever, args=(server, 0.01))
+        thread.start()
+        for name in ("", "asset.js", "viewer/start.js"):
+            with urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/{name}", timeout=30) as answer:
+                found[name] = answer.read()
+        server.shutdown()
+        thread.join()
+        raise KeyboardInterrupt
+
+    serve_forever = ThreadingHTTPServer.serve_forever
+    monkeypatch.setattr(ThreadingHTTPServer, "serve_forever", serve_until_visited)
+    monkeypatch.setattr(viewer, "fetch", lambda: viewer.Files({"start.js": b"the viewer"}))
+    return found
+
+
+@pytest.mark.parametrize("named", ["items/a-red-cube-0000cafe", "items/a-red-cube-0000cafe/asset.ply", "other.ply"])
+def test_an_asset_in_a_bucket_is_shown(s3, visited, named):
+    data, title = ply.to_ply(finished_run.asset()), "other.ply" if named == "other.ply" else "a-red-cube-0000cafe"
+    run = Store(files.place(f"{s3}/viewed"))
+    path = run.root / (named if named.endswith(".ply") else f"{named}/asset.ply")
+    run.write(path, data)
+    shown = invoke("view", run.root / named, "--port", 0, "--no-browser")
+    assert shown.exit_code == INTERRUPTED
+    assert shown.stdout.startswith(f"{path}: http://127.0.0.1:"), shown.output
+    assert visited["asset.js"] == viewer.embedded(data)
+    assert visited["viewer/start.js"] == b"the viewer"
+    assert f"<title>{title}</title>" in visited[""].decode()
+
+
+@pytest.mark.parametrize("named", ["bucket/nothing", "bucket/nothing/asset.ply", "absent/run/items/a"])
+def test_an_asset_that_is_in_no_bucket_is_named(s3, visited, named):
+    refused = invoke("view", f"s3://{named}", "--port", 0, "--no-browser")
+    assert (refused.exit_code, visited) == (WRONG_INPUT, {})
+    assert refused.stderr.startswith(f"Error: s3://{named} cannot be read (")
+    assert refused.stderr.endswith("; give an asset.ply, or the folder of an item that has one.\n")
 
 
 def test_a_bucket_that_is_not_there_is_named(s3, tiny_weights):

@@ -1,5 +1,6 @@
 """A function of a file as an objective: what it is known by, its recipe, its refusals; the example as it stands."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,6 +80,60 @@ def test_a_job_is_known_by_the_files_content_and_the_function_and_not_by_its_pla
     ids += [job(f"{elsewhere}:copied").id]
     assert len(set(ids)) == 4
     assert job(f"{one}:copied").objective == "copied"
+
+
+SPLIT = """
+LIKE = "sds"
+from .weights import factor
+def split(z_0, *, denoise, text, noise, times, schedule):
+    from . import shift
+    return z_0 * factor + shift.by()
+"""
+
+
+def test_what_it_imports_from_beside_it_counts_and_works_wherever_it_is_imported(tmp_path: Path) -> None:
+    def laid(name: str, factor: str = "2.0", by: str = "1.0") -> str:
+        (tmp_path / name).mkdir(exist_ok=True)
+        written(tmp_path / name, "from .numbers import factor\nimport torch\n", "weights.py")
+        written(tmp_path / name, f"factor = {factor}\n", "numbers.py")
+        written(tmp_path / name, f"from . import weights\ndef by(): return {by}\n", "shift.py")
+        return f"{written(tmp_path / name, SPLIT)}:split"
+
+    def value(name: str) -> float:
+        given = dict.fromkeys(("denoise", "text", "noise", "times", "schedule"))
+        return float(own_objective.function(reference(name))(torch.ones(1), **given))
+
+    one, elsewhere = laid("one"), laid("elsewhere")
+    first = job(one).id
+    assert job(elsewhere).id == first
+    assert value(one) == value(elsewhere) == 3.0
+    planned = reference(one)
+    assert (job(laid("one", by="5.0")).id != first, value(one)) == (True, 7.0)
+    assert (job(laid("one", factor="3.0")).id != first, value(one)) == (True, 4.0)
+    with pytest.raises(OwnObjectiveError, match=r"own.py, or what it imports from beside it, has changed since this"):
+        own_objective._module.__wrapped__(planned)
+    assert (job(laid("one")).id, value(one)) == (first, 3.0)
+    written(tmp_path / "one", "not read", "unused.py")
+    assert job(one).id == first
+
+
+def test_a_file_that_imports_nothing_from_beside_it_keeps_its_digest(tmp_path: Path) -> None:
+    own = written(tmp_path, COPY)
+    assert reference(f"{own}:copied").digest == hashlib.sha256(COPY.encode()).hexdigest()[:16]
+
+
+def test_a_relative_import_finds_only_what_the_digest_covers(tmp_path: Path) -> None:
+    written(tmp_path, "", "hidden.py")
+    own = written(tmp_path, COPY + "import importlib\nimportlib.import_module('.hidden', __package__)\n")
+    with pytest.raises(
+        OwnObjectiveError, match=r"own.py cannot be run \(ModuleNotFoundError: No module named 'own_obj"
+    ):
+        fitted(embedded(), f"{own}:copied")
+    (tmp_path / "sub").mkdir()
+    for line in ("from .absent import x", "from .sub.below import x", "from .broken import x"):
+        written(tmp_path, "def f(:", "broken.py")
+        with pytest.raises(OwnObjectiveError, match=r"own.py cannot be run \((ModuleNotFoundError|SyntaxError): .*\)"):
+            fitted(embedded(), f"{written(tmp_path, COPY + line)}:copied")
 
 
 def test_jobs_without_one_keep_the_ids_that_they_had() -> None:
