@@ -1,4 +1,7 @@
 import io
+import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -71,6 +74,14 @@ def test_every_view_is_kept_for_later_questions(judged):
     }  # fmt: skip
     lengths = np.linalg.norm(arrays["image_features"], axis=1)
     np.testing.assert_allclose(lengths, 1, atol=1e-6)
+
+
+def test_a_driver_that_is_told_of_a_result_loads_no_model_library(judged):
+    """It would stand still meanwhile, for 5 to 20 seconds."""
+    _, seen, result = judged
+    code = "import pickle, sys; pickle.load(sys.stdin.buffer); print(sorted({'torch', 'open_clip'} & set(sys.modules)))"
+    told = subprocess.run([sys.executable, "-c", code], input=pickle.dumps([*seen, result]), capture_output=True)
+    assert told.stdout == b"[]\n", told.stderr.decode()
 
 
 def test_a_reference_of_another_network_is_refused_at_birth(tiny_weights, tmp_path):
