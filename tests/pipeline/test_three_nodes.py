@@ -9,18 +9,20 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from own_process import KEPT
 from processes import Command
 
 JOBS = 24
 ASKED = ["--suite", "embedded40", "--limit", "12", "--objective", "sctd,sds", "--views", "3", "--set", "iterations=3"]
 ASKED += ["--set", "seed_shape.kind=ball", "--set", "seed_shape.count=300", "--checkpoint-seconds", "0"]
+ASKED += ["--set", "cameras.views=1", "--no-report"]
 NOT_OF_THE_ASSETS = ["run_id", "date_utc", "time_min", "peak_gib", "code_sha"]
 
 
 @pytest.fixture
 def cluster(monkeypatch):
     """The process that holds the cluster. Commands find it by their environment."""
-    for name in [name for name in os.environ if name.startswith("RAY_")]:
+    for name in [name for name in os.environ if name.startswith("RAY_") and name != KEPT]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))
