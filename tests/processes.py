@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pipeline.generate import Checkpoint
 
@@ -34,12 +35,14 @@ class Command:
         found = (re.search(r"generate \d+: ready \(process (\d+)\)", line) for line in list(self.lines))
         return [int(match[1]) for match in found if match]
 
-    def until(self, condition: Callable[[], bool]) -> None:
+    def until(self, condition: Callable[[], Any]) -> Any:
+        """What the condition says once that is true, while the process lives."""
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while not condition():
+        while not (found := condition()):
             assert self.process.poll() is None, "".join(self.lines)
             assert time.monotonic() < deadline, "".join(self.lines)
             time.sleep(0.01)
+        return found
 
     def end(self) -> int:
         status = self.process.wait(PATIENCE_SECONDS)
