@@ -5,7 +5,6 @@ import io
 import time
 from collections.abc import Generator as Progressing
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from evaluation.references import from_bytes
 from evaluation.statistics import lowest_tenth
 from pipeline import devices, pictures
 from pipeline.attempts import JUDGING, Fence
-from pipeline.jobs import Asset
+from pipeline.jobs import Asset, Judged
 from pipeline.models import Weights
 from pipeline.networks import REQUIRED
 from pipeline.protocol import Protocol
@@ -29,15 +28,6 @@ from sctd.formats import ply
 METRICS = "clip", "ir", "clip_rprec"  # one number per view
 STAGES = 4  # rendering, two judges and writing; one more for each further network of features
 BLANK_PIXELS = 64  # whatever a judge resizes white to is white
-
-
-@dataclass(frozen=True)
-class Judged:
-    """An asset and its scores: per metric the mean, standard deviation and lowest tenth over its views."""
-
-    asset: Asset
-    scores: dict[str, dict[str, float]]
-    seconds: float
 
 
 class Evaluator:

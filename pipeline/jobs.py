@@ -74,6 +74,18 @@ class Asset:
     facts: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Judged:
+    """An asset and its scores: per metric the mean, standard deviation and lowest tenth over its views.
+
+    Here, not with the evaluator, so that the driver, which is told of it, loads no models' libraries.
+    """
+
+    asset: Asset
+    scores: dict[str, dict[str, float]]
+    seconds: float
+
+
 def plan(prompts: Sequence[Prompt], methods: Iterable[Method], seed: int, weights: str) -> list[Job]:
     """Every prompt by every method, prompt by prompt, so that an unfinished run compares like with like."""
     methods = list(methods)

@@ -2,11 +2,17 @@
 
 import os
 import signal
+import sys
 
 # A background job of a shell is deaf to Ctrl-C, and so is all that it starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# What a test starts imports torch and diffusers: 6 seconds where their bytecode is kept, else 18.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+# Ray's workers would stand back (nice 15) from all else that runs here, such as the tests beside them.
+os.environ.setdefault("RAY_worker_niceness", "0")
 # As cluster/ray_executor.py sets it, also where tests use Ray themselves.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")

@@ -7,12 +7,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pipeline.generate import Checkpoint
 
 PROMPTS = ["--prompt", "a red cube", "--prompt", "a blue ball"]
 BALL = ["--set", "seed_shape.kind=ball", "--set", "seed_shape.count=150"]
-SMALL = ["--set", "iterations=80", *BALL, "--views", "4", "--checkpoint-seconds", "0"]
+ITERATIONS = 40  # of which two kills interrupt the first job
+SMALL = ["--set", f"iterations={ITERATIONS}", *BALL, "--views", "4", "--checkpoint-seconds", "0", "--no-report"]
 PATIENCE_SECONDS = 900  # for a crowded machine; nothing is asserted of it
 
 
@@ -33,12 +35,14 @@ class Command:
         found = (re.search(r"generate \d+: ready \(process (\d+)\)", line) for line in list(self.lines))
         return [int(match[1]) for match in found if match]
 
-    def until(self, condition: Callable[[], bool]) -> None:
+    def until(self, condition: Callable[[], Any]) -> Any:
+        """What the condition says once that is true, while the process lives."""
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while not condition():
+        while not (found := condition()):
             assert self.process.poll() is None, "".join(self.lines)
             assert time.monotonic() < deadline, "".join(self.lines)
             time.sleep(0.01)
+        return found
 
     def end(self) -> int:
         status = self.process.wait(PATIENCE_SECONDS)

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 warnings.simplefilter("ignore")
@@ -25,11 +27,14 @@ def main(folder: Path) -> None:
     nodes = [cluster.add_node(num_cpus=1)]
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     ray.cloudpickle.register_pickle_by_value(fake_workers)
-    told = []
+    told, workers = [], []
 
     def watch(event):
         told.append([event.kind, event.stage, event.item, event.note])
+        if event.kind == "ready" and event.stage == "generate":
+            workers.append(event.pid)
         if event.kind == "progress" and event.item == "slow-a" and event.progress.done == 3 and len(nodes) == 1:
+            os.kill(workers[0], signal.SIGSTOP)  # it would go on until it misses its node, perhaps to the item's end
             cluster.remove_node(nodes[0], allow_graceful=False)
             nodes.append(cluster.add_node(num_cpus=1))
 
@@ -37,6 +42,8 @@ def main(folder: Path) -> None:
         fake_workers.stages(folder, generators=1), ["slow-a", "ok-b"], watch
     )
     outcomes = [[outcome.item, outcome.result, outcome.deaths] for outcome in run]
+    with suppress(ProcessLookupError):
+        os.kill(workers[0], signal.SIGKILL)
     (folder / "told.json").write_text(json.dumps({"outcomes": outcomes, "told": told}))
     disconnect()
     cluster.shutdown()

@@ -1,6 +1,9 @@
 import dataclasses
 import io
+import pickle
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -76,16 +79,23 @@ def test_every_view_is_kept_for_later_questions(judged):
     np.testing.assert_allclose(lengths, 1, atol=1e-6)
 
 
+def test_a_driver_that_is_told_of_a_result_loads_no_model_library(judged):
+    """It would stand still meanwhile, for 5 to 20 seconds."""
+    _, seen, result = judged
+    code = "import pickle, sys; pickle.load(sys.stdin.buffer); print(sorted({'torch', 'open_clip'} & set(sys.modules)))"
+    told = subprocess.run([sys.executable, "-c", code], input=pickle.dumps([*seen, result]), capture_output=True)
+    assert told.stdout == b"[]\n", told.stderr.decode()
+
+
 def test_a_reference_of_another_network_is_refused_at_birth(tiny_weights, tmp_path):
     folder = shutil.copytree(tiny_weights, tmp_path / "copied")
-    Evaluator(
-        Store(tmp_path / "run"), models.Weights("copied", folder), Protocol(6), TEXTS
-    )  # the same, called otherwise
+    weights = models.Weights("copied", folder)
+    Evaluator(Store(tmp_path / "run"), weights, Protocol(6), TEXTS)  # the same network, called otherwise
     reference = from_bytes((folder / "reference.npz").read_bytes())
     other = dataclasses.replace(reference, made_of=reference.made_of | {"weights": "ab" * 32})
     (folder / "reference.npz").write_bytes(to_bytes(other))
     with pytest.raises(EvaluationError, match=r"the reference holds features of tiny \(abababababab\)"):
-        Evaluator(Store(tmp_path / "run"), models.Weights("copied", folder), Protocol(6), TEXTS)
+        Evaluator(Store(tmp_path / "run"), weights, Protocol(6), TEXTS)
 
 
 def test_a_protocol_is_named_by_its_views_and_begins_at_the_front():

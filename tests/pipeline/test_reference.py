@@ -38,17 +38,26 @@ def weights(tiny_weights, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def few_steps_and_small_shards(monkeypatch):
+def make_small(monkeypatch) -> None:
+    """Few steps and small shards."""
     monkeypatch.setattr(reference, "STEPS", 2)
     monkeypatch.setattr(reference, "SHARD", 4)
 
 
-@pytest.fixture
-def suite(tmp_path) -> Path:
-    file = tmp_path / "colours.txt"
+@pytest.fixture(autouse=True)
+def few_steps_and_small_shards(monkeypatch):
+    make_small(monkeypatch)
+
+
+def suite_in(folder: Path) -> Path:
+    file = folder / "colours.txt"
     file.write_text("\n".join(TEXTS))
     return file
+
+
+@pytest.fixture
+def suite(tmp_path) -> Path:
+    return suite_in(tmp_path)
 
 
 @pytest.fixture
@@ -59,12 +68,12 @@ def out(tmp_path) -> Path:
 @pytest.fixture
 def command(weights, suite, out):
     """The command over two prompts, six pictures each, in three shards; options given later count."""
+    return lambda *more, out=out: invoke(weights, suite, out, *more)
 
-    def run(*more, out=out):
-        given = ["--weights", weights, "--suite", suite, "--count", 12, "--executor", "inline", "--out", out, *more]
-        return CliRunner().invoke(app, ["reference", *map(str, given)])
 
-    return run
+def invoke(weights, suite, out, *more):
+    given = ["--weights", weights, "--suite", suite, "--count", 12, "--executor", "inline", "--out", out, *more]
+    return CliRunner().invoke(app, ["reference", *map(str, given)])
 
 
 @pytest.fixture
@@ -80,11 +89,14 @@ def sampled(monkeypatch) -> list[int]:
     return made
 
 
-@pytest.fixture
-def undisturbed(command, tmp_path) -> Path:
+@pytest.fixture(scope="module")
+def undisturbed(weights, tmp_path_factory) -> Path:
     """Where the same command has made both references in peace."""
-    assert command(out=tmp_path / "undisturbed").exit_code == 0
-    return tmp_path / "undisturbed"
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        make_small(patch)
+        assert invoke(weights, suite_in(folder), folder / "out").exit_code == 0
+    return folder / "out"
 
 
 def references(folder: Path) -> dict[str, bytes]:
