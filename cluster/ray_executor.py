@@ -398,9 +398,11 @@ def connect(cpus: float = 0.0) -> Any:
 def _sigterm_as_before() -> Iterator[None]:
     """Ray takes SIGTERM for a crash and prints a stack of addresses; who heard it before, hears it again."""
     before = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def disconnect() -> None:

@@ -27,7 +27,7 @@ def guarded(command: Callable[..., int | None]) -> Callable[..., None]:
     def run(*arguments: Any, **options: Any) -> None:
         try:
             status = command(*arguments, **options)
-        except (KeyboardInterrupt, SystemExit):  # the latter is what Ray makes of SIGTERM
+        except (KeyboardInterrupt, SystemExit):  # the latter is what Ray makes of SIGTERM while it starts
             print(f"Interrupted. Start the same command again to go on: {_command()}", file=sys.stderr)
             status = INTERRUPTED
         except Exception as error:

@@ -24,6 +24,7 @@ SETTINGS = "suite", "seed", "views", "protocol", "metric_version", "evaluation"
 CURVES = "loss", "gaussians", "seconds"  # over the iterations of each job, as its records of progress tell them
 ENDED, ITERATION = "jobs/ended", "iteration"  # what numbers are drawn over
 SEND_SECONDS = 5.0  # between two requests to MLflow, which the run waits for
+MOST_AT_ONCE = 1000  # numbers in one of them: it refuses more
 
 
 class Service(Protocol):
@@ -62,7 +63,8 @@ class Mlflow:
 
     def _send(self) -> None:
         waiting, self.waiting, self.sent_at = self.waiting, [], time.monotonic()
-        self.client.log_batch(self.run_id, metrics=waiting)
+        for at in range(0, len(waiting), MOST_AT_ONCE):
+            self.client.log_batch(self.run_id, metrics=waiting[at : at + MOST_AT_ONCE])
 
     def file(self, path: Path) -> None:
         self.mlflow.log_artifact(str(path))

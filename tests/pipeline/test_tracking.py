@@ -3,8 +3,10 @@
 import importlib.util
 import json
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -86,6 +88,25 @@ def test_mlflow_has_settings_curves_scores_and_tables(folder, run, seconds, tmp_
     files = {file.path for file in client.list_artifacts(told.info.run_id)}
     assert files == {"leaderboard.csv", "per_object.csv"}
     assert SECRET.encode() not in contents(tmp_path)
+
+
+def test_mlflow_is_told_of_many_numbers_in_requests_that_it_takes(monkeypatch):
+    sent, own = [], SimpleNamespace
+    client = own(log_batch=lambda run_id, metrics: sent.append([(each.key, each.value) for each in metrics]))
+    module = own(
+        set_experiment=print, start_run=lambda run_name: own(info=own(run_id="r")), log_params=print, end_run=print,
+        MlflowClient=lambda: client,
+        entities=own(Metric=lambda key, value, timestamp, step: own(key=key, value=value)),
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "mlflow", module)
+    monkeypatch.setattr(tracking, "SEND_SECONDS", 1e9)
+    service = tracking.Mlflow("run", {})
+    told = [(f"sctd/prompt-{n}/clip", float(n)) for n in range(2500)]
+    for name, value in told:
+        service.metrics({name: value}, None)
+    service.end()
+    assert [each for batch in sent for each in batch] == told
+    assert max(map(len, sent)) <= 1000
 
 
 def wandb_records(path: Path) -> Iterator:
