@@ -36,7 +36,7 @@ def save(checkpoint: Path, step: int) -> None:
 
 
 class Generate:
-    """`<what>-<name>`: ok, slow, invalid, crash, full, flaky, oom_once, device_once, die_once, poison, hang, stop, …
+    """`<what>-<name>`: ok, slow, invalid, crash, full, flaky, oom_once, die_once, held_once, poison, hang, stop, …
 
     A `long` one goes on until there is a file `released`, and saves its state when it is asked to, and only then.
     """
@@ -80,6 +80,9 @@ class Generate:
                 (self.folder / item).touch()
                 save(checkpoint, 2 if what == "poison" else 3)
                 os.kill(os.getpid(), signal.SIGKILL)
+            if step == 2 and what == "held_once" and not (self.folder / item).exists():
+                (self.folder / item).touch()
+                time.sleep(3600)
             if step == 4 and what in ("hang", "stop"):
                 save(checkpoint, 1)  # so that the next attempt comes here, too
             if step == 4 and what == "hang":

@@ -21,6 +21,8 @@ from ray.cluster_utils import Cluster  # noqa: E402
 from cluster.ray_executor import RayExecutor, disconnect  # noqa: E402
 from cluster.scheduler import Limits  # noqa: E402
 
+ITEMS = ["held_once-a", "ok-b"]  # the first is held at its third step until its node is lost
+
 
 def main(folder: Path) -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
@@ -33,14 +35,11 @@ def main(folder: Path) -> None:
         told.append([event.kind, event.stage, event.item, event.note])
         if event.kind == "ready" and event.stage == "generate":
             workers.append(event.pid)
-        if event.kind == "progress" and event.item == "slow-a" and event.progress.done == 3 and len(nodes) == 1:
-            os.kill(workers[0], signal.SIGSTOP)  # it would go on until it misses its node, perhaps to the item's end
+        if event.kind == "progress" and event.item == ITEMS[0] and event.progress.done == 3 and len(nodes) == 1:
             cluster.remove_node(nodes[0], allow_graceful=False)
             nodes.append(cluster.add_node(num_cpus=1))
 
-    run = RayExecutor(limits=Limits(backoff_seconds=0.1)).run(
-        fake_workers.stages(folder, generators=1), ["slow-a", "ok-b"], watch
-    )
+    run = RayExecutor(limits=Limits(backoff_seconds=0.1)).run(fake_workers.stages(folder, generators=1), ITEMS, watch)
     outcomes = [[outcome.item, outcome.result, outcome.deaths] for outcome in run]
     with suppress(ProcessLookupError):
         os.kill(workers[0], signal.SIGKILL)
