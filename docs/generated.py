@@ -36,7 +36,7 @@ def modules(package: str) -> str:
 
 def commands() -> str:
     """Every command with its arguments and options."""
-    from pipeline.cli import app
+    from pipeline.cli.app import app
 
     root = get_command(app)
     _tidy(root)

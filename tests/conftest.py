@@ -14,5 +14,5 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 # Ray's workers would stand back (nice 15) from all else that runs here, such as the tests beside them.
 os.environ.setdefault("RAY_worker_niceness", "0")
-# As cluster/ray_executor.py sets it, also where tests use Ray themselves.
+# As cluster/ray/executor.py sets it, also where tests use Ray themselves.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")

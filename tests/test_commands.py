@@ -5,18 +5,18 @@ import shlex
 import shutil
 from pathlib import Path
 
-import finished_run
 import pytest
-import tiny_models
 import trimesh
-from page_commands import PAGES, ROOT, check, check_verb, of_line, of_page
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from pipeline import cli_examples, cli_guard
-from pipeline.cli import app
-from pipeline.store import Store
+from pipeline.cli import error_handling as cli_guard
+from pipeline.cli import examples as cli_examples
+from pipeline.cli.app import app
+from pipeline.store.run_folder import Store
 from sctd.formats import ply
+from tests.support import finished_run, tiny_models
+from tests.support.page_commands import PAGES, ROOT, check, check_verb, of_line, of_page
 
 SHOWN = {page: of_page(page.read_text(encoding="utf-8")) for page in PAGES}
 WITH_COMMANDS = [page for page in PAGES if SHOWN[page]]
@@ -26,14 +26,14 @@ CANNOT_RUN = {
     r".*--recipe paper": "real weights, and a GPU",
     r".*--weights (FOLDER|DIR|my_weights|published)": "weights of the reader",
     r"segmentdreamer weights (fetch|check)": "fetches or opens 9 GB",
-    r"segmentdreamer reference": "real weights; tests/pipeline/test_reference.py",
-    r"segmentdreamer benchmark speed": "measures; tests/pipeline/test_speed.py",
-    r"segmentdreamer (submit|schedule|job)": "a cluster; tests/pipeline/test_cli_cluster.py runs them on emulated ones",
-    r".*--live": "takes a port; tests/pipeline/test_live.py",
-    r".*s3://": "a bucket; tests/pipeline/test_object_store.py",
-    r"segmentdreamer nightly": "the packaged judges' golden values; tests/pipeline/test_commands_nightly.py",
+    r"segmentdreamer reference": "real weights; tests/pipeline/reference/test_moments.py",
+    r"segmentdreamer benchmark speed": "measures; tests/pipeline/benchmarks/test_speed.py",
+    r"segmentdreamer (submit|schedule|job)": "a cluster; tests/pipeline/cli/test_cluster.py runs them on emulated ones",
+    r".*--live": "takes a port; tests/pipeline/report/test_live.py",
+    r".*s3://": "a bucket; tests/pipeline/store/test_object_store.py",
+    r"segmentdreamer nightly": "the packaged judges' golden values; tests/pipeline/commands/test_nightly.py",
     r"segmentdreamer study (serve|results|published)": "serves for ever; takes votes, a table; tests/pipeline/study",
-    r"segmentdreamer (view|viewer)\b": "serves until Ctrl-C, or fetches from npm; tests/pipeline/test_viewer.py",
+    r"segmentdreamer (view|viewer)\b": "serves until Ctrl-C, or fetches from npm; tests/pipeline/report/test_viewer.py",
 }  # fmt: skip
 
 
@@ -80,10 +80,10 @@ def test_commands_are_found():
         "segmentdreamer job status kubray paper",
         "segmentdreamer submit local -- bench --limits 1",
         "python -m sctd.testbeds",
-        "python -m sctd.testbed --sed 1",
-        "python -m sctd.testbed --objective sdss",
-        "python -m sctd.testbed --set times.num_segment=3",
-        "python -m sctd.theorem 1",
+        "python -m sctd.experiments.testbed --sed 1",
+        "python -m sctd.experiments.testbed --objective sdss",
+        "python -m sctd.experiments.testbed --set times.num_segment=3",
+        "python -m sctd.experiments.theorem 1",
         "uv run pytest tests/none.py",
     ],
 )

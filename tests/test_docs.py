@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import recipes as pipeline_recipes
-from sctd.methods import FOR_OBJECTIVE
+from pipeline.plan import recipes as pipeline_recipes
 from sctd.objectives import OBJECTIVES
-from sctd.recipe import Recipe, keys, with_overrides
-from sctd.recipes import paper
+from sctd.recipe.methods import FOR_OBJECTIVE
+from sctd.recipe.presets import paper
+from sctd.recipe.recipe import Recipe, keys, with_overrides
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 SECTIONS = ("The equation", "Implementation", "Cost", "Recipe", "On exact scores", "On the embedded suite")
 

@@ -1,11 +1,11 @@
 """Our source opens nothing that can run code, gives no word to a shell, and listens on loopback."""
 
 import ast
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.support.paths import ROOT
+
 FILES = sorted(
     path for part in ("pipeline", "sctd", "evaluation", "cluster", "examples") for path in (ROOT / part).rglob("*.py")
 )
@@ -18,11 +18,11 @@ ALLOWED = {
     # Reads the attributes of a TorchScript archive; it finds no class but those it names, so it runs nothing.
     ("evaluation/checkpoints.py", "pickle.Unpickler"),
     # KubeRay's operator asks a RayJob's dashboard over the pods' network, where a token guards it.
-    ("cluster/job.py", "0.0.0.0"),
+    ("cluster/kubernetes/job.py", "0.0.0.0"),
     # A word given to Typer: the shell whose completion script is printed.
-    ("pipeline/cli_complete.py", "shell=True"),
+    ("pipeline/cli/completion.py", "shell=True"),
     # The user's own objective: the file that --objective names, of the digest that the recipe holds.
-    ("sctd/own_objective.py", "exec"),
+    ("sctd/recipe/custom_objective.py", "exec"),
 }
 
 

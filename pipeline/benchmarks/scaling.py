@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     paces = {}
     for workers in map(int, given.workers.split(",")):
         out = given.folder / f"workers-{workers}"
-        code = "from pipeline.cli import main; main()"
+        code = "from pipeline.cli.app import main; main()"
         limits = ["--limit", str(workers * given.each), "--workers", str(workers), "--out", str(out)]
         bench = subprocess.run([sys.executable, "-c", code, "bench", *given.bench, *limits], check=False)
         if bench.returncode:

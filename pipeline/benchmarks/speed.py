@@ -14,18 +14,19 @@ from typing import Any
 
 import torch
 
-from pipeline import devices, manifest
 from pipeline.benchmarks import torch_render
 from pipeline.benchmarks.clocks import Lap, clock_for
-from pipeline.floor import Work, matrix_teraflops
-from pipeline.models import Weights
-from sctd.gaussians import Gaussians
-from sctd.optimize import initial_state, optimize
-from sctd.prior import StableDiffusionPrior
-from sctd.pull import Puller
-from sctd.recipe import Recipe, with_overrides
-from sctd.render import render, render_by
-from sctd.seed_shape import initial_gaussians
+from pipeline.store import manifest
+from pipeline.weights.models import Weights
+from pipeline.work import devices
+from pipeline.work.roofline import Work, matrix_teraflops
+from sctd.prior.stable_diffusion import StableDiffusionPrior
+from sctd.recipe.recipe import Recipe, with_overrides
+from sctd.render.rasterize import render, render_by
+from sctd.scene.gaussians import Gaussians
+from sctd.train.gradient import Puller
+from sctd.train.initialization import initial_gaussians
+from sctd.train.optimize import initial_state, optimize
 
 PROMPT, SEED = "a red mushroom", 0
 WARM_UP = 5

@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sctd.cameras import Cameras
-from sctd.densify import rotations
-from sctd.render import Rasterized
+from sctd.render.rasterize import Rasterized
+from sctd.scene.cameras import Cameras
+from sctd.scene.densify import rotations
 
 TILE = 16
 ALPHA_MIN, ALPHA_MAX, TRANSMITTANCE_MIN, BLUR, NEAR = 1 / 255, 0.999, 1e-4, 0.3, 0.01
@@ -27,7 +27,7 @@ def rasterize(
     *,
     antialiased: bool = False,
 ) -> Rasterized:
-    """As `sctd.render_cpu_autograd.rasterize`, without antialiasing."""
+    """As `sctd.render.cpu_autograd.rasterize`, without antialiasing."""
     assert not antialiased
     rotation, size = rotations(quats), torch.tensor([cameras.width, cameras.height])
     half = rotation * scales[:, None, :]

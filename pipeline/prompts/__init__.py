@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.errors import UserError, nearest, shortened
-from pipeline.jobs import Prompt
+from pipeline.plan.jobs import Prompt
 
 MAX_CHARACTERS = 1000  # far beyond what any prior reads; the exact limit is its number of tokens
 NOTES = {"dreamfusion40": "reconstructed: the authors' list is not public"}  # said wherever the suite's name is shown

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import manifest
 from pipeline.errors import UserError, nearest
-from pipeline.store import TURNTABLE, Store
+from pipeline.store import manifest
+from pipeline.store.run_folder import TURNTABLE, Store
 
 FILE, CLIPS, DATABASE = "study.json", "clips", "study.sqlite"
 FEWEST, MOST = 2, 8  # methods that can be ranked at once

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from evaluation.ranking import Summary, summarise
-from pipeline import leaderboard, user_study
 from pipeline.errors import UserError
-from pipeline.store import Store
+from pipeline.leaderboard import table as leaderboard
+from pipeline.leaderboard import user_study
+from pipeline.store.run_folder import Store
 from pipeline.study.database import Ballot
 from pipeline.study.plan import MEANINGS, Plan
 
@@ -119,7 +120,7 @@ def markdown(plan: Plan, found: Sequence[Summary], invited: int) -> str:
 
 def to_boards(plan: Plan, found: Sequence[Summary]) -> list[Path]:
     """Average ranks into each run folder that took part, and its tables made anew; where they are."""
-    from pipeline.publish import publish
+    from pipeline.report.publish import publish
 
     ranks: dict[str, dict[str, Any]] = {}
     for c, competitor in enumerate(plan.competitors):

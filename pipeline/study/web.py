@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from pipeline.errors import UserError
-from pipeline.store import Store
+from pipeline.store.run_folder import Store
 from pipeline.study.database import Ballot, Database, Voter
 from pipeline.study.plan import DATABASE, LETTERS, MEANINGS, QUESTIONS, Plan
 

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sctd.gaussians import Gaussians, sh_basis
+from sctd.scene.gaussians import Gaussians, sh_basis
 
 # By the axis that points up. Rows: our directions of the file's x, y and z; x is the object's left, seen on the right.
 AXES = {

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sctd.gaussians import Gaussians
+from sctd.scene.gaussians import Gaussians
 
 _NEVER = 1e-3  # an opacity of 0 or 255 of 255 stands for one that is nearer to it than half a step
 

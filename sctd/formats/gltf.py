@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sctd.formats.checked import FormatError, unit_quats
-from sctd.gaussians import Gaussians, sh_to_rgb, srgb_to_linear
+from sctd.scene.gaussians import Gaussians, sh_to_rgb, srgb_to_linear
 
 EXTENSION = "KHR_gaussian_splatting"
 _TYPES = {1: "SCALAR", 3: "VEC3", 4: "VEC4"}

@@ -15,7 +15,7 @@ import trimesh
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sctd.gaussians import srgb_to_linear
+from sctd.scene.gaussians import srgb_to_linear
 
 _AXIS = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}
 _GREY = 0.5

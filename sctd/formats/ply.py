@@ -14,7 +14,7 @@ from jaxtyping import Float
 from plyfile import PlyData, PlyElement, PlyParseError
 from torch import Tensor
 
-from sctd.gaussians import Gaussians
+from sctd.scene.gaussians import Gaussians
 
 POSITION = ("x", "y", "z")
 NORMAL = ("nx", "ny", "nz")

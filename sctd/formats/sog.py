@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from sctd.formats.checked import FormatError, logits, unit_quats
-from sctd.gaussians import Gaussians
+from sctd.scene.gaussians import Gaussians
 
 VERSION, _BOOK, _STEPS, _LARGEST_IS_W = 2, 256, 2**16 - 1, 252
 _DATE = 1980, 1, 1, 0, 0, 0  # the earliest of a zip: the same Gaussians give the same bytes

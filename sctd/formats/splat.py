@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from sctd.formats.checked import FormatError, logits, unit_quats
-from sctd.gaussians import Gaussians, rgb_to_sh, sh_to_rgb
+from sctd.scene.gaussians import Gaussians, rgb_to_sh, sh_to_rgb
 
 _ROW = np.dtype([("xyz", "<f4", 3), ("scales", "<f4", 3), ("rgba", "u1", 4), ("quat", "u1", 4)])
 

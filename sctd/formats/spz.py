@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from sctd.formats.checked import FormatError, logits, unit_quats
-from sctd.gaussians import Gaussians
+from sctd.scene.gaussians import Gaussians
 
 MAGIC, VERSION, FRACTIONAL_BITS = 0x5053474E, 3, 12
 FARTHEST = 2**23 / 2**FRACTIONAL_BITS  # what 24 bits hold: 2048 units

@@ -15,7 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
-from sctd import own_objective
+from sctd.diffusion.schedule import NoiseSchedule
+from sctd.diffusion.times import Times
 from sctd.objectives.cds import cds
 from sctd.objectives.gcs import gcs
 from sctd.objectives.ism import ism
@@ -23,8 +24,7 @@ from sctd.objectives.sctd import sctd
 from sctd.objectives.sctd_official import sctd_official
 from sctd.objectives.sds import sds
 from sctd.objectives.weights import WEIGHTS, TimeWeight
-from sctd.schedule import NoiseSchedule
-from sctd.times import Times
+from sctd.recipe import custom_objective as own_objective
 from sctd.types import Latents, ResidualPair
 
 Objective = Callable[..., Latents | ResidualPair]
@@ -44,7 +44,7 @@ __all__ = ["OBJECTIVES", "WEIGHTS", "Objective", "TimeWeight", "gradient", "with
 def with_options(name: str, options: Mapping[str, Any]) -> Objective:
     """The objective with those of the options that it has under their names; the others are not its.
 
-    With the option `function`, it is that of a file (`sctd.own_objective`).
+    With the option `function`, it is that of a file (`sctd.recipe.custom_objective`).
     """
     own = options.get("function")
     objective = own_objective.function(own_objective.reference(own)) if own else OBJECTIVES[name]

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import torch
 
-from sctd.schedule import NoiseSchedule
-from sctd.solver import jump
-from sctd.times import Times
+from sctd.diffusion.schedule import NoiseSchedule
+from sctd.diffusion.solver import jump
+from sctd.diffusion.times import Times
 from sctd.types import Denoiser, Images, Latents, ResidualPair, Text
 
 

@@ -2,9 +2,9 @@
 
 import torch
 
-from sctd.schedule import NoiseSchedule
-from sctd.solver import inversion_noise, joined, jump
-from sctd.times import Times
+from sctd.diffusion.schedule import NoiseSchedule
+from sctd.diffusion.solver import inversion_noise, joined, jump
+from sctd.diffusion.times import Times
 from sctd.types import Denoiser, Latents, Text
 
 

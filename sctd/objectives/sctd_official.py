@@ -1,8 +1,8 @@
 """The gradient of the paper's released code, which differs from Eq. 10 (docs/objectives/sctd-official.md)."""
 
+from sctd.diffusion.schedule import NoiseSchedule
+from sctd.diffusion.times import Times
 from sctd.objectives.sctd import sctd
-from sctd.schedule import NoiseSchedule
-from sctd.times import Times
 from sctd.types import Denoiser, Latents, Text
 
 

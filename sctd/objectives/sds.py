@@ -2,8 +2,8 @@
 
 import torch
 
-from sctd.schedule import NoiseSchedule
-from sctd.times import Times
+from sctd.diffusion.schedule import NoiseSchedule
+from sctd.diffusion.times import Times
 from sctd.types import Denoiser, Latents, Text
 
 

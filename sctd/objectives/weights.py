@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from sctd.schedule import NoiseSchedule
-from sctd.times import Times, TimesError
+from sctd.diffusion.schedule import NoiseSchedule
+from sctd.diffusion.times import Times, TimesError
 
 TimeWeight = Callable[[NoiseSchedule, Times], float]
 

@@ -4,7 +4,8 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from real_browser import miss
+
+from tests.support.real_browser import miss
 
 FLAGS = "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--use-angle=swiftshader", "--mute-audio"
 FLAGS_OF_WEBGL = "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"

@@ -15,10 +15,10 @@ import html5lib
 import pytest
 from typer.main import get_command
 
-from pipeline.cli import app
+from pipeline.cli.app import app
 from sctd.objectives import OBJECTIVES
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 OFFLINE = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
 

@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 
-import finished_run
 import pytest
 import torch
-from real_browser import assert_the_asset_stands_upright, near, picture, wait_until
 
-from pipeline.live import Live
-from pipeline.store import SNAPSHOT, Store
+from pipeline.report.live import Live
+from pipeline.store.run_folder import SNAPSHOT, Store
 from sctd.formats import splat
+from tests.support import finished_run
+from tests.support.real_browser import assert_the_asset_stands_upright, near, picture, wait_until
 
 PROMPT = "<img src=x onerror=alert(1)> {alert(2)}"
 RECORD = {"kind": "progress", "stage": "generate", "worker": 0, "job_id": "cafe", "iterations": 300, "gaussians": 900.0}

@@ -5,16 +5,17 @@ import re
 import subprocess
 import sys
 
-import finished_run
 import numpy as np
 import pytest
-from real_browser import assert_the_asset_stands_upright, miss, near, picture, wait_until
 
-from pipeline import site, viewer
 from pipeline.errors import UserError
-from pipeline.leaderboard import Finished, board
-from pipeline.store import Store
+from pipeline.leaderboard.table import Finished, board
+from pipeline.report import pages as site
+from pipeline.report import viewer
+from pipeline.store.run_folder import Store
 from sctd.formats import ply
+from tests.support import finished_run
+from tests.support.real_browser import assert_the_asset_stands_upright, miss, near, picture, wait_until
 
 PROMPTS, METHODS = ["a red ball", "<script>alert(1)</script>"], ["sds", "sctd", "ism"]
 PHONE = {"width": 375, "height": 740, "deviceScaleFactor": 2, "mobile": True}
@@ -155,7 +156,7 @@ def test_the_viewer_fits_a_phone(opened):
 @pytest.mark.usefixtures("files")
 def test_view_serves_an_asset_on_loopback(browser, tmp_path):
     (tmp_path / "asset.ply").write_bytes(ply.to_ply(finished_run.with_spherical_harmonics(finished_run.asset())))
-    main = "from pipeline.cli import main; main()"
+    main = "from pipeline.cli.app import main; main()"
     command = [sys.executable, "-c", main, "view", str(tmp_path), "--port", "0", "--no-browser"]
     served = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"})
     try:

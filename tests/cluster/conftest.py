@@ -4,17 +4,16 @@ import warnings
 
 import pytest
 
-from cluster.executor import Executor, InlineExecutor
-from cluster.scheduler import Limits
+from cluster.scheduling.executor import Executor, InlineExecutor
+from cluster.scheduling.scheduler import Limits
 
 SOON = Limits(backoff_seconds=0.01)  # waits short enough for a test
 
 
 @pytest.fixture(scope="session")
 def ray_session():
-    import fake_workers
-
-    from cluster import ray_executor
+    from cluster.ray import executor as ray_executor
+    from tests.support import fake_workers
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # Ray leaves the log files of its processes to the collector
@@ -29,6 +28,6 @@ def executor(request) -> Executor:
     if request.param == "inline":
         return InlineExecutor(SOON)
     request.getfixturevalue("ray_session")
-    from cluster.ray_executor import RayExecutor
+    from cluster.ray.executor import RayExecutor
 
     return RayExecutor(limits=SOON)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-FIXTURES = Path(__file__).parents[3] / "shared" / "fixtures"
+from tests.support.paths import FIXTURES
 
 
 @pytest.fixture(scope="session")

@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 import timm
-import tiny_models
 import torch
 from safetensors.torch import load_file, save_file
 from torchvision import transforms
 
 from evaluation import EvaluationError
 from evaluation.dinov2 import Dinov2Tower
+from tests.support import tiny_models
 
 
 @pytest.fixture(scope="module")

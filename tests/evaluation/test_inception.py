@@ -4,7 +4,6 @@ import warnings
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -16,6 +15,7 @@ from evaluation import EvaluationError
 from evaluation.fid import Moments, frechet_distance, kernel_distance
 from evaluation.inception import PUBLISHED, InceptionTower, clean_resize, tf_resize
 from evaluation.references import Reference
+from tests.support import tiny_models
 
 
 @pytest.fixture(scope="module")

@@ -3,20 +3,21 @@
 from pathlib import Path
 
 import pytest
-import tiny_models
-from on_terminal import terminals
-from processes import PROMPTS, SMALL
-from study_fixtures import made_clips, runs, study
 from typer.testing import CliRunner
 
-from pipeline import models, sweep
-from pipeline.cli import app
+from pipeline.cli.app import app
 from pipeline.embedded import weights_folder
-from pipeline.jobs import Prompt
-from pipeline.protocol import Protocol
-from pipeline.recipes import settings as read_settings
-from pipeline.run import Run
-from sctd.recipes import embedded
+from pipeline.plan import sweep
+from pipeline.plan.jobs import Prompt
+from pipeline.plan.protocol import Protocol
+from pipeline.plan.recipes import settings as read_settings
+from pipeline.plan.run import Run
+from pipeline.weights import models
+from sctd.recipe.presets import embedded
+from tests.support import tiny_models
+from tests.support.on_terminal import terminals
+from tests.support.processes import PROMPTS, SMALL
+from tests.support.study_fixtures import made_clips, runs, study
 
 __all__ = ["made_clips", "runs", "study", "terminals"]  # fixtures from elsewhere
 SETTINGS = ["iterations=4", "seed_shape.kind=ball", "seed_shape.count=150", "relocate.interval=3"]
@@ -45,7 +46,7 @@ def s3():
 
     from moto.server import ThreadedMotoServer
 
-    from pipeline.files import place
+    from pipeline.store.files import place
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)

@@ -1,12 +1,11 @@
 import ast
-from pathlib import Path
 
 import pytest
 
-from cluster.scheduler import POLICIES
+from cluster.scheduling.scheduler import POLICIES
 from pipeline.errors import nearest, shortened
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 PAGE = " ".join((ROOT / "docs" / "errors.md").read_text(encoding="utf-8").split())
 ERRORS = "UserError", "ClusterError", "ManifestError", "LaunchError"
 SOURCES = [

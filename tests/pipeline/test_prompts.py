@@ -4,9 +4,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pipeline import cli, prompts
+from pipeline import prompts
+from pipeline.cli import app as cli
 from pipeline.errors import UserError
-from pipeline.jobs import Prompt
+from pipeline.plan.jobs import Prompt
+from tests.support.paths import DOCS, FIXTURES
 
 
 def test_a_file_has_one_prompt_a_line_with_a_short_text_for_the_shape(tmp_path):
@@ -63,7 +65,7 @@ def test_the_help_names_every_packaged_suite():
 
 
 def test_every_packaged_suite_is_on_its_page_with_its_licence():
-    page = (Path(__file__).parents[2] / "docs" / "suites.md").read_text(encoding="utf-8")
+    page = (DOCS / "suites.md").read_text(encoding="utf-8")
     rows = [line for line in page.splitlines() if line.startswith("| `")]
     assert [row.split("`")[1] for row in rows] == ["embedded40", "dreamfusion40", "dreamfusion415"]
     assert "Apache-2.0" in rows[0]
@@ -71,7 +73,7 @@ def test_every_packaged_suite_is_on_its_page_with_its_licence():
     assert "Reconstructed: the authors' list is not public" in rows[1]
 
 
-GALLERY = Path(__file__).parents[3] / "shared" / "fixtures" / "prompts" / "dreamfusion_gallery.json"
+GALLERY = FIXTURES / "prompts" / "dreamfusion_gallery.json"
 
 
 @pytest.mark.skipif(not GALLERY.is_file(), reason="the published list of the gallery is not here")

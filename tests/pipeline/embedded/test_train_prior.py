@@ -57,7 +57,7 @@ def test_a_scorer_of_another_size_is_refused():
 
 def test_trainings_step_and_the_prior_is_written_in_the_published_format(pictures, tmp_path):
     from pipeline.embedded import weights_folder
-    from sctd.prior import StableDiffusionPrior
+    from sctd.prior.stable_diffusion import StableDiffusionPrior
 
     torch.manual_seed(2)
     ids = torch.randint(0, VOCABULARY, (8, 2, 32), dtype=torch.int16)

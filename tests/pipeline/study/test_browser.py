@@ -15,16 +15,16 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from real_browser import miss
 from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
-from study_fixtures import HOSTILE, serving
 from typer.testing import CliRunner
 
-from pipeline.cli import app
+from pipeline.cli.app import app
 from pipeline.study.plan import QUESTIONS
+from tests.support.real_browser import miss
+from tests.support.study_fixtures import HOSTILE, serving
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")

@@ -5,10 +5,10 @@ import subprocess
 import imageio_ffmpeg
 import numpy as np
 import pytest
-from study_fixtures import turntable
 
 from pipeline.errors import UserError
 from pipeline.study.clips import FRAMES_PER_SECOND, SECONDS, SIDE_PIXELS, alike, clip
+from tests.support.study_fixtures import turntable
 
 FFMPEG = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error"]
 

@@ -4,11 +4,11 @@ import re
 from collections import Counter
 
 import pytest
-from study_fixtures import METHODS, PROMPTS, write_run
 
 from pipeline.errors import UserError
-from pipeline.store import Store
+from pipeline.store.run_folder import Store
 from pipeline.study import plan
+from tests.support.study_fixtures import METHODS, PROMPTS, write_run
 
 
 def test_every_method_of_every_run_takes_part(runs):

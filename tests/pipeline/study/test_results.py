@@ -8,7 +8,7 @@ import pytest
 
 from evaluation.ranking import summarise
 from pipeline.errors import UserError
-from pipeline.store import Store
+from pipeline.store.run_folder import Store
 from pipeline.study import results
 from pipeline.study.database import Ballot
 from pipeline.study.plan import Competitor, Plan

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 import httpx2
 import pytest
 from fastapi.testclient import TestClient
-from study_fixtures import SERVE, csrf, secrets_of, serving
 
 from pipeline.study import web
 from pipeline.study.database import Ballot, Database
 from pipeline.study.plan import DATABASE, QUESTIONS
+from tests.support.study_fixtures import SERVE, csrf, secrets_of, serving
 
 STEPS = 6
 GOOD = {"A": "2", "B": "1", "C": "3"}

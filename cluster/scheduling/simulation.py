@@ -1,0 +1,264 @@
+"""The scheduler on a cluster that is only imagined: `python -m cluster.scheduling.simulation`.
+
+The same `Scheduler` that commands real workers gets events from a queue in virtual time: boots, deaths, prompts that
+kill or hang their worker, and spot nodes that go with all their GPUs and are replaced.
+"""
+
+import argparse
+import math
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from heapq import heappop, heappush
+from typing import Any
+
+from cluster.scheduling.failures import Failure
+from cluster.scheduling.protocol import (
+    Abort,
+    Assign,
+    Command,
+    End,
+    Event,
+    Failed,
+    Joined,
+    Left,
+    Place,
+    Ready,
+    Start,
+    Succeeded,
+    Tick,
+)
+from cluster.scheduling.scheduler import Scheduler
+
+HOUR = 3600.0
+POISON_AT, HANG_AT = 0.3, 0.5  # how far such a prompt gets
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What is imagined; times in seconds."""
+
+    gpus: int = 1000
+    gpus_per_node: int = 8
+    items: int = 100_000
+    item_seconds: float = 32 * 60.0
+    boot_seconds: float = 60.0
+    evaluators: int = 32
+    evaluation_seconds: float = 30.0
+    node_mtbf: float = math.inf
+    node_back_after: float = 300.0
+    worker_mtbf: float = 500 * HOUR
+    poison: float = 0.001
+    hang: float = 0.0005
+    stall_seconds: float = 60.0
+    checkpoint_seconds: float = math.inf
+    checkpoint_cost: float = 2.0
+    seed: int = 0
+
+
+@dataclass
+class Waste:
+    """GPU seconds of the generators that made nothing that lasts, by cause."""
+
+    boots: float = 0.0
+    repeated: float = 0.0
+    checkpoints: float = 0.0
+    hung: float = 0.0
+    failed_items: float = 0.0
+
+    @property
+    def total(self) -> float:
+        return self.boots + self.repeated + self.checkpoints + self.hung + self.failed_items
+
+
+@dataclass
+class Result:
+    makespan: float = 0.0
+    done: int = 0
+    failed: int = 0
+    node_losses: int = 0
+    waste: Waste = field(default_factory=Waste)
+    events: int = 0
+    aborted: bool = False
+
+
+@dataclass(frozen=True)
+class _Work:
+    place: Place
+    begun: float
+    item: int | None = None  # None while a worker boots
+    from_seconds: float = 0.0  # of the item, from its checkpoint
+
+
+class Simulation:
+    """One imagined run."""
+
+    def __init__(self, cluster: Cluster):
+        self.cluster, self.dice = cluster, random.Random(cluster.seed)
+        self.scheduler = Scheduler(["generate", "evaluate"], range(cluster.items))
+        self.saved: dict[int, float] = {}  # seconds of an item that a checkpoint holds
+        self.future: list[tuple[float, int, Any]] = []
+        self.running: dict[int, _Work] = {}
+        self.tickets: dict[Place, int] = {}
+        self.serial, self.now, self.result = 0, 0.0, Result()
+
+    def run(self) -> Result:
+        cluster, scheduler = self.cluster, self.scheduler
+        for worker in range(cluster.gpus):
+            self._tell(Joined(Place(0, worker)))
+        for worker in range(cluster.evaluators):
+            self._tell(Joined(Place(1, worker)))
+        if cluster.node_mtbf < math.inf:
+            for node in range(0, cluster.gpus, cluster.gpus_per_node):
+                self._later(self.dice.expovariate(1 / cluster.node_mtbf), node)
+        while not scheduler.finished:
+            wakes_at = scheduler.wakes_at
+            if wakes_at is not None and (not self.future or wakes_at < self.future[0][0]):
+                self.now = max(self.now, wakes_at)
+                self._tell(Tick())
+                continue
+            self.now, _, thing = heappop(self.future)
+            if isinstance(thing, int):
+                self._lose_node(thing)
+            else:
+                self._tell(thing)
+        self.result.makespan, self.result.aborted = self.now, scheduler.aborted
+        return self.result
+
+    def _tell(self, event: Event) -> None:
+        self.result.events += 1
+        if isinstance(event, Ready | Succeeded | Failed):
+            self._account(event)
+        for command in self.scheduler.handle(event, self.now):
+            self._obey(command)
+
+    def _obey(self, command: Command) -> None:
+        cluster = self.cluster
+        if isinstance(command, Start):
+            self._begin(command.ticket, _Work(command.place, self.now))
+            self._later(cluster.boot_seconds, Ready(command.ticket))
+        elif isinstance(command, Assign) and command.place.stage:
+            self._later(cluster.evaluation_seconds, Succeeded(command.ticket, None))
+        elif isinstance(command, Assign):
+            item = command.task.number
+            start = self.saved.get(item, 0.0)
+            self._begin(command.ticket, _Work(command.place, self.now, item, start))
+            self._later(*self._fate(command.ticket, item, start))
+        elif isinstance(command, End):
+            self.result.done += command.failure is None
+            self.result.failed += command.failure is not None
+            if command.failure:
+                self.result.waste.failed_items += self.saved.get(command.task.number, 0.0)
+            self.saved.pop(command.task.number, None)
+        elif isinstance(command, Abort):
+            raise RuntimeError(f"the imagined run stopped: {command.failure.message}")
+
+    def _fate(self, ticket: int, item: int, start: float) -> tuple[float, Event]:
+        """What will become of an attempt, and when."""
+        cluster, whole = self.cluster, self.cluster.item_seconds
+        kind = random.Random(item * 7919 + cluster.seed).random()
+        death = self.dice.expovariate(1 / cluster.worker_mtbf)
+        if kind < cluster.poison:
+            death = min(death, self._elapsed(max(0.0, whole * POISON_AT - start)))
+        elif kind < cluster.poison + cluster.hang:
+            hung = self._elapsed(max(0.0, whole * HANG_AT - start)) + cluster.stall_seconds
+            if hung < death:
+                return hung, Failed(ticket, Failure("stalled", "it hung"))
+        end = self._elapsed(whole - start)
+        if death < end:
+            return death, Failed(ticket, Failure("died", "its process died"))
+        return end, Succeeded(ticket, None)
+
+    def _elapsed(self, seconds: float) -> float:
+        """How long so many seconds of an item take with the checkpoints on the way."""
+        interval = self.cluster.checkpoint_seconds
+        return seconds + (seconds // interval * self.cluster.checkpoint_cost if interval < math.inf else 0.0)
+
+    def _account(self, event: Ready | Succeeded | Failed) -> None:
+        work = self.running.pop(event.ticket, None)
+        if work is None or work.place.stage:
+            return
+        waste, elapsed = self.result.waste, self.now - work.begun
+        if work.item is None:
+            waste.boots += elapsed
+            return
+        if isinstance(event, Succeeded):
+            waste.checkpoints += elapsed - (self.cluster.item_seconds - work.from_seconds)
+            return
+        if isinstance(event, Failed) and event.failure.kind == "stalled":
+            waste.hung += self.cluster.stall_seconds
+            elapsed -= self.cluster.stall_seconds
+        interval, cost = self.cluster.checkpoint_seconds, self.cluster.checkpoint_cost
+        count = elapsed // (interval + cost) if interval < math.inf else 0.0
+        kept = count * interval if count else 0.0
+        waste.checkpoints += count * cost
+        waste.repeated += elapsed - count * cost - kept
+        self.saved[work.item] = work.from_seconds + kept
+
+    def _lose_node(self, node: int) -> None:
+        """All workers of a node are lost at once; another node comes, and will be lost in its turn."""
+        cluster = self.cluster
+        self.result.node_losses += 1
+        for worker in range(node, min(node + cluster.gpus_per_node, cluster.gpus)):
+            place = Place(0, worker)
+            ticket = self.tickets.get(place)
+            if ticket in self.running:
+                self._tell(Failed(ticket, Failure("node_lost", "its node was lost")))
+            self._tell(Left(place))
+            self._later(cluster.node_back_after, Joined(place))
+        self._later(cluster.node_back_after + self.dice.expovariate(1 / cluster.node_mtbf), node)
+
+    def _begin(self, ticket: int, work: _Work) -> None:
+        self.running[ticket] = work
+        self.tickets[work.place] = ticket
+
+    def _later(self, seconds: float, thing: Event | int) -> None:
+        self.serial += 1
+        heappush(self.future, (self.now + seconds, self.serial, thing))
+
+
+def table(cluster: Cluster, node_mtbf: float, checkpoints: Sequence[float]) -> str:
+    """Markdown: a row per kind of node and time between checkpoints."""
+    ideal = cluster.items * cluster.item_seconds / cluster.gpus
+    lines = [
+        f"{cluster.gpus:,} GPUs, {cluster.items:,} prompts; at best {ideal / HOUR:.1f} h",
+        "",
+        "| nodes | checkpoints | makespan | wasted | repeated | checkpoints | boots | hung | failed prompts | ended |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for mtbf in (math.inf, node_mtbf):
+        for seconds in checkpoints:
+            result = Simulation(replace(cluster, node_mtbf=mtbf, checkpoint_seconds=seconds)).run()
+            waste, whole = result.waste, cluster.gpus * result.makespan
+            parts = [waste.total, waste.repeated, waste.checkpoints, waste.boots, waste.hung, waste.failed_items]
+            cells = [
+                "on demand" if mtbf == math.inf else f"spot, lost every {mtbf / HOUR:g} h",
+                "none" if seconds == math.inf else f"every {seconds:g} s",
+                f"{result.makespan / HOUR:.1f} h",
+                *[f"{abs(part) / whole:.2%}" for part in parts],
+                f"{result.done:,} done, {result.failed:,} failed",
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m cluster.scheduling.simulation", description="What faults and checkpoints cost."
+    )
+    parser.add_argument("--gpus", type=int, default=Cluster.gpus)
+    parser.add_argument("--items", type=int, default=Cluster.items)
+    parser.add_argument("--minutes", type=float, default=Cluster.item_seconds / 60, help="of an item")
+    parser.add_argument("--mtbf-hours", type=float, default=5.0, help="after which a spot node is lost")
+    parser.add_argument("--checkpoints", default="none,60,250,600", help="seconds between them")
+    options = parser.parse_args()
+    cluster = Cluster(gpus=options.gpus, items=options.items, item_seconds=60 * options.minutes)
+    checkpoints = [math.inf if text == "none" else float(text) for text in options.checkpoints.split(",")]
+    begun = time.perf_counter()
+    print(table(cluster, options.mtbf_hours * HOUR, checkpoints))
+    print(f"\n{2 * len(checkpoints)} runs in {time.perf_counter() - begun:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

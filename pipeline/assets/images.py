@@ -1,0 +1,156 @@
+"""Pictures of assets: the views that are judged, a turntable, contact sheets, a grid. Values in, bytes out."""
+
+import io
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+WATCHABLE_PIXELS = 256  # small views are enlarged to at least this
+SHEET_VIEWS, THUMBNAIL_PIXELS, CAPTION_PIXELS = 8, 128, 22
+GRID_VIEWS = 0, 3  # of a contact sheet: the front, and 135° on, where sides and back are seen
+FONT_PIXELS, LINE_PIXELS, PROMPT_PIXELS, GAP_PIXELS = 14, 18, 140, 12
+FRAMES_PER_SECOND = 24
+GIF_SECONDS = 4.8
+VIEWS_AT_ONCE = 30
+
+
+def on_white(gaussians: Any, cameras: Any) -> np.ndarray:
+    """Bytes [views, height, width, 3] of `sctd.Gaussians` from `sctd.Cameras` over white, on the Gaussians' device."""
+    import torch
+
+    from evaluation.views import to_bytes
+    from sctd.render.rasterize import render
+
+    parts = [cameras.select(slice(i, i + VIEWS_AT_ONCE)) for i in range(0, cameras.num, VIEWS_AT_ONCE)]
+    with torch.no_grad():
+        return np.concatenate([to_bytes(render(gaussians, part, torch.ones(3)).rgb) for part in parts])
+
+
+def video(views: np.ndarray) -> bytes:
+    """An H.264 .mp4 of the views in turn that any player opens (yuv420p, even sides), small ones enlarged."""
+    import imageio_ffmpeg
+
+    factor = max(1, -(-WATCHABLE_PIXELS // views.shape[2]))
+    width, height = (side * factor // 2 * 2 for side in (views.shape[2], views.shape[1]))
+    frames = b"".join(_resized(view, width, height).tobytes() for view in views)
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(FRAMES_PER_SECOND), "-i", "-"]
+    encoded = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "18", "-threads", "1", "-movflags", "+faststart"]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "turntable.mp4"
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", *raw, *encoded, str(path)]
+        subprocess.run(command, input=frames, capture_output=True, check=True)
+        return path.read_bytes()
+
+
+def animation(views: np.ndarray) -> bytes:
+    """A .gif of the views in turn that repeats for ever, `GIF_SECONDS` a turn; 256 colours a view."""
+    frames = [Image.fromarray(view).quantize(256, dither=Image.Dither.NONE) for view in views]
+    file = io.BytesIO()
+    milliseconds = 10 * round(100 * GIF_SECONDS / len(frames))  # the format counts in hundredths
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=milliseconds, loop=0)
+    return file.getvalue()
+
+
+def picture(view: np.ndarray) -> bytes:
+    """A .png of one view."""
+    return _png(Image.fromarray(view))
+
+
+def contact_sheet(views: np.ndarray, caption: str) -> bytes:
+    """A .png of views all round, side by side under their caption."""
+    chosen = views[np.arange(SHEET_VIEWS) * len(views) // SHEET_VIEWS]
+    size = THUMBNAIL_PIXELS
+    sheet = Image.new("RGB", (SHEET_VIEWS * size, size + CAPTION_PIXELS), "white")
+    for column, view in enumerate(chosen):
+        sheet.paste(_resized(view, size, size), (column * size, CAPTION_PIXELS))
+    ImageDraw.Draw(sheet).text((6, 3), caption, fill="black", font=_font())
+    return _png(sheet)
+
+
+def stacked(sheets: Sequence[bytes]) -> bytes:
+    """Sheets of one width, one below the other."""
+    images = [Image.open(io.BytesIO(sheet)) for sheet in sheets]
+    whole = Image.new("RGB", (max(image.width for image in images), sum(image.height for image in images)), "white")
+    top = 0
+    for image in images:
+        whole.paste(image, (0, top))
+        top += image.height
+    return _png(whole)
+
+
+class Tile(NamedTuple):
+    """What a grid shows of one asset: views of its contact sheet (None: there is no asset), and a line below."""
+
+    sheet: bytes | None
+    caption: str
+
+
+def grid(columns: Sequence[str], rows: Sequence[str], tiles: Sequence[Sequence[Tile]]) -> bytes:
+    """A .png of `tiles[row][column]` under the columns' headings and beside the rows', front and back of each asset."""
+    tile_width, tile_height = len(GRID_VIEWS) * THUMBNAIL_PIXELS, THUMBNAIL_PIXELS + LINE_PIXELS
+    headings = [_wrapped(heading, tile_width) for heading in columns]
+    top = GAP_PIXELS + LINE_PIXELS * max(len(lines) for lines in headings)
+    lefts = [PROMPT_PIXELS + column * (tile_width + GAP_PIXELS) for column in range(len(columns))]
+    tops = [top + row * (tile_height + GAP_PIXELS) for row in range(len(rows))]
+    whole = Image.new("RGB", (lefts[-1] + tile_width + GAP_PIXELS, tops[-1] + tile_height + GAP_PIXELS), "white")
+    for left, lines in zip(lefts, headings, strict=True):
+        _write(whole, lines, left, top - GAP_PIXELS // 2 - LINE_PIXELS * len(lines))
+    for y, row, its_tiles in zip(tops, rows, tiles, strict=True):
+        _write(whole, _wrapped(row, PROMPT_PIXELS - 2 * GAP_PIXELS)[: tile_height // LINE_PIXELS], GAP_PIXELS, y)
+        for x, tile in zip(lefts, its_tiles, strict=True):
+            if tile.sheet is not None:
+                whole.paste(_some_views(tile.sheet), (x, y))
+            _write(whole, [tile.caption], x, y + THUMBNAIL_PIXELS)
+    return _png(whole)
+
+
+def _some_views(sheet: bytes) -> Image.Image:
+    """Those of `GRID_VIEWS`, as they are on a contact sheet."""
+    image, size = Image.open(io.BytesIO(sheet)), THUMBNAIL_PIXELS
+    views = Image.new("RGB", (len(GRID_VIEWS) * size, size))
+    for column, number in enumerate(GRID_VIEWS):
+        box = number * size, CAPTION_PIXELS, (number + 1) * size, CAPTION_PIXELS + size
+        views.paste(image.crop(box), (column * size, 0))
+    return views
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Lines no wider than so many pixels; a word that is wider by itself is broken."""
+    lines, fits = [""], lambda line: _font().getlength(line) <= width
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if fits(longer):
+            lines[-1] = longer
+            continue
+        lines += [""] if lines[-1] else []
+        for letter in word:
+            if not fits(lines[-1] + letter):
+                lines.append("")
+            lines[-1] += letter
+    return lines
+
+
+def _write(image: Image.Image, lines: Sequence[str], left: int, top: int) -> None:
+    for number, line in enumerate(lines):
+        ImageDraw.Draw(image).text((left, top + number * LINE_PIXELS), line, fill="black", font=_font())
+
+
+@cache
+def _font() -> Any:
+    return ImageFont.load_default(size=FONT_PIXELS)
+
+
+def _resized(view: np.ndarray, width: int, height: int) -> Image.Image:
+    return Image.fromarray(view).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format="PNG", optimize=True)
+    return file.getvalue()

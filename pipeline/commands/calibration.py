@@ -1,0 +1,74 @@
+"""A/A runs: how far two seeds of one program are apart. `python -m pipeline.commands.calibration RUN RUN RUN …`
+
+Every pair of the runs is compared as a night with its baseline, seeds left aside. What they show is chance: δ below it
+makes nights INCONCLUSIVE, and a gate that fails here would fail without a reason.
+"""
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.commands import nightly as commands_nightly
+from pipeline.leaderboard.table import Finished
+from pipeline.nightly import gates
+from pipeline.nightly import verdict as nightly
+from pipeline.store.run_folder import Store
+
+
+def table(pairs: Sequence[Sequence[nightly.Found]]) -> str:
+    """Markdown: a row per gate, over all pairs. Of a distance there is no deviation per prompt, only its error."""
+    lines = [
+        "| metric | pairs | means | deviation per prompt | standard error | largest δ | verdicts |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for found in zip(*pairs, strict=True):
+        means = ", ".join(f"{gate.difference:+.2g}" for gate in found)
+        error = _root_mean_square([gate.standard_error for gate in found if gate.standard_error is not None])
+        per_prompt = found[0].metric not in nightly.FROM_FEATURES
+        deviation = f"{error * math.sqrt(found[0].prompts):.2g}" if per_prompt else ""
+        words = [gate.verdict for gate in found]
+        counts = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
+        cells = (
+            found[0].metric,
+            str(len(found)),
+            means,
+            deviation,
+            f"{error:.2g}",
+            f"{max(gate.delta for gate in found):.2g}",
+            counts,
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def compared(runs: Sequence[Finished], held_to: gates.Gates) -> list[list[nightly.Found]]:
+    """Of every pair of runs, the later one beside the earlier."""
+    nights = [_without_seed(commands_nightly.night(run)) for run in runs]
+    references = commands_nightly.references(runs[0])
+    return [nightly.compare(first, second, held_to, references) for first, second in combinations(nights, 2)]
+
+
+def _without_seed(night: nightly.Night) -> nightly.Night:
+    return replace(night, objects=tuple(replace(made, seed=0) for made in night.objects))
+
+
+def _root_mean_square(values: Sequence[float]) -> float:
+    return float(np.sqrt(np.mean(np.square(values)))) if values else math.nan
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders of different seeds")
+    parser.add_argument("--gates", type=Path)
+    options = parser.parse_args()
+    runs = [Finished.read(Store(run)) for run in options.runs]
+    print(table(compared(runs, gates.read(options.gates))), end="")
+
+
+if __name__ == "__main__":
+    main()

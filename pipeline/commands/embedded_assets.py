@@ -1,0 +1,125 @@
+"""What a run's assets show: the right thing, and its front in front: `python -m pipeline.commands.embedded_assets RUN`.
+
+A prompt is named right where the scorer's mean cosine over the views is largest for it. An object with a front passes
+where "…, front view" beats "…, back view" at azimuth 0 and loses at 180°, both at the height of the evaluation camera.
+The back of a portrait, which no camera saw, is not asked for.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from evaluation.clip_score import ClipScorer
+from evaluation.statistics import mean_over_prompts, paired_difference
+from pipeline.assets import images as pictures
+from pipeline.embedded import weights_folder, world
+from sctd.formats import ply
+from sctd.scene.cameras import orbit
+from sctd.scene.gaussians import Gaussians
+
+
+class Found(NamedTuple):
+    """One asset: its method and prompt, whether it is named right, and front and back (None where not asked for)."""
+
+    method: str
+    prompt: str
+    cosine: float
+    named: bool
+    front: bool | None
+    back: bool | None
+
+
+def look(run: Path, scorer: ClipScorer) -> list[Found]:
+    """Every judged asset of a run folder, in the order of its jobs."""
+    settings = json.loads((run / "run.json").read_text())
+    jobs, recipes = settings["jobs"], settings["recipes"]
+    texts = list(dict.fromkeys(job["prompt"] for job in jobs))
+    rows = [(job, run / "items" / job["job_id"]) for job in jobs]
+    features = scorer.text_features(texts)
+    found = []
+    for job, folder in rows:
+        if not (folder / "evaluation.npz").exists():
+            continue
+        with np.load(folder / "evaluation.npz") as file:
+            cosines = (file["image_features"] @ features.T).mean(0)
+        right, method = texts.index(job["prompt"]), job.get("method", job["objective"])
+        front, back = _sides(job["prompt"], ply.from_ply((folder / "asset.ply").read_bytes()), scorer)
+        if not _sees_backs(recipes.get(method, {})):
+            back = None
+        named = int(cosines.argmax()) == right
+        found.append(Found(method, job["prompt"], float(cosines[right]), named, front, back))
+    return found
+
+
+def _sees_backs(recipe: dict[str, Any]) -> bool:
+    """Whether its cameras go all round; a portrait's stay within ±90° of the front."""
+    low, high = recipe.get("cameras", {}).get("azimuth_degrees", (-180, 180))
+    return high - low >= 360
+
+
+@torch.no_grad()
+def _sides(prompt: str, gaussians: Gaussians, scorer: ClipScorer) -> tuple[bool | None, bool | None]:
+    try:
+        name = world.parse(prompt)[0]
+    except ValueError:  # a prompt of the user's own, such as a head's
+        return None, None
+    if name not in world.TYPES or not world.has_front(name):
+        return None, None
+    views = pictures.on_white(gaussians, orbit(2, 0.0, 3.5, 0.55, 64))
+    captions = scorer.text_features([f"{prompt}, front view", f"{prompt}, back view"])
+    cosines = scorer.image_features(views) @ captions.T
+    return bool(cosines[0, 0] > cosines[0, 1]), bool(cosines[1, 1] > cosines[1, 0])
+
+
+def summary(found: list[Found]) -> str:
+    """Markdown: a line per method, and the paired difference of each one's cosines from sctd's, or from the first's."""
+    lines = ["| method | assets | named right | front at 0° | back at 180° | cosine |", "|---|---|---|---|---|---|"]
+    by_method = {method: [f for f in found if f.method == method] for method in dict.fromkeys(f.method for f in found)}
+    for method, assets in by_method.items():
+        fronts = [f.front for f in assets if f.front is not None]
+        backs = [f.back for f in assets if f.back is not None]
+        mean = mean_over_prompts(np.array([f.cosine for f in assets]))
+        error = "" if mean.standard_error is None else f" ± {mean.standard_error:.4f}"
+        cells = [
+            f"{sum(f.named for f in assets)} of {len(assets)}",
+            f"{sum(fronts)} of {len(fronts)}",
+            f"{sum(backs)} of {len(backs)}",
+            f"{mean.value:.4f}{error}",
+        ]
+        lines.append(f"| {method} | {len(assets)} | " + " | ".join(cells) + " |")
+    if len(by_method) > 1:
+        reference = "sctd" if "sctd" in by_method else next(iter(by_method))
+        lines += ["", *(_against(reference, method, by_method) for method in by_method if method != reference)]
+    wrong = [f"{f.prompt} ({f.method})" for f in found if not f.named]
+    turned = [f"{f.prompt} ({f.method})" for f in found if f.front is False or f.back is False]
+    lines.append(
+        f"\nNot named right: {', '.join(wrong) or 'none'}.\nFront or back wrong: {', '.join(turned) or 'none'}."
+    )
+    return "\n".join(lines)
+
+
+def _against(reference: str, method: str, by_method: dict[str, list[Found]]) -> str:
+    """The mean of method − reference over the prompts that both made."""
+    ours, theirs = ({f.prompt: f.cosine for f in by_method[name]} for name in (method, reference))
+    both = [prompt for prompt in ours if prompt in theirs]
+    if not both:
+        return f"{method} − {reference}: no prompt in common"
+    pairs = np.array([[ours[prompt], theirs[prompt]] for prompt in both])
+    mean = paired_difference(pairs[:, 0], pairs[:, 1], np.random.default_rng(0)).mean
+    interval = "" if mean.low is None else f", 95 % interval {mean.low:+.4f} to {mean.high:+.4f}"
+    return f"{method} − {reference}, paired over {mean.prompts} prompts: {mean.value:+.4f}{interval}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    args = parser.parse_args()
+    print(summary(look(args.run, ClipScorer.load(weights_folder() / "scorer"))))
+
+
+if __name__ == "__main__":
+    main()

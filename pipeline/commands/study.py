@@ -1,0 +1,131 @@
+"""What `segmentdreamer study …` does, once its options are read."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pipeline.errors import UserError
+from pipeline.store.run_folder import Store
+from pipeline.study import clips, plan
+
+OK = 0
+NEEDED = "fastapi", "jinja2", "sqlalchemy", "uvicorn"
+MOST_VOLUNTEERS = 10_000
+
+
+def create(runs: str, out: Path, prompts: int, volunteers: int, methods: str | None, url: str, seed: int) -> int:
+    """Write the study's folder; print its links."""
+    _require()
+    _check_count("--volunteers", volunteers)
+    base = _checked_url(url)
+    folders = [Path(folder.strip()) for folder in runs.split(",") if folder.strip()]
+    chosen = [name.strip() for name in (methods or "").split(",") if name.strip()]
+    made = plan.planned(folders, chosen, prompts, seed)
+    store = Store(out)
+    if (store.root / plan.FILE).exists():
+        raise UserError(f"{store.root} holds a study already; choose another --out, or segmentdreamer study invite it.")
+    store.prepare(0)
+    with store.locked():
+        paths = [made.clip(store, g, c) for g in range(len(made.prompts)) for c in range(len(made.competitors))]
+        turntables = [Path(path) for group in made.turntables for path in group]
+        for path, content in zip(paths, clips.alike([clips.clip(path) for path in turntables]), strict=True):
+            store.write(path, content)
+        plan.write(store, made)
+    _say(
+        f"{store.root}: {len(made.competitors)} methods, {len(made.prompts)} groups, {made.steps} rankings a "
+        "volunteer. One link each; they are not stored:"
+    )
+    return _print_links(store, made, volunteers, base)
+
+
+def invite(folder: Path, count: int, url: str) -> int:
+    _require()
+    _check_count("--count", count)
+    base, store = _checked_url(url), Store(folder)
+    return _print_links(store, plan.read(store), count, base)
+
+
+def serve(folder: Path, host: str, port: int, url: str | None) -> int:
+    """Until it is interrupted."""
+    _require()
+    if not 0 <= port < 65536:
+        raise UserError(f"--port is {port}; give 0 to 65535.")
+    store = Store(folder)
+    made = plan.read(store)
+    from pipeline.study import web
+
+    web.serve(store, made, host, port, _checked_url(url) if url else None)
+    return OK
+
+
+def results(folder: Path, seed: int, *, board: bool, as_json: bool) -> int:
+    """Print and write what was found."""
+    _require()
+    from pipeline.study import results
+    from pipeline.study.database import Database
+
+    store = Store(folder)
+    made = plan.read(store)
+    database = Database(store.root / plan.DATABASE)
+    try:
+        ballots, invited = database.ballots(), database.voters()
+    finally:
+        database.close()
+    found = results.found(made, ballots, seed)
+    results.write(store, made, found, ballots)
+    print(json.dumps(results.as_values(made, found), indent=2) if as_json else results.markdown(made, found, invited))
+    if board:
+        for path in results.to_boards(made, found):
+            _say(f"Board: {path}")
+    return OK
+
+
+def published(table: Path, voters: int) -> int:
+    """Refuse ranks that cannot be; say which distance means something."""
+    from evaluation.ranking import critical_distance
+    from pipeline.leaderboard import table as leaderboard
+    from pipeline.leaderboard import user_study
+
+    _check_count("--voters", voters)
+    rows = user_study.published(table)
+    names = list(rows[0])
+    print(leaderboard.aligned([names, *([f"{row[name]}" for name in names] for row in rows)]))
+    distance = critical_distance(len(rows), voters)
+    print(f"{voters} volunteers: ranks closer than {distance:.3f} cannot be told apart (Nemenyi).")
+    return OK
+
+
+def _print_links(store: Store, made: plan.Plan, count: int, base: str) -> int:
+    from pipeline.study.database import Database
+
+    database = Database(store.root / plan.DATABASE)
+    try:
+        tokens = database.invite([made.shuffled() for _ in range(count)])
+    finally:
+        database.close()
+    print("\n".join(f"{base}/i/{token}" for token in tokens))
+    return OK
+
+
+def _require() -> None:
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"A user study needs {', '.join(missing)}; run pip install 'segmentdreamer[study]'.")
+
+
+def _check_count(option: str, count: int) -> None:
+    if not 1 <= count <= MOST_VOLUNTEERS:
+        raise UserError(f"{option} is {count}; give 1 to {MOST_VOLUNTEERS}.")
+
+
+def _checked_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
+        raise UserError(f"--url is {url!r}; give scheme, host and port alone, as in https://study.example.org.")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

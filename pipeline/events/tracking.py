@@ -1,0 +1,191 @@
+"""What a run tells MLflow or Weights & Biases, if it is asked to: its settings, how each asset is made, ends, scores.
+
+Only the command itself speaks to them, never a worker; addresses and keys are theirs to read from the environment, and
+go into no file of ours. A service that fails is said so once, and the run goes on without it.
+"""
+
+import csv
+import importlib.util
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline.errors import UserError, nearest
+from pipeline.store.run_folder import Store
+
+PROJECT = "segmentdreamer"
+MODULES = {"mlflow": "mlflow", "wandb": "wandb"}
+TABLES = "leaderboard.csv", "per_object.csv"
+SETTINGS = "suite", "seed", "views", "protocol", "metric_version", "evaluation"
+CURVES = "loss", "gaussians", "seconds"  # over the iterations of each job, as its records of progress tell them
+ENDED, ITERATION = "jobs/ended", "iteration"  # what numbers are drawn over
+SEND_SECONDS = 5.0  # between two requests to MLflow, which the run waits for
+MOST_AT_ONCE = 1000  # numbers in one of them: it refuses more
+
+
+class Service(Protocol):
+    """One run of a tracking service."""
+
+    def metrics(self, values: dict[str, float], step: int | None, axis: str = "") -> None:
+        """Numbers by name, at a step of the axis that they are drawn over; or, without a step, of the whole run."""
+        ...
+
+    def file(self, path: Path) -> None: ...
+
+    def end(self) -> None: ...
+
+
+class Mlflow:
+    """A run of MLflow: where MLFLOW_TRACKING_URI says, in the experiment that MLFLOW_EXPERIMENT_NAME names."""
+
+    def __init__(self, name: str, settings: dict[str, Any]):
+        import os
+
+        import mlflow
+
+        if not os.environ.get("MLFLOW_EXPERIMENT_NAME") and not os.environ.get("MLFLOW_EXPERIMENT_ID"):
+            mlflow.set_experiment(PROJECT)
+        self.mlflow, self.client = mlflow, mlflow.MlflowClient()
+        self.run_id = mlflow.start_run(run_name=name).info.run_id
+        self.waiting, self.sent_at = list[Any](), time.monotonic()
+        mlflow.log_params({_allowed(key): value for key, value in settings.items()})
+
+    def metrics(self, values: dict[str, float], step: int | None, axis: str = "") -> None:
+        milliseconds = int(time.time() * 1000)
+        entity = self.mlflow.entities.Metric
+        self.waiting += [entity(_allowed(key), value, milliseconds, step or 0) for key, value in values.items()]
+        if time.monotonic() - self.sent_at >= SEND_SECONDS:
+            self._send()
+
+    def _send(self) -> None:
+        waiting, self.waiting, self.sent_at = self.waiting, [], time.monotonic()
+        for at in range(0, len(waiting), MOST_AT_ONCE):
+            self.client.log_batch(self.run_id, metrics=waiting[at : at + MOST_AT_ONCE])
+
+    def file(self, path: Path) -> None:
+        self.mlflow.log_artifact(str(path))
+
+    def end(self) -> None:
+        self._send()
+        self.mlflow.end_run()
+
+
+def _allowed(name: str) -> str:
+    """A name with nothing in it that MLflow refuses, such as the `=` of a sweep's method."""
+    return re.sub(r"[^\w\-. :/]", "-", name)
+
+
+class Wandb:
+    """A run of Weights & Biases: as WANDB_PROJECT, WANDB_MODE and its other variables say."""
+
+    def __init__(self, name: str, settings: dict[str, Any]):
+        import os
+
+        import wandb
+
+        project = os.environ.get("WANDB_PROJECT", PROJECT)
+        quiet = wandb.Settings(console="off", silent=True, disable_git=True, save_code=False)
+        self.run = wandb.init(project=project, name=name, config=settings, settings=quiet)
+        self.drawn = set[str]()
+
+    def metrics(self, values: dict[str, float], step: int | None, axis: str = "") -> None:
+        if step is None:
+            self.run.summary.update(values)
+            return
+        for name in values.keys() - self.drawn:  # each over an axis of its own: W&B's one step only grows
+            self.run.define_metric(name, step_metric=axis)
+            self.drawn.add(name)
+        self.run.log(values | {axis: step})
+
+    def file(self, path: Path) -> None:
+        self.run.save(str(path), base_path=str(path.parent), policy="now")
+
+    def end(self) -> None:
+        self.run.finish()
+
+
+SERVICES: dict[str, Callable[[str, dict[str, Any]], Service]] = {"mlflow": Mlflow, "wandb": Wandb}
+
+
+def check(name: str | None) -> None:
+    """Raise UserError for a service there is not, or one that is not installed."""
+    if name is None:
+        return
+    if name not in SERVICES:
+        raise UserError(f"There is no --track {name!r}; choose from {', '.join(SERVICES)}{nearest(name, SERVICES)}.")
+    if importlib.util.find_spec(MODULES[name]) is None:
+        raise UserError(f"--track {name} needs a library that is not installed: pip install 'segmentdreamer[{name}]'.")
+
+
+class Tracker:
+    """A sink of records, and the teller of the tables at the end."""
+
+    def __init__(self, name: str, store: Store, settings: dict[str, Any], last_stage: str = "evaluate"):
+        self.name, self.store, self.last_stage = name, store, last_stage
+        self.ends = {"jobs/done": 0.0, "jobs/failed": 0.0}
+        self.service: Service | None = None
+        self._tried(lambda: self._open(settings))
+
+    def _open(self, settings: dict[str, Any]) -> None:
+        self.service = SERVICES[self.name](self.store.root.resolve().name, _plain(settings))
+
+    def take(self, record: dict[str, Any]) -> None:
+        is_done = record["kind"] == "finished" and record["stage"] == self.last_stage
+        if is_done or record["kind"] == "failed":
+            self.ends["jobs/done" if is_done else "jobs/failed"] += 1
+            self._tried(lambda: self._service.metrics(dict(self.ends), int(sum(self.ends.values())), ENDED))
+        elif record["kind"] == "progress" and "loss" in record:
+            job = f"{record['method']}/{record['prompt_id']}"
+            values = {f"{job}/{name}": record[name] for name in CURVES if name in record}
+            self._tried(lambda: self._service.metrics(values, record["iteration"], f"{job}/{ITERATION}"))
+
+    def close(self) -> None:
+        """The run goes on until its tables are told."""
+
+    def finish(self) -> None:
+        """Tell the scores of the run folder's tables, and end."""
+        for name in TABLES:
+            if (path := self.store.root / name).exists():
+                values = dict(_scores(path))
+                self._tried(lambda values=values: self._service.metrics(values, None))  # type: ignore[misc]
+                self._tried(lambda path=path: self._service.file(path))  # type: ignore[misc]
+        self._tried(lambda: self._service.end())
+
+    @property
+    def _service(self) -> Service:
+        assert self.service is not None
+        return self.service
+
+    def _tried(self, call: Callable[[], None]) -> None:
+        """A service is no reason to stop: whatever it raises is said once, and it is asked no more."""
+        if self.name == "":
+            return
+        try:
+            call()
+        except Exception as error:
+            text = " ".join(str(error).split()) or type(error).__name__
+            print(f"--track {self.name}: {text}; the run goes on without it", file=sys.stderr, flush=True)
+            self.name = ""
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Of a run's settings what fits in a table of parameters; the whole is in run.json."""
+    few = {key: settings[key] for key in SETTINGS}
+    recipes = {f"recipe/{label}": json.dumps(recipe, sort_keys=True) for label, recipe in settings["recipes"].items()}
+    return few | {"weights": settings["weights"]["name"], "jobs": len(settings["jobs"])} | recipes
+
+
+def _scores(path: Path) -> Iterator[tuple[str, float]]:
+    """Each number of a table, by its row's method (and prompt) and its column."""
+    with open(path, newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            names = [row[key] for key in ("method", "prompt_id") if row.get(key)]
+            for column, text in row.items():
+                try:
+                    yield "/".join([*names, column]), float(text)
+                except (TypeError, ValueError):
+                    continue

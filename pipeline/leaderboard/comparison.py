@@ -1,0 +1,111 @@
+"""The methods of one run side by side: their assets in a grid, and what tells each from the first, paired by prompt."""
+
+from typing import Any
+
+import numpy as np
+
+from evaluation.statistics import paired_difference
+from pipeline.assets import images as pictures
+from pipeline.leaderboard.markdown_report import escaped
+from pipeline.leaderboard.table import MEANS, Finished
+from pipeline.plan.sweep import told
+from pipeline.store.run_folder import ASSET, CONTACT, DIFFERENCES, GRID
+
+METRICS = "clip", "ir", "clip_rprec"
+CONFIDENCE = 0.95  # that all intervals of one metric hold at once
+
+
+def cells(run: Finished) -> list[dict[str, Any]]:
+    """`grid.csv`: a row per job, with what its cell of the sweep sets."""
+    rows = []
+    for job in run.manifest["jobs"]:
+        record = run.records[job["job_id"]] or {"status": "unfinished"}
+        scores, facts = record.get("scores") or {}, record.get("generation") or {}
+        rows.append(
+            {"method": job["method"], "objective": job["objective"]}
+            | {key: told(_setting(run, job["method"], key)) for key in run.manifest["swept"]}
+            | {"prompt": job["prompt"], "seed": job["seed"], "status": record["status"]}
+            | {f"{metric}@{run.models}": scores[metric]["mean"] if scores else None for metric in METRICS}
+            | {"seconds": facts.get("seconds"), "asset": f"items/{job['job_id']}/{ASSET}" if facts else None}
+        )
+    return rows
+
+
+def grid(run: Finished) -> bytes:
+    """`grid.png`: a row per prompt, a column per method."""
+    prompts = list(dict.fromkeys(job["prompt"] for job in run.manifest["jobs"]))
+    jobs = {(job["prompt"], job["method"]): job["job_id"] for job in run.manifest["jobs"]}
+    tiles = [[_tile(run, jobs.get((prompt, method))) for method in run.methods] for prompt in prompts]
+    return pictures.grid(run.methods, prompts, tiles)
+
+
+def differences(run: Finished) -> list[dict[str, Any]]:
+    """`differences.csv`: each method minus the first, over the prompts that both have finished.
+
+    The more methods, the sooner one of them looks better by chance: intervals are as wide as it takes that all of one
+    metric hold at once with 95 % (Bonferroni). The bootstrap's stand beside those of Student's t.
+    """
+    first, *others = run.methods
+    confidence = 1 - (1 - CONFIDENCE) / len(others)
+    return [
+        _difference(run, metric, first, other, confidence) for metric in MEANS for other in others if run.jobs(other)
+    ]
+
+
+def markdown(run: Finished, found: list[dict[str, Any]]) -> str:
+    """The part of the report that compares: the grid, and the differences by metric."""
+    metrics = list(dict.fromkeys(row["metric"] for row in found))
+    lines = [["method", *metrics], ["---"] * (1 + len(metrics))]
+    for method in run.methods[1:]:
+        own = {row["metric"]: row for row in found if row["method"] == method}
+        lines.append([escaped(method), *(_interval(own[metric]) for metric in metrics)])
+    rows = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return (
+        f"## Side by side\n\n![every prompt by every method]({GRID})\n\nNumbers: `grid.csv`.\n\n"
+        f"Each method minus `{run.methods[0]}`, over the prompts that both have finished (their number in brackets).\n"
+        f"Intervals (t) hold for all {len(run.methods) - 1} of a column at once with 95 %; bold: without 0. "
+        f"More: `{DIFFERENCES}`.\n\n{rows}"
+    )
+
+
+def _tile(run: Finished, job_id: str | None) -> pictures.Tile:
+    record = (run.records[job_id] if job_id else None) or {"status": "unfinished"}
+    sheet = run.store.item(job_id) / CONTACT if job_id else None
+    scores = record.get("scores") or {}
+    told_scores = "  ".join(f"{metric} {scores[metric]['mean']:.3g}" for metric in MEANS if metric in scores)
+    caption = f"failed: {record['error_kind']}" if record["status"] == "failed" else told_scores or record["status"]
+    return pictures.Tile(sheet.read_bytes() if sheet and sheet.exists() else None, caption)
+
+
+def _difference(run: Finished, metric: str, first: str, other: str, confidence: float) -> dict[str, Any]:
+    ours, theirs = (
+        {(record["prompt"], record["seed"]): record["scores"][metric]["mean"] for record in run.done(method)}
+        for method in (other, first)
+    )
+    both = [key for key in ours if key in theirs]
+    row = {"method": other, "minus": first, "metric": f"{metric}@{run.models}", "n_prompts": len(both)}
+    names = "difference", "standard_error", "low", "high", "bootstrap_low", "bootstrap_high"
+    values: list[float | None] = [None] * len(names)
+    if both:
+        pairs = np.array([[ours[key], theirs[key]] for key in both])
+        found = paired_difference(pairs[:, 0], pairs[:, 1], np.random.default_rng(0), confidence)
+        mean = found.mean
+        values = [mean.value, mean.standard_error, mean.low, mean.high, found.bootstrap_low, found.bootstrap_high]
+    return row | dict(zip(names, values, strict=True)) | {"confidence": confidence}
+
+
+def _interval(row: dict[str, Any]) -> str:
+    if row["difference"] is None:
+        return ""
+    count = f" [{row['n_prompts']}]"
+    if row["low"] is None:
+        return f"{row['difference']:+.3g}{count}"
+    text = f"{row['difference']:+.3g} ({row['low']:+.3g} to {row['high']:+.3g})"
+    return (f"**{text}**" if row["low"] > 0 or row["high"] < 0 else text) + count
+
+
+def _setting(run: Finished, method: str, key: str) -> Any:
+    value = run.manifest["recipes"][method]
+    for name in key.split("."):
+        value = value[name]
+    return value

@@ -1,0 +1,59 @@
+"""What a user study found: four columns of a run's leaderboard; and average ranks as others have published them."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evaluation import EvaluationError
+from evaluation.ranking import check_means
+from pipeline.errors import UserError
+from pipeline.store.run_folder import Store
+
+FILE = "user_study.json"
+RANKS = "q1_rank", "q2_rank", "q3_rank"
+COLUMNS = *RANKS, "n_voters"
+
+
+def write(store: Store, study: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Keep the ranks of a run's methods. `study` says among whom: ranks of two studies do not compare."""
+    store.write_json(store.root / FILE, {"study": study, "methods": dict(rows)})
+
+
+def columns(store: Store, method: str) -> dict[str, Any]:
+    """The cells of a method's row; empty ones where nobody was asked."""
+    rows = (store.read_json(store.root / FILE) or {}).get("methods", {})
+    return dict.fromkeys(COLUMNS) | rows.get(method, {})
+
+
+def require_one(stores: Sequence[Store]) -> None:
+    """Raise UserError where runs on one board were ranked in different studies."""
+    known = {store: found["study"] for store in stores if (found := store.read_json(store.root / FILE))}
+    first = next(iter(known), None)
+    for store, study in known.items():
+        if first is not None and study != known[first]:
+            raise UserError(
+                f"{first.root} and {store.root} were ranked in different user studies, whose ranks do not compare; "
+                f"delete {FILE} of one of them."
+            )
+
+
+def published(path: Path) -> list[dict[str, Any]]:
+    """Average ranks as a paper prints them: a CSV with method and at least one of q1_rank, q2_rank, q3_rank.
+
+    Raises UserError where a column cannot be that of rankings: outside 1 to k, or with another sum than k (k + 1) / 2.
+    """
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    given = [name for name in RANKS if rows and rows[0].get(name)]
+    if not given or "method" not in rows[0]:
+        raise UserError(f"{path} holds no average ranks; give a CSV with columns method, {', '.join(RANKS)}.")
+    try:
+        found: list[dict[str, Any]] = [
+            {"method": row["method"], **{name: float(row[name]) for name in given}} for row in rows
+        ]
+        for name in given:
+            check_means([row[name] for row in found])
+    except (EvaluationError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: {error}; look at the table it was copied from.") from error
+    return found

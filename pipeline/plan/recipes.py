@@ -1,0 +1,82 @@
+"""Recipes from the command line: a name or a file, names of objectives, and single keys set by `--set`.
+
+A file is YAML or JSON with the keys of a recipe, nested; what it leaves out is that of `base` (default: embedded).
+Under `sweep` it may hold values to go through: a mapping from keys to lists, or several in a list (`pipeline.plan.sweep`).
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from pipeline.errors import UserError, nearest
+from pipeline.plan.sweep import Sweep, in_file
+from sctd.recipe.custom_objective import is_own
+from sctd.recipe.methods import FOR_OBJECTIVE
+from sctd.recipe.presets import RECIPES
+from sctd.recipe.recipe import Recipe, RecipeError, from_json
+
+
+class Base(NamedTuple):
+    """The recipe that all methods of a run derive from, and the sweeps that its file holds beside it."""
+
+    recipe: Recipe
+    sweeps: list[Sweep]
+
+
+def named(name_or_path: str) -> Base:
+    """A recipe by its name, or from a file. Raises UserError."""
+    if name_or_path in RECIPES:
+        return Base(RECIPES[name_or_path](), [])
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise UserError(
+            f"There is no recipe and no file {name_or_path!r}; give a YAML or JSON file, or one of "
+            f"{', '.join(RECIPES)}{nearest(name_or_path, RECIPES)}."
+        )
+    return _from_file(path)
+
+
+def objectives(text: str) -> list[str]:
+    """The names in `sctd,my.py:mine`, each once. Raises UserError for an unknown one; a file is not looked at yet."""
+    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if name.endswith(".py"):
+            raise UserError(f"--objective {name} names a file; name a function in it, too: {name}:FUNCTION.")
+        if name not in FOR_OBJECTIVE and not is_own(name):
+            raise UserError(
+                f"There is no objective {name!r}; choose from {', '.join(FOR_OBJECTIVE)}{nearest(name, FOR_OBJECTIVE)}."
+            )
+    return names
+
+
+def settings(options: Iterable[str]) -> dict[str, Any]:
+    """The keys and values in `key=value` each, as `--set` gives them; the last counts. Raises UserError."""
+    found = {}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals:
+            raise UserError(f"--set {option!r} has no value; write --set key=value, as in --set guidance.scale=10.")
+        found[key.strip()] = value.strip()
+    return found
+
+
+def _from_file(path: Path) -> Base:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML, too
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read as a recipe ({reason}); write keys and values in YAML.") from error
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} holds no keys; write a recipe's keys and values in YAML, as in 'iterations: 300'.")
+    base = tree.pop("base", "embedded")
+    if base not in RECIPES:
+        raise UserError(f"{path}: there is no base {base!r}; choose from {', '.join(RECIPES)}.")
+    sweep = tree.pop("sweep", None)
+    try:
+        recipe = from_json(json.dumps({"name": path.stem, **tree}), RECIPES[base]())
+    except (RecipeError, TypeError) as error:
+        raise UserError(f"{path}: {error}.") from error
+    return Base(recipe, [] if sweep is None else in_file(path, sweep, recipe))

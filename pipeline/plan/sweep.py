@@ -1,0 +1,183 @@
+"""Sweeps: values of keys of a recipe, their product, and a method for every cell of it. Plain values in and out.
+
+`--sweep KEY=VALUE,VALUE` gives one product. A recipe file may hold several, whose cells stand beside each other; those
+of the command line multiply each of them.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.plan.jobs import Method, digest, without_machine
+from sctd.recipe.custom_objective import OwnObjectiveError
+from sctd.recipe.methods import fitted
+from sctd.recipe.recipe import Recipe, RecipeError, keys, with_overrides
+
+Sweep = Mapping[str, Sequence[Any]]  # from a dotted key to the values it goes through
+
+
+def given(options: Iterable[str], recipe: Recipe) -> dict[str, list[str]]:
+    """The product in `key=value,value` each, as `--sweep` gives them.
+
+    Values that hold commas themselves (pairs, texts) are parted by `;`, which is also allowed behind the last; each is
+    read as by `--set`. Raises UserError.
+    """
+    sweep: dict[str, list[str]] = {}
+    for option in options:
+        key, equals, text = (part.strip() for part in option.partition("="))
+        if not equals:
+            raise UserError(
+                f"--sweep {option!r} has no values; write --sweep key=value,value, as in --sweep "
+                "times.num_segments=1,3,5."
+            )
+        if key in sweep:
+            raise UserError(f"--sweep {key} was given twice; give it once, with all its values.")
+        _check_key(key, recipe, "--sweep")
+        if _is_pair(key, recipe) and ";" not in text:
+            raise UserError(
+                f"--sweep {key}={text} does not tell its pairs apart; part them by ';' and quote the whole, as in "
+                f"--sweep '{key}=1,2;3,4', or '{key}=1,2;' for one."
+            )
+        sweep[key] = [value.strip() for value in text.removesuffix(";").split(";" if ";" in text else ",")]
+    return sweep
+
+
+def in_file(path: Path, tree: Any, recipe: Recipe) -> list[Sweep]:
+    """The products under `sweep` in a recipe file: a mapping from keys (nested or dotted) to values, or a list of such.
+
+    Raises UserError.
+    """
+    sweeps: list[Sweep] = []
+    for mapping in tree if isinstance(tree, list) and tree else [tree]:
+        if not isinstance(mapping, dict) or not mapping:
+            raise UserError(
+                f"{path}: sweep is {mapping!r}; expected keys with lists of values, as in 'times.num_segments: [1, 3, "
+                "5]', or a list of such."
+            )
+        sweep = {key: value if isinstance(value, list) else [value] for key, value in _leaves(mapping)}
+        for key, values in sweep.items():
+            _check_key(key, recipe, str(path))
+            if not values or (_is_pair(key, recipe) and not all(isinstance(value, list | str) for value in values)):
+                raise UserError(f"{path}: sweep {key} is {values}; expected a list of values, each as the recipe's.")
+        sweeps.append(sweep)
+    return sweeps
+
+
+def combined(saved: Sequence[Sweep], asked: Sweep) -> list[Sweep]:
+    """The file's products, each multiplied by the command line's. Raises UserError where both go through a key."""
+    for key in asked:
+        if any(key in sweep for sweep in saved):
+            raise UserError(f"--sweep {key} is swept by the recipe's file, too; leave out one of them.")
+    return [{**sweep, **asked} for sweep in saved or [{}]]
+
+
+def methods(
+    base: Recipe, objectives: Iterable[str], settings: Mapping[str, Any], sweeps: Sequence[Sweep] = ({},)
+) -> list[Method]:
+    """The base made fit for each objective, in every cell of every product, with `settings` (of `--set`) in each.
+
+    Without swept keys a method is called as it was chosen, as `ism-authors`. Raises UserError for an unknown key, a
+    cell that cannot be, and cells that are the same.
+    """
+    for key in settings:
+        _check_key(key, base, "--set")
+        if any(key in sweep for sweep in sweeps):
+            raise UserError(f"--set {key} is swept, too; leave out one of them.")
+    short = short_names({key for sweep in sweeps for key in sweep})
+    cells = [dict(zip(sweep, values, strict=True)) for sweep in sweeps for values in product(*sweep.values())]
+    found = [_method(name, _fitted(base, name), settings, cell, short) for name in objectives for cell in cells]
+    _check_different(found)
+    return found
+
+
+def short_names(swept: Iterable[str]) -> dict[str, str]:
+    """For each key the shortest of its tails that is a tail of no other: `times.num_segments` → `num_segments`."""
+    tails = {key: [key.split(".", start)[-1] for start in range(key.count("."), -1, -1)] for key in swept}
+    return {
+        key: next((tail for tail in own if sum(tail in other for other in tails.values()) == 1), key)
+        for key, own in tails.items()
+    }
+
+
+def told(value: Any) -> str:
+    """A value as a label and a table hold it: in quotes where it could be misread."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    if isinstance(value, list | tuple):
+        return ",".join(map(told, value))
+    text = str(value)
+    return text if text and not any(mark.isspace() or mark in "='\"" for mark in text) else repr(text)
+
+
+def _fitted(base: Recipe, name: str) -> Recipe:
+    try:
+        return fitted(base, name)
+    except RecipeError as error:
+        raise UserError(f"--objective {name} does not go with the recipe: {error}.") from error
+    except OwnObjectiveError as error:
+        raise UserError(f"--objective: {error}.") from error
+
+
+def _method(
+    name: str, base: Recipe, settings: Mapping[str, Any], cell: Mapping[str, Any], short: Mapping[str, str]
+) -> Method:
+    try:
+        recipe = with_overrides(base, {**settings, **cell})
+    except RecipeError as error:
+        if not cell:
+            raise UserError(f"--set: {error}.") from error
+        label = _label(name, cell, short)
+        raise UserError(f"No recipe can be the cell {label!r}: {error}.") from error
+    swept = {key: value_of(recipe, key) for key in cell}
+    objective = recipe.objective.called
+    is_as_chosen = objective == base.objective.called and f"{name}-".startswith(f"{objective}-")
+    return Method(_label(name if is_as_chosen else objective, swept, short), recipe, swept)
+
+
+def value_of(recipe: Recipe, key: str) -> Any:
+    """What a recipe holds under a dotted key."""
+    value: Any = recipe
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _label(name: str, cell: Mapping[str, Any], short: Mapping[str, str]) -> str:
+    return " ".join([name, *(f"{short[key]}={told(value)}" for key, value in cell.items())])
+
+
+def _check_key(key: str, recipe: Recipe, where: str) -> None:
+    if where != "--set" and key == "objective.name":
+        raise UserError(
+            f"{where}: an objective brings its own settings and is not swept; write --objective, as in --objective "
+            "sctd,sds."
+        )
+    if key not in keys(recipe):
+        try:
+            with_overrides(recipe, {key: ""})
+        except RecipeError as error:
+            raise UserError(f"{where}: {error}.") from error
+
+
+def _check_different(found: Sequence[Method]) -> None:
+    by_content: dict[str, Method] = {}
+    by_label: dict[str, Method] = {}
+    for method in found:
+        same = by_content.setdefault(digest(without_machine(method.recipe)), method)
+        if same is not method:
+            raise UserError(f"{same.label!r} and {method.label!r} would make the same assets; leave out one of them.")
+        if by_label.setdefault(method.label, method) is not method:
+            raise UserError(f"Two recipes would be called {method.label!r}; choose objectives by --objective alone.")
+
+
+def _is_pair(key: str, recipe: Recipe) -> bool:
+    return isinstance(value_of(recipe, key), tuple)
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in tree.items():
+        yield from _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", value)]

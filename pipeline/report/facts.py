@@ -1,0 +1,243 @@
+"""What the pages of the report say, read from run folders: entries by prompt, the board's cells, recipes. No HTML."""
+
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluation.statistics import holm, sign_flip_p
+from pipeline.errors import UserError
+from pipeline.leaderboard import markdown_report as report
+from pipeline.leaderboard import table as leaderboard
+from pipeline.leaderboard.table import DETAILS, MEANS, Finished
+from pipeline.nightly import report as nightly_report
+from pipeline.nightly.verdict import Found
+from pipeline.store import files
+from pipeline.store.run_folder import ASSET, CONTACT, EVALUATION, TURNTABLE, VERDICT
+
+BELIEVED = 0.05  # p after Holm at which a method counts as told apart from the best
+EVENTS = "events"
+FIRST = ("method", "prompts")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one method made of one prompt. `number` counts the methods of the whole report."""
+
+    run: Finished
+    job: dict[str, Any]
+    record: dict[str, Any]
+    label: str
+    number: int
+
+    @property
+    def name(self) -> str:
+        """Of its files: unique in the report, and safe in a path."""
+        return f"{self.number}-{self.job['job_id']}"
+
+    @property
+    def folder(self) -> Path:
+        return self.run.store.item(self.job["job_id"])
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return self.record.get("generation") or {}
+
+    @property
+    def scores(self) -> dict[str, dict[str, float]]:
+        return self.record.get("scores") or {}
+
+    def has(self, file: str) -> bool:
+        return (self.folder / file).is_file()
+
+    @property
+    def is_made(self) -> bool:
+        return all(map(self.has, (ASSET, TURNTABLE, CONTACT)))
+
+    @cached_property
+    def views(self) -> dict[str, np.ndarray]:
+        """Per metric the score of each view, the first from the front; nothing where it was not judged."""
+        if not self.scores or not self.has(EVALUATION):
+            return {}
+        with np.load(io.BytesIO(files.read(self.folder / EVALUATION))) as file:
+            return {metric: np.asarray(file[metric], float) for metric in MEANS if metric in file.files}
+
+
+def azimuths(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """In degrees, of views evenly all round."""
+    return np.arange(len(values)) * 360 / len(values)
+
+
+def by_prompt(runs: Sequence[Finished]) -> dict[str, list[Entry]]:
+    """The jobs of all runs under their prompts, in the order of the manifests. Raises UserError for a wrong id."""
+    numbers = {label: number for number, label in enumerate(labels(runs))}
+    found: dict[str, list[Entry]] = {}
+    for run in runs:
+        for job in run.manifest["jobs"]:
+            if not re.fullmatch(r"[\w-]+", job["job_id"]):
+                raise UserError(
+                    f"{run.store.root} has a job with the id {job['job_id']!r}, expected letters and digits: its "
+                    "run.json was not written by this program; do not use it."
+                )
+            label = _label(runs, run, job["method"])
+            record = run.records[job["job_id"]] or {"status": "unfinished"}
+            found.setdefault(job["prompt"], []).append(Entry(run, job, record, label, numbers[label]))
+    return found
+
+
+def labels(runs: Sequence[Finished]) -> list[str]:
+    """What methods are called in the report: of several runs, with the run's name."""
+    return [_label(runs, run, method) for run in runs for method in run.methods]
+
+
+def _label(runs: Sequence[Finished], run: Finished, method: str) -> str:
+    return method if len(runs) == 1 else f"{run.manifest['run_id']}: {method}"
+
+
+def against_best(runs: Sequence[Finished], metric: str) -> dict[str, float]:
+    """The p of each method's differences from the best one, prompt by prompt, after Holm. The best has none.
+
+    Only runs of the same judges and protocol compare; a method that shares fewer than two prompts with the best has
+    none either.
+    """
+    groups: dict[tuple[str, str], dict[str, dict[Any, float]]] = {}
+    for run in runs:
+        for method in run.methods:
+            values = {(r["prompt"], r["seed"]): r["scores"][metric]["mean"] for r in run.done(method)}
+            if values:
+                key = run.models, run.manifest["protocol"]
+                groups.setdefault(key, {})[_label(runs, run, method)] = values
+    found: dict[str, float] = {}
+    for methods in groups.values():
+        best = max(methods, key=lambda label: float(np.mean(list(methods[label].values()))))
+        ps = {label: _paired_p(values, methods[best]) for label, values in methods.items() if label != best}
+        tested = {label: p for label, p in ps.items() if p is not None}
+        found |= dict(zip(tested, holm(list(tested.values())), strict=True))
+    return found
+
+
+def _paired_p(ours: Mapping[Any, float], theirs: Mapping[Any, float]) -> float | None:
+    difference = np.array([ours[key] - theirs[key] for key in ours if key in theirs])
+    return sign_flip_p(difference, np.random.default_rng(0)) if len(difference) > 1 else None
+
+
+def columns(board: Any) -> list[dict[str, Any]]:
+    """Heads of the leaderboard's columns that hold anything, the method's first."""
+    known, rows = leaderboard.columns_of(board), leaderboard.rows_of(board)
+    heads = [{"name": name, "head": name, "arrow": "", "is_number": name != "method"} for name in FIRST]
+    for name, about in known.items():
+        metric, _, judge = name.partition("@")
+        if name.endswith(("_se", "_lo", "_hi")) or all(row[name] is None for row in rows if row["source"] == "run"):
+            continue
+        arrow = {"higher": "↑", "lower": "↓"}.get(about["direction"], "")
+        is_detail = metric in DETAILS or metric in ("peak_gib", "clip_rprec")
+        shown = {"definition": f"{about['definition']} ({about['unit']})", "is_detail": is_detail}
+        heads.append({"name": name, "head": metric, "judge": judge, "arrow": arrow, "is_number": True, **shown})
+    return heads
+
+
+def cells(runs: Sequence[Finished], board: Any, heads: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The leaderboard's rows: what is shown, and the value of `leaderboard.csv` to sort by ('' where there is none)."""
+    rows = [row for row in leaderboard.rows_of(board) if row["source"] == "run"]
+    told = {metric: against_best(runs, metric) for metric in MEANS}
+    table = []
+    for label, row in zip(labels(runs), rows, strict=True):
+        made = row["n_prompts"] - row["n_failed"]
+        prompts = f"{made} of {row['n_prompts']}" if row["n_failed"] else f"{made}"
+        line = [{"text": label, "value": label}, {"text": prompts, "value": made, "is_number": True}]
+        for head in heads[len(FIRST) :]:
+            name, value = head["name"], row[head["name"]]
+            error = row.get(f"{name}_se")
+            line.append(
+                {"text": shown(value), "value": "" if value is None else repr(value), "is_number": True}
+                | {"error": None if error is None else f"{error:.2g}", "is_detail": head.get("is_detail")}
+                | {"rank": _rank(value, [other[name] for other in rows], head["arrow"])}
+                | {"note": _note(told.get(head["head"], {}).get(label))}
+            )
+        table.append(line)
+    return table
+
+
+def shown(value: float | None) -> str:
+    """A number for people; thousands in groups."""
+    if value is None:
+        return ""
+    return (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}").replace("-", "−")
+
+
+def _rank(value: float | None, column: Sequence[float | None], arrow: str) -> str:
+    """Whether it is the best or the second of several."""
+    there = sorted({other for other in column if other is not None}, reverse=arrow == "↑")
+    if value is None or not arrow or len(there) < 2 or value not in there[:2]:
+        return ""
+    return "first" if value == there[0] else "second"
+
+
+def _note(p: float | None) -> str:
+    if p is None:
+        return ""
+    number = "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+    return f"differs from the best, {number}" if p <= BELIEVED else f"not told from the best, {number}"
+
+
+def progress(runs: Sequence[Finished]) -> dict[str, list[dict[str, Any]]]:
+    """By job, the records of progress in a run's events, where it has kept any. A line that is cut off is left out."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        for path in sorted((run.store.root / EVENTS).glob("*.jsonl")):
+            for line in files.read(path).decode(errors="replace").splitlines():
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(record, dict) and record.get("stage") == "generate" and record.get("iteration"):
+                    found.setdefault(str(record.get("job_id")), []).append(record)
+    return found
+
+
+def verdict(run: Finished) -> dict[str, Any] | None:
+    """What a night found beside the baseline, and its gates as rows; None of a run that was not one."""
+    found = run.store.read_json(run.store.root / VERDICT)
+    if found is None:
+        return None
+    rows = [nightly_report.cells(Found(**gate)) for gate in found["gates"]]
+    reasons = [gate["reason"] for gate in found["gates"]]
+    return found | {"head": nightly_report.HEAD, "rows": list(zip(rows, reasons, strict=True))}
+
+
+def origin(run: Finished) -> dict[str, Any]:
+    """Of the page of recipes: sessions, judges, weights, and the settings in which the methods differ."""
+    about = run.manifest
+    leaves = {method: dict(_leaves(recipe)) for method, recipe in about["recipes"].items()}
+    keys = list(dict.fromkeys(key for own in leaves.values() for key in own))
+    rows = [(key, [_told(own.get(key)) for own in leaves.values()]) for key in keys]
+    return {
+        "name": about["run_id"],
+        "sessions": [s | {"machine": report.machine(s["hardware"])} for s in about["sessions"]],
+        "judged": [
+            ("protocol", about["protocol"]),
+            ("metrics", f"version {about['metric_version']}"),
+            ("models", about["weights"]["name"]),
+            ("seed", about["seed"]),
+        ],
+        "weights": about["weights"]["sha256"],
+        "recipes": {m: json.dumps(r, indent=2, ensure_ascii=False) for m, r in about["recipes"].items()},
+        "differing": [(key, values) for key, values in rows if len(set(values)) > 1],
+    }
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for key, value in tree.items():
+        found += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
+    return found
+
+
+def _told(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

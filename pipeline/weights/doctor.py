@@ -1,0 +1,202 @@
+"""What this machine can run: findings from facts (`pipeline.weights.machine`), each with the command that mends it. Pure."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pipeline.weights.catalogue import REFERENCE, ROLES, of_part
+from pipeline.weights.machine import Facts
+from pipeline.weights.models import EMBEDDED, EVALUATION, GENERATION, Weights
+from sctd.recipe.recipe import Recipe
+
+GSPLAT_SECONDS = 540  # CPU seconds of one compilation, for one kind of GPU
+OLDEST_TORCH = (2, 9)
+EXPECTED = "fid"  # the distance that published tables have
+COMPILER = "pip install 'cuda-toolkit[nvcc,crt,nvvm,cccl,cudart]'"
+BUILD = 'MAX_JOBS=4 python -c "import gsplat.cuda._backend"'
+
+
+class Status(StrEnum):
+    OK, NOTE, MISSING = "ok", "note", "missing"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`mend` is a command, or a step where there is none."""
+
+    what: str
+    status: Status
+    text: str
+    mend: str | None = None
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a recipe needs beside what everything does: weights, a GPU, and what the fast path compiles with."""
+
+    roles: tuple[str, ...]
+    gpu: bool
+    compiles: bool = False
+
+
+def needs(recipe: Recipe, weights: Weights) -> Needs:
+    """Of a benchmark by this recipe on these weights. Published models are too large to distil from on a CPU."""
+    parts = [*GENERATION, *EVALUATION, *(["shape"] if recipe.seed_shape.kind == "point_e" else [])]
+    roles = [role.name for role in ROLES.values() if role.folder in parts and role.name != "upsampler"]
+    return Needs(
+        (*roles, *(["control"] if recipe.guidance.control != "none" else [])),
+        weights.name != EMBEDDED,
+        recipe.compute.fast,
+    )
+
+
+def findings(facts: Facts, needed: Needs) -> list[Finding]:
+    """Everything that was looked at, in the order in which to mend it."""
+    return [
+        *_software(facts),
+        *_gpu(facts, needed.gpu),
+        *_fast_path(facts, needed),
+        *_machine(facts),
+        *_ray(facts),
+        *[
+            _weights(facts, name, name in needed.roles)
+            for name, lacks in facts.missing_files.items()
+            # Nobody fetches into the packaged models.
+            if name in needed.roles or not lacks or facts.weights_name != EMBEDDED
+        ],
+        *(_distances(facts) if facts.weights_name != EMBEDDED else []),
+    ]
+
+
+def can_run(found: list[Finding]) -> bool:
+    """Whether nothing is missing."""
+    return all(finding.status is not Status.MISSING for finding in found)
+
+
+def _software(facts: Facts) -> list[Finding]:
+    version = ".".join(map(str, facts.python))
+    found = [
+        Finding("python", Status.OK, f"{version} on {facts.system}")
+        if facts.python >= (3, 11, 0)
+        else Finding("python", Status.MISSING, f"{version}; 3.11 is the oldest that works", "uv python install 3.12")
+    ]
+    build = f"built for CUDA {facts.torch_cuda}" if facts.torch_cuda else "built without CUDA"
+    if facts.torch is None:
+        found.append(Finding("torch", Status.MISSING, "not installed", "pip install torch torchvision"))
+    elif _numbers(facts.torch) < OLDEST_TORCH:
+        text = f"{facts.torch}; {'.'.join(map(str, OLDEST_TORCH))} is the oldest that works"
+        found.append(Finding("torch", Status.MISSING, text, "pip install --upgrade torch torchvision"))
+    else:
+        found.append(Finding("torch", Status.OK, f"{facts.torch}, {build}"))
+    if facts.torchvision is None:
+        found.append(Finding("torchvision", Status.MISSING, "not installed", "pip install torchvision"))
+    elif facts.torchvision_error:
+        mismatch = "torchvision::nms" in facts.torchvision_error
+        text = f"{facts.torchvision} does not fit torch {facts.torch}: {facts.torchvision_error}"
+        mend = "pip install --force-reinstall torch torchvision" + ("" if mismatch else ", both from one index")
+        found.append(Finding("torchvision", Status.MISSING, text, mend))
+    else:
+        found.append(Finding("torchvision", Status.OK, facts.torchvision))
+    if facts.ffmpeg:
+        found.append(Finding("ffmpeg", Status.OK, facts.ffmpeg))
+    else:
+        found.append(Finding("ffmpeg", Status.MISSING, "not found", "pip install 'imageio[ffmpeg]'"))
+    return found
+
+
+def _gpu(facts: Facts, is_needed: bool) -> list[Finding]:
+    lacking = Status.MISSING if is_needed else Status.NOTE
+    if not facts.gpus:
+        text = "none; the embedded models need none" if not is_needed else "none, and these models need one"
+        return [Finding("gpu", lacking, text, "use a machine with an NVIDIA GPU, or --weights embedded")]
+    found = [Finding("gpu", Status.OK, f"{gpu.name}, {_gb(gpu.num_bytes)}, driver {gpu.driver}") for gpu in facts.gpus]
+    if not facts.torch_sees_gpu:
+        why = (
+            "torch is built without CUDA"
+            if facts.torch_cuda is None
+            else f"the driver is too old for CUDA {facts.torch_cuda}"
+        )
+        mend = "pip install --force-reinstall torch torchvision" if facts.torch_cuda is None else "update the driver"
+        found.append(Finding("gpu", lacking, f"torch cannot use it: {why}", mend))
+    if facts.gsplat is None:
+        mend = "pip install 'segmentdreamer[gpu]'"
+        found.append(Finding("gsplat", lacking, "not installed; without it everything runs on the CPU", mend))
+    elif facts.is_gsplat_built:
+        found.append(Finding("gsplat", Status.OK, f"{facts.gsplat}, its kernels are built"))
+    elif facts.has_nvcc and facts.has_ninja:
+        text = f"{facts.gsplat}, not built: its first use compiles for about {GSPLAT_SECONDS // 60} CPU-minutes"
+        found.append(Finding("gsplat", Status.NOTE, text, BUILD))
+    else:
+        steps = [*([] if facts.has_nvcc else [COMPILER]), *([] if facts.has_ninja else ["pip install ninja"]), BUILD]
+        tools = [name for name, there in {"nvcc": facts.has_nvcc, "ninja": facts.has_ninja}.items() if not there]
+        text = f"{facts.gsplat}, not built, and there is no {' and no '.join(tools)} to build it"
+        found.append(Finding("gsplat", lacking, text, " && ".join(steps)))
+    return found
+
+
+def _fast_path(facts: Facts, needed: Needs) -> list[Finding]:
+    """On a GPU the networks are compiled, unless the recipe says no."""
+    if not (facts.gpus and needed.compiles):
+        return []
+    steps = {
+        "triton": (facts.has_triton, "pip install triton"),
+        "C compiler": (facts.has_compiler, "apt-get install gcc"),
+    }
+    if lacks := [tool for tool, (is_there, _) in steps.items() if not is_there]:
+        mend = " && ".join(steps[tool][1] for tool in lacks) + ", or --set compute.fast=false"
+        text = f"there is no {' and no '.join(lacks)} to compile the networks with"
+        return [Finding("fast path", Status.MISSING, text, mend)]
+    return [Finding("fast path", Status.OK, "triton and a C compiler are there")]
+
+
+def _machine(facts: Facts) -> list[Finding]:
+    return [
+        Finding("memory", Status.OK, f"{_gb(facts.memory_bytes)} for {facts.num_cores} cores"),
+        # A run itself checks that its folder has room for its assets; a fetch, for its files.
+        Finding("disk", Status.OK, f"{_gb(facts.free_bytes)} free here")
+        if facts.free_bytes
+        else Finding("disk", Status.MISSING, "full", "free some space"),
+    ]
+
+
+def _ray(facts: Facts) -> list[Finding]:
+    inline = "or work without it: --executor inline"
+    if facts.ray is None or facts.ray_error:
+        text = "not installed" if facts.ray is None else f"{facts.ray} cannot be imported: {facts.ray_error}"
+        return [Finding("ray", Status.MISSING, text, f"pip install 'ray[default]', {inline}")]
+    if facts.ray_address is None:
+        return [Finding("ray", Status.OK, f"{facts.ray}; a run starts its own on this machine")]
+    if facts.ray_answers:
+        return [Finding("ray", Status.OK, f"{facts.ray}; the cluster at {facts.ray_address} answers")]
+    text = f"{facts.ray}; nothing answers at RAY_ADDRESS={facts.ray_address}"
+    return [Finding("ray", Status.MISSING, text, "ray start --head on that machine, or unset RAY_ADDRESS")]
+
+
+def _weights(facts: Facts, name: str, is_needed: bool) -> Finding:
+    missing, role = facts.missing_files[name], ROLES.get(name)
+    what = f"weights: {name}"
+    if not missing:
+        return Finding(what, Status.OK, f"in {facts.weights_folder}")
+    text = f"{facts.weights_folder} lacks {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else "")
+    mend = role.command if role else f"put a model of your own into {name}/"
+    return Finding(what, Status.MISSING if is_needed else Status.NOTE, text, mend)
+
+
+def _distances(facts: Facts) -> list[Finding]:
+    """What a board would have beside the required distance. `fid` is expected; of others, those that were begun."""
+    found = []
+    for metric, missing in facts.missing_of_distances.items():
+        if not missing:
+            found.append(Finding(f"metric: {metric}", Status.OK, f"measured, by what is in {facts.weights_folder}"))
+        elif len(missing) == 1 or metric == EXPECTED:
+            text = f"left out of the board: {facts.weights_folder} lacks {' and '.join(missing)}"
+            roles = [of_part(part) or REFERENCE for part in missing]
+            found.append(Finding(f"metric: {metric}", Status.NOTE, text, " && ".join(role.command for role in roles)))
+    return found
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("+")[0].split(".")[:2])
+
+
+def _gb(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:,.1f} GB"

@@ -1,0 +1,204 @@
+"""Facts about this machine for `pipeline.weights.doctor`: software, GPUs, memory, Ray, weights.
+
+gsplat is never imported: touching its backend begins a compilation of minutes where there is a compiler.
+"""
+
+import importlib
+import importlib.util
+import os
+import platform
+import shutil
+import socket
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pipeline.weights.catalogue import ROLES, Role
+from pipeline.weights.models import Weights, has_files
+from pipeline.weights.networks import DISTANCES, REQUIRED
+
+SECONDS_TO_CONNECT = 2.0
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """`num_bytes` of memory; `driver` is that of the system."""
+
+    name: str
+    num_bytes: int
+    driver: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was found. A version is None where the library is not installed."""
+
+    python: tuple[int, int, int]
+    system: str
+    num_cores: int
+    memory_bytes: int
+    free_bytes: int
+    torch: str | None
+    torch_cuda: str | None
+    """The CUDA that torch was built for; None for a build without."""
+    torch_sees_gpu: bool
+    torchvision: str | None
+    torchvision_error: str | None
+    gpus: tuple[Gpu, ...]
+    gsplat: str | None
+    is_gsplat_built: bool
+    has_nvcc: bool
+    has_ninja: bool
+    has_triton: bool
+    has_compiler: bool
+    """Of C, which triton calls to build what launches its kernels."""
+    ray: str | None
+    ray_error: str | None
+    ray_address: str | None
+    ray_answers: bool
+    ffmpeg: str | None
+    weights_name: str
+    weights_folder: str
+    missing_files: Mapping[str, tuple[str, ...]]
+    """Of each role the files that the folder of weights lacks."""
+    missing_of_distances: Mapping[str, tuple[str, ...]]
+    """Of each distance that not every run measures, those of its two parts that the folder lacks."""
+
+
+def facts(weights: Weights, environment: Mapping[str, str] = os.environ) -> Facts:
+    """Look everything up. A few seconds, for torch and Ray are imported."""
+    torch, torch_error = _imported("torch")
+    _, torchvision_error = _imported("torchvision")
+    _, ray_error = _imported("cluster.ray.executor")
+    address = environment.get("RAY_ADDRESS")
+    address = None if address in (None, "", "local") else address
+    return Facts(
+        python=(int(platform.python_version_tuple()[0]), int(platform.python_version_tuple()[1]), _patch()),
+        system=f"{platform.system()} {platform.machine()}",
+        num_cores=_cores(),
+        memory_bytes=_memory_bytes(),
+        free_bytes=shutil.disk_usage(".").free,
+        torch=None if torch_error else _version("torch"),
+        torch_cuda=getattr(getattr(torch, "version", None), "cuda", None),
+        torch_sees_gpu=bool(torch and torch.cuda.is_available()),
+        torchvision=_version("torchvision"),
+        torchvision_error=torchvision_error,
+        gpus=_gpus(),
+        gsplat=_version("gsplat"),
+        is_gsplat_built=_is_gsplat_built(environment),
+        has_nvcc=_has_nvcc(environment),
+        has_ninja=shutil.which("ninja") is not None or importlib.util.find_spec("ninja") is not None,
+        has_triton=importlib.util.find_spec("triton") is not None,
+        has_compiler=any(map(shutil.which, [*filter(None, [environment.get("CC")]), "cc", "gcc", "clang"])),
+        ray=_version("ray"),
+        ray_error=ray_error,
+        ray_address=address,
+        ray_answers=address is not None and answers(address),
+        ffmpeg=_ffmpeg(),
+        weights_name=weights.name,
+        weights_folder=str(weights.folder),
+        missing_files={**{name: missing(role, weights) for name, role in ROLES.items()}, **_control(weights)},
+        missing_of_distances={
+            name: tuple(weights.lacking(distance)) for name, distance in DISTANCES.items() if name != REQUIRED
+        },
+    )
+
+
+def missing(role: Role, weights: Weights) -> tuple[str, ...]:
+    """What a folder lacks for a role: of fetched weights each file, of others the role's part."""
+    if weights.is_published:
+        return tuple(role.missing(weights.folder))
+    if role.name == "upsampler":  # it shares its folder with the shape's base
+        return tuple(role.missing(weights.folder))
+    return () if has_files(weights.part(role.folder)) else (role.folder,)
+
+
+def answers(address: str) -> bool:
+    """Whether something listens at `host:port` or `ray://host:port`; `auto` is found on this machine only by Ray."""
+    if address == "auto":
+        return True
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=SECONDS_TO_CONNECT):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
+def _control(weights: Weights) -> dict[str, tuple[str, ...]]:
+    return {"control": () if has_files(weights.part("control")) else ("control",)}
+
+
+def _imported(name: str) -> tuple[Any, str | None]:
+    """The module, or why it cannot be imported: a broken pair of torch and torchvision raises RuntimeError."""
+    try:
+        return importlib.import_module(name), None
+    except (ImportError, RuntimeError, OSError, AttributeError) as error:
+        return None, " ".join(str(error).split())
+
+
+def _version(library: str) -> str | None:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _patch() -> int:
+    digits = "".join(filter(str.isdigit, platform.python_version_tuple()[2][:2]))
+    return int(digits or 0)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _memory_bytes() -> int:
+    """Of the machine, or of the container if it has less."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else "max"
+    return min(whole, int(text)) if text.isdigit() else whole
+
+
+def _gpus() -> tuple[Gpu, ...]:
+    """As the driver lists them, whatever torch sees."""
+    if shutil.which("nvidia-smi") is None:
+        return ()
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
+    done = subprocess.run(query, capture_output=True, text=True, check=False)
+    return parsed_gpus(done.stdout) if done.returncode == 0 else ()
+
+
+def parsed_gpus(text: str) -> tuple[Gpu, ...]:
+    """Of the lines `name, MiB, driver`."""
+    rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines() if line.strip()]
+    return tuple(Gpu(name, int(mib) * 2**20, driver) for name, mib, driver in rows if mib.isdigit())
+
+
+def _is_gsplat_built(environment: Mapping[str, str]) -> bool:
+    """Whether its compiled library lies in the package or where torch puts what it compiles."""
+    spec = importlib.util.find_spec("gsplat")
+    if spec is None or not spec.submodule_search_locations:
+        return False
+    default = Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch_extensions"
+    cache = Path(environment.get("TORCH_EXTENSIONS_DIR") or default)
+    places = [*(Path(place) for place in spec.submodule_search_locations), *cache.glob("**/gsplat*")]
+    return any(next(place.glob("*.so"), None) for place in places if place.is_dir())
+
+
+def _has_nvcc(environment: Mapping[str, str]) -> bool:
+    home = environment.get("CUDA_HOME") or environment.get("CUDA_PATH")
+    return shutil.which("nvcc") is not None or bool(home and (Path(home) / "bin" / "nvcc").is_file())
+
+
+def _ffmpeg() -> str | None:
+    try:
+        import imageio_ffmpeg
+
+        return imageio_ffmpeg.get_ffmpeg_exe()
+    except (ImportError, RuntimeError):
+        return None

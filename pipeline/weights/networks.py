@@ -1,0 +1,77 @@
+"""Distances from reference pictures: which network sees the views, where its weights and its reference lie. One table.
+
+A folder of weights holds the parts; a distance is measured where both of its parts are there. Nothing is imported to
+read the table: only loading a network needs torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from evaluation.features import FeatureNetwork
+    from pipeline.weights.models import Weights
+
+
+@dataclass(frozen=True)
+class Distance:
+    """A Fréchet distance. `metric` is its column, as in `fid@published`; `kernel` the kernel distance's, if it has one.
+
+    `part` and `reference` are parts of a folder of weights; `load(weights, device)` gives the network.
+    """
+
+    metric: str
+    part: str
+    reference: str
+    load: Callable[[Weights, Any], FeatureNetwork]
+    kernel: str | None = None
+
+    @property
+    def features(self) -> str:
+        """The name of a view's features in `evaluation.npz`."""
+        return "features" if self.metric == "fd" else f"features_{self.metric}"
+
+    @property
+    def key_column(self) -> str:
+        """The column that says which reference a row was measured from."""
+        return "ref_key" if self.metric == "fd" else f"ref_key_{self.metric}"
+
+
+def _scorer(weights: Weights, device: Any) -> FeatureNetwork:
+    from evaluation.clip_score import ClipScorer
+    from evaluation.features import ClipTower
+
+    return ClipTower(ClipScorer.load(weights.part("scorer"), device, weights.name))
+
+
+def _inception(weights: Weights, device: Any) -> FeatureNetwork:
+    from evaluation.inception import InceptionTower
+
+    return InceptionTower.load(weights.part("inception"), "clean", device)
+
+
+def _inception_tf(weights: Weights, device: Any) -> FeatureNetwork:
+    from evaluation.inception import InceptionTower
+
+    return InceptionTower.load(weights.part("inception"), "tf", device)
+
+
+def _dinov2(weights: Weights, device: Any) -> FeatureNetwork:
+    from evaluation.dinov2 import Dinov2Tower
+
+    return Dinov2Tower.load(weights.part("dinov2"), device)
+
+
+DISTANCES = {
+    distance.metric: distance
+    for distance in (
+        Distance("fd", "scorer", "reference.npz", _scorer, kernel="kid_cl"),
+        Distance("fid", "inception", "reference-inception.npz", _inception, kernel="kid_cl_inception"),
+        Distance("fid_tf", "inception", "reference-inception_tf.npz", _inception_tf),
+        Distance("fd_dinov2", "dinov2", "reference-dinov2.npz", _dinov2),
+    )
+}
+REQUIRED = "fd"
+"""The one that every run measures; its parts are judges as the others are."""

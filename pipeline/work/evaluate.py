@@ -1,0 +1,103 @@
+"""From an asset to numbers: load the judges once, then per asset the views, and what each judge says of each view."""
+
+import hashlib
+import io
+import time
+from collections.abc import Generator as Progressing
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cluster.scheduling.executor import Progress
+from evaluation.clip_score import ClipScorer, clip_score, is_nearest
+from evaluation.features import ClipTower, FeatureNetwork
+from evaluation.image_reward import ImageReward
+from evaluation.references import from_bytes
+from evaluation.statistics import lowest_tenth
+from pipeline.assets import images as pictures
+from pipeline.plan.jobs import Asset, Judged
+from pipeline.plan.protocol import Protocol
+from pipeline.plan.run import evaluation_digest
+from pipeline.store.attempts import JUDGING, Fence
+from pipeline.store.run_folder import ASSET, BLANK, EVALUATION, Store
+from pipeline.weights.models import Weights
+from pipeline.weights.networks import REQUIRED
+from pipeline.work import devices
+from sctd.formats import ply
+
+METRICS = "clip", "ir", "clip_rprec"  # one number per view
+STAGES = 4  # rendering, two judges and writing; one more for each further network of features
+BLANK_PIXELS = 64  # whatever a judge resizes white to is white
+
+
+class Evaluator:
+    """A worker: all judges on one device. `texts` are all prompts of the run, among which R-precision asks."""
+
+    def __init__(self, store: Store, weights: Weights, protocol: Protocol, texts: Sequence[str]):
+        self.store, self.protocol, self.texts = store, protocol, list(texts)
+        self.device = devices.prepare()
+        self.scorer = ClipScorer.load(weights.part("scorer"), self.device, weights.name)
+        self.tower = ClipTower(self.scorer)
+        self.reward = ImageReward.load(weights.part("reward"), self.device)
+        self.networks: dict[str, FeatureNetwork] = {}  # of the distances that the scorer's features do not serve
+        for distance in weights.distances:
+            network = self.tower if distance.metric == REQUIRED else distance.load(weights, self.device)
+            reference = from_bytes(weights.part(distance.reference).read_bytes())
+            # The scorer is called by the folder that it lies in, which may be copied and renamed.
+            reference.require_network(network.name, network.weights, is_label=distance.metric == REQUIRED)
+            if distance.metric != REQUIRED:
+                self.networks[distance.features] = network
+        self.text_features = self.scorer.text_features(self.texts)
+        self._judge_white(evaluation_digest(weights, protocol, self.texts))
+
+    def __call__(self, asset: Asset) -> Progressing[Progress, None, Judged]:
+        fence = Fence.claim(self.store, asset.job_id, JUDGING)
+        begun, stages = time.monotonic(), STAGES + len(self.networks)
+        folder = self.store.item(asset.job_id)
+        gaussians = ply.from_ply((folder / ASSET).read_bytes()).to(self.device)
+        views = pictures.on_white(gaussians, self.protocol.cameras(asset.facts["image_size"]))
+        yield Progress(1, stages, f"{len(views)} views")
+        number = self.texts.index(asset.prompt)
+        image_features = self.scorer.image_features(views)
+        yield Progress(2, stages, "CLIP")
+        rewards = self.reward.score(views, asset.prompt)
+        yield Progress(3, stages, "ImageReward")
+        arrays = {
+            "clip": clip_score(image_features, self.text_features[number]),
+            "clip_rprec": is_nearest(image_features, self.text_features, number),
+            "ir": rewards,
+            "image_features": image_features,
+            "text_feature": self.text_features[number],
+            "features": self.tower.scaled(image_features),
+        }
+        for done, (name, network) in enumerate(self.networks.items(), start=STAGES):
+            arrays[name] = network(views)
+            yield Progress(done, stages, network.name)
+        fence.write(folder / EVALUATION, _npz(arrays, hashlib.sha256(views.tobytes()).hexdigest()))
+        fence.release()
+        yield Progress(stages, stages, "features")
+        scores = {name: _summary(arrays[name]) for name in METRICS}
+        return Judged(asset, scores, time.monotonic() - begun)
+
+    def _judge_white(self, evaluation: str) -> None:
+        """What a white picture scores for each prompt: it stands for an object that failed, where that is asked for."""
+        if (self.store.read_json(self.store.root / BLANK) or {}).get("evaluation") == evaluation:
+            return
+        white = np.full((1, BLANK_PIXELS, BLANK_PIXELS, 3), 255, np.uint8)
+        clips = clip_score(self.text_features, self.scorer.image_features(white)[0])
+        scores = {
+            text: {"clip": float(clip), "ir": float(self.reward.score(white, text)[0])}
+            for text, clip in zip(self.texts, clips, strict=True)
+        }
+        self.store.write_json(self.store.root / BLANK, {"evaluation": evaluation, "scores": scores})
+
+
+def _summary(values: np.ndarray) -> dict[str, float]:
+    return {"mean": float(values.mean()), "sd": float(values.std()), "p10": lowest_tenth(values)}
+
+
+def _npz(arrays: dict[str, Any], views_sha256: str) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, views_sha256=np.array(views_sha256), **arrays)
+    return file.getvalue()

@@ -1,0 +1,71 @@
+"""The floor under an iteration: the networks' floating-point operations at the rate of a large matrix product."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from sctd.prior.stable_diffusion import StableDiffusionPrior
+
+MATRIX = {"cuda": 8192, "cpu": 1024}
+
+
+def matrix_teraflops(device: torch.device, dtype: torch.dtype) -> float:
+    """What a large matrix product reaches, the best of a few."""
+    size = MATRIX[device.type]
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    best = min(_seconds(lambda: left @ right, device) for _ in range(8))
+    return 2 * size**3 / best / 1e12
+
+
+def _seconds(function: Callable[[], Any], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    begun = time.perf_counter()
+    function()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begun
+
+
+@dataclass(frozen=True)
+class Work:
+    """Floating-point operations of the networks, for one sample or one view; the weights take no gradient."""
+
+    denoise: float
+    encode: float
+    encode_backward: float
+
+    @staticmethod
+    def of(prior: StableDiffusionPrior) -> "Work":
+        """Counted by torch on copies of the networks without content."""
+        vae, unet = (_without_content(model) for model in (prior.vae, prior.unet))
+        text = torch.empty(1, prior.max_tokens, unet.config["cross_attention_dim"], device="meta")
+        images = torch.empty(1, 3, prior.image_size, prior.image_size, device="meta")
+        latents = torch.empty(1, *prior.latent_shape, device="meta")
+        times = torch.zeros(1, device="meta")
+        denoise = _operations(lambda: unet(latents, times, text))
+        encode = _operations(lambda: vae.encoder(images))
+        whole = _operations(lambda: vae.encoder(images.requires_grad_()).sum().backward())
+        return Work(denoise, encode, whole - encode)
+
+    def of_part(self, name: str, views: int) -> float | None:
+        """Of a part of one iteration by its mark; None for parts that are no network's."""
+        if name.startswith("denoise "):
+            return self.denoise * int(name.split()[1])
+        return {"encode": self.encode * views, "encode backward": self.encode_backward * views}.get(name)
+
+
+def _without_content(model: Any) -> Any:
+    """A network of this architecture as diffusers makes it, which takes no memory."""
+    with torch.device("meta"):
+        return type(model).from_config(model.config).requires_grad_(False)
+
+
+def _operations(function: Callable[[], Any]) -> float:
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return float(counter.get_total_flops())

@@ -1,0 +1,235 @@
+"""Exact scores: objectives distil particles from a mixture whose score is a closed form, in a second a run.
+
+`python -m sctd.experiments.testbed` prints the table of docs/testbed.md. A recipe says all of a run: objective, times, noise,
+guidance, weight over time, iterations. A particle is a latent, z_0 = θ: no renderer, no encoder, no error of a network,
+so that what is seen is the objective's own doing.
+"""
+
+import argparse
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from statistics import fmean
+from typing import NamedTuple, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sctd.diffusion.guidance import cfg
+from sctd.diffusion.schedule import NoiseSchedule
+from sctd.objectives import gradient, with_options
+from sctd.recipe.custom_objective import OwnObjectiveError, is_own
+from sctd.recipe.methods import FOR_OBJECTIVE, fitted
+from sctd.recipe.presets import paper
+from sctd.recipe.recipe import Recipe, RecipeError, with_overrides
+from sctd.train import draws
+from sctd.types import Latents, Text
+
+STABLE_DIFFUSION = {
+    "num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
+}  # fmt: skip
+FEATURES, MODES, ASKED, SPREAD = 32, 12, (0, 1), 0.35
+RATE_START, RATE_END = 0.04, 0.004  # Adam's, falling linearly; the modes have norm √32 = 5.7
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Latents from modes N(means[m], spread² I); callable as a Denoiser.
+
+    A text embedding of this world is one token, the weights of the modes; the empty prompt weighs all alike.
+    """
+
+    schedule: NoiseSchedule
+    means: Float[Tensor, "modes channels height width"]
+    spread: float
+
+    def text(self, modes: Iterable[int], batch: int = 1) -> Text:
+        """The embedding that asks for `modes`, each as likely as the others."""
+        weights = self.means.new_zeros(len(self.means))
+        weights[list(modes)] = 1
+        return (weights / weights.sum()).expand(batch, 1, -1)
+
+    @property
+    def null(self) -> Float[Tensor, "1 1 modes"]:
+        """The embedding of the empty prompt."""
+        return self.text(range(len(self.means)))
+
+    def __call__(self, z_t: Latents, t: int, text: Text | None) -> Latents:
+        """ε = −σ_t ∇ log p_t(z_t | text)."""
+        text = self.null.expand(len(z_t), -1, -1) if text is None else text
+        alpha, sigma = self.schedule.alpha[t], self.schedule.sigma[t]
+        variance = alpha**2 * self.spread**2 + sigma**2
+        share = self._log_joint(z_t, alpha, variance, text).softmax(-1)
+        expected = (share @ self.means.flatten(1)).view_as(z_t)
+        return (sigma / variance) * (z_t - alpha * expected)
+
+    def log_density(self, z_0: Latents, text: Text) -> Float[Tensor, " batch"]:
+        """log p(z_0 | text) in nats."""
+        flat = z_0.flatten(1)
+        one = torch.ones((), dtype=z_0.dtype)
+        joint = self._log_joint(z_0, one, self.spread**2 * one, text).logsumexp(-1)
+        constant = 0.5 * flat.shape[1] * math.log(2 * math.pi * self.spread**2)
+        return joint - 0.5 * (flat**2).sum(-1) / self.spread**2 - constant
+
+    def _log_joint(self, z: Latents, alpha: Tensor, variance: Tensor, text: Text) -> Float[Tensor, "batch modes"]:
+        """log p(mode, z) but for what all modes share, with ‖z − αμ‖² multiplied out."""
+        means = self.means.flatten(1)
+        inner = z.flatten(1) @ means.T - 0.5 * alpha * (means**2).sum(-1)
+        return text[:, 0].log() + (alpha / variance) * inner
+
+
+def twelve_modes(seed: int = 0) -> Mixture:
+    """The world of the table: modes in random directions of 32 dimensions, all of norm √32, float64."""
+    generator = torch.Generator().manual_seed(seed)
+    means = torch.randn(MODES, FEATURES, generator=generator, dtype=torch.float64)
+    means = means * math.sqrt(FEATURES) / means.norm(dim=1, keepdim=True)
+    return Mixture(NoiseSchedule.from_config(STABLE_DIFFUSION), means[:, :, None, None], SPREAD)
+
+
+class Judged(NamedTuple):
+    """How good the particles of one run are, each number a mean over them."""
+
+    log_p: float  # log p(z_0 | text), nats
+    norm_ratio: float  # ‖z_0‖ / ‖mode‖: above 1 is oversaturation, below it smoothness
+    seconds: float
+
+
+def settings(method: str, overrides: Mapping[str, object] | None = None) -> Recipe:
+    """The paper's settings with 64 particles and 1000 iterations, made into those of `method` by `methods.fitted`.
+
+    Dotted keys override any of it; RecipeError for one that is none.
+    """
+    base = with_overrides(paper(), {"cameras.views": 64, "iterations": 1000})
+    return with_overrides(fitted(base, method), overrides or {})
+
+
+def distil(recipe: Recipe, seed: int = 0, world: Mixture | None = None) -> Latents:
+    """z_0 after `recipe.iterations` of Adam along the objective's gradient; as many particles as the recipe has views.
+
+    Reads of the recipe what makes the gradient: objective, guidance.scale, times, noise. There are no views, so no
+    Perp-Neg; ∅ is the empty prompt.
+    """
+    world = world or twelve_modes()
+    shape = (world.means.shape[1], world.means.shape[2], world.means.shape[3])
+    generator = draws.generator_of(seed)
+    denoise = cfg(world, recipe.guidance.scale, world.null)
+    text = world.text(ASKED, recipe.cameras.views)
+    objective = recipe.objective
+    # There is no decoder here, hence no loss on pixels, and all objectives return latents.
+    residual_of = with_options(objective.name, {**objective.model_dump(), "threshold": recipe.times.threshold})
+
+    z_0 = 0.3 * torch.randn(recipe.cameras.views, *shape, generator=generator, dtype=torch.float64)
+    noise = draws.noise(recipe, shape, generator).double()
+    first, second = torch.zeros_like(z_0), torch.zeros_like(z_0)
+    for iteration in range(1, recipe.iterations + 1):
+        if recipe.noise.kind == "fresh":
+            noise = draws.noise(recipe, shape, generator).double()
+        times = draws.times(recipe, iteration, generator)
+        residual = residual_of(z_0, denoise=denoise, text=text, noise=noise, times=times, schedule=world.schedule)
+        progress = iteration / recipe.iterations
+        pull = gradient(
+            cast(Tensor, residual),
+            schedule=world.schedule,
+            times=times,
+            time_weight=objective.time_weight,
+            weight=objective.weight,
+            clamp=objective.clamp,
+            progress=progress,
+        )
+        first, second = 0.9 * first + 0.1 * pull, 0.999 * second + 0.001 * pull**2
+        step = first / (1 - 0.9**iteration) / ((second / (1 - 0.999**iteration)).sqrt() + 1e-15)
+        z_0 = z_0 - (RATE_START + (RATE_END - RATE_START) * progress) * step
+    return z_0
+
+
+def judged(recipe: Recipe, seed: int = 0, world: Mixture | None = None) -> Judged:
+    """Distil and judge."""
+    world, begin = world or twelve_modes(), time.perf_counter()
+    z_0 = distil(recipe, seed, world)
+    seconds = time.perf_counter() - begin
+    norms = z_0.flatten(1).norm(dim=1) / world.means.flatten(1).norm(dim=1).mean()
+    return Judged(float(world.log_density(z_0, world.text(ASKED, len(z_0))).mean()), float(norms.mean()), seconds)
+
+
+# What the table varies, beside the settings as they are.
+VARIANTS: dict[str, list[dict[str, object]]] = {
+    "sctd": [
+        {"noise.kind": "fresh"},
+        {"times.num_segments": 1},
+        {"times.num_segments": 3},
+        {"times.num_segments": 10},
+        {"times.segments": "increasing"},
+        {"times.shift_lower_bound": True},
+        {"times.segment_range": "20,980"},
+        {"objective.self_sign": -1},
+        {"guidance.scale": 1, "objective.outer_weight": 72.25},
+        {"objective.outer_weight": 0},
+        {"objective.time_weight": "one"},
+        {"objective.time_weight": "b_t"},
+    ],
+    "sds": [{"guidance.scale": 101}, {"times.high": 980}],
+    "ism": [{"noise.kind": "fresh"}],
+    "cds": [{"guidance.scale": 30}],
+}
+
+
+def rows(methods: Iterable[str], seeds: int, common: Mapping[str, object] | None = None) -> Iterator[str]:
+    """The table in Markdown, row by row as they are done: means over the seeds, log p with its range."""
+    yield "| objective | varied | log p(x \\| y), nats | norm ratio | seconds |"
+    yield "|---|---|---|---|---|"
+    for method in methods:
+        for varied in [{}, *VARIANTS.get(method, [])]:
+            recipe = settings(method, {**(common or {}), **varied})
+            log_p, norm_ratio, seconds = zip(*(judged(recipe, seed) for seed in range(seeds)), strict=True)
+            what = ", ".join(f"`{key}={value}`" for key, value in varied.items()) or "–"
+            yield (
+                f"| `{method}` | {what} | {fmean(log_p):.1f} ({min(log_p):.1f} … {max(log_p):.1f}) "
+                f"| {fmean(norm_ratio):.2f} | {fmean(seconds):.1f} |"
+            )
+
+
+def references(world: Mixture) -> str:
+    """What to compare with: 4096 samples of the truth, and a particle at the centre of a mode."""
+    generator = torch.Generator().manual_seed(0)
+    which = torch.randint(len(ASKED), (4096,), generator=generator)
+    samples = world.means[list(ASKED)][which]
+    samples = samples + world.spread * torch.randn(samples.shape, generator=generator, dtype=samples.dtype)
+    true, centre = (
+        float(world.log_density(z_0, world.text(ASKED, len(z_0))).mean()) for z_0 in (samples, world.means[list(ASKED)])
+    )
+    return f"Samples of p(x | y) itself have {true:.1f} nats, the centre of a mode {centre:.1f}."
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sctd.experiments.testbed", description="Objectives on exact scores."
+    )
+    parser.add_argument("--objective", default=",".join(FOR_OBJECTIVE), help="names, with commas (default: all)")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of every row (default: 3)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the recipe")
+    given = parser.parse_args()
+    methods = given.objective.split(",")
+    unknown = [name for name in methods if name not in FOR_OBJECTIVE and not is_own(name)]
+    if unknown:
+        parser.error(f"no objective {', '.join(unknown)}; there are {', '.join(FOR_OBJECTIVE)}")
+    if given.seeds < 1:
+        parser.error(f"{given.seeds} seeds; give at least 1")
+    wrong = [pair for pair in given.set if "=" not in pair]
+    if wrong:
+        parser.error(f"--set {wrong[0]}: expected KEY=VALUE")
+    common = dict(pair.split("=", 1) for pair in given.set)
+    torch.set_num_threads(1)
+    try:
+        judged(settings(methods[0], {**common, "iterations": 1}))  # what only a first call costs
+        print(references(twelve_modes()) + "\n")
+        for row in rows(methods, given.seeds, common):
+            print(row, flush=True)
+    except (RecipeError, OwnObjectiveError) as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,356 @@
+"""The diffusion prior: a checkpoint of Stable Diffusion 1 or 2 as encoder, decoder, text embedding and denoiser.
+
+A ControlNet is read here too, for `sctd.prior.control`. The only file that imports diffusers. Nothing is fetched: the files
+(`sctd.prior.files`) are all there, or are refused.
+"""
+
+from collections.abc import Callable, Iterator, Set
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.models.controlnets.controlnet import ControlNetModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from jaxtyping import Float
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
+
+from sctd.diffusion.guidance import cfg
+from sctd.diffusion.schedule import NoiseSchedule, ScheduleError
+from sctd.diffusion.solver import jump, second_order
+from sctd.prior.files import (
+    CONTROLNET_FILES,
+    CONTROLNET_FORMAT,
+    DIFFUSERS,
+    TRANSFORMERS,
+    PriorError,
+    check_architecture,
+    check_files,
+    locate,
+    read,
+    read_json,
+    split,
+    weights_names,
+)
+from sctd.prior.half import in_dtype
+from sctd.types import Images, Latents, Text
+
+if TYPE_CHECKING:
+    from sctd.prior.cuda_graphs import Recorded, RecordedWithGradient
+
+__all__ = ["ControlNetModel", "PriorError", "Residuals", "StableDiffusionPrior", "load_controlnet"]
+
+Sampler = Literal["ddim", "dpm-solver++(2M)"]
+
+
+class Residuals(NamedTuple):
+    """What a ControlNet adds inside the U-Net: to each skip connection in the order of the way down, and the middle."""
+
+    down: tuple[Float[Tensor, "batch _ _ _"], ...]
+    middle: Float[Tensor, "batch _ _ _"]
+
+
+class Networks(NamedTuple):
+    """What an iteration runs, at speed (`sctd.prior.cuda_graphs`): the U-Net, and the encoder up to its two moments."""
+
+    predict: "Recorded"
+    moments: "RecordedWithGradient"
+
+
+@dataclass(frozen=True, eq=False)
+class StableDiffusionPrior:
+    """p(z_0 | text) of a latent diffusion model, frozen. Images are RGB in [0, 1], latents scaled to unit variance.
+
+    The models compute in the dtype they were loaded in; what comes out has the dtype of the images or latents that went
+    in, so that half-precision models leave float32 latents float32.
+    """
+
+    vae: AutoencoderKL
+    unet: UNet2DConditionModel
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    schedule: NoiseSchedule
+    predicts_v: bool
+    steps_offset: int
+    device: torch.device
+    dtype: torch.dtype
+    fast: Networks | None = None
+    spares: bool = False
+
+    @classmethod
+    def load(
+        cls,
+        path: Path | str,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        config: Path | str | None = None,
+    ) -> "StableDiffusionPrior":
+        """A folder with vae/, unet/, text_encoder/, tokenizer/ and scheduler/, or a single `.safetensors` file.
+
+        Weights may be stored in any floating dtype and are used in `dtype`. A single file needs a folder of the same
+        format for its configuration and tokenizer: `config`, by default the folder of the file's name beside it, else
+        the one that it lies in. Whether a checkpoint predicts ε or v is told by scheduler/ alone. Raises PriorError
+        naming what is missing, unreadable or of another architecture.
+        """
+        source = locate(Path(path), None if config is None else Path(config))
+        folder = source.folder
+        scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+        prediction = scheduler.get("prediction_type", "epsilon")
+        if prediction not in ("epsilon", "v_prediction"):
+            raise PriorError(
+                f"{folder}/scheduler/scheduler_config.json has prediction_type {prediction!r}; "
+                "expected 'epsilon' or 'v_prediction': use a checkpoint that predicts one of these"
+            )
+        try:
+            schedule = NoiseSchedule.from_config(scheduler)
+        except ScheduleError as error:
+            raise PriorError(f"{folder}/scheduler/scheduler_config.json: {error}") from error
+        check_architecture(folder)
+        with _without_progress_bars():
+            if source.single_file is None:
+                vae = _frozen(AutoencoderKL, folder / "vae", DIFFUSERS, device, dtype)
+                unet = _frozen(UNet2DConditionModel, folder / "unet", DIFFUSERS, device, dtype)
+                text_encoder = _frozen(CLIPTextModel, folder / "text_encoder", TRANSFORMERS, device, dtype)
+            else:
+                vae, unet, text_encoder = _from_single_file(source.single_file, folder, device, dtype)
+            tokenizer = _tokenizer(folder / "tokenizer")
+        return cls(
+            vae=vae,
+            unet=unet,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            schedule=schedule,
+            predicts_v=prediction == "v_prediction",
+            steps_offset=scheduler.get("steps_offset", 0),
+            device=unet.device,
+            dtype=dtype,
+        )
+
+    def at_speed(self) -> "StableDiffusionPrior":
+        """The same prior on an NVIDIA GPU, its networks fused, compiled and recorded (`sctd.prior.cuda_graphs`) when first run.
+
+        This prior's U-Net and encoder are changed in place.
+        """
+        from sctd.prior.cuda_graphs import recorded_encoder, recorded_unet  # here, as triton is there only for GPUs
+
+        return replace(self, fast=Networks(recorded_unet(self.unet), recorded_encoder(self.vae)))
+
+    def sparing(self) -> "StableDiffusionPrior":
+        """The same prior whose text encoder and decoder wait in the machine's memory until they are asked for."""
+        for waiting in (self.text_encoder, self.vae.decoder):
+            waiting.to("cpu")  # type: ignore[arg-type]
+        return replace(self, spares=True)
+
+    @property
+    def build_seconds(self) -> float:
+        """How long compiling and recording have taken so far; 0 for a prior that does neither."""
+        return sum((network.seconds for network in self.fast or ()), 0.0)
+
+    def forget(self) -> None:
+        """Free the memory that recordings hold; they are made again when they are needed."""
+        for network in self.fast or ():
+            network.forget()
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a latent, at the size that the U-Net was trained on."""
+        size = self.unet.config["sample_size"]
+        height, width = (size, size) if isinstance(size, int) else size
+        return self.unet.config["in_channels"], height, width
+
+    @property
+    def latent_factor(self) -> int:
+        """Pixels per latent, along each side."""
+        return 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+
+    @property
+    def image_size(self) -> int:
+        """Height of the images that the prior was trained on, in pixels."""
+        return self.latent_shape[1] * self.latent_factor
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of an embedding, the two at its ends included; what a prompt has beyond is cut off."""
+        return min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
+
+    @cached_property
+    def null(self) -> Float[Tensor, "1 tokens features"]:
+        """The embedding of the empty prompt ∅."""
+        return self.embed([""])
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of `text`, the two at its ends included, before anything is cut off at `max_tokens`."""
+        return len(self.tokenizer(text, verbose=False).input_ids)
+
+    @torch.no_grad()
+    def embed(self, texts: list[str]) -> Text:
+        """Embeddings of prompts, padded to `max_tokens` or cut off there."""
+        tokens = self.tokenizer(
+            texts, padding="max_length", truncation=True, max_length=self.max_tokens, return_tensors="pt"
+        )
+        encoder: Any = self.text_encoder
+        encoder.to(self.device)
+        embedding = encoder(tokens.input_ids.to(self.device)).last_hidden_state
+        if self.spares:
+            encoder.to("cpu")
+        return embedding
+
+    def encode(self, images: Images, noise: Latents | None = None) -> Latents:
+        """z_0, differentiable in the images: the posterior's mean or, with standard normal `noise`, a sample of it."""
+        moments = self.fast.moments if self.fast else self._moments
+        posterior = DiagonalGaussianDistribution(in_dtype(moments, images.to(self.device) * 2 - 1, self.dtype))
+        latents = posterior.mean if noise is None else posterior.mean + posterior.std * noise.to(posterior.mean)
+        return latents * self.vae.config["scaling_factor"]
+
+    def _moments(self, images: Images) -> Float[Tensor, "batch moments height width"]:
+        hidden = self.vae.encoder(images)
+        return hidden if self.vae.quant_conv is None else self.vae.quant_conv(hidden)
+
+    def decode(self, z_0: Latents) -> Images:
+        """Images of latents, clamped to [0, 1]."""
+        latents = z_0 / self.vae.config["scaling_factor"]
+        self.vae.decoder.to(self.device)
+        images = self.vae.decode(latents.to(self.device, self.dtype)).sample
+        return (images.to(z_0.dtype) / 2 + 0.5).clamp(0, 1)
+
+    @torch.no_grad()
+    def denoise(self, z_t: Latents, t: int, text: Text | None, residuals: Residuals | None = None) -> Latents:
+        """ε_φ(z_t, t, y), whatever the checkpoint predicts; `text=None` is the empty prompt. No gradient.
+
+        `residuals` are a ControlNet's for the same arguments, in any dtype.
+        """
+        text = self.null.expand(len(z_t), -1, -1) if text is None else text
+        steps = torch.full((len(z_t),), t, device=self.device)
+        arguments = z_t.to(self.device, self.dtype), steps, text.to(self.dtype)
+        if residuals is not None:
+            predicted = self.unet(
+                *arguments,
+                down_block_additional_residuals=[each.to(self.device, self.dtype) for each in residuals.down],
+                mid_block_additional_residual=residuals.middle.to(self.device, self.dtype),
+            ).sample
+        else:
+            predicted = self.fast.predict(*arguments) if self.fast else self.unet(*arguments).sample
+        predicted = predicted.to(z_t.dtype)
+        return self.schedule.eps_from_v(z_t, predicted, t) if self.predicts_v else predicted
+
+    def sample(self, texts: list[str], guidance_scale: float, steps: int, generator: torch.Generator) -> Images:
+        """One image per text, all in one batch: DDIM from pure noise in `steps` steps, guided."""
+        noise = torch.randn(len(texts), *self.latent_shape, generator=generator, device=generator.device)
+        return self.decode(self.sample_from(noise, texts, guidance_scale, steps))
+
+    @torch.no_grad()
+    def sample_from(
+        self, noise: Latents, texts: list[str], guidance_scale: float, steps: int, sampler: Sampler = "ddim"
+    ) -> Latents:
+        """The latents that guided sampling of `texts` makes of pure noise, in so many steps of one prediction each.
+
+        `ddim` ends at time 0; `dpm-solver++(2M)` with a last step of first order at no noise at all.
+        """
+        num_steps = self.schedule.num_steps
+        if not 1 <= steps <= num_steps:
+            raise PriorError(f"cannot sample in {steps} steps: use from 1 to {num_steps}")
+        text, guided = self.embed(texts), cfg(self.denoise, guidance_scale, self.null)
+        z_t = noise.to(self.device)
+        if sampler == "dpm-solver++(2M)":
+            # As in diffusers ("linspace"): evenly from the noisiest time on, the one that would be 0 left out.
+            times = [round(i * (num_steps - 1) / steps) for i in range(steps, 0, -1)]
+            z_t = second_order(self.schedule, guided, z_t, times, text)
+            return self.schedule.clean(z_t, guided(z_t, times[-1], text), times[-1])
+        # As in diffusers ("leading"): evenly from the offset on, and the last step ends at time 0.
+        times = [min(i * (num_steps // steps) + self.steps_offset, num_steps - 1) for i in reversed(range(steps))]
+        for t, s in zip(times, [*times[1:], 0], strict=True):
+            z_t = jump(self.schedule, z_t, guided(z_t, t, text), t, s)
+        return z_t
+
+
+def load_controlnet(folder: Path, device: torch.device | str, dtype: torch.dtype) -> ControlNetModel:
+    """A ControlNet's network, frozen, weights in any floating dtype; PriorError naming what is missing or wrong."""
+    check_files(folder, CONTROLNET_FILES, CONTROLNET_FORMAT)
+    kind = read_json(folder / "config.json").get("_class_name")
+    if kind != "ControlNetModel":
+        raise PriorError(
+            f"{folder}/config.json has _class_name {kind!r}; expected 'ControlNetModel': use a ControlNet of diffusers"
+        )
+    return _frozen(ControlNetModel, folder, DIFFUSERS, device, dtype)
+
+
+def _frozen(model_class: Any, folder: Path, stem: str, device: torch.device | str, dtype: torch.dtype) -> Any:
+    """The model of a folder in evaluation mode, without gradients, and with every one of its weights read."""
+    plain, _ = weights_names(stem)
+    model, info = read(
+        folder,
+        lambda path: model_class.from_pretrained(
+            path, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True,
+            variant=None if (folder / plain).is_file() else "fp16",
+        ),
+    )  # fmt: skip
+    if info["missing_keys"]:
+        raise PriorError(
+            f"{folder} has no weights for {len(info['missing_keys'])} parameters, "
+            f"{min(info['missing_keys'])} among them, that its config.json asks for: download the checkpoint again"
+        )
+    return model.to(device).eval().requires_grad_(False)
+
+
+def _from_single_file(
+    path: Path, folder: Path, device: torch.device | str, dtype: torch.dtype
+) -> tuple[AutoencoderKL, UNet2DConditionModel, CLIPTextModel]:
+    """The models that `folder` configures, in evaluation mode and without gradients, every weight from the file."""
+    parts = split(path, folder)
+
+    def converted(model_class: Any, part: str, convert: Callable[..., dict[str, Tensor]]) -> Any:
+        with torch.device("meta"):
+            model = read(folder / part, lambda at: model_class.from_config(model_class.load_config(at)))
+        state = convert(checkpoint=parts[part], config=model.config)
+        _require(model.state_dict().keys() - state.keys(), path, folder)
+        state = {name: tensor.to(dtype) for name, tensor in state.items()}
+        read(path, lambda _: model.load_state_dict(state, assign=True))
+        return model
+
+    config = read(folder / "text_encoder", lambda at: CLIPTextConfig.from_pretrained(at, local_files_only=True))
+    with torch.device("meta"):
+        empty = CLIPTextModel(config)
+    # Stable Diffusion 2 stores a last layer and a projection that it never uses; its configuration leaves them out.
+    found = {name: parts["text_encoder"].get(name.removeprefix("text_model.")) for name in empty.state_dict()}
+    state = {name: tensor for name, tensor in found.items() if tensor is not None}
+    _require(found.keys() - state.keys(), path, folder)
+    text_encoder = read(
+        path, lambda _: CLIPTextModel.from_pretrained(None, config=config, state_dict=state, dtype=dtype)
+    )
+    vae = converted(AutoencoderKL, "vae", convert_ldm_vae_checkpoint)
+    unet = converted(UNet2DConditionModel, "unet", convert_ldm_unet_checkpoint)
+    vae, unet, text_encoder = (model.to(device).eval().requires_grad_(False) for model in (vae, unet, text_encoder))
+    return vae, unet, text_encoder
+
+
+def _require(missing: Set[str], path: Path, folder: Path) -> None:
+    if missing:
+        raise PriorError(
+            f"{path} has no weights for {len(missing)} parameters, {min(missing)} among them, that {folder} asks for: "
+            "give the configuration of the checkpoint that it was tuned from"
+        )
+
+
+def _tokenizer(folder: Path) -> CLIPTokenizer:
+    for path in folder.glob("*.json"):
+        read_json(path)  # which names the damaged file; the tokenizers library would raise a bare Exception
+    return read(folder, lambda path: CLIPTokenizer.from_pretrained(path, local_files_only=True))
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """transformers draws one for every model it loads."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,121 @@
+"""Each objective's recipe, derived from a whole one: what defines the method, and a second with its authors' settings.
+
+The first keeps the base's guidance scale, times, noise and weights wherever the method leaves them open, so that
+objectives are compared and nothing else. The second ("…-authors") takes its authors' guidance, times, noise and weights
+(sources: docs/objectives/). All keep the base's trainer, cameras, seed shape and prior.
+"""
+
+from typing import Any
+
+from sctd.recipe import custom_objective as own_objective
+from sctd.recipe.recipe import Recipe, with_overrides
+
+
+def sctd(base: Recipe) -> Recipe:
+    """The base itself: whole recipes distil by SCTD."""
+    return base
+
+
+def sctd_official(base: Recipe) -> Recipe:
+    """The released code's gradient: its sign, its weight σ_t/α_t, segments of [20, 980], both bounds of t falling."""
+    return _with(
+        base,
+        objective={"name": "sctd-official", "time_weight": "sigma_over_alpha"},
+        times={"segment_range": (20, 980), "shift_lower_bound": True},
+    )
+
+
+def sds(base: Recipe) -> Recipe:
+    """DreamFusion: t alone, fresh noise, w(t) = 1 − ᾱ_t."""
+    return _with(
+        base,
+        objective={"name": "sds", "time_weight": "one_minus_alpha_bar"},
+        times={"rule": "single"},
+        noise={"kind": "fresh"},
+    )
+
+
+def sds_authors(base: Recipe) -> Recipe:
+    """DreamFusion's scale, ε_y + 100 (ε_y − ε_∅), and t ~ U(20, 980) throughout."""
+    return _with(sds(base), guidance={"scale": 101}, times={"high": 980, "start_high": 980}, noise={"offset": 0})
+
+
+def ism(base: Recipe) -> Recipe:
+    """LucidDreamer: t and s an interval Δ apart, inversion from the clean end."""
+    return _with(base, objective={"name": "ism"}, times={"rule": "interval"})
+
+
+def ism_authors(base: Recipe) -> Recipe:
+    """Scale 7.5, w(t) = σ_t/α_t, fresh noise."""
+    return _with(
+        ism(base), objective={"time_weight": "sigma_over_alpha"}, guidance={"scale": 7.5}, noise={"kind": "fresh"}
+    )
+
+
+def cds(base: Recipe) -> Recipe:
+    """Consistent3D: s falls from 700 to 100 as √progress, t 100 to 299 above it, one ε for all views."""
+    return _with(
+        base,
+        objective={"name": "cds"},
+        times={"rule": "annealed", "low": 100, "high": 700, "gap": (100, 299)},
+        noise={"shared": True},
+    )
+
+
+def cds_authors(base: Recipe) -> Recipe:
+    """Scale 30, the middle of the 20 to 40 that the paper compares with; w(t) = 1; numbers cut to ±2, later ±8."""
+    return _with(
+        cds(base), objective={"time_weight": "one", "clamp": (2, 8)}, guidance={"scale": 30}, noise={"offset": 0}
+    )
+
+
+def gcs(base: Recipe) -> Recipe:
+    """Connect3D: two intervals, three losses, no weight over time."""
+    return _with(base, objective={"name": "gcs", "time_weight": "one"}, times={"rule": "two_intervals"})
+
+
+def gcs_authors(base: Recipe) -> Recipe:
+    """Scale 7.5 with Perp-Neg, both bounds of t falling, and colours that outshine held down (BEG)."""
+    return _with(
+        gcs(base),
+        guidance={"scale": 7.5, "perp_neg": True},
+        times={"shift_lower_bound": True},
+        brightness={"enabled": True},
+    )
+
+
+def _with(base: Recipe, **parts: dict[str, Any]) -> Recipe:
+    """The base with some fields of some parts changed. Raises RecipeError where they do not go together."""
+    fields = {f"{part}.{name}": value for part, fields in parts.items() for name, value in fields.items()}
+    return with_overrides(base, fields)
+
+
+FOR_OBJECTIVE = {
+    "sctd": sctd,
+    "sctd-official": sctd_official,
+    "sds": sds,
+    "ism": ism,
+    "cds": cds,
+    "gcs": gcs,
+    "sds-authors": sds_authors,
+    "ism-authors": ism_authors,
+    "cds-authors": cds_authors,
+    "gcs-authors": gcs_authors,
+}
+
+
+def fitted(base: Recipe, objective: str) -> Recipe:
+    """The base made fit for an objective: a name in FOR_OBJECTIVE, or FILE.py:FUNCTION, whose file is run for it.
+
+    Raises RecipeError where they do not go together, OwnObjectiveError for a file that gives no objective.
+    """
+    if not own_objective.is_own(objective):
+        return FOR_OBJECTIVE[objective](base)
+    named = own_objective.reference(objective)
+    if named.function in FOR_OBJECTIVE:
+        raise own_objective.OwnObjectiveError(f"{objective} is called as an objective that there is; rename it")
+    like, changed = own_objective.settings(named)
+    if like not in FOR_OBJECTIVE:
+        known = ", ".join(FOR_OBJECTIVE)
+        raise own_objective.OwnObjectiveError(f"{named.path}: LIKE is {like!r}; expected one of {known}")
+    return with_overrides(FOR_OBJECTIVE[like](base), {**changed, "objective.function": str(named)})

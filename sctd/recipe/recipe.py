@@ -1,0 +1,150 @@
+"""A recipe: all that makes an asset from a prompt, a prior and a seed, in one tree of frozen, validated models.
+
+Its parts, with unit and source of every field, stand in `recipe_gradient` and `recipe_scene`; whole recipes are
+functions in `recipes`.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import Field, ValidationError, model_validator
+
+from sctd.recipe.compute import Compute
+from sctd.recipe.fields import Part, field
+from sctd.recipe.gradient import Encoding, Guidance, Noise, Objective, Times
+from sctd.recipe.scene import (
+    Background,
+    Bounds,
+    Brightness,
+    Cameras,
+    Densify,
+    Optimizer,
+    Regularizers,
+    Relocate,
+    SeedShape,
+)
+
+SPANS = ("segments", "interval", "two_intervals", "annealed")
+TIME_RULES = {
+    "sctd": ("segments",),
+    "sctd-official": ("segments",),
+    "sds": ("single", *SPANS),
+    "ism": ("interval", "segments"),
+    "cds": ("annealed", "segments", "interval"),
+    "gcs": ("two_intervals", "segments"),
+}
+"""From which rules the times of an objective make sense: one that spans an interval cannot do with t alone."""
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be: one sentence with the key, the value found and what would be right."""
+
+
+class Recipe(Part):
+    """All that makes an asset from a prompt, a prior and a seed."""
+
+    name: str = field("paper", "–", "ours", "what tables call it", min_length=1, max_length=60)
+    iterations: int = field(5000, "iterations", "paper", "length of the run", ge=1)
+    sh_degree: int = field(0, "–", "release", "degree of the spherical harmonics", ge=0, le=3)
+    give_up_after: int = field(20, "iterations", "ours", "skipped in a row for NaN or infinity, before an error", ge=1)
+    objective: Objective = Field(default=Objective(), description="the gradient")
+    guidance: Guidance = Field(default=Guidance(), description="the prompt")
+    times: Times = Field(default=Times(), description="noise levels")
+    noise: Noise = Field(default=Noise(), description="ε*")
+    encoding: Encoding = Field(default=Encoding(), description="rendering to latent")
+    cameras: Cameras = Field(default=Cameras(), description="views")
+    background: Background = Field(default=Background(), description="behind the object")
+    optimizer: Optimizer = Field(default=Optimizer(), description="Adam")
+    densify: Densify = Field(default=Densify(), description="more and fewer Gaussians")
+    relocate: Relocate = Field(default=Relocate(), description="moving dead Gaussians")
+    bounds: Bounds = Field(default=Bounds(), description="guards")
+    brightness: Brightness = Field(default=Brightness(), description="held down")
+    regularizers: Regularizers = Field(default=Regularizers(), description="added terms")
+    seed_shape: SeedShape = Field(default=SeedShape(), description="initial Gaussians")
+    compute: Compute = Field(default=Compute(), description="the prior's arithmetic")
+
+    @model_validator(mode="after")
+    def _objective_has_its_times(self) -> "Recipe":
+        name, rule = self.objective.name, self.times.rule
+        if rule not in TIME_RULES[name]:
+            expected = " or ".join(TIME_RULES[name])
+            raise ValueError(f"objective {name!r} with times.rule {rule!r}; set times.rule to {expected}")
+        return self
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON: equal exactly when every field is."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def keys(part: Part, prefix: str = "") -> Iterator[str]:
+    """Every dotted key of a recipe, in the order of its fields."""
+    for name, value in part:
+        yield from keys(value, f"{prefix}{name}.") if isinstance(value, Part) else [f"{prefix}{name}"]
+
+
+def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
+    """The recipe with some dotted keys set, as `{"guidance.scale": "7.5"}`; text is read as the field's type.
+
+    Pairs may be written `0.3,0.6`. RecipeError names the nearest key to an unknown one, or what a value should be.
+    """
+    tree = recipe.model_dump()
+    known = list(keys(recipe))
+    for key, value in overrides.items():
+        if key not in known:
+            raise RecipeError(_unknown(key, known))
+        *path, name = key.split(".")
+        branch = tree
+        for step in path:
+            branch = branch[step]
+        if isinstance(value, str) and isinstance(branch[name], tuple):
+            value = value.strip("()[] ").split(",")
+        branch[name] = value
+    return _validated(tree)
+
+
+def from_json(text: str, base: Recipe) -> Recipe:
+    """The recipe in a JSON text (nested, as `model_dump_json` writes it); what it leaves out is that of `base`."""
+    try:
+        tree = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RecipeError(f"the recipe is not JSON: {error}; write it with Recipe.model_dump_json") from None
+    if not isinstance(tree, dict):
+        raise RecipeError(f"the recipe is a JSON {type(tree).__name__}; expected an object of keys")
+    return with_overrides(base, dict(_leaves(tree)))
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        yield from _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
+
+
+def _unknown(key: str, known: list[str]) -> str:
+    group = [other for other in known if other.startswith(f"{key}.")]
+    if group:
+        return f"recipe key {key!r} is a group; set one of its keys: {', '.join(group)}"
+    leaves = [other.rsplit(".", 1)[-1] for other in known]
+    similar = difflib.get_close_matches(key.rsplit(".", 1)[-1], leaves, n=1)
+    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.8) or [
+        other for other, leaf in zip(known, leaves, strict=True) if leaf in similar
+    ]
+    hint = (
+        f"the nearest is {' or '.join(map(repr, nearest))}"
+        if nearest
+        else f"its groups are {', '.join(Recipe.model_fields)}"
+    )
+    return f"unknown recipe key {key!r}; {hint}"
+
+
+def _validated(tree: Mapping[str, Any]) -> Recipe:
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(step for step in first["loc"] if isinstance(step, str)) or "recipe"
+        what = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
+        found = "" if first["type"] == "value_error" else f" is {first['input']!r}"
+        raise RecipeError(f"recipe key {where!r}{found}: {what}") from None

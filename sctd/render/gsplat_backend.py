@@ -1,0 +1,57 @@
+"""Gaussian splatting on a GPU: gsplat 1.5.3 behind the contract of `render_cpu_autograd.rasterize`.
+
+Import this file only with CUDA tensors in hand: gsplat compiles its kernels on first touch, for minutes.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sctd.render.rasterize import Rasterized, RenderError
+from sctd.scene.cameras import Cameras
+
+try:
+    from gsplat import rasterization
+except ImportError as error:
+    raise RenderError(
+        "The Gaussians are on a GPU, and rendering there needs gsplat, which is not installed:"
+        " pip install 'segmentdreamer[gpu]', or move them to the CPU."
+    ) from error
+
+
+def rasterize(
+    means: Float[Tensor, "num 3"],
+    quats: Float[Tensor, "num 4"],
+    scales: Float[Tensor, "num 3"],
+    opacities: Float[Tensor, "num"],
+    colors: Float[Tensor, "views num channels"],
+    cameras: Cameras,
+    backgrounds: Float[Tensor, "views channels"],
+    *,
+    antialiased: bool = False,
+) -> Rasterized:
+    """Splat Gaussians (float32; scales and opacities as they are, not their logarithms) into every camera.
+
+    gsplat adds gradients with atomics: they differ in the last bits from run to run, and the images do not.
+    """
+    image_and_depth, alpha, info = rasterization(
+        means,
+        quats,
+        scales,
+        opacities,
+        colors.contiguous(),
+        cameras.world_to_camera,
+        cameras.intrinsics,
+        cameras.width,
+        cameras.height,
+        packed=False,  # all N in every view, so that means2d has the shape of the contract
+        backgrounds=backgrounds.contiguous(),
+        render_mode="RGB+D",  # the last channel is Σ z α T, its background 0
+        rasterize_mode="antialiased" if antialiased else "classic",
+    )
+    means2d = info["means2d"]
+    if means2d.requires_grad:
+        means2d.retain_grad()
+    visible_radii = torch.where((info["radii"] > 0).all(dim=-1), info["radii"].amax(dim=-1), 0)
+    image_and_depth = image_and_depth.permute(0, 3, 1, 2)
+    return Rasterized(image_and_depth[:, :-1], alpha[..., 0], image_and_depth[:, -1], means2d, visible_radii)

@@ -1,0 +1,135 @@
+"""What one iteration draws: noise, times, cameras, backgrounds.
+
+The generator lives on the CPU, so that a seed means the same on every device.
+"""
+
+import hashlib
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sctd.diffusion.times import (
+    Times,
+    annealed_window,
+    draw,
+    draw_annealed,
+    draw_interval,
+    draw_single,
+    draw_two_intervals,
+    interval_at,
+)
+from sctd.recipe.recipe import Recipe
+from sctd.recipe.scene import Background
+from sctd.scene.cameras import Cameras, random_views
+from sctd.scene.gaussians import Gaussians
+from sctd.transfer import sent
+
+
+class Shows(NamedTuple):
+    """What the encoder is shown of an iteration's views: colours or disparity, mirrored or not."""
+
+    disparity: bool
+    mirrored: bool
+
+
+def generator_of(seed: int, iteration: int | None = None) -> torch.Generator:
+    """The trainer's own stream: who drew the initial Gaussians from the same seed shares no numbers with it.
+
+    With an iteration, the stream of what every objective sees then: cameras, backgrounds, whether views are mirrored or
+    shown as disparity. What an objective draws besides, its times and noise, must not shift these.
+    """
+    name = f"sctd.optimize {seed}" if iteration is None else f"sctd.optimize {seed} scene {iteration}"
+    digest = hashlib.sha256(name.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def noise(
+    recipe: Recipe, latent_shape: tuple[int, int, int], generator: torch.Generator
+) -> Float[Tensor, "views channels height width"]:
+    """ε for every view: standard normal, plus a constant per channel (`noise.offset`)."""
+    channels, height, width = latent_shape
+    views = recipe.cameras.views
+    standard = torch.randn(1 if recipe.noise.shared else views, channels, height, width, generator=generator)
+    constant = recipe.noise.offset * torch.randn(1, channels, 1, 1, generator=generator)
+    return standard.expand(views, -1, -1, -1) + constant
+
+
+def backgrounds(settings: Background, views: int, generator: torch.Generator) -> Float[Tensor, "views 3"]:
+    """A plain colour behind each view: white, black, grey or any, by their shares."""
+    kind = torch.rand(views, 1, generator=generator)
+    colour = settings.darkest + (1 - settings.darkest) * torch.rand(views, 3, generator=generator)
+    white, black = settings.white_share, settings.white_share + settings.black_share
+    colour = torch.where(kind < black + settings.grey_share, colour[:, :1].expand(views, 3), colour)
+    colour = torch.where(kind < black, 0.0, colour)
+    return torch.where(kind < white, 1.0, colour)
+
+
+def shows(recipe: Recipe, generator: torch.Generator) -> Shows:
+    """Disparity in some iterations, mirrored in others: all views alike."""
+    shares = torch.tensor([recipe.encoding.disparity_share, recipe.encoding.flip_share])
+    disparity, mirrored = (torch.rand(2, generator=generator) < shares).tolist()
+    return Shows(disparity, mirrored)
+
+
+def views(recipe: Recipe, iteration: int, size: int, generator: torch.Generator) -> Cameras:
+    """The cameras of an iteration (from 1), `size` × `size` pixels."""
+    settings, ranges = recipe.cameras, recipe.cameras.ranges_at(iteration)
+    low, high = settings.azimuth_degrees
+    return random_views(
+        generator,
+        settings.views,
+        size=size,
+        radius=ranges.radius,
+        fov_y_radians=ranges.fov_y_radians,
+        elevation_degrees=ranges.elevation_degrees,
+        # A whole turn is counted from the front wherever it begins: the same numbers as without limits.
+        azimuth_degrees=(low, high) if high - low < 360 else (0.0, 360.0),
+        azimuth_spread=settings.azimuth_spread,
+        overhead_share=settings.overhead_share,
+        overhead_elevation_degrees=settings.overhead_elevation_degrees,
+        center_jitter=settings.center_jitter,
+        target_jitter=settings.target_jitter,
+        up_jitter=settings.up_jitter,
+    )
+
+
+def times(recipe: Recipe, iteration: int, generator: torch.Generator) -> Times:
+    """t, s and s_m of an iteration (from 1)."""
+    settings, warm_up = recipe.times, round(recipe.times.warmup_share * recipe.iterations)
+    window = annealed_window(
+        iteration,
+        lower=settings.low,
+        upper=settings.high,
+        warm_up=settings.start_high - settings.high,
+        warm_up_iterations=warm_up,
+        shift_lower_bound=settings.shift_lower_bound,
+    )
+    interval = interval_at(
+        iteration, interval=settings.interval, extra=settings.interval_extra, warm_up_iterations=warm_up
+    )
+    match settings.rule:
+        case "single":
+            return draw_single(window, generator)
+        case "interval":
+            return draw_interval(window, interval, generator)
+        case "two_intervals":
+            return draw_two_intervals(window, interval, generator, margin=settings.epsilon)
+        case "annealed":
+            progress = iteration / recipe.iterations
+            return draw_annealed(
+                progress, generator, first=settings.high, last=settings.low, gap=settings.gap, most=settings.start_high
+            )
+    edges = settings.edges()
+    return draw(window, edges, generator, min_interval=settings.minimum_interval, margin=settings.epsilon)
+
+
+def with_scale_noise(gaussians: Gaussians, share: float, generator: torch.Generator) -> Gaussians:
+    """Scales s become s(1 + √share/4 · N(0, 1)); never below a hundredth of themselves."""
+    if share == 0:
+        return gaussians
+    factor = 1 + share**0.5 / 4 * torch.randn(gaussians.num, 3, generator=generator)
+    log_factor = sent(factor.clamp(min=0.01).log(), gaussians.log_scales.device)
+    return replace(gaussians, log_scales=gaussians.log_scales + log_factor)

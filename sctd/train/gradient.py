@@ -1,0 +1,244 @@
+"""The pull on the Gaussians (Sec. 4.5): render, encode, take the objective's gradient on the latents, chain it back."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sctd import objectives
+from sctd.diffusion import guidance
+from sctd.diffusion.schedule import NoiseSchedule
+from sctd.diffusion.times import Times
+from sctd.recipe.recipe import Recipe
+from sctd.render.rasterize import Rendering
+from sctd.scene.cameras import Cameras
+from sctd.scene.gaussians import Gaussians
+from sctd.train import draws, regularize
+from sctd.train.checkpoint import State
+from sctd.transfer import Mark, sent, unmarked
+from sctd.types import Denoiser, Images, Latents, ResidualPair, Text
+
+Controlled = Callable[[Images], Denoiser]
+"""Given a picture in [0, 1] for each view, an unguided denoiser that follows them."""
+
+
+@runtime_checkable
+class Prior(Protocol):
+    """What the trainer asks of a text-to-image model; its parameters take no gradients."""
+
+    @property
+    def schedule(self) -> NoiseSchedule: ...
+    @property
+    def latent_shape(self) -> tuple[int, int, int]: ...
+    @property
+    def image_size(self) -> int: ...
+    def encode(self, images: Images, noise: Latents | None = None) -> Latents:
+        """Images in [0, 1] → z_0, differentiable; the posterior's mean, or with standard normal noise a sample."""
+        ...
+
+    def embed(self, texts: list[str]) -> Text: ...
+    def decode(self, z_0: Latents) -> Images:
+        """z_0 → images in [0, 1]."""
+        ...
+
+    def denoise(self, z_t: Latents, t: int, text: Text | None) -> Latents: ...
+
+
+class Pull(NamedTuple):
+    """Where the objective and the regularisers pull each Gaussian, and what densification wants to know of it."""
+
+    loss: Float[Tensor, ""]
+    gradient: Latents
+    gradients: Gaussians
+    gradient_pixels: Float[Tensor, "views num 2"]
+    radii: Tensor
+    lit: Images
+    """What was rendered, for recipes that hold brightness down; of others no view."""
+
+    def gradients_by_name(self) -> dict[str, Tensor]:
+        """Where a fault would show first, in the order in which it spreads."""
+        rest = {f"the gradient of {name}": tensor for name, tensor in self.gradients.tensors().items()}
+        return {"the gradient on z_0": self.gradient, "the loss": self.loss, **rest}
+
+
+class Scene(NamedTuple):
+    """What an iteration has drawn for its views: where they stand, what is behind and shown, ε*, noise to sample, t."""
+
+    cameras: Cameras
+    background: Float[Tensor, "views 3"]
+    shows: draws.Shows
+    noise: Latents
+    sampling: Latents | None
+    times: Times
+
+    def of(self, views: Tensor) -> "Scene":
+        """That of some views, which follow each other."""
+        chosen = slice(int(views[0]), int(views[-1]) + 1)
+        return self._replace(
+            cameras=self.cameras.select(chosen),
+            background=self.background[chosen],
+            noise=self.noise[chosen],
+            sampling=None if self.sampling is None else self.sampling[chosen],
+        )
+
+
+@dataclass(frozen=True)
+class Puller:
+    """What stays the same from iteration to iteration of how the prior pulls."""
+
+    recipe: Recipe
+    prior: Prior
+    seed: int
+    device: torch.device
+    control: Controlled | None
+    null: Text
+    views: guidance.ViewText | None
+    text_of: Callable[[Cameras], Text]
+    residual: objectives.Objective
+    render: Callable[..., Rendering]
+
+    @classmethod
+    def of(
+        cls,
+        recipe: Recipe,
+        prior: Prior,
+        prompt: str,
+        seed: int,
+        device: torch.device,
+        control: Controlled | None,
+        render: Callable[..., Rendering],
+    ) -> "Puller":
+        null = prior.embed([recipe.guidance.negative_prompt])
+        text = recipe.guidance.prompt_template.replace("{prompt}", prompt)
+        text_of, views = _texts(recipe.guidance.view_text, prior, text)
+        options = recipe.objective.model_dump() | {"threshold": recipe.times.threshold, "decode": prior.decode}
+        residual = objectives.with_options(recipe.objective.name, options)
+        return cls(recipe, prior, seed, device, control, null, views, text_of, residual, render)
+
+    def __call__(
+        self,
+        state: State,
+        iteration: int,
+        generator: torch.Generator,
+        views_at_once: int | None = None,
+        mark: Mark = unmarked,
+    ) -> Pull:
+        """Where the objective pulls each Gaussian; a few `views_at_once` give the same, but for a sum's rounding."""
+        recipe, num_views = self.recipe, self.recipe.cameras.views
+        seen = draws.generator_of(self.seed, iteration)
+        cameras = draws.views(recipe, iteration, self.prior.image_size, seen).to(self.device)
+        background = sent(draws.backgrounds(recipe.background, num_views, seen), self.device)
+        leaves = state.population.gaussians.map(lambda tensor: tensor.detach().requires_grad_())
+        shown = draws.with_scale_noise(leaves, recipe.encoding.scale_noise, generator)
+        shows = draws.shows(recipe, seen)
+        latents = num_views, *self.prior.latent_shape
+        sampling = torch.randn(latents, generator=generator) if recipe.encoding.posterior == "sample" else None
+        noise = state.noise
+        if recipe.noise.kind == "fresh":
+            noise = sent(draws.noise(recipe, self.prior.latent_shape, generator), self.device).to(noise)
+        times = draws.times(recipe, iteration, generator)
+        mark("draws")
+        scene = Scene(cameras, background, shows, noise, sampling, times)
+        parts = (
+            self._part(iteration, leaves, shown, scene.of(views), mark)
+            for views in torch.arange(num_views).split(views_at_once or num_views)
+        )
+        return _joined(list(parts))
+
+    def _part(self, iteration: int, leaves: Gaussians, shown: Gaussians, scene: Scene, mark: Mark) -> Pull:
+        """What some of the views add to the pull of all."""
+        recipe, num_views = self.recipe, self.recipe.cameras.views
+        cameras, background, shows, noise, sampling, times = scene
+        rendering = self.render(shown, cameras, background)
+        images = rendering.rgb if not shows.disparity else regularize.disparity_images(rendering, cameras)
+        images = images.flip(-1) if shows.mirrored else images
+        mark("render")
+        z_0 = self.prior.encode(images, None if sampling is None else sent(sampling, self.device)).float()
+        mark("encode")
+        with torch.no_grad():
+            residual = self.residual(
+                z_0.detach(),
+                denoise=self._denoiser(cameras, rendering, shows.mirrored, mark),
+                text=self.text_of(cameras),
+                noise=noise,
+                times=times,
+                schedule=self.prior.schedule,
+            )
+            pair = residual if isinstance(residual, ResidualPair) else ResidualPair(residual, torch.zeros_like(images))
+            gradient, on_images = (self._weighted(part, times, iteration) for part in pair)
+        mark("objective")
+        # The gradients of these products are `gradient` and `on_images`: the U-Net's Jacobian is left out.
+        total = ((z_0 * gradient).sum() + (images * on_images).sum()) / num_views
+        added = z_0.new_zeros(())
+        if iteration > recipe.regularizers.after_share * recipe.iterations:
+            added = cameras.num / num_views * regularize.penalty(recipe.regularizers, leaves, rendering, cameras)
+        mark("regularizers")
+        z_0.register_hook(lambda _: mark("regularizers"))
+        images.register_hook(lambda _: mark("encode backward"))
+        tensors = leaves.tensors()
+        *gradients, pixels = torch.autograd.grad(
+            total + added, [*tensors.values(), rendering.means2d], allow_unused=True, materialize_grads=True
+        )
+        mark("render backward")
+        loss = (gradient.square().sum() + on_images.square().sum()) / (2 * num_views) + added.detach()
+        by_name = dict(zip(tensors, gradients, strict=True))
+        lit = rendering.rgb.detach() if recipe.brightness.enabled else rendering.rgb[:0].detach()
+        return Pull(loss, gradient, Gaussians(**by_name), num_views * pixels, rendering.radii, lit)
+
+    def _denoiser(self, cameras: Cameras, rendering: Rendering, mirrored: bool, mark: Mark) -> Denoiser:
+        """The guided prior for the views of this iteration: objectives know of no guidance but this."""
+        settings, denoise = self.recipe.guidance, self.prior.denoise
+        if self.control is not None:
+            seen = regularize.disparity_images(rendering, cameras).detach()
+            denoise = self.control(seen.flip(-1) if mirrored else seen)
+
+        def plain(z_t: Latents, t: int, text: Text | None) -> Latents:
+            mark("objective")
+            predicted = denoise(z_t, t, text).float()  # differences of predictions are taken in float32
+            mark(f"denoise {len(z_t)}")
+            return predicted
+
+        if settings.perp_neg and self.views is not None:
+            negatives = guidance.negatives(self.views, cameras.azimuth_degrees)
+            return guidance.perp_neg(plain, settings.scale, self.null, negatives)
+        return guidance.cfg(plain, settings.scale, self.null)
+
+    def _weighted(self, residual: Tensor, times: Times, iteration: int) -> Tensor:
+        """The gradient that a residual stands for."""
+        settings = self.recipe.objective
+        return objectives.gradient(
+            residual,
+            schedule=self.prior.schedule,
+            times=times,
+            time_weight=settings.time_weight,
+            weight=settings.weight,
+            clamp=settings.clamp,
+            progress=iteration / self.recipe.iterations,
+        )
+
+
+def _texts(view_text: str, prior: Prior, text: str) -> tuple[Callable[[Cameras], Text], guidance.ViewText | None]:
+    """The text for cameras, and the texts for all view words if the recipe wants these."""
+    if view_text == "none":
+        embedding = prior.embed([text])
+        return lambda cameras: embedding.expand(cameras.num, -1, -1), None
+    views, rule = guidance.ViewText(*prior.embed(guidance.view_prompts(text))), guidance.VIEW_TEXT[view_text]
+    return lambda cameras: rule(views, cameras.azimuth_degrees, cameras.elevation_degrees), views
+
+
+def _joined(parts: list[Pull]) -> Pull:
+    """The pull of all views from those of some each."""
+    if len(parts) == 1:
+        return parts[0]
+    gradients = [part.gradients.tensors() for part in parts]
+    return Pull(
+        torch.stack([part.loss for part in parts]).sum(),
+        torch.cat([part.gradient for part in parts]),
+        Gaussians(**{name: torch.stack([each[name] for each in gradients]).sum(0) for name in gradients[0]}),
+        torch.cat([part.gradient_pixels for part in parts]),
+        torch.cat([part.radii for part in parts]),
+        torch.cat([part.lit for part in parts]),
+    )

@@ -1,0 +1,184 @@
+"""Where the Gaussians begin: a ball, sphere, box, .ply, mesh, or a cloud that Point-E makes of the prompt.
+
+As in the authors' code (LucidDreamer's family): isotropic Gaussians of one opacity, their scale the root mean square
+distance to the three nearest neighbours, grey unless told otherwise; each point of a cloud or mesh stands for several
+Gaussians in a small ball around it. Deviations: the copies fill that ball evenly, and Point-E's clouds are turned so
+that their front faces +x where the authors mirror them (y to -y).
+"""
+
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from sctd.formats import mesh, ply
+from sctd.point_e import PointDiffusionTransformer, PointUpsampler, sample_points, to_world, upsample_points
+from sctd.recipe.scene import MESH_SUFFIXES, SeedShape
+from sctd.scene.gaussians import Gaussians, rgb_to_sh
+
+_LEAST_SQUARED_DISTANCE = 1e-7
+
+
+class SeedShapeError(ValueError):
+    """What a user can mend: the message says what was found, what was expected and what to do."""
+
+
+class Points(NamedTuple):
+    """World positions and colours in [0, 1]; `rgb` is None where the shape has no colours of its own."""
+
+    xyz: Float[Tensor, "num 3"]
+    rgb: Float[Tensor, "num 3"] | None
+
+
+def cloud_prompt(config: SeedShape, short_text: str) -> str:
+    """What Point-E reads: the caller embeds it with the CLIP model that belongs to the Point-E model."""
+    return config.cloud_prompt_template.replace("{prompt}", short_text)
+
+
+def initial_gaussians(
+    config: SeedShape,
+    prompt: str,
+    generator: torch.Generator,
+    point_e: PointDiffusionTransformer | None = None,
+    text_vector: Float[Tensor, "width"] | None = None,
+    upsampler: PointUpsampler | None = None,
+) -> Gaussians:
+    """The Gaussians of SH degree 0 to start from, on the CPU; the same generator state gives the same ones.
+
+    `ball`, `sphere` and `box` have `count` Gaussians; a cloud has `replicas` for each of at most `count` points; a
+    mesh has them for each of `count` points on its surface; a 3DGS .ply is taken as it is. SeedShapeError for a file
+    that cannot be started from. `point_e` needs the model and the CLIP vector of `cloud_prompt(config, prompt)`.
+    """
+    points: Points | Gaussians
+    if config.kind == "ply":
+        points = _from_ply(config, generator)
+    elif config.kind == "mesh":
+        points = replicate(config, _on_mesh(config, generator), generator)
+    elif config.kind == "point_e":
+        points = replicate(config, _cloud(config, prompt, generator, point_e, text_vector, upsampler), generator)
+    else:
+        shapes = {"ball": in_ball, "sphere": on_sphere, "box": in_box}
+        points = Points(config.radius * shapes[config.kind](config.count, generator), None)
+    return points if isinstance(points, Gaussians) else _gaussians(config, points, generator)
+
+
+def on_sphere(count: int, generator: torch.Generator) -> Float[Tensor, "count 3"]:
+    """Points spread evenly over the unit sphere."""
+    return torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=-1)
+
+
+def in_ball(count: int, generator: torch.Generator) -> Float[Tensor, "count 3"]:
+    """Points spread evenly through the unit ball."""
+    return on_sphere(count, generator) * torch.rand(count, 1, generator=generator) ** (1 / 3)
+
+
+def in_box(count: int, generator: torch.Generator) -> Float[Tensor, "count 3"]:
+    """Points spread evenly through the cube from -1 to 1."""
+    return 2 * torch.rand(count, 3, generator=generator) - 1
+
+
+def replicate(config: SeedShape, points: Points, generator: torch.Generator) -> Points:
+    """At most `count` of the points, chosen at random; `replicas` of each, in a ball of `replica_radius`."""
+    num = len(points.xyz)
+    chosen = torch.randperm(num, generator=generator)[: config.count] if num > config.count else torch.arange(num)
+    index = chosen.repeat_interleave(config.replicas)
+    offsets = config.replica_radius * in_ball(len(index), generator) if config.replicas > 1 else 0.0
+    return Points(points.xyz[index] + offsets, None if points.rgb is None else points.rgb[index])
+
+
+def neighbour_scales(xyz: Float[Tensor, "num 3"]) -> Float[Tensor, "num"]:
+    """Root mean square distance to the three nearest neighbours (3DGS), at least 3e-4."""
+    if len(xyz) < 4:
+        raise SeedShapeError(
+            f"{len(xyz)} points have no three neighbours each to take a scale from; give 4 points or more, "
+            "or set seed_shape.scale"
+        )
+    points = xyz.double().numpy()
+    distances, _ = cKDTree(points).query(points, k=4)
+    squared = np.maximum((distances[:, 1:] ** 2).mean(axis=1), _LEAST_SQUARED_DISTANCE)
+    return torch.from_numpy(np.sqrt(squared)).to(xyz.dtype)
+
+
+def _gaussians(config: SeedShape, points: Points, generator: torch.Generator) -> Gaussians:
+    num = len(points.xyz)
+    scales = torch.full((num,), config.scale) if config.scale > 0 else neighbour_scales(points.xyz)
+    rgb = points.rgb if config.use_cloud_colours else None
+    rgb = torch.full((num, 3), config.colour) if rgb is None else rgb
+    rgb = rgb + config.colour_noise * torch.randn(num, 3, generator=generator)
+    return Gaussians(
+        means=points.xyz,
+        log_scales=scales.log()[:, None].repeat(1, 3),
+        quats=torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(num, 1),
+        logit_opacities=torch.full((num,), math.log(config.opacity / (1 - config.opacity))),
+        sh=rgb_to_sh(rgb)[:, None],
+    )
+
+
+def _cloud(
+    config: SeedShape,
+    prompt: str,
+    generator: torch.Generator,
+    model: PointDiffusionTransformer | None,
+    text_vector: Tensor | None,
+    upsampler: PointUpsampler | None,
+) -> Points:
+    if model is None or text_vector is None:
+        missing = "Point-E model" if model is None else "text vector"
+        raise SeedShapeError(
+            f"seed_shape.kind is 'point_e' but there is no {missing} for {prompt!r}; "
+            "give a folder of weights that holds one, or set seed_shape.kind=ball"
+        )
+    sampler = replace(model.config.sampler, guidance_scale=config.cloud_guidance, steps=config.cloud_steps)
+    points = sample_points(model, text_vector[None], generator, sampler)
+    if upsampler is not None:
+        points = upsample_points(upsampler, points, generator)
+    cloud = to_world(model, points)
+    return Points(cloud.coords[0].cpu() + torch.tensor([0.0, 0.0, config.cloud_up_shift]), cloud.rgb[0].cpu())
+
+
+def _from_ply(config: SeedShape, generator: torch.Generator) -> Points | Gaussians:
+    content = _content(config, "readable .ply")
+    try:
+        if b" f_dc_0" in content.partition(b"end_header")[0]:
+            return ply.from_ply(content)
+        cloud = ply.read_points(content)
+    except ply.PlyError as error:
+        raise SeedShapeError(f"seed_shape.path {config.path}: {error}") from error
+    return replicate(config, Points(cloud.points, cloud.rgb), generator)
+
+
+def _on_mesh(config: SeedShape, generator: torch.Generator) -> Points:
+    content = _content(config, f"readable mesh ({', '.join(MESH_SUFFIXES)})")
+    try:
+        found = mesh.read_mesh(content, Path(config.path).suffix.lower())
+    except mesh.MeshError as error:
+        raise SeedShapeError(f"seed_shape.path {config.path}: {error}") from error
+    if config.use_cloud_colours and not found.has_colours and _names_material(content):
+        raise SeedShapeError(
+            f"seed_shape.path {config.path} keeps its colours in another file, which is not read; export a .glb, "
+            "which holds them, or set seed_shape.use_cloud_colours=false"
+        )
+    up, front = config.mesh_axes
+    points = mesh.on_surface(mesh.to_world(found, up, front, config.mesh_radius), config.count, generator)
+    return Points(points.xyz, points.rgb)
+
+
+def _names_material(content: bytes) -> bool:
+    """Whether an .obj or the header of a .ply speaks of a file of materials."""
+    return re.search(rb"^(mtllib|comment TextureFile)\s", content, re.MULTILINE) is not None
+
+
+def _content(config: SeedShape, expected: str) -> bytes:
+    try:
+        return Path(config.path).read_bytes()
+    except OSError as error:
+        raise SeedShapeError(
+            f"cannot read seed_shape.path {config.path} ({error.strerror}); give a {expected}"
+        ) from error

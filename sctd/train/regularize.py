@@ -1,0 +1,74 @@
+"""Terms added to the objective; each is a mean: weights mean the same for any picture and number of Gaussians."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from sctd.recipe.scene import Regularizers
+from sctd.render.rasterize import Rendering
+from sctd.scene.cameras import Cameras
+from sctd.scene.gaussians import Gaussians
+
+Scalar = Float[Tensor, ""]
+
+
+def penalty(weights: Regularizers, gaussians: Gaussians, rendering: Rendering, cameras: Cameras) -> Scalar:
+    """The weighted sum of all terms; those of weight 0 are not computed."""
+    terms = {
+        "total_variation": lambda: total_variation(rendering.rgb),
+        "disparity_variation": lambda: total_variation(disparity(rendering, cameras)),
+        "scale": lambda: gaussians.scales.mean(),
+        "oversize": lambda: oversize(gaussians, weights.oversize_limit),
+        "opacity_entropy": lambda: opacity_entropy(gaussians),
+        "alpha_entropy": lambda: alpha_entropy(rendering.alpha),
+    }
+    total = gaussians.means.new_zeros(())
+    for name, term in terms.items():
+        if getattr(weights, name) > 0:
+            total = total + getattr(weights, name) * term()
+    return total
+
+
+def total_variation(images: Float[Tensor, "views channels height width"]) -> Scalar:
+    """Mean squared difference of vertical neighbours plus that of horizontal ones."""
+    return images.diff(dim=2).square().mean() + images.diff(dim=3).square().mean()
+
+
+def oversize(gaussians: Gaussians, limit: float) -> Scalar:
+    """Mean of max(0, s − limit) over all scales s."""
+    return (gaussians.scales - limit).relu().mean()
+
+
+def opacity_entropy(gaussians: Gaussians) -> Scalar:
+    """Mean of −o ln o − (1 − o) ln(1 − o): 0 where each Gaussian is there or not, ln 2 where all are half there."""
+    # With l the logit, ln o = −softplus(−l) and ln(1 − o) = −softplus(l): finite for any l, as 0 ln 0 is not.
+    logit = gaussians.logit_opacities
+    return (softplus(logit) - gaussians.opacities * logit).mean()
+
+
+def alpha_entropy(alpha: Float[Tensor, "views height width"]) -> Scalar:
+    """Mean of 4α(1 − α): 1 where all is half transparent, 0 for a picture that is all object or background."""
+    return (4 * alpha * (1 - alpha)).mean()
+
+
+def disparity(rendering: Rendering, cameras: Cameras) -> Float[Tensor, "views 1 height width"]:
+    """f / (D + 10 T), scaled per view from [least where T ≤ 0.1, most] to [0, 1]; as in LucidDreamer and its heirs.
+
+    D is the accumulated depth, T = 1 − α the transmittance, f the focal length in picture heights. A view in which
+    nothing is opaque, or all at one disparity, is 0.
+    """
+    transmittance = 1 - rendering.alpha
+    focal = (cameras.intrinsics[:, 1, 1] / cameras.height).to(rendering.depth)
+    raw = focal[:, None, None] / (rendering.depth + 10 * transmittance + 1e-5)
+    with torch.no_grad():
+        low = torch.where(transmittance <= 0.1, raw, torch.inf).amin(dim=(1, 2), keepdim=True)
+        span = raw.amax(dim=(1, 2), keepdim=True) - low
+        is_flat = ~(span > 0)
+    scaled = (raw - torch.where(is_flat, 0, low)) / torch.where(is_flat, 1, span)
+    return torch.where(is_flat, 0, scaled.clamp(0, 1))[:, None]
+
+
+def disparity_images(rendering: Rendering, cameras: Cameras) -> Float[Tensor, "views 3 height width"]:
+    """The disparity in grey: what is encoded instead of the colours, and what ControlNets for depth were trained on."""
+    return disparity(rendering, cameras).expand(-1, 3, -1, -1)

@@ -1,0 +1,1 @@
+"""The tests of SegmentDreamer; folders mirror the source. Helpers live in `tests.support`."""

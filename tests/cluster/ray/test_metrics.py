@@ -1,0 +1,152 @@
+"""What Prometheus sees: read from the exporter of a real Ray, and compared with what the dashboard draws."""
+
+import json
+import math
+import re
+import time
+import urllib.request
+from collections.abc import Callable
+
+import pytest
+
+from cluster.ray import metrics as ray_metrics
+from cluster.ray.executor import RayExecutor, connect
+from cluster.scheduling.executor import Event, Progress
+from cluster.scheduling.scheduler import Limits
+from tests.support.fake_workers import stages
+from tests.support.paths import ROOT
+
+DASHBOARD = ROOT / "cluster" / "deploy" / "grafana.json"
+EXPORTED = {
+    "ray_segmentdreamer_items_total",
+    "ray_segmentdreamer_workers",
+    "ray_segmentdreamer_number",
+    *(f"ray_segmentdreamer_{kind}_seconds_{part}" for kind in ("step", "stage") for part in ("bucket", "count", "sum")),
+}
+PATIENCE_SECONDS = 60
+COUNTED = {"loss": 0.25, "gaussians": 1500.0}
+NUMBERS = {f"ray_segmentdreamer_number name={name} stage=generate worker=7": n for name, n in COUNTED.items()}
+
+
+def scraped(ray) -> dict[str, float]:
+    """Samples of ours by name and our labels."""
+    (node,) = [node for node in ray.nodes() if node["Alive"]]
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    samples = {}
+    for line in lines:
+        if line.startswith("ray_segmentdreamer"):
+            name, labels, value = re.fullmatch(r"(\w+)\{(.*)\} (\S+)", line).groups()
+            ours = re.findall(r'\b(stage|status|kind|state|worker|name)="(\w*)"', labels)
+            samples[" ".join([name, *(f"{key}={value}" for key, value in sorted(ours))])] = float(value)
+    return samples
+
+
+def scraped_until(ray, is_there: Callable[[dict[str, float]], bool]) -> dict[str, float]:
+    """The first samples that satisfy, or the last before patience ended."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not is_there(found := scraped(ray)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return found
+
+
+@pytest.fixture(scope="module")
+def ray(ray_session):
+    return connect(cpus=4)  # again, where a command that ran in this process has ended the session
+
+
+@pytest.fixture(scope="module")
+def beside():
+    """What another run tells, which is not at its end when the measured one is."""
+    told = ray_metrics.Metrics()
+    told.watch(Event("progress", "generate", 7, "d", Progress(1, 9, numbers=COUNTED)))
+    return told
+
+
+@pytest.fixture(scope="module")
+def samples(ray, beside, tmp_path_factory):
+    folder, before = tmp_path_factory.mktemp("measured"), {}
+    items = ["ok-a", "ok-b", "invalid-c", "oom_once-d"]
+    done = "ray_segmentdreamer_items_total kind=none stage=evaluate status=done"
+    try:
+        before = scraped(ray)
+    except OSError:
+        pytest.fail("Ray's exporter does not answer")
+    list(RayExecutor(limits=Limits(backoff_seconds=0.01)).run(stages(folder, generators=1), items))
+    after = scraped_until(
+        ray, lambda found: found.get(done, 0) - before.get(done, 0) == 3 and NUMBERS.keys() <= set(found)
+    )
+    return before, after
+
+
+def grown(samples, key) -> float:
+    before, after = samples
+    return after.get(key, 0) - before.get(key, 0)
+
+
+def test_the_exporter_has_these_names(samples):
+    assert {key.split()[0] for key in samples[1]} == EXPORTED
+
+
+def test_items_are_counted_by_how_they_ended(samples):
+    name = "ray_segmentdreamer_items_total"
+    assert grown(samples, f"{name} kind=none stage=evaluate status=done") == 3
+    assert grown(samples, f"{name} kind=input stage=generate status=failed") == 1
+    assert grown(samples, f"{name} kind=out_of_memory stage=generate status=retried") == 1
+
+
+def test_seconds_of_stages_are_counted(samples):
+    assert grown(samples, "ray_segmentdreamer_stage_seconds_count stage=generate") == 3
+    assert grown(samples, "ray_segmentdreamer_step_seconds_count stage=generate") == 3 * 5
+
+
+def test_after_a_run_nobody_works(samples):
+    states = {key: value for key, value in samples[1].items() if key.startswith("ray_segmentdreamer_workers")}
+    assert len(states) >= len(ray_metrics.STATES)
+    assert set(states.values()) == {0.0}
+
+
+def test_what_a_worker_counts_of_its_item_is_shown_while_it_is_at_it(ray, beside, samples):
+    assert {key: value for key, value in samples[1].items() if "_number" in key} == NUMBERS
+    beside.close()
+    later = scraped_until(ray, lambda found: not NUMBERS.keys() & set(found))
+    assert not [key for key in later if "_number" in key]
+
+
+@pytest.mark.parametrize("kind", ["finished", "failed", "retried", "died", "starting", "started"])
+def test_numbers_end_with_their_item_and_outlast_its_checkpoints(kind, monkeypatch):
+    class Tool:
+        def __init__(self):
+            self.shown = {}
+
+        def set(self, value, labels):
+            self.shown[tuple(labels.values())] = value
+
+        def inc(self, *_):
+            pass
+
+        observe = inc
+
+    tools = ray_metrics._Instruments(*(Tool() for _ in range(5)))
+    monkeypatch.setattr(ray_metrics, "_instruments", lambda: tools)
+    metrics, shown = ray_metrics.Metrics(), tools.number.shown
+    for worker in (0, 1):
+        for name in ("progress", "checkpoint"):
+            metrics.watch(Event(name, "generate", worker, "d", Progress(1, 9, saved=1, numbers={"loss": 0.5 + worker})))
+    assert shown == {("generate", "0", "loss"): 0.5, ("generate", "1", "loss"): 1.5}
+    metrics.watch(Event(kind, "generate", 0, "d"))
+    assert math.isnan(shown["generate", "0", "loss"])
+    assert shown["generate", "1", "loss"] == 1.5
+
+
+def test_the_dashboard_asks_for_what_is_exported_and_for_nothing_else():
+    dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    names = {name for query in asked for name in re.findall(r"ray_\w+", query)}
+    counted = {name for name in EXPORTED if not name.endswith(("_count", "_sum"))}
+    assert names == counted
+    labels = {label for query in asked for by in re.findall(r"by \(([^)]*)\)", query) for label in by.split(", ")}
+    assert labels <= {"stage", "status", "kind", "state", "le"}
+    (loss,) = [query for query in asked if "_number" in query]
+    assert 'name="loss"' in loss

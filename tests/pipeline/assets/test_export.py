@@ -1,0 +1,238 @@
+"""segmentdreamer export: which asset is meant, what each file holds in another program, what is refused and said."""
+
+import io
+import json
+import subprocess
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+import trimesh
+from PIL import Image
+from plyfile import PlyData
+from typer.testing import CliRunner
+
+from pipeline.assets import export as flow
+from pipeline.cli.app import EXPORTS, app
+from sctd.formats import gltf, ply, splat, spz
+from sctd.formats.axes import axes, turned
+from sctd.scene.gaussians import Gaussians, rgb_to_sh
+from tests.support.splats import read_elsewhere, some_splats
+
+FRONT, LEFT, UP = torch.eye(3)
+
+
+def signposts() -> Gaussians:
+    """A large red Gaussian in front of a large green one on the left and a large blue one on top."""
+    return Gaussians(
+        means=0.5 * torch.stack([FRONT, LEFT, UP]),
+        log_scales=torch.full((3, 3), -1.6),
+        quats=torch.tensor([[1.0, 0, 0, 0]]).expand(3, 4),
+        logit_opacities=torch.full((3,), 5.0),
+        sh=rgb_to_sh(torch.eye(3))[:, None],
+    )
+
+
+@pytest.fixture
+def asset(tmp_path) -> Path:
+    (tmp_path / "signs.ply").write_bytes(ply.to_ply(signposts()))
+    return tmp_path / "signs.ply"
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """A run folder of three jobs, of which two are made."""
+    root = tmp_path / "run"
+    jobs = [("aa11", "a red cube", "sctd"), ("ab22", "a red cube", "sds"), ("cc33", "a blue ball", "sctd")]
+    for job_id, _, _ in jobs[:2]:
+        (root / "items" / job_id).mkdir(parents=True)
+        (root / "items" / job_id / "asset.ply").write_bytes(ply.to_ply(signposts()))
+    described = [
+        {"job_id": job_id, "prompt_id": text.replace(" ", "-"), "prompt": text, "method": method, "objective": method}
+        for job_id, text, method in jobs
+    ]
+    (root / "run.json").write_text(json.dumps({"jobs": described}))
+    return root
+
+
+def export(*arguments: object) -> tuple[str, str]:
+    """What a command that succeeds prints: output and errors."""
+    result = CliRunner().invoke(app, ["export", *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    return result.stdout, result.stderr
+
+
+def refused(*arguments: object) -> str:
+    """The one line of a command that is refused, with status 2 and nothing written."""
+    result = CliRunner().invoke(app, ["export", *map(str, arguments)])
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    return line
+
+
+# ---- what is written ----------------------------------------------------------------------------------------------
+
+
+def test_the_same_asset_in_every_format_has_its_front_and_top_where_the_format_says(asset, tmp_path):
+    wanted = [f"--to={kind}" for kind in ("ply", "splat", "spz", "sog", "glb")]
+    (tmp_path / "out").mkdir()
+    stdout, stderr = export(asset, *wanted, "--out", tmp_path / "out")
+    assert stderr == ""
+    tmp_path = tmp_path / "out"
+    for kind, up in {"splat": "-y", "spz": "y", "sog": "-y"}.items():
+        found = read_elsewhere((tmp_path / f"signs.{kind}").read_bytes(), kind)
+        places = found.means @ axes(up).float()
+        torch.testing.assert_close(places, signposts().means, atol=1e-3, rtol=0)
+        assert found.sh[:, 0].argmax(1).tolist() == [0, 1, 2], kind
+    (cloud,) = trimesh.load_scene(tmp_path / "signs.glb").dump()
+    np.testing.assert_allclose(
+        cloud.vertices, [[0, 0, 0.5], [0.5, 0, 0], [0, 0.5, 0]], atol=1e-6
+    )  # glTF: front +z, up +y
+    assert [line.split()[0] for line in stdout.splitlines()] == [
+        str(tmp_path / f"signs.{kind}") for kind in ("ply", "splat", "spz", "sog", "glb")
+    ]
+
+
+def test_a_ply_is_the_asset_unless_something_else_is_to_be_up(asset, tmp_path):
+    (tmp_path / "there").mkdir()
+    export(asset, "--to", "ply", "--out", tmp_path / "there")
+    assert (tmp_path / "there" / "signs.ply").read_bytes() == asset.read_bytes()
+    export(asset, "--to", "ply", "--up", "-y", "--out", tmp_path / "down.ply")
+    vertices = PlyData.read(tmp_path / "down.ply")["vertex"]
+    np.testing.assert_allclose(vertices["y"], [0, 0, -0.5], atol=1e-6)
+    np.testing.assert_allclose(vertices["z"], [-0.5, 0, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "options"), [("obj", []), ("glb", ["--mesh"])])
+def test_a_mesh_has_the_colours_on_their_sides(asset, tmp_path, monkeypatch, kind, options):
+    monkeypatch.setattr(flow, "MESH_CELLS", 32)
+    export(asset, "--to", kind, *options, "--out", tmp_path / f"mesh.{kind}")
+    mesh = trimesh.load(tmp_path / f"mesh.{kind}", force="mesh", process=False)
+    assert mesh.is_watertight
+    assert mesh.volume > 0
+    for axis, color in ((2, 0), (0, 1), (1, 2)):  # front +z is red, the object's left +x green, up +y blue
+        tip = mesh.vertices[:, axis].argmax()
+        assert mesh.visual.vertex_colors[tip, :3].argmax() == color
+
+
+def test_films_and_pictures_open_elsewhere(asset, tmp_path, monkeypatch):
+    monkeypatch.setattr(flow, "TURNTABLE_VIEWS", 12)
+    monkeypatch.setattr(flow, "GIF_VIEWS", 8)
+    export(asset, "--to=mp4", "--to=gif", "--to=png", "--size=64", "--out", tmp_path)
+    read = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", tmp_path / "signs.mp4", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    film = np.frombuffer(subprocess.run(read, capture_output=True, check=True).stdout, np.uint8)
+    film = film.reshape(12, 256, 256, 3)
+    gif = opened(tmp_path / "signs.gif")
+    assert (gif.n_frames, gif.size, gif.info["loop"]) == (8, (64, 64), 0)
+    sheet = opened(tmp_path / "signs.png")
+    assert sheet.width > 8 * sheet.height / 2
+    assert strongest(film[0]) == strongest(np.asarray(gif.convert("RGB"))) == 0
+
+
+def opened(path: Path) -> Image.Image:
+    return Image.open(io.BytesIO(path.read_bytes()))
+
+
+def strongest(view: np.ndarray) -> int:
+    """The channel that is strongest in the middle of a view."""
+    height, width, _ = view.shape
+    middle = view[height // 2 - 2 : height // 2 + 2, width // 2 - 2 : width // 2 + 2].reshape(-1, 3)
+    return int(middle.astype(int).mean(0).argmax())
+
+
+def test_one_view_from_an_azimuth(asset, tmp_path):
+    for azimuth, channel in ((0, 0), (90, 1)):
+        export(asset, "--to=png", "--size=64", "--azimuth", azimuth, "--out", tmp_path / f"{azimuth}.png")
+        view = opened(tmp_path / f"{azimuth}.png")
+        assert view.size == (64, 64)
+        assert strongest(np.asarray(view)) == channel
+
+
+def test_what_a_format_cannot_hold_is_said(tmp_path):
+    (tmp_path / "shiny.ply").write_bytes(ply.to_ply(some_splats(5, degree=2)))
+    _, stderr = export(tmp_path / "shiny.ply", "--to=splat", "--to=sog", "--to=spz", "--to=glb", "--out", tmp_path)
+    assert stderr.splitlines() == [
+        f"Left out of shiny.{kind}: the spherical harmonics of degree 1 to 2; a .{kind} has one colour for all "
+        "directions (.ply, .spz and .glb keep them)."
+        for kind in ("splat", "sog")
+    ]
+    assert splat.from_splat((tmp_path / "shiny.splat").read_bytes()).sh_degree == 0
+    assert spz.from_spz((tmp_path / "shiny.spz").read_bytes()).sh_degree == 2
+    kept = turned(gltf.from_glb((tmp_path / "shiny.glb").read_bytes()), axes("y").T)
+    torch.testing.assert_close(kept.sh, some_splats(5, degree=2).sh, atol=1e-5, rtol=0)
+
+
+# ---- which asset --------------------------------------------------------------------------------------------------
+
+
+def test_an_asset_is_a_file_an_item_or_one_of_a_run(run, asset):
+    item = run / "items" / "aa11"
+    for found in (
+        flow.found(item, None, None),
+        flow.found(item / "asset.ply", None, None),
+        flow.found(run, "a red cube", "aa"),
+        flow.found(run, "a-red-cube", "aa11"),
+    ):
+        assert found == flow.Asset(item / "asset.ply", "a-red-cube", "a red cube")
+    assert flow.found(asset, None, None) == flow.Asset(asset, "signs", "signs")
+
+
+def test_an_asset_that_is_not_clear_is_asked_for(run, tmp_path):
+    assert refused(run, "--to=ply") == (
+        f"Error: {run} has 2 assets; choose one by --prompt or --job: aa11 'a red cube' by sctd; ab22 'a red cube' by "
+        "sds."
+    )
+    assert refused(run, "--to=ply", "--prompt", "a green cone") == (
+        f"Error: {run} has no asset for --prompt 'a green cone'; its prompts are 'a red cube', 'a blue ball'."
+    )
+    assert refused(run, "--to=ply", "--job", "cc33") == (
+        f"Error: {run} has no asset made yet for 'a blue ball'; finish the run first."
+    )
+    assert refused(tmp_path, "--to=ply") == (
+        f"Error: {tmp_path} is no asset: expected a .ply of Gaussians, an item's folder with asset.ply, or a run "
+        "folder with run.json."
+    )
+    assert refused(tmp_path / "gone.ply", "--to=ply").startswith(f"Error: {tmp_path / 'gone.ply'} does not exist; give")
+
+
+# ---- refusals -----------------------------------------------------------------------------------------------------
+
+
+def test_options_that_cannot_be_meant_are_refused(asset, tmp_path):
+    assert refused(asset, "--to=spzz") == (
+        f"Error: There is no format 'spzz'; --to is one of {EXPORTS}; the nearest is 'spz'."
+    )
+    assert "--up is 'x'; give z, y or -y" in refused(asset, "--to=ply", "--up=x")
+    assert "--mesh is for --to glb" in refused(asset, "--to=obj", "--mesh")
+    assert "--size is 8; give 16 to 2048 pixels." in refused(asset, "--to=gif", "--size=8")
+    assert "--azimuth is for --to png" in refused(asset, "--to=gif", "--azimuth=8")
+    assert "is no folder, and 2 files are to be written" in refused(
+        asset, "--to=ply", "--to=spz", "--out", tmp_path / "x"
+    )
+    assert "ends with '.gltf' and --to is glb" in refused(asset, "--to=glb", "--out", tmp_path / "x.gltf")
+    before = asset.read_bytes()
+    assert refused(asset, "--to=ply", "--out", asset) == (f"Error: {asset} is the asset itself; choose another --out.")
+    assert asset.read_bytes() == before
+
+
+def test_files_that_are_no_assets_are_refused(tmp_path):
+    (tmp_path / "none.ply").write_bytes(ply.to_ply(some_splats(0)))
+    assert refused(tmp_path / "none.ply", "--to=spz").endswith("holds no Gaussian; give an asset that was made.")
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+    assert "is no asset. This is no .ply: it begins with" in refused(tmp_path / "picture.png", "--to=spz")
+    far = some_splats(2)
+    far.means[0, 0] = 5000
+    (tmp_path / "far.ply").write_bytes(ply.to_ply(far))
+    line = refused(tmp_path / "far.ply", "--to=spz", "--out", tmp_path)
+    assert "far.ply cannot be written as .spz. A Gaussian lies at 5000 units; a .spz holds" in line
+    faint = Gaussians(**{**some_splats(2).tensors(), "logit_opacities": torch.full((2,), -9.0)})
+    (tmp_path / "faint.ply").write_bytes(ply.to_ply(faint))
+    assert "No surface is seen" in refused(tmp_path / "faint.ply", "--to=obj", "--out", tmp_path)
+    assert not (tmp_path / "faint.obj").exists()
+
+
+def test_the_help_names_every_format():
+    assert EXPORTS.split(", ") == list(flow.FORMATS)

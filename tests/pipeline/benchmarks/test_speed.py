@@ -1,0 +1,147 @@
+"""The benchmark runs and its figures are all there; no test asks how fast anything is."""
+
+import json
+import math
+from dataclasses import fields
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from pipeline.benchmarks import clocks, torch_render
+from pipeline.benchmarks.clocks import Lap
+from pipeline.benchmarks.speed import Loop, Part, Speed, measure, steady, table
+from pipeline.cli.app import app
+from pipeline.weights import models
+from pipeline.work.roofline import Work
+from sctd.prior.stable_diffusion import StableDiffusionPrior
+from sctd.recipe.presets import embedded, paper
+from sctd.recipe.recipe import with_overrides
+from sctd.render.cpu_autograd import rasterize
+from tests.support.render_reference import random_loss, random_scene
+
+
+@pytest.fixture(scope="module")
+def speed(tiny_weights):
+    recipe = with_overrides(embedded(), {"compute.dtype": "float16", "times.threshold": 0})
+    return measure(recipe, models.resolve(str(tiny_weights)), 60, 3, lambda line: None)
+
+
+def test_every_figure_is_there_and_finite(speed):
+    tree = json.loads(speed.to_json())
+    assert tree.keys() == {field.name for field in fields(Speed)}
+    for loop in tree["plain"], tree["fast"]:
+        assert loop.keys() == {field.name for field in fields(Loop)}
+        for part in loop["parts"]:
+            assert part.keys() == {field.name for field in fields(Part)}
+            assert 0 <= part["low_ms"] <= part["median_ms"] <= part["high_ms"] < math.inf
+        assert loop["low_ms"] <= loop["iteration_ms"] <= loop["high_ms"]
+        assert loop["peak_gib"] > 0
+        assert loop["num_gaussians"] == 60
+    assert tree["teraflops_reached"] > 0
+    assert 0 < tree["gradient_error"] == tree["plain_gradient_error"] < 0.1  # float16's; on a CPU the loops share it
+    assert tree["text_effect"] > 0
+
+
+def test_the_parts_of_an_iteration_are_those_of_sctd(speed):
+    parts = {part.name: part for part in speed.fast.parts}
+    assert list(parts) == [
+        "between", "draws", "render", "encode", "objective", "denoise 4", "denoise 8", "regularizers",
+        "encode backward", "render backward", "adam", "densify",
+    ]  # fmt: skip
+    assert parts["denoise 4"].times == 3  # two steps of inversion, and the way back
+    assert parts["denoise 8"].times == parts["encode"].times == 1
+    assert {name for name, part in parts.items() if part.floor_ms is not None} == {
+        "encode", "encode backward", "denoise 4", "denoise 8",
+    }  # fmt: skip
+    assert parts["denoise 4"].floor_ms / 3 == pytest.approx(parts["denoise 8"].floor_ms / 2)
+
+
+def test_the_table_has_a_line_for_each_part_and_both_loops(speed):
+    lines = table(speed).splitlines()
+    assert lines[0].startswith("cpu, float16 at ")
+    assert lines[0].endswith("4 views of 16², 60 Gaussians")
+    assert [line.split("  ")[0].strip() for line in lines[4:-4]] == [part.name for part in speed.fast.parts]
+    assert lines[-4].startswith("plain: ")
+    assert "minutes for 300; peak " in lines[-3]
+    assert lines[-1].startswith("fast is ")
+
+
+def test_the_floor_of_a_convolution_is_its_products(tiny_weights):
+    """Of all of a network's layers only the convolutions change with the picture's size: twice the side, four times."""
+    prior = StableDiffusionPrior.load(tiny_weights / "prior")
+    work = Work.of(prior)
+    kernel = prior.vae.encoder.conv_in.weight
+    first = 2 * kernel.numel() * prior.image_size**2  # a multiplication and an addition for each weight and pixel
+    assert work.encode > first
+    assert work.of_part("encode", 3) == 3 * work.encode
+    assert work.of_part("denoise 8", 3) == 8 * work.denoise
+    assert work.of_part("encode backward", 2) == 2 * work.encode_backward
+    assert 0.5 < work.encode_backward / work.encode < 1.5  # the input's gradient alone: as much again
+    assert work.of_part("render", 4) is None
+
+
+def test_steady_keeps_what_is_timed():
+    recipe = steady(paper(), 1234)
+    assert (recipe.seed_shape.kind, recipe.seed_shape.count, recipe.bounds.max_gaussians) == ("ball", 1234, 1234)
+    assert recipe.densify.enabled
+    kept = ("objective", "guidance", "times", "noise", "encoding", "cameras", "optimizer", "regularizers", "compute")
+    assert all(getattr(recipe, part) == getattr(paper(), part) for part in kept)
+
+
+def test_laps_are_told_by_iteration(monkeypatch):
+    ticks = iter([1.0, 1.5, 1.75, 2.75, 3.0])
+    monkeypatch.setattr(clocks.time, "perf_counter", lambda: next(ticks))
+    clock = clocks.clock_for(torch.device("cpu"))
+    for name in ("begin", "render", "begin", "render", "adam"):
+        clock(name)
+    assert clock.laps() == [
+        Lap(0, "render", 500.0), Lap(1, "between", 250.0), Lap(1, "render", 1000.0), Lap(1, "adam", 250.0),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_renderer_in_torch_draws_what_ours_draws(seed):
+    """Pictures, radii and gradients: what is timed as the plain loop is no straw man, and is right."""
+    splats, cameras, backgrounds = random_scene(seed, num=150, views=2, size=37)
+    found = []
+    for draw in (torch_render.rasterize, rasterize):
+        leaves = splats.leaves()
+        drawn = draw(*leaves, cameras, backgrounds)
+        loss = random_loss(drawn.image, drawn.alpha, drawn.depth)
+        found.append((drawn, torch.autograd.grad(loss, [*leaves, drawn.means2d])))
+    (ours, our_gradients), (theirs, their_gradients) = found
+    for name in ("image", "alpha", "depth"):
+        torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), rtol=1e-4, atol=1e-5)
+    assert torch.equal(ours.radii, theirs.radii)
+    for left, right in zip(our_gradients, their_gradients, strict=True):
+        assert float((left - right).norm() / right.norm()) < 1e-4
+
+
+def test_minutes_of_a_whole_run(speed):
+    assert speed.fast.minutes(60_000) == pytest.approx(speed.fast.iteration_ms)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--objective", "sctd,sds"], "--objective is 'sctd,sds'; give one, for one loop is timed."),
+        (["--iterations", "1"], "--iterations is 1; give 2 to 1000."),
+        (["--gaussians", "-3"], "--gaussians is -3; give 1 to 10,000,000."),
+        (["--recipe", "papr"], "There is no recipe and no file 'papr'"),
+        (["--set", "guidance.scal=3"], "unknown recipe key 'guidance.scal'; the nearest is 'guidance.scale'"),
+        (["--recipe", "paper", "--weights", "published"], "run segmentdreamer weights fetch prior"),
+    ],
+)
+def test_what_cannot_be_timed_is_refused_before_work(options, message, monkeypatch, tmp_path):
+    monkeypatch.setenv("SEGMENTDREAMER_WEIGHTS", str(tmp_path / "none"))
+    ended = CliRunner().invoke(app, ["benchmark", "speed", *options])
+    assert ended.exit_code == 2
+    assert message in " ".join(ended.stderr.split())
+
+
+def test_the_command_writes_its_figures(tiny_weights, tmp_path):
+    command = ["benchmark", "speed", "--weights", str(tiny_weights), "--iterations", "2", "--gaussians", "40", "--json"]
+    ended = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "speed.json")])
+    assert ended.exit_code == 0, ended.stderr
+    assert json.loads(ended.stdout) == json.loads((tmp_path / "speed.json").read_text())

@@ -1,0 +1,465 @@
+"""The command line as a user meets it: help, refusals before any work, whole runs in this process, exit statuses."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.cli.app import app
+from pipeline.commands import bench as commands
+from pipeline.work import flow
+from sctd.recipe.methods import FOR_OBJECTIVE
+from tests.support.paths import EXAMPLES
+
+BALL = ["--set", "seed_shape.kind=ball", "--set", "seed_shape.count=150"]
+SMALL = ["--set", "iterations=4", *BALL, "--views", "4", "--executor", "inline"]
+
+
+def invoke(*arguments: str):
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def refused(*arguments: str) -> str:
+    """The one line of a command that is refused, with status 2 and nothing on standard output."""
+    result = invoke(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    return line
+
+
+# ---- help ---------------------------------------------------------------------------------------------------------
+
+
+def test_help_loads_neither_torch_nor_ray_nor_pandas():
+    code = (
+        "import sys; from pipeline.cli.app import main; sys.argv[1:] = ['--help']\n"
+        "try: main()\n"
+        "except SystemExit: print(sorted({'torch', 'ray', 'pandas', 'numpy', 'rich', 'pydantic'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "bench",
+        "generate",
+        "export",
+        "evaluate",
+        "leaderboard",
+        "status",
+        "weights",
+        "doctor",
+        "reference",
+        "nightly",
+        "benchmark",
+        "manifest",
+        "submit",
+        "job",
+        "study",
+    ],
+)
+def test_every_verb_has_help(verb):
+    assert verb in invoke("--help").stdout
+    assert "Usage:" in invoke(verb, "--help").stdout
+
+
+# ---- refusals -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """Whoever starts an executor fails."""
+
+    def started(*_):
+        raise AssertionError("work began")
+
+    monkeypatch.setattr(commands, "executing", started)
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bench", "--prompt", ""], 'The prompt is empty; say what the object is, as in "a red mushroom".'),
+        (["generate", " "], 'The prompt is empty; say what the object is, as in "a red mushroom".'),
+        (
+            ["bench", "--prompt", "red " * 1250],
+            f"The prompt {('red ' * 10)[:39] + '…'!r} has 5,000 characters; the most is 1,000: shorten it.",
+        ),
+        (["bench", "--limit", "0"], "--limit is 0; give at least 1, or leave it out for all prompts."),
+        (["bench", "--prompt", "a cube", "--views", "0"], "--views is 0; give 1 to 1000, or 120 to follow the paper."),
+        (["bench", "--prompt", "a cube", "--seed", "-1"], "--seed is -1; give a whole number from 0 to 2^63 - 1."),
+        (
+            ["bench", "--prompt", "a cube", "--objective", "sctdd"],
+            f"There is no objective 'sctdd'; choose from {', '.join(FOR_OBJECTIVE)}; the nearest is 'sctd'.",
+        ),
+        (
+            ["bench", "--prompt", "a cube", "--set", "guidance.scal=3"],
+            "--set: unknown recipe key 'guidance.scal'; the nearest is 'guidance.scale'.",
+        ),
+        (
+            ["bench", "--prompt", "a cube", "--set", "iterations=0"],
+            "--set: recipe key 'iterations' is '0': it should be greater than or equal to 1.",
+        ),
+        (
+            ["bench", "--prompt", "a cube", "--weights", "nowhere"],
+            ("There is no folder of weights 'nowhere'; give one with prior/, scorer/, reward/ and reference.npz, or "
+            "leave --weights out for the packaged models."),
+        ),
+        (
+            ["bench", "--prompt", "a cube", "--suite", "embedded40"],
+            "--suite and --prompt were both given; give one of them.",
+        ),
+        (
+            ["bench", "--prompt", "a", "--sweep", "times.segments=increasing", "--sweep", "times.num_segments=3,1"],
+            ("No recipe can be the cell 'sctd segments=increasing num_segments=1': recipe key 'times': growing "
+            "segments need at least 2 of them, not 1: use equal segments for one."),
+        ),
+        (
+            ["bench", "--prompt", "a cube", "--sweep", "times.num_segment=1,3"],
+            "--sweep: unknown recipe key 'times.num_segment'; the nearest is 'times.num_segments'.",
+        ),
+        (
+            ["generate", "a cube", "--recipe", str(EXAMPLES / "figure6.yaml")],
+            f"{EXAMPLES / 'figure6.yaml'} holds a sweep, whose cells are to be compared; run it by bench.",
+        ),
+        (["evaluate", "nowhere"], "nowhere holds no run (no run.json); give the folder that a bench wrote."),
+        (["leaderboard", "nowhere"], "nowhere holds no run (no run.json); give the folder that a bench wrote."),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_sentence_and_status_2_before_any_work(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    weights = ["--weights", "embedded"] if "--weights" not in arguments and "paper" not in arguments else []
+    monkeypatch.setattr(commands.models.Weights, "require", lambda *_: None)
+    monkeypatch.setattr(commands.Run, "_check_tokens", lambda _: None)
+    options = weights if arguments[0] in ("bench", "generate") else []
+    assert refused(*arguments, *options) == f"Error: {message}"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize(
+    ("workers", "executor", "message"),
+    [
+        ("0", "ray", "--workers is 0; give 1 to 16 (2 cores here), or leave it out."),
+        ("-2", "ray", "--workers is -2; give 1 to 16 (2 cores here), or leave it out."),
+        ("99999", "ray", "--workers is 99999; give 1 to 16 (2 cores here), or leave it out."),
+        ("2", "inline", "--workers is 2; give 1 (inline works in one process), or leave it out."),
+        ("1", "rai", "There is no executor 'rai'; choose from ray, inline; the nearest is 'ray'."),
+    ],
+)
+def test_workers_that_cannot_be_meant(workers, executor, message, tiny_weights, monkeypatch):
+    monkeypatch.setattr(commands.manifest, "cores", lambda: 2)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    options = ["--weights", tiny_weights, *BALL, "--workers", workers, "--executor", executor]
+    line = refused("bench", "--prompt", "a", *options)
+    assert line == f"Error: {message}"
+
+
+@pytest.mark.usefixtures("no_work")
+def test_a_prompt_the_prior_cannot_read_to_its_end(tiny_weights, tmp_path):
+    line = refused("bench", "--prompt", "x" * 60, "--weights", tiny_weights, *BALL, "--out", tmp_path / "run")
+    assert line == (
+        f"Error: The prompt {'x' * 39 + '…'!r} comes to 87 tokens with its view words, and this prior reads 64: "
+        "shorten it."
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("no_work")
+def test_a_folder_that_cannot_be_written(tiny_weights, tmp_path):
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "run"
+    line = refused("bench", "--prompt", "a cube", "--weights", tiny_weights, *BALL, "--out", out)
+    assert line == f"Error: {out} cannot be written (Not a directory); choose another --out."
+
+
+@pytest.mark.usefixtures("no_work")
+def test_a_folder_on_a_full_disk(tiny_weights, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.store.run_folder.shutil.disk_usage", lambda _: type("Usage", (), {"free": 2**20}))
+    line = refused("bench", "--prompt", "a cube", "--weights", tiny_weights, *BALL, "--out", tmp_path)
+    assert line.startswith(f"Error: {tmp_path} has 1 MiB free and this run may need ")
+    assert line.endswith(" MiB; free some space or choose another --out.")
+
+
+# ---- whole runs ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def command(tiny_weights, tmp_path_factory):
+    """A finished run of two prompts by two objectives: its arguments and its folder."""
+    out = tmp_path_factory.mktemp("bench") / "run"
+    arguments = ["bench", "--prompt", "a red cube", "--prompt", "a blue ball", "--objective", "sctd,sds"]
+    arguments += ["--weights", str(tiny_weights), *SMALL, "--out", str(out)]
+    result = invoke(*arguments)
+    assert result.exit_code == 0, result.output
+    return arguments, out, result
+
+
+def assets(out: Path) -> dict[str, bytes]:
+    return {path.parent.name: path.read_bytes() for path in out.glob("items/*/asset.ply")}
+
+
+def test_a_run_folder_has_all_that_was_promised(command):
+    _, out, result = command
+    names = {path.name for path in out.iterdir()}
+    assert names == {
+        ".lock", "blank.json", "columns.json", "contact.png", "differences.csv", "distances.json", "events",
+        "grid.csv", "grid.png", "items", "leaderboard.csv", "per_object.csv", "report", "report.md", "run.json",
+    }  # fmt: skip
+    assert len(assets(out)) == 4
+    for item in out.glob("items/*"):
+        assert {path.name for path in item.iterdir()} == {
+            "asset.ply", "contact.png", "evaluation.npz", "generation.json", "record.json", "turntable.mp4",
+        }  # fmt: skip
+    assert result.stdout.splitlines()[0].startswith("| method | prompts | clip@tiny ↑ ")
+    assert f"{out}/leaderboard.csv" in result.stdout
+    assert f"4 of 4 assets to make and judge in {out}" in result.stderr
+    assert "evaluate 0: a blue ball (sds): done (4 of 4)" in result.stderr
+
+
+def test_the_board_has_a_row_per_objective(command):
+    _, out, _ = command
+    board = pd.read_csv(out / "leaderboard.csv")
+    assert list(board["method"]) == ["sctd", "sds"]
+    assert list(board["n_prompts"]) == [2, 2]
+    assert list(board["n_failed"]) == [0, 0]
+    measured = ["clip@tiny", "ir@tiny", "fd@tiny", "kid_cl@tiny", "clip_rprec@tiny", "clip@tiny_se", "time_min"]
+    assert board[measured].notna().all().all()
+    objects = pd.read_csv(out / "per_object.csv")
+    mean = objects[objects["method"] == "sctd"]["clip@tiny"].mean()
+    assert board.loc[0, "clip@tiny"] == pytest.approx(mean)
+    assert set(json.loads((out / "columns.json").read_text())) <= set(board.columns)
+
+
+def test_the_same_command_again_does_nothing_twice(command, monkeypatch):
+    arguments, out, first = command
+    before = {path: path.stat().st_mtime_ns for path in out.glob("items/*/*")}
+    manifest = (out / "run.json").read_bytes()
+    monkeypatch.setattr(flow, "_generator", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(flow, "_evaluator", lambda *_: pytest.fail("a model was loaded"))
+    again = invoke(*arguments)
+    assert again.exit_code == 0
+    assert again.stdout == first.stdout
+    assert {path: path.stat().st_mtime_ns for path in out.glob("items/*/*")} == before
+    assert (out / "run.json").read_bytes() == manifest
+
+
+def test_a_finished_run_is_told_of_in_one_sentence_and_not_touched(command, monkeypatch):
+    arguments, out, _ = command
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    monkeypatch.setattr("pipeline.report.publish.publish", lambda *_: pytest.fail("tables were written"))
+    again = invoke(*arguments)
+    assert again.stderr == f"All 4 assets are made and judged, so there is nothing to do: {out}/leaderboard.csv\n"
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_a_finished_run_needs_neither_torch_nor_ray(command):
+    arguments, _, _ = command
+    code = (
+        "import sys; from pipeline.cli.app import main\n"
+        f"sys.argv[1:] = {[word for word in arguments if word not in ('--executor', 'inline')]!r}\n"
+        "try: main()\n"
+        "except SystemExit: print(sorted({'torch', 'ray'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_tables_that_are_older_than_a_record_are_written_again(command):
+    arguments, out, first = command
+    record = next(out.glob("items/*/record.json"))
+    os.utime(record, (9e9, 9e9))
+    again = invoke(*arguments)
+    assert "nothing to do" not in again.stderr
+    assert again.stdout == first.stdout
+    os.utime(record, (1e9, 1e9))
+
+
+def test_other_settings_in_the_same_folder_are_refused(command):
+    arguments, out, _ = command
+    line = refused(*arguments, "--set", "iterations=5")
+    assert line == (
+        f"Error: {out} was made with other settings: its iterations is 4, this one 5; use those, or choose another "
+        "--out."
+    )
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bits(command, tmp_path, monkeypatch):
+    arguments, out, _ = command
+    arguments = [*arguments[:-1], str(tmp_path / "run"), "--checkpoint-seconds", "0"]
+    seen = []
+    watcher = commands.Display.watcher
+
+    def interrupt(self, event):
+        seen.append(event)
+        watcher(self, event)
+        if len([event for event in seen if event.kind == "progress" and event.stage == "generate"]) == 7:
+            raise KeyboardInterrupt  # in the third of four iterations of the second asset
+
+    with monkeypatch.context() as patch:
+        patch.setattr(commands.Display, "watcher", interrupt)
+        stopped = invoke(*arguments)
+    assert stopped.exit_code == 130
+    assert stopped.stderr.splitlines()[-1].startswith("Interrupted. Start the same command again to go on: ")
+    assert len(assets(tmp_path / "run")) == 1
+    assert len(list((tmp_path / "run").glob("items/*/checkpoint"))) == 1
+
+    assert invoke(*arguments).exit_code == 0
+    assert assets(tmp_path / "run") == assets(out)
+    objects = pd.read_csv(tmp_path / "run" / "per_object.csv")
+    assert sorted(objects["resumed_from"]) == [0, 0, 0, 2]
+    assert not list((tmp_path / "run").glob("items/*/checkpoint"))
+
+
+def test_a_superset_makes_only_what_is_new_and_judges_all_among_the_new_prompts(tmp_path, tiny_weights):
+    base = ["bench", "--prompt", "a red cube", "--weights", tiny_weights, *SMALL, "--out", tmp_path / "run"]
+    assert invoke(*base).exit_code == 0
+    assert pd.read_csv(tmp_path / "run" / "leaderboard.csv")["clip_rprec@tiny"].isna().all(), "one prompt has no rivals"
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("items/*/asset.ply")}
+    assert invoke(*base, "--prompt", "a green cube").exit_code == 0
+    now = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("items/*/asset.ply")}
+    assert len(now) == 2
+    assert made.items() <= now.items()
+    assert pd.read_csv(tmp_path / "run" / "leaderboard.csv")["clip_rprec@tiny"].notna().all()
+
+
+def test_a_sweep_has_a_row_and_a_column_per_cell_and_does_nothing_twice(tmp_path, tiny_weights, monkeypatch):
+    out = tmp_path / "run"
+    base = [
+        "bench",
+        "--prompt",
+        "a red cube",
+        "--prompt",
+        "a blue ball",
+        "--weights",
+        tiny_weights,
+        *SMALL,
+        "--out",
+        out,
+    ]
+    made = invoke(*base, "--sweep", "times.num_segments=1,5")
+    assert made.exit_code == 0, made.output
+    assert "evaluate 0: a blue ball (sctd num_segments=5): done (4 of 4)" in made.stderr
+    assert f"{out}/grid.png" in made.stdout
+    assert list(pd.read_csv(out / "leaderboard.csv")["method"]) == ["sctd num_segments=1", "sctd num_segments=5"]
+    cells = pd.read_csv(out / "grid.csv")
+    assert list(cells["times.num_segments"]) == [1, 5, 1, 5]
+    assert cells[["clip@tiny", "ir@tiny", "clip_rprec@tiny", "seconds"]].notna().all().all()
+    assert "![every prompt by every method](grid.png)" in (out / "report.md").read_text()
+    manifest = json.loads((out / "run.json").read_text())
+    assert {name: recipe["times"]["num_segments"] for name, recipe in manifest["recipes"].items()} == {
+        "sctd num_segments=1": 1, "sctd num_segments=5": 5,
+    }  # fmt: skip
+    assert {json.loads(path.read_text())["method"] for path in out.glob("items/*/record.json")} == set(
+        manifest["recipes"]
+    )
+
+    before = {path: path.stat().st_mtime_ns for path in out.glob("items/*/*")}
+    with monkeypatch.context() as patch:
+        patch.setattr(flow, "_generator", lambda *_: pytest.fail("a model was loaded"))
+        again = invoke(*base, "--sweep", "times.num_segments=1,5")
+    assert (again.exit_code, again.stdout) == (0, made.stdout)
+    assert {path: path.stat().st_mtime_ns for path in out.glob("items/*/*")} == before
+
+    more = invoke(*base, "--sweep", "times.num_segments=1,3,5")
+    assert "2 of 6 assets to make and judge" in more.stderr
+    assert before.items() <= {path: path.stat().st_mtime_ns for path in out.glob("items/*/*")}.items()
+    assert len(pd.read_csv(out / "leaderboard.csv")) == 3
+    fewer = refused(*base, "--sweep", "times.num_segments=1,5")
+    assert "its methods are sctd num_segments=1, sctd num_segments=3, sctd num_segments=5, these are" in fewer
+
+
+def test_a_job_that_breaks_down_is_a_row_with_its_reason_and_status_3(tiny_weights, tmp_path):
+    """Guidance of 1e38 overflows every latent: the trainer gives up, the run does not."""
+    arguments = ["bench", "--prompt", "a red cube", "--weights", tiny_weights, *SMALL, "--out", tmp_path / "run"]
+    result = invoke(*arguments, "--set", "guidance.scale=1e38", "--set", "give_up_after=2")
+    assert result.exit_code == 3
+    (row,) = pd.read_csv(tmp_path / "run" / "per_object.csv").to_dict("records")
+    assert (row["status"], row["error_kind"]) == ("failed", "numeric")
+    assert row["error"].startswith("NumericError: NaN or infinity in 2 iterations in a row")
+    assert f"failed: a red cube (sctd): {row['error']}" in result.stderr
+    (line,) = pd.read_csv(tmp_path / "run" / "leaderboard.csv").to_dict("records")
+    assert (line["n_prompts"], line["n_failed"]) == (1, 1)
+    assert "Traceback" not in result.output
+    assert "Traceback" in next((tmp_path / "run").glob("items/*/record.json")).read_text()
+
+
+def test_generate_makes_an_asset_that_evaluate_judges(tiny_weights, tmp_path):
+    out = tmp_path / "run"
+    options = ["--weights", str(tiny_weights), "--set", "iterations=3", *BALL]
+    made = invoke("generate", "a red cube", *options, "--executor", "inline", "--out", out)
+    assert made.exit_code == 0, made.output
+    (asset,) = out.glob("items/*/asset.ply")
+    assert made.stdout == f"{asset}\n"
+    assert json.loads((asset.parent / "record.json").read_text())["status"] == "generated"
+    judged = invoke("evaluate", out, "--views", "5", "--executor", "inline")
+    assert judged.exit_code == 0, judged.output
+    (row,) = pd.read_csv(out / "leaderboard.csv").to_dict("records")
+    assert (row["n_views"], row["protocol"], row["n_failed"]) == (5, "paper5", 0)
+    assert row["clip@tiny"] == row["clip@tiny"]
+    assert "0 of" not in invoke("evaluate", out, "--executor", "inline").stderr, "judged already"
+
+
+def test_leaderboard_compares_folders(command, tmp_path):
+    _, out, first = command
+    (out / "leaderboard.csv").unlink()
+    assert invoke("leaderboard", out).stdout == first.stdout
+    assert (out / "leaderboard.csv").exists()
+    result = invoke("leaderboard", out, out, "--out", tmp_path / "both.csv")
+    assert result.exit_code == 0
+    assert list(pd.read_csv(tmp_path / "both.csv")["method"]) == ["sctd", "sds"] * 2
+
+
+def test_a_board_for_scripts_is_json_with_null_for_what_a_row_lacks(command, tmp_path):
+    _, out, _ = command
+    rows = json.loads(invoke("leaderboard", out, "--json").stdout)
+    board = pd.read_csv(out / "leaderboard.csv")
+    assert [row["method"] for row in rows] == ["sctd", "sds"]
+    assert list(rows[0]) == list(board.columns)
+    assert [row["clip@tiny"] for row in rows] == pytest.approx(list(board["clip@tiny"]))
+    for name in board.columns:
+        assert [row[name] is None for row in rows] == list(board[name].isna()), name
+    both = json.loads(invoke("leaderboard", out, out, "--json", "--out", tmp_path / "both.csv").stdout)
+    assert len(both) == 4
+    assert (tmp_path / "both.csv").exists()
+
+
+def test_a_check_of_weights_for_scripts_is_json_and_keeps_its_status(tiny_weights, monkeypatch):
+    from pipeline.weights import check
+
+    found = check.Result("prior", check.Status.MISSING, "no unet/config.json")
+    monkeypatch.setattr(check, "check", lambda *_, **__: [found])
+    result = invoke("weights", "check", "prior", "--weights", tiny_weights, "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == [
+        {"role": "prior", "status": str(check.Status.MISSING), "text": "no unet/config.json"}
+    ]
+
+
+def test_the_default_folder_lies_under_runs_and_the_default_run_is_the_first_four(monkeypatch, tiny_weights, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        commands, "read_suite", lambda name: commands.prompts_of(f"thing {i} of {name}" for i in range(9))
+    )
+    asked = []
+    monkeypatch.setattr(commands, "bench", lambda run, out, means: asked.append((run, out, means)) or 0)
+    assert invoke("bench", "--weights", tiny_weights, *BALL).exit_code == 0
+    run, out, means = asked[0]
+    assert [prompt.text for prompt in run.prompts] == [f"thing {i} of embedded40" for i in range(4)]
+    assert run.name.startswith("embedded40-sctd-")
+    assert out is None
+    assert means == ("ray", None, 20.0, "auto", "auto", 180.0, None, True, None)
+    assert invoke("bench", "--suite", "mine", "--weights", tiny_weights, *BALL).exit_code == 0
+    assert len(asked[1][0].prompts) == 9

@@ -1,0 +1,84 @@
+"""Completion in a real bash, and by the functions that answer for each option."""
+
+import shutil
+import sys
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from pipeline.cli import completion as cli_complete
+from pipeline.cli.app import app
+from pipeline.prompts import packaged
+from sctd.recipe.methods import FOR_OBJECTIVE
+from sctd.recipe.presets import RECIPES
+from sctd.recipe.recipe import Recipe, keys
+
+END, DELETE_LINE = "<", b"\x15"
+BASH = shutil.which("bash")
+
+
+def test_each_function_completes_from_what_there_is():
+    assert cli_complete.suites("") == packaged()
+    assert cli_complete.suites("emb") == ["embedded40"]
+    assert cli_complete.words_of("sctd.recipe.presets", "RECIPES")("") == list(RECIPES)
+    assert cli_complete.words_of("sctd.recipe.presets", "RECIPES")("paper-p") == ["paper-portrait"]
+    assert cli_complete.settings("guidance.sc") == ["guidance.scale="]
+    assert cli_complete.settings("") == [f"{key}=" for key in keys(Recipe())]
+
+
+def test_the_last_of_several_objectives_is_completed_and_none_comes_twice():
+    assert cli_complete.objectives("") == list(FOR_OBJECTIVE)
+    assert cli_complete.objectives("sctd,sd") == ["sctd,sds", "sctd,sds-authors"]
+    assert cli_complete.objectives("sds,sd") == ["sds,sds-authors"]
+
+
+def test_every_option_of_names_is_completed():
+    bench = {option.name: option for option in get_command(app).commands["bench"].params}
+    context = get_command(app).commands["bench"].make_context("bench", [])
+    for name, word in (
+        ("suite", "embedded40"), ("objective", "sctd"), ("recipe", "paper"), ("executor", "inline"), ("log", "json"),
+        ("eval_placement", "cpu"), ("set_", "iterations="), ("sweep", "iterations="),
+    ):  # fmt: skip
+        assert word in [item.value for item in bench[name].shell_complete(context, word[:2])], name
+
+
+@pytest.mark.parametrize("shell", cli_complete.SHELLS)
+def test_there_is_a_script_for_each_shell(shell):
+    result = CliRunner().invoke(app, ["completion", shell])
+    assert result.exit_code == 0
+    assert f"{cli_complete.VARIABLE}=complete_{shell}" in result.stdout
+
+
+def test_a_shell_there_is_not_is_named():
+    result = CliRunner().invoke(app, ["completion", "bsh"])
+    assert (result.exit_code, result.output) == (
+        2,
+        "Error: There is no completion for 'bsh'; choose from bash, zsh, fish; the nearest is 'bash'.\n",
+    )
+
+
+@pytest.mark.skipif(BASH is None, reason="there is no bash")
+def test_bash_completes_what_is_typed(terminals, tmp_path):
+    """On a terminal, by the tabulator key: verbs, options, suites, the last of several objectives, recipes, files."""
+    program = tmp_path / "segmentdreamer"
+    program.write_text(f"#!{sys.executable}\nfrom pipeline.cli.app import main\nmain()\n", encoding="utf-8")
+    program.chmod(0o755)
+    (tmp_path / "my_prompts.txt").write_text("a cube\n", encoding="utf-8")
+    path = f"{tmp_path}:/usr/bin:/bin"
+    bash = terminals([BASH, "--norc", "--noprofile", "-i"], PATH=path, PS1="ready> ", COLUMNS="300", TERM="dumb")
+    bash.until("ready> ")
+    bash.type(f'cd {tmp_path}; eval "$(segmentdreamer completion bash)"; echo pre"pared"\n'.encode())
+    bash.until("prepared")
+    for typed, completed in (
+        ("eval", "evaluate "),
+        ("bench --su", "bench --suite "),
+        ("bench --suite emb", "bench --suite embedded40 "),
+        ("bench --suite my", "bench --suite my_prompts.txt "),
+        ("bench --objective ism,sctd-o", "bench --objective ism,sctd-official "),
+        ("generate cube --recipe paper-p", "generate cube --recipe paper-portrait "),
+        ("bench --set guidance.sc", "bench --set guidance.scale= "),
+    ):
+        bash.type(f"segmentdreamer {typed}\t{END}".encode())
+        bash.until(f"segmentdreamer {completed}<")
+        bash.type(DELETE_LINE)

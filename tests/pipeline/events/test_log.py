@@ -1,0 +1,144 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from cluster.scheduling.executor import Event, Progress
+from pipeline.events import log as events
+from pipeline.events.log import EventLog, Recorder
+from pipeline.plan.jobs import Asset
+from pipeline.store.run_folder import Store
+
+
+class Kept:
+    def __init__(self):
+        self.records, self.closed = [], 0
+
+    def take(self, record):
+        self.records.append(record)
+
+    def close(self):
+        self.closed += 1
+
+
+@pytest.fixture
+def clock():
+    return [0.0]
+
+
+@pytest.fixture
+def kept():
+    return Kept()
+
+
+@pytest.fixture
+def recorder(kept, clock):
+    return Recorder([kept], clock=lambda: clock[0])
+
+
+def without_time(record):
+    return {key: value for key, value in record.items() if key != "time"}
+
+
+def test_a_record_says_who_where_when_and_how_fast(recorder, kept, clock, run_of):
+    job = run_of().jobs[0]
+    recorder.watch(Event("starting", "generate", 2))
+    recorder.watch(Event("ready", "generate", 2, pid=77, node="n1", gpu="3"))
+    recorder.watch(Event("started", "generate", 2, job))
+    for step in range(101, 113):
+        clock[0] += 1.0
+        recorder.watch(Event("progress", "generate", 2, job, Progress(step, 300, "9 Gaussians", 2**30, 100)))
+    recorder.watch(Event("checkpoint", "generate", 2, job, Progress(112, 300, saved=111)))
+    recorder.watch(Event("failed", "generate", 2, job, note="no", error_kind="input"))
+    home = {"stage": "generate", "worker": 2, "pid": 77, "node": "n1", "gpu": "3"}
+    what = {"job_id": job.id, "prompt_id": "a-red-cube", "method": "sctd"}
+    at = {"iterations": 300, "memory_bytes": 2**30, "note": "9 Gaussians"}
+    assert [without_time(record) for record in kept.records] == [
+        {"kind": "starting", "stage": "generate", "worker": 2},
+        {"kind": "ready"} | home,
+        {"kind": "started"} | home | what,
+        {"kind": "progress"} | home | what | at | {"iteration": 101},
+        {"kind": "progress"} | home | what | at | {"iteration": 106, "seconds_per_iteration": 1.0},
+        {"kind": "progress"} | home | what | at | {"iteration": 111, "seconds_per_iteration": 1.0},
+        {"kind": "checkpoint"} | home | what | {"iteration": 111, "iterations": 300},
+        {"kind": "failed"} | home | what | {"seconds": 12.0, "error_kind": "input", "note": "no"},
+    ]
+    assert all(record["time"].endswith("+00:00") for record in kept.records)
+
+
+def test_an_item_has_records_enough_for_a_curve_and_one_of_its_last_step(recorder, kept, run_of):
+    job = run_of().jobs[0]
+    recorder.watch(Event("started", "generate", 0, job))
+    for step in range(1, 1001):
+        recorder.watch(Event("progress", "generate", 0, job, Progress(step, 1000)))
+    assert [record["iteration"] for record in kept.records[1:]] == [*range(1, 1000, 20), 1000]
+
+
+def test_what_a_worker_counts_is_in_its_records_unless_it_is_no_number(recorder, kept):
+    numbers = {"loss": 0.25, "gaussians": 900.0, "ratio": float("nan"), "iteration": -1.0}
+    recorder.watch(Event("progress", "generate", 0, "cube", Progress(3, 9, numbers=numbers)))
+    known = {"kind": "progress", "stage": "generate", "worker": 0, "item": "cube", "iteration": 3, "iterations": 9}
+    assert without_time(kept.records[0]) == known | {"loss": 0.25, "gaussians": 900.0}
+
+
+def test_a_new_process_is_not_said_to_live_where_the_last_one_did(recorder, kept):
+    recorder.watch(Event("ready", "generate", 0, pid=77, node="n1"))
+    recorder.watch(Event("starting", "generate", 0))
+    assert "pid" not in kept.records[-1]
+
+
+def test_an_asset_is_known_by_its_job(recorder, kept):
+    recorder.watch(Event("started", "evaluate", 0, Asset("abc", "a red cube", {})))
+    assert kept.records[0]["job_id"] == "abc"
+    recorder.watch(Event("started", "sample", 0, "shard 7"))
+    assert kept.records[1]["item"] == "shard 7"
+
+
+def lines_in(folder: Path):
+    return [json.loads(line) for path in sorted(folder.glob("*.jsonl")) for line in path.read_text().splitlines()]
+
+
+def test_the_log_is_on_disk_after_some_seconds_and_at_the_end(tmp_path, clock):
+    log = EventLog(Store(tmp_path), clock=lambda: clock[0])
+    log.take({"kind": "started"})
+    assert not (tmp_path / events.FOLDER).exists()
+    clock[0] += events.FLUSH_SECONDS
+    log.take({"kind": "progress", "note": "ü"})
+    assert [record["kind"] for record in lines_in(tmp_path / events.FOLDER)] == ["started", "progress"]
+    log.take({"kind": "finished"})
+    log.close()
+    assert [record["kind"] for record in lines_in(tmp_path / events.FOLDER)] == ["started", "progress", "finished"]
+
+
+def test_a_long_log_has_parts_in_order_and_two_sessions_have_files_of_their_own(tmp_path, clock, monkeypatch):
+    monkeypatch.setattr(events, "PART_BYTES", 100)
+    logs = [EventLog(Store(tmp_path), clock=lambda: clock[0]) for _ in range(2)]
+    for number in range(20):
+        clock[0] += events.FLUSH_SECONDS
+        for log in logs:
+            log.take({"number": number})
+    for log in logs:
+        log.close()
+    names = [path.name for path in sorted((tmp_path / events.FOLDER).iterdir())]
+    assert len(names) == len(set(names)) >= 6
+    for log in logs:
+        mine = [record for path in sorted((tmp_path / events.FOLDER).glob(f"{log.session}-*")) for record in
+                map(json.loads, path.read_text().splitlines())]  # fmt: skip
+        assert [record["number"] for record in mine] == list(range(20))
+
+
+def test_storage_that_fails_for_a_while_loses_no_record(tmp_path, clock, monkeypatch):
+    log, write = EventLog(Store(tmp_path), clock=lambda: clock[0]), Store.write
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+        clock[0] += events.FLUSH_SECONDS
+        log.take({"number": 0})
+    assert Store.write is write
+    log.take({"number": 1})
+    log.close()
+    assert [record["number"] for record in lines_in(tmp_path / events.FOLDER)] == [0, 1]
+
+
+def test_every_sink_is_closed_once(kept):
+    Recorder([kept]).close()
+    assert kept.closed == 1

@@ -1,0 +1,107 @@
+"""How a run stands, told from its folder: nothing is touched, no model is loaded."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.cli.app import app
+from pipeline.events import status
+from pipeline.store import files, lease, manifest
+from pipeline.store.attempts import ATTEMPT, BREAKDOWN, JUDGING, Attempt, Checkpoint, Fence
+from pipeline.store.run_folder import Store
+
+TEXTS = "done", "failed", "running", "judging", "made", "begun", "waiting"
+
+
+@pytest.fixture(params=["folder", "memory"])
+def store(request, tmp_path, run_of) -> Store:
+    """A run with a job in every state."""
+    store = Store(tmp_path if request.param == "folder" else files.place(f"memory://{tmp_path.name}"))
+    run = run_of(texts=TEXTS)
+    store.write_json(store.root / manifest.FILE, manifest.describe(store, run, ["bench", "--limit", "7"]))
+    jobs = {job.prompt.text: job.id for job in run.jobs}
+    made = {"iterations": 4, "attempt": 2, "warnings": []}
+    for text in ("done", "judging", "made"):
+        store.write_json(store.item(jobs[text]) / "generation.json", made)
+    store.write_record({"job_id": jobs["done"], "status": "done", "evaluation": run.evaluation})
+    reason = {"error_kind": "died", "error": "its process died"}
+    store.write_record({"job_id": jobs["failed"], "status": "failed", "evaluation": run.evaluation} | reason)
+    Fence.claim(store, jobs["judging"], JUDGING)
+    Attempt.begin(store, jobs["running"])
+    Attempt.begin(store, jobs["running"]).save(Checkpoint(3, 1.5, b"state"))
+    store.write_json(store.item(jobs["begun"]) / BREAKDOWN, {"sub_seed": 1, "iteration": 2, "error": "NaN in the loss"})
+    Attempt.begin(store, jobs["begun"])
+    return store
+
+
+def told(store: Store) -> dict[str, str]:
+    return {job["prompt"]: job["state"] for job in status.of(store)["jobs"]}
+
+
+def everything(root: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in root.glob("**/*") if path.is_file()}
+
+
+def test_every_state_of_a_job_is_told(store):
+    with lease.held(store.root, "--out", print, alone=True):
+        assert told(store) == {
+            "done": "done", "failed": "failed", "running": "running", "judging": "judging", "made": "generated",
+            "begun": "running", "waiting": "waiting",
+        }  # fmt: skip
+        found = status.of(store)
+        running = next(job for job in found["jobs"] if job["prompt"] == "running")
+        assert (running["iteration"], running["iterations"], running["attempt"]) == (3, 4, 2)
+        assert 0 <= running["age_seconds"] < 600
+        assert found["lease"]["host"]
+        assert found["next"] == f"At work. Look again: segmentdreamer status {store.root}"
+
+
+def test_what_nobody_works_on_has_stopped_and_the_command_that_goes_on_is_named(store):
+    assert (told(store)["running"], told(store)["begun"], told(store)["judging"]) == ("stopped", "stopped", "generated")
+    found = status.of(store)
+    assert found["lease"] is None
+    assert found["next"] == "Go on: segmentdreamer bench --limit 7"
+    assert found["bytes"] == sum(files.sizes(store.root)) > 0
+    assert sum(found["states"].values()) == len(TEXTS)
+
+
+def test_where_failures_are_is_a_line_each(store):
+    lines = status.table(status.of(store)).splitlines()
+    assert lines[0].startswith(f"{store.root}: 7 jobs: 1 done, 1 failed, 2 generated, 2 stopped, 1 waiting; 0.0 MiB")
+    assert "  failed (sctd): failed: died: its process died" in lines
+    assert any(line.startswith("  begun (sctd): stopped") and "numeric: NaN in the loss" in line for line in lines)
+    assert any(line.startswith("  running (sctd): stopped at iteration 3 of 4, ") for line in lines)
+
+
+def test_a_run_that_is_looked_at_stays_as_it_is(store):
+    before = everything(store.root)
+    for options in ([], ["--json"]):
+        result = CliRunner().invoke(app, ["status", str(store.root), *options])
+        assert result.exit_code == 0, result.output
+    assert everything(store.root) == before
+    assert json.loads(result.stdout)["states"]["done"] == 1
+
+
+def test_a_damaged_checkpoint_is_no_reason_not_to_look(store):
+    path = next(iter(store.root.glob("items/*/checkpoint")))
+    files.put(path, b"\x00\x01")
+    running = next(job for job in status.of(store)["jobs"] if job["prompt"] == "running")
+    assert running["iteration"] is None
+    assert ATTEMPT in {found.name for found in path.parent.glob("*")}
+
+
+def test_looking_loads_neither_torch_nor_ray_nor_pandas(tmp_path, run_of):
+    store = Store(tmp_path)
+    store.write_json(store.root / manifest.FILE, manifest.describe(store, run_of(), ["bench"]))
+    code = (
+        "import sys; from pipeline.cli.app import main\n"
+        f"sys.argv[1:] = ['status', {str(tmp_path)!r}]\n"
+        "try: main()\n"
+        "except SystemExit: print(sorted({'torch', 'ray', 'pandas'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -1,0 +1,118 @@
+"""Methods side by side, from records written by hand."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.stats import ttest_rel
+
+from pipeline.assets import images as pictures
+from pipeline.leaderboard import comparison
+from pipeline.leaderboard.table import Finished
+from pipeline.store.run_folder import CONTACT, Store
+
+PROMPTS = [f"a cube of side {side}" for side in range(6)]
+CLIP = {  # by method, prompt by prompt; None: failed
+    "sctd num_segments=1": [20.0, 22.0, 25.0, 21.0, 30.0, 24.0],
+    "sctd num_segments=3": [21.1, 22.9, 26.0, 22.2, 30.8, 25.1],
+    "sctd num_segments=5": [19.0, 24.0, None, 20.0, 33.0, 25.0],
+}
+
+
+@pytest.fixture
+def run(tmp_path) -> Finished:
+    """Six prompts by three methods, of which one failed once; of the first prompt there are pictures."""
+    store, jobs, records = Store(tmp_path), [], {}
+    views = np.stack([np.full((64, 64, 3), 30 * i, np.uint8) for i in range(8)])
+    for number, prompt in enumerate(PROMPTS):
+        for method, values in CLIP.items():
+            job = {
+                "job_id": f"{method[-1]}-{number}",
+                "prompt": prompt,
+                "method": method,
+                "objective": "sctd",
+                "seed": 0,
+            }
+            clip, end = values[number], {"status": "failed", "error_kind": "numeric", "error": "NaN"}
+            if clip is not None:
+                means = {"clip": clip, "ir": clip / 10, "clip_rprec": 0.5}
+                scores = {metric: {"mean": mean} for metric, mean in means.items()}
+                end = {"status": "done", "scores": scores, "generation": {"seconds": 60.0}}
+            if number == 0:
+                store.write(store.item(job["job_id"]) / CONTACT, pictures.contact_sheet(views, prompt))
+            jobs.append(job)
+            records[job["job_id"]] = {"prompt": prompt, "seed": 0} | end
+    recipes = {method: {"times": {"num_segments": int(method[-1])}} for method in CLIP}
+    manifest = {"recipes": recipes, "swept": ["times.num_segments"], "weights": {"name": "tiny"}, "jobs": jobs}
+    return Finished(store, manifest, records)
+
+
+def test_cells_tell_every_job_with_its_settings_and_numbers(run):
+    rows = comparison.cells(run)
+    assert len(rows) == len(PROMPTS) * len(CLIP)
+    assert rows[1] == {
+        "method": "sctd num_segments=3", "objective": "sctd", "times.num_segments": "3", "prompt": PROMPTS[0],
+        "seed": 0, "status": "done", "clip@tiny": 21.1, "ir@tiny": pytest.approx(2.11), "clip_rprec@tiny": 0.5,
+        "seconds": 60.0, "asset": "items/3-0/asset.ply",
+    }  # fmt: skip
+    (failed,) = (row for row in rows if row["status"] == "failed")
+    assert (failed["times.num_segments"], failed["clip@tiny"], failed["seconds"], failed["asset"]) == ("5", *[None] * 3)
+
+
+def test_differences_are_paired_by_the_prompts_that_both_finished(run):
+    found = {(row["method"][-1], row["metric"]): row for row in comparison.differences(run)}
+    assert set(found) == {("3", "clip@tiny"), ("5", "clip@tiny"), ("3", "ir@tiny"), ("5", "ir@tiny")}
+    first, _, last = CLIP.values()
+    both = [i for i in range(6) if i != 2]
+    row = found["5", "clip@tiny"]
+    assert (row["minus"], row["n_prompts"]) == ("sctd num_segments=1", 5)
+    assert row["difference"] == pytest.approx(np.mean([last[i] - first[i] for i in both]))
+
+
+def test_the_intervals_of_several_methods_hold_at_once(run):
+    """Two comparisons: each at 97.5 %, so that with 95 % neither is wrong."""
+    row = comparison.differences(run)[0]
+    first, second, _ = CLIP.values()
+    expected = ttest_rel(second, first).confidence_interval(0.975)
+    assert row["confidence"] == pytest.approx(0.975)
+    assert (row["low"], row["high"]) == pytest.approx((expected.low, expected.high))
+    assert row["bootstrap_low"] < row["difference"] < row["bootstrap_high"]
+
+
+def test_the_report_has_the_grid_and_marks_what_is_told_apart(run):
+    text = comparison.markdown(run, comparison.differences(run))
+    assert "![every prompt by every method](grid.png)" in text
+    header, _, third, fifth = [line for line in text.splitlines() if line.startswith("|")]
+    assert header == "| method | clip@tiny | ir@tiny |"
+    assert third.startswith("| sctd num_segments=3 | **+1.02 (")
+    assert third.endswith("** [6] |")
+    assert fifth.startswith("| sctd num_segments=5 | +0.8 (")
+    assert fifth.endswith(") [5] |")
+
+
+def test_nothing_in_common_is_an_empty_cell(run):
+    for record in run.records.values():
+        record["status"] = "failed"
+    rows = comparison.differences(run)
+    assert {row["n_prompts"] for row in rows} == {0}
+    assert {row["difference"] for row in rows} == {None}
+    assert "| sctd num_segments=3 |  |  |" in comparison.markdown(run, rows)
+
+
+def test_the_grid_has_a_row_per_prompt_and_a_column_per_method(run):
+    image = Image.open(io.BytesIO(comparison.grid(run)))
+    size, gap, line = pictures.THUMBNAIL_PIXELS, pictures.GAP_PIXELS, pictures.LINE_PIXELS
+    assert image.width == pictures.PROMPT_PIXELS + len(CLIP) * (2 * size + gap)
+    rows = len(PROMPTS) * (size + line + gap)
+    top = image.height - rows
+    assert gap + line <= top <= gap + 3 * line
+    for column in range(len(CLIP)):
+        left = pictures.PROMPT_PIXELS + column * (2 * size + gap)
+        seen = [image.getpixel((left + half * size + size // 2, top + size // 2))[0] for half in (0, 1)]
+        assert seen == [0, 90], "the contact sheet's views at 0° and 135°"
+        heading = np.asarray(image)[:top, left : left + 2 * size]
+        caption = np.asarray(image)[top + size : top + size + line, left : left + 2 * size]
+        assert heading.min() < 64 > caption.min(), "both are written in black"
+    below = np.asarray(image)[top + size + line + gap :][:size, pictures.PROMPT_PIXELS :]
+    assert (below == 255).all(), "no picture, no tile"

@@ -1,0 +1,76 @@
+from dataclasses import replace
+
+import pytest
+
+from pipeline.plan.jobs import Job, Method, Prompt, digest, plan, without_machine
+from sctd.recipe.methods import sds
+from sctd.recipe.presets import embedded
+from sctd.recipe.recipe import with_overrides
+
+BALL = with_overrides(embedded(), {"seed_shape.kind": "ball"})
+JOB = Job(Prompt("a-cube", "a cube", "cube"), BALL, seed=0, weights="w")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt": Prompt("a-cube", "a red cube", "cube")},
+        {"recipe": BALL.model_copy(update={"iterations": 301})},
+        {"recipe": sds(BALL)},
+        {"seed": 1},
+        {"weights": "v"},
+    ],
+)
+def test_the_id_changes_with_all_that_can_change_the_asset(change):
+    assert replace(JOB, **change).id != JOB.id
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt": Prompt("another-id", "a cube", "cube")},
+        {"prompt": Prompt("a-cube", "a cube", "the short text, which a ball does not read")},
+        {"recipe": BALL.model_copy(update={"name": "renamed"})},
+        {"label": "sctd num_segments=5"},
+    ],
+)
+def test_the_id_does_not_change_with_names(change):
+    assert replace(JOB, **change).id == JOB.id
+
+
+def test_the_short_text_counts_where_a_cloud_is_made_of_it():
+    cloud = JOB.recipe.model_copy(update={"seed_shape": JOB.recipe.seed_shape.model_copy(update={"kind": "point_e"})})
+    other = Prompt("a-cube", "a cube", "box")
+    assert replace(JOB, recipe=cloud).id != replace(JOB, recipe=cloud, prompt=other).id
+
+
+def test_a_file_to_start_from_counts_by_its_content_not_by_its_place(tmp_path):
+    def starting_from(name: str, content: bytes) -> str:
+        (tmp_path / name).write_bytes(content)
+        shape = JOB.recipe.seed_shape.model_copy(update={"kind": "ply", "path": str(tmp_path / name)})
+        return replace(JOB, recipe=JOB.recipe.model_copy(update={"seed_shape": shape})).id
+
+    assert starting_from("a.ply", b"one") == starting_from("b.ply", b"one") != starting_from("b.ply", b"two")
+
+
+def test_the_id_is_sixteen_digits_of_a_canonical_digest():
+    assert len(JOB.id) == 16
+    assert set(JOB.id) <= set("0123456789abcdef")
+    assert digest({"a": 1, "b": [2, "ß"]}) == digest({"b": [2, "ß"], "a": 1})
+
+
+def test_a_plan_goes_prompt_by_prompt_through_all_methods():
+    prompts = [Prompt(name, name, name) for name in ("first", "second")]
+    methods = [Method("ours", embedded()), Method("sds", sds(embedded()))]
+    jobs = plan(prompts, methods, seed=7, weights="w")
+    assert [(job.prompt.text, job.method, job.objective, job.seed) for job in jobs] == [
+        ("first", "ours", "sctd", 7), ("first", "sds", "sds", 7),
+        ("second", "ours", "sctd", 7), ("second", "sds", "sds", 7),
+    ]  # fmt: skip
+    assert len({job.id for job in jobs}) == 4
+
+
+def test_the_memory_of_a_gpu_changes_no_job():
+    small, large = (with_overrides(embedded(), {"compute.min_gpu_gib": size}) for size in ("0", "24"))
+    assert small != large
+    assert without_machine(small) == without_machine(large)

@@ -1,0 +1,86 @@
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.plan import recipes, sweep
+from sctd.recipe.methods import FOR_OBJECTIVE
+from sctd.recipe.presets import RECIPES, embedded, paper
+
+
+def test_recipes_by_name():
+    assert recipes.named("embedded") == (embedded(), [])
+    assert recipes.named("paper") == (paper(), [])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("mine.yaml", "iterations: 77\nguidance:\n  scale: 10\n"),
+        ("mine.json", '{"iterations": 77, "guidance": {"scale": 10}}'),
+    ],
+)
+def test_a_file_changes_what_it_names_and_no_more(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    base = embedded()
+    expected = base.model_copy(
+        update={"name": "mine", "iterations": 77, "guidance": base.guidance.model_copy(update={"scale": 10.0})}
+    )
+    assert recipes.named(str(tmp_path / name)) == (expected, [])
+
+
+def test_a_file_names_its_base(tmp_path):
+    (tmp_path / "mine.yaml").write_text("base: paper\nname: half\niterations: 2500\n")
+    expected = paper().model_copy(update={"name": "half", "iterations": 2500})
+    assert recipes.named(str(tmp_path / "mine.yaml")) == (expected, [])
+
+
+def test_what_is_no_recipe(tmp_path):
+    def refused(content: str) -> str:
+        (tmp_path / "r.yaml").write_text(content)
+        with pytest.raises(UserError) as caught:
+            recipes.named(str(tmp_path / "r.yaml"))
+        return str(caught.value).replace(f"{tmp_path}/", "")
+
+    assert refused("iterations: [").startswith("r.yaml cannot be read as a recipe (while parsing")
+    assert refused("- 1") == "r.yaml holds no keys; write a recipe's keys and values in YAML, as in 'iterations: 300'."
+    assert refused("base: papr") == f"r.yaml: there is no base 'papr'; choose from {', '.join(RECIPES)}."
+    assert refused("iteration: 3") == "r.yaml: unknown recipe key 'iteration'; the nearest is 'iterations'."
+    assert refused("iterations: 0") == (
+        "r.yaml: recipe key 'iterations' is 0: it should be greater than or equal to 1."
+    )
+    with pytest.raises(UserError) as caught:
+        recipes.named("embeded")
+    assert str(caught.value) == (
+        f"There is no recipe and no file 'embeded'; give a YAML or JSON file, or one of {', '.join(RECIPES)}; "
+        "the nearest is 'embedded'."
+    )
+
+
+def test_objectives_are_read_once_each_and_unknown_ones_refused():
+    assert recipes.objectives("sctd, sds,sctd") == ["sctd", "sds"]
+    with pytest.raises(UserError) as caught:
+        recipes.objectives("sctd,sdss")
+    known = ", ".join(FOR_OBJECTIVE)
+    assert str(caught.value) == f"There is no objective 'sdss'; choose from {known}; the nearest is 'sds'."
+
+
+def test_each_objective_brings_its_settings_and_set_overrides_them():
+    settings = recipes.settings(["iterations=9", "noise.offset = 0.5"])
+    ours, theirs = (method.recipe for method in sweep.methods(embedded(), ["sctd", "sds"], settings))
+    assert (ours.objective.name, theirs.objective.name) == ("sctd", "sds")
+    assert theirs.noise.kind == "fresh"
+    assert [recipe.iterations for recipe in (ours, theirs)] == [9, 9]
+    assert [recipe.noise.offset for recipe in (ours, theirs)] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("iterations", "--set 'iterations' has no value; write --set key=value, as in --set guidance.scale=10."),
+        ("guidance.scal=3", "--set: unknown recipe key 'guidance.scal'; the nearest is 'guidance.scale'."),
+        ("iterations=0", "--set: recipe key 'iterations' is '0': it should be greater than or equal to 1."),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(setting, message):
+    with pytest.raises(UserError) as caught:
+        sweep.methods(embedded(), ["sctd"], recipes.settings([setting]))
+    assert str(caught.value) == message

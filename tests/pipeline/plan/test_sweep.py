@@ -1,0 +1,255 @@
+"""Sweeps as values: products, labels, refusals, files. No model is loaded here."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.plan import recipes, sweep
+from pipeline.plan.jobs import Prompt, plan
+from sctd.recipe.methods import FOR_OBJECTIVE
+from sctd.recipe.presets import embedded
+from sctd.recipe.recipe import with_overrides
+from tests.support.paths import EXAMPLES
+
+
+def methods(*options, objectives=("sctd",), settings=(), saved=()):
+    sweeps = sweep.combined(list(saved), sweep.given(options, embedded()))
+    return sweep.methods(embedded(), objectives, recipes.settings(settings), sweeps)
+
+
+def refused(*options, **others) -> str:
+    with pytest.raises(UserError) as caught:
+        methods(*options, **others)
+    return str(caught.value)
+
+
+def saved(folder: Path, text: str) -> recipes.Base:
+    (folder / "s.yaml").write_text(text)
+    return recipes.named(str(folder / "s.yaml"))
+
+
+def test_a_sweep_is_the_product_of_its_values_for_every_objective():
+    found = methods(
+        "times.num_segments=1,3,5", "guidance.scale = 7.5, 10", objectives=("sctd", "sds"), settings=["iterations=9"]
+    )
+    settings = [(n, scale) for n in (1, 3, 5) for scale in (7.5, 10.0)]
+    assert [(m.recipe.times.num_segments, m.recipe.guidance.scale) for m in found] == settings * 2
+    assert [m.recipe.objective.name for m in found] == ["sctd"] * 6 + ["sds"] * 6
+    assert {m.recipe.iterations for m in found} == {9}
+    assert found[1].swept == {"times.num_segments": 1, "guidance.scale": 10.0}
+    assert found[0].label == "sctd num_segments=1 scale=7.5"
+    assert found[-1].label == "sds num_segments=5 scale=10"
+    prompts = [Prompt(name, name, name) for name in ("a cube", "a ball")]
+    jobs = plan(prompts, found, seed=0, weights="w")
+    assert len({job.id for job in jobs}) == len(jobs) == 2 * 12
+    assert [job.method for job in jobs] == [m.label for m in found] * 2
+
+
+def test_a_cell_makes_the_same_asset_as_its_settings_do_without_a_sweep():
+    prompt = [Prompt("a", "a", "a")]
+    cell = plan(prompt, methods("guidance.scale=10,20"), 0, "w")[0]
+    alone = plan(prompt, methods(settings=["guidance.scale=10"]), 0, "w")[0]
+    assert cell.id == alone.id
+    assert (cell.method, alone.method) == ("sctd scale=10", "sctd")
+
+
+def test_a_function_of_a_file_is_a_method_called_by_its_name(tmp_path):
+    own = f"{EXAMPLES / 'my_objective.py'}:csd"
+    assert recipes.objectives(f"sds, {own}") == ["sds", own]
+    found = methods("guidance.scale=5,10", objectives=("sds", own))
+    assert [m.label for m in found] == ["sds scale=5", "sds scale=10", "csd scale=5", "csd scale=10"]
+    assert found[2].recipe.objective.function.startswith(f"{own}@")
+    (tmp_path / "empty.py").write_text("")
+    message = refused(objectives=(f"{tmp_path}/empty.py:f",))
+    assert message == f"--objective: {tmp_path}/empty.py has no function 'f'; define it, or name another."
+    with pytest.raises(
+        UserError, match=r"^--objective a.py names a file; name a function in it, too: a.py:FUNCTION\.$"
+    ):
+        recipes.objectives("sds,a.py")
+
+
+def test_without_a_sweep_a_method_is_called_as_it_was_chosen():
+    assert [(m.label, dict(m.swept)) for m in methods(objectives=("sctd", "sds"))] == [("sctd", {}), ("sds", {})]
+    assert [m.label for m in methods(objectives=FOR_OBJECTIVE)] == list(FOR_OBJECTIVE)
+    (mine,) = sweep.methods(methods(objectives=["sds"])[0].recipe, ["sctd"], {})
+    assert mine.label == "sds", "what the recipe's file says, not the default of --objective"
+
+
+def test_keys_are_told_by_the_shortest_tail_that_is_theirs_alone():
+    assert sweep.short_names(["times.num_segments", "times.segments", "iterations"]) == {
+        "times.num_segments": "num_segments", "times.segments": "segments", "iterations": "iterations",
+    }  # fmt: skip
+    swept = ["guidance.scale", "bounds.scale", "optimizer.means.start", "optimizer.quats.start"]
+    assert list(sweep.short_names(swept).values()) == ["guidance.scale", "bounds.scale", "means.start", "quats.start"]
+
+
+def test_values_that_hold_commas_are_parted_by_semicolons():
+    found = methods("cameras.radius=2.8,3.5;2.60,3.2", "guidance.negative_prompt=;ugly, bad")
+    assert [m.recipe.cameras.radius for m in found[::2]] == [(2.8, 3.5), (2.6, 3.2)]
+    assert [m.recipe.guidance.negative_prompt for m in found[:2]] == ["", "ugly, bad"]
+    assert found[3].label == "sctd radius=2.6,3.2 negative_prompt='ugly, bad'"
+    assert found[0].label == "sctd radius=2.8,3.5 negative_prompt=''"
+    (one,) = methods("cameras.radius=2.8,3.5;")
+    assert one.recipe.cameras.radius == (2.8, 3.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["times.num_segments"],
+            ("--sweep 'times.num_segments' has no values; write --sweep key=value,value, as in --sweep "
+            "times.num_segments=1,3,5."),
+        ),
+        (
+            ["times.num_segment=1,3"],
+            "--sweep: unknown recipe key 'times.num_segment'; the nearest is 'times.num_segments'.",
+        ),
+        (
+            ["iterations=1", "iterations=2"],
+            "--sweep iterations was given twice; give it once, with all its values.",
+        ),
+        (
+            ["cameras.radius=2.8,3.5"],
+            ("--sweep cameras.radius=2.8,3.5 does not tell its pairs apart; part them by ';' and quote the whole, as "
+            "in --sweep 'cameras.radius=1,2;3,4', or 'cameras.radius=1,2;' for one."),
+        ),
+        (
+            ["objective.name=sctd,sds"],
+            ("--sweep: an objective brings its own settings and is not swept; write --objective, as in --objective "
+            "sctd,sds."),
+        ),
+        (
+            ["times.segments=equal,increasing", "times.num_segments=1,3"],
+            ("No recipe can be the cell 'sctd segments=increasing num_segments=1': recipe key 'times': growing "
+            "segments need at least 2 of them, not 1: use equal segments for one."),
+        ),
+        (
+            ["times.segments=increasing", "times.num_segments=3,10", "times.threshold=150"],
+            ("No recipe can be the cell 'sctd segments=increasing num_segments=10 threshold=150': recipe key 'times': "
+            "10 segments of which the first is 150 steps long would shrink to fit 1000 steps: use at most 6 segments "
+            "or a first segment of at most 100 steps."),
+        ),
+        (
+            ["iterations=5,"],
+            ("No recipe can be the cell \"sctd iterations=''\": recipe key 'iterations' is '': it should be a valid "
+            "integer, unable to parse string as an integer."),
+        ),
+        (
+            ["guidance.scale=7.5,10,7.50"],
+            "'sctd scale=7.5' and 'sctd scale=7.5' would make the same assets; leave out one of them.",
+        ),
+        (
+            ["name=one,two"],
+            "'sctd name=one' and 'sctd name=two' would make the same assets; leave out one of them.",
+        ),
+    ],
+)  # fmt: skip
+def test_a_wrong_sweep_is_one_sentence(options, message):
+    assert refused(*options) == message
+
+
+def test_set_and_sweep_do_not_speak_of_the_same_key():
+    assert refused("iterations=1,2", settings=["iterations=3"]) == (
+        "--set iterations is swept, too; leave out one of them."
+    )
+    assert refused("iterations=1,2", settings=["iteration=3"]) == (
+        "--set: unknown recipe key 'iteration'; the nearest is 'iterations'."
+    )
+    assert refused("iterations=1,2", saved=[{"iterations": [3]}]) == (
+        "--sweep iterations is swept by the recipe's file, too; leave out one of them."
+    )
+
+
+def test_two_recipes_of_one_name_are_refused():
+    message = refused(objectives=("sctd", "sds"), settings=["objective.name=sds"])
+    assert message == "Two recipes would be called 'sds'; choose objectives by --objective alone."
+
+
+def test_an_objective_that_does_not_go_with_the_recipe():
+    base = with_overrides(embedded(), {"times.start_high": 650})
+    with pytest.raises(
+        UserError, match=r"^--objective cds does not go with the recipe: .*expected low < high <= start"
+    ):
+        sweep.methods(base, ["cds"], {})
+
+
+def test_settings_are_checked_with_the_cell_they_stand_in():
+    """Five segments of at least 300 do not fit, the cells' two and three do."""
+    found = methods("times.num_segments=2,3", settings=["times.segments=increasing", "times.threshold=300"])
+    assert [m.recipe.times.edges()[:2] for m in found] == [(0, 300), (0, 300)]
+
+
+def test_a_file_holds_a_product_or_several_side_by_side(tmp_path):
+    one = saved(tmp_path, "iterations: 7\nsweep:\n  times: {num_segments: [1, 5]}\n  guidance.scale: 10\n")
+    assert one.recipe.iterations == 7
+    assert one.sweeps == [{"times.num_segments": [1, 5], "guidance.scale": [10]}]
+    several = saved(
+        tmp_path, "sweep:\n- cameras.radius: [[2.8, 3.5], '2.6,3.2']\n- {noise.kind: fresh, seed_shape.count: 9}\n"
+    )
+    labels = [m.label for m in methods("iterations=1,2", saved=several.sweeps)]
+    assert labels == [
+        "sctd radius=2.8,3.5 iterations=1", "sctd radius=2.8,3.5 iterations=2",
+        "sctd radius=2.6,3.2 iterations=1", "sctd radius=2.6,3.2 iterations=2",
+        "sctd kind=fresh count=9 iterations=1", "sctd kind=fresh count=9 iterations=2",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "sweep: [1, 3]",
+            "sweep is 1; expected keys with lists of values, as in 'times.num_segments: [1, 3, 5]', or a list of such.",
+        ),
+        (
+            "sweep: []",
+            ("sweep is []; expected keys with lists of values, as in 'times.num_segments: [1, 3, 5]', or a list of "
+            "such."),
+        ),
+        ("sweep: {iterations: []}", "sweep iterations is []; expected a list of values, each as the recipe's."),
+        (
+            "sweep: {cameras.radius: [2.8, 3.5]}",
+            "sweep cameras.radius is [2.8, 3.5]; expected a list of values, each as the recipe's.",
+        ),
+        ("sweep: {iteration: [1]}", "unknown recipe key 'iteration'; the nearest is 'iterations'."),
+        (
+            "sweep: {objective.name: [sctd, sds]}",
+            ("an objective brings its own settings and is not swept; write --objective, as in --objective sctd,sds."),
+        ),
+    ],
+)  # fmt: skip
+def test_a_wrong_sweep_in_a_file_is_named_with_its_file(tmp_path, text, message):
+    with pytest.raises(UserError) as caught:
+        saved(tmp_path, text)
+    assert str(caught.value) == f"{tmp_path}/s.yaml: {message}"
+
+
+def test_figure_6_is_every_cell_that_can_be():
+    base, sweeps = recipes.named(str(EXAMPLES / "figure6.yaml"))
+    found = sweep.methods(base, ["sctd"], recipes.settings(["iterations=12"]), sweeps)
+    cells = {(m.recipe.times.segments, m.recipe.times.num_segments, m.recipe.times.threshold) for m in found}
+    assert cells == {
+        *(("equal", n, threshold) for n in (1, 3, 5, 10) for threshold in (100, 150)),
+        *(("increasing", n, threshold) for n in (3, 5) for threshold in (100, 150)),
+    }
+    assert len(found) == len(cells) == 12
+    assert found[0].label == "sctd segments=equal num_segments=1 threshold=100"
+    assert {m.recipe.iterations for m in found} == {12}
+
+
+def test_figure_7_is_with_and_without_the_approximation():
+    base, sweeps = recipes.named(str(EXAMPLES / "figure7.yaml"))
+    found = sweep.methods(base, ["sctd"], recipes.settings(["iterations=12"]), sweeps)
+    assert [m.label for m in found] == ["sctd approximation=true", "sctd approximation=false"]
+    assert [m.recipe.objective.approximation for m in found] == [True, False]
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_saved_sweep_can_be_run_with_its_documented_command(path):
+    (command,) = (line for line in path.read_text().splitlines() if line.startswith("#   segmentdreamer bench "))
+    assert f"--recipe examples/{path.name} " in command
+    base, sweeps = recipes.named(str(path))
+    assert base.name == path.stem
+    assert len(sweep.methods(base, ["sctd"], {}, sweeps)) > 1

@@ -1,0 +1,142 @@
+"""The viewer's archive is the known one or none; assets go into pages whole."""
+
+import base64
+import hashlib
+import io
+import subprocess
+import tarfile
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.cli import app as cli
+from pipeline.cli import error_handling as cli_guard
+from pipeline.commands import report as commands_report
+from pipeline.errors import UserError
+from pipeline.report import viewer
+from sctd.formats import ply
+from tests.support import finished_run
+
+
+def packed(files: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as tar:
+        for name, content in files.items():
+            about = tarfile.TarInfo(f"package/{name}")
+            about.size = len(content)
+            tar.addfile(about, io.BytesIO(content))
+    return file.getvalue()
+
+
+MEMBERS = {"public/index.js": b'export const a = "</script>";', "public/index.css": b"a {}", "LICENSE": b"MIT, of X"}
+
+
+@pytest.fixture
+def archive(monkeypatch, tmp_path) -> bytes:
+    """An archive that counts as the known one, and an empty cache."""
+    content = packed(MEMBERS)
+    monkeypatch.setattr(viewer, "SHA256", hashlib.sha256(content).hexdigest())
+    monkeypatch.setattr(viewer, "archive", lambda: tmp_path / "cache" / viewer.ARCHIVE)
+    return content
+
+
+def test_its_files_come_with_their_licence(archive):
+    site = viewer.opened(archive).site
+    assert site["supersplat.js"] == b'window.SPLAT_VIEWER = "export const a = \\"</script>\\";";\n'
+    assert site["supersplat.css"] == b"a {}"
+    assert site["LICENSE.txt"].endswith(b"MIT, of X")
+    assert viewer.PACKAGE.encode() in site["LICENSE.txt"]
+
+
+def test_another_archive_is_refused(archive):
+    with pytest.raises(UserError, match=r"^This is not @playcanvas/supersplat-viewer .* SHA-256 is .*, expected "):
+        viewer.opened(packed(MEMBERS | {"LICENSE": b"other"}))
+
+
+def test_it_is_fetched_once(archive, monkeypatch):
+    asked = []
+
+    def npm(command, *, cwd, **options):
+        asked.append(command[1:3])
+        (viewer.Path(cwd) / viewer.ARCHIVE).write_bytes(archive)
+
+    monkeypatch.setattr(viewer.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(viewer.subprocess, "run", npm)
+    assert viewer.cached() is None
+    assert viewer.fetch() == viewer.fetch() == viewer.cached() == viewer.opened(archive)
+    assert asked == [["pack", f"{viewer.PACKAGE}@{viewer.VERSION}"]]
+    viewer.archive().write_bytes(archive[:-1])
+    assert viewer.cached() is None
+
+
+def test_an_archive_from_elsewhere_takes_its_place(archive, tmp_path):
+    file = tmp_path / "brought.tgz"
+    file.write_bytes(archive)
+    found = CliRunner().invoke(cli.app, ["viewer", "fetch", "--from", str(file)])
+    assert found.exit_code == 0
+    assert viewer.cached() == viewer.opened(archive)
+
+
+def test_without_npm_it_says_what_to_do(archive, monkeypatch):
+    monkeypatch.setattr(viewer.shutil, "which", lambda name: None)
+    found = CliRunner().invoke(cli.app, ["viewer", "fetch"])
+    assert found.exit_code == cli_guard.WRONG_INPUT
+    assert found.stderr.startswith(
+        "Error: The viewer comes from npm, which is not on the PATH; install it (pip install "
+    )
+
+
+def test_a_registry_that_says_no_is_one_sentence(archive, monkeypatch):
+    def refuse(command, **options):
+        raise subprocess.CalledProcessError(1, command, stderr="npm error code E404\nnpm error more\n")
+
+    monkeypatch.setattr(viewer.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(viewer.subprocess, "run", refuse)
+    with pytest.raises(UserError, match=r"npm could not bring .* \(npm error code E404\); see that npm reaches its"):
+        viewer.fetch()
+
+
+def test_an_asset_is_embedded_whole():
+    data = ply.to_ply(finished_run.asset())
+    script = viewer.embedded(data)
+    assert base64.b64decode(script.removeprefix(b'window.ASSET = "').removesuffix(b'";\n')) == data
+
+
+def test_what_holds_no_gaussians_is_refused(tmp_path):
+    viewer.check(ply.to_ply(finished_run.asset()), "asset.ply")
+    viewer.check(ply.to_ply(finished_run.with_spherical_harmonics(finished_run.asset())), "asset.ply")
+    for content in (b"", b"ply\nproperty float x\nend_header\n", b"no ply f_dc_0\n opacity\n"):
+        with pytest.raises(
+            UserError, match=r"^asset\.ply holds no Gaussians \(f_dc_0 is missing\); give an asset\.ply"
+        ):
+            viewer.check(content, "asset.ply")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["{folder}/none.ply"],
+            "none.ply cannot be read (No such file or directory); give an asset.ply, or the folder",
+        ),
+        (["{folder}"], "asset.ply cannot be read (No such file or directory); give an asset.ply, or the folder"),
+        (["{folder}/text.ply"], "text.ply holds no Gaussians (f_dc_0 is missing)"),
+    ],
+)
+def test_view_refuses_what_it_cannot_show(tmp_path, arguments, message):
+    (tmp_path / "text.ply").write_text("no ply")
+    found = CliRunner().invoke(cli.app, ["view", *(a.format(folder=tmp_path) for a in arguments)])
+    assert found.exit_code == cli_guard.WRONG_INPUT
+    assert message in found.stderr
+
+
+def test_a_port_that_is_taken_is_one_sentence(tmp_path):
+    with commands_report._server(str(tmp_path), 0) as server:
+        taken = server.server_address[1]
+        assert server.server_address[0] == "127.0.0.1"
+        with pytest.raises(
+            UserError, match=rf"^Port {taken} cannot be had \(.*\); choose another --port, or 0 for any"
+        ):
+            commands_report._server(str(tmp_path), taken)
+    with pytest.raises(UserError, match=r"^Port 70000 cannot be had"):
+        commands_report._server(str(tmp_path), 70000)

@@ -1,0 +1,130 @@
+"""The same facts of a folder, of memory and of a real S3 server."""
+
+import uuid
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.store import files
+
+
+@pytest.fixture(params=["folder", "memory", "s3"])
+def root(request, tmp_path) -> Path:
+    if request.param == "folder":
+        return tmp_path
+    server = "memory://" if request.param == "memory" else request.getfixturevalue("s3")
+    return files.place(f"{server}/{uuid.uuid4()}")
+
+
+def test_a_file_is_written_read_moved_and_removed(root):
+    files.put(root / "a" / "b", b"0123456789")
+    files.put(root / "a" / "b", b"abcdefghij")
+    assert files.read(root / "a" / "b") == b"abcdefghij"
+    assert files.head(root / "a" / "b", 4) == b"abcd"
+    files.move(root / "a" / "b", root / "c")
+    files.move(root / "a" / "b", root / "c")  # somebody was faster
+    assert files.read(root / "c") == b"abcdefghij"
+    assert files.sizes(root) == [10]
+    files.remove(root / "c")
+    files.remove(root / "c")
+    assert files.sizes(root) == []
+    with pytest.raises(FileNotFoundError):
+        files.read(root / "c")
+    with pytest.raises(FileNotFoundError):
+        files.move(root / "c", root / "d")
+
+
+def test_of_several_who_create_a_file_one_does(root):
+    assert files.create(root / "a" / "b", b"first")
+    assert not files.create(root / "a" / "b", b"second")
+    assert files.read(root / "a" / "b") == b"first"
+    assert files.sizes(root) == [5]
+
+
+def test_a_path_that_holds_strange_words_stays_one(root):
+    files.put(root / "a b#c?d%20e" / "ä", b"x")
+    assert files.read(root / "a b#c?d%20e" / "ä") == b"x"
+    assert [path.name for path in (root / "a b#c?d%20e").glob("*")] == ["ä"]
+
+
+@pytest.fixture
+def stuttering(monkeypatch):
+    """A path of memory whose writes fail as often as `errors[0]` says, and the waits in between."""
+    memory, errors, waits = fsspec.get_filesystem_class("memory"), [0], []
+    write = memory.pipe_file
+
+    def pipe_file(*arguments, **options):
+        if errors[0]:
+            errors[0] -= 1
+            raise RuntimeError("503 Slow Down")
+        write(*arguments, **options)
+
+    monkeypatch.setattr(memory, "pipe_file", pipe_file)
+    monkeypatch.setattr(files.time, "sleep", waits.append)
+    return files.place("memory://stuttering"), errors, waits
+
+
+def test_a_store_that_stutters_is_asked_again_ever_later(stuttering):
+    path, errors, waits = stuttering
+    errors[0] = 4
+    files.put(path / "a", b"x")
+    assert files.read(path / "a") == b"x"
+    assert waits == [0.5, 1.0, 2.0, 4.0]
+
+
+def test_a_store_that_is_down_is_an_error_of_storage_with_its_reason(stuttering):
+    path, errors, _ = stuttering
+    errors[0] = 99
+    with pytest.raises(OSError, match=r"a: RuntimeError: 503 Slow Down$"):
+        files.put(path / "a", b"x")
+    with pytest.raises(OSError, match="503"):
+        files.create(path / "b", b"x")
+    assert errors == [93], "five attempts to write, one to create"
+
+
+def test_places(tmp_path, monkeypatch):
+    assert files.place("runs/a") == Path("runs/a")
+    assert files.place("file:///runs/a") == Path("/runs/a")
+    assert files.place(tmp_path) is tmp_path
+    assert str(files.place("s3://bucket/runs/a") / "b") == "s3://bucket/runs/a/b"
+    assert files.is_local(tmp_path)
+    assert not files.is_local(files.place("memory://a"))
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        (
+            "ftp://host/a",
+            "ftp://host/a is no place for runs, as ftp writes files in pieces; give a folder or s3://, gs://.",
+        ),
+        ("s4://host/a", "s4://host/a begins with s4://, which fsspec does not know; give s3:// or gs://."),
+    ],
+)
+def test_places_that_cannot_be_meant(url, message):
+    with pytest.raises(UserError) as caught:
+        files.place(url)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(("url", "package", "extra"), [("s3://b/a", "s3fs", "s3"), ("gs://b/a", "gcsfs", "gcs")])
+def test_a_store_whose_client_is_not_installed_names_the_extra(url, package, extra, monkeypatch):
+    def missing(protocol):
+        raise ImportError(f"Install {package}")
+
+    monkeypatch.setattr(fsspec, "get_filesystem_class", missing)
+    with pytest.raises(UserError) as caught:
+        files.place(url)
+    assert str(caught.value) == (
+        f"{url} needs a package that is not installed (Install {package}); pip install 'segmentdreamer[{extra}]'."
+    )
+
+
+def test_a_copy_over_another_name_of_the_same_file_leaves_nothing_beside(tmp_path):
+    """Between two names of one file a rename does nothing: as after a kill between a copy and what follows."""
+    (tmp_path / "checkpoint").write_bytes(b"state")
+    for _ in range(2):
+        files.copy(tmp_path / "checkpoint", tmp_path / "checkpoint-before")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "checkpoint-before"]

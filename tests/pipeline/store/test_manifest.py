@@ -1,0 +1,72 @@
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.store import manifest
+from pipeline.store.run_folder import Store
+
+
+@pytest.fixture
+def store(tmp_path, run_of) -> Store:
+    """A folder made by the default small run."""
+    store = Store(tmp_path / "folder")
+    store.write_json(store.root / "run.json", manifest.describe(store, run_of(), ["bench", "--limit", "2"]))
+    return store
+
+
+def test_a_manifest_tells_what_was_run_with_what_on_what(store):
+    written = manifest.read(store)
+    assert written["run_id"] == "folder"
+    assert written["recipes"]["sctd"]["iterations"] == 4
+    assert set(written["weights"]["sha256"]) == {"prior", "scorer", "reward", "reference.npz"}
+    assert [job["prompt"] for job in written["jobs"]] == ["a red cube", "a blue ball"]
+    (session,) = written["sessions"]
+    assert session["command"] == "segmentdreamer bench --limit 2"
+    assert {"python", "torch", "ray", "numpy"} <= set(session["versions"])
+    assert session["hardware"]["cores"] >= 1
+    assert session["commit"] is None or len(session["commit"].rstrip("+")) == 40
+
+
+def test_the_same_settings_and_a_superset_may_go_on(store, run_of):
+    for run in (
+        run_of(),
+        run_of(texts=("a green cube", "a blue ball", "a red cube")),
+        run_of(objectives=("sctd", "sds")),
+    ):
+        assert len(manifest.describe(store, run, ["bench"])["sessions"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "difference"),
+    [
+        ({"texts": ("a red cube",)}, "1 of its jobs are left out now, first 'a blue ball'"),
+        ({"objectives": ("sds",)}, "its methods are sctd, these are sds"),
+        ({"settings": ["iterations=5", "seed_shape.kind=ball"]}, "its iterations is 4, this one 5"),
+        ({"seed": 3}, "its seed is 0, this one 3"),
+        ({"views": 9}, "its views is 4, this one 9"),
+    ],
+)
+def test_other_settings_are_refused_with_the_first_difference(store, run_of, options, difference):
+    with pytest.raises(UserError) as caught:
+        manifest.check_same(store, run_of(**options))
+    assert str(caught.value) == (
+        f"{store.root} was made with other settings: {difference}; use those, or choose another --out."
+    )
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(UserError) as caught:
+        manifest.read(Store(tmp_path))
+    assert str(caught.value) == f"{tmp_path} holds no run (no run.json); give the folder that a bench wrote."
+
+
+def test_the_commit_of_somebody_elses_repository_is_not_ours(tmp_path, monkeypatch):
+    inside = tmp_path / "venv" / "pipeline" / "store" / "manifest.py"
+    monkeypatch.setattr(manifest, "__file__", str(inside))
+    monkeypatch.setattr(
+        manifest, "_git", lambda tree, *command: str(tmp_path) if "--show-toplevel" in command else "c0ffee"
+    )
+    assert manifest.commit() is None
+    monkeypatch.setattr(manifest, "__file__", str(Path(tmp_path) / "pipeline" / "store" / "manifest.py"))
+    assert manifest.commit() == "c0ffee+"

@@ -1,0 +1,108 @@
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import namedtuple
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.store.run_folder import Store
+
+
+def test_a_write_is_whole_or_not_at_all(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    store.write(tmp_path / "items" / "a" / "asset.ply", b"old")
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        store.write(tmp_path / "items" / "a" / "asset.ply", b"new")
+    assert [path.name for path in (tmp_path / "items" / "a").iterdir()] == ["asset.ply"]
+    assert (tmp_path / "items" / "a" / "asset.ply").read_bytes() == b"old"
+
+
+def test_what_a_killed_process_left_behind_is_cleared_away(tmp_path):
+    store = Store(tmp_path)
+    store.write(tmp_path / "items" / "a" / "asset.ply", b"asset")
+    (tmp_path / "items" / "a" / ".asset.ply.77.new").write_bytes(b"half an as")
+    store.prepare(0)
+    assert [path.name for path in (tmp_path / "items" / "a").iterdir()] == ["asset.ply"]
+
+
+def test_records_come_in_the_order_asked_for_and_damage_is_named(tmp_path):
+    store = Store(tmp_path)
+    for job_id in ("b", "a"):
+        store.write_record({"job_id": job_id, "status": "done"})
+    assert [record["job_id"] for record in store.records(["a", "c", "b"])] == ["a", "b"]
+    (store.item("a") / "record.json").write_text('{"job_id": ')
+    with pytest.raises(
+        UserError, match=r"record\.json is damaged .*; delete it, and what it belongs to is made again\."
+    ):
+        store.record("a")
+
+
+def test_a_number_that_is_none_does_not_get_into_a_file(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        Store(tmp_path).write_json(tmp_path / "record.json", {"clip": float("nan")})
+
+
+def test_unfinished_are_jobs_without_scores_by_these_judges(tmp_path, run_of):
+    store, run = Store(tmp_path), run_of(texts=("done", "failed", "other judge", "generated", "new"))
+    done, failed, other, generated, new = run.jobs
+    store.write_record({"job_id": done.id, "status": "done", "evaluation": "now"})
+    store.write_record({"job_id": failed.id, "status": "failed", "evaluation": "now"})
+    store.write_record({"job_id": other.id, "status": "done", "evaluation": "before"})
+    store.write_record({"job_id": generated.id, "status": "generated", "evaluation": None})
+    store.write_json(store.item(generated.id) / "generation.json", {})
+    assert store.unfinished(run.jobs, "now") == [failed, other, generated, new]
+    assert store.unfinished(run.jobs, None) == [done, failed, other, new]
+
+
+def test_an_unwritable_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError) as caught:
+        Store(tmp_path / "file" / "run").prepare(0)
+    assert str(caught.value) == f"{tmp_path}/file/run cannot be written (Not a directory); choose another --out."
+
+
+def test_a_full_disk_is_named_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("usage", "free")(50 * 2**20))
+    with pytest.raises(UserError) as caught:
+        Store(tmp_path).prepare(200 * 2**20)
+    assert str(caught.value) == (
+        f"{tmp_path} has 50 MiB free and this run may need 200 MiB; free some space or choose another --out."
+    )
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from pipeline.store.run_folder import Store
+with Store(Path(sys.argv[1])).locked():
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_command_is_kept_out_until_the_first_is_dead(tmp_path):
+    store = Store(tmp_path)
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "locked\n"
+    with pytest.raises(UserError) as caught, store.locked():
+        pass
+    host = os.uname().nodename
+    assert str(caught.value) == (
+        f"{tmp_path} is in use by process {holder.pid} on {host}; wait for it to end, or choose another --out."
+    )
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    holder.stdout.close()
+    with store.locked():
+        assert str(os.getpid()) in (tmp_path / ".lock").read_text()
+    with store.locked():
+        pass

@@ -1,0 +1,129 @@
+import dataclasses
+import io
+import pickle
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from evaluation import EvaluationError
+from evaluation.clip_score import ClipScorer
+from evaluation.image_reward import ImageReward
+from evaluation.references import from_bytes, to_bytes
+from pipeline.assets import images as pictures
+from pipeline.plan.jobs import Asset
+from pipeline.plan.protocol import Protocol
+from pipeline.plan.run import evaluation_digest
+from pipeline.store.run_folder import Store
+from pipeline.weights import models
+from pipeline.work.evaluate import Evaluator
+
+TEXTS = ["a red cube", "a blue ball", "a green cube"]
+
+
+@pytest.fixture(scope="module")
+def splats():
+    """Thirty coloured Gaussians."""
+    import torch
+
+    from sctd.scene.gaussians import Gaussians
+
+    random = torch.Generator().manual_seed(0)
+    return Gaussians(
+        means=0.4 * torch.randn(30, 3, generator=random),
+        log_scales=torch.full((30, 3), -2.0),
+        quats=torch.randn(30, 4, generator=random),
+        logit_opacities=torch.ones(30),
+        sh=torch.randn(30, 1, 3, generator=random),
+    )
+
+
+@pytest.fixture(scope="module")
+def judged(tiny_weights, splats, tmp_path_factory):
+    """An asset that was judged: its store, progress and result."""
+    from sctd.formats import ply
+
+    store = Store(tmp_path_factory.mktemp("evaluate"))
+    store.write(store.item("job") / "asset.ply", ply.to_ply(splats))
+    evaluator = Evaluator(store, models.resolve(str(tiny_weights)), Protocol(6), TEXTS)
+    work, seen = evaluator(Asset("job", "a blue ball", {"image_size": 16})), []
+    while True:
+        try:
+            seen.append(next(work))
+        except StopIteration as stop:
+            return store, seen, stop.value
+
+
+def test_scores_are_those_of_the_judges_on_the_rendered_views(judged, splats, tiny_weights):
+    _, _, result = judged
+    views = pictures.on_white(splats, Protocol(6).cameras(16))
+    clip = ClipScorer.load(tiny_weights / "scorer").score(views, "a blue ball")
+    reward = ImageReward.load(tiny_weights / "reward").score(views, "a blue ball")
+    assert result.scores["clip"]["mean"] == pytest.approx(clip.mean(), abs=1e-4)
+    assert result.scores["clip"]["p10"] == pytest.approx(np.quantile(clip, 0.1), abs=1e-4)
+    assert result.scores["ir"]["mean"] == pytest.approx(reward.mean(), abs=1e-5)
+    assert result.scores["ir"]["sd"] == pytest.approx(reward.std(), abs=1e-5)
+    assert 0 <= result.scores["clip_rprec"]["mean"] <= 1
+
+
+def test_every_view_is_kept_for_later_questions(judged):
+    store, seen, _ = judged
+    assert [(step.done, step.total) for step in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    arrays = np.load(io.BytesIO((store.item("job") / "evaluation.npz").read_bytes()))
+    assert {name: arrays[name].shape for name in arrays.files} == {
+        "clip": (6,), "clip_rprec": (6,), "ir": (6,), "image_features": (6, 8), "text_feature": (8,),
+        "features": (6, 8), "views_sha256": (),
+    }  # fmt: skip
+    lengths = np.linalg.norm(arrays["image_features"], axis=1)
+    np.testing.assert_allclose(lengths, 1, atol=1e-6)
+
+
+def test_a_driver_that_is_told_of_a_result_loads_no_model_library(judged):
+    """It would stand still meanwhile, for 5 to 20 seconds."""
+    _, seen, result = judged
+    code = "import pickle, sys; pickle.load(sys.stdin.buffer); print(sorted({'torch', 'open_clip'} & set(sys.modules)))"
+    told = subprocess.run([sys.executable, "-c", code], input=pickle.dumps([*seen, result]), capture_output=True)
+    assert told.stdout == b"[]\n", told.stderr.decode()
+
+
+def test_a_reference_of_another_network_is_refused_at_birth(tiny_weights, tmp_path):
+    folder = shutil.copytree(tiny_weights, tmp_path / "copied")
+    weights = models.Weights("copied", folder)
+    Evaluator(Store(tmp_path / "run"), weights, Protocol(6), TEXTS)  # the same network, called otherwise
+    reference = from_bytes((folder / "reference.npz").read_bytes())
+    other = dataclasses.replace(reference, made_of=reference.made_of | {"weights": "ab" * 32})
+    (folder / "reference.npz").write_bytes(to_bytes(other))
+    with pytest.raises(EvaluationError, match=r"the reference holds features of tiny \(abababababab\)"):
+        Evaluator(Store(tmp_path / "run"), weights, Protocol(6), TEXTS)
+
+
+def test_a_protocol_is_named_by_its_views_and_begins_at_the_front():
+    assert Protocol().name == "paper120"
+    cameras = Protocol(6).cameras(16)
+    assert Protocol(6).name == "paper6"
+    assert cameras.azimuth_degrees.tolist() == [0, 60, 120, 180, 240, 300]
+    assert set(cameras.elevation_degrees.tolist()) == {0}
+
+
+def test_a_white_picture_of_any_size_is_judged_for_every_prompt(judged, tiny_weights):
+    store, _, _ = judged
+    weights = models.resolve(str(tiny_weights))
+    blank = store.read_json(store.root / "blank.json")
+    assert blank["evaluation"] == evaluation_digest(weights, Protocol(6), TEXTS)
+    assert list(blank["scores"]) == TEXTS
+    white = np.full((1, 40, 40, 3), 255, np.uint8)
+    for text, scores in blank["scores"].items():
+        assert scores["clip"] == pytest.approx(ClipScorer.load(tiny_weights / "scorer").score(white, text)[0], abs=1e-4)
+        assert scores["ir"] == pytest.approx(ImageReward.load(tiny_weights / "reward").score(white, text)[0], abs=1e-5)
+
+
+def test_a_white_picture_is_judged_once(judged, tiny_weights, monkeypatch):
+    store, _, _ = judged
+    before = (store.root / "blank.json").read_bytes()
+    monkeypatch.setattr(ImageReward, "score", lambda *_: pytest.fail("it was judged again"))
+    Evaluator(store, models.resolve(str(tiny_weights)), Protocol(6), TEXTS)
+    assert (store.root / "blank.json").read_bytes() == before
+    with pytest.raises(pytest.fail.Exception):
+        Evaluator(store, models.resolve(str(tiny_weights)), Protocol(6), TEXTS[:2])

@@ -1,0 +1,90 @@
+"""sctd.formats.gltf: KHR_gaussian_splatting, attribute by attribute as PlayCanvas' splat-transform 2.7.1 writes it.
+
+golden/splats.glb is its conversion of golden/splats.ply: splat-transform splats.ply splats.glb. It takes a .ply for
+turned by half a turn about z against glTF.
+"""
+
+import io
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from sctd.formats.axes import turned
+from sctd.formats.checked import FormatError
+from sctd.formats.gltf import EXTENSION, from_glb, to_glb
+from sctd.formats.ply import from_ply
+from sctd.scene.gaussians import sh_to_rgb
+from tests.support.splats import degrees_between, some_splats
+
+GOLDEN = Path(__file__).parent / "golden"
+HALF_A_TURN = torch.diag(torch.tensor([-1.0, -1, 1], dtype=torch.float64))
+
+
+def content(data: bytes) -> dict:
+    (length,) = struct.unpack_from("<I", data, 12)
+    return json.loads(data[20 : 20 + length])
+
+
+def test_another_program_writes_the_same_attributes():
+    theirs_bytes = (GOLDEN / "splats.glb").read_bytes()
+    ours_bytes = to_glb(turned(from_ply((GOLDEN / "splats.ply").read_bytes()), HALF_A_TURN))
+    ours, theirs = from_glb(ours_bytes), from_glb(theirs_bytes)
+    torch.testing.assert_close(ours.means, theirs.means)
+    torch.testing.assert_close(ours.scales, theirs.scales)
+    torch.testing.assert_close(ours.opacities, theirs.opacities)
+    assert ours.sh.shape == theirs.sh.shape == (5, 16, 3)
+    torch.testing.assert_close(ours.sh, theirs.sh, atol=1e-6, rtol=0)
+    assert float(degrees_between(ours, theirs).max()) < 1e-3
+    of_ours, of_theirs = (content(data)["meshes"][0]["primitives"][0] for data in (ours_bytes, theirs_bytes))
+    assert of_ours["attributes"].keys() == of_theirs["attributes"].keys()
+    assert of_ours["mode"] == of_theirs["mode"] == 0
+    kinds = of_theirs["extensions"][EXTENSION]
+    assert of_ours["extensions"][EXTENSION] == {name: kinds[name] for name in ("kernel", "colorSpace")}
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+def test_all_is_kept_but_the_lengths_of_quaternions(degree):
+    gaussians = some_splats(degree=degree)
+    back = from_glb(to_glb(gaussians))
+    assert torch.equal(back.means, gaussians.means)
+    assert torch.equal(back.sh, gaussians.sh)
+    torch.testing.assert_close(back.log_scales, gaussians.log_scales, atol=1e-6, rtol=0)
+    torch.testing.assert_close(back.logit_opacities, gaussians.logit_opacities, atol=1e-5, rtol=0)
+    torch.testing.assert_close(back.quats.norm(dim=-1), torch.ones(50))
+    assert float(degrees_between(back, gaussians).max()) < 1e-3
+
+
+def test_a_viewer_without_the_extension_finds_a_cloud_of_points_in_their_colours():
+    gaussians = some_splats(20, 1)
+    (cloud,) = trimesh.load_scene(io.BytesIO(to_glb(gaussians)), file_type="glb").dump()
+    assert isinstance(cloud, trimesh.PointCloud)
+    np.testing.assert_array_equal(cloud.vertices, gaussians.means.numpy())
+    stored = np.asarray(cloud.colors)[:, :3] / 255  # linear light, as glTF says
+    shown = np.where(stored <= 0.0031308, 12.92 * stored, 1.055 * stored ** (1 / 2.4) - 0.055)
+    # Half a byte of light is 0.025 of the darkest colours that are shown.
+    np.testing.assert_allclose(shown, sh_to_rgb(gaussians.sh[:, 0]).clamp(0, 1).numpy(), atol=0.03)
+
+
+def test_bounds_are_those_of_the_places_and_chunks_whole_words():
+    data = to_glb(some_splats(7))
+    magic, version, length = struct.unpack_from("<4sII", data)
+    assert (magic, version, length) == (b"glTF", 2, len(data))
+    assert struct.unpack_from("<I", data, 12)[0] % 4 == 0
+    accessor = content(data)["accessors"][0]
+    assert accessor["min"] == some_splats(7).means.amin(0).tolist()
+    assert accessor["max"] == some_splats(7).means.amax(0).tolist()
+
+
+def test_what_is_none_is_refused():
+    with pytest.raises(FormatError, match=r"^There is no Gaussian; a \.glb holds at least one\."):
+        to_glb(some_splats(0))
+    with pytest.raises(FormatError, match=r"^This is no \.glb \(.*\); export or copy it again\."):
+        from_glb(b"ply")
+    mesh = trimesh.creation.box().export(file_type="glb")
+    with pytest.raises(FormatError, match=r"no \.glb of glTF 2\.0 with KHR_gaussian_splatting; a mesh is read by"):
+        from_glb(mesh)

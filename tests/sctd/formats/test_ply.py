@@ -1,0 +1,101 @@
+"""sctd.formats.ply: the 3DGS convention, there and back to the bit, and what its reader refuses."""
+
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from plyfile import PlyData, PlyElement
+
+from sctd.formats.ply import PlyError, from_ply, read_points, to_ply
+from sctd.scene.gaussians import Gaussians
+
+
+def some_gaussians(num: int, degree: int) -> Gaussians:
+    generator = torch.Generator().manual_seed(degree)
+    shapes = (num, 3), (num, 3), (num, 4), (num,), (num, (degree + 1) ** 2, 3)
+    return Gaussians(*(torch.randn(shape, generator=generator) for shape in shapes))
+
+
+def write(vertices: np.ndarray, name: str = "vertex", *, text: bool = False) -> bytes:
+    file = BytesIO()
+    PlyData([PlyElement.describe(vertices, name)], text=text, byte_order="<").write(file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+@pytest.mark.parametrize("num", [0, 7])
+def test_round_trip_is_bit_exact(num, degree):
+    gaussians = some_gaussians(num, degree)
+    for name, tensor in from_ply(to_ply(gaussians)).tensors().items():
+        assert torch.equal(tensor, gaussians.tensors()[name]), name
+
+
+def test_header_is_that_of_3dgs():
+    header = to_ply(some_gaussians(2, 1)).split(b"end_header\n")[0].decode().splitlines()
+    assert header[:3] == ["ply", "format binary_little_endian 1.0", "element vertex 2"]
+    names = ["x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", *(f"f_rest_{i}" for i in range(9))]
+    names += ["opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"]
+    assert header[3:] == [f"property float {name}" for name in names]
+
+
+def test_higher_harmonics_are_stored_color_by_color():
+    gaussians = some_gaussians(3, 2)
+    vertices = PlyData.read(BytesIO(to_ply(gaussians)))["vertex"]
+    for color in range(3):
+        for k in range(1, 9):
+            stored = torch.from_numpy(np.array(vertices[f"f_rest_{color * 8 + k - 1}"]))
+            assert torch.equal(stored, gaussians.sh[:, k, color])
+
+
+def test_what_is_not_gaussians_is_refused():
+    good = to_ply(some_gaussians(3, 0))
+    with pytest.raises(PlyError, match=r"This is no \.ply: it begins with b'\\x89PNG', expected 'ply'"):
+        from_ply(b"\x89PNG")
+    with pytest.raises(PlyError, match=r"The \.ply is damaged \(.*early end-of-file.*\): export or copy it again\."):
+        from_ply(good[:-5])
+    with pytest.raises(PlyError, match=r"The \.ply is damaged"):
+        from_ply(b"ply\nformat binary_little_endian 9.0\nend_header\n")
+    with pytest.raises(PlyError, match=r"no element 'vertex' \(elements: face\)"):
+        from_ply(write(np.zeros(1, [("x", "f4")]), "face"))
+    with pytest.raises(PlyError, match=r"lacks the properties f_dc_0, f_dc_1, f_dc_2 \(it has x, y, z\)"):
+        from_ply(write(np.zeros(1, [(name, "f4") for name in "xyz"])))
+    with pytest.raises(PlyError, match=r"has 1 f_rest properties; expected 0, 9, 24 or 45"):
+        from_ply(write(np.zeros(1, [("f_rest_0", "f4")])))
+    bad = some_gaussians(3, 0)
+    bad.log_scales[1, 2] = torch.nan
+    with pytest.raises(PlyError, match="has scale_2 = nan at vertex 1; expected a finite number"):
+        from_ply(to_ply(bad))
+
+
+@pytest.mark.parametrize("text", [False, True])
+@pytest.mark.parametrize(("dtype", "scale"), [("u1", 255), ("f4", 1)])
+def test_point_clouds_come_with_integer_or_float_colors(text, dtype, scale):
+    vertices = np.zeros(2, [(name, "f4") for name in "xyz"] + [(name, dtype) for name in ("red", "green", "blue")])
+    vertices["x"], vertices["red"], vertices["blue"] = [0.5, -1], [scale, 0], [0, scale]
+    points = read_points(write(vertices, text=text))
+    assert points.points.tolist() == [[0.5, 0, 0], [-1, 0, 0]]
+    assert points.rgb.tolist() == [[1, 0, 0], [0, 0, 1]]
+
+
+def test_point_clouds_without_proper_colors_are_refused():
+    with pytest.raises(PlyError, match=r"lacks the properties red, green, blue \(it has x, y, z\)"):
+        read_points(write(np.zeros(1, [(name, "f4") for name in "xyz"])))
+    vertices = np.full(1, 2, [(name, "f4") for name in ("x", "y", "z", "red", "green", "blue")])
+    with pytest.raises(PlyError, match="colours outside their range: write integers 0 to 255, or floats 0 to 1"):
+        read_points(write(vertices))
+
+
+def test_a_mesh_and_an_empty_cloud_are_no_cloud():
+    colours = [(name, "u1") for name in ("red", "green", "blue")]
+    vertices = np.zeros(3, [("x", "f4"), ("y", "f4"), ("z", "f4"), *colours])
+    faces = np.array([([0, 1, 2],)], [("vertex_indices", "i4", (3,))])
+    file = BytesIO()
+    PlyData([PlyElement.describe(vertices, "vertex"), PlyElement.describe(faces, "face")]).write(file)
+    with pytest.raises(
+        PlyError, match=r"^The \.ply is a mesh of 3 vertices and 1 faces, where .*set seed_shape\.kind=mesh"
+    ):
+        read_points(file.getvalue())
+    with pytest.raises(PlyError, match=r"^The \.ply has no vertices; expected points\."):
+        read_points(write(vertices[:0]))
+    assert len(read_points(write(vertices)).points) == 3

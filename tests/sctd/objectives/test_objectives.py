@@ -1,0 +1,354 @@
+import pytest
+import torch
+
+from sctd.diffusion.guidance import cfg
+from sctd.diffusion.segments import equal
+from sctd.diffusion.solver import invert, jump
+from sctd.diffusion.times import Times, TimesError, annealed_window, draw
+from sctd.objectives import OBJECTIVES, WEIGHTS, gradient, with_options
+from sctd.objectives.sctd import sctd
+from sctd.objectives.sds import sds
+from tests.support.analytic import Mixture, mixture
+
+TWO_STEPS, ONE_STEP = Times(t=560, s=450, s_m=400), Times(t=120, s=60, s_m=20)
+BOTH = pytest.mark.parametrize("times", [TWO_STEPS, ONE_STEP], ids=["two steps", "one step"])
+
+
+def random(count: int, *shape: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).unbind()
+
+
+def arguments(world: Mixture, times: Times, *, scale: float = 7.5, batch: int = 3) -> dict:
+    """What every objective is called with: text for mode 0, guided."""
+    z_0, noise = random(2, batch, *world.means.shape[1:])
+    guided = cfg(world, scale, world.null)
+    text = world.text([0], batch)
+    return {"z_0": z_0, "denoise": guided, "text": text, "noise": noise, "times": times, "schedule": world.schedule}
+
+
+def consistencies(z_0, *, denoise, text, noise, times, schedule):
+    """z_sm, G(ẑ_s, s, ∅) and G(z̃_t, t, y) as Eq. 10 and 11 write them, in the space of latents."""
+    t, s, s_m = times
+    z_sm = schedule.noised(z_0, noise, s_m)
+    z_t = invert(schedule, denoise, z_sm, times, threshold=150)
+    eps_t = denoise(z_t, t, text)
+    z_s = jump(schedule, z_t, eps_t, t, s)
+    return z_sm, jump(schedule, z_s, denoise(z_s, s, None), s, s_m), jump(schedule, z_t, eps_t, t, s_m)
+
+
+@BOTH
+def test_sctd_is_both_consistencies_in_the_space_of_latents(times):
+    given = arguments(mixture(5, spread=0.3), times)
+    z_sm, G_s_null, G_t_text = consistencies(**given)
+    expected = (z_sm - G_s_null) + 8.5 * (z_sm - G_t_text)
+    torch.testing.assert_close(sctd(**given), expected, rtol=0, atol=1e-12)
+
+
+@BOTH
+def test_sctd_in_float32_rounds_less_than_differences_of_latents_would(times):
+    """Near the data, where residuals are small: 1 to 4e-7 of them, by differences of latents twice that or more."""
+    world = mixture(5, spread=0.3)
+    given = arguments(world, times, scale=1.0)
+    given["z_0"] = world.means[0] + 0.3 * given["z_0"]
+    exact = sctd(**given)
+
+    def in_float32(z_t, t, text):
+        return given["denoise"](z_t.double(), t, text).float()
+
+    single = {**given, "z_0": given["z_0"].float(), "noise": given["noise"].float(), "denoise": in_float32}
+    z_sm, G_s_null, G_t_text = consistencies(**single)
+    by_latents = (z_sm - G_s_null) + 8.5 * (z_sm - G_t_text)
+    by_noises = sctd(**single)
+    assert by_noises.dtype == torch.float32
+    assert (by_noises - exact).norm() < 6e-7 * exact.norm()
+    assert (by_noises - exact).norm() < (by_latents - exact).norm()
+
+
+@BOTH
+def test_sctd_is_the_gradient_of_equation_10(times):
+    """With G(z̃_t, t, ∅) ≈ z_sm(θ), constants stopped: ∂L/∂z_0 = 2 b(t) α_sm times ours, the outer weight squared."""
+    world, w = mixture(5, spread=0.3), 6.5
+    given = arguments(world, times, scale=1.0)  # Eq. 10 as printed has no guidance inside
+    z_0 = given["z_0"].clone().requires_grad_()
+    _, G_s_null, G_t_text = consistencies(**given)
+    z_sm = world.schedule.noised(z_0, given["noise"], times.s_m)
+    b = WEIGHTS["b_t"](world.schedule, times)
+    loss = b * (((G_s_null - z_sm) ** 2).sum() + (((w + 1) * (z_sm - G_t_text)) ** 2).sum())
+    (expected,) = torch.autograd.grad(loss, z_0)
+    ours = 2 * b * world.schedule.alpha[times.s_m] * sctd(**given, outer_weight=(w + 1) ** 2)
+    torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_b_t_turns_distances_at_the_segments_start_into_distances_of_noise():
+    """The identity behind Eq. 8: ε̂ − ε = (z_sm − G(z_t, t)) / (α_sm (k_t − k_sm)) when z_t and z_sm share ε."""
+    world, (z_0, noise) = mixture(5, spread=0.3), random(2, 3, 4, 2, 2)
+    t, _, s_m = TWO_STEPS
+    z_t = world.schedule.noised(z_0, noise, t)
+    eps = world(z_t, t, None)
+    apart = world.schedule.noised(z_0, noise, s_m) - jump(world.schedule, z_t, eps, t, s_m)
+    torch.testing.assert_close(
+        (eps - noise) ** 2, WEIGHTS["b_t"](world.schedule, TWO_STEPS) * apart**2, rtol=1e-9, atol=1e-12
+    )
+
+
+def test_other_weights_are_their_formulas():
+    world = mixture(1, spread=0.3)
+    alpha, sigma = float(world.schedule.alpha[560]), float(world.schedule.sigma[560])
+    values = {name: weight(world.schedule, TWO_STEPS) for name, weight in WEIGHTS.items() if name != "b_t"}
+    assert values == pytest.approx(
+        {"one": 1, "sigma_over_alpha": sigma / alpha, "one_minus_alpha_bar": 1 - alpha**2}, rel=1e-12
+    )
+
+
+def test_b_t_asks_for_a_segment():
+    with pytest.raises(
+        TimesError, match=r"t and s_m are both 300, and b\(t\) divides by their distance: choose another t"
+    ):
+        WEIGHTS["b_t"](mixture(1, spread=0.3).schedule, Times(300, 300, 300))
+
+
+def test_one_step_cross_consistency_is_the_residual_of_ism():
+    """ε̂(z_t, t, y) − ε(z_sm, s_m, ∅) times the interval: interval score matching with s = s_m."""
+    given = arguments(mixture(5, spread=0.3), ONE_STEP)
+    schedule, denoise = given["schedule"], given["denoise"]
+    z_sm = schedule.noised(given["z_0"], given["noise"], 20)
+    eps_sm = denoise(z_sm, 20, None)
+    ism = denoise(jump(schedule, z_sm, eps_sm, 20, 120), 120, given["text"]) - eps_sm
+    cross = sctd(**given, outer_weight=1.0) - sctd(**given, outer_weight=0.0)
+    torch.testing.assert_close(cross, schedule.alpha[20] * (schedule.k[120] - schedule.k[20]) * ism)
+
+
+def test_sds_is_the_distance_of_predicted_and_added_noise():
+    given = arguments(mixture(5, spread=0.3), TWO_STEPS)
+    z_t = given["schedule"].noised(given["z_0"], given["noise"], 560)
+    assert torch.equal(sds(**given), given["denoise"](z_t, 560, given["text"]) - given["noise"])
+
+
+@pytest.mark.parametrize(
+    ("objective", "times", "calls", "samples"),
+    [
+        ("sctd", TWO_STEPS, 4, 5),
+        ("sctd", ONE_STEP, 3, 4),
+        ("sctd-official", TWO_STEPS, 4, 5),
+        ("sctd-official", ONE_STEP, 3, 4),
+        ("sds", TWO_STEPS, 1, 2),
+        ("ism", Times(t=280, s=200, s_m=0), 3, 4),
+        ("ism", Times(t=281, s=201, s_m=0), 4, 5),
+        ("cds", TWO_STEPS, 2, 4),
+        ("gcs", TWO_STEPS, 6, 8),
+    ],
+)
+def test_unet_evaluations(objective, times, calls, samples):
+    """Per view and iteration, with guidance; a step of the inversion more above t_τ."""
+    world = mixture(5, spread=0.3)
+    OBJECTIVES[objective](**arguments(world, times, batch=4))
+    assert (world.calls, world.samples) == (calls, 4 * samples)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_residual_carries_no_graph_and_leaves_its_arguments_alone(objective):
+    given = arguments(mixture(5, spread=0.3), TWO_STEPS)
+    given["z_0"].requires_grad_()
+    before = {key: given[key].clone() for key in ("z_0", "noise", "text")}
+    first, second = (OBJECTIVES[objective](**given) for _ in range(2))
+    assert not first.requires_grad
+    assert torch.equal(first, second)  # the same ε*, the same residual
+    assert all(torch.equal(given[key], before[key]) for key in before)
+    other_noise = OBJECTIVES[objective](**{**given, "noise": -given["noise"]})
+    assert not torch.allclose(first, other_noise)
+
+
+def one_point_each(schedule, target, elsewhere):
+    """A denoiser whose text knows one point and whose empty prompt knows another."""
+
+    def denoise(z_t, t, text):
+        known = torch.zeros(len(z_t)) if text is None else text[:, 0, 0]
+        points = elsewhere + known[:, None, None, None] * (target - elsewhere)
+        return (z_t - schedule.alpha[t] * points) / schedule.sigma[t]
+
+    return denoise
+
+
+@pytest.mark.parametrize("scale", [1.0, 7.5])
+@BOTH
+def test_for_data_at_one_point_the_pull_towards_the_text_is_a_closed_form(times, scale):
+    """A flow towards one point keeps its ε, so a consistency of the text with itself (CDS) would give nothing at all.
+
+    SDS points from z_0 to the guided point, SCTD from the empty prompt's point to the text's, whatever z_0 is; its self
+    term (the first in the brackets) and its cross term pull the same way.
+    """
+    world = mixture(2, spread=0.0)
+    schedule, (target, elsewhere) = world.schedule, world.means
+    t, s, s_m = times
+    given = arguments(world, times)
+    given["text"] = torch.ones(3, 1, 1, dtype=torch.float64)
+    given["denoise"] = cfg(
+        one_point_each(schedule, target, elsewhere), scale, torch.zeros(1, 1, 1, dtype=torch.float64)
+    )
+
+    guided_point = elsewhere + scale * (target - elsewhere)
+    torch.testing.assert_close(sds(**given), (given["z_0"] - guided_point) / schedule.k[t], rtol=1e-9, atol=1e-9)
+
+    k_t, k_s, k_m = schedule.k[t], schedule.k[s], schedule.k[s_m]
+    length = schedule.alpha[s_m] * ((k_t - k_s) * k_m / k_s + 8.5 * (k_t - k_m))
+    expected = length * scale / k_t * (elsewhere - target)
+    torch.testing.assert_close(sctd(**given), expected.expand(3, -1, -1, -1), rtol=1e-9, atol=1e-9)
+
+
+def test_computing_what_the_approximation_stands_for_costs_one_prediction_more():
+    """And it is Eq. 10 with G(z̃_t, t, ∅) itself, in the space of latents."""
+    world = mixture(5, spread=0.3)
+    given = arguments(world, TWO_STEPS, batch=4)
+    exact = sctd(**given, approximation=False)
+    assert (world.calls, world.samples) == (5, 4 * 6)
+    schedule, denoise, (t, s, s_m) = given["schedule"], given["denoise"], TWO_STEPS
+    z_t = invert(schedule, denoise, schedule.noised(given["z_0"], given["noise"], s_m), TWO_STEPS, threshold=150)
+    eps_t = denoise(z_t, t, given["text"])
+    z_s = jump(schedule, z_t, eps_t, t, s)
+    G_null = jump(schedule, z_t, denoise(z_t, t, None), t, s_m)
+    G_s_null, G_t_text = jump(schedule, z_s, denoise(z_s, s, None), s, s_m), jump(schedule, z_t, eps_t, t, s_m)
+    expected = (G_null - G_s_null) + 8.5 * (G_null - G_t_text)
+    torch.testing.assert_close(exact, expected, rtol=0, atol=1e-11)
+    assert not torch.allclose(exact, sctd(**given))
+
+
+@BOTH
+def test_the_released_code_turns_the_self_term_round(times):
+    """λ σ_t/α_t [(G_s − z_sm) + (w + 1)(z_sm − G_y)], as its lines compute it in the space of latents."""
+    given = arguments(mixture(5, spread=0.3), times)
+    z_sm, G_s_null, G_t_text = consistencies(**given)
+    expected = (G_s_null - z_sm) + 8.5 * (z_sm - G_t_text)
+    torch.testing.assert_close(OBJECTIVES["sctd-official"](**given), expected, rtol=0, atol=1e-12)
+
+
+def test_the_released_code_inverts_in_two_steps_from_the_threshold_on():
+    """At t = t_τ = 150 itself Eq. 11 says one step, the released code t >= 150."""
+    given = arguments(mixture(5, spread=0.3), Times(t=150, s=60, s_m=20))
+    calls = []
+    for objective in "sctd", "sctd-official":
+        world = mixture(5, spread=0.3)
+        OBJECTIVES[objective](**given | {"denoise": cfg(world, 7.5, world.null)})
+        calls.append(world.calls)
+    assert calls == [3, 4]
+
+
+def test_ism_walks_up_in_steps_and_compares_at_both_ends_of_the_last():
+    given = arguments(mixture(5, spread=0.3), Times(t=560, s=470, s_m=0))
+    schedule, denoise = given["schedule"], given["denoise"]
+    z = schedule.noised(given["z_0"], given["noise"], 0)
+    for a, b in (0, 200), (200, 400), (400, 470):
+        z = jump(schedule, z, denoise(z, a, None), a, b)
+    eps_s = denoise(z, 470, None)
+    z_t = jump(schedule, z, eps_s, 470, 560)
+    assert torch.equal(OBJECTIVES["ism"](**given), denoise(z_t, 560, given["text"]) - eps_s)
+
+
+def test_ism_from_the_start_of_a_segment_is_the_cross_term_of_one_step():
+    """The same residual but for the length of the interval, which SCTD multiplies by: s = s_m."""
+    given = arguments(mixture(5, spread=0.3), ONE_STEP)
+    t, _, s_m = ONE_STEP
+    cross = sctd(**given, outer_weight=1.0) - sctd(**given, outer_weight=0.0)
+    residual = OBJECTIVES["ism"](**given | {"times": Times(t=t, s=s_m, s_m=s_m)})
+    length = given["schedule"].alpha[s_m] * (given["schedule"].k[t] - given["schedule"].k[s_m])
+    torch.testing.assert_close(cross, length * residual)
+
+
+def test_cds_compares_the_guided_predictions_at_both_ends_of_a_solver_step():
+    """In the variance-exploding variables of its authors: ẑ = z_0 + k_t ε + (k_s − k_t) ε̂_t."""
+    given = arguments(mixture(5, spread=0.3), TWO_STEPS)
+    schedule, denoise, (t, s, _) = given["schedule"], given["denoise"], TWO_STEPS
+    k, alpha = schedule.k, schedule.alpha
+    z_t = given["z_0"] + k[t] * given["noise"]
+    eps_t = denoise(alpha[t] * z_t, t, given["text"])
+    z_s = z_t + (k[s] - k[t]) * eps_t
+    expected = eps_t - denoise(alpha[s] * z_s, s, given["text"])
+    torch.testing.assert_close(OBJECTIVES["cds"](**given), expected, rtol=1e-9, atol=1e-9)
+
+
+@BOTH
+def test_cds_gives_nothing_where_all_data_is_one_point(times):
+    """The flow towards a point keeps its ε, so the text agrees with itself: no pull, wherever z_0 is."""
+    given = arguments(mixture(1, spread=0.0), times, scale=1.0)
+    pulls = {name: objective(**given).abs().max() for name, objective in OBJECTIVES.items() if name in ("cds", "sds")}
+    assert pulls["cds"] < 1e-9
+    assert pulls["sds"] > 0.1
+
+
+def test_gcs_is_its_three_losses():
+    """∂L/∂z_0 with every second term stopped and the U-Net's Jacobian left out; ∂L_CP/∂x on the images themselves."""
+    times = Times(t=560, s=470, s_m=400)
+    given = arguments(mixture(5, spread=0.3), times)
+    schedule, denoise, text, (t, s, e) = given["schedule"], given["denoise"], given["text"], times
+
+    def clean(z, eps, at):
+        return (z - schedule.sigma[at] * eps) / schedule.alpha[at]
+
+    def decode(z):
+        return 2 * z[:, :3]
+
+    z_e = schedule.noised(given["z_0"], given["noise"], e)
+    z_s = jump(schedule, z_e, denoise(z_e, e, None), e, s)
+    z_t = jump(schedule, z_s, denoise(z_s, s, None), s, t)
+    eps_t = denoise(z_t, t, text)
+    s_hat, e_hat = (jump(schedule, z_t, eps_t, t, b) for b in (s, e))
+    cc = jump(schedule, z_t, denoise(z_t, t, None), t, e) - jump(schedule, s_hat, denoise(s_hat, s, None), s, e)
+    x_null, x_text = clean(z_e, denoise(z_e, e, None), e), clean(e_hat, denoise(e_hat, e, text), e)
+    expected = 2 * schedule.alpha[e] * cc + 2 * 0.5 * (x_null - x_text)
+
+    latents = OBJECTIVES["gcs"](**given)
+    pair = OBJECTIVES["gcs"](**given, decode=decode)
+    torch.testing.assert_close(latents, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(pair.latents, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(pair.images, 2 * 0.5 * (decode(x_null) - decode(x_text)), rtol=1e-12, atol=1e-12)
+    assert isinstance(OBJECTIVES["gcs"](**given, decode=decode, pixel_constraint=0.0), torch.Tensor)
+
+
+@pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name != "cds"])
+def test_descent_ends_nearest_to_the_point_of_the_text(objective):
+    """Data at four points, of which the text names one, no guidance. SDS goes on to the point itself; SCTD stops where
+    the empty prompt knows it too, for it compares the two; CDS, which compares the text with itself, never comes."""
+    world = mixture(4, spread=0.0)
+    z_0, noise = random(2, 8, 4, 2, 2, seed=1)
+    source = torch.Generator().manual_seed(0)
+    guided, text = cfg(world, 1.0, world.null), world.text([0], 8)
+
+    def distances(z_0):
+        return (z_0.flatten(1)[:, None] - world.means.flatten(1)).norm(dim=-1)
+
+    assert (distances(z_0).argmin(1) != 0).sum() >= 6
+    for _ in range(200):
+        times = draw(annealed_window(1500), equal(5, 1000), source)
+        residual = OBJECTIVES[objective](
+            z_0, denoise=guided, text=text, noise=noise, times=times, schedule=world.schedule
+        )
+        z_0 = z_0 - 0.05 * residual
+    assert (distances(z_0).argmin(1) == 0).all()
+    if objective == "sds":
+        assert (distances(z_0)[:, 0] < 1e-3).all()
+
+
+def test_a_gradient_is_the_weighted_residual_cut_to_a_bound_that_moves():
+    residual = torch.tensor([-3.0, -0.1, 0.2, 5.0], dtype=torch.float64)
+    given = {
+        "schedule": mixture(1, spread=0.3).schedule,
+        "times": TWO_STEPS,
+        "time_weight": "sigma_over_alpha",
+        "weight": 0.1,
+    }
+    whole = 0.1 * float(given["schedule"].k[560]) * residual
+    assert torch.equal(gradient(residual, **given, clamp=(0.0, 0.0), progress=0.5), whole)
+    for progress, bound in ((0.0, 0.05), (0.5, 0.1), (1.0, 0.15)):
+        found = gradient(residual, **given, clamp=(0.05, 0.15), progress=progress)
+        torch.testing.assert_close(found, whole.clamp(-bound, bound))
+        assert (found != whole).sum() == 2
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_an_objective_takes_the_options_that_it_has(objective):
+    """Those of a recipe by name, of which most are another's."""
+    options = {"outer_weight": 0.0, "self_sign": 1, "inversion_step": 20, "pixel_constraint": 0.0, "clamp": (2, 8)}
+    given = arguments(mixture(5, spread=0.3), TWO_STEPS)
+    own = {"sctd": ["outer_weight", "self_sign"], "sctd-official": ["outer_weight"], "ism": ["inversion_step"]}
+    expected = OBJECTIVES[objective](**given, **{name: options[name] for name in own.get(objective, [])})
+    assert torch.equal(with_options(objective, options)(**given), expected)
+    assert torch.equal(expected, OBJECTIVES[objective](**given)) == (objective not in own)

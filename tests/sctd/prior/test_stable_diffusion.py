@@ -1,0 +1,331 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, DPMSolverMultistepScheduler, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel
+from transformers.utils import logging as transformers_logging
+
+from sctd.diffusion.solver import jump
+from sctd.prior.files import image_size
+from sctd.prior.stable_diffusion import PriorError, StableDiffusionPrior
+from tests.support.tiny_diffusion import MAX_TOKENS, SCHEDULER, write_models, write_tokenizer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A Stable Diffusion of 0.7 M random parameters, stored in half precision: 16 px images, 8 px latents."""
+    folder = tmp_path_factory.mktemp("prior")
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        block_out_channels=(32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        layers_per_block=1,
+        norm_num_groups=8,
+        sample_size=16,
+        scaling_factor=0.5,
+    )
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(32, 64),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=32,
+        attention_head_dim=8,
+        norm_num_groups=8,
+    )
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=515, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+            max_position_embeddings=MAX_TOKENS, bos_token_id=513, eos_token_id=514, pad_token_id=0,
+        )
+    )  # fmt: skip
+    write_models(folder, vae.half(), unet.half(), text_encoder.half())
+    DDIMScheduler(**SCHEDULER).save_pretrained(folder / "scheduler")
+    write_tokenizer(folder / "tokenizer")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prior(folder) -> StableDiffusionPrior:
+    return StableDiffusionPrior.load(folder, dtype=torch.float64)
+
+
+@pytest.fixture
+def copy(folder, tmp_path) -> Path:
+    """The folder, to be damaged."""
+    return shutil.copytree(folder, tmp_path / "copy")
+
+
+def edit(path: Path, **changes) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def images(batch: int = 2) -> torch.Tensor:
+    return torch.rand(batch, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def test_sizes_come_from_the_configuration(prior, folder):
+    assert image_size(folder) == prior.image_size
+    assert prior.latent_shape == (4, 8, 8)
+    assert (prior.latent_factor, prior.image_size, prior.max_tokens) == (2, 16, MAX_TOKENS)
+    assert prior.schedule.num_steps == 1000
+
+
+def test_loading_is_silent_and_frozen(folder, capfd):
+    loaded = StableDiffusionPrior.load(str(folder))
+    assert capfd.readouterr() == ("", "")
+    for model in (loaded.vae, loaded.unet, loaded.text_encoder):
+        assert not model.training
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert transformers_logging.is_progress_bar_enabled()
+
+
+def test_embedding_pads_with_the_tokenizers_token_to_full_length(prior):
+    """By hand: <start> a cat</w>… with the merge of "at", then the end, then "!"."""
+    vocabulary = json.loads((Path(prior.tokenizer.name_or_path) / "vocab.json").read_text())
+    words = ["<|startoftext|>", "a</w>", "c", "at</w>", "<|endoftext|>"]
+    ids = torch.tensor([[vocabulary[word] for word in words] + [vocabulary["!"]] * (MAX_TOKENS - 5)])
+    with torch.no_grad():
+        expected = prior.text_encoder(ids).last_hidden_state
+    assert torch.equal(prior.embed(["a cat"]), expected)
+    assert prior.count_tokens("a cat") == 5
+    torch.testing.assert_close(prior.null, prior.embed(["", "a cat"])[:1])
+
+
+def test_a_long_prompt_is_cut_and_counted_in_full(prior, capfd):
+    long = "a cat " * 20
+    assert prior.count_tokens(long) == 62
+    assert prior.embed([long]).shape == (1, MAX_TOKENS, 32)
+    torch.testing.assert_close(prior.embed([long]), prior.embed([long + "and a dog"]))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_encoding_is_diffusers_own(prior):
+    posterior = prior.vae.encode(images() * 2 - 1).latent_dist
+    torch.testing.assert_close(prior.encode(images()), posterior.mean * 0.5)
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(prior.encode(images(), noise), (posterior.mean + posterior.std * noise) * 0.5)
+
+
+def test_decoding_is_diffusers_own_in_zero_to_one(prior):
+    z_0 = random(2, 4, 8, 8)
+    expected = (prior.vae.decode(z_0 / 0.5).sample / 2 + 0.5).clamp(0, 1)
+    torch.testing.assert_close(prior.decode(z_0), expected)
+    bright = prior.decode(100 * z_0)
+    assert (bright.min(), bright.max()) == (0, 1)
+
+
+def test_encoding_has_the_gradient_of_finite_differences(prior):
+    pixels, towards, step = images(1).requires_grad_(), random(1, 3, 16, 16, seed=1), 1e-5
+    pull = random(1, 4, 8, 8, seed=2)
+    (gradient,) = torch.autograd.grad((prior.encode(pixels) * pull).sum(), pixels)
+    with torch.no_grad():
+        ahead, behind = (float((prior.encode(pixels + sign * step * towards) * pull).sum()) for sign in (1, -1))
+    assert float((gradient * towards).sum()) == pytest.approx((ahead - behind) / (2 * step), rel=1e-7)
+
+
+def test_denoising_is_the_unet_and_none_is_the_empty_prompt(prior):
+    z_t, text = random(2, 4, 8, 8), prior.embed(["a cat", "a dog"])
+    with torch.no_grad():
+        expected = prior.unet(z_t, 321, text).sample
+        empty = prior.unet(z_t, 321, prior.embed(["", ""])).sample
+    torch.testing.assert_close(prior.denoise(z_t, 321, text), expected)
+    torch.testing.assert_close(prior.denoise(z_t, 321, None), empty)
+    assert not torch.allclose(expected, empty)
+    assert not prior.denoise(z_t.requires_grad_(), 321, text).requires_grad
+
+
+def test_v_prediction_is_turned_into_noise(prior, copy):
+    edit(copy / "scheduler" / "scheduler_config.json", prediction_type="v_prediction")
+    other = StableDiffusionPrior.load(copy, dtype=torch.float64)
+    z_t = random(1, 4, 8, 8)
+    v = prior.denoise(z_t, 700, None)  # the same U-Net, whose output is read as v
+    alpha, sigma = prior.schedule.alpha[700], prior.schedule.sigma[700]
+    torch.testing.assert_close(other.denoise(z_t, 700, None), sigma * z_t + alpha * v)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_sampling_is_ddim_with_guidance(prior, copy, prediction):
+    """Against diffusers' own scheduler, whose coefficients are float32."""
+    edit(copy / "scheduler" / "scheduler_config.json", prediction_type=prediction)
+    ours = StableDiffusionPrior.load(copy, dtype=torch.float64)
+    texts = ["a cat", "a dog"]
+    sampled = ours.sample(texts, 4.0, 10, torch.Generator().manual_seed(5))
+
+    theirs = DDIMScheduler(**SCHEDULER, prediction_type=prediction)
+    theirs.set_timesteps(10)
+    z_t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(5))
+    text = torch.cat([prior.embed(["", ""]), prior.embed(texts)])
+    with torch.no_grad():
+        for t in theirs.timesteps:
+            null, conditional = prior.unet(torch.cat([z_t, z_t]).double(), t, text).sample.chunk(2)
+            z_t = theirs.step(null + 4.0 * (conditional - null), t, z_t).prev_sample
+    assert sampled.shape == (2, 3, 16, 16)
+    torch.testing.assert_close(sampled.double(), prior.decode(z_t.double()), rtol=0, atol=2e-5)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # numpy 2 and diffusers 0.42
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("steps", [10, 25])
+def test_the_second_sampler_is_diffusers_dpm_solver_with_guidance(prior, copy, prediction, steps):
+    """Times and the last step included; its sigmas and latents are float32."""
+    edit(copy / "scheduler" / "scheduler_config.json", prediction_type=prediction)
+    ours, texts = StableDiffusionPrior.load(copy, dtype=torch.float64), ["a cat", "a dog"]
+    noise = random(2, 4, 8, 8)
+    sampled = ours.sample_from(noise, texts, 4.0, steps, "dpm-solver++(2M)")
+
+    schedule = {key: SCHEDULER[key] for key in ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")}
+    theirs = DPMSolverMultistepScheduler(**schedule, steps_offset=1, prediction_type=prediction)
+    theirs.set_timesteps(steps)
+    text, z_t = torch.cat([prior.embed(["", ""]), prior.embed(texts)]), noise
+    with torch.no_grad():
+        for t in theirs.timesteps:
+            null, conditional = prior.unet(torch.cat([z_t, z_t]), t, text).sample.chunk(2)
+            z_t = theirs.step(null + 4.0 * (conditional - null), t, z_t).prev_sample
+    torch.testing.assert_close(sampled, z_t, rtol=0, atol=2e-5)
+
+
+def test_half_precision_samples_are_those_of_single(folder):
+    """bfloat16, which CPUs have: 8 bits of 24, so percents of latents of size one; what comes out is float32."""
+    noise = random(2, 4, 8, 8).float()
+    single, half = (
+        StableDiffusionPrior.load(folder, dtype=dtype).sample_from(noise, ["a cat"] * 2, 2.0, 10, "dpm-solver++(2M)")
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert half.dtype == torch.float32
+    assert float((half - single).norm() / single.norm()) < 0.05
+
+
+def test_sampling_in_no_steps_is_refused(prior):
+    with pytest.raises(PriorError, match="cannot sample in 0 steps: use from 1 to 1000"):
+        prior.sample(["a cat"], 4.0, 0, torch.Generator())
+
+
+def test_half_precision_computes_in_itself_and_answers_in_float32(folder, prior):
+    """bfloat16 has three digits, so one evaluation is within a few per cent."""
+    half = StableDiffusionPrior.load(folder, dtype=torch.bfloat16)
+    z_t = random(2, 4, 8, 8)
+    eps = half.denoise(z_t.float(), 400, half.embed(["a cat", "a dog"]))
+    z_0, pixels = half.encode(images().float()), half.decode(z_t.float())
+    assert half.dtype == half.embed(["a cat"]).dtype == torch.bfloat16
+    assert eps.dtype == z_0.dtype == pixels.dtype == torch.float32
+    expected = prior.denoise(z_t, 400, prior.embed(["a cat", "a dog"]))
+    assert float((eps - expected).norm() / expected.norm()) < 0.05
+
+
+def test_published_names_are_read_too(folder, prior, copy):
+    """Files of the variant fp16, and the text encoder's older parameter names with a stored position index."""
+    for part, name in {
+        "vae": "diffusion_pytorch_model",
+        "unet": "diffusion_pytorch_model",
+        "text_encoder": "model",
+    }.items():
+        (copy / part / f"{name}.safetensors").rename(copy / part / f"{name}.fp16.safetensors")
+    path = copy / "text_encoder" / "model.fp16.safetensors"
+    tensors = {f"text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in load_file(path).items()}
+    tensors["text_model.embeddings.position_ids"] = torch.arange(MAX_TOKENS)[None]
+    save_file(tensors, path, metadata={"format": "pt"})
+    other = StableDiffusionPrior.load(copy, dtype=torch.float64)
+    assert torch.equal(other.embed(["a cat"]), prior.embed(["a cat"]))
+    assert torch.equal(other.denoise(random(1, 4, 8, 8), 5, None), prior.denoise(random(1, 4, 8, 8), 5, None))
+
+
+FORMAT = (
+    "expected a folder of the Stable Diffusion format with vae/, unet/, text_encoder/, tokenizer/ and scheduler/, "
+    "weights in safetensors"
+)
+
+
+@pytest.mark.parametrize(
+    ("removed", "named"),
+    [
+        ("vae/config.json", "vae/config.json"),
+        ("scheduler", "scheduler/scheduler_config.json"),
+        ("tokenizer/merges.txt", "tokenizer/tokenizer.json or tokenizer/merges.txt"),
+        (
+            "unet/diffusion_pytorch_model.safetensors",
+            "unet/diffusion_pytorch_model.safetensors or unet/diffusion_pytorch_model.fp16.safetensors",
+        ),
+        ("text_encoder/model.safetensors", "text_encoder/model.safetensors or text_encoder/model.fp16.safetensors"),
+    ],
+)
+def test_a_missing_file_is_named(copy, removed, named):
+    path = copy / removed
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(PriorError) as error:
+        StableDiffusionPrior.load(copy)
+    assert str(error.value) == f"{copy} lacks {named}; {FORMAT}: download the checkpoint again"
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(PriorError) as error:
+        StableDiffusionPrior.load(tmp_path / "nowhere")
+    assert str(error.value) == f"there is no folder {tmp_path / 'nowhere'}; {FORMAT}: check the path"
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        "scheduler/scheduler_config.json",
+        "unet/config.json",
+        "vae/diffusion_pytorch_model.safetensors",
+        "text_encoder/model.safetensors",
+        "tokenizer/vocab.json",
+    ],
+)
+def test_a_damaged_file_is_refused(copy, damaged):
+    path = copy / damaged
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(
+        PriorError, match=rf"{damaged.split('/')[0]}\S* cannot be read \(.+\): download the checkpoint again"
+    ):
+        StableDiffusionPrior.load(copy)
+
+
+@pytest.mark.parametrize("part", ["unet/diffusion_pytorch_model", "text_encoder/model"])
+def test_weights_that_are_not_all_there_are_refused(copy, part):
+    path = copy / f"{part}.safetensors"
+    tensors = load_file(path)
+    removed = sorted(name for name in tensors if "norm" in name)[0]
+    save_file({name: tensor for name, tensor in tensors.items() if name != removed}, path, metadata={"format": "pt"})
+    with pytest.raises(
+        PriorError, match=rf"has no weights for 1 parameters, \S*{removed} among them, that its config.json"
+    ):
+        StableDiffusionPrior.load(copy)
+
+
+def test_unknown_predictions_and_schedules_are_refused(copy):
+    path = copy / "scheduler" / "scheduler_config.json"
+    edit(path, prediction_type="flow")
+    with pytest.raises(PriorError, match="has prediction_type 'flow'; expected 'epsilon' or 'v_prediction': use a che"):
+        StableDiffusionPrior.load(copy)
+    edit(path, prediction_type="epsilon", beta_schedule="sigmoid")
+    with pytest.raises(PriorError, match=r"scheduler_config.json: beta_schedule is 'sigmoid'; expected"):
+        StableDiffusionPrior.load(copy)
+
+
+def test_parts_of_two_checkpoints_are_refused(copy):
+    config = CLIPTextConfig.from_pretrained(copy / "text_encoder")
+    config.hidden_size = 64
+    CLIPTextModel(config).save_pretrained(copy / "text_encoder")
+    with pytest.raises(
+        PriorError, match="has embeddings of width 64, but unet/ attends to width 32: take both from the s"
+    ):
+        StableDiffusionPrior.load(copy)
+
+
+def test_the_solver_takes_the_priors_latents(prior):
+    """float32 latents through a float64 model stay float32."""
+    z_t = random(1, 4, 8, 8).float()
+    assert jump(prior.schedule, z_t, prior.denoise(z_t, 500, None), 500, 300).dtype == torch.float32

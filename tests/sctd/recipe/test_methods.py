@@ -1,0 +1,191 @@
+"""What each method changes of the recipe that it derives from, and which recipes cannot be."""
+
+import pytest
+
+from sctd.recipe import presets as recipes
+from sctd.recipe.methods import FOR_OBJECTIVE, cds, gcs, gcs_authors, ism, sctd, sctd_official, sds
+from sctd.recipe.recipe import Recipe, RecipeError, keys, with_overrides
+
+BASES = {
+    "paper": recipes.paper,
+    "embedded": recipes.embedded,
+    "paper-portrait": recipes.RECIPES["paper-portrait"],
+    "embedded-avatar": recipes.RECIPES["embedded-avatar"],
+}
+
+SDS = {
+    "objective.name": "sds",
+    "objective.time_weight": "one_minus_alpha_bar",
+    "times.rule": "single",
+    "noise.kind": "fresh",
+}
+ISM = {"objective.name": "ism", "times.rule": "interval"}
+CDS = {
+    "objective.name": "cds",
+    "times.rule": "annealed",
+    "times.low": 100,
+    "times.high": 700,
+    "times.gap": (100, 299),
+    "noise.shared": True,
+}
+GCS = {"objective.name": "gcs", "objective.time_weight": "one", "times.rule": "two_intervals"}
+SETTINGS = {
+    "sctd": {},
+    "sctd-official": {
+        "objective.name": "sctd-official",
+        "objective.time_weight": "sigma_over_alpha",
+        "times.segment_range": (20, 980),
+        "times.shift_lower_bound": True,
+    },
+    "sds": SDS,
+    "sds-authors": SDS
+    | {"guidance.scale": 101, "times.high": 980, "times.start_high": 980, "noise.offset": 0},
+    "ism": ISM,
+    "ism-authors": ISM
+    | {"objective.time_weight": "sigma_over_alpha", "guidance.scale": 7.5, "noise.kind": "fresh"},
+    "cds": CDS,
+    "cds-authors": CDS
+    | {"objective.time_weight": "one", "objective.clamp": (2, 8), "guidance.scale": 30, "noise.offset": 0},
+    "gcs": GCS,
+    "gcs-authors": GCS
+    | {
+        "guidance.scale": 7.5,
+        "guidance.perp_neg": True,
+        "times.shift_lower_bound": True,
+        "brightness.enabled": True,
+    },
+}  # fmt: skip
+"""All that a method sets, whatever it was before."""
+
+
+def flat(recipe: Recipe) -> dict[str, object]:
+    def at(key: str) -> object:
+        value = recipe.model_dump()
+        for step in key.split("."):
+            value = value[step]
+        return value
+
+    return {key: at(key) for key in keys(recipe)}
+
+
+def otherwise(base: Recipe) -> Recipe:
+    """A base that has everything that a method sets set otherwise, as far as it may: what is set shows."""
+    other = {
+        "guidance.scale": 3, "noise.offset": 0.7, "objective.time_weight": "b_t", "times.start_high": 970,
+        "times.gap": (50, 60), "brightness.enabled": False, "guidance.perp_neg": False, "noise.kind": "fixed",
+    }  # fmt: skip
+    return with_overrides(base, other)
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("method", FOR_OBJECTIVE)
+def test_a_method_sets_what_defines_it_and_nothing_else(method: str, base: str) -> None:
+    for start in (BASES[base](), otherwise(BASES[base]())):
+        before, after = flat(start), flat(FOR_OBJECTIVE[method](start))
+        assert after == before | SETTINGS[method]
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("method", FOR_OBJECTIVE)
+def test_what_comes_out_is_a_valid_recipe(method: str, base: str) -> None:
+    recipe = FOR_OBJECTIVE[method](BASES[base]())
+    assert Recipe.model_validate(recipe.model_dump()) == recipe
+    assert FOR_OBJECTIVE[method](recipe) == recipe  # set twice is set once
+
+
+@pytest.mark.parametrize(
+    ("method", "scale"), [("sds-authors", 101), ("ism-authors", 7.5), ("cds-authors", 30), ("gcs-authors", 7.5)]
+)
+@pytest.mark.parametrize("base", BASES)
+def test_authors_scales(method: str, scale: float, base: str) -> None:
+    assert FOR_OBJECTIVE[method](otherwise(BASES[base]())).guidance.scale == scale
+
+
+def test_the_others_keep_the_scale_of_their_base() -> None:
+    for method in ("sctd", "sctd-official", "sds", "ism", "cds", "gcs"):
+        assert FOR_OBJECTIVE[method](otherwise(recipes.paper())).guidance.scale == 3
+
+
+def test_every_objective_has_a_method_by_its_name_and_all_but_sctd_one_of_its_authors() -> None:
+    from sctd.objectives import OBJECTIVES
+
+    assert [name for name in FOR_OBJECTIVE if not name.endswith("-authors")] == list(OBJECTIVES)
+    for name, method in FOR_OBJECTIVE.items():
+        assert method(recipes.paper()).objective.name == name.removesuffix("-authors")
+
+
+@pytest.mark.parametrize(
+    ("derived", "message"),
+    [
+        (
+            lambda base: with_overrides(sds(base), {"objective.name": "sctd"}),
+            "recipe key 'recipe': objective 'sctd' with times.rule 'single'; set times.rule to segments",
+        ),
+        (
+            lambda base: with_overrides(base, {"objective.name": "sctd-official", "times.rule": "annealed"}),
+            "recipe key 'recipe': objective 'sctd-official' with times.rule 'annealed'; set times.rule to segments",
+        ),
+        (
+            lambda base: with_overrides(ism(base), {"times.rule": "single"}),
+            "recipe key 'recipe': objective 'ism' with times.rule 'single'; set times.rule to interval or segments",
+        ),
+        (
+            lambda base: with_overrides(cds(base), {"times.rule": "two_intervals"}),
+            (
+                "recipe key 'recipe': objective 'cds' with times.rule 'two_intervals'; set times.rule to annealed or "
+                "segments or interval"
+            ),
+        ),
+        (
+            lambda base: with_overrides(gcs(base), {"times.rule": "interval"}),
+            (
+                "recipe key 'recipe': objective 'gcs' with times.rule 'interval'; set times.rule to two_intervals or "
+                "segments"
+            ),
+        ),
+        (
+            lambda base: gcs_authors(with_overrides(base, {"guidance.view_text": "none"})),
+            "recipe key 'guidance': perp_neg is true and view_text 'none'; Perp-Neg needs the words for the views",
+        ),
+        (
+            lambda base: sctd_official(with_overrides(base, {"times.low": 10})),
+            (
+                "recipe key 'times': segment_range 20–980 does not hold every t from 10 to 980; widen it, or raise "
+                "low or lower start_high"
+            ),
+        ),
+        (
+            lambda base: cds(with_overrides(base, {"times.start_high": 650})),
+            "recipe key 'times': low 100, high 700, start_high 650; expected low < high <= start_high",
+        ),
+        (
+            lambda base: with_overrides(cds(base), {"times.gap": (890, 900)}),
+            "recipe key 'times': gap 890 above low 100 passes start_high 980; t must find room between them",
+        ),
+        (
+            lambda base: gcs(with_overrides(base, {"times.interval": 10})),
+            "recipe key 'times': interval 10 and epsilon 10 leave no room for s_m; interval must be at least 11",
+        ),
+        (
+            lambda base: gcs(with_overrides(base, {"times.interval": 500, "times.interval_extra": 480})),
+            "recipe key 'times': interval 500 and interval_extra 480 pass start_high 980; t must find room above them",
+        ),
+        (
+            lambda base: with_overrides(base, {"objective.clamp": (0, 2)}),
+            "recipe key 'objective': clamp is (0.0, 2.0); expected two bounds above 0, or 0,0 for none",
+        ),
+    ],
+)
+@pytest.mark.parametrize("base", ["paper", "embedded"])
+def test_what_does_not_go_together_is_one_sentence(derived, message: str, base: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        derived(BASES[base]())
+    assert str(caught.value) == message
+
+
+def test_what_does_not_go_together_for_one_goes_for_another() -> None:
+    """The guards are of the rule that needs them."""
+    short = {"times.interval": 10}
+    assert sctd(with_overrides(recipes.paper(), short)).times.interval == 10
+    assert ism(with_overrides(recipes.paper(), short)).times.interval == 10
+    assert sds(with_overrides(recipes.paper(), {"times.low": 10})).times.low == 10

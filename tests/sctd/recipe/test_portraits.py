@@ -1,0 +1,154 @@
+"""Heads and bodies: what the recipes change, and that the embedded models make both."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from evaluation.clip_score import ClipScorer
+from pipeline.embedded import weights_folder
+from sctd import point_e
+from sctd.prior.stable_diffusion import StableDiffusionPrior
+from sctd.recipe import presets as recipes
+from sctd.recipe.portraits import avatar, portrait
+from sctd.recipe.recipe import Recipe, keys, with_overrides
+from sctd.scene.cameras import Cameras
+from sctd.train import draws, optimize
+from sctd.train.initialization import cloud_prompt, initial_gaussians
+from tests.support.paths import DOCS
+
+BASES = {"paper": recipes.paper, "embedded": recipes.embedded}
+
+
+@pytest.fixture(scope="module")
+def prior() -> StableDiffusionPrior:
+    return StableDiffusionPrior.load(weights_folder() / "prior")
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[Cameras]:
+    """The cameras of every iteration, as they are drawn."""
+    cameras, views = [], draws.views
+
+    def spy(*arguments: object) -> Cameras:
+        cameras.append(views(*arguments))
+        return cameras[-1]
+
+    monkeypatch.setattr(draws, "views", spy)
+    return cameras
+
+
+def azimuths(seen: list[Cameras]) -> torch.Tensor:
+    """In [-180, 180)."""
+    return (torch.cat([cameras.azimuth_degrees for cameras in seen]) + 180) % 360 - 180
+
+
+def changed(base: Recipe, recipe: Recipe) -> dict[str, object]:
+    def at(tree: dict, key: str) -> object:
+        for step in key.split("."):
+            tree = tree[step]
+        return tree
+
+    before, after = base.model_dump(), recipe.model_dump()
+    return {key: at(after, key) for key in keys(base) if at(before, key) != at(after, key)}
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_a_portrait_is_seen_from_the_front_half_and_an_avatar_from_all_round(base):
+    common = {
+        "guidance.perp_neg": True,
+        "cameras.elevation_degrees": (-10.0, 30.0),
+        "seed_shape.mesh_radius": 0.8,
+        **({"noise.offset": 0.05} if base == "paper" else {"cameras.overhead_share": 0.0}),
+    }
+    head, body = portrait(BASES[base]()), avatar(BASES[base]())
+    assert changed(BASES[base](), head) == {
+        "name": f"{base}-portrait",
+        "cameras.azimuth_degrees": (-90.0, 90.0),
+        **common,
+    }
+    assert changed(BASES[base](), body) == {"name": f"{base}-avatar", "cameras.fov_low_least": 0.23, **common}
+
+
+@pytest.mark.parametrize("name", ["paper-portrait", "paper-avatar", "embedded-portrait", "embedded-avatar"])
+def test_they_are_recipes_by_their_names_and_take_a_template(name):
+    recipe = recipes.RECIPES[name]()
+    assert recipe.name == name
+    assert Recipe.model_validate(recipe.model_dump()) == recipe
+    templated = with_overrides(recipe, {"seed_shape.kind": "mesh", "seed_shape.path": "me.glb"})
+    assert (templated.seed_shape.path, templated.cameras) == ("me.glb", recipe.cameras)
+
+
+@pytest.mark.parametrize("page", ["portrait.md", "seed_shapes.md"])
+def test_commands_of_the_pages_name_recipes_and_settings_that_exist(page):
+    text = (DOCS / page).read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = [shlex.split(line) for line in re.findall(r"^segmentdreamer generate .*$", text, re.MULTILINE)]
+    assert len(commands) == {"portrait.md": 7, "seed_shapes.md": 1}[page]
+    for words in commands:
+        options = list(zip(words[3::2], words[4::2], strict=True))
+        settings = dict(value.split("=", 1) for option, value in options if option == "--set")
+        with_overrides(recipes.RECIPES[dict(options)["--recipe"]](), settings)
+    for example in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(example, {})
+
+
+def steps(recipe: Recipe, prior: StableDiffusionPrior, initial, prompt: str) -> Iterator[optimize.Step]:
+    return optimize.optimize(recipe, prior, initial, prompt, seed=0)
+
+
+def is_finite(step: optimize.Step) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in step.gaussians.tensors().values())
+
+
+def test_the_embedded_models_make_a_head_from_the_front(prior, seen):
+    few = {"iterations": 3, "seed_shape.count": 128, "seed_shape.cloud_steps": 3}
+    recipe = with_overrides(portrait(recipes.embedded()), few)
+    scorer = ClipScorer.load(weights_folder() / "scorer", "cpu", "embedded")
+    vector = torch.from_numpy(scorer.text_features([cloud_prompt(recipe.seed_shape, "a robot head")])[0])
+    model = point_e.load(weights_folder() / "shape")
+    initial = initial_gaussians(recipe.seed_shape, "a robot head", torch.Generator().manual_seed(0), model, vector)
+    made = list(steps(recipe, prior, initial, "a green robot head"))
+    assert len(made) == 3
+    assert all(is_finite(step) and step.skipped == 0 for step in made)
+    assert bool((azimuths(seen).abs() <= 90.001).all())
+    assert not made[-1].gaussians.means.equal(initial.means)
+
+
+def robot(path: Path) -> tuple[str, trimesh.Trimesh]:
+    """Body, head, arms and legs of boxes, one metre high and y-up, as a .glb: to our axes by its format alone."""
+    parts = [
+        ((0.3, 0.35, 0.2), (0, 0.45, 0)),
+        ((0.2, 0.2, 0.2), (0, 0.8, 0)),
+        *(((0.08, 0.35, 0.1), (side * 0.22, 0.45, 0)) for side in (1, -1)),
+        *(((0.1, 0.3, 0.12), (side * 0.09, 0.14, 0)) for side in (1, -1)),
+    ]
+    mesh = trimesh.util.concatenate(
+        [trimesh.creation.box(extents=extents).apply_translation(middle) for extents, middle in parts]
+    )
+    mesh.visual = trimesh.visual.ColorVisuals(vertex_colors=np.tile(np.uint8([190, 190, 195, 255]), (48, 1)))
+    mesh.export(str(path))
+    return str(path), mesh
+
+
+def test_the_embedded_models_make_a_body_from_a_template(prior, seen, tmp_path):
+    path, template = robot(tmp_path / "robot.glb")
+    few = {"iterations": 3, "seed_shape.count": 150, "seed_shape.kind": "mesh", "seed_shape.path": path}
+    recipe = with_overrides(avatar(recipes.embedded()), few)
+    initial = initial_gaussians(recipe.seed_shape, "a robot", torch.Generator().manual_seed(0))
+    assert initial.num == 150 * recipe.seed_shape.replicas
+    # On the template: its y is our z, its z our x; its middle at the origin, its farthest corner 0.8 from there.
+    corners = template.vertices - template.bounds.mean(0)
+    turned = trimesh.Trimesh(corners[:, [2, 0, 1]] * 0.8 / np.linalg.norm(corners, axis=1).max(), template.faces)
+    _, away, _ = trimesh.proximity.closest_point_naive(turned, initial.means.double().numpy())
+    assert away.max() <= recipe.seed_shape.replica_radius + 1e-6
+    extent = initial.means.amax(0) - initial.means.amin(0)
+    assert extent.argmax() == 2
+    made = list(steps(recipe, prior, initial, "a silver robot"))
+    assert all(is_finite(step) and step.skipped == 0 for step in made)
+    assert float(azimuths(seen).abs().max()) > 90
+    assert float((made[-1].gaussians.means - initial.means).norm(dim=1).max()) < 0.1

@@ -1,0 +1,185 @@
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from sctd.objectives import OBJECTIVES, WEIGHTS
+from sctd.recipe import methods
+from sctd.recipe import presets as recipes
+from sctd.recipe.fields import Part, Rate
+from sctd.recipe.gradient import Objective, Times
+from sctd.recipe.recipe import Recipe, RecipeError, from_json, keys, with_overrides
+from sctd.recipe.scene import Cameras
+
+
+def parts(part: Part, prefix: str = "") -> Iterator[tuple[str, type[Part]]]:
+    yield prefix, type(part)
+    for name, value in part:
+        if isinstance(value, Part):
+            yield from parts(value, f"{prefix}{name}.")
+
+
+def test_every_field_states_its_unit_and_its_source() -> None:
+    for prefix, part in parts(Recipe()):
+        for name, about in part.model_fields.items():
+            assert about.description, prefix + name
+            is_group = isinstance(about.default, Part) and not isinstance(about.default, Rate)
+            if not is_group:
+                assert about.json_schema_extra["unit"], prefix + name
+                assert about.json_schema_extra["source"], prefix + name
+
+
+@pytest.mark.parametrize("recipe", [recipes.paper(), recipes.embedded(), methods.sds(recipes.embedded())])
+def test_a_recipe_survives_json(recipe: Recipe) -> None:
+    text = recipe.model_dump_json()
+    again = from_json(text, base=recipes.paper())
+    assert again == recipe
+    assert again.digest() == recipe.digest()
+    assert Recipe.model_validate(json.loads(text)) == recipe
+
+
+def test_the_digest_changes_with_every_field() -> None:
+    base = recipes.paper()
+    changed = {
+        bool: lambda value: not value,
+        int: lambda value: value + 1,
+        float: lambda value: value * 0.97 + 0.0013,
+        tuple: lambda value: (
+            (value[0], value[1] - 1) if isinstance(value[1], int) else (value[0] + 0.001, value[1] + 0.002)
+        ),
+        str: lambda value: None,  # names and texts are tried below
+    }
+    digests = {base.digest()}
+    tried = 0
+    for key in keys(base):
+        value = base
+        for step in key.split("."):
+            value = getattr(value, step)
+        other = -1 if key == "objective.self_sign" else changed[type(value)](value)
+        if other is not None:
+            digests.add(with_overrides(base, {key: other}).digest())
+            tried += 1
+    for key, text in {"name": "x", "guidance.negative_prompt": "x", "noise.kind": "fresh"}.items():
+        digests.add(with_overrides(base, {key: text}).digest())
+        tried += 1
+    assert tried > 90
+    assert len(digests) == tried + 1
+
+
+def test_text_is_read_as_the_type_of_the_field() -> None:
+    texts = {
+        "guidance.scale": "10",
+        "iterations": "12",
+        "densify.enabled": "false",
+        "cameras.radius": "3.5,4",
+        "cameras.fov_y_radians": "(0.4, 0.5)",
+        "guidance.prompt_template": "1, {prompt}",
+        "optimizer.means.end": "1e-3",
+    }
+    recipe = with_overrides(recipes.embedded(), texts)
+    assert recipe.guidance.scale == 10.0
+    assert recipe.iterations == 12
+    assert recipe.densify.enabled is False
+    assert recipe.cameras.radius == (3.5, 4.0)
+    assert recipe.cameras.fov_y_radians == (0.4, 0.5)
+    assert recipe.guidance.prompt_template == "1, {prompt}"
+    assert recipe.optimizer.means == Rate(start=0.004, end=0.001, decay="linear")
+    untouched = set(keys(recipe)) - set(texts)
+    assert all(_at(recipe, key) == _at(recipes.embedded(), key) for key in untouched)
+
+
+def _at(recipe: Recipe, key: str) -> object:
+    value: object = recipe
+    for step in key.split("."):
+        value = getattr(value, step)
+    return value
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("guidance.scal", "7", "unknown recipe key 'guidance.scal'; the nearest is 'guidance.scale'"),
+        ("num_segments", "7", "unknown recipe key 'num_segments'; the nearest is 'times.num_segments'"),
+        ("times.num_segment", "7", "unknown recipe key 'times.num_segment'; the nearest is 'times.num_segments'"),
+        ("noise", "1", "recipe key 'noise' is a group; set one of its keys: noise.kind, noise.shared, noise.offset"),
+        ("guidance.scale", "loud", "recipe key 'guidance.scale' is 'loud': it should be a valid number"),
+        ("guidance.scale", "-1", "recipe key 'guidance.scale' is '-1': it should be greater than or equal to 0"),
+        ("guidance.scale", "inf", "recipe key 'guidance.scale' is 'inf': it should be a finite number"),
+        ("objective.name", "dreams", "recipe key 'objective.name' is 'dreams': it should be 'sctd', 'sctd-official'"),
+        ("cameras.radius", "4,3", "recipe key 'cameras': radius runs from 4 to 3; give the smaller first"),
+        ("cameras.radius", "4", "recipe key 'cameras.radius' is ['4']"),
+        ("times.low", "600", "low 600, high 500, start_high 980; expected low < high <= start_high"),
+        ("times.epsilon", "40", "minimum_interval must be at least 81"),
+        ("times.num_segments", "13", "the last of 13 segments is no longer than minimum_interval 80; use fewer"),
+        ("times.rule", "single", "objective 'sctd' with times.rule 'single'; set times.rule to segments"),
+        ("times.rule", "interval", "objective 'sctd' with times.rule 'interval'; set times.rule to segments"),
+        ("times.segment_range", "50,1000", "segment_range 50–1000 does not hold every t from 20 to 980; widen it"),
+        ("times.gap", "0,10", "gap is (0, 10); expected two numbers from 1 on, the smaller first"),
+        ("objective.clamp", "0,8", "clamp is (0.0, 8.0); expected two bounds above 0, or 0,0 for none"),
+        ("objective.self_sign", "0", "recipe key 'objective.self_sign' is '0': it should be 1 or -1"),
+        ("guidance.control", "edges", "recipe key 'guidance.control' is 'edges': it should be 'none' or 'depth'"),
+        ("guidance.prompt_template", "a photo", "it must hold {prompt} exactly once"),
+        ("seed_shape.kind", "ply", "a path belongs to kind 'ply'"),
+        ("background.black_share", "0.9", "white 0.2 + black 0.9 + grey 0.4 exceed 1"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_sentence(key: str, value: str, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        with_overrides(recipes.embedded(), {key: value})
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_increasing_segments_that_would_shrink_are_refused() -> None:
+    wrong = {"times.segments": "increasing", "times.num_segments": "10"}
+    with pytest.raises(RecipeError, match="10 segments of which the first is 150 steps long would shrink"):
+        with_overrides(recipes.paper(), wrong)
+    assert Times(segments="increasing", num_segments=5).edges() == (0, 150, 325, 525, 750, 1000)
+
+
+def test_a_json_text_may_leave_things_out_but_not_misspell_them() -> None:
+    recipe = from_json('{"guidance": {"scale": 3}}', base=recipes.embedded())
+    assert recipe == with_overrides(recipes.embedded(), {"guidance.scale": 3})
+    with pytest.raises(RecipeError, match=r"unknown recipe key 'guidance.scales'; the nearest is 'guidance.scale'"):
+        from_json('{"guidance": {"scales": 3}}', base=recipes.embedded())
+    with pytest.raises(RecipeError, match="the recipe is not JSON"):
+        from_json("{", base=recipes.embedded())
+    with pytest.raises(RecipeError, match="expected an object of keys"):
+        from_json("[1]", base=recipes.embedded())
+    with pytest.raises(RecipeError, match="recipe key 'guidance'"):
+        from_json('{"guidance": 3}', base=recipes.embedded())
+
+
+def test_names_of_objectives_and_weights_are_those_of_the_mathematics() -> None:
+    names, weights = (Objective.model_fields[name].annotation.__args__ for name in ("name", "time_weight"))
+    assert set(names) == set(OBJECTIVES) == {name.removesuffix("-authors") for name in methods.FOR_OBJECTIVE}
+    assert set(weights) == set(WEIGHTS)
+
+
+def test_a_recipe_is_read_without_torch() -> None:
+    code = "import sys; from sctd import recipes; recipes.embedded().digest(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_rates_have_closed_forms() -> None:
+    linear, log = Rate(start=0.004, end=0.0002), Rate(start=1e-2, end=1e-4, decay="log")
+    assert [linear.at(progress) for progress in (0.0, 0.5, 1.0)] == pytest.approx([0.004, 0.0021, 0.0002])
+    assert [log.at(progress) for progress in (0.0, 0.25, 0.5, 1.0)] == pytest.approx([1e-2, 10**-2.5, 1e-3, 1e-4])
+    with pytest.raises(ValueError, match="decays by its logarithm; both must be above 0"):
+        Rate(start=1, end=0, decay="log")
+
+
+def test_camera_ranges_move_every_500_iterations_and_stop() -> None:
+    cameras = Cameras()
+    assert cameras.ranges_at(499).radius == (5.2, 5.5)
+    first = cameras.ranges_at(500)
+    assert first.radius == pytest.approx((5.2 * 0.95, 5.5 * 0.95))
+    assert first.fov_y_radians == pytest.approx((0.24, 0.6))
+    assert cameras.ranges_at(999) == first
+    late = cameras.ranges_at(5000)
+    assert late.radius == pytest.approx((3.5, 5.0))
+    assert late.fov_y_radians == pytest.approx((0.16, 0.6))
+    still = recipes.embedded().cameras
+    assert still.ranges_at(10**6) == still.ranges_at(1)

@@ -1,0 +1,479 @@
+"""The trainer by objective and option: cost, closed forms, clamp, brightness, shared noise, guidance, exact resume."""
+
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import trimesh
+
+from sctd.diffusion.times import Times
+from sctd.formats import ply
+from sctd.objectives import OBJECTIVES
+from sctd.recipe.methods import FOR_OBJECTIVE
+from sctd.recipe.recipe import Recipe, with_overrides
+from sctd.render.rasterize import Rendering, render
+from sctd.scene.cameras import Cameras
+from sctd.scene.gaussians import Gaussians
+from sctd.train import draws, optimize
+from sctd.train.initialization import initial_gaussians
+from sctd.train.optimize import OptimizeError
+from sctd.train.regularize import disparity_images
+from tests.support.tiny_prior import SIZE, VARIANCE, TinyPrior, ball, growing, recipe, rows, run
+
+VIEWS = 2
+ALONE = {"regularizers.oversize": 0, "regularizers.alpha_entropy": 0, "relocate.enabled": False}
+"""The objective and nothing besides."""
+
+
+def method(name: str, base: Recipe | None = None, **overrides: object) -> Recipe:
+    """A method of the small recipe; keys are written with __ for a dot."""
+    made = FOR_OBJECTIVE[name](base or recipe())
+    return with_overrides(made, {key.replace("__", "."): value for key, value in overrides.items()})
+
+
+def spied(monkeypatch: pytest.MonkeyPatch, module: object, name: str) -> list:
+    """All that a function returns from now on."""
+    returned, function = [], getattr(module, name)
+
+    def spy(*arguments: object, **options: object) -> object:
+        returned.append(function(*arguments, **options))
+        return returned[-1]
+
+    monkeypatch.setattr(module, name, spy)
+    return returned
+
+
+# ---- every method ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FOR_OBJECTIVE)
+def test_every_method_moves_all_gaussians_and_leaves_them_finite(name: str) -> None:
+    steps = run(method(name, iterations=5, bounds__colour=False))
+    assert [step.skipped for step in steps] == [0] * 5
+    assert all(0 < step.loss < math.inf for step in steps)
+    before, after = ball().tensors(), steps[-1].gaussians.tensors()
+    for key in before:
+        assert bool(after[key].isfinite().all())
+        assert bool((after[key] != before[key]).flatten(1).any(1).all() if key != "logit_opacities" else
+                    (after[key] != before[key]).all()), key  # fmt: skip
+
+
+def cost(name: str, times: Times, *, perp_neg: bool) -> tuple[int, int]:
+    """Calls, and samples a view, of one iteration: a guided prediction counts 2, with Perp-Neg 4."""
+    guided = 4 if perp_neg else 2
+    match name:
+        case "sctd":
+            plain, dear = (3 if times.t > 150 else 2), 1
+        case "sctd-official":
+            plain, dear = (3 if times.t >= 150 else 2), 1
+        case "sds":
+            plain, dear = 0, 1
+        case "ism":
+            plain, dear = math.ceil((times.s - times.s_m) / 200) + 1, 1
+        case "cds":
+            plain, dear = 0, 2
+        case "gcs":
+            plain, dear = 4, 2
+    return plain + dear, plain + guided * dear
+
+
+@pytest.mark.parametrize("perp_neg", [False, True], ids=["CFG", "Perp-Neg"])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_calls_and_samples_of_an_iteration(name: str, perp_neg: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, prior = spied(monkeypatch, draws, "times"), TinyPrior()
+    chosen = method(name, iterations=12, guidance__perp_neg=perp_neg, times__warmup_share=0.5)
+    for number, _ in enumerate(optimize.optimize(chosen, prior, ball(), "a red ball", 0)):
+        calls, samples = cost(name, drawn[number], perp_neg=perp_neg)
+        assert (len(prior.calls), sum(batch for batch, _, _ in prior.calls)) == (calls, VIEWS * samples)
+        prior.calls.clear()
+    assert number == 11
+
+
+def test_the_table_of_costs() -> None:
+    """Samples a view (CFG, Perp-Neg): SCTD 5 and 7, below its threshold 4 and 6; SDS 2, 4; CDS 4, 8; GCS 8, 12."""
+    two_steps, one_step = Times(500, 450, 400), Times(120, 60, 0)
+    table = {
+        (name, times): tuple(cost(name, times, perp_neg=perp_neg)[1] for perp_neg in (False, True))
+        for name in OBJECTIVES
+        for times in (two_steps, one_step)
+    }
+    for name in ("sctd", "sctd-official"):
+        assert table[name, two_steps] == (5, 7)
+        assert table[name, one_step] == (4, 6)
+    for times in (two_steps, one_step):
+        assert (table["sds", times], table["cds", times], table["gcs", times]) == ((2, 4), (4, 8), (8, 12))
+    assert [cost("ism", Times(s + 80, s, 0), perp_neg=False)[1] for s in (0, 1, 200, 201, 420)] == [3, 4, 4, 5, 6]
+
+
+@pytest.mark.parametrize("name", FOR_OBJECTIVE)
+def test_killed_at_a_random_iteration_and_resumed_is_the_same_ply(name: str) -> None:
+    """With all that is random: growth, resets, disparities, mirroring, posterior samples, camera progress."""
+    kind = method(name).noise.kind
+    chosen = method(name, growing(noise__kind=kind), brightness__limit=0.3)
+    undisturbed = run(chosen)
+    stop = random.Random(f"{name} 1").randrange(1, 12)
+    resumed = list(
+        optimize.optimize(chosen, TinyPrior(), ball(), "a red ball", 0, resume=undisturbed[stop - 1].checkpoint())
+    )
+    assert len(resumed) == 12 - stop
+    assert ply.to_ply(resumed[-1].gaussians) == ply.to_ply(undisturbed[-1].gaussians)
+    assert ply.to_ply(resumed[-1].gaussians) != ply.to_ply(undisturbed[stop - 1].gaussians)
+    assert resumed[-1].checkpoint() == undisturbed[-1].checkpoint()
+
+
+def template(kind: str, folder: Path) -> Path:
+    if kind == "mesh":
+        trimesh.creation.box(extents=(0.5, 0.4, 0.6)).export(folder / "box.glb")
+        return folder / "box.glb"
+    (folder / "asset.ply").write_bytes(ply.to_ply(ball()))
+    return folder / "asset.ply"
+
+
+@pytest.mark.parametrize("name", ["sctd", "gcs-authors"])
+@pytest.mark.parametrize("kind", ["mesh", "ply"])
+def test_a_run_from_a_template_is_resumed_exactly_too(kind: str, name: str, tmp_path: Path) -> None:
+    shape = {"seed_shape.kind": kind, "seed_shape.path": str(template(kind, tmp_path)), "seed_shape.count": 20}
+    base = with_overrides(growing(seed_shape__replicas=3), shape)
+    chosen = method(name, base)
+
+    def begin(resume: bytes | None = None) -> list[optimize.Step]:
+        initial = initial_gaussians(chosen.seed_shape, "", torch.Generator().manual_seed(4))
+        assert initial.num == 60
+        return list(optimize.optimize(chosen, TinyPrior(), initial, "a red ball", 4, resume=resume))
+
+    undisturbed = begin()
+    stop = random.Random(f"{kind} {name}").randrange(1, 12)
+    assert ply.to_ply(begin(undisturbed[stop - 1].checkpoint())[-1].gaussians) == ply.to_ply(undisturbed[-1].gaussians)
+
+
+# ---- closed forms ---------------------------------------------------------------------------------------------------
+
+
+def first_iteration(chosen: Recipe, prior: TinyPrior) -> tuple[Gaussians, Rendering, Cameras, torch.Tensor, Times]:
+    """What the first iteration of seed 0 renders, from leaves; its cameras, its fixed noise and its times."""
+    generator, scene = draws.generator_of(0), draws.generator_of(0, 1)
+    noise = draws.noise(chosen, prior.latent_shape, generator)
+    cameras = draws.views(chosen, 1, SIZE, scene)
+    background = draws.backgrounds(chosen.background, VIEWS, scene)
+    if chosen.noise.kind == "fresh":
+        noise = draws.noise(chosen, prior.latent_shape, generator)
+    leaves = ball().map(lambda tensor: tensor.requires_grad_())
+    return leaves, render(leaves, cameras, background), cameras, noise, draws.times(chosen, 1, generator)
+
+
+def eps(prior: TinyPrior, z_t: torch.Tensor, t: int, target: torch.Tensor) -> torch.Tensor:
+    """Of Gaussian data around a target."""
+    alpha, sigma = prior.schedule.alpha[t], prior.schedule.sigma[t]
+    return sigma * (z_t - alpha * target) / (alpha**2 * VARIANCE + sigma**2)
+
+
+@pytest.mark.parametrize("posterior", ["encoder", "spoiled"])
+def test_one_step_of_gcs_is_its_three_losses_through_encoder_and_pixels(posterior: str) -> None:
+    """Written out for Gaussian data, stop-gradient as in the paper.
+
+    L_CP reaches the Gaussians past the encoder: with one that gives zeros whatever it sees, it is all that moves them.
+    """
+    chosen = method(
+        "gcs", iterations=1, guidance__scale=1, guidance__view_text="none", objective__weight=3,
+        objective__compact_consistency=0.7, objective__conditional_guidance=0.4, objective__pixel_constraint=0.9,
+    )  # fmt: skip
+    chosen, prior = with_overrides(chosen, ALONE), TinyPrior()
+    encode = prior.encode
+    if posterior == "spoiled":
+        prior.embed(["a red ball"])  # texts are embedded by the encoder that is whole
+        target = {text: prior._target(text) for text in ("", "red")}
+        prior._target = lambda text: target["red" if "red" in text else ""]
+        encode = prior.encode = lambda images, noise=None: 0 * type(prior).encode(prior, images)
+    (step,) = run(chosen, prior=prior)
+
+    leaves, rendering, _, noise, (t, s, e) = first_iteration(chosen, prior)
+    z_0 = encode(rendering.rgb)
+    alpha, sigma, k = prior.schedule.alpha, prior.schedule.sigma, prior.schedule.k
+    red, grey = prior._target("red"), prior._target("")
+
+    def moved(z: torch.Tensor, noise: torch.Tensor, a: int, b: int) -> torch.Tensor:
+        return alpha[b] * (z / alpha[a] + (k[b] - k[a]) * noise)
+
+    with torch.no_grad():
+        z_e = alpha[e] * z_0 + sigma[e] * noise
+        z_s = moved(z_e, eps(prior, z_e, e, grey), e, s)
+        z_t = moved(z_s, eps(prior, z_s, s, grey), s, t)
+        towards = eps(prior, z_t, t, red)
+        s_hat, e_hat = moved(z_t, towards, t, s), moved(z_t, towards, t, e)
+        apart = moved(z_t, eps(prior, z_t, t, grey), t, e) - moved(s_hat, eps(prior, s_hat, s, grey), s, e)
+        x_null = (z_e - sigma[e] * eps(prior, z_e, e, grey)) / alpha[e]
+        x_text = (e_hat - sigma[e] * eps(prior, e_hat, e, red)) / alpha[e]
+        on_latents = 3 * 2 * (0.7 * alpha[e] * apart + 0.4 * (x_null - x_text))
+        on_pixels = 3 * 2 * 0.9 * (prior.decode(x_null) - prior.decode(x_text))
+
+    size = float(on_latents.square().sum() + on_pixels.square().sum())
+    assert step.loss == pytest.approx(size / (2 * VIEWS), rel=1e-4)
+    of_pixels = torch.autograd.grad(
+        (rendering.rgb * on_pixels).sum(), list(leaves.tensors().values()), retain_graph=True
+    )
+    of_latents = torch.autograd.grad((z_0 * on_latents).sum(), list(leaves.tensors().values()))
+    after = step.state.population
+    for name, pixels, latents in zip(leaves.tensors(), of_pixels, of_latents, strict=True):
+        torch.testing.assert_close(
+            getattr(after.first_moment, name), 0.1 * (pixels + latents) / VIEWS, rtol=1e-3, atol=1e-6
+        )
+        assert bool(pixels.any())
+        assert bool(latents.any()) == (posterior == "encoder")
+    assert not torch.equal(step.gaussians.means, ball().means)
+
+
+def test_without_the_constraint_on_pixels_nothing_passes_the_encoder_by() -> None:
+    prior = TinyPrior()
+    encode = prior.encode
+    target = prior._target("red")
+    prior._target = lambda text: target
+    prior.encode = lambda images, noise=None: 0 * encode(images)
+    chosen = method("gcs", iterations=2, objective__pixel_constraint=0)
+    steps = run(with_overrides(chosen, ALONE), prior=prior)
+    assert torch.equal(rows(steps[-1].state.population.first_moment), torch.zeros_like(rows(ball())))
+
+
+def test_a_decoder_of_nan_is_undone_and_named() -> None:
+    prior = TinyPrior()
+    prior.decode = lambda z_0: torch.full((len(z_0), 3, SIZE, SIZE), torch.nan)
+    steps = optimize.optimize(method("gcs", give_up_after=3), prior, ball(), "a red ball", 0)
+    with pytest.raises(OptimizeError, match="NaN or infinity in 3 iterations in a row, up to iteration 3, in the loss"):
+        list(steps)
+
+
+# ---- clamp ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_clamp_moves_from_its_first_to_its_second_bound() -> None:
+    """So large a weight that every number is cut: the loss of a view is ½ numbers bound²."""
+    chosen = method("cds", iterations=4, objective__weight=1e9, objective__clamp=(0.02, 0.08))
+    bounds = [(2 * step.loss / 64) ** 0.5 for step in run(with_overrides(chosen, ALONE))]
+    assert bounds == pytest.approx([0.035, 0.05, 0.065, 0.08], rel=1e-4)
+
+
+def test_the_clamp_cuts_pixels_too() -> None:
+    chosen = method("gcs", iterations=1, objective__weight=1e9, objective__clamp=(0.02, 0.08))
+    (step,) = run(with_overrides(chosen, ALONE))
+    numbers = 2 * step.loss / 0.08**2
+    assert 64 + 0.9 * 3 * SIZE**2 < numbers <= 64 + 3 * SIZE**2 + 1e-2  # a few pixels may be just right
+
+
+def test_a_wide_clamp_and_none_are_the_same_and_a_narrow_one_is_not() -> None:
+    losses = {
+        clamp: run(with_overrides(method("cds", iterations=2), ALONE | {"objective.clamp": clamp}))[-1].loss
+        for clamp in ((0, 0), (1e6, 1e6), (1e-3, 1e-3))
+    }
+    assert losses[0, 0] == losses[1e6, 1e6]
+    assert losses[1e-3, 1e-3] < losses[0, 0]
+
+
+# ---- brightness -----------------------------------------------------------------------------------------------------
+
+
+def bright(monkeypatch: pytest.MonkeyPatch, levels: Callable[[int], float], **overrides: object) -> list[optimize.Step]:
+    """A run of ten iterations whose constant harmonics stay but for BEG; `levels` is what it finds from the 3rd on."""
+    calls = []
+
+    def found(images: torch.Tensor, quantile: float) -> float:
+        assert images.shape == (VIEWS, 3, SIZE, SIZE)
+        assert not images.requires_grad
+        assert quantile == 0.7
+        calls.append(images)
+        return levels(2 + len(calls))  # nobody asks before the third iteration
+
+    monkeypatch.setattr(optimize, "brightest", found)
+    chosen = method(
+        "sctd", iterations=10, brightness__enabled=True, brightness__quantile=0.7, brightness__factor=0.5,
+        brightness__limit=0.9, sh_degree=1,
+    )  # fmt: skip
+    chosen = with_overrides(chosen, ALONE | {key.replace("__", "."): value for key, value in overrides.items()})
+    still = chosen.optimizer.sh_constant.model_copy(update={"start": 0.0, "end": 0.0})
+    frozen = chosen.optimizer.model_copy(update={"sh_constant": still})
+    return run(chosen.model_copy(update={"optimizer": frozen}))
+
+
+def dims(steps: list[optimize.Step]) -> dict[int, float]:
+    """At which iterations the constant harmonics changed, and by what factor."""
+    found, before = {}, ball().sh[:, 0]
+    for step in steps:
+        after, moments = step.gaussians.sh[:, 0], step.state.population
+        if not torch.equal(after, before):
+            found[step.iteration] = float((after / before).median())
+            torch.testing.assert_close(after, found[step.iteration] * before)
+            assert not moments.first_moment.sh.any()
+            assert not moments.second_moment.sh.any()
+        else:
+            assert bool(moments.second_moment.sh.any())
+        assert bool(moments.second_moment.means.any())
+        before = after
+    return found
+
+
+def test_beg_dims_between_its_shares_of_the_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After 0.2 and before 0.9 of ten: 3 to 8."""
+    assert dims(bright(monkeypatch, lambda iteration: 1.0)) == pytest.approx(dict.fromkeys(range(3, 9), 0.5))
+
+
+def test_beg_dims_only_where_the_limit_is_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = bright(monkeypatch, lambda iteration: {4: 0.91, 6: 0.9, 7: 5.0}.get(iteration, 0.1), brightness__factor=0.8)
+    assert dims(steps) == pytest.approx({4: 0.8, 7: 0.8})
+
+
+def test_beg_looks_at_what_was_rendered_and_only_if_it_is_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, renderings = spied(monkeypatch, optimize, "brightest"), spied(monkeypatch, optimize, "render")
+    run(method("sctd", iterations=4))
+    assert found == []
+    del renderings[:]
+    run(method("sctd", iterations=4, brightness__enabled=True, brightness__quantile=0.6))
+    by_hand = [
+        float(torch.stack([view.mean(0)[view.mean(0) > 0].quantile(0.6) for view in each.rgb.detach()]).quantile(0.6))
+        for each in renderings
+    ]
+    assert found == pytest.approx(by_hand[:3])  # of the fourth, the last, it could change nothing
+
+
+# ---- noise ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["fixed", "fresh"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_shared_noise_is_one_for_all_views(shared: bool, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = spied(monkeypatch, draws, "noise")
+    steps = run(method("sctd", iterations=3, noise__shared=shared, noise__kind=kind, noise__offset=0.3))
+    assert len(drawn) == (1 if kind == "fixed" else 4)
+    assert all(torch.equal(noise[0], noise[1]) == shared for noise in drawn)
+    assert torch.equal(steps[-1].state.noise[0], steps[-1].state.noise[1]) == shared
+    noise = draws.noise(method("cds", noise__offset=2), (4, 40, 40), torch.Generator().manual_seed(0))
+    assert float(noise.mean((0, 2, 3)).std()) > 0.5  # the constant of a channel is there, too
+
+
+# ---- Perp-Neg -------------------------------------------------------------------------------------------------------
+
+
+def test_perp_neg_asks_for_what_the_cameras_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    """[∅, text, first negatives, second negatives], each for all views: text by the azimuth, negatives by the half."""
+    cameras, prior = spied(monkeypatch, draws, "views"), TinyPrior()
+    chosen = method(
+        "sds", iterations=8, guidance__perp_neg=True, guidance__view_text="interpolated",
+        guidance__negative_prompt="a green haze", cameras__azimuth_spread="uniform",
+    )  # fmt: skip
+    run(chosen, prompt="a thing", prior=prior)
+    front, side, back = (prior._target(word).flatten() for word in ("front", "", "back"))
+    halves = set()
+    for asked, seen in zip(prior.asked, cameras, strict=True):
+        null, text, first, second = (part[:, 0] for part in asked.chunk(4))
+        assert torch.equal(null, prior._target("green").flatten().expand(VIEWS, -1))
+        for view, azimuth in enumerate(seen.azimuth_degrees.tolist()):
+            away = abs((azimuth + 180) % 360 - 180) / 90
+            halves.add(away < 1)
+            expected = (1 - away) * front + away * side if away < 1 else (2 - away) * side + (away - 1) * back
+            torch.testing.assert_close(text[view], expected)
+            assert torch.equal(first[view], front if away < 1 else side)
+            assert torch.equal(second[view], side if away < 1 else front)
+    assert halves == {True, False}
+
+
+def test_one_step_with_perp_neg_is_the_closed_form() -> None:
+    """SDS: what the guidance adds, view by view, with the release's weights written out."""
+    chosen = method(
+        "sds", iterations=1, guidance__perp_neg=True, guidance__view_text="interpolated", guidance__scale=4,
+    )  # fmt: skip
+    chosen, prior = with_overrides(chosen, ALONE), TinyPrior()
+    (step,) = run(chosen, prompt="a thing", prior=prior)
+    _, rendering, cameras, noise, (t, _, _) = first_iteration(chosen, prior)
+    alpha, sigma = prior.schedule.alpha[t], prior.schedule.sigma[t]
+    z_t = alpha * prior.encode(rendering.rgb).detach() + sigma * noise
+    loss = 0.0
+    for view, azimuth in enumerate(cameras.azimuth_degrees.tolist()):
+        front, side, back = (prior._target(word) for word in ("front", "", "back"))
+        away = abs((azimuth + 180) % 360 - 180) / 90
+        if away < 1:
+            r, text, negatives = 1 - away, (1 - away) * front + away * side, (front, side)
+            weights = (-2 * math.exp(-2 * r) if r <= 0.8 else 0, -2 * math.exp(-10 * (1 - r)) if r >= 0.2 else 0)
+        else:
+            r, text, negatives = 2 - away, (2 - away) * side + (away - 1) * back, (side, front)
+            weights = (-math.exp(-10 * r) if r <= 0.8 else 0, -2)
+        eps_null = eps(prior, z_t[view], t, prior._target(""))
+        towards = eps(prior, z_t[view], t, text) - eps_null
+        total = towards.clone()
+        for weight, negative in zip(weights, negatives, strict=True):
+            delta = eps(prior, z_t[view], t, negative) - eps_null
+            along = (delta * towards).sum() / max(float(towards.square().sum()), 1e-6)
+            total += (weight if abs(weight) > 1e-4 else 0) * (delta - along * towards)
+        gradient = sigma**2 * (eps_null + 4 * total - noise[view])
+        loss += float(gradient.square().sum()) / (2 * VIEWS)
+    assert step.loss == pytest.approx(loss, rel=1e-4)
+
+
+# ---- control --------------------------------------------------------------------------------------------------------
+
+
+class Follower:
+    """A ControlNet of the tiny prior: keeps what it is shown, counts what it is asked."""
+
+    def __init__(self, prior: TinyPrior) -> None:
+        self.prior, self.shown, self.batches = prior, [], []
+
+    def __call__(self, pictures: torch.Tensor):
+        self.shown.append(pictures)
+
+        def denoise(z_t: torch.Tensor, t: int, text: torch.Tensor | None) -> torch.Tensor:
+            self.batches.append(len(z_t))
+            target = self.prior._target("") if text is None else text.reshape(-1, 4, 4, 4)
+            return eps(self.prior, z_t, t, target)
+
+        return denoise
+
+
+@pytest.mark.parametrize("flip", [0, 1], ids=["as they are", "mirrored"])
+@pytest.mark.parametrize("disparity", [0, 1], ids=["colours", "disparity"])
+def test_control_sees_the_disparity_of_the_current_render_mirrored_with_it(
+    flip: int, disparity: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renderings, cameras = spied(monkeypatch, optimize, "render"), spied(monkeypatch, draws, "views")
+    prior = TinyPrior()
+    follower, encoded, encode = Follower(prior), [], prior.encode
+    prior.encode = lambda images, generator=None: (encoded.append(images), encode(images, generator))[1]
+    chosen = method(
+        "sctd", iterations=3, guidance__control="depth", encoding__flip_share=flip, encoding__disparity_share=disparity
+    )
+    steps = list(optimize.optimize(chosen, prior, ball(opacity=0.95), "a red ball", 0, control=follower))
+    assert (len(steps), len(follower.shown)) == (3, 3)
+    images = [each for each in encoded if each.shape[0] == VIEWS]
+    for shown, rendering, seen, image in zip(follower.shown, renderings, cameras, images, strict=True):
+        expected = disparity_images(rendering, seen).detach()
+        assert bool(expected.any())
+        assert not torch.equal(expected, expected.flip(-1))
+        assert torch.equal(shown, expected.flip(-1) if flip else expected)
+        assert not shown.requires_grad
+        assert torch.equal(image.detach(), shown) == bool(disparity)  # and lies as what is encoded lies
+    assert prior.calls == []  # all that is asked, it is asked
+
+
+def test_guidance_goes_around_the_controlled_denoiser() -> None:
+    prior = TinyPrior()
+    follower = Follower(prior)
+    chosen = method("sctd", iterations=2, guidance__control="depth", guidance__perp_neg=True)
+    steps = list(optimize.optimize(chosen, prior, ball(), "a red ball", 0, control=follower))
+    assert set(follower.batches) == {VIEWS, 4 * VIEWS}
+    # A ControlNet that adds nothing leaves all as it is without.
+    plain = run(method("sctd", iterations=2, guidance__perp_neg=True))
+    assert torch.equal(rows(steps[-1].gaussians), rows(plain[-1].gaussians))
+
+
+@pytest.mark.parametrize(
+    ("control", "is_given", "message"),
+    [
+        ("depth", False, "guidance.control is 'depth' and no ControlNet was given; they must agree"),
+        ("none", True, "guidance.control is 'none' and a ControlNet was given; they must agree"),
+    ],
+)
+def test_recipe_and_control_must_agree(control: str, is_given: bool, message: str) -> None:
+    prior = TinyPrior()
+    chosen = method("sctd", guidance__control=control)
+    with pytest.raises(OptimizeError) as caught:
+        optimize.optimize(chosen, prior, ball(), "a red ball", 0, control=Follower(prior) if is_given else None)
+    assert str(caught.value) == message

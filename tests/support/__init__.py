@@ -1,0 +1,1 @@
+"""Helpers of the tests: tiny models, analytic worlds, fake clusters, processes, paths."""

@@ -1,0 +1,119 @@
+"""A run folder as `bench` leaves it, written by hand: real files of every kind, scores told in advance."""
+
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from evaluation.fid import Moments
+from evaluation.references import Reference, to_bytes
+from pipeline.assets import images as pictures
+from pipeline.prompts import slug
+from pipeline.store.run_folder import Store
+from sctd.formats import ply
+from sctd.scene.gaussians import Gaussians
+
+VIEWS, WIDTH = 120, 3
+RED, GREEN, BLUE = (0.9, 0.05, 0.05), (0.05, 0.7, 0.1), (0.05, 0.1, 0.9)
+SH_CONSTANT = 0.28209479177387814
+
+
+def asset() -> Gaussians:
+    """A red ball with a blue cap on top (+z) and a green nose in front (+x)."""
+    centres = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 0.75], [0.75, 0.0, 0.0]])
+    scales = torch.tensor([0.3, 0.12, 0.12])
+    colours = torch.tensor([RED, BLUE, GREEN])
+    cloud = torch.randn(3, 300, 3, generator=torch.Generator().manual_seed(0)) * 0.4 * scales[:, None, None]
+    number = cloud.shape[0] * cloud.shape[1]
+    return Gaussians(
+        means=(centres[:, None] + cloud).reshape(-1, 3),
+        log_scales=(scales * 0.35).log().repeat_interleave(300)[:, None].expand(number, 3).clone(),
+        quats=torch.tensor([1.0, 0, 0, 0]).expand(number, 4).clone(),
+        logit_opacities=torch.full((number,), 3.0),
+        sh=((colours - 0.5) / SH_CONSTANT).repeat_interleave(300, dim=0)[:, None, :],
+    )
+
+
+def recipe(method: str) -> dict:
+    return {"name": "embedded", "guidance": {"scale": 7.5}, "objective": {"name": method}}
+
+
+def score(prompt: int, method: int) -> float:
+    """Of CLIP: later methods are worse, by nearly as much on every prompt."""
+    return 30.0 + prompt % 7 - method * (1 + 0.01 * prompt)
+
+
+def write(store: Store, weights, prompts, methods, *, failed=(), unfinished=()) -> None:
+    """`failed`, `unfinished`: pairs of the numbers of prompt and method."""
+    rng = np.random.default_rng(0)
+    seen = rng.normal(size=(200, WIDTH)).astype(np.float32)
+    weights.mkdir(exist_ok=True)
+    reference = Reference(Moments.of(seen), seen, {"network": "embedded", "seed": 0})
+    (weights / "reference.npz").write_bytes(to_bytes(reference))
+    pairs = [(p, m) for p in range(len(prompts)) for m in range(len(methods))]
+    jobs = {(p, m): _job(p, prompts[p], m, methods[m]) for p, m in pairs}
+    hardware = {"cpu": "a CPU", "cores": 2, "gpus": []}
+    session = {"started_utc": "2026-01-02T03:04:05+00:00", "command": "segmentdreamer bench", "commit": "c0ffee"}
+    store.write_json(
+        store.root / "run.json",
+        {"run_id": store.root.name, "suite": "made", "seed": 0, "views": VIEWS, "protocol": f"paper{VIEWS}"}
+        | {"metric_version": 1, "recipes": {method: recipe(method) for method in methods}}
+        | {"weights": {"name": "embedded", "folder": str(weights), "sha256": {"prior": "p"}}}
+        | {"jobs": list(jobs.values()), "sessions": [session | {"versions": {"torch": "2"}, "hardware": hardware}]},
+    )
+    files = {"asset.ply": ply.to_ply(asset()), "turntable.mp4": pictures.video(_frames())}
+    for (p, m), job in jobs.items():
+        if (p, m) in unfinished:
+            continue
+        about = {key: job[key] for key in ("job_id", "prompt_id", "prompt", "method", "objective", "seed")}
+        if (p, m) in failed:
+            reason = {"failed_stage": "generate", "error_kind": "memory", "error": "the memory <b>ran</b> out"}
+            store.write_record(about | {"status": "failed", "evaluation": None, "deaths": 2} | reason)
+            continue
+        made = {"seconds": 60.0 + m, "init_seconds": 1.0, "optimize_seconds": 59.0 + m, "resumed_from": 0}
+        made |= {"num_gaussians": 900, "image_size": 64, "peak_bytes": 2**30, "device": "cpu"}
+        scores, arrays = _scored(score(p, m), rng)
+        folder = store.item(job["job_id"])
+        sheet = pictures.contact_sheet(_frames(), job["prompt"])
+        for name, content in {**files, "contact.png": sheet, "evaluation.npz": arrays}.items():
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+        (folder / "generation.json").write_text(json.dumps(made))
+        kinds = {"status": "done", "evaluation": "e", "error": "", "error_kind": "", "deaths": 0}
+        store.write_record(about | kinds | {"scores": scores, "evaluation_seconds": 1.0, "generation": made})
+
+
+def _job(p: int, prompt: str, m: int, method: str) -> dict:
+    return {"job_id": f"{p:02}{m:02}cafe", "prompt_id": slug(prompt), "prompt": prompt, "shape_prompt": prompt} | {
+        "method": method,
+        "objective": method,
+        "seed": 0,
+    }
+
+
+def _scored(clip: float, rng: np.random.Generator) -> tuple[dict, bytes]:
+    """One face at the front: the views' scores fall towards the back, and are lowest at 180°."""
+    wave = np.cos(np.arange(VIEWS) * 2 * np.pi / VIEWS)
+    views = {"clip": clip + 5 * wave, "ir": clip / 10 - 3 + wave, "clip_rprec": np.ones(VIEWS)}
+    file = io.BytesIO()
+    np.savez_compressed(file, features=rng.normal(size=(VIEWS, WIDTH)).astype(np.float32), **views)
+    summaries = {
+        name: {"mean": float(v.mean()), "sd": float(v.std()), "p10": float(np.quantile(v, 0.1))}
+        for name, v in views.items()
+    }
+    return summaries, file.getvalue()
+
+
+def _frames() -> np.ndarray:
+    """A turntable: a square on white that turns red."""
+    frames = np.full((VIEWS, 32, 32, 3), 255, np.uint8)
+    frames[:, 8:24, 8:24] = 0
+    frames[:, 8:24, 8:24, 0] = np.linspace(0, 255, VIEWS, dtype=np.uint8)[:, None, None]
+    return frames
+
+
+def with_spherical_harmonics(gaussians: Gaussians) -> Gaussians:
+    """The same colours, in the terms of degree 1."""
+    return replace(gaussians, sh=torch.cat([gaussians.sh, torch.zeros(len(gaussians.sh), 3, 3)], dim=1))

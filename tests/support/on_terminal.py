@@ -1,0 +1,55 @@
+"""Processes on a terminal of their own: what is typed there reaches all of its foreground, as in a shell."""
+
+import fcntl
+import os
+import pty
+import subprocess
+import termios
+
+import pytest
+
+from tests.support.own_process import PATIENCE_SECONDS, without_ray
+
+
+class OnTerminal:
+    """A process that a terminal of its own controls: what is typed there reaches all of its foreground."""
+
+    def __init__(self, command, env):
+        self.master, slave = pty.openpty()
+        self.process = subprocess.Popen(
+            command, stdin=slave, stdout=slave, stderr=slave, env=env, start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )  # fmt: skip
+        os.close(slave)
+        self.seen = ""
+
+    def until(self, text):
+        """Read on until this has been shown, or until the end for None."""
+        while text is None or text not in self.seen:
+            try:
+                self.seen += os.read(self.master, 65536).decode(errors="replace")
+            except OSError:  # the other end is closed
+                assert text is None, self.seen
+                return
+
+    def type(self, keys):
+        os.write(self.master, keys)
+
+    def status(self):
+        self.until(None)
+        return self.process.wait(PATIENCE_SECONDS)
+
+
+@pytest.fixture
+def terminals():
+    started = []
+
+    def start(command, **more):
+        started.append(OnTerminal(command, {**without_ray(), **more}))
+        return started[-1]
+
+    yield start
+    for terminal in started:
+        terminal.process.kill()
+        terminal.process.wait()
+        os.close(terminal.master)

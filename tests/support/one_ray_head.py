@@ -1,0 +1,45 @@
+"""Run by tests/cluster/ray/test_head.py in a process of its own: a run whose head is killed, or whose calls get lost."""
+
+import json
+import os
+import signal
+import sys
+import warnings
+from pathlib import Path
+
+warnings.simplefilter("ignore")
+
+from tests.support import fake_workers  # noqa: E402
+
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+import ray  # noqa: E402
+from ray.cluster_utils import Cluster  # noqa: E402
+
+from cluster.ray.executor import RayExecutor, disconnect  # noqa: E402
+from cluster.scheduling.scheduler import Limits  # noqa: E402
+
+ITEMS = [f"slow-{number}" for number in range(8)]
+
+
+def main(folder: Path, fault: str) -> None:
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    ray.cloudpickle.register_pickle_by_value(fake_workers)
+    steps = []
+
+    def watch(event):
+        steps.append(event)
+        if fault == "head" and sum(event.kind == "progress" for event in steps) == 10:
+            (head,) = cluster.head_node.all_processes["gcs_server"]
+            os.kill(head.process.pid, signal.SIGKILL)
+
+    left = [item for item in ITEMS if not (folder / f"{item}.outcome").exists()]
+    executor = RayExecutor(limits=Limits(backoff_seconds=0.1))
+    for outcome in executor.run(fake_workers.stages(folder, generators=1), left, watch):
+        (folder / f"{outcome.item}.outcome").write_text(json.dumps([outcome.result, outcome.deaths]))
+    disconnect()
+    cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

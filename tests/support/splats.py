@@ -1,0 +1,38 @@
+"""Gaussians such as an object has, and how another program (GaussForge, with Niantic's own .spz) reads them."""
+
+import gaussforge
+import torch
+
+from sctd.formats.ply import from_ply
+from sctd.scene.gaussians import Gaussians
+
+
+def some_splats(num: int = 50, degree: int = 0) -> Gaussians:
+    """Colours, opacities and sizes that every format can hold."""
+    generator = torch.Generator().manual_seed(num + degree)
+
+    def uniform(low: float, high: float, *shape: int) -> torch.Tensor:
+        return low + (high - low) * torch.rand(*shape, generator=generator)
+
+    constant, others = uniform(-1.7, 1.7, num, 1, 3), uniform(-0.9, 0.9, num, (degree + 1) ** 2 - 1, 3)
+    return Gaussians(
+        means=uniform(-1, 1, num, 3),
+        log_scales=uniform(-6, -1, num, 3),
+        quats=torch.randn(num, 4, generator=generator),
+        logit_opacities=uniform(-4, 4, num),
+        sh=torch.cat([constant, others], dim=1),
+    )
+
+
+def read_elsewhere(data: bytes, kind: str) -> Gaussians:
+    """What GaussForge finds in a file of this kind, by way of the .ply that it writes."""
+    found = gaussforge.GaussForge().convert(data, kind, "ply")
+    assert "error" not in found, found
+    return from_ply(found["data"])
+
+
+def degrees_between(first: Gaussians, second: Gaussians) -> torch.Tensor:
+    """Angles between the rotations of two sets."""
+    quats = [torch.nn.functional.normalize(each.quats.double(), dim=-1) for each in (first, second)]
+    sine = torch.minimum((quats[0] - quats[1]).norm(dim=-1), (quats[0] + quats[1]).norm(dim=-1)) / 2
+    return torch.rad2deg(4 * torch.asin(sine.clamp(max=1)))

@@ -1,0 +1,100 @@
+"""A study of three methods in two run folders, with turntables made here, and a client that a volunteer could be."""
+
+import json
+import re
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.assets import images as pictures
+from pipeline.store.run_folder import Store
+from pipeline.study import clips, plan
+from pipeline.study.database import Database
+
+SERVE = [sys.executable, "-c", "from pipeline.cli.app import main; main()", "study", "serve"]
+METHODS = {"alpha": ["sctd-secret", "sds-secret"], "beta": ["sctd-secret"]}
+HOSTILE = '<script>alert("x")</script> a red & "blue" cube'
+PROMPTS = [HOSTILE, "a green ball", "a yellow cone"]
+
+
+def turntable(seed: int, frames: int = 12, side: int = 32) -> bytes:
+    colour = np.random.default_rng(seed).integers(0, 256, size=3)
+    views = np.full((frames, side, side, 3), 255, np.uint8)
+    for i, view in enumerate(views):
+        view[8:24, i : i + 12] = colour
+    return pictures.video(views)
+
+
+def write_run(root, methods, unmade=()):
+    """As much of a run folder as a study reads; `unmade` jobs have no turntable."""
+    jobs = [
+        {"job_id": f"{method}-{p}", "prompt": prompt, "method": method, "objective": method}
+        for p, prompt in enumerate(PROMPTS)
+        for method in methods
+    ]
+    about = {"run_id": root.name, "recipes": {name: {} for name in methods}, "jobs": jobs}
+    store = Store(root)
+    store.write_json(root / "run.json", about)
+    for number, job in enumerate(jobs):
+        if job["job_id"] not in unmade:
+            frames = 12 if root.name == "alpha" else 20
+            store.write(store.item(job["job_id"]) / "turntable.mp4", turntable(number, frames))
+    return store
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    for name, methods in METHODS.items():
+        write_run(root / name, methods)
+    return [root / name for name in METHODS]
+
+
+@pytest.fixture(scope="session")
+def made_clips(runs):
+    """The files of one plan, made once."""
+    made = plan.planned(runs, [], 2, seed=1)
+    assert HOSTILE in made.prompts
+    contents = [clips.clip(Path(path)) for group in made.turntables for path in group]
+    return made, clips.alike(contents)
+
+
+@pytest.fixture
+def study(made_clips, tmp_path):
+    """A study's folder, its plan, and a database; three methods, two groups, six steps a volunteer."""
+    made, contents = made_clips
+    store = Store(tmp_path / "study")
+    paths = [made.clip(store, g, c) for g in range(2) for c in range(3)]
+    for path, content in zip(paths, contents, strict=True):
+        store.write(path, content)
+    plan.write(store, made)
+    database = Database(store.root / plan.DATABASE)
+    yield store, made, database
+    database.close()
+
+
+def csrf(html: str) -> str:
+    return re.search(r'name="csrf" value="([0-9a-f]+)"', html)[1]
+
+
+def secrets_of(made) -> list[str]:
+    """Words that no volunteer may receive."""
+    runs = [word for c in made.competitors for word in (c.run, c.run_id, c.method)]
+    return [*runs, made.id, "sctd", "sds", "run.json", "items/", json.dumps(made.competitors[0].method)]
+
+
+@contextmanager
+def serving(store):
+    server = subprocess.Popen(
+        [*SERVE, str(store.root), "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        line = server.stdout.readline()
+        yield server, re.search(r"http://127\.0\.0\.1:\d+", line)[0]
+    finally:
+        server.kill()
+        server.communicate()

@@ -1,0 +1,137 @@
+"""Commands that are killed at a named point, without the seconds that a new process takes to import torch.
+
+`python zygote.py` imports once, then reads lines of JSON, {"arguments": […], "at": POINT, "signal": NUMBER}, runs each
+command in a fork of itself that gets the signal at the point, and answers with its exit status and standard error.
+"""
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from typing import NamedTuple
+
+POINTS = (
+    "boot", "before the first checkpoint", "during a checkpoint", "before a checkpoint", "after the asset",
+    "accepted, not moved", "half moved", "during evaluation", "after the last record",
+)  # fmt: skip
+
+
+class Ended(NamedTuple):
+    status: int  # negative: the signal
+    stderr: str
+
+
+class Zygote:
+    """The process that forks, as a test has it."""
+
+    def __init__(self):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.zygote"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"AWS_EC2_METADATA_DISABLED": "true"},
+        )
+
+    def run(self, arguments: list[str], at: str | None = None, number: int = signal.SIGKILL) -> Ended:
+        asked = {"arguments": arguments, "at": at, "signal": int(number)}
+        self.process.stdin.write(json.dumps(asked) + "\n")
+        self.process.stdin.flush()
+        return Ended(**json.loads(self.process.stdout.readline()))
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+def plant(point: str, number: int) -> None:
+    """Have this process get the signal at `point`."""
+    from pipeline.store import files
+    from pipeline.work import evaluate
+    from pipeline.work import flow as bench
+    from pipeline.work.generate import Generator
+
+    seen = []
+
+    def die() -> None:
+        os.kill(os.getpid(), number)
+        threading.Event().wait(5)  # a handler runs between two of Python's steps
+
+    def before(where, name, matches, *, written=False):
+        """Die at a call of a function whose path `matches`; on a disk with half of its content `written`."""
+        real = getattr(where, name)
+
+        def called(path, *rest):
+            if matches(path):
+                if written and files.is_local(path):
+                    files.put(path.with_name(f".{path.name}.half.new"), rest[0][: len(rest[0]) // 2])
+                die()
+            return real(path, *rest)
+
+        setattr(where, name, called)
+
+    def nth(count, name):
+        return lambda path: path.name == name and (seen.append(path) or len(seen) == count)
+
+    if point == "boot":
+        real = bench._generator
+        bench._generator = lambda *arguments: (die(), real(*arguments))[1]
+    elif point == "before the first checkpoint":
+        before(files, "put", nth(1, "checkpoint"))
+    elif point == "during a checkpoint":
+        before(files, "put", nth(3, "checkpoint"), written=True)
+    elif point == "before a checkpoint":
+        before(files, "copy", lambda path: path.name == "checkpoint" and (seen.append(path) or len(seen) == 2))
+    elif point == "after the asset":
+        real_pictures = Generator._picture
+        Generator._picture = lambda self, *arguments: (die(), real_pictures(self, *arguments))[1]
+    elif point == "accepted, not moved":
+        before(files, "move", lambda path: path.name == "asset.ply")
+    elif point == "half moved":
+        before(files, "move", lambda path: path.name == "contact.png")
+    elif point == "during evaluation":
+        real_npz = evaluate._npz
+        evaluate._npz = lambda *arguments: (die(), real_npz(*arguments))[1]
+    else:
+        before(files, "put", lambda path: path.name == "distances.json")
+
+
+def main() -> None:
+    from pipeline.cli import app as cli
+    from pipeline.report import publish  # noqa: F401
+    from pipeline.work import flow as bench  # noqa: F401
+    from sctd.render import cpu_projection as render_cpu  # noqa: F401
+
+    for line in sys.stdin:
+        asked = json.loads(line)
+        readable, writable = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(readable)
+            os.dup2(writable, 2)
+            if asked["at"]:
+                plant(asked["at"], asked["signal"])
+            sys.argv[1:] = asked["arguments"]
+            status = 1
+            try:
+                with contextlib.redirect_stdout(io.StringIO()):
+                    cli.main()
+            except SystemExit as stop:
+                status = stop.code if isinstance(stop.code, int) else 1
+            finally:
+                sys.stderr.flush()
+                os._exit(status)
+        os.close(writable)
+        with os.fdopen(readable) as pipe:
+            stderr = pipe.read()
+        _, ended = os.waitpid(pid, 0)
+        print(json.dumps({"status": os.waitstatus_to_exitcode(ended), "stderr": stderr}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
