@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sctd.render.rasterize import Rasterized
+from sctd.render.contract import Rasterized
 from sctd.scene.cameras import Cameras
 from sctd.scene.densify import rotations
 
@@ -20,7 +20,7 @@ def rasterize(
     means: Float[Tensor, "num 3"],
     quats: Float[Tensor, "num 4"],
     scales: Float[Tensor, "num 3"],
-    opacities: Float[Tensor, "num"],
+    opacities: Float[Tensor, " num"],
     colors: Float[Tensor, "views num channels"],
     cameras: Cameras,
     backgrounds: Float[Tensor, "views channels"],

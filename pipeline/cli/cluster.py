@@ -82,6 +82,11 @@ def machines(
     return dict(locals())
 
 
+def program_of(context: typer.Context) -> Any:
+    """The command line that the context belongs to: `submit` and `manifest` parse the command after -- with it."""
+    return context.find_root().command
+
+
 def with_machines(command: Callable[..., int]) -> Callable[..., int]:
     """`command`, called with the options of `machines` as its first argument."""
     own = list(inspect.signature(command).parameters.values())[1:]
@@ -90,10 +95,12 @@ def with_machines(command: Callable[..., int]) -> Callable[..., int]:
         shared["image"] = shared["image"].replace(default="")  # what is deleted needs none
 
     @functools.wraps(command)
-    def run(**options: Any) -> int:
-        return command({key: options.pop(key) for key in shared}, **options)
+    def run(context: typer.Context, **options: Any) -> int:
+        asked = {key: options.pop(key) for key in shared}
+        return command(asked | {"program": program_of(context)}, **options)
 
-    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in (*own, *shared.values())]
+    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    parameters = [context, *(p.replace(kind=p.KEYWORD_ONLY) for p in (*own, *shared.values()))]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     return run
@@ -176,6 +183,7 @@ MANIFESTS: Verbs = (
 
 
 def _local(
+    context: typer.Context,
     command: Command,
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Of the run folder in runs/.", show_default="by the settings")
@@ -184,14 +192,21 @@ def _local(
     """Run the command here; again, it finishes what is unfinished and does nothing twice."""
     from pipeline.commands import cluster as commands_cluster
 
-    return commands_cluster.run_named(command, name)
+    return commands_cluster.run_named(program_of(context), command, name)
 
 
-def _on_ray(command: Command, name: Name, address: Address = LOOPBACK, wait: Wait = False, again: Again = False) -> int:
+def _on_ray(
+    context: typer.Context,
+    command: Command,
+    name: Name,
+    address: Address = LOOPBACK,
+    wait: Wait = False,
+    again: Again = False,
+) -> int:
     """Run it on a Ray cluster that is there, through its Jobs API."""
     from pipeline.commands import cluster as commands_cluster
 
-    return commands_cluster.submit_to_ray(command, name, address, wait=wait, again=again)
+    return commands_cluster.submit_to_ray(program_of(context), command, name, address, wait=wait, again=again)
 
 
 @with_machines
@@ -314,9 +329,9 @@ def _cancel(
 JOBS: Verbs = (("status", _status), ("logs", _logs), ("cancel", _cancel))
 
 
-def _encoded(command: Annotated[list[str], typer.Argument()]) -> int:
+def _encoded(context: typer.Context, command: Annotated[list[str], typer.Argument()]) -> int:
     """Run a command whose words `cluster.kubernetes.job.encoded` wrote."""
     from cluster.kubernetes.job import decoded
     from pipeline.commands import cluster as commands_cluster
 
-    return commands_cluster.run_here(decoded(command))
+    return commands_cluster.run_here(program_of(context), decoded(command))

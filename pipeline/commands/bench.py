@@ -15,12 +15,12 @@ from pipeline.events import tracking
 from pipeline.events.log import EventLog, Sink
 from pipeline.events.progress import Display, check_log, prompt_and_method_of, prompt_of
 from pipeline.plan import recipes, sweep
-from pipeline.plan.jobs import Prompt
 from pipeline.plan.protocol import Protocol
 from pipeline.plan.run import METRIC_VERSION, Run, check_views, evaluation_digest
 from pipeline.prompts import prompts as prompts_of
 from pipeline.prompts import suite as read_suite
 from pipeline.prompts import suite_name
+from pipeline.prompts.prompt import Prompt
 from pipeline.report import live
 from pipeline.store import files, manifest
 from pipeline.store.run_folder import BOARD, GRID, Store

@@ -18,6 +18,7 @@ from pipeline.weights import models
 RUNNABLE = "bench", "generate", "evaluate", "reference"
 OK, FAILED = 0, 3
 PLACES = "ray", "kuberay", "kfp"
+Program = Any  # the command line of this program: the click group that runs a list of words
 
 
 def show_ray_job(asked: Mapping[str, Any], command: Sequence[str]) -> int:
@@ -42,27 +43,27 @@ def show_pipeline(asked: Mapping[str, Any], command: Sequence[str]) -> int:
     return OK
 
 
-def run_named(words: Sequence[str], name: str | None) -> int:
+def run_named(program: Program, words: Sequence[str], name: str | None) -> int:
     """`run_here`, in a folder of this name: there the same command goes on, and another is refused."""
     if name is None:
-        return run_here(words)
+        return run_here(program, words)
     job = jobs.job(name=name, command=tuple(words))
-    return run_here([*words, "--out", f"runs/{name}"] if words[0] in jobs.MAKES_A_FOLDER and not job.folder else words)
+    return run_here(
+        program, [*words, "--out", f"runs/{name}"] if words[0] in jobs.MAKES_A_FOLDER and not job.folder else words
+    )
 
 
-def run_here(words: Sequence[str]) -> int:
+def run_here(program: Program, words: Sequence[str]) -> int:
     """Run a command of this program in this process; its status."""
-    from pipeline.cli.app import app
-
     try:
-        app(list(words), standalone_mode=True)
+        program(list(words), standalone_mode=True)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else OK
     return OK
 
 
-def submit_to_ray(command: Sequence[str], name: str, address: str, *, wait: bool, again: bool) -> int:
-    weights_of(command)
+def submit_to_ray(program: Program, command: Sequence[str], name: str, address: str, *, wait: bool, again: bool) -> int:
+    weights_of(program, command)
     job = jobs.job(name=name, command=tuple(command))
     return _submit(_launcher("ray", address, None), job, wait=wait, again=again)
 
@@ -153,20 +154,18 @@ def cancel(where: str, name: str, address: str, namespace: str | None) -> int:
 
 def described(asked: Mapping[str, Any], command: Sequence[str], **more: Any) -> Job:
     """The job that the options describe. Raises UserError, ManifestError."""
-    needs = weights_of(command) if command else EMBEDDED
     fields = dict(asked)
+    program = fields.pop("program")
+    needs = weights_of(program, command) if command else EMBEDDED
     secrets = tuple(jobs.secret(text) for text in fields.pop("secret") or ())
     fields["weights"] = fields["weights"] or needs
     fields["ray_version"] = fields["ray_version"] or importlib.metadata.version("ray")
     return jobs.job(**fields, command=tuple(command), secrets=secrets, **more)
 
 
-def weights_of(words: Sequence[str]) -> str:
+def weights_of(program: Program, words: Sequence[str]) -> str:
     """The weights that a command runs on: published or embedded. Raises UserError for a command that cannot run."""
     import typer
-    from typer.main import get_command
-
-    from pipeline.cli.app import app
 
     usage_error: Any = typer.BadParameter.__base__  # click's, or that of the click within typer
 
@@ -175,9 +174,8 @@ def weights_of(words: Sequence[str]) -> str:
         raise UserError(
             f"The command after -- is {verb!r}; it begins with one of {', '.join(RUNNABLE)}{nearest(verb, RUNNABLE)}."
         )
-    group = get_command(app)
     try:
-        context = group.commands[verb].make_context(verb, list(rest))  # type: ignore[attr-defined]
+        context = program.commands[verb].make_context(verb, list(rest))
     except usage_error as error:
         raise UserError(
             f"The command after -- cannot run: {error.format_message().rstrip('.')}; see {verb} --help."

@@ -6,93 +6,16 @@ Every stage has its own seed, keeps its state in `--state` and resumes from it, 
 
 import argparse
 import json
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from pipeline.embedded import data, tokenizer, weights_folder
-from pipeline.embedded.training import Plan, log
+from pipeline.embedded import tokenizer, weights_folder
+from pipeline.embedded.training import log
+from pipeline.embedded.workshop import Workshop
 
-SECONDS = {"vae": 300.0, "scorer": 310.0, "judge": 200.0, "denoiser": 620.0, "reward": 420.0, "shape": 360.0}
 SEEDS = {"vae": 11, "scorer": 12, "judge": 13, "denoiser": 14, "reward": 15, "shape": 16}
-
-
-@dataclass
-class Workshop:
-    """Where things are, and the data that stages of one process share."""
-
-    out: Path
-    state: Path
-    device: str
-    scenes: int
-    views: int
-    seed: int
-    workers: int
-    part_seconds: float
-    scale: float
-    steps: int | None
-    compiled: bool
-    wait_seconds: float
-    shared: data.Data | None = None
-    described_heldout: data.Scenes | None = None
-    caption_tokens: torch.Tensor | None = None
-
-    def plan(self, stage: str) -> Plan:
-        return Plan(self.scale * SECONDS[stage], self.state / f"{stage}.pt", self.steps, self.part_seconds)
-
-    @property
-    def tokenizer(self) -> Path:
-        return self.out / "prior" / "tokenizer"
-
-    def ids(self, texts: list[str]) -> torch.Tensor:
-        return torch.from_numpy(tokenizer.encode(self.tokenizer, texts)).to(self.device)
-
-    def vocabulary(self) -> int:
-        return len(json.loads((self.tokenizer / "vocab.json").read_text()))
-
-    def pictures(self) -> data.Data:
-        if self.shared is None:
-            described = data.describe(self.scenes, self.views, 1000 + self.seed, workers=self.workers)
-            tokens = tokenizer.encode_many(self.tokenizer, described.captions, self.workers)
-            log(f"{len(described.counts)} scenes, {len(described.captions)} captions")
-            self.caption_tokens = torch.from_numpy(tokens).view(-1, 2, tokenizer.MAX_LENGTH).to(self.device)
-            self.shared = data.shoot(described, self.device)
-            log("pictures", tuple(self.shared.images.shape))
-        return self.shared
-
-    def describe_heldout(self) -> None:
-        """Scenes of the held-out pairs, a tenth as many, for the judge alone: a judge must know what it judges."""
-        self.described_heldout = data.describe(
-            max(1, self.scenes // 10), self.views, 500_000 + self.seed, workers=self.workers, heldout=True
-        )
-
-    def everything(self) -> list[data.Data]:
-        """The shared pictures and those of the held-out pairs, which no model that makes or scores assets may see."""
-        assert self.described_heldout is not None, "the judge's scenes are drawn before CUDA is touched"
-        return [self.pictures(), data.shoot(self.described_heldout, self.device)]
-
-    def caption_ids(self) -> torch.Tensor:
-        """int16 [N, 2, tokens]."""
-        self.pictures()
-        assert self.caption_tokens is not None
-        return self.caption_tokens
-
-    def record(self, stage: str) -> Path:
-        return self.state / f"{stage}.json"
-
-    def finished(self, stage: str) -> bool:
-        return self.record(stage).exists() and bool(json.loads(self.record(stage).read_text())["finished"])
-
-    def await_stage(self, stage: str) -> None:
-        """Another process may be running it beside this one."""
-        until = time.monotonic() + self.wait_seconds
-        while not self.finished(stage):
-            if time.monotonic() > until:
-                raise FileNotFoundError(f"The stage {stage} is not finished; run it first: --stages {stage}")
-            time.sleep(0.5)
 
 
 def vae(shop: Workshop) -> dict:

@@ -11,7 +11,6 @@ import math
 import multiprocessing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor
 from pipeline.embedded import views, world
 from pipeline.embedded.shape_gate import Vectors, clouds_of, gate, measure, vectors_of
 from pipeline.embedded.training import Plan, fit, log
+from pipeline.embedded.workshop import Workshop
 from sctd.point_e import (
     DiffusionConfig,
     PointDiffusionTransformer,
@@ -31,9 +31,6 @@ from sctd.point_e import (
 from sctd.point_e.diffusion import alphas_cumprod
 
 __all__ = ["CONFIG", "gate", "measure", "run", "train"]
-
-if TYPE_CHECKING:
-    from pipeline.embedded.build import Workshop
 
 CONFIG = PointEConfig(
     n_ctx=512,
@@ -243,7 +240,7 @@ def write(model: PointDiffusionTransformer, out: Path) -> None:
         (out / name).write_bytes(content)
 
 
-def train(shop: "Workshop") -> dict[str, float]:
+def train(shop: Workshop) -> dict[str, float]:
     """The stage `shape` of build.py."""
     return run(
         shop.out / "scorer",

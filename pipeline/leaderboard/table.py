@@ -15,10 +15,10 @@ import pandas as pd
 
 from evaluation.references import Reference, from_bytes, require_one_reference
 from evaluation.statistics import mean_over_prompts
+from pipeline.digests import digest
 from pipeline.errors import UserError
 from pipeline.leaderboard import paper_table, user_study
 from pipeline.leaderboard.paper_table import PAPER_RECIPES
-from pipeline.plan.jobs import digest
 from pipeline.reference.distances import Kept
 from pipeline.store import manifest
 from pipeline.store.run_folder import ASSET, BLANK, EVALUATION, Store

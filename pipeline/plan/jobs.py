@@ -1,26 +1,18 @@
 """What there is to do: one job per prompt and method, known by the digest of all that can change its asset."""
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pipeline.digests import digest
+from pipeline.prompts.prompt import Prompt
 from sctd.recipe import custom_objective as own_objective
 from sctd.recipe.recipe import Recipe
 
 METHOD_VERSION = 2  # one more whenever the same job would make another asset than before
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What to make. `shape_text` is the short text that the seed shape is made from."""
-
-    id: str
-    text: str
-    shape_text: str
 
 
 @dataclass(frozen=True)
@@ -101,9 +93,3 @@ def without_machine(recipe: Recipe) -> dict[str, Any]:
     if own := tree["objective"].pop("function"):
         tree["objective"]["function"] = own_objective.reference(own).called
     return tree
-
-
-def digest(content: Any) -> str:
-    """SHA-256 of the canonical JSON of plain values."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()

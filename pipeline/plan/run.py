@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from pipeline.digests import digest
 from pipeline.errors import UserError, shortened
-from pipeline.plan.jobs import Job, Method, Prompt, digest, plan
+from pipeline.plan.jobs import Job, Method, plan
 from pipeline.plan.protocol import Protocol
+from pipeline.prompts.prompt import Prompt
 from pipeline.weights.models import EVALUATION, GENERATION, Weights
 from sctd.recipe.recipe import Recipe
 

@@ -9,8 +9,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from pipeline.digests import digest
 from pipeline.errors import UserError
-from pipeline.plan.jobs import Method, digest, without_machine
+from pipeline.plan.jobs import Method, without_machine
 from sctd.recipe.custom_objective import OwnObjectiveError
 from sctd.recipe.methods import fitted
 from sctd.recipe.recipe import Recipe, RecipeError, keys, with_overrides

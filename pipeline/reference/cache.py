@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.plan.jobs import digest
+from pipeline.digests import digest
 from pipeline.store.run_folder import Store
 
 PNG_EFFORT = 1  # of zlib: four times as fast as the usual 6, files a tenth larger

@@ -13,7 +13,7 @@ from cluster.scheduling.executor import Progress
 from evaluation.views import Views
 from pipeline.errors import UserError
 from pipeline.reference.cache import Shards, features_file, from_png, pictures_file, to_png
-from pipeline.reference.moments import Pictures, Shard
+from pipeline.reference.shards import Pictures, Shard
 from pipeline.weights.models import Weights
 from pipeline.weights.networks import DISTANCES
 from pipeline.work import devices

@@ -6,7 +6,6 @@ index.html  recipes.html  prompts/  view/ (a page per asset)  media/  plots/  as
 import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,12 @@ from pipeline.leaderboard.table import MEANS, Finished
 from pipeline.report import curves, viewer
 from pipeline.report import facts as site_facts
 from pipeline.report.facts import Entry
+from pipeline.report.templating import TEMPLATES, templates
 from pipeline.store import files, manifest
 from pipeline.store.run_folder import ASSET, CONTACT, TREND, TURNTABLE, Store
 
 FOLDER = "report"  # of a run folder
 OURS = "prompts", "view", "media", "plots", "assets", "viewer"  # emptied of what is no longer there
-TEMPLATES = Path(__file__).with_name("templates")
 TITLES = {"clip": "CLIP", "ir": "ImageReward"}
 LEGEND = "Means over prompts ± standard error; 1st and 2nd mark the best of a column. A dash could not be computed."
 
@@ -249,12 +248,3 @@ def _summary(runs: Sequence[Finished], entries: Sequence[Entry]) -> str:
 
 def _minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
-
-
-@cache
-def templates() -> Any:
-    """The pages' templates: what they are given is text, never markup."""
-    from jinja2 import Environment, FileSystemLoader
-
-    loader = FileSystemLoader(TEMPLATES)
-    return Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.errors import UserError, shortened
+from pipeline.report.templating import TEMPLATES, templates
 
 PACKAGE, VERSION = "@playcanvas/supersplat-viewer", "1.36.2"
 ARCHIVE = f"playcanvas-supersplat-viewer-{VERSION}.tgz"
 SHA256 = "a3bb9fe033267b6e8665b9486944fa2f53e12b7d77a2eabcbce6394bd81dc3e2"
 FETCH_SECONDS = 300
-TEMPLATES = Path(__file__).with_name("templates")
 MISSING = "The viewer of assets is not here: segmentdreamer viewer fetch, then segmentdreamer report, add it."
 
 
@@ -97,8 +97,6 @@ _MEMBERS = "public/index.js", "public/index.css", "LICENSE"
 
 def page(viewer: str, *, title: str, asset: str, back: str | None = None) -> bytes:
     """A page that shows the asset in a script of `embedded`; `viewer` is the folder of the viewer's files."""
-    from pipeline.report.pages import templates
-
     return templates().get_template("asset.html").render(viewer=viewer, title=title, asset=asset, back=back).encode()
 
 

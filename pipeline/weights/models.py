@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from pipeline.digests import digest
 from pipeline.errors import UserError
-from pipeline.plan.jobs import digest
 from pipeline.prompts import slug
 from pipeline.weights import catalogue
 from pipeline.weights.networks import DISTANCES, REQUIRED, Distance

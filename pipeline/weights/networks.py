@@ -8,11 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from evaluation.features import FeatureNetwork
-    from pipeline.weights.models import Weights
+
+
+class WeightsFolder(Protocol):
+    """What loading a network needs of a folder of weights."""
+
+    @property
+    def name(self) -> str: ...
+
+    def part(self, name: str) -> Path: ...
 
 
 @dataclass(frozen=True)
@@ -25,7 +34,7 @@ class Distance:
     metric: str
     part: str
     reference: str
-    load: Callable[[Weights, Any], FeatureNetwork]
+    load: Callable[[WeightsFolder, Any], FeatureNetwork]
     kernel: str | None = None
 
     @property
@@ -39,26 +48,26 @@ class Distance:
         return "ref_key" if self.metric == "fd" else f"ref_key_{self.metric}"
 
 
-def _scorer(weights: Weights, device: Any) -> FeatureNetwork:
+def _scorer(weights: WeightsFolder, device: Any) -> FeatureNetwork:
     from evaluation.clip_score import ClipScorer
     from evaluation.features import ClipTower
 
     return ClipTower(ClipScorer.load(weights.part("scorer"), device, weights.name))
 
 
-def _inception(weights: Weights, device: Any) -> FeatureNetwork:
+def _inception(weights: WeightsFolder, device: Any) -> FeatureNetwork:
     from evaluation.inception import InceptionTower
 
     return InceptionTower.load(weights.part("inception"), "clean", device)
 
 
-def _inception_tf(weights: Weights, device: Any) -> FeatureNetwork:
+def _inception_tf(weights: WeightsFolder, device: Any) -> FeatureNetwork:
     from evaluation.inception import InceptionTower
 
     return InceptionTower.load(weights.part("inception"), "tf", device)
 
 
-def _dinov2(weights: Weights, device: Any) -> FeatureNetwork:
+def _dinov2(weights: WeightsFolder, device: Any) -> FeatureNetwork:
     from evaluation.dinov2 import Dinov2Tower
 
     return Dinov2Tower.load(weights.part("dinov2"), device)

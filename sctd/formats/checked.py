@@ -18,6 +18,6 @@ def unit_quats(gaussians: Gaussians) -> Float[Tensor, "num 4"]:
     return torch.nn.functional.normalize(gaussians.quats, dim=-1)
 
 
-def logits(opacities: Float[Tensor, "num"]) -> Float[Tensor, "num"]:
+def logits(opacities: Float[Tensor, " num"]) -> Float[Tensor, " num"]:
     """Finite logits of opacities in [0, 1]."""
     return opacities.clamp(_NEVER, 1 - _NEVER).logit()

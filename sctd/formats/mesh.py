@@ -48,7 +48,7 @@ class Mesh:
         return any(colouring is not None for _, colouring in self.parts)
 
     @property
-    def areas(self) -> Float[Tensor, "faces"]:
+    def areas(self) -> Float[Tensor, " faces"]:
         """Area of every triangle."""
         first, second, third = self.triangles.unbind(1)
         return torch.linalg.cross(second - first, third - first).norm(dim=-1) / 2
@@ -122,7 +122,7 @@ def on_surface(mesh: Mesh, count: int, generator: torch.Generator) -> SurfacePoi
     return SurfacePoints(xyz.float(), _colours(mesh, faces, barycentric) if mesh.has_colours else None)
 
 
-def _colours(mesh: Mesh, faces: Int[Tensor, "num"], barycentric: Float[Tensor, "num 3"]) -> Float[Tensor, "num 3"]:
+def _colours(mesh: Mesh, faces: Int[Tensor, " num"], barycentric: Float[Tensor, "num 3"]) -> Float[Tensor, "num 3"]:
     """Part by part; the parts without colours are grey."""
     index, weights = faces.numpy(), barycentric.numpy()
     rgb, start = np.full(weights.shape, _GREY), 0

@@ -78,7 +78,9 @@ UPSAMPLE_40M = PointEConfig(
 )
 
 
-def timestep_embedding(t: Int[Tensor, "batch"], width: int, max_period: float = 10_000) -> Float[Tensor, "batch width"]:
+def timestep_embedding(
+    t: Int[Tensor, " batch"], width: int, max_period: float = 10_000
+) -> Float[Tensor, "batch width"]:
     """Cosines, then sines, of t at `width / 2` frequencies from 1 down to 1 / max_period."""
     half = width // 2
     frequencies = torch.exp(-math.log(max_period) / half * torch.arange(half, dtype=torch.float32, device=t.device))
@@ -184,7 +186,7 @@ class PointDiffusionTransformer(_PointTransformer):
     def forward(
         self,
         x: Float[Tensor, "batch channels points"],
-        t: Int[Tensor, "batch"],
+        t: Int[Tensor, " batch"],
         text_vector: Float[Tensor, "batch clip_width"],
     ) -> Float[Tensor, "batch out_channels points"]:
         """`text_vector` has length 1, or is zero where there is no text; √width gives its components unit variance."""
@@ -210,7 +212,7 @@ class PointUpsampler(_PointTransformer):
     def forward(
         self,
         x: Float[Tensor, "batch channels points"],
-        t: Int[Tensor, "batch"],
+        t: Int[Tensor, " batch"],
         low_res: Float[Tensor, "batch channels coarse_points"],
     ) -> Float[Tensor, "batch out_channels points"]:
         """`low_res` is in Point-E's units (x y z, R G B in 0..255); the absent image is a grid of zeros."""

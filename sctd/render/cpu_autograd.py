@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from sctd.render import cpu_projection as projection
 from sctd.render import cpu_tiles as tiles
-from sctd.render.rasterize import Rasterized
+from sctd.render.contract import Rasterized
 from sctd.scene.cameras import Cameras
 
 
@@ -23,7 +23,7 @@ def rasterize(
     means: Float[Tensor, "num 3"],
     quats: Float[Tensor, "num 4"],
     scales: Float[Tensor, "num 3"],
-    opacities: Float[Tensor, "num"],
+    opacities: Float[Tensor, " num"],
     colors: Float[Tensor, "views num channels"],
     cameras: Cameras,
     backgrounds: Float[Tensor, "views channels"],

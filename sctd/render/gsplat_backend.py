@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sctd.render.rasterize import Rasterized, RenderError
+from sctd.render.contract import Rasterized, RenderError
 from sctd.scene.cameras import Cameras
 
 try:
@@ -23,7 +23,7 @@ def rasterize(
     means: Float[Tensor, "num 3"],
     quats: Float[Tensor, "num 4"],
     scales: Float[Tensor, "num 3"],
-    opacities: Float[Tensor, "num"],
+    opacities: Float[Tensor, " num"],
     colors: Float[Tensor, "views num channels"],
     cameras: Cameras,
     backgrounds: Float[Tensor, "views channels"],

@@ -1,43 +1,13 @@
 """Gaussians and cameras → pictures: one contract, two backends, chosen by where the tensors are."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from sctd.render.contract import Rasterized, RenderError, Rendering
 from sctd.scene.cameras import Cameras
 from sctd.scene.gaussians import Gaussians
-
-
-class RenderError(ValueError):
-    """These Gaussians cannot be rendered on this machine."""
-
-
-class Rendering(NamedTuple):
-    """What `render` returns, for `views` cameras and `num` Gaussians.
-
-    `rgb` lies over the background; as in 3DGS colours are ≥ 0 but may exceed 1, so clamp them to show them. `depth` is
-    accumulated, Σ z α T in world units, without the background: divide by `alpha` for the expected depth of what is
-    there. `means2d` (pixels) is a node of the autograd graph: after `backward()` its `.grad` holds the pixel gradient
-    of every view, as densification needs it. `radii` are in pixels, 0 where a Gaussian is not seen.
-    """
-
-    rgb: Float[Tensor, "views 3 height width"]
-    alpha: Float[Tensor, "views height width"]
-    depth: Float[Tensor, "views height width"]
-    means2d: Float[Tensor, "views num 2"]
-    radii: Int[Tensor, "views num"]
-
-
-class Rasterized(NamedTuple):
-    """What a backend returns: `image` has any number of channels, the other fields are those of `Rendering`."""
-
-    image: Float[Tensor, "views channels height width"]
-    alpha: Float[Tensor, "views height width"]
-    depth: Float[Tensor, "views height width"]
-    means2d: Float[Tensor, "views num 2"]
-    radii: Int[Tensor, "views num"]
 
 
 def render(

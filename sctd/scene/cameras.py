@@ -31,8 +31,8 @@ class Cameras:
     intrinsics: Float[Tensor, "views 3 3"]
     width: int
     height: int
-    azimuth_degrees: Float[Tensor, "views"]
-    elevation_degrees: Float[Tensor, "views"]
+    azimuth_degrees: Float[Tensor, " views"]
+    elevation_degrees: Float[Tensor, " views"]
 
     @property
     def num(self) -> int:
@@ -45,7 +45,7 @@ class Cameras:
         rotation, translation = self.world_to_camera[:, :3, :3], self.world_to_camera[:, :3, 3]
         return -torch.einsum("vji,vj->vi", rotation, translation)
 
-    def select(self, index: Int[Tensor, "selected"] | slice) -> "Cameras":
+    def select(self, index: Int[Tensor, " selected"] | slice) -> "Cameras":
         """The cameras at these indices."""
         return self._map(lambda tensor: tensor[index])
 
@@ -89,7 +89,7 @@ def look_at(
     return world_to_camera.to(centers.dtype)
 
 
-def pinhole(fov_y_radians: Float[Tensor, "views"], width: int, height: int) -> Float[Tensor, "views 3 3"]:
+def pinhole(fov_y_radians: Float[Tensor, " views"], width: int, height: int) -> Float[Tensor, "views 3 3"]:
     """Intrinsics in pixels of square pixels with the principal point in the middle of the picture."""
     focal_pixels = height / 2 / torch.tan(fov_y_radians / 2)
     intrinsics = torch.zeros(fov_y_radians.shape[0], 3, 3, dtype=fov_y_radians.dtype, device=fov_y_radians.device)
@@ -99,10 +99,10 @@ def pinhole(fov_y_radians: Float[Tensor, "views"], width: int, height: int) -> F
 
 
 def on_sphere(
-    azimuth_degrees: Float[Tensor, "views"],
-    elevation_degrees: Float[Tensor, "views"],
-    radius: Float[Tensor, "views"],
-    fov_y_radians: Float[Tensor, "views"],
+    azimuth_degrees: Float[Tensor, " views"],
+    elevation_degrees: Float[Tensor, " views"],
+    radius: Float[Tensor, " views"],
+    fov_y_radians: Float[Tensor, " views"],
     size: int,
 ) -> Cameras:
     """Cameras on spheres about the origin that look at it, z upwards, `size` × `size` pixels."""
@@ -194,7 +194,7 @@ def random_views(
     come back are those of the moved centre.
     """
 
-    def uniform(low: float, high: float) -> Float[Tensor, "views"]:
+    def uniform(low: float, high: float) -> Float[Tensor, " views"]:
         return low + (high - low) * torch.rand(count, generator=generator)
 
     turn = torch.rand(1, generator=generator)
@@ -221,13 +221,15 @@ def random_views(
     )
 
 
-def _one_turn(degrees: Float[Tensor, "views"]) -> Float[Tensor, "views"]:
+def _one_turn(degrees: Float[Tensor, " views"]) -> Float[Tensor, " views"]:
     """Angles in [0, 360): twice, as float32 rounds the remainder of -1e-8 to 360."""
     return degrees % 360 % 360
 
 
 def _centers(
-    azimuth_degrees: Float[Tensor, "views"], elevation_degrees: Float[Tensor, "views"], radius: Float[Tensor, "views"]
+    azimuth_degrees: Float[Tensor, " views"],
+    elevation_degrees: Float[Tensor, " views"],
+    radius: Float[Tensor, " views"],
 ) -> Float[Tensor, "views 3"]:
     azimuth, elevation = torch.deg2rad(azimuth_degrees), torch.deg2rad(elevation_degrees)
     directions = [elevation.cos() * azimuth.cos(), elevation.cos() * azimuth.sin(), elevation.sin()]

@@ -34,9 +34,9 @@ class Population:
     gaussians: Gaussians
     first_moment: Gaussians
     second_moment: Gaussians
-    gradient_sum: Float[Tensor, "num"]
-    sightings: Float[Tensor, "num"]
-    largest_radius: Float[Tensor, "num"]
+    gradient_sum: Float[Tensor, " num"]
+    sightings: Float[Tensor, " num"]
+    largest_radius: Float[Tensor, " num"]
 
     @classmethod
     def of(cls, gaussians: Gaussians) -> "Population":
@@ -50,11 +50,11 @@ class Population:
         return self.gaussians.num
 
     @property
-    def mean_gradient(self) -> Float[Tensor, "num"]:
+    def mean_gradient(self) -> Float[Tensor, " num"]:
         """Per sighting; 0 for a Gaussian that no view saw."""
         return self.gradient_sum / self.sightings.clamp(min=1)
 
-    def select(self, index: Int[Tensor, "selected"] | Bool[Tensor, "num"]) -> "Population":
+    def select(self, index: Int[Tensor, " selected"] | Bool[Tensor, " num"]) -> "Population":
         """The rows at these indices, or where the mask is true."""
         return Population(
             self.gaussians.select(index),
@@ -208,7 +208,7 @@ def rotations(quats: Float[Tensor, "num 4"]) -> Float[Tensor, "num 3 3"]:
     return torch.stack(rows, dim=-2)
 
 
-def _with_rows(gaussians: Gaussians, index: Int[Tensor, "selected"], rows: Gaussians) -> Gaussians:
+def _with_rows(gaussians: Gaussians, index: Int[Tensor, " selected"], rows: Gaussians) -> Gaussians:
     return Gaussians(
         **{name: tensor.index_copy(0, index, getattr(rows, name)) for name, tensor in gaussians.tensors().items()}
     )

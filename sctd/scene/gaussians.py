@@ -29,7 +29,7 @@ class Gaussians:
     means: Float[Tensor, "num 3"]
     log_scales: Float[Tensor, "num 3"]
     quats: Float[Tensor, "num 4"]
-    logit_opacities: Float[Tensor, "num"]
+    logit_opacities: Float[Tensor, " num"]
     sh: Float[Tensor, "num basis 3"]
 
     @property
@@ -48,7 +48,7 @@ class Gaussians:
         return self.log_scales.exp()
 
     @property
-    def opacities(self) -> Float[Tensor, "num"]:
+    def opacities(self) -> Float[Tensor, " num"]:
         """Opacity of the centre, in (0, 1)."""
         return self.logit_opacities.sigmoid()
 
@@ -60,7 +60,7 @@ class Gaussians:
         """Apply one function to every tensor."""
         return Gaussians(**{name: function(tensor) for name, tensor in self.tensors().items()})
 
-    def select(self, index: Int[Tensor, "selected"] | Bool[Tensor, "num"]) -> "Gaussians":
+    def select(self, index: Int[Tensor, " selected"] | Bool[Tensor, " num"]) -> "Gaussians":
         """The Gaussians at these indices (repeats allowed), or where the mask is true."""
         return self.map(lambda tensor: tensor[index])
 

@@ -47,7 +47,7 @@ class State:
     loss: float
     population: Population
     noise: Float[Tensor, "views channels height width"]
-    random: UInt8[Tensor, "bytes"]
+    random: UInt8[Tensor, " bytes"]
 
 
 def to_bytes(state: State, identity: Identity) -> bytes:

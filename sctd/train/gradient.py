@@ -13,7 +13,7 @@ from sctd.diffusion import guidance
 from sctd.diffusion.schedule import NoiseSchedule
 from sctd.diffusion.times import Times
 from sctd.recipe.recipe import Recipe
-from sctd.render.rasterize import Rendering
+from sctd.render.contract import Rendering
 from sctd.scene.cameras import Cameras
 from sctd.scene.gaussians import Gaussians
 from sctd.train import draws, regularize

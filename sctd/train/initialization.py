@@ -47,7 +47,7 @@ def initial_gaussians(
     prompt: str,
     generator: torch.Generator,
     point_e: PointDiffusionTransformer | None = None,
-    text_vector: Float[Tensor, "width"] | None = None,
+    text_vector: Float[Tensor, " width"] | None = None,
     upsampler: PointUpsampler | None = None,
 ) -> Gaussians:
     """The Gaussians of SH degree 0 to start from, on the CPU; the same generator state gives the same ones.
@@ -93,7 +93,7 @@ def replicate(config: SeedShape, points: Points, generator: torch.Generator) -> 
     return Points(points.xyz[index] + offsets, None if points.rgb is None else points.rgb[index])
 
 
-def neighbour_scales(xyz: Float[Tensor, "num 3"]) -> Float[Tensor, "num"]:
+def neighbour_scales(xyz: Float[Tensor, "num 3"]) -> Float[Tensor, " num"]:
     """Root mean square distance to the three nearest neighbours (3DGS), at least 3e-4."""
     if len(xyz) < 4:
         raise SeedShapeError(

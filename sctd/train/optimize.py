@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from sctd.recipe.recipe import Recipe
-from sctd.render.rasterize import Rendering, render
+from sctd.render.contract import Rendering
+from sctd.render.rasterize import render
 from sctd.scene import densify
 from sctd.scene.brightness import brightest, dimmed
 from sctd.scene.densify import Population

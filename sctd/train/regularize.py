@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from sctd.recipe.scene import Regularizers
-from sctd.render.rasterize import Rendering
+from sctd.render.contract import Rendering
 from sctd.scene.cameras import Cameras
 from sctd.scene.gaussians import Gaussians
 

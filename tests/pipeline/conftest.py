@@ -8,10 +8,10 @@ from typer.testing import CliRunner
 from pipeline.cli.app import app
 from pipeline.embedded import weights_folder
 from pipeline.plan import sweep
-from pipeline.plan.jobs import Prompt
 from pipeline.plan.protocol import Protocol
 from pipeline.plan.recipes import settings as read_settings
 from pipeline.plan.run import Run
+from pipeline.prompts.prompt import Prompt
 from pipeline.weights import models
 from sctd.recipe.presets import embedded
 from tests.support import tiny_models

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from pipeline import prompts
 from pipeline.cli import app as cli
 from pipeline.errors import UserError
-from pipeline.plan.jobs import Prompt
+from pipeline.prompts.prompt import Prompt
 from tests.support.paths import DOCS, FIXTURES
 
 

@@ -126,7 +126,7 @@ def test_an_invalid_manifest_fails_at_once_with_the_operators_reason(cluster, pr
 def test_a_step_that_is_killed_and_tried_again_attaches_to_the_one_job(cluster, program):
     """Fault test 22."""
     program("while not os.path.exists('go'): time.sleep(0.02)")
-    script = f"from cluster import kubeflow_steps as s; s.launch(s.job_of({JOB.text!r}, ''), seconds=0.05)"
+    script = f"from cluster.kubeflow import steps as s; s.launch(s.job_of({JOB.text!r}, ''), seconds=0.05)"
     step = subprocess.Popen([sys.executable, "-c", script])
     until(lambda: len(cluster.attempts) == 1)
     step.kill()
@@ -143,7 +143,7 @@ def test_a_step_that_is_killed_and_tried_again_attaches_to_the_one_job(cluster, 
 
 def test_a_step_that_is_aborted_cancels_its_job(cluster, program):
     program("time.sleep(600)")
-    script = f"from cluster import kubeflow_steps as s; s.launch(s.job_of({JOB.text!r}, ''), seconds=0.05)"
+    script = f"from cluster.kubeflow import steps as s; s.launch(s.job_of({JOB.text!r}, ''), seconds=0.05)"
     step = subprocess.Popen([sys.executable, "-c", script])
     until(lambda: len(cluster.attempts) == 1)
     step.send_signal(signal.SIGTERM)

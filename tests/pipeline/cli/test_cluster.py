@@ -7,6 +7,7 @@ import shlex
 import kubernetes_validate
 import pytest
 import yaml
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from cluster.kubernetes.job import decoded
@@ -103,7 +104,7 @@ def test_refusals_are_one_line():
     ],
 )
 def test_pods_have_the_weights_that_the_command_runs_on(command, weights):
-    assert commands_cluster.weights_of(command) == weights
+    assert commands_cluster.weights_of(get_command(app), command) == weights
 
 
 def test_the_clock_asks_for_the_same_machines():

@@ -31,7 +31,10 @@ def cluster(monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.support.three_ray_nodes"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "tests.support.three_ray_nodes"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         monkeypatch.setenv("RAY_ADDRESS", process.stdout.readline().strip())
         yield process

@@ -2,7 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.plan.jobs import Job, Method, Prompt, digest, plan, without_machine
+from pipeline.digests import digest
+from pipeline.plan.jobs import Job, Method, plan, without_machine
+from pipeline.prompts.prompt import Prompt
 from sctd.recipe.methods import sds
 from sctd.recipe.presets import embedded
 from sctd.recipe.recipe import with_overrides

@@ -6,7 +6,8 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.plan import recipes, sweep
-from pipeline.plan.jobs import Prompt, plan
+from pipeline.plan.jobs import plan
+from pipeline.prompts.prompt import Prompt
 from sctd.recipe.methods import FOR_OBJECTIVE
 from sctd.recipe.presets import embedded
 from sctd.recipe.recipe import with_overrides

@@ -243,7 +243,10 @@ def test_whoever_makes_which_shard_when_the_bytes_are_the_same(command, undistur
 
 
 def test_on_ray_two_workers_of_which_one_is_killed_write_the_same_bytes(weights, suite, undisturbed, out):
-    small = "from pipeline import cli, reference; reference.STEPS, reference.SHARD = 2, 4; cli.main()"
+    small = (
+        "from pipeline.cli import app; from pipeline.reference import moments, shards; "
+        "moments.STEPS, shards.SHARD = 2, 4; app.main()"
+    )
     options = ["--weights", weights, "--suite", suite, "--count", 12, "--workers", 2, "--out", out]
     process = subprocess.Popen(
         [sys.executable, "-c", small, "reference", *map(str, options)],

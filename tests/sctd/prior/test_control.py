@@ -12,7 +12,8 @@ from torch.nn.functional import interpolate
 from sctd.diffusion.guidance import Negatives, cfg, perp_neg
 from sctd.prior.control import Control, controlled
 from sctd.prior.stable_diffusion import PriorError, StableDiffusionPrior
-from sctd.render.rasterize import Rendering, render
+from sctd.render.contract import Rendering
+from sctd.render.rasterize import render
 from sctd.scene.cameras import Cameras, orbit
 from sctd.scene.gaussians import Gaussians
 from sctd.train.regularize import disparity_images

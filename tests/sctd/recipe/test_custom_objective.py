@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.plan.jobs import Job, Prompt, without_machine
+from pipeline.plan.jobs import Job, without_machine
+from pipeline.prompts.prompt import Prompt
 from sctd.diffusion.guidance import cfg
 from sctd.diffusion.times import Times
 from sctd.experiments.testbed import judged, settings

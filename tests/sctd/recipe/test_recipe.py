@@ -159,7 +159,7 @@ def test_names_of_objectives_and_weights_are_those_of_the_mathematics() -> None:
 
 
 def test_a_recipe_is_read_without_torch() -> None:
-    code = "import sys; from sctd import recipes; recipes.embedded().digest(); sys.exit('torch' in sys.modules)"
+    code = "import sys; from sctd.recipe import presets; presets.embedded().digest(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

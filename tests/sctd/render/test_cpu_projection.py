@@ -11,8 +11,9 @@ import sys
 import pytest
 import torch
 
+from sctd.render.contract import RenderError
 from sctd.render.cpu_autograd import rasterize
-from sctd.render.rasterize import RenderError, render
+from sctd.render.rasterize import render
 from sctd.scene.cameras import Cameras, orbit
 from sctd.scene.gaussians import Gaussians, rgb_to_sh
 from tests.support import render_reference as reference

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from sctd.render import cpu_autograd as render_cpu_autograd
-from sctd.render.rasterize import RenderError, render
+from sctd.render.contract import RenderError
+from sctd.render.rasterize import render
 from sctd.scene.cameras import Cameras, orbit
 from sctd.scene.gaussians import Gaussians
 from tests.support.render_reference import Splats, random_loss, random_scene

@@ -14,7 +14,8 @@ from sctd.formats import ply
 from sctd.objectives import OBJECTIVES
 from sctd.recipe.methods import FOR_OBJECTIVE
 from sctd.recipe.recipe import Recipe, with_overrides
-from sctd.render.rasterize import Rendering, render
+from sctd.render.contract import Rendering
+from sctd.render.rasterize import render
 from sctd.scene.cameras import Cameras
 from sctd.scene.gaussians import Gaussians
 from sctd.train import draws, optimize

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sctd.recipe.scene import Regularizers
-from sctd.render.rasterize import Rendering
+from sctd.render.contract import Rendering
 from sctd.scene.cameras import orbit
 from sctd.scene.gaussians import Gaussians
 from sctd.train import regularize
