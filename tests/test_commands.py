@@ -172,8 +172,8 @@ def small(words, tiny):
     options = []
     if words[1] in ("bench", "generate"):
         options += ["--weights", str(tiny), "--executor", "inline", "--set", "iterations=2"]
-        if not any("seed_shape.kind" in word for word in words):
-            options += ["--set", "seed_shape.kind=ball", "--set", "seed_shape.count=100"]
+        if not any("initialization.kind" in word for word in words):
+            options += ["--set", "initialization.kind=ball", "--set", "initialization.count=100"]
     if words[1] == "bench":
         options += ["--views", "3", "--limit", "1", "--no-report"]
     if words[1] == "evaluate":

@@ -101,7 +101,7 @@ def measure(recipe: Recipe, weights: Weights, gaussians: int, iterations: int, s
     recipe = steady(recipe, gaussians)
     dtype = getattr(torch, recipe.compute.dtype)
     load = partial(StableDiffusionPrior.load, weights.part("prior"), device)
-    initial = initial_gaussians(recipe.seed_shape, "", torch.Generator().manual_seed(SEED)).to(device)
+    initial = initial_gaussians(recipe.initialization, "", torch.Generator().manual_seed(SEED)).to(device)
     reached = matrix_teraflops(device, dtype)
     say(f"{devices.name(device)}: {reached:.1f} TFLOP/s in {recipe.compute.dtype}")
     exact_prior = load(torch.float32)
@@ -145,8 +145,8 @@ def steady(recipe: Recipe, gaussians: int) -> Recipe:
     return with_overrides(
         recipe,
         {
-            "seed_shape.kind": "ball",
-            "seed_shape.count": gaussians,
+            "initialization.kind": "ball",
+            "initialization.count": gaussians,
             "bounds.max_gaussians": gaussians,
             "iterations": 5000,
             "densify.after": 0,

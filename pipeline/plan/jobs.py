@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.digests import digest
 from pipeline.prompts.prompt import Prompt
 from sctd.recipe import custom_objective as own_objective
+from sctd.recipe.names import stored_tree
 from sctd.recipe.recipe import Recipe
 
 METHOD_VERSION = 2  # one more whenever the same job would make another asset than before
@@ -48,7 +49,7 @@ class Job:
         """16 hexadecimal digits; the prompt's id, the recipe's name and the label, which change no asset, stay out."""
         content = {
             "text": self.prompt.text,
-            "shape_text": self.prompt.shape_text if self.recipe.seed_shape.kind == "point_e" else None,
+            "shape_text": self.prompt.shape_text if self.recipe.initialization.kind == "point_e" else None,
             "recipe": without_machine(self.recipe),
             "seed": self.seed,
             "weights": self.weights,
@@ -87,9 +88,9 @@ def plan(prompts: Sequence[Prompt], methods: Iterable[Method], seed: int, weight
 def without_machine(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain values, its name and what only chooses a machine left out, files by their digests."""
     tree = recipe.model_dump(mode="json", exclude={"name": True, "compute": {"min_gpu_gib"}})
-    path = tree["seed_shape"]["path"]
+    path = tree["initialization"]["path"]
     if path and Path(path).is_file():
-        tree["seed_shape"]["path"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        tree["initialization"]["path"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     if own := tree["objective"].pop("function"):
         tree["objective"]["function"] = own_objective.reference(own).called
-    return tree
+    return stored_tree(tree)

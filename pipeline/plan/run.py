@@ -14,6 +14,8 @@ from pipeline.plan.jobs import Job, Method, plan
 from pipeline.plan.protocol import Protocol
 from pipeline.prompts.prompt import Prompt
 from pipeline.weights.models import EVALUATION, GENERATION, Weights
+from sctd.recipe.names import current as current_name
+from sctd.recipe.names import stored as stored_name
 from sctd.recipe.recipe import Recipe
 
 METRIC_VERSION = 1  # one more whenever the same asset would be given other numbers than before
@@ -49,7 +51,7 @@ class Run:
 
     @property
     def _with_shape(self) -> bool:
-        return any(recipe.seed_shape.kind == "point_e" for recipe in self.recipes)
+        return any(recipe.initialization.kind == "point_e" for recipe in self.recipes)
 
     @cached_property
     def evaluation(self) -> str:
@@ -76,8 +78,10 @@ class Run:
             "protocol": self.protocol.name,
             "metric_version": METRIC_VERSION,
             "evaluation": self.evaluation,
-            "recipes": {method.label: method.recipe.model_dump(mode="json") for method in self.methods},
-            "swept": list(dict.fromkeys(key for method in self.methods for key in method.swept)),
+            "recipes": {method.label: method.recipe.stored() for method in self.methods},
+            "swept": list(
+                dict.fromkeys(stored_name(current_name(key)) for method in self.methods for key in method.swept)
+            ),
             "weights": {"name": self.weights.name, "folder": str(self.weights.folder), "sha256": self.weights.digests},
             "jobs": [
                 {
@@ -124,17 +128,17 @@ class Run:
 
     def _check_files(self) -> None:
         """A file to start from is read as a worker will read it; only this check needs torch."""
-        shapes = dict.fromkeys(recipe.seed_shape for recipe in self.recipes if recipe.seed_shape.path)
+        shapes = dict.fromkeys(recipe.initialization for recipe in self.recipes if recipe.initialization.path)
         if not shapes:
             return
         from torch import Generator
 
-        from sctd.train.initialization import SeedShapeError, initial_gaussians
+        from sctd.train.initialization import InitializationError, initial_gaussians
 
         for shape in shapes:
             try:
                 initial_gaussians(shape, "", Generator())
-            except SeedShapeError as error:
+            except InitializationError as error:
                 raise UserError(f"No shape to start from: {str(error).rstrip('.')}.") from error
 
     def needed_bytes(self, jobs: Sequence[Job]) -> int:
@@ -185,7 +189,7 @@ def _is_controlled(recipe: Recipe) -> bool:
 def _asset_bytes(recipe: Recipe) -> int:
     numbers = 11 + 3 * (recipe.sh_degree + 1) ** 2
     grows = recipe.densify.enabled
-    shape = recipe.seed_shape
+    shape = recipe.initialization
     replicas = 1 if shape.kind in ("ball", "sphere", "box") else shape.replicas
     count = recipe.bounds.max_gaussians if grows else shape.count * replicas
     return COPIES * BYTES_PER_NUMBER * numbers * count

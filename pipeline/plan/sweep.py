@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.digests import digest
 from pipeline.errors import UserError
 from pipeline.plan.jobs import Method, without_machine
+from sctd.recipe import names
 from sctd.recipe.custom_objective import OwnObjectiveError
 from sctd.recipe.methods import fitted
 from sctd.recipe.recipe import Recipe, RecipeError, keys, with_overrides
@@ -69,7 +70,7 @@ def in_file(path: Path, tree: Any, recipe: Recipe) -> list[Sweep]:
 def combined(saved: Sequence[Sweep], asked: Sweep) -> list[Sweep]:
     """The file's products, each multiplied by the command line's. Raises UserError where both go through a key."""
     for key in asked:
-        if any(key in sweep for sweep in saved):
+        if any(_has(sweep, key) for sweep in saved):
             raise UserError(f"--sweep {key} is swept by the recipe's file, too; leave out one of them.")
     return [{**sweep, **asked} for sweep in saved or [{}]]
 
@@ -84,7 +85,7 @@ def methods(
     """
     for key in settings:
         _check_key(key, base, "--set")
-        if any(key in sweep for sweep in sweeps):
+        if any(_has(sweep, key) for sweep in sweeps):
             raise UserError(f"--set {key} is swept, too; leave out one of them.")
     short = short_names({key for sweep in sweeps for key in sweep})
     cells = [dict(zip(sweep, values, strict=True)) for sweep in sweeps for values in product(*sweep.values())]
@@ -142,7 +143,7 @@ def _method(
 def value_of(recipe: Recipe, key: str) -> Any:
     """What a recipe holds under a dotted key."""
     value: Any = recipe
-    for name in key.split("."):
+    for name in names.current(key).split("."):
         value = getattr(value, name)
     return value
 
@@ -151,13 +152,17 @@ def _label(name: str, cell: Mapping[str, Any], short: Mapping[str, str]) -> str:
     return " ".join([name, *(f"{short[key]}={told(value)}" for key, value in cell.items())])
 
 
+def _has(sweep: Sweep, key: str) -> bool:
+    return names.current(key) in map(names.current, sweep)
+
+
 def _check_key(key: str, recipe: Recipe, where: str) -> None:
     if where != "--set" and key == "objective.name":
         raise UserError(
             f"{where}: an objective brings its own settings and is not swept; write --objective, as in --objective "
             "sctd,sds."
         )
-    if key not in keys(recipe):
+    if names.current(key) not in keys(recipe):
         try:
             with_overrides(recipe, {key: ""})
         except RecipeError as error:

@@ -20,6 +20,7 @@ from pipeline.nightly import report as nightly_report
 from pipeline.nightly.verdict import Found
 from pipeline.store import files
 from pipeline.store.run_folder import ASSET, CONTACT, EVALUATION, TURNTABLE, VERDICT
+from sctd.recipe.names import current_tree
 
 BELIEVED = 0.05  # p after Holm at which a method counts as told apart from the best
 EVENTS = "events"
@@ -214,7 +215,8 @@ def verdict(run: Finished) -> dict[str, Any] | None:
 def origin(run: Finished) -> dict[str, Any]:
     """Of the page of recipes: sessions, judges, weights, and the settings in which the methods differ."""
     about = run.manifest
-    leaves = {method: dict(_leaves(recipe)) for method, recipe in about["recipes"].items()}
+    recipes = {method: current_tree(recipe) for method, recipe in about["recipes"].items()}
+    leaves = {method: dict(_leaves(recipe)) for method, recipe in recipes.items()}
     keys = list(dict.fromkeys(key for own in leaves.values() for key in own))
     rows = [(key, [_told(own.get(key)) for own in leaves.values()]) for key in keys]
     return {
@@ -227,7 +229,7 @@ def origin(run: Finished) -> dict[str, Any]:
             ("seed", about["seed"]),
         ],
         "weights": about["weights"]["sha256"],
-        "recipes": {m: json.dumps(r, indent=2, ensure_ascii=False) for m, r in about["recipes"].items()},
+        "recipes": {m: json.dumps(r, indent=2, ensure_ascii=False) for m, r in recipes.items()},
         "differing": [(key, values) for key, values in rows if len(set(values)) > 1],
     }
 

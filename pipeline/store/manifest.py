@@ -15,6 +15,7 @@ from pipeline.plan.protocol import Protocol
 from pipeline.plan.run import Run
 from pipeline.store.run_folder import Store
 from pipeline.weights.models import JUDGES, Weights
+from sctd.recipe.names import current_tree
 
 FILE = "run.json"
 SCHEMA_VERSION = 1
@@ -152,7 +153,7 @@ def _differences(there: dict[str, Any], here: dict[str, Any]) -> Iterator[str]:
         if method not in here["recipes"]:
             yield f"its methods are {', '.join(there['recipes'])}, these are {', '.join(here['recipes'])}"
             continue
-        old, new = (dict(_leaves(settings["recipes"][method])) for settings in (there, here))
+        old, new = (dict(_leaves(current_tree(settings["recipes"][method]))) for settings in (there, here))
         yield from (f"its {key} is {old[key]!r}, this one {new.get(key)!r}" for key in old if old[key] != new.get(key))
     for key in ("seed", "views", "metric_version"):
         if there[key] != here[key]:

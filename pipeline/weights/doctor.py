@@ -40,12 +40,12 @@ class Needs:
 
 def needs(recipe: Recipe, weights: Weights) -> Needs:
     """Of a benchmark by this recipe on these weights. Published models are too large to distil from on a CPU."""
-    parts = [*GENERATION, *EVALUATION, *(["shape"] if recipe.seed_shape.kind == "point_e" else [])]
+    parts = [*GENERATION, *EVALUATION, *(["shape"] if recipe.initialization.kind == "point_e" else [])]
     roles = [role.name for role in ROLES.values() if role.folder in parts and role.name != "upsampler"]
     return Needs(
         (*roles, *(["control"] if recipe.guidance.control != "none" else [])),
         weights.name != EMBEDDED,
-        recipe.compute.fast,
+        recipe.compute.cuda_graphs,
     )
 
 
@@ -142,7 +142,7 @@ def _fast_path(facts: Facts, needed: Needs) -> list[Finding]:
         "C compiler": (facts.has_compiler, "apt-get install gcc"),
     }
     if lacks := [tool for tool, (is_there, _) in steps.items() if not is_there]:
-        mend = " && ".join(steps[tool][1] for tool in lacks) + ", or --set compute.fast=false"
+        mend = " && ".join(steps[tool][1] for tool in lacks) + ", or --set compute.cuda_graphs=false"
         text = f"there is no {' and no '.join(lacks)} to compile the networks with"
         return [Finding("fast path", Status.MISSING, text, mend)]
     return [Finding("fast path", Status.OK, "triton and a C compiler are there")]

@@ -68,7 +68,7 @@ class Generator:
         self.rate: tuple[Work, float] | None = None
         dtype = getattr(torch, compute.dtype)
         prior = StableDiffusionPrior.load(self.weights.part("prior"), self.device, dtype)
-        return prior.at_speed().sparing() if compute.fast and self.device.type == "cuda" else prior
+        return prior.at_speed().sparing() if compute.cuda_graphs and self.device.type == "cuda" else prior
 
     def __call__(self, job: Job) -> Progressing[Progress, bool | None, Asset]:
         facts = published(self.store, job.id)
@@ -139,7 +139,7 @@ class Generator:
         return sum(each) / teraflops / 1e12
 
     def _initial(self, job: Job) -> Gaussians:
-        config, text = job.recipe.seed_shape, job.prompt.shape_text
+        config, text = job.recipe.initialization, job.prompt.shape_text
         generator = torch.Generator().manual_seed(job.seed)
         if config.kind != "point_e":
             return initial_gaussians(config, text, generator).to(self.device)

@@ -167,11 +167,9 @@ def _pixels(picture: Any, uv: np.ndarray) -> np.ndarray:
 
 def _without_faces(data: bytes, geometries: list[Any]) -> str:
     if data.startswith(b"ply") and b" f_dc_0" in data.partition(b"end_header")[0]:
-        return "The .ply holds Gaussians of 3DGS, no faces; set seed_shape.kind=ply to start from them."
+        return "The .ply holds Gaussians of 3DGS, no faces; set initialization.kind=ply to start from them."
     num = sum(len(geometry.vertices) for geometry in geometries if hasattr(geometry, "vertices"))
-    advice = (
-        "export a surface, or start from a cloud of points (.ply, x y z and red green blue) with seed_shape.kind=ply"
-    )
+    advice = "export a surface, or start from a cloud of points (.ply, x y z and red green blue) with initialization.kind=ply"
     return f"The file has {num} vertices and no faces; expected triangles: {advice}."
 
 

@@ -86,7 +86,7 @@ def read_points(data: bytes) -> Points:
     if faces := sum(element.count for element in file if element.name in ("face", "tristrips")):
         raise PlyError(
             f"The .ply is a mesh of {len(vertices)} vertices and {faces} faces, where a cloud of points or Gaussians of"
-            " 3DGS was expected: set seed_shape.kind=mesh."
+            " 3DGS was expected: set initialization.kind=mesh."
         )
     if not len(vertices):
         raise PlyError("The .ply has no vertices; expected points. Export it again.")

@@ -14,4 +14,4 @@ class Compute(Part):
     min_gpu_gib: float = field(
         12.0, "GiB", OURS, "memory of a GPU that is large enough; 0: any; it changes no asset", ge=0, le=1024
     )
-    fast: bool = field(True, "–", OURS, "on a GPU the networks are fused, compiled and recorded as CUDA graphs")
+    cuda_graphs: bool = field(True, "–", OURS, "on a GPU the networks are fused, compiled and recorded as CUDA graphs")

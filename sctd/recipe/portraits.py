@@ -1,8 +1,8 @@
 """People (the paper's last claim): recipes of heads and of whole bodies, each derived from a base.
 
 From the authors' settings of heads are the cameras within ±90° of the front, Perp-Neg, and Perp-Neg's smaller noise
-offset. They begin with Shap-E's surfaces; here it is the base's shape, or a template: `seed_shape.kind=mesh` (or ply)
-and `seed_shape.path`. The other ranges are ours.
+offset. They begin with Shap-E's surfaces; here it is the base's shape, or a template: `initialization.kind=mesh` (or ply)
+and `initialization.path`. The other ranges are ours.
 """
 
 from typing import Any
@@ -21,8 +21,8 @@ def portrait(base: Recipe) -> Recipe:
 
 def avatar(base: Recipe) -> Recipe:
     """A whole body from all round; however narrow the views become, they show half of it from 3.5 away."""
-    least = max(base.cameras.fov_low_least, 0.23)
-    return _person(base, "avatar", {"azimuth_degrees": (-180.0, 180.0), **_LEVEL, "fov_low_least": least})
+    least = max(base.cameras.fov_low_min, 0.23)
+    return _person(base, "avatar", {"azimuth_degrees": (-180.0, 180.0), **_LEVEL, "fov_low_min": least})
 
 
 def _person(base: Recipe, name: str, cameras: dict[str, Any]) -> Recipe:
@@ -33,6 +33,6 @@ def _person(base: Recipe, name: str, cameras: dict[str, Any]) -> Recipe:
             "guidance": base.guidance.model_copy(update={"perp_neg": True}),
             "noise": base.noise.model_copy(update={"offset": offset}),
             "cameras": base.cameras.model_copy(update=cameras),
-            "seed_shape": base.seed_shape.model_copy(update={"mesh_radius": _TEMPLATE_RADIUS}),
+            "initialization": base.initialization.model_copy(update={"mesh_radius": _TEMPLATE_RADIUS}),
         }
     )

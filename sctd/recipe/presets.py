@@ -10,7 +10,7 @@ from sctd.recipe.fields import Part, Rate
 from sctd.recipe.gradient import Encoding, Guidance, Noise, Objective
 from sctd.recipe.portraits import avatar, portrait
 from sctd.recipe.recipe import Recipe
-from sctd.recipe.scene import Background, Bounds, Cameras, Densify, Optimizer, Regularizers, Relocate, SeedShape
+from sctd.recipe.scene import Background, Bounds, Cameras, Densify, Initialization, Optimizer, Regularizers, Relocate
 
 
 def paper() -> Recipe:
@@ -69,17 +69,17 @@ def embedded() -> Recipe:
         regularizers=Regularizers(
             total_variation=0, disparity_variation=0, scale=0, oversize=20, alpha_entropy=20, after_share=0.3
         ),
-        seed_shape=SeedShape(
+        initialization=Initialization(
             count=512,
             opacity=0.2,
             scale=0.045,
             colour_noise=0.025,
             replicas=6,
             replica_radius=0.03,
-            use_cloud_colours=True,
-            cloud_guidance=2,
-            cloud_steps=20,
-            cloud_up_shift=0,
+            use_point_cloud_colours=True,
+            point_e_guidance_scale=2,
+            point_e_steps=20,
+            point_e_up_shift=0,
         ),
         compute=Compute(dtype="float32", min_gpu_gib=0),
     )

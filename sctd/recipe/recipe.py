@@ -1,6 +1,6 @@
 """A recipe: all that makes an asset from a prompt, a prior and a seed, in one tree of frozen, validated models.
 
-Its parts, with unit and source of every field, stand in `recipe_gradient` and `recipe_scene`; whole recipes are
+Its parts, with unit and source of every field, stand in `gradient` and `scene`; whole recipes are
 functions in `recipes`.
 """
 
@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
+from sctd.recipe import names
 from sctd.recipe.compute import Compute
 from sctd.recipe.fields import Part, field
 from sctd.recipe.gradient import Encoding, Guidance, Noise, Objective, Times
@@ -21,10 +22,10 @@ from sctd.recipe.scene import (
     Brightness,
     Cameras,
     Densify,
+    Initialization,
     Optimizer,
     Regularizers,
     Relocate,
-    SeedShape,
 )
 
 SPANS = ("segments", "interval", "two_intervals", "annealed")
@@ -49,7 +50,9 @@ class Recipe(Part):
     name: str = field("paper", "–", "ours", "what tables call it", min_length=1, max_length=60)
     iterations: int = field(5000, "iterations", "paper", "length of the run", ge=1)
     sh_degree: int = field(0, "–", "release", "degree of the spherical harmonics", ge=0, le=3)
-    give_up_after: int = field(20, "iterations", "ours", "skipped in a row for NaN or infinity, before an error", ge=1)
+    max_skipped_iterations: int = field(
+        20, "iterations", "ours", "skipped in a row for NaN or infinity, before an error", ge=1
+    )
     objective: Objective = Field(default=Objective(), description="the gradient")
     guidance: Guidance = Field(default=Guidance(), description="the prompt")
     times: Times = Field(default=Times(), description="noise levels")
@@ -63,7 +66,7 @@ class Recipe(Part):
     bounds: Bounds = Field(default=Bounds(), description="guards")
     brightness: Brightness = Field(default=Brightness(), description="held down")
     regularizers: Regularizers = Field(default=Regularizers(), description="added terms")
-    seed_shape: SeedShape = Field(default=SeedShape(), description="initial Gaussians")
+    initialization: Initialization = Field(default=Initialization(), description="initial Gaussians")
     compute: Compute = Field(default=Compute(), description="the prior's arithmetic")
 
     @model_validator(mode="after")
@@ -74,9 +77,18 @@ class Recipe(Part):
             raise ValueError(f"objective {name!r} with times.rule {rule!r}; set times.rule to {expected}")
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _former_names(cls, tree: Any) -> Any:
+        return names.current_tree(tree) if isinstance(tree, Mapping) else tree
+
+    def stored(self) -> dict[str, Any]:
+        """Plain values under the names of `run.json`, which stay when a key is renamed (`sctd.recipe.names`)."""
+        return names.stored_tree(self.model_dump(mode="json"))
+
     def digest(self) -> str:
-        """SHA-256 of the canonical JSON: equal exactly when every field is."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """SHA-256 of the canonical JSON of the stored form: equal exactly when every field is equal."""
+        text = json.dumps(self.stored(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -93,9 +105,14 @@ def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
     """
     tree = recipe.model_dump()
     known = list(keys(recipe))
-    for key, value in overrides.items():
+    given: dict[str, str] = {}
+    for asked, value in overrides.items():
+        key = names.current(asked)
         if key not in known:
-            raise RecipeError(_unknown(key, known))
+            raise RecipeError(_unknown(asked, known))
+        if key in given:
+            raise RecipeError(f"recipe keys {given[key]!r} and {asked!r} are two names of one key; set it once")
+        given[key] = asked
         *path, name = key.split(".")
         branch = tree
         for step in path:

@@ -44,16 +44,16 @@ class Cameras(Part):
     up_jitter: float = field(0.01, "–", RELEASE, "standard deviation of the up direction", ge=0)
     progress_every: int = field(500, "iterations", RELEASE, "the ranges move at every multiple; 0: never", ge=0)
     fov_low_factor: float = field(0.75, "–", RELEASE, "narrowest fov, each time", gt=0, le=1)
-    fov_low_least: float = field(0.16, "radians", RELEASE, "and no further", gt=0)
+    fov_low_min: float = field(0.16, "radians", RELEASE, "and no further", gt=0)
     fov_high_factor: float = field(1.1, "–", RELEASE, "widest fov, each time", ge=1)
-    fov_high_most: float = field(0.6, "radians", RELEASE, "and no further", gt=0, lt=3)
+    fov_high_max: float = field(0.6, "radians", RELEASE, "and no further", gt=0, lt=3)
     radius_factor: float = field(0.95, "–", RELEASE, "both ends of the radius, each time", gt=0, le=1)
-    radius_least: Range = field((3.5, 5.0), "world units", RELEASE, "and no further")
+    radius_min: Range = field((3.5, 5.0), "world units", RELEASE, "and no further")
 
     @model_validator(mode="after")
     def _ranges(self) -> "Cameras":
         ordered(self, "azimuth_degrees", "elevation_degrees", "overhead_elevation_degrees")
-        ordered(self, "radius", "fov_y_radians", "radius_least")
+        ordered(self, "radius", "fov_y_radians", "radius_min")
         if min(self.azimuth_degrees) < -360 or max(self.azimuth_degrees) > 360:
             raise ValueError(f"azimuth_degrees is {self.azimuth_degrees}; expected between -360 and 360 degrees")
         for name in ("elevation_degrees", "overhead_elevation_degrees"):
@@ -71,11 +71,11 @@ class Cameras(Part):
             return CameraRanges(self.elevation_degrees, self.radius, self.fov_y_radians)
         near, far = (
             max(end * self.radius_factor**moves, min(end, least))
-            for end, least in zip(self.radius, self.radius_least, strict=True)
+            for end, least in zip(self.radius, self.radius_min, strict=True)
         )
         low, high = self.fov_y_radians
-        narrow = max(low * self.fov_low_factor**moves, min(low, self.fov_low_least))
-        wide = min(high * self.fov_high_factor**moves, max(high, self.fov_high_most))
+        narrow = max(low * self.fov_low_factor**moves, min(low, self.fov_low_min))
+        wide = min(high * self.fov_high_factor**moves, max(high, self.fov_high_max))
         return CameraRanges(self.elevation_degrees, (near, far), (narrow, wide))
 
 
@@ -192,7 +192,7 @@ class Regularizers(Part):
     after_share: float = field(0, "share of iterations", OURS, "the terms begin after it", ge=0, le=1)
 
 
-class SeedShape(Part):
+class Initialization(Part):
     """Where the Gaussians begin."""
 
     kind: Literal["ball", "sphere", "box", "ply", "mesh", "point_e"] = field("point_e", "–", "paper", "the shape")
@@ -212,27 +212,27 @@ class SeedShape(Part):
     mesh_radius: float = field(1, "world units", OURS, "of a mesh, once centred; 0: place and size of the file", ge=0)
     replicas: int = field(20, "Gaussians a point", RELEASE, "copies of each point of a cloud or mesh", ge=1)
     replica_radius: float = field(0.05, "world units", RELEASE, "copies lie within", ge=0)
-    use_cloud_colours: bool = field(False, "–", RELEASE, "keep the colours of a cloud or mesh, not grey")
-    cloud_prompt_template: str = field("{prompt}", "text", RELEASE, "what Point-E reads; {prompt} is the short text")
-    cloud_guidance: float = field(3, "–", "Point-E", "guidance of the base model", ge=0)
-    cloud_steps: int = field(64, "steps", "Point-E", "Karras steps of the sampler", ge=1)
-    cloud_up_shift: float = field(0.15, "world units", RELEASE, "added to z of a cloud")
+    use_point_cloud_colours: bool = field(False, "–", RELEASE, "keep the colours of a cloud or mesh, not grey")
+    point_e_prompt_template: str = field("{prompt}", "text", RELEASE, "what Point-E reads; {prompt} is the short text")
+    point_e_guidance_scale: float = field(3, "–", "Point-E", "guidance of the base model", ge=0)
+    point_e_steps: int = field(64, "steps", "Point-E", "Karras steps of the sampler", ge=1)
+    point_e_up_shift: float = field(0.15, "world units", RELEASE, "added to z of a cloud")
 
     @model_validator(mode="after")
-    def _path(self) -> "SeedShape":
+    def _path(self) -> "Initialization":
         if (self.kind in ("ply", "mesh")) != bool(self.path):
             raise ValueError(
-                f"seed_shape.kind is {self.kind!r} and path is {self.path!r}; "
+                f"initialization.kind is {self.kind!r} and path is {self.path!r}; "
                 "a path belongs to kind 'ply' (points or Gaussians) or 'mesh', and they need one"
             )
         suffix = PurePath(self.path).suffix.lower()
         if self.kind == "mesh" and suffix not in MESH_SUFFIXES:
             raise ValueError(
-                f"seed_shape.path {self.path!r} ends with {suffix!r}; a mesh is one of {', '.join(MESH_SUFFIXES)}: "
+                f"initialization.path {self.path!r} ends with {suffix!r}; a mesh is one of {', '.join(MESH_SUFFIXES)}: "
                 "export it as one of these"
             )
         if self.kind == "ply" and suffix != ".ply" and suffix in MESH_SUFFIXES:
-            raise ValueError(f"seed_shape.path {self.path!r} is a mesh, not a .ply; set seed_shape.kind=mesh")
+            raise ValueError(f"initialization.path {self.path!r} is a mesh, not a .ply; set initialization.kind=mesh")
         up, front = self.mesh_axes
         if front[-1] == up:
             raise ValueError(f"mesh_front is {front!r} where {up!r} is up; expected an axis that is perpendicular")

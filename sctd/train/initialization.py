@@ -20,13 +20,13 @@ from torch import Tensor
 
 from sctd.formats import mesh, ply
 from sctd.point_e import PointDiffusionTransformer, PointUpsampler, sample_points, to_world, upsample_points
-from sctd.recipe.scene import MESH_SUFFIXES, SeedShape
+from sctd.recipe.scene import MESH_SUFFIXES, Initialization
 from sctd.scene.gaussians import Gaussians, rgb_to_sh
 
 _LEAST_SQUARED_DISTANCE = 1e-7
 
 
-class SeedShapeError(ValueError):
+class InitializationError(ValueError):
     """What a user can mend: the message says what was found, what was expected and what to do."""
 
 
@@ -37,13 +37,13 @@ class Points(NamedTuple):
     rgb: Float[Tensor, "num 3"] | None
 
 
-def cloud_prompt(config: SeedShape, short_text: str) -> str:
+def cloud_prompt(config: Initialization, short_text: str) -> str:
     """What Point-E reads: the caller embeds it with the CLIP model that belongs to the Point-E model."""
-    return config.cloud_prompt_template.replace("{prompt}", short_text)
+    return config.point_e_prompt_template.replace("{prompt}", short_text)
 
 
 def initial_gaussians(
-    config: SeedShape,
+    config: Initialization,
     prompt: str,
     generator: torch.Generator,
     point_e: PointDiffusionTransformer | None = None,
@@ -53,7 +53,7 @@ def initial_gaussians(
     """The Gaussians of SH degree 0 to start from, on the CPU; the same generator state gives the same ones.
 
     `ball`, `sphere` and `box` have `count` Gaussians; a cloud has `replicas` for each of at most `count` points; a
-    mesh has them for each of `count` points on its surface; a 3DGS .ply is taken as it is. SeedShapeError for a file
+    mesh has them for each of `count` points on its surface; a 3DGS .ply is taken as it is. InitializationError for a file
     that cannot be started from. `point_e` needs the model and the CLIP vector of `cloud_prompt(config, prompt)`.
     """
     points: Points | Gaussians
@@ -84,7 +84,7 @@ def in_box(count: int, generator: torch.Generator) -> Float[Tensor, "count 3"]:
     return 2 * torch.rand(count, 3, generator=generator) - 1
 
 
-def replicate(config: SeedShape, points: Points, generator: torch.Generator) -> Points:
+def replicate(config: Initialization, points: Points, generator: torch.Generator) -> Points:
     """At most `count` of the points, chosen at random; `replicas` of each, in a ball of `replica_radius`."""
     num = len(points.xyz)
     chosen = torch.randperm(num, generator=generator)[: config.count] if num > config.count else torch.arange(num)
@@ -96,9 +96,9 @@ def replicate(config: SeedShape, points: Points, generator: torch.Generator) -> 
 def neighbour_scales(xyz: Float[Tensor, "num 3"]) -> Float[Tensor, " num"]:
     """Root mean square distance to the three nearest neighbours (3DGS), at least 3e-4."""
     if len(xyz) < 4:
-        raise SeedShapeError(
+        raise InitializationError(
             f"{len(xyz)} points have no three neighbours each to take a scale from; give 4 points or more, "
-            "or set seed_shape.scale"
+            "or set initialization.scale"
         )
     points = xyz.double().numpy()
     distances, _ = cKDTree(points).query(points, k=4)
@@ -106,10 +106,10 @@ def neighbour_scales(xyz: Float[Tensor, "num 3"]) -> Float[Tensor, " num"]:
     return torch.from_numpy(np.sqrt(squared)).to(xyz.dtype)
 
 
-def _gaussians(config: SeedShape, points: Points, generator: torch.Generator) -> Gaussians:
+def _gaussians(config: Initialization, points: Points, generator: torch.Generator) -> Gaussians:
     num = len(points.xyz)
     scales = torch.full((num,), config.scale) if config.scale > 0 else neighbour_scales(points.xyz)
-    rgb = points.rgb if config.use_cloud_colours else None
+    rgb = points.rgb if config.use_point_cloud_colours else None
     rgb = torch.full((num, 3), config.colour) if rgb is None else rgb
     rgb = rgb + config.colour_noise * torch.randn(num, 3, generator=generator)
     return Gaussians(
@@ -122,7 +122,7 @@ def _gaussians(config: SeedShape, points: Points, generator: torch.Generator) ->
 
 
 def _cloud(
-    config: SeedShape,
+    config: Initialization,
     prompt: str,
     generator: torch.Generator,
     model: PointDiffusionTransformer | None,
@@ -131,39 +131,39 @@ def _cloud(
 ) -> Points:
     if model is None or text_vector is None:
         missing = "Point-E model" if model is None else "text vector"
-        raise SeedShapeError(
-            f"seed_shape.kind is 'point_e' but there is no {missing} for {prompt!r}; "
-            "give a folder of weights that holds one, or set seed_shape.kind=ball"
+        raise InitializationError(
+            f"initialization.kind is 'point_e' but there is no {missing} for {prompt!r}; "
+            "give a folder of weights that holds one, or set initialization.kind=ball"
         )
-    sampler = replace(model.config.sampler, guidance_scale=config.cloud_guidance, steps=config.cloud_steps)
+    sampler = replace(model.config.sampler, guidance_scale=config.point_e_guidance_scale, steps=config.point_e_steps)
     points = sample_points(model, text_vector[None], generator, sampler)
     if upsampler is not None:
         points = upsample_points(upsampler, points, generator)
     cloud = to_world(model, points)
-    return Points(cloud.coords[0].cpu() + torch.tensor([0.0, 0.0, config.cloud_up_shift]), cloud.rgb[0].cpu())
+    return Points(cloud.coords[0].cpu() + torch.tensor([0.0, 0.0, config.point_e_up_shift]), cloud.rgb[0].cpu())
 
 
-def _from_ply(config: SeedShape, generator: torch.Generator) -> Points | Gaussians:
+def _from_ply(config: Initialization, generator: torch.Generator) -> Points | Gaussians:
     content = _content(config, "readable .ply")
     try:
         if b" f_dc_0" in content.partition(b"end_header")[0]:
             return ply.from_ply(content)
         cloud = ply.read_points(content)
     except ply.PlyError as error:
-        raise SeedShapeError(f"seed_shape.path {config.path}: {error}") from error
+        raise InitializationError(f"initialization.path {config.path}: {error}") from error
     return replicate(config, Points(cloud.points, cloud.rgb), generator)
 
 
-def _on_mesh(config: SeedShape, generator: torch.Generator) -> Points:
+def _on_mesh(config: Initialization, generator: torch.Generator) -> Points:
     content = _content(config, f"readable mesh ({', '.join(MESH_SUFFIXES)})")
     try:
         found = mesh.read_mesh(content, Path(config.path).suffix.lower())
     except mesh.MeshError as error:
-        raise SeedShapeError(f"seed_shape.path {config.path}: {error}") from error
-    if config.use_cloud_colours and not found.has_colours and _names_material(content):
-        raise SeedShapeError(
-            f"seed_shape.path {config.path} keeps its colours in another file, which is not read; export a .glb, "
-            "which holds them, or set seed_shape.use_cloud_colours=false"
+        raise InitializationError(f"initialization.path {config.path}: {error}") from error
+    if config.use_point_cloud_colours and not found.has_colours and _names_material(content):
+        raise InitializationError(
+            f"initialization.path {config.path} keeps its colours in another file, which is not read; export a .glb, "
+            "which holds them, or set initialization.use_point_cloud_colours=false"
         )
     up, front = config.mesh_axes
     points = mesh.on_surface(mesh.to_world(found, up, front, config.mesh_radius), config.count, generator)
@@ -175,10 +175,10 @@ def _names_material(content: bytes) -> bool:
     return re.search(rb"^(mtllib|comment TextureFile)\s", content, re.MULTILINE) is not None
 
 
-def _content(config: SeedShape, expected: str) -> bytes:
+def _content(config: Initialization, expected: str) -> bytes:
     try:
         return Path(config.path).read_bytes()
     except OSError as error:
-        raise SeedShapeError(
-            f"cannot read seed_shape.path {config.path} ({error.strerror}); give a {expected}"
+        raise InitializationError(
+            f"cannot read initialization.path {config.path} ({error.strerror}); give a {expected}"
         ) from error

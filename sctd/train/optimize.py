@@ -76,7 +76,7 @@ def optimize(
 
     The same seed gives the same asset, on the CPU in every bit. Random numbers are drawn on the CPU, so that cameras,
     times and noise are those of the seed on every device. Raises at once: OptimizeError for what cannot begin,
-    CheckpointError for a checkpoint of another run. Raises later: OptimizeError after `recipe.give_up_after`
+    CheckpointError for a checkpoint of another run. Raises later: OptimizeError after `recipe.max_skipped_iterations`
     iterations in a row with NaN or infinity, DensifyError when every Gaussian has faded.
     """
     if not prompt.strip():
@@ -84,7 +84,7 @@ def optimize(
     if not 0 < initial.num <= recipe.bounds.max_gaussians:
         raise OptimizeError(
             f"{initial.num} Gaussians to begin with; expected 1 to {recipe.bounds.max_gaussians}: "
-            "change seed_shape.count, seed_shape.replicas or bounds.max_gaussians"
+            "change initialization.count, initialization.replicas or bounds.max_gaussians"
         )
     if (control is None) != (recipe.guidance.control == "none"):
         found = "no ControlNet was given" if control is None else "a ControlNet was given"
@@ -226,7 +226,7 @@ class _Run:
 
     def _skipped(self, state: State, faulty: list[str], random: Tensor) -> State:
         in_a_row = state.skipped_in_a_row + 1
-        if in_a_row >= self.recipe.give_up_after:
+        if in_a_row >= self.recipe.max_skipped_iterations:
             raise OptimizeError(
                 f"NaN or infinity in {in_a_row} iterations in a row, up to iteration {state.iteration + 1}, "
                 f"in {', '.join(faulty)}; use a prior in bfloat16 or float32, or lower the rates and guidance.scale"

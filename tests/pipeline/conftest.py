@@ -20,7 +20,7 @@ from tests.support.processes import PROMPTS, SMALL
 from tests.support.study_fixtures import made_clips, runs, study
 
 __all__ = ["made_clips", "runs", "study", "terminals"]  # fixtures from elsewhere
-SETTINGS = ["iterations=4", "seed_shape.kind=ball", "seed_shape.count=150", "relocate.interval=3"]
+SETTINGS = ["iterations=4", "initialization.kind=ball", "initialization.count=150", "relocate.interval=3"]
 
 
 @pytest.fixture(scope="session")

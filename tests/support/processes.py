@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.work.generate import Checkpoint
 
 PROMPTS = ["--prompt", "a red cube", "--prompt", "a blue ball"]
-BALL = ["--set", "seed_shape.kind=ball", "--set", "seed_shape.count=150"]
+BALL = ["--set", "initialization.kind=ball", "--set", "initialization.count=150"]
 ITERATIONS = 40  # of which two kills interrupt the first job
 SMALL = ["--set", f"iterations={ITERATIONS}", *BALL, "--views", "4", "--checkpoint-seconds", "0", "--no-report"]
 PATIENCE_SECONDS = 900  # for a crowded machine; nothing is asserted of it

@@ -83,7 +83,11 @@ def test_the_floor_of_a_convolution_is_its_products(tiny_weights):
 
 def test_steady_keeps_what_is_timed():
     recipe = steady(paper(), 1234)
-    assert (recipe.seed_shape.kind, recipe.seed_shape.count, recipe.bounds.max_gaussians) == ("ball", 1234, 1234)
+    assert (recipe.initialization.kind, recipe.initialization.count, recipe.bounds.max_gaussians) == (
+        "ball",
+        1234,
+        1234,
+    )
     assert recipe.densify.enabled
     kept = ("objective", "guidance", "times", "noise", "encoding", "cameras", "optimizer", "regularizers", "compute")
     assert all(getattr(recipe, part) == getattr(paper(), part) for part in kept)

@@ -16,7 +16,7 @@ from pipeline.work import flow
 from sctd.recipe.methods import FOR_OBJECTIVE
 from tests.support.paths import EXAMPLES
 
-BALL = ["--set", "seed_shape.kind=ball", "--set", "seed_shape.count=150"]
+BALL = ["--set", "initialization.kind=ball", "--set", "initialization.count=150"]
 SMALL = ["--set", "iterations=4", *BALL, "--views", "4", "--executor", "inline"]
 
 
@@ -384,7 +384,7 @@ def test_a_sweep_has_a_row_and_a_column_per_cell_and_does_nothing_twice(tmp_path
 def test_a_job_that_breaks_down_is_a_row_with_its_reason_and_status_3(tiny_weights, tmp_path):
     """Guidance of 1e38 overflows every latent: the trainer gives up, the run does not."""
     arguments = ["bench", "--prompt", "a red cube", "--weights", tiny_weights, *SMALL, "--out", tmp_path / "run"]
-    result = invoke(*arguments, "--set", "guidance.scale=1e38", "--set", "give_up_after=2")
+    result = invoke(*arguments, "--set", "guidance.scale=1e38", "--set", "max_skipped_iterations=2")
     assert result.exit_code == 3
     (row,) = pd.read_csv(tmp_path / "run" / "per_object.csv").to_dict("records")
     assert (row["status"], row["error_kind"]) == ("failed", "numeric")

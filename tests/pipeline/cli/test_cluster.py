@@ -220,7 +220,7 @@ def test_submit_and_schedule_kfp_are_declared():
 def test_submit_local_twice_changes_nothing_and_another_request_is_refused(tiny_weights, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = ["--weights", tiny_weights, "--views", 4, "--executor", "inline", "--set", "iterations=2"]
-    small += ["--set", "seed_shape.kind=ball", "--set", "seed_shape.count=150"]
+    small += ["--set", "initialization.kind=ball", "--set", "initialization.count=150"]
     words = ["submit", "local", "--name", "mine", "--", "bench", "--prompt", "a red cube", *small]
     assert invoke(*words).exit_code == 0
     (record,) = (tmp_path / "runs" / "mine").glob("items/**/record.json")

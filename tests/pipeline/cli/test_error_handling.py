@@ -92,7 +92,7 @@ def test_the_version_is_that_of_the_distribution():
 @pytest.mark.parametrize("executor", ["inline", "ray"])
 def test_ctrl_c_stops_a_run_on_a_terminal_and_says_how_to_go_on(executor, tiny_weights, tmp_path, terminals):
     out = tmp_path / "run"
-    small = ["--set", "seed_shape.kind=ball", "--set", "seed_shape.count=150", "--views", "4"]
+    small = ["--set", "initialization.kind=ball", "--set", "initialization.count=150", "--views", "4"]
     words = ["bench", "--prompt", "a cube", "--weights", str(tiny_weights), *small, "--executor", executor]
     words += ["--set", "iterations=50000", "--checkpoint-seconds", "0", "--out", str(out)]
     terminal = terminals([*MAIN, *words], COLUMNS="200")

@@ -22,7 +22,7 @@ JOB = jobs.job(
     image="registry.example/python-segmentdreamer:1", ray_version="2.60.0", storage="runs", weights="models",
     secrets=(jobs.secret("hub=HF_TOKEN"),), queue="gpus",
 )  # fmt: skip
-SMALL = ["iterations=4", "seed_shape.kind=ball", "seed_shape.count=150", "relocate.interval=3"]
+SMALL = ["iterations=4", "initialization.kind=ball", "initialization.count=150", "relocate.interval=3"]
 
 
 def documents(text: str) -> tuple[dict, dict]:

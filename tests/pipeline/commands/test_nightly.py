@@ -21,8 +21,8 @@ from sctd.diffusion import guidance
 from tests.support.paths import DOCS
 
 PROMPTS = "a red cube\na blue ball\na green cube\n"
-SMALL = ["--views", "4", "--executor", "inline", "--set", "iterations=3", "--set", "seed_shape.kind=ball"]
-BALL = [*SMALL, "--set", "seed_shape.count=150"]
+SMALL = ["--views", "4", "--executor", "inline", "--set", "iterations=3", "--set", "initialization.kind=ball"]
+BALL = [*SMALL, "--set", "initialization.count=150"]
 QUALITY = "[clip]\ndelta = 0.3\n[ir]\ndelta = 0.05\n[fd]\ndelta = 2.0\nstandard_errors = 2\n[kid_cl]\ndelta = 1.0\n"
 LOSS = "[loss]\ndelta = 5.0\nstandard_errors = 2\n"
 
@@ -121,7 +121,7 @@ def packaged(packaged_weights, tmp_path_factory):
     """The packaged models, three prompts for a few iterations, and their baseline."""
     root = tmp_path_factory.mktemp("packaged")
     options = ["--suite", "embedded40", "--limit", 3, *SMALL, "--views", 8]
-    options += ["--set", "iterations=12", "--set", "seed_shape.count=800"]
+    options += ["--set", "iterations=12", "--set", "initialization.count=800"]
     (root / "gates.toml").write_text(QUALITY + LOSS)
     assert invoke("bench", *options, "--out", root / "release").exit_code == 0
     accepted = invoke("nightly", "accept", root / "release", "--baseline", root / "pinned", "--reason", "first")

@@ -18,7 +18,7 @@ from tests.support.processes import Command
 
 JOBS = 24
 ASKED = ["--suite", "embedded40", "--limit", "12", "--objective", "sctd,sds", "--views", "3", "--set", "iterations=3"]
-ASKED += ["--set", "seed_shape.kind=ball", "--set", "seed_shape.count=300", "--checkpoint-seconds", "0"]
+ASKED += ["--set", "initialization.kind=ball", "--set", "initialization.count=300", "--checkpoint-seconds", "0"]
 ASKED += ["--set", "cameras.views=1", "--no-report"]
 NOT_OF_THE_ASSETS = ["run_id", "date_utc", "time_min", "peak_gib", "code_sha"]
 

@@ -9,7 +9,7 @@ from sctd.recipe.methods import sds
 from sctd.recipe.presets import embedded
 from sctd.recipe.recipe import with_overrides
 
-BALL = with_overrides(embedded(), {"seed_shape.kind": "ball"})
+BALL = with_overrides(embedded(), {"initialization.kind": "ball"})
 JOB = Job(Prompt("a-cube", "a cube", "cube"), BALL, seed=0, weights="w")
 
 
@@ -41,7 +41,9 @@ def test_the_id_does_not_change_with_names(change):
 
 
 def test_the_short_text_counts_where_a_cloud_is_made_of_it():
-    cloud = JOB.recipe.model_copy(update={"seed_shape": JOB.recipe.seed_shape.model_copy(update={"kind": "point_e"})})
+    cloud = JOB.recipe.model_copy(
+        update={"initialization": JOB.recipe.initialization.model_copy(update={"kind": "point_e"})}
+    )
     other = Prompt("a-cube", "a cube", "box")
     assert replace(JOB, recipe=cloud).id != replace(JOB, recipe=cloud, prompt=other).id
 
@@ -49,8 +51,8 @@ def test_the_short_text_counts_where_a_cloud_is_made_of_it():
 def test_a_file_to_start_from_counts_by_its_content_not_by_its_place(tmp_path):
     def starting_from(name: str, content: bytes) -> str:
         (tmp_path / name).write_bytes(content)
-        shape = JOB.recipe.seed_shape.model_copy(update={"kind": "ply", "path": str(tmp_path / name)})
-        return replace(JOB, recipe=JOB.recipe.model_copy(update={"seed_shape": shape})).id
+        shape = JOB.recipe.initialization.model_copy(update={"kind": "ply", "path": str(tmp_path / name)})
+        return replace(JOB, recipe=JOB.recipe.model_copy(update={"initialization": shape})).id
 
     assert starting_from("a.ply", b"one") == starting_from("b.ply", b"one") != starting_from("b.ply", b"two")
 

@@ -17,7 +17,7 @@ def test_the_default_folder_is_named_by_all_that_decides_the_numbers(run_of):
         run_of(objectives=("sctd", "sds")),
         run_of(seed=1),
         run_of(views=5),
-        run_of(settings=["iterations=5", "seed_shape.kind=ball"]),
+        run_of(settings=["iterations=5", "initialization.kind=ball"]),
     ]
     assert len({name, *(run.name for run in others)}) == 6
 
@@ -59,7 +59,7 @@ def test_a_recipe_that_begins_with_a_cloud_needs_the_model_of_clouds(run_of):
         UserError,
         match=r"^There is no shape \(Point-E base, 40M, text vectors\) in \S+; run segmentdreamer weights fetch shape ",
     ):
-        run_of(settings=["seed_shape.kind=point_e"]).check(judged=True)
+        run_of(settings=["initialization.kind=point_e"]).check(judged=True)
 
 
 def test_judges_are_needed_only_to_judge(run_of, tmp_path, tiny_weights):
@@ -73,7 +73,7 @@ def test_judges_are_needed_only_to_judge(run_of, tmp_path, tiny_weights):
 
 def test_the_space_asked_for_grows_with_the_assets(run_of):
     run = run_of()
-    settings = (["seed_shape.kind=ball", f"seed_shape.count={count}"] for count in (1000, 100_000))
+    settings = (["initialization.kind=ball", f"initialization.count={count}"] for count in (1000, 100_000))
     small, large = (run_of(settings=its_settings).jobs for its_settings in settings)
     assert run.needed_bytes(small) < run.needed_bytes(large) < 150 * 2**20
     assert run.needed_bytes([]) == 0
@@ -89,7 +89,7 @@ def controlled(run: Run, folder: Path) -> Run:
 
 
 def test_a_recipe_with_a_control_needs_its_model(run_of, tmp_path):
-    run = run_of(settings=["seed_shape.kind=ball", "guidance.control=depth"])
+    run = run_of(settings=["initialization.kind=ball", "guidance.control=depth"])
     with pytest.raises(UserError, match=r"^There is no control in \S+; put a model of your own into control/"):
         run.check(judged=True)
     controlled(run, tmp_path).check(judged=True)
@@ -115,34 +115,34 @@ def test_a_control_changes_the_ids_of_no_other_jobs(run_of, tmp_path):
             "ply",
             "gone.ply",
             None,
-            "cannot read seed_shape.path {path} (No such file or directory); give a readable .ply",
+            "cannot read initialization.path {path} (No such file or directory); give a readable .ply",
         ),
         (
             "ply",
             "text.ply",
             b"no shape",
-            "seed_shape.path {path}: This is no .ply: it begins with b'no shape', expected",
+            "initialization.path {path}: This is no .ply: it begins with b'no shape', expected",
         ),
         (
             "mesh",
             "gone.glb",
             None,
-            "cannot read seed_shape.path {path} (No such file or directory); give a readable mesh",
+            "cannot read initialization.path {path} (No such file or directory); give a readable mesh",
         ),
         (
             "mesh",
             "empty.obj",
             b"",
-            "seed_shape.path {path}: The file is empty; expected a mesh. Export it again as .obj.",
+            "initialization.path {path}: The file is empty; expected a mesh. Export it again as .obj.",
         ),
-        ("mesh", "cut.glb", b"glTF", "seed_shape.path {path}: The file cannot be read as .glb ("),
+        ("mesh", "cut.glb", b"glTF", "initialization.path {path}: The file cannot be read as .glb ("),
     ],
 )
 def test_a_file_to_start_from_is_read_before_any_work(run_of, tmp_path, kind, name, content, message):
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
-    run = run_of(objectives=("sctd", "sds"), settings=[f"seed_shape.kind={kind}", f"seed_shape.path={path}"])
+    run = run_of(objectives=("sctd", "sds"), settings=[f"initialization.kind={kind}", f"initialization.path={path}"])
     with pytest.raises(UserError) as caught:
         run.check(judged=False)
     assert str(caught.value).startswith("No shape to start from: " + message.format(path=path))
@@ -153,4 +153,4 @@ def test_a_file_to_start_from_is_read_before_any_work(run_of, tmp_path, kind, na
 def test_a_file_that_can_be_started_from_is_accepted(run_of, tmp_path):
     path = tmp_path / "triangle.obj"
     path.write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
-    run_of(settings=["seed_shape.kind=mesh", f"seed_shape.path={path}"]).check(judged=True)
+    run_of(settings=["initialization.kind=mesh", f"initialization.path={path}"]).check(judged=True)

@@ -187,7 +187,7 @@ def test_a_file_holds_a_product_or_several_side_by_side(tmp_path):
     assert one.recipe.iterations == 7
     assert one.sweeps == [{"times.num_segments": [1, 5], "guidance.scale": [10]}]
     several = saved(
-        tmp_path, "sweep:\n- cameras.radius: [[2.8, 3.5], '2.6,3.2']\n- {noise.kind: fresh, seed_shape.count: 9}\n"
+        tmp_path, "sweep:\n- cameras.radius: [[2.8, 3.5], '2.6,3.2']\n- {noise.kind: fresh, initialization.count: 9}\n"
     )
     labels = [m.label for m in methods("iterations=1,2", saved=several.sweeps)]
     assert labels == [

@@ -25,7 +25,7 @@ from pipeline.weights.networks import DISTANCES
 from pipeline.work import flow
 from tests.support import tiny_models
 
-MADE = ["--set", "iterations=1", "--set", "seed_shape.kind=ball", "--set", "seed_shape.count=50"]
+MADE = ["--set", "iterations=1", "--set", "initialization.kind=ball", "--set", "initialization.count=50"]
 PROMPTS = ["--prompt", "a red cube", "--prompt", "a blue ball"]
 DINOV2 = "dinov2", "reference-dinov2.npz"
 OTHERS = "fid", "fid_tf", "fd_dinov2"

@@ -42,7 +42,7 @@ def test_the_same_settings_and_a_superset_may_go_on(store, run_of):
     [
         ({"texts": ("a red cube",)}, "1 of its jobs are left out now, first 'a blue ball'"),
         ({"objectives": ("sds",)}, "its methods are sctd, these are sds"),
-        ({"settings": ["iterations=5", "seed_shape.kind=ball"]}, "its iterations is 4, this one 5"),
+        ({"settings": ["iterations=5", "initialization.kind=ball"]}, "its iterations is 4, this one 5"),
         ({"seed": 3}, "its seed is 0, this one 3"),
         ({"views": 9}, "its views is 4, this one 9"),
     ],

@@ -20,7 +20,7 @@ HOSTILE = [
     "{{$.inputs}} ${HOME} %s {0}",
 ]  # fmt: skip
 BENCHED = ["../../x", "$(touch pwned) `touch pwned`", "<script>alert(1)</script>"]  # each takes seconds
-SMALL = ["--executor", "inline", "--views", "4", "--set", "iterations=2", "--set", "seed_shape.kind=ball"]
+SMALL = ["--executor", "inline", "--views", "4", "--set", "iterations=2", "--set", "initialization.kind=ball"]
 MACHINES = [
     "--image",
     "registry.example/sd:1",
@@ -52,7 +52,7 @@ def benched(tiny_weights, tmp_path_factory) -> tuple[Path, str]:
     """A folder in which a bench of hostile prompts was started, two levels down, and what it printed."""
     folder = tmp_path_factory.mktemp("hostile")
     (deep := folder / "a" / "b").mkdir(parents=True)
-    words = ["bench", *of_prompts(BENCHED), *SMALL, "--set", "seed_shape.count=150", "--weights", str(tiny_weights)]
+    words = ["bench", *of_prompts(BENCHED), *SMALL, "--set", "initialization.count=150", "--weights", str(tiny_weights)]
     return folder, ran(deep, SECRETS, *words, "--out", "run")
 
 

@@ -73,9 +73,9 @@ def test_the_fast_path_needs_a_compiler_or_to_be_turned_off():
     ):
         facts = replace(WHOLE, **absent)
         sentence = f"there is no {text} to compile the networks with"
-        assert problems(facts) == [("missing", "fast path", sentence, f"{steps}, or --set compute.fast=false")]
+        assert problems(facts) == [("missing", "fast path", sentence, f"{steps}, or --set compute.cuda_graphs=false")]
         assert problems(facts, replace(ALL, compiles=False)) == []
-    slow = with_overrides(paper(), {"compute.fast": False})
+    slow = with_overrides(paper(), {"compute.cuda_graphs": False})
     weights = models.Weights("published", Path("published"))
     assert not doctor.needs(slow, weights).compiles
     assert doctor.needs(paper(), weights).compiles
@@ -248,7 +248,7 @@ def test_a_recipe_needs_the_models_that_it_names():
     assert of_paper.gpu
     assert set(of_paper.roles) == {"prior", "shape", *judges}
     assert not doctor.needs(embedded(), packaged).gpu
-    ball = with_overrides(embedded(), {"seed_shape.kind": "ball"})
+    ball = with_overrides(embedded(), {"initialization.kind": "ball"})
     assert set(doctor.needs(ball, packaged).roles) == {"prior", *judges}
     controlled = with_overrides(embedded(), {"guidance.control": "depth"})
     assert "control" in doctor.needs(controlled, packaged).roles

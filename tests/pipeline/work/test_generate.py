@@ -11,7 +11,7 @@ from sctd.formats import ply, splat
 from sctd.recipe.compute import Compute
 from tests.support import tiny_models
 
-SETTINGS = ["iterations=4", "seed_shape.kind=ball", "seed_shape.count=150", "relocate.interval=3"]
+SETTINGS = ["iterations=4", "initialization.kind=ball", "initialization.count=150", "relocate.interval=3"]
 EMBEDDED = Compute(dtype="float32")
 
 
@@ -169,7 +169,7 @@ def breakdown(make, monkeypatch):
 
 
 def test_after_nan_the_checkpoint_before_the_last_goes_on_with_other_random_numbers(make, run_of, breakdown):
-    job = run_of(seed=8, settings=[*SETTINGS, "iterations=6", "give_up_after=1"]).jobs[0]
+    job = run_of(seed=8, settings=[*SETTINGS, "iterations=6", "max_skipped_iterations=1"]).jobs[0]
     work = make(job)
     for _ in range(4):
         next(work)  # states 2 and 3 are saved
@@ -187,7 +187,7 @@ def test_after_nan_the_checkpoint_before_the_last_goes_on_with_other_random_numb
 
 
 def test_after_nan_without_a_checkpoint_a_job_begins_anew_with_other_random_numbers(make, run_of, breakdown):
-    job = run_of(seed=9, settings=[*SETTINGS, "give_up_after=1"]).jobs[0]
+    job = run_of(seed=9, settings=[*SETTINGS, "max_skipped_iterations=1"]).jobs[0]
     breakdown.append(float("nan"))
     with pytest.raises(NumericError):
         finish(make(job))
@@ -256,7 +256,7 @@ def test_a_recipe_with_a_control_follows_it_as_strongly_as_it_says(controlled_we
     """From weights in a folder to the .ply: at scale 0 in every bit what is made without, at scale 1 something else."""
     assets = {}
     for control, scale in (("none", 1), ("depth", 0), ("depth", 1)):
-        settings = ["iterations=2", "seed_shape.kind=ball", "seed_shape.count=60"]
+        settings = ["iterations=2", "initialization.kind=ball", "initialization.count=60"]
         run = run_of(settings=[*settings, f"guidance.control={control}", f"guidance.control_scale={scale}"])
         run = controlled(run, controlled_weights)
         generator = Generator(Store(tmp_path), run.weights, 0.0, EMBEDDED)
@@ -270,7 +270,7 @@ def test_a_recipe_with_a_control_follows_it_as_strongly_as_it_says(controlled_we
 
 
 def test_a_recipe_with_a_control_goes_on_from_its_checkpoint(controlled_weights, run_of, tmp_path):
-    settings = ["iterations=3", "seed_shape.kind=ball", "seed_shape.count=60", "guidance.control=depth"]
+    settings = ["iterations=3", "initialization.kind=ball", "initialization.count=60", "guidance.control=depth"]
     run = controlled(run_of(settings=settings), controlled_weights)
     job, made = run.jobs[0], []
     for name in ("undisturbed", "killed"):
@@ -289,6 +289,6 @@ def test_a_control_for_another_prior_fails_the_job_with_its_reason(controlled_we
     folder = tmp_path / "tiny"
     shutil.copytree(controlled_weights, folder)
     shutil.copy(folder / "prior" / "unet" / "config.json", folder / "control" / "config.json")
-    run = controlled(run_of(settings=["seed_shape.kind=ball", "guidance.control=depth"]), folder)
+    run = controlled(run_of(settings=["initialization.kind=ball", "guidance.control=depth"]), folder)
     with pytest.raises(ValueError, match="has _class_name 'UNet2DConditionModel'; expected 'ControlNetModel'"):
         finish(Generator(Store(tmp_path / "run"), run.weights, 0.0, EMBEDDED)(run.jobs[0]))

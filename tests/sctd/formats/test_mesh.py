@@ -165,7 +165,7 @@ CLOUD = trimesh.PointCloud(np.eye(3)).export(file_type="ply")
         (OBJ, ".obj", r"^The file has 3 vertices and no faces; expected triangles: export a surface, or .*kind=ply\.$"),
         (CLOUD, ".ply", r"^The file has 3 vertices and no faces"),
         (b"not at all", ".stl", r"^The file has 0 vertices and no faces"),
-        (gaussian_ply(), ".ply", r"^The \.ply holds Gaussians of 3DGS, no faces; set seed_shape\.kind=ply"),
+        (gaussian_ply(), ".ply", r"^The \.ply holds Gaussians of 3DGS, no faces; set initialization\.kind=ply"),
         (OBJ + b"v 0 nan 0\nf 1 2 4\n", ".obj", r"^The mesh has vertex 2 at \(0, nan, 0\); expected finite numbers\."),
         (OBJ + b"f 1 2 2\n", ".obj", r"^The mesh has 1 faces of area 0; expected a surface\."),
     ],

@@ -93,7 +93,7 @@ def test_a_mesh_and_an_empty_cloud_are_no_cloud():
     file = BytesIO()
     PlyData([PlyElement.describe(vertices, "vertex"), PlyElement.describe(faces, "face")]).write(file)
     with pytest.raises(
-        PlyError, match=r"^The \.ply is a mesh of 3 vertices and 1 faces, where .*set seed_shape\.kind=mesh"
+        PlyError, match=r"^The \.ply is a mesh of 3 vertices and 1 faces, where .*set initialization\.kind=mesh"
     ):
         read_points(file.getvalue())
     with pytest.raises(PlyError, match=r"^The \.ply has no vertices; expected points\."):

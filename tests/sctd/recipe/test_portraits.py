@@ -63,7 +63,7 @@ def test_a_portrait_is_seen_from_the_front_half_and_an_avatar_from_all_round(bas
     common = {
         "guidance.perp_neg": True,
         "cameras.elevation_degrees": (-10.0, 30.0),
-        "seed_shape.mesh_radius": 0.8,
+        "initialization.mesh_radius": 0.8,
         **({"noise.offset": 0.05} if base == "paper" else {"cameras.overhead_share": 0.0}),
     }
     head, body = portrait(BASES[base]()), avatar(BASES[base]())
@@ -72,7 +72,7 @@ def test_a_portrait_is_seen_from_the_front_half_and_an_avatar_from_all_round(bas
         "cameras.azimuth_degrees": (-90.0, 90.0),
         **common,
     }
-    assert changed(BASES[base](), body) == {"name": f"{base}-avatar", "cameras.fov_low_least": 0.23, **common}
+    assert changed(BASES[base](), body) == {"name": f"{base}-avatar", "cameras.fov_low_min": 0.23, **common}
 
 
 @pytest.mark.parametrize("name", ["paper-portrait", "paper-avatar", "embedded-portrait", "embedded-avatar"])
@@ -80,8 +80,8 @@ def test_they_are_recipes_by_their_names_and_take_a_template(name):
     recipe = recipes.RECIPES[name]()
     assert recipe.name == name
     assert Recipe.model_validate(recipe.model_dump()) == recipe
-    templated = with_overrides(recipe, {"seed_shape.kind": "mesh", "seed_shape.path": "me.glb"})
-    assert (templated.seed_shape.path, templated.cameras) == ("me.glb", recipe.cameras)
+    templated = with_overrides(recipe, {"initialization.kind": "mesh", "initialization.path": "me.glb"})
+    assert (templated.initialization.path, templated.cameras) == ("me.glb", recipe.cameras)
 
 
 @pytest.mark.parametrize("page", ["portrait.md", "seed_shapes.md"])
@@ -106,12 +106,12 @@ def is_finite(step: optimize.Step) -> bool:
 
 
 def test_the_embedded_models_make_a_head_from_the_front(prior, seen):
-    few = {"iterations": 3, "seed_shape.count": 128, "seed_shape.cloud_steps": 3}
+    few = {"iterations": 3, "initialization.count": 128, "initialization.point_e_steps": 3}
     recipe = with_overrides(portrait(recipes.embedded()), few)
     scorer = ClipScorer.load(weights_folder() / "scorer", "cpu", "embedded")
-    vector = torch.from_numpy(scorer.text_features([cloud_prompt(recipe.seed_shape, "a robot head")])[0])
+    vector = torch.from_numpy(scorer.text_features([cloud_prompt(recipe.initialization, "a robot head")])[0])
     model = point_e.load(weights_folder() / "shape")
-    initial = initial_gaussians(recipe.seed_shape, "a robot head", torch.Generator().manual_seed(0), model, vector)
+    initial = initial_gaussians(recipe.initialization, "a robot head", torch.Generator().manual_seed(0), model, vector)
     made = list(steps(recipe, prior, initial, "a green robot head"))
     assert len(made) == 3
     assert all(is_finite(step) and step.skipped == 0 for step in made)
@@ -137,15 +137,15 @@ def robot(path: Path) -> tuple[str, trimesh.Trimesh]:
 
 def test_the_embedded_models_make_a_body_from_a_template(prior, seen, tmp_path):
     path, template = robot(tmp_path / "robot.glb")
-    few = {"iterations": 3, "seed_shape.count": 150, "seed_shape.kind": "mesh", "seed_shape.path": path}
+    few = {"iterations": 3, "initialization.count": 150, "initialization.kind": "mesh", "initialization.path": path}
     recipe = with_overrides(avatar(recipes.embedded()), few)
-    initial = initial_gaussians(recipe.seed_shape, "a robot", torch.Generator().manual_seed(0))
-    assert initial.num == 150 * recipe.seed_shape.replicas
+    initial = initial_gaussians(recipe.initialization, "a robot", torch.Generator().manual_seed(0))
+    assert initial.num == 150 * recipe.initialization.replicas
     # On the template: its y is our z, its z our x; its middle at the origin, its farthest corner 0.8 from there.
     corners = template.vertices - template.bounds.mean(0)
     turned = trimesh.Trimesh(corners[:, [2, 0, 1]] * 0.8 / np.linalg.norm(corners, axis=1).max(), template.faces)
     _, away, _ = trimesh.proximity.closest_point_naive(turned, initial.means.double().numpy())
-    assert away.max() <= recipe.seed_shape.replica_radius + 1e-6
+    assert away.max() <= recipe.initialization.replica_radius + 1e-6
     extent = initial.means.amax(0) - initial.means.amin(0)
     assert extent.argmax() == 2
     made = list(steps(recipe, prior, initial, "a silver robot"))

@@ -44,13 +44,13 @@ def test_paper_is_the_published_settings() -> None:
     assert (90 - cameras.elevation_degrees[1], 90 - cameras.elevation_degrees[0]) == (45, 105)
     assert (cameras.radius, cameras.fov_y_radians) == ((5.2, 5.5), (0.32, 0.6))
     assert (cameras.center_jitter, cameras.target_jitter, cameras.up_jitter) == (0.025, 0.05, 0.01)
-    seed = recipe.seed_shape
+    seed = recipe.initialization
     assert (seed.kind, seed.count * seed.replicas, seed.replica_radius, seed.opacity) == ("point_e", 81_920, 0.05, 0.1)
 
 
 def test_embedded_moves_3000_gaussians_and_never_grows() -> None:
     recipe = recipes.embedded()
-    seed = recipe.seed_shape
+    seed = recipe.initialization
     assert (recipe.iterations, seed.kind, seed.count * seed.replicas) == (300, "point_e", 3072)
     assert (recipe.densify.enabled, recipe.relocate.enabled, recipe.relocate.interval) == (False, True, 40)
     # What just fills a picture while training leaves a margin in the evaluation camera's (3.5 away, 0.55 radians).

@@ -121,7 +121,7 @@ def _at(recipe: Recipe, key: str) -> object:
         ("objective.self_sign", "0", "recipe key 'objective.self_sign' is '0': it should be 1 or -1"),
         ("guidance.control", "edges", "recipe key 'guidance.control' is 'edges': it should be 'none' or 'depth'"),
         ("guidance.prompt_template", "a photo", "it must hold {prompt} exactly once"),
-        ("seed_shape.kind", "ply", "a path belongs to kind 'ply'"),
+        ("initialization.kind", "ply", "a path belongs to kind 'ply'"),
         ("background.black_share", "0.9", "white 0.2 + black 0.9 + grey 0.4 exceed 1"),
     ],
 )

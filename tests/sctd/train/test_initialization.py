@@ -11,11 +11,11 @@ from trimesh.visual import ColorVisuals
 
 from sctd.formats import ply
 from sctd.point_e import PointDiffusionTransformer, PointEConfig, SamplerConfig
-from sctd.recipe.scene import MESH_SUFFIXES, SeedShape
+from sctd.recipe.scene import MESH_SUFFIXES, Initialization
 from sctd.scene.gaussians import Gaussians, sh_to_rgb
 from sctd.train.initialization import (
+    InitializationError,
     Points,
-    SeedShapeError,
     cloud_prompt,
     in_ball,
     in_box,
@@ -34,7 +34,7 @@ def generator(seed=0):
 
 
 def shape(**fields):
-    return SeedShape(**{"kind": "ball", "count": 200, "cloud_up_shift": 0.0, **fields})
+    return Initialization(**{"kind": "ball", "count": 200, "point_e_up_shift": 0.0, **fields})
 
 
 def write_points(path, xyz, **columns):
@@ -86,7 +86,7 @@ def test_scales_of_random_points_match_a_table_of_all_distances():
 def test_a_fixed_scale_needs_no_neighbours():
     gaussians = initial_gaussians(shape(count=1, scale=0.02), "a cube", generator())
     torch.testing.assert_close(gaussians.scales, torch.full((1, 3), 0.02))
-    with pytest.raises(SeedShapeError, match=r"1 points have no three neighbours .* or set seed_shape\.scale"):
+    with pytest.raises(InitializationError, match=r"1 points have no three neighbours .* or set initialization\.scale"):
         initial_gaussians(shape(count=1), "a cube", generator())
 
 
@@ -118,7 +118,7 @@ def test_a_ply_of_points_keeps_its_colours_only_when_asked(tmp_path):
     path = write_points(tmp_path / "points.ply", xyz, red=red, green=green, blue=blue)
     config = shape(kind="ply", path=path, replicas=1)
     grey, coloured = (
-        initial_gaussians(config.model_copy(update={"use_cloud_colours": keep}), "", generator())
+        initial_gaussians(config.model_copy(update={"use_point_cloud_colours": keep}), "", generator())
         for keep in (False, True)
     )
     np.testing.assert_array_equal(grey.means, xyz)
@@ -148,13 +148,13 @@ def test_a_bad_ply_is_one_sentence(tmp_path):
     def start(name):
         return initial_gaussians(shape(kind="ply", path=str(tmp_path / name)), "", generator())
 
-    with pytest.raises(SeedShapeError, match=r"cannot read seed_shape\.path .*none\.ply .*give a readable \.ply"):
+    with pytest.raises(InitializationError, match=r"cannot read initialization\.path .*none\.ply .*give a readable \.ply"):
         start("none.ply")
     (tmp_path / "text.ply").write_bytes(b"no ply at all")
-    with pytest.raises(SeedShapeError, match=r"seed_shape\.path .*text\.ply: This is no \.ply"):
+    with pytest.raises(InitializationError, match=r"initialization\.path .*text\.ply: This is no \.ply"):
         start("text.ply")
     write_points(tmp_path / "bare.ply", np.zeros((5, 3), np.float32))
-    with pytest.raises(SeedShapeError, match=r"bare\.ply: The \.ply lacks the properties red, green, blue"):
+    with pytest.raises(InitializationError, match=r"bare\.ply: The \.ply lacks the properties red, green, blue"):
         start("bare.ply")
 
 
@@ -162,11 +162,11 @@ def test_a_ply_of_the_other_kind_names_the_kind_to_set(tmp_path):
     path = tmp_path / "box.ply"
     path.write_bytes(trimesh.creation.box().export(file_type="ply"))
     with pytest.raises(
-        SeedShapeError, match=r"box\.ply: The \.ply is a mesh of 8 vertices and 12 faces, .*kind=mesh\.$"
+        InitializationError, match=r"box\.ply: The \.ply is a mesh of 8 vertices and 12 faces, .*kind=mesh\.$"
     ):
         initial_gaussians(shape(kind="ply", path=str(path)), "", generator())
     points = write_points(tmp_path / "points.ply", np.eye(3, dtype=np.float32))
-    with pytest.raises(SeedShapeError, match=r"points\.ply: The file has 3 vertices and no faces; .*kind=ply\.$"):
+    with pytest.raises(InitializationError, match=r"points\.ply: The file has 3 vertices and no faces; .*kind=ply\.$"):
         initial_gaussians(shape(kind="mesh", path=points), "", generator())
 
 
@@ -181,7 +181,7 @@ def write_box(path, colour=(0, 255, 0, 255), visual=None):
 def test_a_mesh_begins_with_points_on_its_surface(tmp_path):
     """z up and in its colours; half extents 0.5, 1, 1.5 fitted to a radius of 0.7."""
     config = shape(kind="mesh", path=write_box(tmp_path / "box.ply"), replicas=3, replica_radius=0.0, mesh_radius=0.7)
-    gaussians = initial_gaussians(config.model_copy(update={"use_cloud_colours": True}), "", generator())
+    gaussians = initial_gaussians(config.model_copy(update={"use_point_cloud_colours": True}), "", generator())
     half = 0.7 * torch.tensor([0.5, 1.0, 1.5]) / math.sqrt(0.25 + 1 + 2.25)
     assert gaussians.num == 600
     torch.testing.assert_close((gaussians.means.abs() / half).amax(1), torch.ones(600), rtol=1e-5, atol=0)
@@ -213,11 +213,13 @@ def test_a_file_is_turned_as_its_format_or_the_recipe_says(tmp_path, name, field
 
 def test_a_bad_mesh_is_one_sentence(tmp_path):
     with pytest.raises(
-        SeedShapeError, match=r"cannot read seed_shape\.path .*none\.glb \(No such file .*give a readable mesh"
+        InitializationError, match=r"cannot read initialization\.path .*none\.glb \(No such file .*give a readable mesh"
     ):
         initial_gaussians(shape(kind="mesh", path=str(tmp_path / "none.glb")), "", generator())
     (tmp_path / "empty.off").write_bytes(b"")
-    with pytest.raises(SeedShapeError, match=r"seed_shape\.path .*empty\.off: The file is empty; expected a mesh\."):
+    with pytest.raises(
+        InitializationError, match=r"initialization\.path .*empty\.off: The file is empty; expected a mesh\."
+    ):
         initial_gaussians(shape(kind="mesh", path=str(tmp_path / "empty.off")), "", generator())
 
 
@@ -226,8 +228,10 @@ def test_colours_in_another_file_are_missed_only_when_asked_for(tmp_path):
     path.write_bytes(b"mtllib person.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nusemtl skin\nf 1 2 3\n")
     config = shape(kind="mesh", path=str(path))
     assert initial_gaussians(config, "", generator()).num == 200 * config.replicas
-    with pytest.raises(SeedShapeError, match=r"colours in another file, which is not read; export a \.glb, .*=false$"):
-        initial_gaussians(config.model_copy(update={"use_cloud_colours": True}), "", generator())
+    with pytest.raises(
+        InitializationError, match=r"colours in another file, which is not read; export a \.glb, .*=false$"
+    ):
+        initial_gaussians(config.model_copy(update={"use_point_cloud_colours": True}), "", generator())
 
 
 @pytest.mark.parametrize(
@@ -236,7 +240,7 @@ def test_colours_in_another_file_are_missed_only_when_asked_for(tmp_path):
         ({"kind": "mesh"}, r"kind is 'mesh' and path is ''; a path belongs to kind 'ply' .*or 'mesh', and they need"),
         ({"path": "head.glb"}, r"kind is 'ball' and path is 'head\.glb'; a path belongs to"),
         ({"kind": "mesh", "path": "head.fbx"}, rf"ends with '\.fbx'; a mesh is one of {', '.join(MESH_SUFFIXES)}"),
-        ({"kind": "ply", "path": "head.glb"}, r"'head\.glb' is a mesh, not a \.ply; set seed_shape\.kind=mesh"),
+        ({"kind": "ply", "path": "head.glb"}, r"'head\.glb' is a mesh, not a \.ply; set initialization\.kind=mesh"),
         ({"mesh_up": "y", "mesh_front": "-y"}, r"mesh_front is '-y' where 'y' is up; expected an axis that is perpend"),
         ({"kind": "mesh", "path": "head.glb", "mesh_front": "y"}, r"mesh_front is 'y' where 'y' is up"),
     ],
@@ -255,21 +259,21 @@ def tiny_point_e():
 
 
 def test_point_e_seeds_a_cloud_of_gaussians():
-    config = shape(kind="point_e", count=15, replicas=4, replica_radius=0.01, cloud_up_shift=0.25, cloud_steps=2)
+    config = shape(kind="point_e", count=15, replicas=4, replica_radius=0.01, point_e_up_shift=0.25, point_e_steps=2)
     gaussians = initial_gaussians(config, "a cube", generator(3), tiny_point_e(), torch.ones(8))
-    level = config.model_copy(update={"cloud_up_shift": 0.0})
+    level = config.model_copy(update={"point_e_up_shift": 0.0})
     unshifted = initial_gaussians(level, "a cube", generator(3), tiny_point_e(), torch.ones(8))
     assert gaussians.num == 60
     torch.testing.assert_close(gaussians.means - unshifted.means, torch.tensor([0.0, 0.0, 0.25]).expand(60, 3))
     assert gaussians.means.view(15, 4, 3).std(1).max() < 0.02
-    assert cloud_prompt(shape(cloud_prompt_template="{prompt}."), "a bagel") == "a bagel."
+    assert cloud_prompt(shape(point_e_prompt_template="{prompt}."), "a bagel") == "a bagel."
 
 
 def test_point_e_without_its_model_says_so():
     config = shape(kind="point_e")
-    with pytest.raises(SeedShapeError, match=r"no Point-E model for 'a cube'; .*set seed_shape\.kind=ball"):
+    with pytest.raises(InitializationError, match=r"no Point-E model for 'a cube'; .*set initialization\.kind=ball"):
         initial_gaussians(config, "a cube", generator())
-    with pytest.raises(SeedShapeError, match=r"no text vector for 'a cube'"):
+    with pytest.raises(InitializationError, match=r"no text vector for 'a cube'"):
         initial_gaussians(config, "a cube", generator(), tiny_point_e())
 
 
@@ -277,9 +281,9 @@ def test_point_e_without_its_model_says_so():
 @pytest.mark.parametrize("name", ["pc_corgi", "pc_cube_stack"])
 def test_real_point_e_clouds_become_81_920_gaussians(tmp_path, name):
     """As in the paper recipe: 4096 points, 20 copies each, in Point-E's box of half edge 0.5 and 0.05 around it."""
-    cloud = np.load(FIXTURES / f"{name}.npz")
+    cloud = np.load(POINT_E / f"{name}.npz")
     path = write_points(tmp_path / "cloud.ply", cloud["coords"], red=cloud["R"], green=cloud["G"], blue=cloud["B"])
-    config = shape(kind="ply", path=path, count=4096, replicas=20, use_cloud_colours=True)
+    config = shape(kind="ply", path=path, count=4096, replicas=20, use_point_cloud_colours=True)
     gaussians = initial_gaussians(config, "", generator())
     assert gaussians.num == 81_920
     assert 0.45 < gaussians.means.abs().max() < 0.56

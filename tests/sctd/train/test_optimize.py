@@ -163,7 +163,7 @@ def test_growth_stops_at_the_cap_and_opacities_are_reset() -> None:
 def test_nan_is_undone_counted_and_the_run_goes_on() -> None:
     prior = TinyPrior()
     prior.spoil = lambda call: call in (12, 40)  # iterations 3 or 4, and a later one
-    steps = run(recipe(give_up_after=2), prior=prior)
+    steps = run(recipe(max_skipped_iterations=2), prior=prior)
     skips = [step.skipped for step in steps]
     assert skips[0] == 0
     assert skips[-1] == 2
@@ -181,7 +181,7 @@ def test_nan_is_undone_counted_and_the_run_goes_on() -> None:
 def test_many_in_a_row_end_the_run_and_say_where() -> None:
     prior = TinyPrior()
     prior.spoil = lambda call: call > 20
-    steps = optimize.optimize(recipe(give_up_after=3), prior, ball(), "a red ball", 0)
+    steps = optimize.optimize(recipe(max_skipped_iterations=3), prior, ball(), "a red ball", 0)
     with pytest.raises(OptimizeError, match=r"NaN or infinity in 3 iterations in a row, .* in the gradient on z_0"):
         list(steps)
 
@@ -189,7 +189,7 @@ def test_many_in_a_row_end_the_run_and_say_where() -> None:
 def test_a_resumed_run_still_counts_what_was_skipped_before() -> None:
     prior = TinyPrior()
     prior.spoil = lambda call: True
-    chosen = recipe(give_up_after=3)
+    chosen = recipe(max_skipped_iterations=3)
     step = list(islice(optimize.optimize(chosen, prior, ball(), "a red ball", 0), 2))[-1]
     with pytest.raises(OptimizeError, match="NaN or infinity in 3 iterations in a row, up to iteration 3"):
         next(optimize.optimize(chosen, prior, ball(), "a red ball", 0, resume=step.checkpoint()))
@@ -243,7 +243,7 @@ def test_the_parts_of_an_iteration_are_told_in_their_order() -> None:
     [
         (recipe(), 60, "  ", "the prompt is empty; say what to make"),
         (recipe(bounds__max_gaussians=59), 60, "x", "60 Gaussians to begin with; expected 1 to 59: change"),
-        (recipe(), 0, "x", "0 Gaussians to begin with; expected 1 to 20000: change seed_shape.count"),
+        (recipe(), 0, "x", "0 Gaussians to begin with; expected 1 to 20000: change initialization.count"),
     ],
 )
 def test_what_cannot_begin_is_refused_at_once(chosen: Recipe, num: int, prompt: str, message: str) -> None:

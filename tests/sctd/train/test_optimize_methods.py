@@ -136,12 +136,16 @@ def template(kind: str, folder: Path) -> Path:
 @pytest.mark.parametrize("name", ["sctd", "gcs-authors"])
 @pytest.mark.parametrize("kind", ["mesh", "ply"])
 def test_a_run_from_a_template_is_resumed_exactly_too(kind: str, name: str, tmp_path: Path) -> None:
-    shape = {"seed_shape.kind": kind, "seed_shape.path": str(template(kind, tmp_path)), "seed_shape.count": 20}
-    base = with_overrides(growing(seed_shape__replicas=3), shape)
+    shape = {
+        "initialization.kind": kind,
+        "initialization.path": str(template(kind, tmp_path)),
+        "initialization.count": 20,
+    }
+    base = with_overrides(growing(initialization__replicas=3), shape)
     chosen = method(name, base)
 
     def begin(resume: bytes | None = None) -> list[optimize.Step]:
-        initial = initial_gaussians(chosen.seed_shape, "", torch.Generator().manual_seed(4))
+        initial = initial_gaussians(chosen.initialization, "", torch.Generator().manual_seed(4))
         assert initial.num == 60
         return list(optimize.optimize(chosen, TinyPrior(), initial, "a red ball", 4, resume=resume))
 
@@ -240,7 +244,7 @@ def test_without_the_constraint_on_pixels_nothing_passes_the_encoder_by() -> Non
 def test_a_decoder_of_nan_is_undone_and_named() -> None:
     prior = TinyPrior()
     prior.decode = lambda z_0: torch.full((len(z_0), 3, SIZE, SIZE), torch.nan)
-    steps = optimize.optimize(method("gcs", give_up_after=3), prior, ball(), "a red ball", 0)
+    steps = optimize.optimize(method("gcs", max_skipped_iterations=3), prior, ball(), "a red ball", 0)
     with pytest.raises(OptimizeError, match="NaN or infinity in 3 iterations in a row, up to iteration 3, in the loss"):
         list(steps)
 
