@@ -84,11 +84,11 @@ def test_they_are_recipes_by_their_names_and_take_a_template(name):
     assert (templated.initialization.path, templated.cameras) == ("me.glb", recipe.cameras)
 
 
-@pytest.mark.parametrize("page", ["portrait.md", "seed_shapes.md"])
+@pytest.mark.parametrize("page", ["portrait.md", "initialization.md"])
 def test_commands_of_the_pages_name_recipes_and_settings_that_exist(page):
     text = (DOCS / page).read_text(encoding="utf-8").replace("\\\n", " ")
     commands = [shlex.split(line) for line in re.findall(r"^segmentdreamer generate .*$", text, re.MULTILINE)]
-    assert len(commands) == {"portrait.md": 7, "seed_shapes.md": 1}[page]
+    assert len(commands) == {"portrait.md": 7, "initialization.md": 1}[page]
     for words in commands:
         options = list(zip(words[3::2], words[4::2], strict=True))
         settings = dict(value.split("=", 1) for option, value in options if option == "--set")
