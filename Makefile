@@ -1,0 +1,35 @@
+# Targets for contributors. Each installs what it needs through uv; .ci/run calls the same targets.
+
+UV := uv run
+
+.PHONY: help fmt lint types test-fast test docs rooms
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+fmt:  ## format the code and fix what ruff can fix
+	$(UV) ruff format .
+	$(UV) ruff check --fix .
+
+lint:  ## format, style, spelling, import contracts, dependencies, picture of the rooms
+	$(UV) ruff format --check .
+	$(UV) ruff check .
+	$(UV) codespell
+	$(UV) lint-imports
+	$(UV) deptry .
+	$(UV) python docs/rooms.py --check
+
+types:  ## static types
+	$(UV) mypy
+
+test-fast:  ## tests that are not marked slow
+	$(UV) pytest -m "not slow"
+
+test:  ## all tests
+	$(UV) pytest
+
+docs:  ## build the documentation in site/
+	$(UV) sphinx-build -W -q -c docs . site
+
+rooms:  ## redraw docs/images/architecture.svg after imports have changed
+	$(UV) python docs/rooms.py
