@@ -289,6 +289,7 @@ def _frozen(model_class: Any, folder: Path, stem: str, device: torch.device | st
         lambda path: model_class.from_pretrained(
             path, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True,
             variant=None if (folder / plain).is_file() else "fp16",
+            low_cpu_mem_usage=False,  # True needs accelerate, which saves neither time nor memory here (decision 0023)
         ),
     )  # fmt: skip
     if info["missing_keys"]:
