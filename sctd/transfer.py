@@ -5,15 +5,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-Mark = Callable[[str], None]
+TimingMark = Callable[[str], None]
 """Called with a name where that part of an iteration ends, in the order of the work: for whoever takes the time."""
 
 
-def unmarked(name: str) -> None:
+def no_timing(name: str) -> None:
     """Takes no time."""
 
 
-def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     """`tensor` on `device`. A plain `.to` would first let the GPU finish all that it was given."""
     if tensor.device.type == "cpu" and torch.device(device).type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)

@@ -114,7 +114,7 @@ def measure(recipe: Recipe, weights: Weights, gaussians: int, iterations: int, s
     renderer = None if on_gpu else partial(render_by, torch_render.rasterize)
     plain_loop = loop("plain", recipe, prior, initial, iterations, work, reached, renderer, ahead=False)
     say(f"plain: {plain_loop.iteration_ms:.1f} ms an iteration")
-    fast = prior.at_speed() if on_gpu else prior
+    fast = prior.with_cuda_graphs() if on_gpu else prior
     error = relative(gradient(recipe, fast, initial), exact)
     fast_loop = loop("fast", recipe, fast, initial, iterations, work, reached, None, ahead=on_gpu)
     say(f"fast: {fast_loop.iteration_ms:.1f} ms an iteration")
@@ -123,7 +123,7 @@ def measure(recipe: Recipe, weights: Weights, gaussians: int, iterations: int, s
         commit=manifest.commit(),
         versions=manifest.versions(),
         recipe=recipe.name,
-        objective=recipe.objective.called,
+        objective=recipe.objective.display_name,
         guidance="perp-neg" if recipe.guidance.perp_neg else "cfg",
         views=recipe.cameras.views,
         image_size=prior.image_size,

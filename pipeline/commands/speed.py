@@ -7,7 +7,7 @@ from pipeline.errors import UserError
 from pipeline.plan import recipes
 from pipeline.store.run_folder import Store
 from pipeline.weights import models
-from sctd.recipe.methods import fitted
+from sctd.recipe.methods import for_objective
 from sctd.recipe.recipe import with_overrides
 
 FEWEST_ITERATIONS, MOST_ITERATIONS = 2, 1000
@@ -31,7 +31,7 @@ def speed(
     if not FEWEST_ITERATIONS <= iterations <= MOST_ITERATIONS:
         raise UserError(f"--iterations is {iterations}; give {FEWEST_ITERATIONS} to {MOST_ITERATIONS}.")
     base = recipes.named(recipe_name).recipe
-    recipe = with_overrides(fitted(base, name), recipes.settings(settings or []))
+    recipe = with_overrides(for_objective(base, name), recipes.settings(settings or []))
     weights = models.resolve(where or models.default_for(recipe_name))
     gaussians = gaussians or (EMBEDDED_GAUSSIANS if weights.name == models.EMBEDDED else PUBLISHED_GAUSSIANS)
     if not 1 <= gaussians <= MOST_GAUSSIANS:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.embedded import raytrace, tokenizer, views, world
 from pipeline.embedded.training import log
-from sctd.point_e import PointDiffusionTransformer, load, sample_clouds
+from sctd.point_e import PointDiffusionTransformer, load, sample_point_clouds
 
 Vectors = Callable[[list[str]], Tensor]
 
@@ -92,7 +92,7 @@ def measure(
     ]
     generator = torch.Generator().manual_seed(seed)
     text = vectors([world.phrase(*pair) for pair in zip(names, said, strict=True)])
-    clouds = torch.cat([sample_clouds(model, part, generator).coords for part in text.split(512)])
+    clouds = torch.cat([sample_point_clouds(model, part, generator).coords for part in text.split(512)])
     kinds = world.TYPES * templates
     known = truth(kinds, [world.REGISTRY[name].colors[0] for name in kinds], points, seed + 1, device)
     right = torch.arange(len(world.TYPES), device=device).repeat_interleave(colors)

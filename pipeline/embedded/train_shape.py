@@ -26,7 +26,7 @@ from sctd.point_e import (
     PointEConfig,
     SamplerConfig,
     load,
-    packed,
+    to_files,
 )
 from sctd.point_e.diffusion import alphas_cumprod
 
@@ -236,7 +236,7 @@ def tuned(model: PointDiffusionTransformer, vectors: Vectors, device: str) -> Po
 
 def write(model: PointDiffusionTransformer, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    for name, content in packed(model).items():
+    for name, content in to_files(model).items():
         (out / name).write_bytes(content)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.digests import digest
 from pipeline.prompts.prompt import Prompt
-from sctd.recipe import custom_objective as own_objective
+from sctd.recipe import custom_objective
 from sctd.recipe.names import stored_tree
 from sctd.recipe.recipe import Recipe
 
@@ -42,7 +42,7 @@ class Job:
 
     @property
     def objective(self) -> str:
-        return self.recipe.objective.called
+        return self.recipe.objective.display_name
 
     @cached_property
     def id(self) -> str:
@@ -68,7 +68,7 @@ class Asset:
 
 
 @dataclass(frozen=True)
-class Judged:
+class ScoredAsset:
     """An asset and its scores: per metric the mean, standard deviation and lowest tenth over its views.
 
     Here, not with the evaluator, so that the driver, which is told of it, loads no models' libraries.
@@ -92,5 +92,5 @@ def without_machine(recipe: Recipe) -> dict[str, Any]:
     if path and Path(path).is_file():
         tree["initialization"]["path"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     if own := tree["objective"].pop("function"):
-        tree["objective"]["function"] = own_objective.reference(own).called
+        tree["objective"]["function"] = custom_objective.reference(own).identity
     return stored_tree(tree)

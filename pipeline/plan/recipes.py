@@ -13,7 +13,7 @@ import yaml
 
 from pipeline.errors import UserError, nearest
 from pipeline.plan.sweep import Sweep, in_file
-from sctd.recipe.custom_objective import is_own
+from sctd.recipe.custom_objective import is_custom
 from sctd.recipe.methods import FOR_OBJECTIVE
 from sctd.recipe.presets import RECIPES
 from sctd.recipe.recipe import Recipe, RecipeError, from_json
@@ -45,7 +45,7 @@ def objectives(text: str) -> list[str]:
     for name in names:
         if name.endswith(".py"):
             raise UserError(f"--objective {name} names a file; name a function in it, too: {name}:FUNCTION.")
-        if name not in FOR_OBJECTIVE and not is_own(name):
+        if name not in FOR_OBJECTIVE and not is_custom(name):
             raise UserError(
                 f"There is no objective {name!r}; choose from {', '.join(FOR_OBJECTIVE)}{nearest(name, FOR_OBJECTIVE)}."
             )

@@ -19,10 +19,10 @@ from sctd.recipe.names import stored as stored_name
 from sctd.recipe.recipe import Recipe
 
 METRIC_VERSION = 1  # one more whenever the same asset would be given other numbers than before
-MOST_VIEWS = 1000
+MAX_VIEWS = 1000
 LONGEST_VIEW_TEXT = ", overhead view"
 BYTES_PER_NUMBER, COPIES = 4, 5  # an asset, and a checkpoint with Adam's moments, statistics and its next version
-PICTURE_BYTES = 6 * 2**20  # turntable, contact sheet, evaluation with features of every network
+IMAGE_BYTES = 6 * 2**20  # turntable, contact sheet, evaluation with features of every network
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ class Run:
         So a network that was added later finds the assets where they are.
         """
         texts = [prompt.text for prompt in self.prompts]
-        judged = evaluation_digest(self.weights, self.protocol, texts, required_only=True)
-        objectives = "+".join(dict.fromkeys(recipe.objective.called for recipe in self.recipes))
+        scored = evaluation_digest(self.weights, self.protocol, texts, required_only=True)
+        objectives = "+".join(dict.fromkeys(recipe.objective.display_name for recipe in self.recipes))
         sweep = "-sweep" if any(method.swept for method in self.methods) else ""
-        return f"{self.suite}-{objectives}{sweep}-{digest([[job.id for job in self.jobs], judged])[:10]}"
+        return f"{self.suite}-{objectives}{sweep}-{digest([[job.id for job in self.jobs], scored])[:10]}"
 
     def settings(self) -> dict[str, Any]:
         """What a run folder remembers of it, to be compared with the next command's."""
@@ -97,19 +97,19 @@ class Run:
             ],
         }
 
-    def check(self, *, judged: bool) -> None:
+    def check(self, *, scored: bool) -> None:
         """Raise UserError for what could not be run to its end; the judges are needed if it is `judged`."""
         if not self.prompts:
             raise UserError("There is no prompt to run; give one with --prompt, or a larger --limit.")
-        if not 1 <= self.protocol.num_views <= MOST_VIEWS:
+        if not 1 <= self.protocol.num_views <= MAX_VIEWS:
             raise UserError(
-                f"--views is {self.protocol.num_views}; give 1 to {MOST_VIEWS}, or 120 to follow the paper."
+                f"--views is {self.protocol.num_views}; give 1 to {MAX_VIEWS}, or 120 to follow the paper."
             )
         if not 0 <= self.seed < 2**63:
             raise UserError(f"--seed is {self.seed}; give a whole number from 0 to 2^63 - 1.")
         added = {"shape": self._with_shape, "control": any(map(_is_controlled, self.recipes))}
         parts = [part for part, is_needed in added.items() if is_needed]
-        self.weights.require([*GENERATION, *parts, *(EVALUATION if judged else [])])
+        self.weights.require([*GENERATION, *parts, *(EVALUATION if scored else [])])
         self._check_tokens()
         self._check_files()
 
@@ -143,19 +143,19 @@ class Run:
 
     def needed_bytes(self, jobs: Sequence[Job]) -> int:
         """What these jobs may add to its folder, generously."""
-        return sum(PICTURE_BYTES + _asset_bytes(job.recipe) for job in jobs)
+        return sum(IMAGE_BYTES + _asset_bytes(job.recipe) for job in jobs)
 
 
 def check_views(num_views: int) -> None:
     """Raise UserError for a number of views that cannot be meant."""
-    if not 1 <= num_views <= MOST_VIEWS:
-        raise UserError(f"--views is {num_views}; give 1 to {MOST_VIEWS}, or 120 to follow the paper.")
+    if not 1 <= num_views <= MAX_VIEWS:
+        raise UserError(f"--views is {num_views}; give 1 to {MAX_VIEWS}, or 120 to follow the paper.")
 
 
-def evaluation_digest(judges: Weights, protocol: Protocol, texts: Sequence[str], *, required_only: bool = False) -> str:
+def evaluation_digest(scorers: Weights, protocol: Protocol, texts: Sequence[str], *, required_only: bool = False) -> str:
     """Of all that can change the scores of an asset: judges, views, and the prompts that it is told from."""
-    judged_by = judges.evaluation_digest(required_only=required_only)
-    return digest([judged_by, protocol.name, METRIC_VERSION, sorted(texts)])[:16]
+    scored_by = scorers.evaluation_digest(required_only=required_only)
+    return digest([scored_by, protocol.name, METRIC_VERSION, sorted(texts)])[:16]
 
 
 def token_counter(weights: Weights) -> tuple[Any, int]:

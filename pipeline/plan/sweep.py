@@ -13,8 +13,8 @@ from pipeline.digests import digest
 from pipeline.errors import UserError
 from pipeline.plan.jobs import Method, without_machine
 from sctd.recipe import names
-from sctd.recipe.custom_objective import OwnObjectiveError
-from sctd.recipe.methods import fitted
+from sctd.recipe.custom_objective import CustomObjectiveError
+from sctd.recipe.methods import for_objective
 from sctd.recipe.recipe import Recipe, RecipeError, keys, with_overrides
 
 Sweep = Mapping[str, Sequence[Any]]  # from a dotted key to the values it goes through
@@ -117,10 +117,10 @@ def told(value: Any) -> str:
 
 def _fitted(base: Recipe, name: str) -> Recipe:
     try:
-        return fitted(base, name)
+        return for_objective(base, name)
     except RecipeError as error:
         raise UserError(f"--objective {name} does not go with the recipe: {error}.") from error
-    except OwnObjectiveError as error:
+    except CustomObjectiveError as error:
         raise UserError(f"--objective: {error}.") from error
 
 
@@ -135,8 +135,8 @@ def _method(
         label = _label(name, cell, short)
         raise UserError(f"No recipe can be the cell {label!r}: {error}.") from error
     swept = {key: value_of(recipe, key) for key in cell}
-    objective = recipe.objective.called
-    is_as_chosen = objective == base.objective.called and f"{name}-".startswith(f"{objective}-")
+    objective = recipe.objective.display_name
+    is_as_chosen = objective == base.objective.display_name and f"{name}-".startswith(f"{objective}-")
     return Method(_label(name if is_as_chosen else objective, swept, short), recipe, swept)
 
 

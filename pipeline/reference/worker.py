@@ -56,7 +56,7 @@ class Sampler:
         if samples:
             dtype = getattr(torch, pictures.dtype)
             prior = StableDiffusionPrior.load(weights.part("prior"), self.device, dtype)
-            self.prior = prior.at_speed() if self.device.type == "cuda" else prior
+            self.prior = prior.with_cuda_graphs() if self.device.type == "cuda" else prior
         self.networks = {metric: DISTANCES[metric].load(weights, self.device) for metric in features}
         for metric, network in self.networks.items():
             if network.weights != (asked := features[metric].made_of["weights"]):

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from cluster.scheduling.executor import Progress
-from pipeline.assets import images as pictures
+from pipeline.assets import images
 from pipeline.plan.jobs import Asset, Job
 from pipeline.store import files
 from pipeline.store.attempts import BEFORE, NO_CHECKPOINT, Attempt, Checkpoint, published
@@ -68,7 +68,7 @@ class Generator:
         self.rate: tuple[Work, float] | None = None
         dtype = getattr(torch, compute.dtype)
         prior = StableDiffusionPrior.load(self.weights.part("prior"), self.device, dtype)
-        return prior.at_speed().sparing() if compute.cuda_graphs and self.device.type == "cuda" else prior
+        return prior.with_cuda_graphs().with_cpu_offload() if compute.cuda_graphs and self.device.type == "cuda" else prior
 
     def __call__(self, job: Job) -> Progressing[Progress, bool | None, Asset]:
         facts = published(self.store, job.id)
@@ -203,9 +203,9 @@ class Generator:
             before = Checkpoint.read(self.store.item(job.id) / BEFORE)
             if before.iteration:
                 state = reseeded(before.state, seed_of(job, attempt.sub_seed + 1))
-                attempt.broke_down(str(error), iteration, replace(before, state=state))
+                attempt.record_numeric_failure(str(error), iteration, replace(before, state=state))
             else:
-                attempt.broke_down(str(error), iteration, None)
+                attempt.record_numeric_failure(str(error), iteration, None)
             raise
 
     def _within_memory(
@@ -223,16 +223,16 @@ class Generator:
                     raise
             self.views_at_once //= 2
             state = state if last is None else last.checkpoint()
-            self.prior.forget()
+            self.prior.release_graphs()
             devices.free(self.device)
             steps = run(resume=state, views_at_once=self.views_at_once)
 
     @torch.no_grad()
     def _picture(self, job: Job, attempt: Attempt, gaussians: Gaussians) -> None:
         cameras = orbit(TURNTABLE_VIEWS, TURNTABLE_ELEVATION_DEGREES, 3.5, 0.55, self.prior.image_size)
-        views = pictures.on_white(gaussians, cameras)
-        attempt.write(TURNTABLE, pictures.video(views))
-        attempt.write(CONTACT, pictures.contact_sheet(views, job.prompt.text))
+        views = images.on_white(gaussians, cameras)
+        attempt.write(TURNTABLE, images.video(views))
+        attempt.write(CONTACT, images.contact_sheet(views, job.prompt.text))
 
 
 def seed_of(job: Job, sub_seed: int) -> int:

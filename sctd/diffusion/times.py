@@ -102,14 +102,14 @@ def draw_two_intervals(window: Window, interval: int, generator: torch.Generator
 
 
 def draw_annealed(
-    progress: float, generator: torch.Generator, *, first: int = 700, last: int = 100, gap: tuple[int, int], most: int
+    progress: float, generator: torch.Generator, *, first: int = 700, last: int = 100, gap: tuple[int, int], max_t: int
 ) -> Times:
     """CDS: s falls from `first` to `last` as √progress, and t = s + U{gap}, at most `most`; s_m repeats s.
 
     Where `most` leaves the gap no room, s yields.
     """
-    s = min(round(first + (last - first) * progress**0.5), most - gap[0])
-    return Times(t=min(s + _uniform(*gap, generator), most), s=s, s_m=s)
+    s = min(round(first + (last - first) * progress**0.5), max_t - gap[0])
+    return Times(t=min(s + _uniform(*gap, generator), max_t), s=s, s_m=s)
 
 
 def draw_single(window: Window, generator: torch.Generator) -> Times:

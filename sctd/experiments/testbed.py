@@ -20,8 +20,8 @@ from torch import Tensor
 from sctd.diffusion.guidance import cfg
 from sctd.diffusion.schedule import NoiseSchedule
 from sctd.objectives import gradient, with_options
-from sctd.recipe.custom_objective import OwnObjectiveError, is_own
-from sctd.recipe.methods import FOR_OBJECTIVE, fitted
+from sctd.recipe.custom_objective import CustomObjectiveError, is_custom
+from sctd.recipe.methods import FOR_OBJECTIVE, for_objective
 from sctd.recipe.presets import paper
 from sctd.recipe.recipe import Recipe, RecipeError, with_overrides
 from sctd.train import draws
@@ -30,7 +30,7 @@ from sctd.types import Latents, Text
 STABLE_DIFFUSION = {
     "num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
 }  # fmt: skip
-FEATURES, MODES, ASKED, SPREAD = 32, 12, (0, 1), 0.35
+FEATURES, MODES, TEXT_MODES, SPREAD = 32, 12, (0, 1), 0.35
 RATE_START, RATE_END = 0.04, 0.004  # Adam's, falling linearly; the modes have norm √32 = 5.7
 
 
@@ -88,7 +88,7 @@ def twelve_modes(seed: int = 0) -> Mixture:
     return Mixture(NoiseSchedule.from_config(STABLE_DIFFUSION), means[:, :, None, None], SPREAD)
 
 
-class Judged(NamedTuple):
+class Evaluation(NamedTuple):
     """How good the particles of one run are, each number a mean over them."""
 
     log_p: float  # log p(z_0 | text), nats
@@ -102,7 +102,7 @@ def settings(method: str, overrides: Mapping[str, object] | None = None) -> Reci
     Dotted keys override any of it; RecipeError for one that is none.
     """
     base = with_overrides(paper(), {"cameras.views": 64, "iterations": 1000})
-    return with_overrides(fitted(base, method), overrides or {})
+    return with_overrides(for_objective(base, method), overrides or {})
 
 
 def distil(recipe: Recipe, seed: int = 0, world: Mixture | None = None) -> Latents:
@@ -115,7 +115,7 @@ def distil(recipe: Recipe, seed: int = 0, world: Mixture | None = None) -> Laten
     shape = (world.means.shape[1], world.means.shape[2], world.means.shape[3])
     generator = draws.generator_of(seed)
     denoise = cfg(world, recipe.guidance.scale, world.null)
-    text = world.text(ASKED, recipe.cameras.views)
+    text = world.text(TEXT_MODES, recipe.cameras.views)
     objective = recipe.objective
     # There is no decoder here, hence no loss on pixels, and all objectives return latents.
     residual_of = with_options(objective.name, {**objective.model_dump(), "threshold": recipe.times.threshold})
@@ -144,13 +144,15 @@ def distil(recipe: Recipe, seed: int = 0, world: Mixture | None = None) -> Laten
     return z_0
 
 
-def judged(recipe: Recipe, seed: int = 0, world: Mixture | None = None) -> Judged:
+def evaluate(recipe: Recipe, seed: int = 0, world: Mixture | None = None) -> Evaluation:
     """Distil and judge."""
     world, begin = world or twelve_modes(), time.perf_counter()
     z_0 = distil(recipe, seed, world)
     seconds = time.perf_counter() - begin
     norms = z_0.flatten(1).norm(dim=1) / world.means.flatten(1).norm(dim=1).mean()
-    return Judged(float(world.log_density(z_0, world.text(ASKED, len(z_0))).mean()), float(norms.mean()), seconds)
+    return Evaluation(
+        float(world.log_density(z_0, world.text(TEXT_MODES, len(z_0))).mean()), float(norms.mean()), seconds
+    )
 
 
 # What the table varies, beside the settings as they are.
@@ -182,7 +184,7 @@ def rows(methods: Iterable[str], seeds: int, common: Mapping[str, object] | None
     for method in methods:
         for varied in [{}, *VARIANTS.get(method, [])]:
             recipe = settings(method, {**(common or {}), **varied})
-            log_p, norm_ratio, seconds = zip(*(judged(recipe, seed) for seed in range(seeds)), strict=True)
+            log_p, norm_ratio, seconds = zip(*(evaluate(recipe, seed) for seed in range(seeds)), strict=True)
             what = ", ".join(f"`{key}={value}`" for key, value in varied.items()) or "–"
             yield (
                 f"| `{method}` | {what} | {fmean(log_p):.1f} ({min(log_p):.1f} … {max(log_p):.1f}) "
@@ -193,11 +195,12 @@ def rows(methods: Iterable[str], seeds: int, common: Mapping[str, object] | None
 def references(world: Mixture) -> str:
     """What to compare with: 4096 samples of the truth, and a particle at the centre of a mode."""
     generator = torch.Generator().manual_seed(0)
-    which = torch.randint(len(ASKED), (4096,), generator=generator)
-    samples = world.means[list(ASKED)][which]
+    which = torch.randint(len(TEXT_MODES), (4096,), generator=generator)
+    samples = world.means[list(TEXT_MODES)][which]
     samples = samples + world.spread * torch.randn(samples.shape, generator=generator, dtype=samples.dtype)
     true, centre = (
-        float(world.log_density(z_0, world.text(ASKED, len(z_0))).mean()) for z_0 in (samples, world.means[list(ASKED)])
+        float(world.log_density(z_0, world.text(TEXT_MODES, len(z_0))).mean())
+        for z_0 in (samples, world.means[list(TEXT_MODES)])
     )
     return f"Samples of p(x | y) itself have {true:.1f} nats, the centre of a mode {centre:.1f}."
 
@@ -212,7 +215,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the recipe")
     given = parser.parse_args()
     methods = given.objective.split(",")
-    unknown = [name for name in methods if name not in FOR_OBJECTIVE and not is_own(name)]
+    unknown = [name for name in methods if name not in FOR_OBJECTIVE and not is_custom(name)]
     if unknown:
         parser.error(f"no objective {', '.join(unknown)}; there are {', '.join(FOR_OBJECTIVE)}")
     if given.seeds < 1:
@@ -223,11 +226,11 @@ def main() -> None:
     common = dict(pair.split("=", 1) for pair in given.set)
     torch.set_num_threads(1)
     try:
-        judged(settings(methods[0], {**common, "iterations": 1}))  # what only a first call costs
+        evaluate(settings(methods[0], {**common, "iterations": 1}))  # what only a first call costs
         print(references(twelve_modes()) + "\n")
         for row in rows(methods, given.seeds, common):
             print(row, flush=True)
-    except (RecipeError, OwnObjectiveError) as error:
+    except (RecipeError, CustomObjectiveError) as error:
         parser.error(str(error))
 
 

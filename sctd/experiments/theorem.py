@@ -48,21 +48,21 @@ class Gaussian:
         return (SCHEDULE.alpha[t] ** 2 * self.spread**2 + SCHEDULE.sigma[t] ** 2).sqrt()
 
 
-Way = Callable[[Gaussian, Latents, int, int], Latents]  # (data, z_t, t, s) → z_s, exactly or nearly
+Flow = Callable[[Gaussian, Latents, int, int], Latents]  # (data, z_t, t, s) → z_s, exactly or nearly
 
 
-def exactly(data: Gaussian, z_t: Latents, t: int, s: int) -> Latents:
+def exact_flow(data: Gaussian, z_t: Latents, t: int, s: int) -> Latents:
     """The flow itself: (z − α μ)/deviation stays."""
     away = (z_t - SCHEDULE.alpha[t] * data.mean) / data.deviation(t)
     return SCHEDULE.alpha[s] * data.mean + data.deviation(s) * away
 
 
-def in_one_jump(data: Gaussian, z_t: Latents, t: int, s: int) -> Latents:
+def one_jump(data: Gaussian, z_t: Latents, t: int, s: int) -> Latents:
     """G(z_t, t, s) of Eq. 5, as the objectives take it: Δt is the whole interval."""
     return jump(SCHEDULE, z_t, data.noise(z_t, t), t, s)
 
 
-def in_steps(length: int) -> Way:
+def steps_of(length: int) -> Flow:
     """The first-order solver with Δt = `length`; ValueError where that does not divide the way."""
 
     def way(data: Gaussian, z_t: Latents, t: int, s: int) -> Latents:
@@ -70,13 +70,13 @@ def in_steps(length: int) -> Way:
             raise ValueError(f"steps of {length} do not lead from {t} to {s}: use a divisor of {abs(t - s)}")
         stride = length if t < s else -length
         for a in range(t, s, stride):
-            z_t = in_one_jump(data, z_t, a, a + stride)
+            z_t = one_jump(data, z_t, a, a + stride)
         return z_t
 
     return way
 
 
-def taught_error(way: Way, start: int, end: int, *, spread: float = 1.0) -> float:
+def trajectory_error(way: Flow, start: int, end: int, *, spread: float = 1.0) -> float:
     """Largest |z_0 − z_data| of an asset taught along the segment from `end` to `start` = s_m, by way of `way`.
 
     Over trajectories within 3 deviations of the mean; in units of `z_0`, whose data have the deviation `spread`.
@@ -84,21 +84,23 @@ def taught_error(way: Way, start: int, end: int, *, spread: float = 1.0) -> floa
     data = Gaussian(mean=0.5, spread=spread)
     out = torch.linspace(-3, 3, 13, dtype=torch.float64).view(-1, 1, 1, 1)
     z_start = SCHEDULE.alpha[start] * data.mean + data.deviation(start) * out
-    target = way(data, exactly(data, z_start, start, end), end, start)
+    target = way(data, exact_flow(data, z_start, start, end), end, start)
     # Converged: α z_0 + σ ε* = target, while α z_data + σ ε* = z_start with the same ε*.
     return float((target - z_start).abs().max() / SCHEDULE.alpha[start])
 
 
-def largest_taught_error(way: Way, segments: int, *, spread: float = 1.0) -> float:
+def largest_trajectory_error(way: Flow, segments: int, *, spread: float = 1.0) -> float:
     """The supremum over all segments, each of them from its end to its start."""
     edges = equal(segments, HIGH, start=LOW)
-    return max(taught_error(way, a, b, spread=spread) for a, b in pairwise(edges))
+    return max(trajectory_error(way, a, b, spread=spread) for a, b in pairwise(edges))
 
 
 TEXT, NULL = Gaussian(mean=1.0, spread=0.5), Gaussian(mean=0.0, spread=1.0)
 
 
-def loop_residual(way: Way, z_0: Latents, noise: Latents, start: int, end: int, outer_weight: float = 8.5) -> Latents:
+def inversion_residual(
+    way: Flow, z_0: Latents, noise: Latents, start: int, end: int, outer_weight: float = 8.5
+) -> Latents:
     """SCTD's residual at t = `end`, s half-way and s_m = `start`; with `in_one_jump` it is `objectives.sctd`'s."""
     z_sm = SCHEDULE.noised(z_0, noise, start)
     z_t, s = way(NULL, z_sm, start, end), (start + end) // 2
@@ -108,19 +110,19 @@ def loop_residual(way: Way, z_0: Latents, noise: Latents, start: int, end: int, 
     return self_consistency + outer_weight * cross_consistency
 
 
-def loop_asset(way: Way, start: int, end: int) -> float:
+def inversion_asset(way: Flow, start: int, end: int) -> float:
     """Where descent along `loop_residual` ends, with ε* = 0.
 
     Flow and solver are affine here, so is the residual, and two of its values say where it is 0.
     """
     zero, one = torch.tensor([0.0, 1.0], dtype=torch.float64).view(2, 1, 1, 1, 1)
-    at_zero, at_one = (float(loop_residual(way, z_0, zero, start, end)) for z_0 in (zero, one))
+    at_zero, at_one = (float(inversion_residual(way, z_0, zero, start, end)) for z_0 in (zero, one))
     return at_zero / (at_zero - at_one)
 
 
-def loop_error(way: Way, start: int, end: int) -> float:
+def inversion_error(way: Flow, start: int, end: int) -> float:
     """|z_0 − z_0*| of the asset that closes its own loop, z_0* being the one that exact flows make."""
-    return abs(loop_asset(way, start, end) - loop_asset(exactly, start, end))
+    return abs(inversion_asset(way, start, end) - inversion_asset(exact_flow, start, end))
 
 
 def slope(across: Iterable[int] | Iterable[float], errors: Iterable[float]) -> float:
@@ -130,8 +132,8 @@ def slope(across: Iterable[int] | Iterable[float], errors: Iterable[float]) -> f
 
 
 def _taught() -> Iterator[str]:
-    errors = {n: [largest_taught_error(in_steps(step), n) for step in STEPS] for n in SEGMENTS}
-    jumps = [largest_taught_error(in_one_jump, n) for n in SEGMENTS]
+    errors = {n: [largest_trajectory_error(steps_of(step), n) for step in STEPS] for n in SEGMENTS}
+    jumps = [largest_trajectory_error(one_jump, n) for n in SEGMENTS]
     lengths = [(HIGH - LOW) // n for n in SEGMENTS]
     yield _row("segments", "length", *(f"Δt = {step}" for step in STEPS), "slope in Δt", "one jump, Δt = length")
     yield _row(*["---"] * (len(STEPS) + 4))
@@ -148,17 +150,17 @@ def _lengths() -> Iterator[str]:
     yield _row(*["---"] * (len(LENGTHS) + 3))
     for start in STARTS:
         for spread in (1.0, 0.35):
-            errors = [taught_error(in_steps(15), start, start + length, spread=spread) for length in LENGTHS]
+            errors = [trajectory_error(steps_of(15), start, start + length, spread=spread) for length in LENGTHS]
             yield _row(start, spread, *(f"{error:.2g}" for error in errors), f"{slope(LENGTHS, errors):.2f}")
 
 
 def bounds(step: int = 3) -> dict[str, tuple[str, int, float]]:
     """Table 1 of the paper: objective → (bound, longest way in it, error with Δt = `step`)."""
-    way = in_steps(step)
+    way = steps_of(step)
     return {
-        "`cds`": ("O(Δt) T", HIGH - LOW, taught_error(way, LOW, HIGH)),
-        "`gcs`, t = 500": ("O(Δt) t", 500 - LOW, taught_error(way, LOW, 500)),
-        "`sctd`, N_s = 5": ("O(Δt) (s_{m+1} − s_m)", (HIGH - LOW) // 5, largest_taught_error(way, 5)),
+        "`cds`": ("O(Δt) T", HIGH - LOW, trajectory_error(way, LOW, HIGH)),
+        "`gcs`, t = 500": ("O(Δt) t", 500 - LOW, trajectory_error(way, LOW, 500)),
+        "`sctd`, N_s = 5": ("O(Δt) (s_{m+1} − s_m)", (HIGH - LOW) // 5, largest_trajectory_error(way, 5)),
     }
 
 
@@ -179,12 +181,12 @@ def _loop() -> Iterator[str]:
     yield _row(*["---"] * (len(LENGTHS) + 5))
     for start in STARTS:
         ends = [start + length for length in LENGTHS]
-        errors = [loop_error(in_steps(15), start, end) for end in ends]
-        across = slope(STEPS, [loop_error(in_steps(step), start, start + 240) for step in STEPS])
-        jumped = slope(LENGTHS, [loop_error(in_one_jump, start, end) for end in ends])
+        errors = [inversion_error(steps_of(15), start, end) for end in ends]
+        across = slope(STEPS, [inversion_error(steps_of(step), start, start + 240) for step in STEPS])
+        jumped = slope(LENGTHS, [inversion_error(one_jump, start, end) for end in ends])
         yield _row(
             start, *(f"{error:.2g}" for error in errors), f"{slope(LENGTHS, errors):.2f}", f"{across:.2f}",
-            f"{jumped:.2f}", f"{loop_asset(exactly, start, start + 240):.2f}",
+            f"{jumped:.2f}", f"{inversion_asset(exact_flow, start, start + 240):.2f}",
         )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from sctd.objectives.sctd import sctd
 from sctd.objectives.sctd_official import sctd_official
 from sctd.objectives.sds import sds
 from sctd.objectives.weights import WEIGHTS, TimeWeight
-from sctd.recipe import custom_objective as own_objective
+from sctd.recipe import custom_objective
 from sctd.types import Latents, ResidualPair
 
 Objective = Callable[..., Latents | ResidualPair]
@@ -47,7 +47,7 @@ def with_options(name: str, options: Mapping[str, Any]) -> Objective:
     With the option `function`, it is that of a file (`sctd.recipe.custom_objective`).
     """
     own = options.get("function")
-    objective = own_objective.function(own_objective.reference(own)) if own else OBJECTIVES[name]
+    objective = custom_objective.function(custom_objective.reference(own)) if own else OBJECTIVES[name]
     wanted = inspect.signature(objective).parameters
     return partial(objective, **{key: value for key, value in options.items() if key in wanted})
 

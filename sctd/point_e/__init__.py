@@ -1,7 +1,7 @@
 """Point-E (Nichol et al. 2022) for inference: text vector → coloured point cloud, reading OpenAI's checkpoints."""
 
-from sctd.point_e.diffusion import Clouds, sample_clouds, sample_points, to_world, upsample_points
-from sctd.point_e.load import load, load_both, load_upsampler, packed
+from sctd.point_e.diffusion import PointClouds, sample_point_clouds, sample_points, to_world, upsample_points
+from sctd.point_e.load import load, load_both, load_upsampler, to_files
 from sctd.point_e.model import (
     BASE_40M_TEXTVEC,
     UPSAMPLE_40M,
@@ -16,7 +16,7 @@ from sctd.point_e.model import (
 __all__ = [
     "BASE_40M_TEXTVEC",
     "UPSAMPLE_40M",
-    "Clouds",
+    "PointClouds",
     "DiffusionConfig",
     "PointDiffusionTransformer",
     "PointEConfig",
@@ -26,8 +26,8 @@ __all__ = [
     "load",
     "load_both",
     "load_upsampler",
-    "packed",
-    "sample_clouds",
+    "to_files",
+    "sample_point_clouds",
     "sample_points",
     "to_world",
     "upsample_points",

@@ -18,7 +18,7 @@ from sctd.point_e.model import DiffusionConfig, PointDiffusionTransformer, Point
 Points = Float[Tensor, "batch channels points"]
 
 
-class Clouds(NamedTuple):
+class PointClouds(NamedTuple):
     """`coords` in our world's axes (z up, front +x), in the model's unit of length; `rgb` in [0, 1]."""
 
     coords: Float[Tensor, "batch points 3"]
@@ -76,12 +76,12 @@ def heun(
 
 
 @torch.no_grad()
-def sample_clouds(
+def sample_point_clouds(
     model: PointDiffusionTransformer,
     text_vectors: Float[Tensor, "batch clip_width"],
     generator: torch.Generator,
     sampler: SamplerConfig | None = None,
-) -> Clouds:
+) -> PointClouds:
     """One cloud for each text vector (any length > 0; it is normalised). `sampler` defaults to the model's own."""
     return to_world(model, sample_points(model, text_vectors, generator, sampler))
 
@@ -116,13 +116,13 @@ def upsample_points(
     return torch.cat([low_res, new], dim=-1)
 
 
-def to_world(model: PointDiffusionTransformer | PointUpsampler, points: Points) -> Clouds:
+def to_world(model: PointDiffusionTransformer | PointUpsampler, points: Points) -> PointClouds:
     """Points in Point-E's axes and units as clouds in ours."""
     coords, rgb = points.float().transpose(1, 2).split(3, dim=-1)
     if model.config.axes == "point_e":
         x, y, z = coords.unbind(-1)
         coords = torch.stack([-y, x, z], dim=-1)  # a quarter turn: Point-E's front is -y, ours is +x
-    return Clouds(coords, rgb.clamp(0, 255).round() / 255)
+    return PointClouds(coords, rgb.clamp(0, 255).round() / 255)
 
 
 def _sample(

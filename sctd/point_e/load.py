@@ -76,7 +76,7 @@ def _load(path: Path, device: torch.device | str) -> PointDiffusionTransformer |
     return model.to(device).eval().requires_grad_(False)
 
 
-def packed(model: PointDiffusionTransformer | PointUpsampler, dtype: torch.dtype = torch.float16) -> dict[str, bytes]:
+def to_files(model: PointDiffusionTransformer | PointUpsampler, dtype: torch.dtype = torch.float16) -> dict[str, bytes]:
     """The files of the model's folder by name; write each into the folder as it is."""
     state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
     config = json.dumps(asdict(model.config), indent=2) + "\n"

@@ -29,7 +29,7 @@ WARM_UP = 3
 MOST_SIZES = 64
 
 
-class Recorded:
+class Captured:
     """A function of tensors without gradients, recorded for each set of shapes."""
 
     def __init__(self, function: Callable[..., Tensor]):
@@ -50,7 +50,7 @@ class Recorded:
         graph.replay()
         return result.clone()
 
-    def forget(self) -> None:
+    def release_graphs(self) -> None:
         """Free the graphs and what they hold."""
         self.graphs.clear()
         self.pool = None
@@ -66,7 +66,7 @@ class Recorded:
         return graph, places, result
 
 
-class RecordedWithGradient:
+class CapturedWithGradient:
     """A network that is differentiated in its one input: forward and backward are recorded for each shape."""
 
     def __init__(self, network: nn.Module):
@@ -89,7 +89,7 @@ class RecordedWithGradient:
             self.seconds += time.monotonic() - begun
         return self.graphs[x.shape](_channels_last(x))
 
-    def forget(self) -> None:
+    def release_graphs(self) -> None:
         """Free the graphs and what they hold."""
         self.graphs.clear()
 
@@ -124,7 +124,7 @@ class Exact(nn.Module):
         return self.layer(x.float())
 
 
-def recorded_unet(unet: Any) -> Recorded:
+def captured_unet(unet: Any) -> Captured:
     """The U-Net as (z_t, times, text) → prediction. Changes the U-Net's blocks and layout in place."""
     fuse(unet.to(memory_format=torch.channels_last))
     unet.fuse_qkv_projections()
@@ -136,15 +136,15 @@ def recorded_unet(unet: Any) -> Recorded:
     # Each batch size is compiled by itself; torch stops at eight of them unless it is allowed more.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_SIZES)
     compiled = torch.compile(predict, dynamic=False, fullgraph=True)
-    return Recorded(lambda z_t, times, text: compiled(_channels_last(z_t), times, text))
+    return Captured(lambda z_t, times, text: compiled(_channels_last(z_t), times, text))
 
 
-def recorded_encoder(vae: Any) -> RecordedWithGradient:
+def captured_encoder(vae: Any) -> CapturedWithGradient:
     """The encoder as images in [-1, 1] → mean and log variance. Changes its blocks and layout in place."""
     vae.encoder.to(memory_format=torch.channels_last)
     fuse(vae.encoder)
     vae.encoder.conv_out = Exact(vae.encoder.conv_out)
-    return RecordedWithGradient(Encoder(vae))
+    return CapturedWithGradient(Encoder(vae))
 
 
 @contextmanager

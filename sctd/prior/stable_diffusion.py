@@ -43,7 +43,7 @@ from sctd.prior.half import in_dtype
 from sctd.types import Images, Latents, Text
 
 if TYPE_CHECKING:
-    from sctd.prior.cuda_graphs import Recorded, RecordedWithGradient
+    from sctd.prior.cuda_graphs import Captured, CapturedWithGradient
 
 __all__ = ["ControlNetModel", "PriorError", "Residuals", "StableDiffusionPrior", "load_controlnet"]
 
@@ -81,8 +81,8 @@ class StableDiffusionPrior:
     steps_offset: int
     device: torch.device
     dtype: torch.dtype
-    fast: Networks | None = None
-    spares: bool = False
+    captured: Networks | None = None
+    cpu_offload: bool = False
 
     @classmethod
     def load(
@@ -133,30 +133,30 @@ class StableDiffusionPrior:
             dtype=dtype,
         )
 
-    def at_speed(self) -> "StableDiffusionPrior":
+    def with_cuda_graphs(self) -> "StableDiffusionPrior":
         """The same prior on an NVIDIA GPU, its networks fused, compiled and recorded (`sctd.prior.cuda_graphs`) when first run.
 
         This prior's U-Net and encoder are changed in place.
         """
-        from sctd.prior.cuda_graphs import recorded_encoder, recorded_unet  # here, as triton is there only for GPUs
+        from sctd.prior.cuda_graphs import captured_encoder, captured_unet  # here, as triton is there only for GPUs
 
-        return replace(self, fast=Networks(recorded_unet(self.unet), recorded_encoder(self.vae)))
+        return replace(self, captured=Networks(captured_unet(self.unet), captured_encoder(self.vae)))
 
-    def sparing(self) -> "StableDiffusionPrior":
+    def with_cpu_offload(self) -> "StableDiffusionPrior":
         """The same prior whose text encoder and decoder wait in the machine's memory until they are asked for."""
         for waiting in (self.text_encoder, self.vae.decoder):
             waiting.to("cpu")  # type: ignore[arg-type]
-        return replace(self, spares=True)
+        return replace(self, cpu_offload=True)
 
     @property
     def build_seconds(self) -> float:
         """How long compiling and recording have taken so far; 0 for a prior that does neither."""
-        return sum((network.seconds for network in self.fast or ()), 0.0)
+        return sum((network.seconds for network in self.captured or ()), 0.0)
 
-    def forget(self) -> None:
+    def release_graphs(self) -> None:
         """Free the memory that recordings hold; they are made again when they are needed."""
-        for network in self.fast or ():
-            network.forget()
+        for network in self.captured or ():
+            network.release_graphs()
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -198,13 +198,13 @@ class StableDiffusionPrior:
         encoder: Any = self.text_encoder
         encoder.to(self.device)
         embedding = encoder(tokens.input_ids.to(self.device)).last_hidden_state
-        if self.spares:
+        if self.cpu_offload:
             encoder.to("cpu")
         return embedding
 
     def encode(self, images: Images, noise: Latents | None = None) -> Latents:
         """z_0, differentiable in the images: the posterior's mean or, with standard normal `noise`, a sample of it."""
-        moments = self.fast.moments if self.fast else self._moments
+        moments = self.captured.moments if self.captured else self._moments
         posterior = DiagonalGaussianDistribution(in_dtype(moments, images.to(self.device) * 2 - 1, self.dtype))
         latents = posterior.mean if noise is None else posterior.mean + posterior.std * noise.to(posterior.mean)
         return latents * self.vae.config["scaling_factor"]
@@ -236,7 +236,7 @@ class StableDiffusionPrior:
                 mid_block_additional_residual=residuals.middle.to(self.device, self.dtype),
             ).sample
         else:
-            predicted = self.fast.predict(*arguments) if self.fast else self.unet(*arguments).sample
+            predicted = self.captured.predict(*arguments) if self.captured else self.unet(*arguments).sample
         predicted = predicted.to(z_t.dtype)
         return self.schedule.eps_from_v(z_t, predicted, t) if self.predicts_v else predicted
 

@@ -25,7 +25,7 @@ SIGNATURE = "(z_0, *, denoise, text, noise, times, schedule)"
 NAME = re.compile(r"(?P<path>.+\.py):(?P<function>[A-Za-z_]\w*)(@(?P<digest>[0-9a-f]{16}))?", re.ASCII)
 
 
-class OwnObjectiveError(ValueError):
+class CustomObjectiveError(ValueError):
     """A file that gives no objective: one sentence with what was found and what would be right."""
 
 
@@ -40,12 +40,12 @@ class Reference(NamedTuple):
         return f"{self.path}:{self.function}@{self.digest}"
 
     @property
-    def called(self) -> str:
+    def identity(self) -> str:
         """What makes it an objective, wherever the file lies."""
         return f"{self.function}@{self.digest}"
 
 
-def is_own(name: str) -> bool:
+def is_custom(name: str) -> bool:
     """Whether a name is FILE.py:FUNCTION, with or without a digest."""
     return NAME.fullmatch(name) is not None
 
@@ -54,7 +54,7 @@ def reference(name: str) -> Reference:
     """What FILE.py:FUNCTION names; without a digest, that of the file as it is now. Raises OwnObjectiveError."""
     found = NAME.fullmatch(name)
     if found is None:
-        raise OwnObjectiveError(f"{name!r} names no function of a file; write FILE.py:FUNCTION")
+        raise CustomObjectiveError(f"{name!r} names no function of a file; write FILE.py:FUNCTION")
     path, function, digest = found["path"], found["function"], found["digest"]
     return Reference(path, function, digest or _digest(_sources(path)))
 
@@ -64,9 +64,9 @@ def settings(named: Reference) -> tuple[str, dict[str, Any]]:
     module = _checked(named)
     like, changed = getattr(module, "LIKE", ""), getattr(module, "SETTINGS", {})
     if not isinstance(like, str) or not like:
-        raise OwnObjectiveError(f"{named.path} does not say whose times and weights it takes; write LIKE = 'sds'")
+        raise CustomObjectiveError(f"{named.path} does not say whose times and weights it takes; write LIKE = 'sds'")
     if not isinstance(changed, Mapping):
-        raise OwnObjectiveError(f"{named.path}: SETTINGS is {changed!r}; expected keys and values, as of --set")
+        raise CustomObjectiveError(f"{named.path}: SETTINGS is {changed!r}; expected keys and values, as of --set")
     return like, dict(changed)
 
 
@@ -80,7 +80,7 @@ def function(named: Reference) -> Callable[..., Any]:
         found = getattr(residual, "latents", residual)
         if getattr(found, "shape", None) != z_0.shape:
             what = tuple(found.shape) if hasattr(found, "shape") else type(found).__name__
-            raise OwnObjectiveError(
+            raise CustomObjectiveError(
                 f"{named.function} of {named.path} returned {what}; expected a residual of the shape of z_0, "
                 f"{tuple(z_0.shape)}"
             )
@@ -94,12 +94,12 @@ def _checked(named: Reference) -> ModuleType:
     module = _module(named)
     own = getattr(module, named.function, None)
     if not callable(own):
-        raise OwnObjectiveError(f"{named.path} has no function {named.function!r}; define it, or name another")
+        raise CustomObjectiveError(f"{named.path} has no function {named.function!r}; define it, or name another")
     parameters = inspect.signature(own).parameters
     takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
     missing = [name for name in CALLED_WITH if name not in parameters and not takes_any]
     if missing:
-        raise OwnObjectiveError(
+        raise CustomObjectiveError(
             f"{named.function} of {named.path} does not take {', '.join(missing)}; an objective is called as "
             f"{named.function}{SIGNATURE}"
         )
@@ -111,7 +111,7 @@ def _module(named: Reference) -> ModuleType:
     sources = _sources(named.path)
     if _digest(sources) != named.digest:
         changed = named.path if len(sources) == 1 else f"{named.path}, or what it imports from beside it,"
-        raise OwnObjectiveError(
+        raise CustomObjectiveError(
             f"{changed} has changed since this run was planned; put it back, or start the command again: what it "
             "is now makes other assets"
         )
@@ -125,7 +125,7 @@ def _module(named: Reference) -> ModuleType:
     except Exception as error:
         sys.meta_path.remove(beside)
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise OwnObjectiveError(f"{named.path} cannot be run ({reason}); mend it") from error
+        raise CustomObjectiveError(f"{named.path} cannot be run ({reason}); mend it") from error
     return module
 
 
@@ -133,7 +133,9 @@ def _read(path: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise OwnObjectiveError(f"{path} cannot be read ({error.strerror}); give the path of a Python file") from None
+        raise CustomObjectiveError(
+            f"{path} cannot be read ({error.strerror}); give the path of a Python file"
+        ) from None
 
 
 class _Beside(MetaPathFinder, Loader):

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from sctd.diffusion import segments
-from sctd.recipe import custom_objective as own_objective
+from sctd.recipe import custom_objective
 from sctd.recipe.fields import OURS, RELEASE, Part, Range, field
 
 NUM_STEPS = 1000  # of every Stable-Diffusion schedule
@@ -39,13 +39,13 @@ class Objective(Part):
     )
 
     @property
-    def called(self) -> str:
+    def display_name(self) -> str:
         """What tables call it: its name, or that of the function in its place."""
-        return own_objective.reference(self.function).function if self.function else self.name
+        return custom_objective.reference(self.function).function if self.function else self.name
 
     @model_validator(mode="after")
     def _names_a_function(self) -> "Objective":
-        if self.function and not ("@" in self.function and own_objective.is_own(self.function)):
+        if self.function and not ("@" in self.function and custom_objective.is_custom(self.function)):
             raise ValueError(
                 f"function is {self.function!r}; expected FILE.py:FUNCTION@DIGEST, which --objective FILE.py:FUNCTION "
                 "makes"

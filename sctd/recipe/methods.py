@@ -7,7 +7,7 @@ objectives are compared and nothing else. The second ("…-authors") takes its a
 
 from typing import Any
 
-from sctd.recipe import custom_objective as own_objective
+from sctd.recipe import custom_objective
 from sctd.recipe.recipe import Recipe, with_overrides
 
 
@@ -104,18 +104,18 @@ FOR_OBJECTIVE = {
 }
 
 
-def fitted(base: Recipe, objective: str) -> Recipe:
+def for_objective(base: Recipe, objective: str) -> Recipe:
     """The base made fit for an objective: a name in FOR_OBJECTIVE, or FILE.py:FUNCTION, whose file is run for it.
 
     Raises RecipeError where they do not go together, OwnObjectiveError for a file that gives no objective.
     """
-    if not own_objective.is_own(objective):
+    if not custom_objective.is_custom(objective):
         return FOR_OBJECTIVE[objective](base)
-    named = own_objective.reference(objective)
+    named = custom_objective.reference(objective)
     if named.function in FOR_OBJECTIVE:
-        raise own_objective.OwnObjectiveError(f"{objective} is called as an objective that there is; rename it")
-    like, changed = own_objective.settings(named)
+        raise custom_objective.CustomObjectiveError(f"{objective} is called as an objective that there is; rename it")
+    like, changed = custom_objective.settings(named)
     if like not in FOR_OBJECTIVE:
         known = ", ".join(FOR_OBJECTIVE)
-        raise own_objective.OwnObjectiveError(f"{named.path}: LIKE is {like!r}; expected one of {known}")
+        raise custom_objective.CustomObjectiveError(f"{named.path}: LIKE is {like!r}; expected one of {known}")
     return with_overrides(FOR_OBJECTIVE[like](base), {**changed, "objective.function": str(named)})

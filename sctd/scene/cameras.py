@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sctd.transfer import sent
+from sctd.transfer import to_device
 
 Range = tuple[float, float]
 
@@ -51,7 +51,7 @@ class Cameras:
 
     def to(self, device: torch.device | str) -> "Cameras":
         """The same cameras on another device."""
-        return self._map(lambda tensor: sent(tensor, device))
+        return self._map(lambda tensor: to_device(tensor, device))
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "Cameras":
         return Cameras(

@@ -7,7 +7,7 @@ import torch
 
 from sctd.recipe.scene import Optimizer
 from sctd.scene.gaussians import Gaussians
-from sctd.transfer import sent
+from sctd.transfer import to_device
 
 
 def rates_at(optimizer: Optimizer, progress: float, num_basis: int) -> dict[str, torch.Tensor | float]:
@@ -52,7 +52,7 @@ def update(
         rate = rates[name]
         moved[name] = (
             getattr(gaussians, name)
-            - (sent(rate, first.device) if isinstance(rate, torch.Tensor) else rate) * direction
+            - (to_device(rate, first.device) if isinstance(rate, torch.Tensor) else rate) * direction
         )
         firsts[name], seconds[name] = first, second
     return Gaussians(**moved), Gaussians(**firsts), Gaussians(**seconds)

@@ -25,7 +25,7 @@ from sctd.recipe.recipe import Recipe
 from sctd.recipe.scene import Background
 from sctd.scene.cameras import Cameras, random_views
 from sctd.scene.gaussians import Gaussians
-from sctd.transfer import sent
+from sctd.transfer import to_device
 
 
 class Shows(NamedTuple):
@@ -120,7 +120,7 @@ def times(recipe: Recipe, iteration: int, generator: torch.Generator) -> Times:
         case "annealed":
             progress = iteration / recipe.iterations
             return draw_annealed(
-                progress, generator, first=settings.high, last=settings.low, gap=settings.gap, most=settings.start_high
+                progress, generator, first=settings.high, last=settings.low, gap=settings.gap, max_t=settings.start_high
             )
     edges = settings.edges()
     return draw(window, edges, generator, min_interval=settings.minimum_interval, margin=settings.epsilon)
@@ -131,5 +131,5 @@ def with_scale_noise(gaussians: Gaussians, share: float, generator: torch.Genera
     if share == 0:
         return gaussians
     factor = 1 + share**0.5 / 4 * torch.randn(gaussians.num, 3, generator=generator)
-    log_factor = sent(factor.clamp(min=0.01).log(), gaussians.log_scales.device)
+    log_factor = to_device(factor.clamp(min=0.01).log(), gaussians.log_scales.device)
     return replace(gaussians, log_scales=gaussians.log_scales + log_factor)

@@ -18,7 +18,7 @@ from sctd.scene.cameras import Cameras
 from sctd.scene.gaussians import Gaussians
 from sctd.train import draws, regularize
 from sctd.train.checkpoint import State
-from sctd.transfer import Mark, sent, unmarked
+from sctd.transfer import TimingMark, no_timing, to_device
 from sctd.types import Denoiser, Images, Latents, ResidualPair, Text
 
 Controlled = Callable[[Images], Denoiser]
@@ -124,13 +124,13 @@ class Puller:
         iteration: int,
         generator: torch.Generator,
         views_at_once: int | None = None,
-        mark: Mark = unmarked,
+        mark: TimingMark = no_timing,
     ) -> Pull:
         """Where the objective pulls each Gaussian; a few `views_at_once` give the same, but for a sum's rounding."""
         recipe, num_views = self.recipe, self.recipe.cameras.views
         seen = draws.generator_of(self.seed, iteration)
         cameras = draws.views(recipe, iteration, self.prior.image_size, seen).to(self.device)
-        background = sent(draws.backgrounds(recipe.background, num_views, seen), self.device)
+        background = to_device(draws.backgrounds(recipe.background, num_views, seen), self.device)
         leaves = state.population.gaussians.map(lambda tensor: tensor.detach().requires_grad_())
         shown = draws.with_scale_noise(leaves, recipe.encoding.scale_noise, generator)
         shows = draws.shows(recipe, seen)
@@ -138,7 +138,7 @@ class Puller:
         sampling = torch.randn(latents, generator=generator) if recipe.encoding.posterior == "sample" else None
         noise = state.noise
         if recipe.noise.kind == "fresh":
-            noise = sent(draws.noise(recipe, self.prior.latent_shape, generator), self.device).to(noise)
+            noise = to_device(draws.noise(recipe, self.prior.latent_shape, generator), self.device).to(noise)
         times = draws.times(recipe, iteration, generator)
         mark("draws")
         scene = Scene(cameras, background, shows, noise, sampling, times)
@@ -148,7 +148,7 @@ class Puller:
         )
         return _joined(list(parts))
 
-    def _part(self, iteration: int, leaves: Gaussians, shown: Gaussians, scene: Scene, mark: Mark) -> Pull:
+    def _part(self, iteration: int, leaves: Gaussians, shown: Gaussians, scene: Scene, mark: TimingMark) -> Pull:
         """What some of the views add to the pull of all."""
         recipe, num_views = self.recipe, self.recipe.cameras.views
         cameras, background, shows, noise, sampling, times = scene
@@ -156,7 +156,7 @@ class Puller:
         images = rendering.rgb if not shows.disparity else regularize.disparity_images(rendering, cameras)
         images = images.flip(-1) if shows.mirrored else images
         mark("render")
-        z_0 = self.prior.encode(images, None if sampling is None else sent(sampling, self.device)).float()
+        z_0 = self.prior.encode(images, None if sampling is None else to_device(sampling, self.device)).float()
         mark("encode")
         with torch.no_grad():
             residual = self.residual(
@@ -188,7 +188,7 @@ class Puller:
         lit = rendering.rgb.detach() if recipe.brightness.enabled else rendering.rgb[:0].detach()
         return Pull(loss, gradient, Gaussians(**by_name), num_views * pixels, rendering.radii, lit)
 
-    def _denoiser(self, cameras: Cameras, rendering: Rendering, mirrored: bool, mark: Mark) -> Denoiser:
+    def _denoiser(self, cameras: Cameras, rendering: Rendering, mirrored: bool, mark: TimingMark) -> Denoiser:
         """The guided prior for the views of this iteration: objectives know of no guidance but this."""
         settings, denoise = self.recipe.guidance, self.prior.denoise
         if self.control is not None:

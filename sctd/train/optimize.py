@@ -20,7 +20,7 @@ from sctd.scene.gaussians import Gaussians
 from sctd.train import adam, draws
 from sctd.train.checkpoint import Identity, State, from_bytes, to_bytes
 from sctd.train.gradient import Controlled, Prior, Puller
-from sctd.transfer import Mark, unmarked
+from sctd.transfer import TimingMark, no_timing
 from sctd.types import Images
 
 
@@ -61,7 +61,7 @@ def optimize(
     *,
     views_at_once: int | None = None,
     ahead: bool | None = None,
-    mark: Mark = unmarked,
+    mark: TimingMark = no_timing,
     renderer: Callable[..., Rendering] | None = None,
 ) -> Iterator[Step]:
     """Distil `prompt` into Gaussians, beginning with `initial` and on its device, or with the checkpoint `resume`.
@@ -144,7 +144,7 @@ class _Run:
     recipe: Recipe
     pull: Puller
     views_at_once: int | None
-    mark: Mark
+    mark: TimingMark
 
     def attempt(self, state: State) -> _Attempt:
         """The next state, whatever its numbers; nothing is waited for but where Gaussians are added or removed."""

@@ -21,7 +21,7 @@ from pipeline.plan import sweep
 from pipeline.plan.recipes import settings
 from pipeline.weights import catalogue
 from pipeline.work import placement
-from sctd.recipe.custom_objective import is_own
+from sctd.recipe.custom_objective import is_custom
 from sctd.recipe.methods import FOR_OBJECTIVE
 from sctd.recipe.presets import RECIPES
 from sctd.recipe.recipe import with_overrides
@@ -128,10 +128,10 @@ def check_verb(words: list[str], *, may_be_bare: bool = False) -> None:
 
 def _check_values(values: dict[str, Any]) -> None:
     objectives = [name for name in (values.get("objective") or "sctd").split(",") if not is_placeholder(name)]
-    own = {name for name in objectives if is_own(name) and (ROOT / name.partition(":")[0]).is_file()}
+    own = {name for name in objectives if is_custom(name) and (ROOT / name.partition(":")[0]).is_file()}
     assert {*objectives} <= {*FOR_OBJECTIVE, *own}, objectives
     if (suite := values.get("suite")) and not is_placeholder(suite):
-        assert suite in suites.packaged(), suite
+        assert suite in suites.bundled(), suite
     for name, known in ONE_OF.items():
         given = values.get(name) or []
         given = [word for word in ([given] if isinstance(given, str) else given) if not is_placeholder(word)]

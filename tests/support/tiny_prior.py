@@ -34,8 +34,8 @@ class TinyPrior:
         self.kernel = mixing.reshape(4, 3, 4, 4)
         self.calls: list[tuple[int, int, bool]] = []
         self.prompts: list[str] = []
-        self.asked: list[torch.Tensor | None] = []
-        self.spoil: Callable[[int], bool] = lambda call: False
+        self.texts: list[torch.Tensor | None] = []
+        self.corrupt: Callable[[int], bool] = lambda call: False
 
     def encode(self, images: torch.Tensor, noise: Latents | None = None) -> Latents:
         mean = torch.nn.functional.conv2d(2 * images - 1, self.kernel, stride=4)
@@ -55,8 +55,8 @@ class TinyPrior:
 
     def denoise(self, z_t: Latents, t: int, text: torch.Tensor | None) -> Latents:
         self.calls.append((len(z_t), t, text is None))
-        self.asked.append(text)
-        if self.spoil(len(self.calls)):
+        self.texts.append(text)
+        if self.corrupt(len(self.calls)):
             return torch.full_like(z_t, torch.nan)
         target = self._target("") if text is None else text.reshape(-1, *self.latent_shape)
         alpha, sigma = self.schedule.alpha[t], self.schedule.sigma[t]

@@ -11,7 +11,7 @@ from pipeline.embedded import train_shape, world
 from pipeline.embedded.shape_gate import clouds_of, squared_chamfer, truth
 from pipeline.embedded.train_shape import CONFIG, Noise, draw_all, fit_shape, posterior_mean, probe
 from pipeline.embedded.training import Plan
-from sctd.point_e import PointDiffusionTransformer, SamplerConfig, sample_clouds
+from sctd.point_e import PointDiffusionTransformer, SamplerConfig, sample_point_clouds
 
 TINY = replace(CONFIG, n_ctx=24, width=32, layers=2, heads=2, clip_width=4)
 
@@ -100,7 +100,7 @@ def test_training_learns_two_shapes_by_their_texts(tmp_path):
     own, _, wrong, oracle = errors
     assert own < min(1.1 * oracle, 0.9 * wrong)
     sampler = SamplerConfig(steps=10, sigma_min=0.02, sigma_max=20.0, s_churn=0.0, guidance_scale=2.0)
-    coords = sample_clouds(model, torch.eye(4)[:2].repeat_interleave(4, 0), torch.Generator().manual_seed(1), sampler)[
+    coords = sample_point_clouds(model, torch.eye(4)[:2].repeat_interleave(4, 0), torch.Generator().manual_seed(1), sampler)[
         0
     ]
     spread = coords.std(1).view(2, 4, 3).mean(1)

@@ -170,30 +170,30 @@ def test_an_interval_within_its_margin_is_refused():
 @pytest.mark.parametrize(("progress", "s"), [(0.0, 700), (0.01, 640), (0.25, 400), (0.49, 280), (1.0, 100)])
 def test_annealed_times_fall_as_the_root_of_progress(progress, s):
     """Consistent3D: 700 + (100 − 700) √progress."""
-    times = draw_annealed(progress, generator(), gap=(100, 299), most=980)
+    times = draw_annealed(progress, generator(), gap=(100, 299), max_t=980)
     assert (times.s, times.s_m) == (s, s)
 
 
 @given(
     seed=st.integers(0, 10_000), progress=st.floats(0.0, 1.0), least=st.integers(1, 200), width=st.integers(0, 400),
-    most=st.integers(700, 999),
+    max_t=st.integers(700, 999),
 )  # fmt: skip
-def test_annealed_times_keep_their_gap_and_stay_below_the_most(seed, progress, least, width, most):
-    t, s, s_m = draw_annealed(progress, generator(seed), gap=(least, least + width), most=most)
+def test_annealed_times_keep_their_gap_and_stay_below_the_most(seed, progress, least, width, max_t):
+    t, s, s_m = draw_annealed(progress, generator(seed), gap=(least, least + width), max_t=max_t)
     falling = round(700 - 600 * progress**0.5)
-    assert s == s_m == min(falling, most - least)
+    assert s == s_m == min(falling, max_t - least)
     assert least <= t - s <= least + width
-    assert t <= most
-    if falling + least + width <= most:
-        twice = draw_annealed(progress, generator(seed), gap=(least, least + width), most=999)
+    assert t <= max_t
+    if falling + least + width <= max_t:
+        twice = draw_annealed(progress, generator(seed), gap=(least, least + width), max_t=999)
         assert (t, s) == twice[:2]  # what leaves room changes nothing
 
 
 def test_both_ends_of_the_gap_are_drawn_and_the_most_cuts_it():
     source = generator()
-    assert {draw_annealed(1.0, source, gap=(5, 7), most=980).t for _ in range(100)} == {105, 106, 107}
-    assert {draw_annealed(0.0, source, gap=(100, 299), most=800) for _ in range(50)} == {Times(800, 700, 700)}
-    assert {draw_annealed(0.0, source, gap=(100, 299), most=790) for _ in range(50)} == {Times(790, 690, 690)}
+    assert {draw_annealed(1.0, source, gap=(5, 7), max_t=980).t for _ in range(100)} == {105, 106, 107}
+    assert {draw_annealed(0.0, source, gap=(100, 299), max_t=800) for _ in range(50)} == {Times(800, 700, 700)}
+    assert {draw_annealed(0.0, source, gap=(100, 299), max_t=790) for _ in range(50)} == {Times(790, 690, 690)}
 
 
 def drawn(method: str, iteration: int, base=recipes.paper) -> list[Times]:

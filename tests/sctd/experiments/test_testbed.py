@@ -7,7 +7,17 @@ import pytest
 import torch
 
 from sctd.experiments import testbed
-from sctd.experiments.testbed import ASKED, VARIANTS, Judged, distil, judged, references, rows, settings, twelve_modes
+from sctd.experiments.testbed import (
+    TEXT_MODES,
+    VARIANTS,
+    Evaluation,
+    distil,
+    evaluate,
+    references,
+    rows,
+    settings,
+    twelve_modes,
+)
 from sctd.recipe.methods import FOR_OBJECTIVE
 from tests.support.analytic import Mixture as Counted
 from tests.support.paths import DOCS
@@ -16,9 +26,9 @@ PAGE = (DOCS / "testbed.md").read_text(encoding="utf-8")
 
 
 @cache
-def run(objective: str, *varied: tuple[str, object]) -> Judged:
+def run(objective: str, *varied: tuple[str, object]) -> Evaluation:
     """Seed 0, 600 iterations: half a second."""
-    return judged(settings(objective, {"iterations": 600, **dict(varied)}))
+    return evaluate(settings(objective, {"iterations": 600, **dict(varied)}))
 
 
 def test_the_score_is_the_gradient_of_the_log_density():
@@ -26,7 +36,7 @@ def test_the_score_is_the_gradient_of_the_log_density():
     world = twelve_modes()
     theirs = Counted(world.schedule, world.means, world.spread)
     z = world.means[:3] + 0.4 * torch.randn(3, 32, 1, 1, generator=torch.Generator().manual_seed(0)).double()
-    text = world.text(ASKED, 3)
+    text = world.text(TEXT_MODES, 3)
     for t in (0, 200, 980):
         z_t = z.clone().requires_grad_()
         (score,) = torch.autograd.grad(theirs.log_density(z_t, t, text).sum(), z_t)
@@ -51,7 +61,7 @@ def test_every_method_finds_the_text(method):
     """Particles begin nearest to any of the twelve modes; all end nearest to the two that the text names."""
     world, ends = twelve_modes(), distil(settings(method, {"iterations": 300}))
     nearest = torch.cdist(ends.flatten(1), world.means.flatten(1)).argmin(1)
-    assert (nearest < len(ASKED)).double().mean() > 0.95
+    assert (nearest < len(TEXT_MODES)).double().mean() > 0.95
 
 
 def test_fixed_noise_beats_fresh_noise():
@@ -99,7 +109,7 @@ def test_rows_are_markdown_with_the_mean_and_the_range_over_seeds():
     assert header == "| objective | varied | log p(x \\| y), nats | norm ratio | seconds |"
     assert ruler.count("|") == header.count("|") - 1
     assert row.startswith("| `sds` | – | -")
-    first, second = (judged(settings("sds", {"iterations": 3}), seed).log_p for seed in range(2))
+    first, second = (evaluate(settings("sds", {"iterations": 3}), seed).log_p for seed in range(2))
     assert f"{(first + second) / 2:.1f} ({min(first, second):.1f} … {max(first, second):.1f})" in row
 
 

@@ -9,7 +9,7 @@ from sctd.diffusion.guidance import cfg
 from sctd.diffusion.solver import jump
 from sctd.diffusion.times import Times
 from sctd.experiments import theorem
-from sctd.experiments.theorem import exactly, in_one_jump, in_steps, largest_taught_error, slope, taught_error
+from sctd.experiments.theorem import exact_flow, largest_trajectory_error, one_jump, slope, steps_of, trajectory_error
 from sctd.objectives import OBJECTIVES, WEIGHTS
 from tests.support.analytic import mixture
 from tests.support.paths import DOCS
@@ -95,15 +95,15 @@ def test_the_exact_way_is_what_ever_smaller_steps_lead_to():
     data = theorem.Gaussian(mean=0.5, spread=0.4)
     z_t = torch.tensor([-2.0, 0.3, 1.5], dtype=torch.float64).view(-1, 1, 1, 1)
     for t, s in [(980, 20), (20, 980)]:
-        one, two = (in_steps(step)(data, z_t, t, s) for step in (2, 1))
-        torch.testing.assert_close(2 * two - one, exactly(data, z_t, t, s), rtol=0, atol=1e-4)  # Richardson's
-        assert torch.equal(in_steps(960)(data, z_t, t, s), in_one_jump(data, z_t, t, s))
+        one, two = (steps_of(step)(data, z_t, t, s) for step in (2, 1))
+        torch.testing.assert_close(2 * two - one, exact_flow(data, z_t, t, s), rtol=0, atol=1e-4)  # Richardson's
+        assert torch.equal(steps_of(960)(data, z_t, t, s), one_jump(data, z_t, t, s))
 
 
 @pytest.mark.parametrize("spread", [0.35, 1.0])
 @pytest.mark.parametrize("segments", [1, 4, 32])
 def test_theorem_1_the_error_is_of_first_order_in_the_solvers_step(segments, spread):
-    errors = [largest_taught_error(in_steps(step), segments, spread=spread) for step in (3, 5, 15)]
+    errors = [largest_trajectory_error(steps_of(step), segments, spread=spread) for step in (3, 5, 15)]
     assert slope((3, 5, 15), errors) == pytest.approx(1, abs=0.02)
 
 
@@ -114,7 +114,7 @@ def test_theorem_1_bounds_the_error_by_the_segments_length(spread):
     But the bound is not reached: a flow forgets part of an early error, so that the slope is below 1.
     """
     segments = (1, 2, 4, 8, 16, 32)
-    errors = [largest_taught_error(in_steps(15), n, spread=spread) for n in segments]
+    errors = [largest_trajectory_error(steps_of(15), n, spread=spread) for n in segments]
     assert all(longer > shorter for longer, shorter in pairwise(errors))
     constant = errors[-1] / 30
     assert all(error <= constant * 960 / n * (1 + 1e-9) for error, n in zip(errors, segments, strict=True))
@@ -124,13 +124,13 @@ def test_theorem_1_bounds_the_error_by_the_segments_length(spread):
 @pytest.mark.parametrize("start", [260, 500])
 def test_theorem_1_the_slope_in_length_is_nearly_1_where_noise_is_not_small(start):
     lengths = (30, 60, 120)
-    errors = [taught_error(in_steps(15), start, start + length) for length in lengths]
+    errors = [trajectory_error(steps_of(15), start, start + length) for length in lengths]
     assert 0.88 < slope(lengths, errors) < 1
 
 
 def test_one_jump_has_the_segments_length_for_its_step_and_errs_by_its_square():
     lengths = (15, 30, 60, 120)
-    errors = [taught_error(in_one_jump, 500, 500 + length) for length in lengths]
+    errors = [trajectory_error(one_jump, 500, 500 + length) for length in lengths]
     assert slope(lengths, errors) == pytest.approx(2, abs=0.1)
 
 
@@ -154,33 +154,33 @@ def test_the_loop_is_the_objectives_own(start, end):
     given = {"denoise": denoise, "noise": noise, "times": times, "schedule": theorem.SCHEDULE}
     text = torch.ones(1, 1, 1, dtype=torch.float64)
     ours = OBJECTIVES["sctd"](z_0, text=text, **given)
-    torch.testing.assert_close(theorem.loop_residual(in_one_jump, z_0, noise, start, end), ours, rtol=0, atol=1e-13)
+    torch.testing.assert_close(theorem.inversion_residual(one_jump, z_0, noise, start, end), ours, rtol=0, atol=1e-13)
 
     for _ in range(300):
         z_0 = z_0 - 0.3 * OBJECTIVES["sctd"](z_0, text=text, **{**given, "noise": torch.zeros_like(noise)})
-    assert float(z_0) == pytest.approx(theorem.loop_asset(in_one_jump, start, end), abs=1e-9)
+    assert float(z_0) == pytest.approx(theorem.inversion_asset(one_jump, start, end), abs=1e-9)
 
 
 @pytest.mark.parametrize("start", [260, 500])
 def test_the_loop_errs_by_the_solvers_step_but_not_by_the_segments_length(start):
     """What pulls the asset home is as short as the segment, so the length cancels: beyond what the theorem says."""
-    across = [theorem.loop_error(in_steps(step), start, start + 240) for step in (3, 5, 15)]
+    across = [theorem.inversion_error(steps_of(step), start, start + 240) for step in (3, 5, 15)]
     assert slope((3, 5, 15), across) == pytest.approx(1, abs=0.05)
-    along = [theorem.loop_error(in_steps(15), start, start + length) for length in (30, 60, 120, 240)]
+    along = [theorem.inversion_error(steps_of(15), start, start + length) for length in (30, 60, 120, 240)]
     assert abs(slope((30, 60, 120, 240), along)) < 0.25
-    jumped = [theorem.loop_error(in_one_jump, start, start + length) for length in (30, 60, 120, 240)]
+    jumped = [theorem.inversion_error(one_jump, start, start + length) for length in (30, 60, 120, 240)]
     assert slope((30, 60, 120, 240), jumped) == pytest.approx(0.93, abs=0.06)
 
 
 def test_exact_flows_do_not_lead_the_loop_to_the_datas_mean_either():
     """It ends beyond the text's mean at 1, on the side away from the empty prompt's at 0, the more so the noisier."""
-    ends = [theorem.loop_asset(exactly, start, start + 120) for start in (20, 260, 500)]
+    ends = [theorem.inversion_asset(exact_flow, start, start + 120) for start in (20, 260, 500)]
     assert 1.3 < ends[0] < ends[1] < ends[2]
 
 
 def test_steps_that_would_miss_the_end_are_refused():
     with pytest.raises(ValueError, match="steps of 7 do not lead from 100 to 20: use a divisor of 80"):
-        taught_error(in_steps(7), 20, 100)
+        trajectory_error(steps_of(7), 20, 100)
 
 
 def test_slope_is_the_exponent():

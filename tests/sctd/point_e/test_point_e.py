@@ -22,9 +22,9 @@ from sctd.point_e import (
     load,
     load_both,
     load_upsampler,
-    packed,
-    sample_clouds,
+    sample_point_clouds,
     sample_points,
+    to_files,
     upsample_points,
 )
 from sctd.point_e.diffusion import alphas_cumprod, heun, karras_sigmas, time_of
@@ -248,7 +248,7 @@ def test_guidance_pushes_away_from_the_unconditional_prediction():
 
 def test_a_seed_makes_one_cloud():
     model, text = tiny(), torch.eye(8)[:2]
-    first, again, other = (sample_clouds(model, text, generator(seed)) for seed in (4, 4, 5))
+    first, again, other = (sample_point_clouds(model, text, generator(seed)) for seed in (4, 4, 5))
     assert first.coords.shape == (2, 16, 3)
     assert first.coords.equal(again.coords)
     assert first.rgb.equal(again.rgb)
@@ -260,7 +260,7 @@ def test_point_e_s_front_is_turned_to_ours():
     """-y becomes +x by a rotation, not a mirror: z stays, and x × y stays z."""
     ours, theirs = tiny(), tiny(replace(TINY, axes="point_e"))
     raw = sample_points(ours, torch.eye(8)[:1], generator(1))
-    turned = sample_clouds(theirs, torch.eye(8)[:1], generator(1)).coords[0]
+    turned = sample_point_clouds(theirs, torch.eye(8)[:1], generator(1)).coords[0]
     rotation = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     assert torch.linalg.det(rotation) == 1
     torch.testing.assert_close(turned, raw[0, :3].T @ rotation.T)
@@ -277,7 +277,7 @@ def test_the_upsampler_adds_points_to_those_it_is_given():
 @pytest.mark.parametrize("config", [TINY, TINY_UPSAMPLER], ids=["base", "upsampler"])
 def test_a_model_comes_back_from_its_folder(tmp_path, config):
     model = tiny(config)
-    for name, content in packed(model, torch.float32).items():
+    for name, content in to_files(model, torch.float32).items():
         (tmp_path / name).write_bytes(content)
     found = (load_upsampler if config.kind == "upsampler" else load)(tmp_path)
     assert found.config == config
@@ -287,14 +287,14 @@ def test_a_model_comes_back_from_its_folder(tmp_path, config):
 
 
 def test_half_precision_weights_load_as_float32(tmp_path):
-    for name, content in packed(tiny()).items():
+    for name, content in to_files(tiny()).items():
         (tmp_path / name).write_bytes(content)
     assert {parameter.dtype for parameter in load(tmp_path).parameters()} == {torch.float32}
     assert (tmp_path / "model.safetensors").stat().st_size < 2.2 * sum(p.numel() for p in tiny().parameters()) + 8192
 
 
 def save_tiny(folder):
-    for name, content in packed(tiny()).items():
+    for name, content in to_files(tiny()).items():
         (folder / name).write_bytes(content)
 
 
@@ -402,7 +402,7 @@ def test_both_published_checkpoints_are_read_from_one_folder(tmp_path):
 def test_our_own_pair_is_read_from_one_folder(tmp_path):
     save_tiny(tmp_path)
     (tmp_path / "upsampler").mkdir()
-    for name, content in packed(tiny(TINY_UPSAMPLER)).items():
+    for name, content in to_files(tiny(TINY_UPSAMPLER)).items():
         (tmp_path / "upsampler" / name).write_bytes(content)
     base, upsampler = load_both(tmp_path)
     assert (base.config, upsampler.config) == (TINY, TINY_UPSAMPLER)
@@ -439,7 +439,7 @@ def test_a_model_of_the_other_kind_is_refused(tmp_path):
     save_tiny(tmp_path)
     with pytest.raises(PointEError, match=r"is a Point-E base model; expected an upsampler such as upsample_40m\.pt"):
         load_upsampler(tmp_path)
-    for name, content in packed(tiny(TINY_UPSAMPLER)).items():
+    for name, content in to_files(tiny(TINY_UPSAMPLER)).items():
         (tmp_path / name).write_bytes(content)
     with pytest.raises(PointEError, match=r"is a Point-E upsampler; expected a base model such as base_40m_textvec"):
         load(tmp_path)
@@ -447,9 +447,9 @@ def test_a_model_of_the_other_kind_is_refused(tmp_path):
 
 def test_unfit_text_vectors_are_refused():
     with pytest.raises(PointEError, match=r"have 9 numbers; this Point-E model was trained on 8"):
-        sample_clouds(tiny(), torch.ones(1, 9), generator())
+        sample_point_clouds(tiny(), torch.ones(1, 9), generator())
     with pytest.raises(PointEError, match=r"zero or not a number"):
-        sample_clouds(tiny(), torch.zeros(1, 8), generator())
+        sample_point_clouds(tiny(), torch.zeros(1, 8), generator())
 
 
 def test_a_configuration_that_cannot_be_built_is_refused():

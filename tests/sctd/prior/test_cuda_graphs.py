@@ -26,56 +26,56 @@ def folder(tmp_path_factory):
 
 
 def priors(folder, dtype):
-    plain, fast = (StableDiffusionPrior.load(folder, "cuda", dtype) for _ in range(2))
-    return plain, fast.at_speed().sparing()
+    plain, captured = (StableDiffusionPrior.load(folder, "cuda", dtype) for _ in range(2))
+    return plain, captured.with_cuda_graphs().with_cpu_offload()
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float16, 1e-2), (torch.bfloat16, 5e-2)])
 def test_predictions_latents_and_gradients_are_the_plain_ones(folder, dtype, tolerance):
-    plain, fast = priors(folder, dtype)
+    plain, captured = priors(folder, dtype)
 
     def near(found, expected):
         assert float((found - expected).norm() / expected.norm()) < tolerance
 
     for batch in (1, 2, 4, 2):  # one recording for each size, and one that is there already
         z_t, text = torch.randn(batch, 4, 8, 8, device="cuda"), plain.embed(["a red cube"] * batch)
-        near(fast.denoise(z_t, 300, text), plain.denoise(z_t, 300, text))
-        near(fast.denoise(z_t, 300, None), plain.denoise(z_t, 300, None))
+        near(captured.denoise(z_t, 300, text), plain.denoise(z_t, 300, text))
+        near(captured.denoise(z_t, 300, None), plain.denoise(z_t, 300, None))
         images = [torch.rand(batch, 3, 16, 16, device="cuda").requires_grad_()]
         images.append(images[0].detach().clone().requires_grad_())
         pull = 1e-6 * torch.randn(batch, 4, 8, 8, device="cuda")
-        z_0 = [prior.encode(image) for prior, image in zip((plain, fast), images, strict=True)]
+        z_0 = [prior.encode(image) for prior, image in zip((plain, captured), images, strict=True)]
         near(z_0[1].detach(), z_0[0].detach())
         gradients = [torch.autograd.grad(z, image, pull)[0] for z, image in zip(z_0, images, strict=True)]
         near(gradients[1], gradients[0])
-    assert len(fast.fast.predict.graphs) == len(fast.fast.moments.graphs) == 3
-    assert fast.build_seconds > 0
+    assert len(captured.captured.predict.graphs) == len(captured.captured.moments.graphs) == 3
+    assert captured.build_seconds > 0
     assert plain.build_seconds == 0
-    fast.forget()
-    assert not fast.fast.predict.graphs
+    captured.release_graphs()
+    assert not captured.captured.predict.graphs
 
 
 def test_results_stay_when_the_next_ones_are_computed(folder):
-    _, fast = priors(folder, torch.float32)
+    _, captured = priors(folder, torch.float32)
     z_t = torch.randn(2, 4, 8, 8, device="cuda")
-    first = fast.denoise(z_t, 300, None)
+    first = captured.denoise(z_t, 300, None)
     kept = first.clone()
-    fast.denoise(-z_t, 700, None)
+    captured.denoise(-z_t, 700, None)
     assert torch.equal(first, kept)
 
 
 def test_nan_is_undone_without_waiting_for_it(folder):
     """The iteration that was begun from the one with NaN is thrown away, and the run ends as long as it should."""
-    _, fast = priors(folder, torch.float32)
+    _, captured = priors(folder, torch.float32)
     calls = []
 
     class Spoilt:
         def __getattr__(self, name):
-            return getattr(fast, name)
+            return getattr(captured, name)
 
         def denoise(self, z_t, t, text):
             calls.append(t)
-            return fast.denoise(z_t, t, text) * (torch.nan if 9 <= len(calls) <= 11 else 1)
+            return captured.denoise(z_t, t, text) * (torch.nan if 9 <= len(calls) <= 11 else 1)
 
     chosen = replace_iterations(recipe(), 10)
     steps = list(optimize(chosen, Spoilt(), ball().to("cuda"), "a red ball", 0))

@@ -11,11 +11,11 @@ from pipeline.plan.jobs import Job, without_machine
 from pipeline.prompts.prompt import Prompt
 from sctd.diffusion.guidance import cfg
 from sctd.diffusion.times import Times
-from sctd.experiments.testbed import judged, settings
+from sctd.experiments.testbed import evaluate, settings
 from sctd.objectives import with_options
-from sctd.recipe import custom_objective as own_objective
-from sctd.recipe.custom_objective import OwnObjectiveError, reference
-from sctd.recipe.methods import FOR_OBJECTIVE, fitted, sds
+from sctd.recipe import custom_objective
+from sctd.recipe.custom_objective import CustomObjectiveError, reference
+from sctd.recipe.methods import FOR_OBJECTIVE, for_objective, sds
 from sctd.recipe.presets import embedded
 from sctd.recipe.recipe import Recipe, RecipeError, from_json, with_overrides
 from tests.support.analytic import mixture
@@ -40,36 +40,36 @@ def test_the_example_is_what_its_docstring_says() -> None:
     world, times = mixture(5, spread=0.3), Times(t=500, s=500, s_m=500)
     noise, z_0 = torch.randn(2, 3, *world.means.shape[1:], generator=torch.Generator().manual_seed(0)).double()
     text, z_t = world.text([0], 3), world.schedule.noised(z_0, noise, 500)
-    csd = with_options("sds", fitted(embedded(), f"{EXAMPLE}:csd").objective.model_dump())
+    csd = with_options("sds", for_objective(embedded(), f"{EXAMPLE}:csd").objective.model_dump())
     denoise = cfg(world, 7.5, world.null)
     found = csd(z_0, denoise=denoise, text=text, noise=noise, times=times, schedule=world.schedule)
     torch.testing.assert_close(found, 7.5 * (world(z_t, 500, text) - world(z_t, 500, None)), rtol=1e-9, atol=1e-9)
 
 
 def test_it_begins_with_the_recipe_of_what_it_is_like() -> None:
-    found, like = fitted(embedded(), f"{EXAMPLE}:csd"), sds(embedded())
+    found, like = for_objective(embedded(), f"{EXAMPLE}:csd"), sds(embedded())
     changed = {"objective.time_weight": "one", "objective.function": found.objective.function}
     assert found == with_overrides(like, changed) != like
-    assert (found.objective.name, found.objective.called) == ("sds", "csd")
-    assert fitted(embedded(), "sds") == like
+    assert (found.objective.name, found.objective.display_name) == ("sds", "csd")
+    assert for_objective(embedded(), "sds") == like
 
 
 def test_a_copy_of_an_objective_makes_the_same_asset_bit_for_bit(tmp_path: Path) -> None:
     own = written(tmp_path, COPY)
     short = recipe(iterations=4)
-    *_, theirs = run(fitted(short, "sds"))
-    *_, ours = run(fitted(short, f"{own}:copied"))
+    *_, theirs = run(for_objective(short, "sds"))
+    *_, ours = run(for_objective(short, f"{own}:copied"))
     assert same(theirs, ours)
 
 
 def test_it_can_be_tried_on_exact_scores() -> None:
     """−132.5 nats after one iteration, −62.4 after a hundred."""
-    one, hundred = (judged(settings(f"{EXAMPLE}:csd", {"iterations": number})) for number in (1, 100))
+    one, hundred = (evaluate(settings(f"{EXAMPLE}:csd", {"iterations": number})) for number in (1, 100))
     assert hundred.log_p > one.log_p + 50
 
 
 def job(name: str) -> Job:
-    return Job(Prompt("a", "a cube", "cube"), fitted(embedded(), name), seed=0, weights="w")
+    return Job(Prompt("a", "a cube", "cube"), for_objective(embedded(), name), seed=0, weights="w")
 
 
 def test_a_job_is_known_by_the_files_content_and_the_function_and_not_by_its_place(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_what_it_imports_from_beside_it_counts_and_works_wherever_it_is_imported
 
     def value(name: str) -> float:
         given = dict.fromkeys(("denoise", "text", "noise", "times", "schedule"))
-        return float(own_objective.function(reference(name))(torch.ones(1), **given))
+        return float(custom_objective.function(reference(name))(torch.ones(1), **given))
 
     one, elsewhere = laid("one"), laid("elsewhere")
     first = job(one).id
@@ -112,8 +112,10 @@ def test_what_it_imports_from_beside_it_counts_and_works_wherever_it_is_imported
     planned = reference(one)
     assert (job(laid("one", by="5.0")).id != first, value(one)) == (True, 7.0)
     assert (job(laid("one", factor="3.0")).id != first, value(one)) == (True, 4.0)
-    with pytest.raises(OwnObjectiveError, match=r"own.py, or what it imports from beside it, has changed since this"):
-        own_objective._module.__wrapped__(planned)
+    with pytest.raises(
+        CustomObjectiveError, match=r"own.py, or what it imports from beside it, has changed since this"
+    ):
+        custom_objective._module.__wrapped__(planned)
     assert (job(laid("one")).id, value(one)) == (first, 3.0)
     written(tmp_path / "one", "not read", "unused.py")
     assert job(one).id == first
@@ -128,14 +130,16 @@ def test_a_relative_import_finds_only_what_the_digest_covers(tmp_path: Path) -> 
     written(tmp_path, "", "hidden.py")
     own = written(tmp_path, COPY + "import importlib\nimportlib.import_module('.hidden', __package__)\n")
     with pytest.raises(
-        OwnObjectiveError, match=r"own.py cannot be run \(ModuleNotFoundError: No module named 'own_obj"
+        CustomObjectiveError, match=r"own.py cannot be run \(ModuleNotFoundError: No module named 'own_obj"
     ):
-        fitted(embedded(), f"{own}:copied")
+        for_objective(embedded(), f"{own}:copied")
     (tmp_path / "sub").mkdir()
     for line in ("from .absent import x", "from .sub.below import x", "from .broken import x"):
         written(tmp_path, "def f(:", "broken.py")
-        with pytest.raises(OwnObjectiveError, match=r"own.py cannot be run \((ModuleNotFoundError|SyntaxError): .*\)"):
-            fitted(embedded(), f"{written(tmp_path, COPY + line)}:copied")
+        with pytest.raises(
+            CustomObjectiveError, match=r"own.py cannot be run \((ModuleNotFoundError|SyntaxError): .*\)"
+        ):
+            for_objective(embedded(), f"{written(tmp_path, COPY + line)}:copied")
 
 
 def test_jobs_without_one_keep_the_ids_that_they_had() -> None:
@@ -145,18 +149,18 @@ def test_jobs_without_one_keep_the_ids_that_they_had() -> None:
 
 def test_reading_a_recipe_runs_nothing_and_needs_no_file(tmp_path: Path) -> None:
     own = written(tmp_path, COPY)
-    text = fitted(embedded(), f"{own}:copied").model_dump_json()
+    text = for_objective(embedded(), f"{own}:copied").model_dump_json()
     Path(own).unlink()
-    assert from_json(text, embedded()).objective.called == "copied"
-    assert Recipe.model_validate_json(text).objective.called == "copied"
+    assert from_json(text, embedded()).objective.display_name == "copied"
+    assert Recipe.model_validate_json(text).objective.display_name == "copied"
 
 
 def test_a_file_that_changed_since_the_run_was_planned_is_not_run(tmp_path: Path) -> None:
     own = written(tmp_path, COPY)
     planned = reference(f"{own}:copied")
     written(tmp_path, "raise SystemExit('run')")
-    with pytest.raises(OwnObjectiveError, match=r"own.py has changed since this run was planned; put it back, or"):
-        own_objective.function(planned)
+    with pytest.raises(CustomObjectiveError, match=r"own.py has changed since this run was planned; put it back, or"):
+        custom_objective.function(planned)
 
 
 @pytest.mark.parametrize(
@@ -178,20 +182,20 @@ def test_a_file_that_changed_since_the_run_was_planned_is_not_run(tmp_path: Path
 def test_a_file_that_gives_no_objective_is_refused_in_one_sentence(source, message, tmp_path: Path) -> None:
     if source is not None:
         written(tmp_path, source)
-    with pytest.raises(OwnObjectiveError, match=message):
-        fitted(embedded(), f"{tmp_path / 'own.py'}:f")
+    with pytest.raises(CustomObjectiveError, match=message):
+        for_objective(embedded(), f"{tmp_path / 'own.py'}:f")
 
 
 def test_the_name_of_an_objective_that_there_is_is_taken(tmp_path: Path) -> None:
-    with pytest.raises(OwnObjectiveError, match="is called as an objective that there is; rename it"):
-        fitted(embedded(), f"{written(tmp_path, COPY.replace('copied', 'ism'))}:ism")
+    with pytest.raises(CustomObjectiveError, match="is called as an objective that there is; rename it"):
+        for_objective(embedded(), f"{written(tmp_path, COPY.replace('copied', 'ism'))}:ism")
     assert "ism" in FOR_OBJECTIVE
 
 
 def test_settings_that_no_recipe_has_are_refused_as_those_of_set(tmp_path: Path) -> None:
     own = written(tmp_path, COPY + "SETTINGS = {'times.rules': 'single'}\n")
     with pytest.raises(RecipeError, match=r"unknown recipe key 'times.rules'; the nearest is 'times.rule'"):
-        fitted(embedded(), f"{own}:copied")
+        for_objective(embedded(), f"{own}:copied")
 
 
 def test_a_recipe_refuses_a_function_without_its_digest() -> None:
@@ -204,9 +208,9 @@ def test_a_recipe_refuses_a_function_without_its_digest() -> None:
 )
 def test_a_residual_of_another_shape_is_refused_and_not_broadcast(result: str, found: str, tmp_path: Path) -> None:
     own = written(tmp_path, f"LIKE = 'sds'\ndef f(z_0, **given): return {result}")
-    function = own_objective.function(reference(f"{own}:f"))
+    function = custom_objective.function(reference(f"{own}:f"))
     with pytest.raises(
-        OwnObjectiveError, match=rf"f of .*own.py returned {found}; expected a residual of the shape of"
+        CustomObjectiveError, match=rf"f of .*own.py returned {found}; expected a residual of the shape of"
     ):
         function(torch.zeros(3, 4, 2, 2))
 
@@ -214,7 +218,7 @@ def test_a_residual_of_another_shape_is_refused_and_not_broadcast(result: str, f
 def test_its_arguments_of_an_options_name_are_the_recipes(tmp_path: Path) -> None:
     own = written(tmp_path, "LIKE = 'sds'\ndef f(z_0, denoise, text, noise, times, schedule, outer_weight, mine=2.0):"
                             "\n    return z_0 * outer_weight * mine")  # fmt: skip
-    chosen = with_overrides(fitted(embedded(), f"{own}:f"), {"objective.outer_weight": 3})
+    chosen = with_overrides(for_objective(embedded(), f"{own}:f"), {"objective.outer_weight": 3})
     given = dict.fromkeys(("denoise", "text", "noise", "times", "schedule"))
     found = with_options("sds", chosen.objective.model_dump())(torch.ones(1, 4, 2, 2), **given)
     assert torch.equal(found, torch.full((1, 4, 2, 2), 6.0))

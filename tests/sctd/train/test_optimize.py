@@ -162,7 +162,7 @@ def test_growth_stops_at_the_cap_and_opacities_are_reset() -> None:
 
 def test_nan_is_undone_counted_and_the_run_goes_on() -> None:
     prior = TinyPrior()
-    prior.spoil = lambda call: call in (12, 40)  # iterations 3 or 4, and a later one
+    prior.corrupt = lambda call: call in (12, 40)  # iterations 3 or 4, and a later one
     steps = run(recipe(max_skipped_iterations=2), prior=prior)
     skips = [step.skipped for step in steps]
     assert skips[0] == 0
@@ -180,7 +180,7 @@ def test_nan_is_undone_counted_and_the_run_goes_on() -> None:
 
 def test_many_in_a_row_end_the_run_and_say_where() -> None:
     prior = TinyPrior()
-    prior.spoil = lambda call: call > 20
+    prior.corrupt = lambda call: call > 20
     steps = optimize.optimize(recipe(max_skipped_iterations=3), prior, ball(), "a red ball", 0)
     with pytest.raises(OptimizeError, match=r"NaN or infinity in 3 iterations in a row, .* in the gradient on z_0"):
         list(steps)
@@ -188,7 +188,7 @@ def test_many_in_a_row_end_the_run_and_say_where() -> None:
 
 def test_a_resumed_run_still_counts_what_was_skipped_before() -> None:
     prior = TinyPrior()
-    prior.spoil = lambda call: True
+    prior.corrupt = lambda call: True
     chosen = recipe(max_skipped_iterations=3)
     step = list(islice(optimize.optimize(chosen, prior, ball(), "a red ball", 0), 2))[-1]
     with pytest.raises(OptimizeError, match="NaN or infinity in 3 iterations in a row, up to iteration 3"):
@@ -205,7 +205,7 @@ def test_who_goes_ahead_of_the_verdict_makes_the_same_steps(chosen: Recipe, spoi
     runs = []
     for ahead in (False, True):
         prior = TinyPrior()
-        prior.spoil = lambda _, prior=prior: prior.calls[-1][:2] in {(4, times[number - 1]) for number in spoilt}
+        prior.corrupt = lambda _, prior=prior: prior.calls[-1][:2] in {(4, times[number - 1]) for number in spoilt}
         runs.append(list(optimize.optimize(chosen, prior, ball(), "a red ball", 0, ahead=ahead)))
     assert all(same(a, b) for a, b in zip(*runs, strict=True))
     assert (runs[0][-1].skipped > 0) == bool(spoilt)
@@ -271,7 +271,7 @@ def test_the_prior_reads_the_template_the_view_and_the_negative_prompt(view_text
     assert len(prior.prompts) == num_texts
     assert all(text.startswith("a DSLR photo of {a} thing") for text in prior.prompts[1:])
     words = torch.stack([prior._target(text).reshape(1, -1) for text in prior.prompts[1:]])
-    texts = [text for asked in prior.asked if asked is not None for text in asked.chunk(2)[1]]
+    texts = [text for asked in prior.texts if asked is not None for text in asked.chunk(2)[1]]
     is_word = [bool((text == words).all(dim=-1).any()) for text in texts]
     assert len(is_word) == 4 * 12
     assert all(is_word) == (view_text != "interpolated")

@@ -368,7 +368,7 @@ def test_perp_neg_asks_for_what_the_cameras_see(monkeypatch: pytest.MonkeyPatch)
     run(chosen, prompt="a thing", prior=prior)
     front, side, back = (prior._target(word).flatten() for word in ("front", "", "back"))
     halves = set()
-    for asked, seen in zip(prior.asked, cameras, strict=True):
+    for asked, seen in zip(prior.texts, cameras, strict=True):
         null, text, first, second = (part[:, 0] for part in asked.chunk(4))
         assert torch.equal(null, prior._target("green").flatten().expand(VIEWS, -1))
         for view, azimuth in enumerate(seen.azimuth_degrees.tolist()):
