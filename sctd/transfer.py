@@ -1,4 +1,4 @@
-"""What is drawn on the CPU goes to a GPU without waiting for it; names mark where the parts of an iteration end."""
+"""Copying tensors to a GPU without synchronization, and the callback that times the parts of an iteration."""
 
 from collections.abc import Callable
 
@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 TimingMark = Callable[[str], None]
-"""Called with a name where that part of an iteration ends, in the order of the work: for whoever takes the time."""
+"""Called with the name of a part of an iteration when that part ends. Parts end in the order of execution."""
 
 
 def no_timing(name: str) -> None:
-    """Takes no time."""
+    """A timing mark that does nothing."""
 
 
 def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """`tensor` on `device`. A plain `.to` would first let the GPU finish all that it was given."""
+    """`tensor` on `device`. From the CPU to a GPU it copies pinned memory: a plain `.to` waits for all queued work."""
     if tensor.device.type == "cpu" and torch.device(device).type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

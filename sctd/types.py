@@ -1,4 +1,4 @@
-"""Shapes named once, and the one function type that every objective is written against."""
+"""Tensor shapes shared by all of `sctd`, and the denoiser and residual types that objectives use."""
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -18,7 +18,7 @@ class Denoiser(Protocol):
 
 
 class ResidualPair(NamedTuple):
-    """What an objective with a loss on pixels returns: the gradients on z_0 and on the rendered images, per view."""
+    """The result of an objective with a pixel loss: per view, the gradients on z_0 and on the rendered images."""
 
     latents: Latents
     images: Images

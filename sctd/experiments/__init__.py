@@ -1,1 +1,1 @@
-""""""
+"""Experiments on exact scores: the testbed of objectives, and Theorem 1 of the paper."""

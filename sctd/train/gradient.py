@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sctd import objectives
-from sctd.diffusion import guidance
+from sctd.diffusion import guidance, perp_neg
 from sctd.diffusion.schedule import NoiseSchedule
 from sctd.diffusion.times import Times
 from sctd.recipe.recipe import Recipe
@@ -202,8 +202,8 @@ class Puller:
             return predicted
 
         if settings.perp_neg and self.views is not None:
-            negatives = guidance.negatives(self.views, cameras.azimuth_degrees)
-            return guidance.perp_neg(plain, settings.scale, self.null, negatives)
+            negatives = perp_neg.negatives(self.views, cameras.azimuth_degrees)
+            return perp_neg.perp_neg(plain, settings.scale, self.null, negatives)
         return guidance.cfg(plain, settings.scale, self.null)
 
     def _weighted(self, residual: Tensor, times: Times, iteration: int) -> Tensor:

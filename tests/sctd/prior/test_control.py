@@ -9,7 +9,8 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import interpolate
 
-from sctd.diffusion.guidance import Negatives, cfg, perp_neg
+from sctd.diffusion.guidance import cfg
+from sctd.diffusion.perp_neg import Negatives, perp_neg
 from sctd.prior.control import Control, controlled
 from sctd.prior.stable_diffusion import PriorError, StableDiffusionPrior
 from sctd.render.contract import Rendering
