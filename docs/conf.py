@@ -1,6 +1,6 @@
-"""The site of these pages, by Sphinx: uv run sphinx-build -W -q -c docs . site
+"""Sphinx configuration of the documentation site: uv run sphinx-build -W -q -c docs . site
 
-Sources are read from the repository's root, so that links are right here and on GitHub alike.
+Sources are read from the root of the repository, so that links work on the site and on GitHub.
 """
 
 import re
@@ -21,12 +21,12 @@ exclude_patterns = [".*", "runs", "site"]
 external_toc_path = "docs/_toc.yml"
 
 myst_heading_anchors = 6
-smartquotes = False  # which would make --sweep a dash
+smartquotes = False  # would turn the hyphens of --sweep into a dash
 highlight_language = "text"
 add_module_names = False
 maximum_signature_line_length = generated.COLUMNS
 python_use_unqualified_type_names = True
-suppress_warnings = ["ref.python"]  # a shape of one word, as "num", is taken for a name
+suppress_warnings = ["ref.python"]  # a one-word shape such as "num" is mistaken for a name
 
 html_theme = "furo"
 html_title = "SegmentDreamer"
@@ -38,14 +38,14 @@ html_additional_pages = {"index": "redirect.html"}
 
 
 def filled(app, docname: str, source: list[str]) -> None:
-    """Markers replaced by what is generated; a link to a folder leads to its README, as it does on GitHub."""
+    """Replace markers by generated Markdown, and links to folders by links to their README, as on GitHub."""
     text = re.sub(r"<!-- .*: commands -->", lambda _: generated.commands(), source[0])
     text = re.sub(r"<!-- .*: modules of (\w+) -->", lambda found: generated.modules(found[1]), text)
     source[0] = re.sub(r"\]\(([\w./-]+/)\)", r"](\1README.md)", text)
 
 
 def modules_linked(app, doctree: nodes.document) -> None:
-    """A link to a source file leads to its part of the reference; to a file that has none, to a copy."""
+    """Link source files to their section of the reference, or to a copy if they have none."""
     for link in list(doctree.findall(download_reference)):
         path = (Path(app.srcdir) / app.env.docname).parent / link["reftarget"]
         module = ".".join(path.resolve().relative_to(app.srcdir).with_suffix("").parts)

@@ -1,4 +1,4 @@
-"""Markdown made while the site is built: from docstrings (griffe reads, and imports nothing), and from the commands."""
+"""Generate Markdown for the site from docstrings (read by griffe, without importing) and from the commands."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,33 +9,46 @@ from typer.cli import get_docs_for_click
 from typer.main import get_command
 
 ROOT = Path(__file__).parents[1]
-COLUMNS = 96  # a longer signature gets a line for each parameter
+COLUMNS = 96  # longer signatures have one parameter per line
 MODULES = {
     "sctd": (
-        *("recipes", "recipe", "methods", "objectives", "objectives.weights", "objectives.sctd"),
-        *("objectives.sctd_official", "objectives.sds", "objectives.ism", "objectives.cds", "objectives.gcs"),
-        *("schedule", "solver", "segments", "times", "guidance", "optimize", "gaussians", "cameras", "render"),
-        *("seed_shape", "densify", "brightness", "regularize", "prior", "formats.ply"),
+        *("recipe.presets", "recipe.recipe", "recipe.methods"),
+        *("objectives", "objectives.weights", "objectives.sctd", "objectives.sctd_official"),
+        *("objectives.sds", "objectives.ism", "objectives.cds", "objectives.gcs"),
+        *("diffusion.schedule", "diffusion.solver", "diffusion.segments", "diffusion.times", "diffusion.guidance"),
+        *("train.optimize", "train.initialization", "train.regularize"),
+        *("scene.gaussians", "scene.cameras", "scene.densify", "scene.brightness"),
+        *("render.rasterize", "prior.stable_diffusion", "formats.ply"),
     ),
     "evaluation": (*("views", "clip_score", "image_reward", "features", "fid", "references", "statistics", "ranking"),),
-    "cluster": ("executor", "protocol", "failures", "scheduler", "launcher"),
-    "pipeline": ("run", "jobs", "sweep", "store", "leaderboard", "comparison"),
+    "cluster": (
+        *("scheduling.executor", "scheduling.protocol", "scheduling.failures", "scheduling.scheduler"),
+        "kubernetes.launcher",
+    ),
+    "pipeline": (
+        "plan.run",
+        "plan.jobs",
+        "plan.sweep",
+        "store.run_folder",
+        "leaderboard.table",
+        "leaderboard.comparison",
+    ),
 }
 
 
 def documented() -> set[str]:
-    """The modules that the site has."""
+    """Return the modules that have a section on the site."""
     return {f"{package}.{name}" for package, names in MODULES.items() for name in names}
 
 
 def modules(package: str) -> str:
-    """What users touch of a package: a section for each module, an entry for each public name with a docstring."""
+    """Return the public API of a package: a section per module, an entry per public name with a docstring."""
     tree = griffe.load(package, search_paths=[ROOT], allow_inspection=False, resolve_aliases=False)
     return "\n".join(line for name in MODULES[package] for line in _module(tree[name]))
 
 
 def commands() -> str:
-    """Every command with its arguments and options."""
+    """Return every command with its arguments and options."""
     from pipeline.cli.app import app
 
     root = get_command(app)
@@ -45,7 +58,7 @@ def commands() -> str:
 
 
 def _tidy(command) -> None:
-    """Without what `--help` hides, and with whole first sentences in lists of commands."""
+    """Remove hidden commands, and use the whole first paragraph in lists of commands."""
     paragraphs = (command.help or "").split("\n\n")
     command.short_help = " ".join(paragraphs[0].split())
     if hasattr(command, "commands"):
@@ -62,15 +75,15 @@ def _module(module: griffe.Module) -> Iterator[str]:
 
 def _public(parent: griffe.Object) -> list[griffe.Object]:
     found = [each for each in parent.members.values() if not (each.is_alias or each.is_module or each.is_private)]
-    return [each for each in sorted(found, key=lambda each: each.lineno) if each.is_class or _is_told(each)]
+    return [each for each in sorted(found, key=lambda each: each.lineno) if each.is_class or _is_documented(each)]
 
 
-def _is_told(member: griffe.Object) -> bool:
+def _is_documented(member: griffe.Object) -> bool:
     return member.has_docstring or ("instance-attribute" in member.labels and member.annotation is not None)
 
 
 def _entry(member: griffe.Object, fence: int) -> Iterator[str]:
-    """A directive of Sphinx's Python domain; what a class holds lies inside it."""
+    """A directive of Sphinx's Python domain; the members of a class are nested in it."""
     ticks, inner = "`" * fence, ()
     if member.is_class:
         bases = ", ".join(str(base) for base in member.bases)
@@ -82,7 +95,7 @@ def _entry(member: griffe.Object, fence: int) -> Iterator[str]:
     else:
         kind, line = "attribute" if member.parent.is_class else "data", member.name
         line += f": {member.annotation}" if member.annotation else ""
-    # An attribute's type stands behind its name and is no option, whose quotes and colons would be read as YAML.
+    # The directive's line has the name only; the type of an attribute is the option `:type:`.
     name, _, annotation = line.partition(": ") if kind in ("attribute", "data") else (line, "", "")
     yield from (f"{ticks}{{py:{kind}}} {name}", f":module: {member.module.path}")
     if annotation:
