@@ -1,1 +1,1 @@
-""""""
+"""Renders and exports of assets: turntables, contact sheets, grids, and files for other programs."""

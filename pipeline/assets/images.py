@@ -1,4 +1,4 @@
-"""Pictures of assets: the views that are judged, a turntable, contact sheets, a grid. Values in, bytes out."""
+"""Images of assets: views on white, turntable videos, contact sheets and grids. Values in, bytes out."""
 
 import io
 import subprocess
@@ -11,32 +11,32 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-WATCHABLE_PIXELS = 256  # small views are enlarged to at least this
+MIN_VIDEO_PIXELS = 256  # smaller views are enlarged
 SHEET_VIEWS, THUMBNAIL_PIXELS, CAPTION_PIXELS = 8, 128, 22
-GRID_VIEWS = 0, 3  # of a contact sheet: the front, and 135° on, where sides and back are seen
+GRID_VIEWS = 0, 3  # of a contact sheet: the front, and the view at 135°, which shows a side and the back
 FONT_PIXELS, LINE_PIXELS, PROMPT_PIXELS, GAP_PIXELS = 14, 18, 140, 12
 FRAMES_PER_SECOND = 24
 GIF_SECONDS = 4.8
-VIEWS_AT_ONCE = 30
+VIEWS_PER_BATCH = 30
 
 
 def on_white(gaussians: Any, cameras: Any) -> np.ndarray:
-    """Bytes [views, height, width, 3] of `sctd.Gaussians` from `sctd.Cameras` over white, on the Gaussians' device."""
+    """Render `sctd.Gaussians` from `sctd.Cameras` on white: uint8 [views, height, width, 3]. Runs on their device."""
     import torch
 
     from evaluation.views import to_bytes
     from sctd.render.rasterize import render
 
-    parts = [cameras.select(slice(i, i + VIEWS_AT_ONCE)) for i in range(0, cameras.num, VIEWS_AT_ONCE)]
+    parts = [cameras.select(slice(i, i + VIEWS_PER_BATCH)) for i in range(0, cameras.num, VIEWS_PER_BATCH)]
     with torch.no_grad():
         return np.concatenate([to_bytes(render(gaussians, part, torch.ones(3)).rgb) for part in parts])
 
 
 def video(views: np.ndarray) -> bytes:
-    """An H.264 .mp4 of the views in turn that any player opens (yuv420p, even sides), small ones enlarged."""
+    """An H.264 .mp4 of the views, playable everywhere (yuv420p, even sides); small views are enlarged."""
     import imageio_ffmpeg
 
-    factor = max(1, -(-WATCHABLE_PIXELS // views.shape[2]))
+    factor = max(1, -(-MIN_VIDEO_PIXELS // views.shape[2]))
     width, height = (side * factor // 2 * 2 for side in (views.shape[2], views.shape[1]))
     frames = b"".join(_resized(view, width, height).tobytes() for view in views)
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(FRAMES_PER_SECOND), "-i", "-"]
@@ -48,8 +48,8 @@ def video(views: np.ndarray) -> bytes:
         return path.read_bytes()
 
 
-def animation(views: np.ndarray) -> bytes:
-    """A .gif of the views in turn that repeats for ever, `GIF_SECONDS` a turn; 256 colours a view."""
+def gif(views: np.ndarray) -> bytes:
+    """A looping .gif of the views, `GIF_SECONDS` per turn, with 256 colours per view."""
     frames = [Image.fromarray(view).quantize(256, dither=Image.Dither.NONE) for view in views]
     file = io.BytesIO()
     milliseconds = 10 * round(100 * GIF_SECONDS / len(frames))  # the format counts in hundredths
@@ -57,13 +57,13 @@ def animation(views: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def picture(view: np.ndarray) -> bytes:
+def png(view: np.ndarray) -> bytes:
     """A .png of one view."""
     return _png(Image.fromarray(view))
 
 
 def contact_sheet(views: np.ndarray, caption: str) -> bytes:
-    """A .png of views all round, side by side under their caption."""
+    """A .png of `SHEET_VIEWS` evenly spaced views side by side under a caption."""
     chosen = views[np.arange(SHEET_VIEWS) * len(views) // SHEET_VIEWS]
     size = THUMBNAIL_PIXELS
     sheet = Image.new("RGB", (SHEET_VIEWS * size, size + CAPTION_PIXELS), "white")
@@ -74,25 +74,25 @@ def contact_sheet(views: np.ndarray, caption: str) -> bytes:
 
 
 def stacked(sheets: Sequence[bytes]) -> bytes:
-    """Sheets of one width, one below the other."""
-    images = [Image.open(io.BytesIO(sheet)) for sheet in sheets]
-    whole = Image.new("RGB", (max(image.width for image in images), sum(image.height for image in images)), "white")
+    """Contact sheets stacked vertically as one .png."""
+    opened = [Image.open(io.BytesIO(sheet)) for sheet in sheets]
+    whole = Image.new("RGB", (max(image.width for image in opened), sum(image.height for image in opened)), "white")
     top = 0
-    for image in images:
+    for image in opened:
         whole.paste(image, (0, top))
         top += image.height
     return _png(whole)
 
 
 class Tile(NamedTuple):
-    """What a grid shows of one asset: views of its contact sheet (None: there is no asset), and a line below."""
+    """An asset in a grid: its contact sheet (None: no asset), and a caption."""
 
     sheet: bytes | None
     caption: str
 
 
 def grid(columns: Sequence[str], rows: Sequence[str], tiles: Sequence[Sequence[Tile]]) -> bytes:
-    """A .png of `tiles[row][column]` under the columns' headings and beside the rows', front and back of each asset."""
+    """A .png of `tiles[row][column]` with column and row headings; a tile shows the front and back of an asset."""
     tile_width, tile_height = len(GRID_VIEWS) * THUMBNAIL_PIXELS, THUMBNAIL_PIXELS + LINE_PIXELS
     headings = [_wrapped(heading, tile_width) for heading in columns]
     top = GAP_PIXELS + LINE_PIXELS * max(len(lines) for lines in headings)
@@ -101,9 +101,9 @@ def grid(columns: Sequence[str], rows: Sequence[str], tiles: Sequence[Sequence[T
     whole = Image.new("RGB", (lefts[-1] + tile_width + GAP_PIXELS, tops[-1] + tile_height + GAP_PIXELS), "white")
     for left, lines in zip(lefts, headings, strict=True):
         _write(whole, lines, left, top - GAP_PIXELS // 2 - LINE_PIXELS * len(lines))
-    for y, row, its_tiles in zip(tops, rows, tiles, strict=True):
+    for y, row, row_tiles in zip(tops, rows, tiles, strict=True):
         _write(whole, _wrapped(row, PROMPT_PIXELS - 2 * GAP_PIXELS)[: tile_height // LINE_PIXELS], GAP_PIXELS, y)
-        for x, tile in zip(lefts, its_tiles, strict=True):
+        for x, tile in zip(lefts, row_tiles, strict=True):
             if tile.sheet is not None:
                 whole.paste(_some_views(tile.sheet), (x, y))
             _write(whole, [tile.caption], x, y + THUMBNAIL_PIXELS)
@@ -111,7 +111,7 @@ def grid(columns: Sequence[str], rows: Sequence[str], tiles: Sequence[Sequence[T
 
 
 def _some_views(sheet: bytes) -> Image.Image:
-    """Those of `GRID_VIEWS`, as they are on a contact sheet."""
+    """The `GRID_VIEWS` of a contact sheet."""
     image, size = Image.open(io.BytesIO(sheet)), THUMBNAIL_PIXELS
     views = Image.new("RGB", (len(GRID_VIEWS) * size, size))
     for column, number in enumerate(GRID_VIEWS):
@@ -121,7 +121,7 @@ def _some_views(sheet: bytes) -> Image.Image:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """Lines no wider than so many pixels; a word that is wider by itself is broken."""
+    """Lines of at most `width` pixels; a longer word is broken."""
     lines, fits = [""], lambda line: _font().getlength(line) <= width
     for word in text.split(" "):
         longer = f"{lines[-1]} {word}" if lines[-1] else word

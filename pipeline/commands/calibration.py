@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.commands import nightly as commands_nightly
-from pipeline.leaderboard.table import Finished
+from pipeline.leaderboard.table import RunResults
 from pipeline.nightly import gates
 from pipeline.nightly import verdict as nightly
 from pipeline.store.run_folder import Store
 
 
-def table(pairs: Sequence[Sequence[nightly.Found]]) -> str:
+def table(pairs: Sequence[Sequence[nightly.GateResult]]) -> str:
     """Markdown: a row per gate, over all pairs. Of a distance there is no deviation per prompt, only its error."""
     lines = [
         "| metric | pairs | means | deviation per prompt | standard error | largest δ | verdicts |",
@@ -46,15 +46,15 @@ def table(pairs: Sequence[Sequence[nightly.Found]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def compared(runs: Sequence[Finished], held_to: gates.Gates) -> list[list[nightly.Found]]:
+def compared(runs: Sequence[RunResults], held_to: gates.Gates) -> list[list[nightly.GateResult]]:
     """Of every pair of runs, the later one beside the earlier."""
-    nights = [_without_seed(commands_nightly.night(run)) for run in runs]
+    nightly_runs = [_without_seed(commands_nightly.nightly_run(run)) for run in runs]
     references = commands_nightly.references(runs[0])
-    return [nightly.compare(first, second, held_to, references) for first, second in combinations(nights, 2)]
+    return [nightly.compare(first, second, held_to, references) for first, second in combinations(nightly_runs, 2)]
 
 
-def _without_seed(night: nightly.Night) -> nightly.Night:
-    return replace(night, objects=tuple(replace(made, seed=0) for made in night.objects))
+def _without_seed(nightly_run: nightly.NightlyRun) -> nightly.NightlyRun:
+    return replace(nightly_run, objects=tuple(replace(made, seed=0) for made in nightly_run.objects))
 
 
 def _root_mean_square(values: Sequence[float]) -> float:
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders of different seeds")
     parser.add_argument("--gates", type=Path)
     options = parser.parse_args()
-    runs = [Finished.read(Store(run)) for run in options.runs]
+    runs = [RunResults.read(Store(run)) for run in options.runs]
     print(table(compared(runs, gates.read(options.gates))), end="")
 
 

@@ -15,7 +15,7 @@ import torch
 
 from evaluation.clip_score import ClipScorer
 from evaluation.statistics import mean_over_prompts, paired_difference
-from pipeline.assets import images as pictures
+from pipeline.assets import images
 from pipeline.embedded import weights_folder, world
 from sctd.formats import ply
 from sctd.scene.cameras import orbit
@@ -69,7 +69,7 @@ def _sides(prompt: str, gaussians: Gaussians, scorer: ClipScorer) -> tuple[bool 
         return None, None
     if name not in world.TYPES or not world.has_front(name):
         return None, None
-    views = pictures.on_white(gaussians, orbit(2, 0.0, 3.5, 0.55, 64))
+    views = images.on_white(gaussians, orbit(2, 0.0, 3.5, 0.55, 64))
     captions = scorer.text_features([f"{prompt}, front view", f"{prompt}, back view"])
     cosines = scorer.image_features(views) @ captions.T
     return bool(cosines[0, 0] > cosines[0, 1]), bool(cosines[1, 1] > cosines[1, 0])

@@ -12,7 +12,7 @@ from evaluation.references import Reference
 from pipeline.commands import bench as commands
 from pipeline.embedded import frozen
 from pipeline.errors import UserError
-from pipeline.leaderboard.table import Finished
+from pipeline.leaderboard.table import RunResults
 from pipeline.nightly import baseline
 from pipeline.nightly import gates as gates_of
 from pipeline.nightly import report as nightly_report
@@ -20,7 +20,7 @@ from pipeline.nightly import verdict as nightly
 from pipeline.plan.run import Run
 from pipeline.store import manifest
 from pipeline.store.run_folder import EVALUATION, TREND, VERDICT, Store
-from pipeline.weights.models import JUDGES
+from pipeline.weights.models import SCORERS
 
 REPORT, JUNIT = "verdict.md", "junit.xml"
 MEANS_OF, TENTHS_OF = ("clip", "ir", "clip_rprec"), ("clip", "ir")
@@ -37,27 +37,29 @@ def run(asked: Run, folder: Path, gates: Path | None, out: Path | None, means: c
     """Check the metric, run what is missing, compare, write, print. Returns the verdict's word."""
     held_to = gates_of.read(gates)
     pinned = baseline.read(folder)
-    store = Store(out if out is not None else _tonight())
+    store = Store(out if out is not None else _default_folder())
     _check_commit(store)
-    moved = [
+    metric_changes = [
         f"{item.name} of the frozen renders is {item.found:.6g}, was {item.expected:.6g} ± {item.tolerance:.2g}"
         for item in frozen.check()
     ]
     commands.bench(asked, store.root, means._replace(report=False))  # its pages tell the verdict, too: below
-    finished = Finished.read(store)
-    tonight, past = night(finished), _past(folder, pinned.number, finished.manifest["run_id"])
-    verdict = nightly.judge(pinned.night, tonight, held_to, references(finished), moved=moved, past=past)
-    line = nightly_report.line(verdict, pinned, tonight)
+    finished = RunResults.read(store)
+    candidate, history = nightly_run(finished), _past(folder, pinned.number, finished.manifest["run_id"])
+    verdict = nightly.overall_verdict(
+        pinned.nightly_run, candidate, held_to, references(finished), metric_changes=metric_changes, history=history
+    )
+    line = nightly_report.line(verdict, pinned, candidate)
     from pipeline.nightly.trend import draw
     from pipeline.report.publish import publish
 
-    store.write_json(store.root / VERDICT, nightly_report.document(verdict, pinned, tonight))
-    store.write(store.root / REPORT, nightly_report.markdown(verdict, pinned, tonight).encode())
-    store.write(store.root / JUNIT, nightly_report.junit(verdict, tonight))
-    store.write(store.root / TREND, draw([*past, line], pinned.number))
+    store.write_json(store.root / VERDICT, nightly_report.document(verdict, pinned, candidate))
+    store.write(store.root / REPORT, nightly_report.markdown(verdict, pinned, candidate).encode())
+    store.write(store.root / JUNIT, nightly_report.junit(verdict, candidate))
+    store.write(store.root / TREND, draw([*history, line], pinned.number))
     baseline.append(folder, line)
     if means.report:
-        publish(store, site=True)
+        publish(store, pages=True)
     print(f"\n{nightly_report.table(verdict.gates)}", end="")
     print("".join(f"{note}\n" for note in verdict.notes), end="")
     print(f"{verdict.verdict}: {verdict.reason}\n{store.root / REPORT}")
@@ -68,8 +70,8 @@ def accept(run_folder: Path, folder: Path, reason: str) -> None:
     """Pin a finished run as the baseline; older ones stay."""
     if not reason.strip():
         raise UserError("--reason is empty; say why this run is the one to compare with from now on.")
-    finished = Finished.read(Store(run_folder))
-    made = night(finished)
+    finished = RunResults.read(Store(run_folder))
+    made = nightly_run(finished)
     if unfinished := [
         job_id for job_id, record in finished.records.items() if (record or {}).get("status") in (None, "generated")
     ]:
@@ -82,7 +84,7 @@ def accept(run_folder: Path, folder: Path, reason: str) -> None:
     print(f"Baseline {pinned.number} in {folder}: {made.run_id}, {len(made.objects)} assets")
 
 
-def night(finished: Finished) -> nightly.Night:
+def nightly_run(finished: RunResults) -> nightly.NightlyRun:
     """A run folder as far as nights compare: numbers and features of every job."""
     settings = finished.manifest
     session = settings["sessions"][-1]
@@ -90,8 +92,8 @@ def night(finished: Finished) -> nightly.Night:
     sha256 = settings["weights"]["sha256"]
     keys = {"protocol": settings["protocol"], "metric_version": settings["metric_version"]}
     keys |= {"judges": settings["weights"]["name"]}
-    keys |= {part: sha for part, sha in sorted(sha256.items()) if part in JUDGES}
-    return nightly.Night(
+    keys |= {part: sha for part, sha in sorted(sha256.items()) if part in SCORERS}
+    return nightly.NightlyRun(
         run_id=settings["run_id"],
         date_utc=session["started_utc"],
         commit=session["commit"],
@@ -102,11 +104,11 @@ def night(finished: Finished) -> nightly.Night:
     )
 
 
-def _made(finished: Finished, job: dict[str, Any]) -> nightly.Made:
+def _made(finished: RunResults, job: dict[str, Any]) -> nightly.JobResult:
     record = finished.records[job["job_id"]] or {"status": "unfinished"}
     about = job["method"], job["prompt"], job["seed"]
     if record["status"] != "done":
-        return nightly.Made(*about, None, record.get("error") or record["status"])
+        return nightly.JobResult(*about, None, record.get("error") or record["status"])
     scores, facts = record["scores"], record["generation"]
     values = {metric: scores[metric]["mean"] for metric in MEANS_OF}
     values |= {f"{metric}_p10": scores[metric]["p10"] for metric in TENTHS_OF}
@@ -117,21 +119,21 @@ def _made(finished: Finished, job: dict[str, Any]) -> nightly.Made:
         values["time"] = facts["seconds"]
     with np.load(io.BytesIO((finished.store.item(job["job_id"]) / EVALUATION).read_bytes())) as file:
         features = {d.metric: file[d.features] for d in finished.distances if d.features in file.files}
-    return nightly.Made(*about, values, "", features)
+    return nightly.JobResult(*about, values, "", features)
 
 
-def references(finished: Finished) -> dict[str, Reference]:
+def references(finished: RunResults) -> dict[str, Reference]:
     """What its distances are taken from. Raises UserError where one is gone or another."""
     return {distance.metric: finished.reference(distance) for distance in finished.distances}
 
 
 def _past(folder: Path, number: int, run_id: str) -> list[dict[str, Any]]:
     """The nights before this one whose numbers mean what the baseline's do."""
-    lines = baseline.nights(folder, number)
+    lines = baseline.history(folder, number)
     return [line for line in lines if line["run"] != run_id and not line["reason"].startswith(nightly.METRIC_CHANGED)]
 
 
-def _tonight() -> Path:
+def _default_folder() -> Path:
     """A folder of its own for every day and commit, so that no night finds the assets of another."""
     commit = manifest.commit()
     name = f"nightly-{datetime.now(UTC):%Y-%m-%d}" + (

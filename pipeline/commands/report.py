@@ -17,7 +17,7 @@ LOOPBACK = "127.0.0.1"
 
 def report(folders: list[Path], out: Path | None, paper: bool | None = None) -> Path:
     """Write the report of these run folders; returns its first page. Fetches the viewer if it is not here."""
-    from pipeline.leaderboard.table import Finished, board
+    from pipeline.leaderboard.table import RunResults, leaderboard
     from pipeline.report.pages import FOLDER, write
 
     if out is None and len(folders) > 1:
@@ -28,7 +28,7 @@ def report(folders: list[Path], out: Path | None, paper: bool | None = None) -> 
     out = folders[0] / FOLDER if out is None else out
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; choose another --out, where a folder can be made.")
-    runs = [Finished.read(Store(folder)) for folder in folders]
+    runs = [RunResults.read(Store(folder)) for folder in folders]
     try:
         viewer_files = viewer.fetch()
     except UserError as error:
@@ -36,7 +36,7 @@ def report(folders: list[Path], out: Path | None, paper: bool | None = None) -> 
         viewer_files = None
     store = Store(out)
     store.prepare(0)
-    return write(runs, board(runs, paper=paper), store, viewer_files)
+    return write(runs, leaderboard(runs, paper=paper), store, viewer_files)
 
 
 def view(asset: Path, port: int, *, browser: bool) -> None:
@@ -53,7 +53,7 @@ def view(asset: Path, port: int, *, browser: bool) -> None:
     viewer_files = viewer.fetch()
     with tempfile.TemporaryDirectory(prefix="segmentdreamer-view-") as folder:
         store = Store(Path(folder))
-        for name, content in viewer_files.site.items():
+        for name, content in viewer_files.contents.items():
             store.write(store.root / "viewer" / name, content)
         store.write(store.root / "asset.js", viewer.embedded(ply))
         page = viewer.page(

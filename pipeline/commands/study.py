@@ -30,7 +30,7 @@ def create(runs: str, out: Path, prompts: int, volunteers: int, methods: str | N
     with store.locked():
         paths = [made.clip(store, g, c) for g in range(len(made.prompts)) for c in range(len(made.competitors))]
         turntables = [Path(path) for group in made.turntables for path in group]
-        for path, content in zip(paths, clips.alike([clips.clip(path) for path in turntables]), strict=True):
+        for path, content in zip(paths, clips.padded([clips.clip(path) for path in turntables]), strict=True):
             store.write(path, content)
         plan.write(store, made)
     _say(
@@ -77,7 +77,7 @@ def results(folder: Path, seed: int, *, board: bool, as_json: bool) -> int:
     results.write(store, made, found, ballots)
     print(json.dumps(results.as_values(made, found), indent=2) if as_json else results.markdown(made, found, invited))
     if board:
-        for path in results.to_boards(made, found):
+        for path in results.to_leaderboards(made, found):
             _say(f"Board: {path}")
     return OK
 

@@ -1,22 +1,23 @@
-"""The methods of one run side by side: their assets in a grid, and what tells each from the first, paired by prompt."""
+"""Compares the methods of one run: a grid of their assets, and differences from the first method paired by prompt."""
 
 from typing import Any
 
 import numpy as np
 
 from evaluation.statistics import paired_difference
-from pipeline.assets import images as pictures
+from pipeline.assets import images
+from pipeline.leaderboard.columns import AVERAGED
 from pipeline.leaderboard.markdown_report import escaped
-from pipeline.leaderboard.table import MEANS, Finished
+from pipeline.leaderboard.table import RunResults
 from pipeline.plan.sweep import told
 from pipeline.store.run_folder import ASSET, CONTACT, DIFFERENCES, GRID
 
 METRICS = "clip", "ir", "clip_rprec"
-CONFIDENCE = 0.95  # that all intervals of one metric hold at once
+CONFIDENCE = 0.95  # that all intervals of one metric hold simultaneously
 
 
-def cells(run: Finished) -> list[dict[str, Any]]:
-    """`grid.csv`: a row per job, with what its cell of the sweep sets."""
+def cells(run: RunResults) -> list[dict[str, Any]]:
+    """`grid.csv`: a row per job, with its swept settings."""
     rows = []
     for job in run.manifest["jobs"]:
         record = run.records[job["job_id"]] or {"status": "unfinished"}
@@ -31,29 +32,29 @@ def cells(run: Finished) -> list[dict[str, Any]]:
     return rows
 
 
-def grid(run: Finished) -> bytes:
+def grid(run: RunResults) -> bytes:
     """`grid.png`: a row per prompt, a column per method."""
     prompts = list(dict.fromkeys(job["prompt"] for job in run.manifest["jobs"]))
     jobs = {(job["prompt"], job["method"]): job["job_id"] for job in run.manifest["jobs"]}
     tiles = [[_tile(run, jobs.get((prompt, method))) for method in run.methods] for prompt in prompts]
-    return pictures.grid(run.methods, prompts, tiles)
+    return images.grid(run.methods, prompts, tiles)
 
 
-def differences(run: Finished) -> list[dict[str, Any]]:
-    """`differences.csv`: each method minus the first, over the prompts that both have finished.
+def differences(run: RunResults) -> list[dict[str, Any]]:
+    """`differences.csv`: each method minus the first, over the prompts that both finished.
 
-    The more methods, the sooner one of them looks better by chance: intervals are as wide as it takes that all of one
-    metric hold at once with 95 % (Bonferroni). The bootstrap's stand beside those of Student's t.
+    Intervals are widened by Bonferroni's correction, so that all intervals of one metric hold simultaneously with
+    95 % confidence. Both t-intervals and bootstrap intervals are given.
     """
     first, *others = run.methods
     confidence = 1 - (1 - CONFIDENCE) / len(others)
     return [
-        _difference(run, metric, first, other, confidence) for metric in MEANS for other in others if run.jobs(other)
+        _difference(run, metric, first, other, confidence) for metric in AVERAGED for other in others if run.jobs(other)
     ]
 
 
-def markdown(run: Finished, found: list[dict[str, Any]]) -> str:
-    """The part of the report that compares: the grid, and the differences by metric."""
+def markdown(run: RunResults, found: list[dict[str, Any]]) -> str:
+    """The comparison section of report.md: the grid, and the differences by metric."""
     metrics = list(dict.fromkeys(row["metric"] for row in found))
     lines = [["method", *metrics], ["---"] * (1 + len(metrics))]
     for method in run.methods[1:]:
@@ -61,23 +62,24 @@ def markdown(run: Finished, found: list[dict[str, Any]]) -> str:
         lines.append([escaped(method), *(_interval(own[metric]) for metric in metrics)])
     rows = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     return (
-        f"## Side by side\n\n![every prompt by every method]({GRID})\n\nNumbers: `grid.csv`.\n\n"
-        f"Each method minus `{run.methods[0]}`, over the prompts that both have finished (their number in brackets).\n"
-        f"Intervals (t) hold for all {len(run.methods) - 1} of a column at once with 95 %; bold: without 0. "
-        f"More: `{DIFFERENCES}`.\n\n{rows}"
+        f"## Comparison of methods\n\n![every prompt by every method]({GRID})\n\nValues: `grid.csv`.\n\n"
+        f"Each method minus `{run.methods[0]}`, over the prompts that both finished (their number in brackets).\n"
+        f"The t-intervals of the {len(run.methods) - 1} methods hold simultaneously with 95 % confidence for each "
+        "metric; those in bold exclude 0. "
+        f"Details: `{DIFFERENCES}`.\n\n{rows}"
     )
 
 
-def _tile(run: Finished, job_id: str | None) -> pictures.Tile:
+def _tile(run: RunResults, job_id: str | None) -> images.Tile:
     record = (run.records[job_id] if job_id else None) or {"status": "unfinished"}
     sheet = run.store.item(job_id) / CONTACT if job_id else None
     scores = record.get("scores") or {}
-    told_scores = "  ".join(f"{metric} {scores[metric]['mean']:.3g}" for metric in MEANS if metric in scores)
-    caption = f"failed: {record['error_kind']}" if record["status"] == "failed" else told_scores or record["status"]
-    return pictures.Tile(sheet.read_bytes() if sheet and sheet.exists() else None, caption)
+    score_line = "  ".join(f"{metric} {scores[metric]['mean']:.3g}" for metric in AVERAGED if metric in scores)
+    caption = f"failed: {record['error_kind']}" if record["status"] == "failed" else score_line or record["status"]
+    return images.Tile(sheet.read_bytes() if sheet and sheet.exists() else None, caption)
 
 
-def _difference(run: Finished, metric: str, first: str, other: str, confidence: float) -> dict[str, Any]:
+def _difference(run: RunResults, metric: str, first: str, other: str, confidence: float) -> dict[str, Any]:
     ours, theirs = (
         {(record["prompt"], record["seed"]): record["scores"][metric]["mean"] for record in run.done(method)}
         for method in (other, first)
@@ -104,7 +106,7 @@ def _interval(row: dict[str, Any]) -> str:
     return (f"**{text}**" if row["low"] > 0 or row["high"] < 0 else text) + count
 
 
-def _setting(run: Finished, method: str, key: str) -> Any:
+def _setting(run: RunResults, method: str, key: str) -> Any:
     value = run.manifest["recipes"][method]
     for name in key.split("."):
         value = value[name]

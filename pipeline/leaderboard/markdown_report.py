@@ -1,4 +1,4 @@
-"""`report.md`: the board, a picture of every asset, every failure with its reason, and how to run it again."""
+"""Writes `report.md`: the leaderboard, a contact sheet of every asset, all failures, and the command to reproduce."""
 
 import re
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 from pipeline.prompts import NOTES
 from pipeline.store.run_folder import CONTACT, TURNTABLE
 
-LEGEND = """Means over prompts ± standard error; {views} views of each asset (`{protocol}`). An empty cell is a number
-that could not be computed. Definitions: `columns.json`; each asset: `per_object.csv`.
+LEGEND = """Averages over prompts ± standard error; {views} views of each asset (`{protocol}`). An empty cell is a value
+that could not be computed. Definitions of the columns: `columns.json`. Scores of each asset: `per_object.csv`.
 """
 
 
 def report(manifest: dict[str, Any], records: dict[str, dict[str, Any] | None], table: str, compared: str = "") -> str:
-    """Markdown, with paths relative to the run folder; `compared` is the part that sets methods side by side."""
+    """Markdown with paths relative to the run folder; `compared` is the section that compares the methods."""
     session = manifest["sessions"][-1]
     parts = [
         f"# {manifest['run_id']}\n",
@@ -23,7 +23,7 @@ def report(manifest: dict[str, Any], records: dict[str, dict[str, Any] | None], 
         *_failures(manifest, records),
         "## Assets\n",
         *(_asset(job, records[job["job_id"]]) for job in manifest["jobs"]),
-        "## Again\n",
+        "## Reproduce\n",
         f"```\n{session['command']}\n```\n",
         _origin(session),
     ]
@@ -54,27 +54,27 @@ def _failures(manifest: dict[str, Any], records: dict[str, dict[str, Any] | None
 def _asset(job: dict[str, Any], record: dict[str, Any] | None) -> str:
     folder, title = f"items/{job['job_id']}", f"{escaped(job['prompt'])} ({escaped(job['method'])})"
     if record is None or "generation" not in record:
-        return f"### {title}\n\nNot made.\n"
+        return f"### {title}\n\nNot generated.\n"
     scores = record.get("scores") or {}
-    told = ", ".join(f"{metric} {summary['mean']:.3g}" for metric, summary in scores.items())
+    scored = ", ".join(f"{metric} {summary['mean']:.3g}" for metric, summary in scores.items())
     return (
         f"### {title}\n\n"
-        f"![{escaped(job['prompt'])}, all round]({folder}/{CONTACT})\n\n"
-        f"{told or 'not judged'}; [turntable]({folder}/{TURNTABLE})\n"
+        f"![{escaped(job['prompt'])}, contact sheet]({folder}/{CONTACT})\n\n"
+        f"{scored or 'not scored'}; [turntable]({folder}/{TURNTABLE})\n"
     )
 
 
 def _origin(session: dict[str, Any]) -> str:
     where, commit = machine(session["hardware"]), session["commit"] or "unknown"
-    return f"Started {session['started_utc']} on {where}; commit {commit}; versions, weights, recipe: `run.json`.\n"
+    return f"Started {session['started_utc']} on {where}; commit {commit}. Versions, weights and recipe: `run.json`.\n"
 
 
 def escaped(text: str) -> str:
-    """Text that Markdown shows as it is, in a line or a cell of a table."""
+    """Text escaped for a line or a table cell of Markdown."""
     return re.sub(r"([\\`*\[\]|<>&])", r"\\\1", " ".join(text.split()))
 
 
 def machine(hardware: dict[str, Any]) -> str:
-    """What assets were made on, in a line."""
+    """The machine of a session in one line."""
     gpus = f", {len(hardware['gpus'])} × {hardware['gpus'][0]}" if hardware["gpus"] else ""
     return f"{hardware['cpu']}, {hardware['cores']} cores{gpus}"

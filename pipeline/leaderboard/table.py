@@ -1,8 +1,7 @@
-"""Records → tables: one row per method and run, one row per object. The only pandas.
+"""Builds the leaderboard from a run's records: a row per method and run, and a row per object.
 
-A number that could not be computed is an empty cell, never zero; every average says over how many prompts it went.
-Metrics are named after the models that give them (`clip@embedded`), so that no column mixes judges. The paper's own
-numbers have rows and columns of their own (`clip@Table-2`), below and beside the measured ones.
+A value that could not be computed is an empty cell, never zero, and each average states its number of prompts. The
+paper's published numbers have separate rows and columns (`clip@Table-2`). Only this module imports pandas.
 """
 
 import io
@@ -18,6 +17,7 @@ from evaluation.statistics import mean_over_prompts
 from pipeline.digests import digest
 from pipeline.errors import UserError
 from pipeline.leaderboard import paper_table, user_study
+from pipeline.leaderboard.columns import ARROWS, AVERAGED, DETAILS, definitions
 from pipeline.leaderboard.paper_table import PAPER_RECIPES
 from pipeline.reference.distances import Kept
 from pipeline.store import manifest
@@ -26,26 +26,23 @@ from pipeline.store.run_folder import DISTANCES as KEPT
 from pipeline.weights.models import EMBEDDED, digest_of
 from pipeline.weights.networks import DISTANCES, REQUIRED, Distance
 
-MEANS = "clip", "ir"  # averaged over views, then over prompts
-DETAILS = "clip_p10", "ir_p10", "kid_cl", "kid_cl_inception", "fid_tf"  # left out where there is little room
-
 
 @dataclass(frozen=True)
-class Finished:
-    """A run folder as it lies there: its manifest and how each of its jobs ended (None: not yet)."""
+class RunResults:
+    """A run folder: its manifest and the record of each job (None: unfinished)."""
 
     store: Store
     manifest: dict[str, Any]
     records: dict[str, dict[str, Any] | None]
     kept: Kept = field(default_factory=lambda: Kept({}))
     blank: dict[str, dict[str, float]] | None = None
-    """What a white picture scores for each prompt, by the same judges."""
+    """The scores of a white image for each prompt, by the same scorers."""
 
     @classmethod
-    def read(cls, store: Store) -> "Finished":
-        """Raises UserError where there is no run."""
+    def read(cls, store: Store) -> "RunResults":
+        """Raises UserError if the folder holds no run."""
         settings = manifest.read(store)
-        evaluation = settings.get("evaluation")  # an older folder's manifest has none
+        evaluation = settings.get("evaluation")  # absent from manifests of older versions
         records = {job["job_id"]: _current(store.record(job["job_id"]), evaluation) for job in settings["jobs"]}
         blank = store.read_json(store.root / BLANK) or {}
         scores = blank.get("scores") if blank.get("evaluation") == evaluation else None
@@ -63,26 +60,26 @@ class Finished:
         return [job for job in self.manifest["jobs"] if job["method"] == method]
 
     def done(self, method: str) -> list[dict[str, Any]]:
-        """The records with scores, in the order of the jobs."""
+        """The records with scores, in job order."""
         found = (self.records[job["job_id"]] for job in self.jobs(method))
         return [record for record in found if record is not None and record["status"] == "done"]
 
     @property
     def distances(self) -> list[Distance]:
-        """Those that this run was judged by."""
+        """The distances that this run was scored with."""
         parts = self.manifest["weights"]["sha256"]
         return [d for d in DISTANCES.values() if d.metric == REQUIRED or d.reference in parts]
 
     def reference(self, distance: Distance) -> Reference:
-        """What a distance is taken from. Raises UserError where it is gone or another."""
+        """The reference of a distance. Raises UserError if its file is missing or has changed."""
         path = Path(self.manifest["weights"]["folder"]) / distance.reference
         if not path.is_file():
-            raise UserError(f"{path}, which {self.store.root} was judged against, is gone; put it back.")
+            raise UserError(f"{path} is missing; {self.store.root} was scored against it: restore the file.")
         known = self.manifest["weights"]["sha256"].get(distance.reference)
         if known and known != digest_of(path):
             raise UserError(
-                f"{path} is not what {self.store.root} was judged against; put that back, or judge the assets again by "
-                f"segmentdreamer evaluate {self.store.root}."
+                f"{path} is not the reference that {self.store.root} was scored against; restore that file, or score "
+                f"the assets again with segmentdreamer evaluate {self.store.root}."
             )
         return from_bytes(path.read_bytes())
 
@@ -91,10 +88,10 @@ class Finished:
         return any(map(_is_failed, self.records.values()))
 
 
-def board(runs: list[Finished], *, paper: bool | None = None) -> pd.DataFrame:
-    """`leaderboard.csv`: a row per method of each run. Raises EvaluationError for runs of different references.
+def leaderboard(runs: list[RunResults], *, paper: bool | None = None) -> pd.DataFrame:
+    """`leaderboard.csv`: a row per method of each run. Raises EvaluationError for runs with different references.
 
-    `paper` adds the rows of the paper's Table 2 below; None does where published models ran the paper's recipe.
+    `paper` appends the rows of the paper's Table 2; None appends them if published models ran the paper's recipe.
     """
     user_study.require_one([run.store for run in runs])
     rows = [_row(run, method) for run in runs for method in run.methods]
@@ -109,17 +106,17 @@ def board(runs: list[Finished], *, paper: bool | None = None) -> pd.DataFrame:
         paper = any(recipe["name"] in PAPER_RECIPES for run in published for recipe in run.manifest["recipes"].values())
     if not paper:
         return table
-    whole = table.select_dtypes("integer").columns  # which stay whole beside empty cells
+    whole = table.select_dtypes("integer").columns  # keep these integers although the paper's rows leave them empty
     return pd.concat([table.astype(dict.fromkeys(whole, "Int64")), pd.DataFrame(paper_table.rows())], ignore_index=True)
 
 
-def per_object(run: Finished) -> pd.DataFrame:
+def per_object(run: RunResults) -> pd.DataFrame:
     """`per_object.csv`: a row per job."""
     return pd.DataFrame([_object(run, job) for job in run.manifest["jobs"]])
 
 
-def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Rows of another module, as a table that `csv` takes."""
+def from_rows(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Plain rows as a table for `csv`."""
     return pd.DataFrame(rows)
 
 
@@ -137,94 +134,38 @@ def read_csv(content: bytes) -> pd.DataFrame:
 
 
 def json_rows(table: pd.DataFrame) -> str:
-    """A list of rows; what a row lacks is null."""
+    """A JSON list of rows; an empty cell is null."""
     return table.to_json(orient="records", indent=2, force_ascii=False)
 
 
 def markdown(table: pd.DataFrame, *, brief: bool = False) -> str:
-    """The board for people: value ± standard error, ↑ or ↓, the best of several in bold; `brief` fits a terminal.
+    """The leaderboard as Markdown: value ± standard error, the best value of each column in bold.
 
-    The paper's rows are a table of their own below.
+    `brief` leaves out details to fit a terminal. The paper's rows follow as a separate table.
     """
     has_paper, table = (table["source"] == "paper").any(), table[table["source"] != "paper"]
-    columns = columns_of(table)
+    columns = definitions(table.columns)
     metrics = [name for name in table.columns if columns.get(name, {}).get("direction") and table[name].notna().any()]
     if brief:
         metrics = [name for name in metrics if name.partition("@")[0] not in DETAILS]
-    arrows = {"higher": "↑", "lower": "↓"}
-    who = ["run_id", "method"] if table["run_id"].nunique() > 1 else ["method"]
-    lines = [[*who, "prompts", *(f"{name} {arrows[columns[name]['direction']]}" for name in metrics)]]
+    labels = ["run_id", "method"] if table["run_id"].nunique() > 1 else ["method"]
+    lines = [[*labels, "prompts", *(f"{name} {ARROWS[columns[name]['direction']]}" for name in metrics)]]
     for _, row in table.iterrows():
-        made = f"{row.n_prompts - row.n_failed} of {row.n_prompts}" if row.n_failed else f"{row.n_prompts}"
+        prompts = f"{row.n_prompts - row.n_failed} of {row.n_prompts}" if row.n_failed else f"{row.n_prompts}"
         cells = (_cell(table, row, name, columns[name]["direction"]) for name in metrics)
-        lines.append([*(row[name] for name in who), made, *cells])
+        lines.append([*(row[name] for name in labels), prompts, *cells])
     return aligned(lines) + (f"\n{paper_table.CAPTION}\n{aligned(paper_table.lines())}" if has_paper else "")
 
 
 def aligned(lines: list[list[str]]) -> str:
-    """A table of Markdown whose columns stand below each other; the first line is its head."""
+    """A Markdown table with padded columns; the first line is the header."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     ruled = [lines[0], ["-" * width for width in widths], *lines[1:]]
     padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in ruled)
     return "".join(f"| {' | '.join(line)} |\n" for line in padded)
 
 
-def columns_of(table: pd.DataFrame) -> dict[str, dict[str, str]]:
-    """`columns.json`: unit, direction and definition of the columns that are measured."""
-    definitions = {}
-    for name in table.columns:
-        metric, _, models = str(name).partition("@")
-        suffix = next((ending for ending in ("_se", "_lo", "_hi") if models.endswith(ending)), "")
-        known = _METRICS.get(metric)
-        if known is None:
-            continue
-        unit, direction, definition = known
-        if models == paper_table.JUDGES:
-            direction, definition = "", f"{metric} as Table 2 of SegmentDreamer has it; compares with no other column"
-        if suffix:
-            definition, direction = f"{_SUFFIXES[suffix]} of {metric}@{models.removesuffix(suffix)}", ""
-        definitions[str(name)] = {"unit": unit, "direction": direction, "definition": definition}
-    return definitions
-
-
-_SUFFIXES = {
-    "_se": "standard error",
-    "_lo": "lower end of the 95 % t-interval",
-    "_hi": "upper end of the 95 % t-interval",
-}
-_METRICS = {
-    "clip": ("points", "higher", "100 cos(view, prompt), mean over views, then over prompts"),
-    "clip_p10": ("points", "higher", "10 % quantile of clip over an object's views, mean over prompts"),
-    "clip_rprec": ("share", "higher", "share of views whose nearest prompt of the run is the right one"),
-    "ir": ("standard deviations", "higher", "ImageReward, standardised, mean over views, then over prompts"),
-    "ir_p10": ("standard deviations", "higher", "10 % quantile of ir over an object's views, mean over prompts"),
-    "fd": (
-        "squared distance",
-        "lower",
-        "Fréchet distance of all views from the reference; jackknife error over objects",
-    ),
-    "fid": ("squared distance", "lower", "as fd, of Inception-v3's features; views resized by clean-fid's bicubic"),
-    "fid_tf": (
-        "squared distance",
-        "lower",
-        "as fd, of Inception-v3's features; views resized by TensorFlow's bilinear",
-    ),
-    "fd_dinov2": ("squared distance", "lower", "as fd, of DINOv2's [CLS] features"),
-    "kid_cl": ("10^-3", "lower", "kernel distance without pairs of views of one object; jackknife error over objects"),
-    "kid_cl_inception": ("10^-3", "lower", "as kid_cl, of the features of fid"),
-    "clip_penalised": ("points", "higher", "as clip; a white picture stands for each object that failed"),
-    "ir_penalised": ("standard deviations", "higher", "as ir; a white picture stands for each object that failed"),
-    "time_min": ("minutes", "lower", "making one asset, mean over prompts"),
-    "peak_gib": ("GiB", "", "most memory of a process that makes assets (of its GPU, where there is one)"),
-    "n_gauss": ("Gaussians", "", "of an asset, mean over prompts"),
-    "q1_rank": ("rank", "lower", "user study, text alignment: average rank, 1 is best, among the methods it compared"),
-    "q2_rank": ("rank", "lower", "as q1_rank, of realism"),
-    "q3_rank": ("rank", "lower", "as q1_rank, of details"),
-    "n_voters": ("volunteers", "", "who ranked in the user study"),
-}
-
-
-def _row(run: Finished, method: str) -> dict[str, Any]:
+def _row(run: RunResults, method: str) -> dict[str, Any]:
     about, jobs, done = run.manifest, run.jobs(method), run.done(method)
     recipe, session = about["recipes"][method], about["sessions"][-1]
     identity = {
@@ -252,16 +193,16 @@ def _row(run: Finished, method: str) -> dict[str, Any]:
     }
     if done:
         distances, keys = _distances(run, done)
-        identity |= _means(run.models, done) | _penalised(run, jobs) | distances | _costs(done)
+        identity |= _averages(run.models, done) | _penalised(run, jobs) | distances | _costs(done)
         origin |= keys
     else:
         identity |= _penalised(run, jobs)
     return identity | user_study.columns(run.store, method) | origin
 
 
-def _means(models: str, done: list[dict[str, Any]]) -> dict[str, Any]:
+def _averages(models: str, done: list[dict[str, Any]]) -> dict[str, Any]:
     row: dict[str, Any] = {}
-    for metric in MEANS:
+    for metric in AVERAGED:
         name = f"{metric}@{models}"
         mean = mean_over_prompts(_column(done, metric, "mean"))
         row |= {name: mean.value, f"{name}_se": mean.standard_error, f"{name}_lo": mean.low, f"{name}_hi": mean.high}
@@ -272,13 +213,13 @@ def _means(models: str, done: list[dict[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def _penalised(run: Finished, jobs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The means with what a white picture scores for each job that failed; absent in a run without any."""
+def _penalised(run: RunResults, jobs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The averages with the score of a white image for each failed job; absent if no job failed."""
     if run.blank is None or not run.has_failures:
         return {}
     ended = [(job["prompt"], record) for job in jobs if (record := run.records[job["job_id"]]) is not None]
     row: dict[str, Any] = {}
-    for metric in MEANS:
+    for metric in AVERAGED:
         values = [
             run.blank[prompt][metric] if _is_failed(record) else record["scores"][metric]["mean"]
             for prompt, record in ended
@@ -290,14 +231,14 @@ def _penalised(run: Finished, jobs: list[dict[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def _distances(run: Finished, done: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Of all views of the objects from each reference, and the references' keys by their columns."""
-    seen = [np.load(io.BytesIO((run.store.item(record["job_id"]) / EVALUATION).read_bytes())) for record in done]
+def _distances(run: RunResults, done: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The distances of all views to each reference, and the references' keys by column."""
+    scored = [np.load(io.BytesIO((run.store.item(record["job_id"]) / EVALUATION).read_bytes())) for record in done]
     row: dict[str, Any] = {}
     keys = {}
     for distance in run.distances:
         reference = run.reference(distance)
-        features = [arrays[distance.features] for arrays in seen]
+        features = [arrays[distance.features] for arrays in scored]
         estimates = run.kept.estimates(distance, features, reference, run.manifest["metric_version"])
         for metric, estimate in estimates.items():
             name = f"{metric}@{run.models}"
@@ -307,7 +248,7 @@ def _distances(run: Finished, done: list[dict[str, Any]]) -> tuple[dict[str, Any
 
 
 def _current(record: dict[str, Any] | None, evaluation: str | None) -> dict[str, Any] | None:
-    """The record, without scores that other judges gave than those of the manifest."""
+    """The record, without scores by other scorers than the manifest's."""
     if record is None or record["status"] != "done" or evaluation in (None, record["evaluation"]):
         return record
     return {key: value for key, value in record.items() if key != "scores"} | {"status": "generated"}
@@ -318,16 +259,16 @@ def _is_failed(record: dict[str, Any] | None) -> bool:
 
 
 def _costs(done: list[dict[str, Any]]) -> dict[str, Any]:
-    made = [record["generation"] for record in done]
+    generated = [record["generation"] for record in done]
     return {
-        "time_min": sum(facts["seconds"] for facts in made) / 60 / len(made),
-        "peak_gib": max(facts["peak_bytes"] for facts in made) / 2**30,
-        "n_gauss": sum(facts["num_gaussians"] for facts in made) / len(made),
-        "gpu": ", ".join(sorted({facts["device"] for facts in made})),
+        "time_min": sum(facts["seconds"] for facts in generated) / 60 / len(generated),
+        "peak_gib": max(facts["peak_bytes"] for facts in generated) / 2**30,
+        "n_gauss": sum(facts["num_gaussians"] for facts in generated) / len(generated),
+        "gpu": ", ".join(sorted({facts["device"] for facts in generated})),
     }
 
 
-def _object(run: Finished, job: dict[str, Any]) -> dict[str, Any]:
+def _object(run: RunResults, job: dict[str, Any]) -> dict[str, Any]:
     record = run.records[job["job_id"]] or {"status": "unfinished"}
     row = {
         "run_id": run.manifest["run_id"],
@@ -343,7 +284,7 @@ def _object(run: Finished, job: dict[str, Any]) -> dict[str, Any]:
     for metric, summary in (record.get("scores") or {}).items():
         name = f"{metric}@{run.models}"
         row |= {name: summary["mean"]}
-        if metric in MEANS:
+        if metric in AVERAGED:
             row |= {f"{name}_sd": summary["sd"], f"{name}_p10": summary["p10"]}
     facts = record.get("generation") or {}
     return row | {

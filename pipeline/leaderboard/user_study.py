@@ -1,4 +1,4 @@
-"""What a user study found: four columns of a run's leaderboard; and average ranks as others have published them."""
+"""Results of a user study as four columns of a run's leaderboard, and published average ranks."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -16,32 +16,33 @@ COLUMNS = *RANKS, "n_voters"
 
 
 def write(store: Store, study: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
-    """Keep the ranks of a run's methods. `study` says among whom: ranks of two studies do not compare."""
+    """Store the ranks of a run's methods. `study` is the study's id: ranks of different studies are not comparable."""
     store.write_json(store.root / FILE, {"study": study, "methods": dict(rows)})
 
 
 def columns(store: Store, method: str) -> dict[str, Any]:
-    """The cells of a method's row; empty ones where nobody was asked."""
+    """The cells of a method's row; None without a user study."""
     rows = (store.read_json(store.root / FILE) or {}).get("methods", {})
     return dict.fromkeys(COLUMNS) | rows.get(method, {})
 
 
 def require_one(stores: Sequence[Store]) -> None:
-    """Raise UserError where runs on one board were ranked in different studies."""
+    """Raise UserError if runs of one leaderboard were ranked in different studies."""
     known = {store: found["study"] for store in stores if (found := store.read_json(store.root / FILE))}
     first = next(iter(known), None)
     for store, study in known.items():
         if first is not None and study != known[first]:
             raise UserError(
-                f"{first.root} and {store.root} were ranked in different user studies, whose ranks do not compare; "
-                f"delete {FILE} of one of them."
+                f"{first.root} and {store.root} were ranked in different user studies, whose ranks are not comparable; "
+                f"delete {FILE} in one of them."
             )
 
 
 def published(path: Path) -> list[dict[str, Any]]:
-    """Average ranks as a paper prints them: a CSV with method and at least one of q1_rank, q2_rank, q3_rank.
+    """Published average ranks: a CSV with method and at least one of q1_rank, q2_rank, q3_rank.
 
-    Raises UserError where a column cannot be that of rankings: outside 1 to k, or with another sum than k (k + 1) / 2.
+    Raises UserError if a column is impossible for rankings of k methods: a rank outside 1 to k, or a sum other than
+    k (k + 1) / 2.
     """
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -55,5 +56,5 @@ def published(path: Path) -> list[dict[str, Any]]:
         for name in given:
             check_means([row[name] for row in found])
     except (EvaluationError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: {error}; look at the table it was copied from.") from error
+        raise UserError(f"{path}: {error}; compare it with the published table.") from error
     return found

@@ -1,4 +1,4 @@
-"""`gates.toml`: which metrics a nightly run is held to, and how much of each it may lose."""
+"""Reads `gates.toml`: the metrics that a nightly run is gated by, and how much each may get worse."""
 
 import tomllib
 from dataclasses import dataclass
@@ -8,21 +8,21 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import UserError, nearest
 
-PACKAGED = Path(__file__).with_name("gates.toml")
+BUNDLED = Path(__file__).with_name("gates.toml")
 CONFIDENCE = "confidence"
 BETTER = {
     "clip": "higher", "clip_p10": "higher", "clip_rprec": "higher", "ir": "higher", "ir_p10": "higher",
     "fd": "lower", "fid": "lower", "fid_tf": "lower", "fd_dinov2": "lower",
     "kid_cl": "lower", "kid_cl_inception": "lower", "time": "lower", "memory": "lower", "loss": "same",
 }  # fmt: skip
-COSTS = "time", "memory"  # only between runs on one machine
+COSTS = "time", "memory"  # compared only between runs on the same machine
 IN_PERCENT = *COSTS, "loss"
 
 
 class Gate(BaseModel):
-    """How much worse is still no matter, of the loss how far off.
+    """The largest acceptable change for the worse (for the loss: in either direction).
 
-    `delta`, or `standard_errors` times the difference's own if that is more.
+    It is `delta`, or `standard_errors` times the standard error of the difference if that is larger.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,30 +35,34 @@ class Gate(BaseModel):
 
 @dataclass(frozen=True)
 class Gates:
-    """By metric, in the order of the file."""
+    """Gates by metric, in file order."""
 
     confidence: float
     gates: dict[str, Gate]
 
 
 def read(path: Path | None) -> Gates:
-    """The gates in a file, or the packaged ones. Raises UserError."""
-    path = path or PACKAGED
+    """The gates in a file, or the bundled ones. Raises UserError."""
+    path = path or BUNDLED
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{path} cannot be read as gates ({reason}); write TOML as in docs/nightly.md.") from error
+        raise UserError(
+            f"{path} cannot be read as gates ({reason}); write TOML as shown in docs/nightly.md."
+        ) from error
     confidence = tree.pop(CONFIDENCE, 0.95)
     if isinstance(confidence, bool) or not isinstance(confidence, float) or not 0.5 <= confidence < 1:
-        raise UserError(f"{path}: confidence is {confidence!r}; give 0.5 to less than 1, as 0.95.")
+        raise UserError(
+            f"{path}: confidence is {confidence!r}; expected at least 0.5 and less than 1, for example 0.95."
+        )
     return Gates(confidence, {metric: _gate(path, metric, tree[metric]) for metric in tree})
 
 
 def _gate(path: Path, metric: str, values: object) -> Gate:
     if metric not in BETTER:
         hint = nearest(metric, [*BETTER, CONFIDENCE])
-        raise UserError(f"{path}: there is no metric {metric!r}; choose from {', '.join(BETTER)}{hint}.")
+        raise UserError(f"{path}: unknown metric {metric!r}; choose from {', '.join(BETTER)}{hint}.")
     try:
         return Gate.model_validate(values)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""A verdict for people and machines: Markdown, JSON, JUnit XML, and the line of the history. Values in, text out."""
+"""Formats a verdict as Markdown, JSON, JUnit XML and a line of the history. Values in, text out."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -6,26 +6,26 @@ from typing import Any
 from xml.etree import ElementTree
 
 from pipeline.nightly.baseline import Pinned
-from pipeline.nightly.verdict import FAIL, INCONCLUSIVE, Found, Night, Verdict
+from pipeline.nightly.verdict import FAIL, INCONCLUSIVE, GateResult, NightlyRun, Verdict
 
 HEAD = "metric", "method", "prompts", "difference", "interval", "δ", "p", "p (Holm)", "verdict"
 
 
-def markdown(verdict: Verdict, pinned: Pinned, tonight: Night) -> str:
+def markdown(verdict: Verdict, pinned: Pinned, candidate: NightlyRun) -> str:
     """`verdict.md`."""
     parts = [
         f"# {verdict.verdict}: {verdict.reason}\n",
-        _beside(pinned, tonight),
+        _compared_with(pinned, candidate),
         table(verdict.gates),
         "".join(f"- {gate.metric} ({gate.method}), {gate.verdict}: {gate.reason}.\n" for gate in verdict.gates),
         "".join(f"- {note}\n" for note in verdict.notes),
-        "![differences and CUSUM by night](trend.png)\n",
+        "![differences and CUSUM of each nightly run](trend.png)\n",
     ]
     return "\n".join(part for part in parts if part)
 
 
-def table(gates: Sequence[Found]) -> str:
-    """A row per gate: tonight minus baseline, ↑ or ↓ where better is."""
+def table(gates: Sequence[GateResult]) -> str:
+    """A row per gate: candidate minus baseline; ↑ or ↓ is the better direction."""
     lines = [HEAD, ["-"] * len(HEAD), *map(cells, gates)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines[1] = ["-" * width for width in widths]
@@ -33,8 +33,8 @@ def table(gates: Sequence[Found]) -> str:
     return "".join(f"| {row} |\n" for row in rows) if gates else ""
 
 
-def cells(gate: Found) -> list[str]:
-    """What stands below `HEAD`."""
+def cells(gate: GateResult) -> list[str]:
+    """A gate's cells below `HEAD`."""
     arrow = {"higher": "↑", "lower": "↓", "same": "="}[gate.better]
     interval = "" if gate.low is None else f"{gate.low:+.3g} to {gate.high:+.3g}"
     p, p_holm = ("" if value is None else f"{value:.2g}" for value in (gate.p, gate.p_holm))
@@ -42,15 +42,15 @@ def cells(gate: Found) -> list[str]:
     return [f"{gate.metric} {arrow}", gate.method, *numbers, gate.verdict]
 
 
-def junit(verdict: Verdict, tonight: Night) -> bytes:
-    """`junit.xml`: a case for the night as a whole and one per gate; INCONCLUSIVE is skipped, with its reason."""
+def junit(verdict: Verdict, candidate: NightlyRun) -> bytes:
+    """`junit.xml`: a case for the verdict and one per gate; INCONCLUSIVE cases are skipped with their reason."""
     cases = [("nightly", "verdict", verdict.verdict, verdict.reason)]
     cases += [(gate.method, gate.metric, gate.verdict, gate.reason) for gate in verdict.gates]
     count = {word: str(sum(case[2] == word for case in cases)) for word in (FAIL, INCONCLUSIVE)}
     numbers = {"tests": str(len(cases)), "failures": count[FAIL], "skipped": count[INCONCLUSIVE], "errors": "0"}
     suites = ElementTree.Element("testsuites", numbers)
     suite = ElementTree.SubElement(
-        suites, "testsuite", {"name": tonight.run_id, "timestamp": tonight.date_utc} | numbers
+        suites, "testsuite", {"name": candidate.run_id, "timestamp": candidate.date_utc} | numbers
     )
     for group, name, word, reason in cases:
         case = ElementTree.SubElement(suite, "testcase", {"classname": _printable(group), "name": name})
@@ -63,38 +63,43 @@ def junit(verdict: Verdict, tonight: Night) -> bytes:
     return bytes(ElementTree.tostring(suites, encoding="utf-8", xml_declaration=True)) + b"\n"
 
 
-def document(verdict: Verdict, pinned: Pinned, tonight: Night) -> dict[str, Any]:
+def document(verdict: Verdict, pinned: Pinned, candidate: NightlyRun) -> dict[str, Any]:
     """`verdict.json`."""
     return {
         "verdict": verdict.verdict,
         "reason": verdict.reason,
-        "run": tonight.run_id,
-        "date_utc": tonight.date_utc,
-        "commit": tonight.commit,
-        "baseline": {"number": pinned.number, "run": pinned.night.run_id, "commit": pinned.night.commit}
+        "run": candidate.run_id,
+        "date_utc": candidate.date_utc,
+        "commit": candidate.commit,
+        "baseline": {"number": pinned.number, "run": pinned.nightly_run.run_id, "commit": pinned.nightly_run.commit}
         | {"accepted": pinned.accepted},
         "gates": [asdict(gate) for gate in verdict.gates],
         "notes": list(verdict.notes),
     }
 
 
-def line(verdict: Verdict, pinned: Pinned, tonight: Night) -> dict[str, Any]:
-    """Of `nights.jsonl`: what trends are drawn from."""
+def line(verdict: Verdict, pinned: Pinned, candidate: NightlyRun) -> dict[str, Any]:
+    """A line of `nights.jsonl`, from which trends are plotted."""
     names = "method", "metric", "better", "difference", "low", "high", "delta", "verdict"
     gates = [{name: getattr(gate, name) for name in names} | {"loss": gate.loss} for gate in verdict.gates]
-    about = {"date_utc": tonight.date_utc, "run": tonight.run_id, "commit": tonight.commit, "baseline": pinned.number}
+    about = {
+        "date_utc": candidate.date_utc,
+        "run": candidate.run_id,
+        "commit": candidate.commit,
+        "baseline": pinned.number,
+    }
     return about | {"verdict": verdict.verdict, "reason": verdict.reason, "gates": gates}
 
 
-def _beside(pinned: Pinned, tonight: Night) -> str:
+def _compared_with(pinned: Pinned, candidate: NightlyRun) -> str:
     accepted = pinned.accepted
     return (
-        f"`{tonight.run_id}` of {tonight.date_utc} (commit {tonight.commit or 'unknown'}) beside baseline "
-        f"{pinned.number}, `{pinned.night.run_id}` (commit {pinned.night.commit or 'unknown'}), accepted "
+        f"`{candidate.run_id}` of {candidate.date_utc} (commit {candidate.commit or 'unknown'}) compared with baseline "
+        f"{pinned.number}, `{pinned.nightly_run.run_id}` (commit {pinned.nightly_run.commit or 'unknown'}), accepted "
         f"{accepted['date_utc']} by {accepted['by']}: {accepted['reason']}\n"
     )
 
 
 def _printable(text: str) -> str:
-    """Without characters that XML cannot hold."""
+    """Replaces characters that XML cannot represent with spaces."""
     return "".join(letter if letter.isprintable() else " " for letter in text)

@@ -1,9 +1,9 @@
-"""Tonight's run beside a pinned baseline, paired by prompt: is it worse by more than matters? Values in, a verdict out.
+"""Regression verdict: compares a run with a pinned baseline, paired by prompt. Values in, a verdict out.
 
-FAIL: the interval of a difference lies on the bad side of 0 and its mean beyond δ, or its mean beyond 3 δ (but for
-costs: a busy neighbour does that); more jobs failed; or the two do not compare. PASS: every interval ends within δ
-(non-inferiority). Else INCONCLUSIVE. The loss is no quality, so it may move neither way: a changed gradient shows in
-it long before it shows in a picture.
+FAIL: a difference's interval is below 0 and its mean worse than δ; its mean is worse than 3 δ (except for costs, which
+other load on the machine can raise); more jobs failed; or the runs are not comparable. PASS: every interval ends within
+δ (non-inferiority). Otherwise INCONCLUSIVE. The loss does not measure quality, so its gate is two-sided: a changed
+gradient shows in the loss long before it shows in an image.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,16 +21,16 @@ from pipeline.weights.networks import DISTANCES
 
 PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
 METRIC_CHANGED = "the metric changed"
-OUTRIGHT = 3  # times δ: worse by so much is red whatever the interval says
-DRIFT_NIGHTS, DRIFT_SLACK, DRIFT_LIMIT = 14, 0.5, 4.0  # of the CUSUM, in units of max(δ, standard error) a night
+OUTRIGHT = 3  # a mean worse than this many δ fails regardless of the interval
+DRIFT_RUNS, DRIFT_SLACK, DRIFT_LIMIT = 14, 0.5, 4.0  # of the CUSUM, in units of max(δ, standard error) per run
 FROM_FEATURES = {distance.metric: (distance.metric, "frechet") for distance in DISTANCES.values()} | {
     distance.kernel: (distance.metric, "kernel") for distance in DISTANCES.values() if distance.kernel
 }
 
 
 @dataclass(frozen=True)
-class Made:
-    """A job as it ended: its numbers (None: it failed, `error` says why), and the features of its views by distance."""
+class JobResult:
+    """The outcome of a job: its metrics (None: it failed with `error`), and the features of its views by distance."""
 
     method: str
     prompt: str
@@ -45,8 +45,8 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Night:
-    """All that a comparison needs of a run. `keys` must be equal on both sides; `recipes` may differ, and are told."""
+class NightlyRun:
+    """What a comparison needs of a run. `keys` must be equal in both runs; differing `recipes` are noted."""
 
     run_id: str
     date_utc: str
@@ -54,12 +54,12 @@ class Night:
     machine: str
     keys: Mapping[str, Any]
     recipes: Mapping[str, Any]
-    objects: Sequence[Made]
+    objects: Sequence[JobResult]
 
 
 @dataclass(frozen=True)
-class Found:
-    """One gate. `difference` is tonight minus baseline, in the metric's unit; None where only one side has a number."""
+class GateResult:
+    """The result of a gate. `difference` is candidate minus baseline, in the metric's unit."""
 
     method: str
     metric: str
@@ -77,38 +77,38 @@ class Found:
 
     @property
     def loss(self) -> float:
-        """How much worse, in units of what matters or of what can be seen, whichever is more; the CUSUM adds these."""
+        """How much worse, in units of δ or of the standard error, whichever is larger. The CUSUM sums these."""
         return _worse(self.better) * self.difference / max(self.delta, self.standard_error or 0)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the night is worth, and why in one sentence."""
+    """The verdict on a nightly run, with its reason in one sentence."""
 
     verdict: str
     reason: str
-    gates: Sequence[Found]
+    gates: Sequence[GateResult]
     notes: Sequence[str]
 
 
-def judge(
-    baseline: Night,
-    tonight: Night,
+def overall_verdict(
+    baseline: NightlyRun,
+    candidate: NightlyRun,
     gates: Gates,
     references: Mapping[str, Reference],
     *,
-    moved: Sequence[str] = (),
-    past: Sequence[Mapping[str, Any]] = (),
+    metric_changes: Sequence[str] = (),
+    history: Sequence[Mapping[str, Any]] = (),
 ) -> Verdict:
-    """The verdict. `references` by distance; `moved`: what the metric check found; `past`: lines of the history."""
-    mismatch = _mismatch(baseline, tonight)
-    found = [] if mismatch else compare(baseline, tonight, gates, references)
-    notes = [*_notes(baseline, tonight, gates, found), *(drift for gate in found if (drift := _drift(gate, past)))]
-    if moved:
-        return Verdict(FAIL, f"{METRIC_CHANGED}: {'; '.join(moved)}", found, notes)
+    """The verdict. `references`: by distance; `metric_changes`: found by the metric check; `history`: lines of it."""
+    mismatch = _mismatch(baseline, candidate)
+    found = [] if mismatch else compare(baseline, candidate, gates, references)
+    notes = [*_notes(baseline, candidate, gates, found), *(drift for gate in found if (drift := _drift(gate, history)))]
+    if metric_changes:
+        return Verdict(FAIL, f"{METRIC_CHANGED}: {'; '.join(metric_changes)}", found, notes)
     if mismatch:
-        return Verdict(FAIL, f"the runs do not compare: {mismatch}", found, notes)
-    if more := _more_failures(baseline, tonight):
+        return Verdict(FAIL, f"the runs are not comparable: {mismatch}", found, notes)
+    if more := _more_failures(baseline, candidate):
         return Verdict(FAIL, f"the generation changed: {more}", found, notes)
     by_verdict = {word: [_name(gate) for gate in found if gate.verdict == word] for word in (FAIL, INCONCLUSIVE)}
     if by_verdict[FAIL]:
@@ -116,20 +116,22 @@ def judge(
     if not found:
         return Verdict(INCONCLUSIVE, "no gate could be measured", found, notes)
     if by_verdict[INCONCLUSIVE]:
-        return Verdict(INCONCLUSIVE, f"too few prompts to tell: {', '.join(by_verdict[INCONCLUSIVE])}", found, notes)
-    if any(_drift(gate, past) for gate in found):
-        return Verdict(INCONCLUSIVE, "within the gates tonight, but drifting", found, notes)
-    return Verdict(PASS, "no gate is worse by more than matters", found, notes)
+        return Verdict(INCONCLUSIVE, f"too few prompts to decide: {', '.join(by_verdict[INCONCLUSIVE])}", found, notes)
+    if any(_drift(gate, history) for gate in found):
+        return Verdict(INCONCLUSIVE, "within the gates, but drifting", found, notes)
+    return Verdict(PASS, "no gate is worse by more than δ", found, notes)
 
 
-def compare(baseline: Night, tonight: Night, gates: Gates, references: Mapping[str, Reference]) -> list[Found]:
-    """Every gate that both sides have numbers for, by method; Holm's p over all but costs."""
+def compare(
+    baseline: NightlyRun, candidate: NightlyRun, gates: Gates, references: Mapping[str, Reference]
+) -> list[GateResult]:
+    """The gates that both runs have values for, by method. Holm's correction covers all metrics but costs."""
     measured = [
         (method, metric, gate, *outcome)
-        for method in tonight.recipes
+        for method in candidate.recipes
         for metric, gate in gates.gates.items()
-        if (outcome := _difference(metric, *_pairs(baseline, tonight, method), references, gates.confidence))
-        and (metric not in COSTS or baseline.machine == tonight.machine)
+        if (outcome := _difference(metric, *_pairs(baseline, candidate, method), references, gates.confidence))
+        and (metric not in COSTS or baseline.machine == candidate.machine)
     ]
     family = [(i, p) for i, (_, metric, _, _, p) in enumerate(measured) if metric not in COSTS and p is not None]
     adjusted = dict(zip((i for i, _ in family), holm([p for _, p in family]), strict=True))
@@ -140,48 +142,53 @@ def compare(baseline: Night, tonight: Night, gates: Gates, references: Mapping[s
 
 
 def decide(gain: Mean, delta: float, confidence: float = 0.95, *, outright: bool = True) -> tuple[str, str]:
-    """A verdict and its sentence. Of a gain more is better, whatever the metric. `outright`: whether 3 δ suffice."""
-    told = "" if gain.low is None or gain.high is None else f" ({gain.low:+.3g} to {gain.high:+.3g})"
+    """A verdict and its reason for a gain (positive is better). `outright`: whether a loss above 3 δ alone fails."""
+    interval = "" if gain.low is None or gain.high is None else f" ({gain.low:+.3g} to {gain.high:+.3g})"
     if outright and gain.value < -OUTRIGHT * delta:
-        return FAIL, f"worse by {-gain.value:.3g}{told}, more than {OUTRIGHT} δ = {OUTRIGHT * delta:.3g} outright"
+        return FAIL, f"worse by {-gain.value:.3g}{interval}, more than {OUTRIGHT} δ = {OUTRIGHT * delta:.3g}"
     if gain.high is not None and gain.high < 0 and gain.value < -delta:
-        return FAIL, f"worse by {-gain.value:.3g}{told}: the {confidence:.0%} interval is below 0, the mean beyond δ"
+        worse = f"worse by {-gain.value:.3g}{interval}"
+        return FAIL, f"{worse}: the {confidence:.0%} interval is below 0 and the mean loss above δ"
     if is_non_inferior(gain, delta):
-        return PASS, f"a gain of {gain.value:+.3g}{told}: worse by less than δ"
+        return PASS, f"gain {gain.value:+.3g}{interval}: a loss of δ is ruled out"
     if gain.low is None:
-        return INCONCLUSIVE, f"a gain of {gain.value:+.3g} on {gain.prompts} prompt has no interval"
-    return INCONCLUSIVE, f"a gain of {gain.value:+.3g}{told}: {gain.prompts} prompts cannot rule out a loss of δ"
+        return INCONCLUSIVE, f"gain {gain.value:+.3g}: no interval from {gain.prompts} prompt"
+    return INCONCLUSIVE, f"gain {gain.value:+.3g}{interval}: {gain.prompts} prompts cannot rule out a loss of δ"
 
 
 def decide_same(difference: Mean, delta: float, confidence: float = 0.95) -> tuple[str, str]:
-    """The same for what may go neither up nor down: PASS where the whole interval lies within δ of 0."""
+    """The two-sided gate: PASS if the whole interval is within δ of 0."""
     verdict, _ = decide(_gain(difference, "lower" if difference.value > 0 else "higher"), delta, confidence)
-    told = "" if difference.low is None else f" ({difference.low:+.3g} to {difference.high:+.3g})"
-    ends = {FAIL: f"more than δ = {delta:.3g} away", PASS: "the same within δ", INCONCLUSIVE: "a change of δ may be"}
-    return verdict, f"{difference.value:+.3g}{told}: {ends[verdict]}"
+    interval = "" if difference.low is None else f" ({difference.low:+.3g} to {difference.high:+.3g})"
+    reasons = {
+        FAIL: f"differs by more than δ = {delta:.3g}",
+        PASS: "equal within δ",
+        INCONCLUSIVE: "a change of δ cannot be ruled out",
+    }
+    return verdict, f"{difference.value:+.3g}{interval}: {reasons[verdict]}"
 
 
 def drift_of(losses: Sequence[float]) -> list[float]:
-    """The CUSUM over the last nights, of the losses of one gate against one baseline."""
-    return cusum(losses[-DRIFT_NIGHTS:], DRIFT_SLACK)
+    """The CUSUM of one gate's losses against one baseline, over the last `DRIFT_RUNS` nightly runs."""
+    return cusum(losses[-DRIFT_RUNS:], DRIFT_SLACK)
 
 
-def losses_of(past: Sequence[Mapping[str, Any]], method: str, metric: str) -> list[float]:
-    """Of one gate, night by night."""
-    gates = (gate for night in past for gate in night["gates"])
+def losses_of(history: Sequence[Mapping[str, Any]], method: str, metric: str) -> list[float]:
+    """The losses of one gate, run by run."""
+    gates = (gate for nightly_run in history for gate in nightly_run["gates"])
     return [gate["loss"] for gate in gates if (gate["method"], gate["metric"]) == (method, metric)]
 
 
 def _found(
     method: str, metric: str, gate: Gate, mean: Mean, p: float | None, p_holm: float | None, confidence: float
-) -> Found:
+) -> GateResult:
     better, delta = BETTER[metric], gate.margin(mean.standard_error)
     if better == "same":
         verdict, reason = decide_same(mean, delta, confidence)
     else:
         verdict, reason = decide(_gain(mean, better), delta, confidence, outright=metric not in COSTS)
     numbers = mean.value, mean.standard_error, mean.low, mean.high, p, p_holm
-    return Found(method, metric, better, mean.prompts, *numbers, delta, verdict, reason)
+    return GateResult(method, metric, better, mean.prompts, *numbers, delta, verdict, reason)
 
 
 def _gain(difference: Mean, better: str) -> Mean:
@@ -195,19 +202,19 @@ def _worse(better: str) -> int:
     return -1 if better == "higher" else 1
 
 
-def _pairs(baseline: Night, tonight: Night, method: str) -> tuple[list[Made], list[Made]]:
-    """What both finished, in one order."""
-    theirs = {made.key: made for made in baseline.objects if made.values is not None}
-    ours = [
-        made for made in tonight.objects if made.method == method and made.values is not None and made.key in theirs
+def _pairs(baseline: NightlyRun, candidate: NightlyRun, method: str) -> tuple[list[JobResult], list[JobResult]]:
+    """The jobs that both runs finished, in the same order."""
+    pinned = {made.key: made for made in baseline.objects if made.values is not None}
+    matched = [
+        made for made in candidate.objects if made.method == method and made.values is not None and made.key in pinned
     ]
-    return ours, [theirs[made.key] for made in ours]
+    return matched, [pinned[made.key] for made in matched]
 
 
 def _difference(
-    metric: str, ours: list[Made], theirs: list[Made], references: Mapping[str, Reference], confidence: float
+    metric: str, ours: list[JobResult], theirs: list[JobResult], references: Mapping[str, Reference], confidence: float
 ) -> tuple[Mean, float | None] | None:
-    """The mean difference with its interval, and p; None where a side has no numbers."""
+    """The mean difference with its interval, and p; None if a run has no values."""
     if metric in FROM_FEATURES:
         source, kind = FROM_FEATURES[metric]
         estimate = _of_features(kind, source, ours, theirs, references.get(source))
@@ -227,7 +234,7 @@ def _difference(
 
 
 def _of_features(
-    kind: str, source: str, ours: list[Made], theirs: list[Made], reference: Reference | None
+    kind: str, source: str, ours: list[JobResult], theirs: list[JobResult], reference: Reference | None
 ) -> Estimate | None:
     a, b = ([made.features[source] for made in side if source in made.features] for side in (ours, theirs))
     if reference is None or not len(a) == len(b) == len(ours) or sum(map(len, a)) < 2:
@@ -237,52 +244,56 @@ def _of_features(
     return None if reference.features is None or len(ours) < 2 else kernel_difference(a, b, reference.features)
 
 
-def _prompts(made: list[Made]) -> int:
+def _prompts(made: list[JobResult]) -> int:
     return len({one.prompt for one in made})
 
 
-def _mismatch(baseline: Night, tonight: Night) -> str | None:
-    """Why the two do not compare, if they do not."""
-    for name in dict.fromkeys([*baseline.keys, *tonight.keys]):
-        before, now = baseline.keys.get(name), tonight.keys.get(name)
+def _mismatch(baseline: NightlyRun, candidate: NightlyRun) -> str | None:
+    """Why the runs are not comparable; None if they are."""
+    for name in dict.fromkeys([*baseline.keys, *candidate.keys]):
+        before, now = baseline.keys.get(name), candidate.keys.get(name)
         if before != now:
-            return f"{name} is {shortened(str(now), 16)}, the baseline's {shortened(str(before), 16)}"
-    before_keys, now_keys = ({made.key for made in night.objects} for night in (baseline, tonight))
-    for only, where in ((before_keys - now_keys, "the baseline"), (now_keys - before_keys, "tonight's run")):
+            return f"{name} is {shortened(str(now), 16)}, in the baseline {shortened(str(before), 16)}"
+    before_keys, now_keys = ({made.key for made in nightly_run.objects} for nightly_run in (baseline, candidate))
+    for only, where in ((before_keys - now_keys, "the baseline"), (now_keys - before_keys, "this run")):
         if only:
             method, prompt, seed = min(only)
             return f"{len(only)} jobs only in {where}, first {shortened(prompt)!r} by {method} with seed {seed}"
     return None
 
 
-def _changes(found: Sequence[Found]) -> str:
-    """The gates that failed: `clip (sctd) worse, loss (sctd) off`."""
+def _changes(found: Sequence[GateResult]) -> str:
+    """The gates that failed: `clip (sctd) worse, loss (sctd) different`."""
     failed = {
         end: [_name(gate) for gate in found if gate.verdict == FAIL and (gate.better == "same") == same]
-        for end, same in (("worse", False), ("off", True))
+        for end, same in (("worse", False), ("different", True))
     }
     return ", ".join(f"{', '.join(names)} {end}" for end, names in failed.items() if names)
 
 
-def _more_failures(baseline: Night, tonight: Night) -> str | None:
-    before, now = ([made for made in night.objects if made.values is None] for night in (baseline, tonight))
+def _more_failures(baseline: NightlyRun, candidate: NightlyRun) -> str | None:
+    before, now = (
+        [made for made in nightly_run.objects if made.values is None] for nightly_run in (baseline, candidate)
+    )
     if len(now) <= len(before):
         return None
     known = {made.key for made in before}
     first = next(made for made in now if made.key not in known)
-    return f"{len(now)} jobs failed, {len(before)} of the baseline: {shortened(first.prompt)!r}: {first.error}"
+    return f"{len(now)} jobs failed, {len(before)} in the baseline; {shortened(first.prompt)!r}: {first.error}"
 
 
-def _notes(baseline: Night, tonight: Night, gates: Gates, found: Sequence[Found]) -> list[str]:
+def _notes(baseline: NightlyRun, candidate: NightlyRun, gates: Gates, found: Sequence[GateResult]) -> list[str]:
     notes = [
-        f"recipe of {method}: {key} was {before!r}, is {now!r}"
-        for method in tonight.recipes
-        for key, before, now in _changed(baseline.recipes.get(method, {}), tonight.recipes[method])
+        f"recipe of {method}: {key} changed from {before!r} to {now!r}"
+        for method in candidate.recipes
+        for key, before, now in _changed(baseline.recipes.get(method, {}), candidate.recipes[method])
     ]
-    if baseline.commit != tonight.commit:
-        notes.append(f"commit: was {baseline.commit or 'unknown'}, is {tonight.commit or 'unknown'}")
-    if baseline.machine != tonight.machine and any(cost in gates.gates for cost in COSTS):
-        notes.append(f"time and memory are not compared: {baseline.machine} then, {tonight.machine} now")
+    if baseline.commit != candidate.commit:
+        notes.append(f"commit changed from {baseline.commit or 'unknown'} to {candidate.commit or 'unknown'}")
+    if baseline.machine != candidate.machine and any(cost in gates.gates for cost in COSTS):
+        notes.append(
+            f"time and memory are not compared: the baseline ran on {baseline.machine}, this run on {candidate.machine}"
+        )
     return notes
 
 
@@ -297,14 +308,14 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
     return changes
 
 
-def _drift(gate: Found, past: Sequence[Mapping[str, Any]]) -> str | None:
-    losses = [*losses_of(past, gate.method, gate.metric), gate.loss]
+def _drift(gate: GateResult, history: Sequence[Mapping[str, Any]]) -> str | None:
+    losses = [*losses_of(history, gate.method, gate.metric), gate.loss]
     sums = drift_of(losses)
     if sums[-1] <= DRIFT_LIMIT:
         return None
-    nights = next((i for i, value in enumerate(reversed(sums)) if value == 0), len(sums))
-    return f"{_name(gate)} drifts: CUSUM {sums[-1]:.1f} over {nights} nights, more than {DRIFT_LIMIT:g}"
+    runs = next((i for i, value in enumerate(reversed(sums)) if value == 0), len(sums))
+    return f"{_name(gate)} drifts: its CUSUM is {sums[-1]:.1f} over {runs} nightly runs, above {DRIFT_LIMIT:g}"
 
 
-def _name(gate: Found) -> str:
+def _name(gate: GateResult) -> str:
     return f"{gate.metric} ({gate.method})"

@@ -1,6 +1,6 @@
-"""Plots of the report as .svg: scores all round, what assets cost, how they were made. Values in, text out.
+"""Plots of the report pages as .svg: scores over azimuth, costs of assets, training curves. Values in, text out.
 
-Colours are Okabe and Ito's (2008), which people with any kind of colour blindness tell apart; lines have styles, too.
+Colours are the colour-blind-safe palette of Okabe and Ito (2008); lines differ in style as well.
 """
 
 import io
@@ -13,12 +13,12 @@ COLOURS = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#00
 _STYLES = "-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5))
 _SETTINGS: Any = {"svg.fonttype": "none", "text.parse_math": False, "font.size": 10.5, "font.family": ["DejaVu Sans"]}
 QUARTER_DEGREES = 90
-MADE = {"loss": "loss", "Gaussians": "gaussians", "seconds": "seconds"}  # panels, and what records call them
+TRAINING = {"loss": "loss", "Gaussians": "gaussians", "seconds": "seconds"}  # panel title: key of progress records
 LOGARITHMIC = "loss"
 
 
 class Line(NamedTuple):
-    """A method's line: its name, its number among the methods (which colours it), and its points."""
+    """A method's line: its name, its index among the methods (which selects its colour), and its points."""
 
     label: str
     number: int
@@ -26,8 +26,8 @@ class Line(NamedTuple):
     y: Sequence[float] | np.ndarray
 
 
-def all_round(panels: Mapping[str, Sequence[Line]]) -> bytes:
-    """A panel for each score, over azimuth in degrees; the x of the lines, too."""
+def by_azimuth(panels: Mapping[str, Sequence[Line]]) -> bytes:
+    """A panel for each score over the azimuth in degrees, the x of the lines."""
     figure, axes = _panels(list(panels), 2.5)
     for axis, (title, lines) in zip(axes, panels.items(), strict=True):
         _draw(axis, title, lines)
@@ -43,15 +43,15 @@ def over_iterations(panels: Mapping[str, Sequence[Line]]) -> bytes:
     for axis, (title, lines) in zip(axes, panels.items(), strict=True):
         _draw(axis, title, lines)
         if title == LOGARITHMIC:
-            _by_powers_of_ten(axis)
+            _use_log_scale(axis)
         else:
             axis.set_ylim(bottom=0)
     axes[-1].set_xlabel("iteration")
     return _finished(figure, axes)
 
 
-def _by_powers_of_ten(axis: Any) -> None:
-    """A logarithmic axis whose numbers are plain text, and enough of them within one power of ten."""
+def _use_log_scale(axis: Any) -> None:
+    """A logarithmic axis with plain-text labels, several of them in each decade."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axis.set_yscale("log")
@@ -61,7 +61,7 @@ def _by_powers_of_ten(axis: Any) -> None:
 
 
 def spread(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
-    """For each quantity and method a point per asset, and a bar at their mean."""
+    """For each quantity and method, a point per asset and a bar at the average."""
     labels = list(dict.fromkeys(label for methods in panels.values() for label in methods))
     figure, axes = _panels(list(panels), 0.7 + 0.3 * len(labels), sharex=False)
     for axis, (title, methods) in zip(axes, panels.items(), strict=True):
@@ -108,7 +108,7 @@ def _finished(figure: Any, axes: Any) -> bytes:
 
 
 def _svg(figure: Any) -> bytes:
-    """The same figure gives the same bytes."""
+    """Deterministic: equal figures give equal bytes."""
     from matplotlib import rc_context
 
     for axis in figure.axes:

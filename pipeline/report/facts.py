@@ -1,4 +1,4 @@
-"""What the pages of the report say, read from run folders: entries by prompt, the board's cells, recipes. No HTML."""
+"""The contents of the report pages, read from run folders: entries by prompt, leaderboard cells, recipes. No HTML."""
 
 import io
 import json
@@ -13,25 +13,25 @@ import numpy as np
 
 from evaluation.statistics import holm, sign_flip_p
 from pipeline.errors import UserError
-from pipeline.leaderboard import markdown_report as report
-from pipeline.leaderboard import table as leaderboard
-from pipeline.leaderboard.table import DETAILS, MEANS, Finished
+from pipeline.leaderboard.columns import ARROWS, AVERAGED, DETAILS, definitions
+from pipeline.leaderboard.markdown_report import machine
+from pipeline.leaderboard.table import RunResults, rows_of
 from pipeline.nightly import report as nightly_report
-from pipeline.nightly.verdict import Found
+from pipeline.nightly.verdict import GateResult
 from pipeline.store import files
 from pipeline.store.run_folder import ASSET, CONTACT, EVALUATION, TURNTABLE, VERDICT
 from sctd.recipe.names import current_tree
 
-BELIEVED = 0.05  # p after Holm at which a method counts as told apart from the best
+SIGNIFICANCE = 0.05  # largest Holm-adjusted p at which a method differs significantly from the best
 EVENTS = "events"
-FIRST = ("method", "prompts")
+LEADING = ("method", "prompts")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What one method made of one prompt. `number` counts the methods of the whole report."""
+    """The job of one method for one prompt. `number` is the method's index in the report."""
 
-    run: Finished
+    run: RunResults
     job: dict[str, Any]
     record: dict[str, Any]
     label: str
@@ -39,7 +39,7 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """Of its files: unique in the report, and safe in a path."""
+        """Names its files: unique in the report and safe in a path."""
         return f"{self.number}-{self.job['job_id']}"
 
     @property
@@ -58,33 +58,33 @@ class Entry:
         return (self.folder / file).is_file()
 
     @property
-    def is_made(self) -> bool:
+    def has_asset(self) -> bool:
         return all(map(self.has, (ASSET, TURNTABLE, CONTACT)))
 
     @cached_property
     def views(self) -> dict[str, np.ndarray]:
-        """Per metric the score of each view, the first from the front; nothing where it was not judged."""
+        """The score of each view by metric, starting at the front; empty if the asset was not scored."""
         if not self.scores or not self.has(EVALUATION):
             return {}
         with np.load(io.BytesIO(files.read(self.folder / EVALUATION))) as file:
-            return {metric: np.asarray(file[metric], float) for metric in MEANS if metric in file.files}
+            return {metric: np.asarray(file[metric], float) for metric in AVERAGED if metric in file.files}
 
 
 def azimuths(values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """In degrees, of views evenly all round."""
+    """Azimuths in degrees of evenly spaced views."""
     return np.arange(len(values)) * 360 / len(values)
 
 
-def by_prompt(runs: Sequence[Finished]) -> dict[str, list[Entry]]:
-    """The jobs of all runs under their prompts, in the order of the manifests. Raises UserError for a wrong id."""
+def by_prompt(runs: Sequence[RunResults]) -> dict[str, list[Entry]]:
+    """The jobs of all runs by prompt, in manifest order. Raises UserError for a malformed job id."""
     numbers = {label: number for number, label in enumerate(labels(runs))}
     found: dict[str, list[Entry]] = {}
     for run in runs:
         for job in run.manifest["jobs"]:
             if not re.fullmatch(r"[\w-]+", job["job_id"]):
                 raise UserError(
-                    f"{run.store.root} has a job with the id {job['job_id']!r}, expected letters and digits: its "
-                    "run.json was not written by this program; do not use it."
+                    f"{run.store.root} has a job with id {job['job_id']!r}; expected letters and digits. Its run.json "
+                    "was not written by this program: do not use it."
                 )
             label = _label(runs, run, job["method"])
             record = run.records[job["job_id"]] or {"status": "unfinished"}
@@ -92,20 +92,20 @@ def by_prompt(runs: Sequence[Finished]) -> dict[str, list[Entry]]:
     return found
 
 
-def labels(runs: Sequence[Finished]) -> list[str]:
-    """What methods are called in the report: of several runs, with the run's name."""
+def labels(runs: Sequence[RunResults]) -> list[str]:
+    """The names of the methods in the report, prefixed with the run if there are several."""
     return [_label(runs, run, method) for run in runs for method in run.methods]
 
 
-def _label(runs: Sequence[Finished], run: Finished, method: str) -> str:
+def _label(runs: Sequence[RunResults], run: RunResults, method: str) -> str:
     return method if len(runs) == 1 else f"{run.manifest['run_id']}: {method}"
 
 
-def against_best(runs: Sequence[Finished], metric: str) -> dict[str, float]:
-    """The p of each method's differences from the best one, prompt by prompt, after Holm. The best has none.
+def against_best(runs: Sequence[RunResults], metric: str) -> dict[str, float]:
+    """Holm-adjusted p of each method's difference from the best, paired by prompt.
 
-    Only runs of the same judges and protocol compare; a method that shares fewer than two prompts with the best has
-    none either.
+    Only runs with the same scorers and protocol are compared. The best method has no p, nor has a method that shares
+    fewer than two prompts with it.
     """
     groups: dict[tuple[str, str], dict[str, dict[Any, float]]] = {}
     for run in runs:
@@ -128,67 +128,69 @@ def _paired_p(ours: Mapping[Any, float], theirs: Mapping[Any, float]) -> float |
     return sign_flip_p(difference, np.random.default_rng(0)) if len(difference) > 1 else None
 
 
-def columns(board: Any) -> list[dict[str, Any]]:
-    """Heads of the leaderboard's columns that hold anything, the method's first."""
-    known, rows = leaderboard.columns_of(board), leaderboard.rows_of(board)
-    heads = [{"name": name, "head": name, "arrow": "", "is_number": name != "method"} for name in FIRST]
+def columns(leaderboard: Any) -> list[dict[str, Any]]:
+    """Headers of the leaderboard's columns that are not empty, the method first."""
+    known, rows = definitions(leaderboard.columns), rows_of(leaderboard)
+    heads = [{"name": name, "head": name, "arrow": "", "is_number": name != "method"} for name in LEADING]
     for name, about in known.items():
-        metric, _, judge = name.partition("@")
+        metric, _, models = name.partition("@")
         if name.endswith(("_se", "_lo", "_hi")) or all(row[name] is None for row in rows if row["source"] == "run"):
             continue
-        arrow = {"higher": "↑", "lower": "↓"}.get(about["direction"], "")
+        arrow = ARROWS.get(about["direction"], "")
         is_detail = metric in DETAILS or metric in ("peak_gib", "clip_rprec")
         shown = {"definition": f"{about['definition']} ({about['unit']})", "is_detail": is_detail}
-        heads.append({"name": name, "head": metric, "judge": judge, "arrow": arrow, "is_number": True, **shown})
+        heads.append({"name": name, "head": metric, "models": models, "arrow": arrow, "is_number": True, **shown})
     return heads
 
 
-def cells(runs: Sequence[Finished], board: Any, heads: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
-    """The leaderboard's rows: what is shown, and the value of `leaderboard.csv` to sort by ('' where there is none)."""
-    rows = [row for row in leaderboard.rows_of(board) if row["source"] == "run"]
-    told = {metric: against_best(runs, metric) for metric in MEANS}
+def cells(
+    runs: Sequence[RunResults], leaderboard: Any, heads: Sequence[Mapping[str, Any]]
+) -> list[list[dict[str, Any]]]:
+    """The leaderboard's rows: the text of each cell, and the value in `leaderboard.csv` to sort by ('' if empty)."""
+    rows = [row for row in rows_of(leaderboard) if row["source"] == "run"]
+    adjusted_p = {metric: against_best(runs, metric) for metric in AVERAGED}
     table = []
     for label, row in zip(labels(runs), rows, strict=True):
-        made = row["n_prompts"] - row["n_failed"]
-        prompts = f"{made} of {row['n_prompts']}" if row["n_failed"] else f"{made}"
-        line = [{"text": label, "value": label}, {"text": prompts, "value": made, "is_number": True}]
-        for head in heads[len(FIRST) :]:
+        succeeded = row["n_prompts"] - row["n_failed"]
+        prompts = f"{succeeded} of {row['n_prompts']}" if row["n_failed"] else f"{succeeded}"
+        line = [{"text": label, "value": label}, {"text": prompts, "value": succeeded, "is_number": True}]
+        for head in heads[len(LEADING) :]:
             name, value = head["name"], row[head["name"]]
             error = row.get(f"{name}_se")
             line.append(
                 {"text": shown(value), "value": "" if value is None else repr(value), "is_number": True}
                 | {"error": None if error is None else f"{error:.2g}", "is_detail": head.get("is_detail")}
                 | {"rank": _rank(value, [other[name] for other in rows], head["arrow"])}
-                | {"note": _note(told.get(head["head"], {}).get(label))}
+                | {"note": _note(adjusted_p.get(head["head"], {}).get(label))}
             )
         table.append(line)
     return table
 
 
 def shown(value: float | None) -> str:
-    """A number for people; thousands in groups."""
+    """A number as text, with thousands separators."""
     if value is None:
         return ""
     return (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}").replace("-", "−")
 
 
 def _rank(value: float | None, column: Sequence[float | None], arrow: str) -> str:
-    """Whether it is the best or the second of several."""
-    there = sorted({other for other in column if other is not None}, reverse=arrow == "↑")
-    if value is None or not arrow or len(there) < 2 or value not in there[:2]:
+    """Whether a value is the best or the second best of several."""
+    ranked = sorted({other for other in column if other is not None}, reverse=arrow == "↑")
+    if value is None or not arrow or len(ranked) < 2 or value not in ranked[:2]:
         return ""
-    return "first" if value == there[0] else "second"
+    return "first" if value == ranked[0] else "second"
 
 
 def _note(p: float | None) -> str:
     if p is None:
         return ""
     number = "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
-    return f"differs from the best, {number}" if p <= BELIEVED else f"not told from the best, {number}"
+    return f"differs from the best, {number}" if p <= SIGNIFICANCE else f"no significant difference, {number}"
 
 
-def progress(runs: Sequence[Finished]) -> dict[str, list[dict[str, Any]]]:
-    """By job, the records of progress in a run's events, where it has kept any. A line that is cut off is left out."""
+def progress(runs: Sequence[RunResults]) -> dict[str, list[dict[str, Any]]]:
+    """Progress records in the runs' event logs, by job. Truncated lines are skipped."""
     found: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         for path in sorted((run.store.root / EVENTS).glob("*.jsonl")):
@@ -202,27 +204,27 @@ def progress(runs: Sequence[Finished]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def verdict(run: Finished) -> dict[str, Any] | None:
-    """What a night found beside the baseline, and its gates as rows; None of a run that was not one."""
+def verdict(run: RunResults) -> dict[str, Any] | None:
+    """The regression verdict of a nightly run with its gates as rows; None for other runs."""
     found = run.store.read_json(run.store.root / VERDICT)
     if found is None:
         return None
-    rows = [nightly_report.cells(Found(**gate)) for gate in found["gates"]]
+    rows = [nightly_report.cells(GateResult(**gate)) for gate in found["gates"]]
     reasons = [gate["reason"] for gate in found["gates"]]
     return found | {"head": nightly_report.HEAD, "rows": list(zip(rows, reasons, strict=True))}
 
 
-def origin(run: Finished) -> dict[str, Any]:
-    """Of the page of recipes: sessions, judges, weights, and the settings in which the methods differ."""
+def origin(run: RunResults) -> dict[str, Any]:
+    """The contents of the recipes page: sessions, evaluation, weights, and settings that differ between methods."""
     about = run.manifest
     recipes = {method: current_tree(recipe) for method, recipe in about["recipes"].items()}
     leaves = {method: dict(_leaves(recipe)) for method, recipe in recipes.items()}
     keys = list(dict.fromkeys(key for own in leaves.values() for key in own))
-    rows = [(key, [_told(own.get(key)) for own in leaves.values()]) for key in keys]
+    rows = [(key, [_text(own.get(key)) for own in leaves.values()]) for key in keys]
     return {
         "name": about["run_id"],
-        "sessions": [s | {"machine": report.machine(s["hardware"])} for s in about["sessions"]],
-        "judged": [
+        "sessions": [s | {"machine": machine(s["hardware"])} for s in about["sessions"]],
+        "evaluation": [
             ("protocol", about["protocol"]),
             ("metrics", f"version {about['metric_version']}"),
             ("models", about["weights"]["name"]),
@@ -241,5 +243,5 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return found
 
 
-def _told(value: Any) -> str:
+def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)

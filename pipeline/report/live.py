@@ -1,6 +1,6 @@
-"""A run while it works, in a browser: its Gaussians as they grow. The only viser (decision 0021).
+"""The live view: shows a run's Gaussians in a browser while it trains them. Only this module imports viser.
 
-Workers leave snapshots in their items' folders; the command, wherever it and they run, reads and serves them.
+Workers write snapshots to their items' folders, and the command reads and serves them (decision 0021).
 """
 
 import contextlib
@@ -19,17 +19,17 @@ from pipeline.store import files
 from pipeline.store.run_folder import ASSET, SNAPSHOT, Store
 
 LOOPBACK = "127.0.0.1"
-SECONDS = 2.0  # between two looks at what there is
+SECONDS = 2.0  # between two refreshes
 STAGE = "generate"
-SPACING = 2.2  # of workers' assets, whose radius is about 1, side by side along +y
-FROM = 2.6, 1.3, 0.73  # where the camera stands for one: before it, to the right and above
+SPACING = 2.2  # between the workers' assets along +y; an asset's radius is about 1
+FROM = 2.6, 1.3, 0.73  # camera position for one asset: in front, to the right and above
 FOV_RADIANS = 0.785
 NUMBERS = ("loss", ".4g"), ("gaussians", ",.0f"), ("seconds_per_iteration", ".3g")
 NAMES = {"gaussians": "Gaussians", "seconds_per_iteration": "s/iteration"}
 
 
 def check(port: int | None) -> None:
-    """Raise UserError where viser is not installed, or the port cannot be had."""
+    """Raise UserError if viser is not installed or the port is not available."""
     if port is None:
         return
     if importlib.util.find_spec("viser") is None:
@@ -38,7 +38,7 @@ def check(port: int | None) -> None:
 
 
 def _free(port: int) -> int:
-    """The port, or for 0 any that is free: viser itself would take another one without a word."""
+    """The port, or a free one for 0. Checked here because viser silently uses another port if this one is taken."""
     try:
         with socket.socket() as tried:
             tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -46,28 +46,28 @@ def _free(port: int) -> int:
             return int(tried.getsockname()[1])
     except (OSError, OverflowError) as error:
         raise UserError(
-            f"Port {port} cannot be had ({error}); give --live another port, or 0 for any that is free."
+            f"Port {port} is not available ({error}); give --live another port, or 0 for any free one."
         ) from error
 
 
-class Live:
-    """A sink of records: serves what they tell and the newest snapshots, to this machine only, until it is closed."""
+class LiveView:
+    """An event sink that serves progress and the newest snapshots, to this machine only, until it is closed."""
 
     def __init__(self, store: Store, names: Mapping[str, str], port: int):
-        """`names`: what each job is called."""
+        """`names`: the display name of each job."""
         import viser
 
         self.store, self.names = store, names
-        self.heard: dict[int, dict[str, Any]] = {}  # by worker, of its present or last job
+        self.records: dict[int, dict[str, Any]] = {}  # by worker, of its current or last job
         self.drawn: dict[int, tuple[Path, float]] = {}
         with _quietly():
             self.server = viser.ViserServer(LOOPBACK, _free(port), label="segmentdreamer", verbose=False)
-        # Anyone who has the page open could ask viser to publish it through a tunnel of its makers.
+        # Otherwise anyone with the page open could make viser publish it through its makers' tunnel.
         self.server.request_share_url = lambda verbose=True: None  # type: ignore[method-assign]
         self.server.gui.configure_theme(show_logo=False, show_share_button=False)
         self.server.scene.set_up_direction("+z")
-        self.panel = self.server.gui.add_html("nothing has begun")
-        self.ended = threading.Event()
+        self.panel = self.server.gui.add_html("No job has started.")
+        self.closed = threading.Event()
         self.thread = threading.Thread(target=self._serve, name="live", daemon=True)
         self.thread.start()
 
@@ -78,33 +78,33 @@ class Live:
     def take(self, record: dict[str, Any]) -> None:
         if record["stage"] != STAGE or record.get("job_id") not in self.names:
             return
-        before = self.heard.get(record["worker"], {})
-        self.heard[record["worker"]] = (before if before.get("job_id") == record["job_id"] else {}) | record
+        before = self.records.get(record["worker"], {})
+        self.records[record["worker"]] = (before if before.get("job_id") == record["job_id"] else {}) | record
 
     def close(self) -> None:
-        self.ended.set()
+        self.closed.set()
         self.thread.join()
         with _quietly():
             self.server.stop()
 
     def _serve(self) -> None:
-        """A view is no reason to stop: what goes wrong is said once, and nothing more is shown."""
+        """Refresh until closed. An error is printed once and ends the view, not the run."""
         try:
-            while not self.ended.wait(SECONDS):
+            while not self.closed.wait(SECONDS):
                 self.show()
         except Exception as error:
             text = " ".join(str(error).split()) or type(error).__name__
-            print(f"--live: {text}; the run goes on without it", file=sys.stderr, flush=True)
+            print(f"--live: {text}; the run continues without the live view", file=sys.stderr, flush=True)
 
     def show(self) -> None:
-        """Bring the page up to what is known now."""
-        heard = dict(sorted(self.heard.items()))
-        for place, (worker, record) in enumerate(heard.items()):
+        """Update the page."""
+        records = dict(sorted(self.records.items()))
+        for place, (worker, record) in enumerate(records.items()):
             try:
                 self._draw(place, worker, record["job_id"])
             except FileNotFoundError:
-                continue  # it has just been moved: next time
-        content = "".join(self._told(record) for record in heard.values())
+                continue  # the file has just been moved; the next refresh finds it
+        content = "".join(self._table(record) for record in records.values())
         if content and content != self.panel.content:
             self.panel.content = content
 
@@ -119,21 +119,21 @@ class Live:
         self.drawn[worker] = found
 
     def _newest(self, job_id: str) -> tuple[Path, float] | None:
-        """The file that shows most of a job, and when it was written."""
+        """A job's asset, or else its newest snapshot, with the time of writing."""
         folder = self.store.item(job_id)
         asset = folder / ASSET
-        there = [asset] if asset.exists() else list(folder.glob(f"attempt-*/{SNAPSHOT}"))
-        return max(((path, path.stat().st_mtime) for path in there), key=lambda found: found[1], default=None)
+        candidates = [asset] if asset.exists() else list(folder.glob(f"attempt-*/{SNAPSHOT}"))
+        return max(((path, path.stat().st_mtime) for path in candidates), key=lambda found: found[1], default=None)
 
     def _look_at(self, places: int) -> None:
-        """Have a page that opens from now on begin with all in sight."""
+        """Set the initial camera of new pages so that all assets are visible."""
         middle = (places - 1) * SPACING / 2
         camera = self.server.initial_camera
         camera.fov, camera.look_at = FOV_RADIANS, (0.0, middle, 0.0)
         camera.position = FROM[0] * places, FROM[1] + middle, FROM[2] * places
 
-    def _told(self, record: Mapping[str, Any]) -> str:
-        """A table of a worker's job; prompts are text in it, whatever they hold."""
+    def _table(self, record: Mapping[str, Any]) -> str:
+        """A worker's job as an HTML table; the prompt is escaped."""
         rows = [("state", "working" if record["kind"] == "progress" else record["kind"])]
         if "iteration" in record:
             rows.append(("iteration", f"{record['iteration']} of {record['iterations']}"))
@@ -144,12 +144,12 @@ class Live:
 
 
 def _quietly() -> contextlib.AbstractContextManager:
-    """Standard output is the command's, and not for what viser has to say."""
+    """Discard what viser prints to standard output, which belongs to the command."""
     return contextlib.redirect_stdout(io.StringIO())
 
 
 def _splats(content: bytes, *, is_final: bool) -> dict[str, Any]:
-    """What viser draws of a snapshot, or of an asset: centres, covariances, colours and opacities."""
+    """viser's splats for a snapshot or an asset: centres, covariances, colours and opacities."""
     import torch
 
     from sctd.formats import ply, splat

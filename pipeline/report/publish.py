@@ -1,51 +1,51 @@
-"""What a run folder shows: tables, report, sheet and grid of all assets, made anew from its records."""
+"""Writes the outputs of a run folder from its records: tables, report.md, contact sheet, grid and report pages."""
 
 from typing import Any
 
-from pipeline.assets import images as pictures
-from pipeline.leaderboard import comparison
-from pipeline.leaderboard import table as leaderboard
+from pipeline.assets import images
+from pipeline.leaderboard import columns, comparison, table
 from pipeline.leaderboard.markdown_report import report
 from pipeline.store import files
-from pipeline.store.run_folder import BOARD, CONTACT, DIFFERENCES, DISTANCES, GRID, RECORD, Store
+from pipeline.store.run_folder import CONTACT, DIFFERENCES, DISTANCES, GRID, LEADERBOARD, RECORD, Store
 
 
-def publish(store: Store, *, paper: bool | None = None, site: bool | None = None) -> str:
-    """Write leaderboard.csv, per_object.csv, columns.json, report.md and contact.png; return the board, in brief.
+def publish(store: Store, *, paper: bool | None = None, pages: bool | None = None) -> str:
+    """Write leaderboard.csv, per_object.csv, columns.json, report.md and contact.png; return the brief leaderboard.
 
-    Where there are several methods, differences.csv, grid.csv and grid.png, too. `paper`: see `leaderboard.board`.
-    `site`: write its pages as well, with the viewer of assets if that has been fetched; None: where there are some.
+    Several methods also get differences.csv, grid.csv and grid.png. `paper`: see `table.leaderboard`. `pages`: write
+    the report pages, with the asset viewer if it has been fetched; None rewrites them if they exist.
     """
-    run = leaderboard.Finished.read(store)
-    board, objects = leaderboard.board([run], paper=paper), leaderboard.per_object(run)
+    run = table.RunResults.read(store)
+    leaderboard, objects = table.leaderboard([run], paper=paper), table.per_object(run)
     store.write_json(store.root / DISTANCES, run.kept.asked)
-    store.write(store.root / BOARD, leaderboard.csv(board))
-    store.write(store.root / "per_object.csv", leaderboard.csv(objects))
-    store.write_json(store.root / "columns.json", leaderboard.columns_of(board))
+    store.write(store.root / LEADERBOARD, table.csv(leaderboard))
+    store.write(store.root / "per_object.csv", table.csv(objects))
+    store.write_json(store.root / "columns.json", columns.definitions(leaderboard.columns))
     compared = ""
     if len(run.methods) > 1:
         differences = comparison.differences(run)
-        store.write(store.root / DIFFERENCES, leaderboard.csv(leaderboard.table(differences)))
-        store.write(store.root / "grid.csv", leaderboard.csv(leaderboard.table(comparison.cells(run))))
+        store.write(store.root / DIFFERENCES, table.csv(table.from_rows(differences)))
+        store.write(store.root / "grid.csv", table.csv(table.from_rows(comparison.cells(run))))
         store.write(store.root / GRID, comparison.grid(run))
         compared = comparison.markdown(run, differences)
-    text = report(run.manifest, run.records, leaderboard.markdown(board), compared)
+    text = report(run.manifest, run.records, table.markdown(leaderboard), compared)
     store.write(store.root / "report.md", text.encode())
     sheets = [path.read_bytes() for job_id in run.records if (path := store.item(job_id) / CONTACT).exists()]
     if sheets:
-        store.write(store.root / CONTACT, pictures.stacked(sheets))
-    from pipeline.report import pages, viewer
+        store.write(store.root / CONTACT, images.stacked(sheets))
+    from pipeline.report import viewer
+    from pipeline.report.pages import FOLDER, write
 
-    is_wanted = (store.root / pages.FOLDER).is_dir() if site is None else site
-    if is_wanted and files.is_local(store.root):  # pages link to files, which a bucket's are not
-        pages.write([run], board, Store(store.root / pages.FOLDER), viewer.cached())
-    return leaderboard.markdown(board, brief=True)
+    is_wanted = (store.root / FOLDER).is_dir() if pages is None else pages
+    if is_wanted and files.is_local(store.root):  # pages link to local files; objects in a bucket are none
+        write([run], leaderboard, Store(store.root / FOLDER), viewer.cached())
+    return table.markdown(leaderboard, brief=True)
 
 
 def is_published(store: Store, job_ids: list[str]) -> bool:
-    """Whether the tables are there, and no record came after what is written last."""
+    """Whether the outputs exist and are newer than every record."""
     last = store.root / CONTACT
-    if not all(path.exists() for path in (store.root / BOARD, store.root / "report.md", last)):
+    if not all(path.exists() for path in (store.root / LEADERBOARD, store.root / "report.md", last)):
         return False
     records = (store.item(job_id) / RECORD for job_id in job_ids)
     written = last.stat().st_mtime
@@ -53,19 +53,19 @@ def is_published(store: Store, job_ids: list[str]) -> bool:
 
 
 def printed(store: Store) -> str:
-    """The board as it was printed when it was written."""
-    return leaderboard.markdown(leaderboard.read_csv(files.read(store.root / BOARD)), brief=True)
+    """The brief leaderboard of a published run."""
+    return table.markdown(table.read_csv(files.read(store.root / LEADERBOARD)), brief=True)
 
 
 def rows(csv: bytes) -> str:
-    """A board for a script, as JSON: a list of its rows."""
-    return leaderboard.json_rows(leaderboard.read_csv(csv))
+    """A leaderboard as JSON for scripts: a list of its rows."""
+    return table.json_rows(table.read_csv(csv))
 
 
 def compared(stores: list[Store], *, paper: bool | None = None) -> tuple[str, bytes]:
-    """Several runs on one board: in brief, and as CSV."""
-    board: Any = leaderboard.board([leaderboard.Finished.read(store) for store in stores], paper=paper)
-    return leaderboard.markdown(board, brief=True), leaderboard.csv(board)
+    """A leaderboard of several runs: the brief table, and the CSV."""
+    leaderboard: Any = table.leaderboard([table.RunResults.read(store) for store in stores], paper=paper)
+    return table.markdown(leaderboard, brief=True), table.csv(leaderboard)
 
 
 def failures(store: Store, job_ids: list[str]) -> list[str]:

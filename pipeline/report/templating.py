@@ -1,4 +1,4 @@
-"""The templates of the report pages."""
+"""Loads the HTML templates of the report pages."""
 
 from functools import cache
 from pathlib import Path
@@ -9,7 +9,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 @cache
 def templates() -> Any:
-    """The pages' templates: values are escaped as text, never taken as markup."""
+    """The templates' environment. All values are escaped."""
     from jinja2 import Environment, FileSystemLoader
 
     loader = FileSystemLoader(TEMPLATES)

@@ -1,1 +1,1 @@
-"""The user study: volunteers rank turntables whose methods they cannot tell (plan → clips → web → results)."""
+"""The user study: volunteers rank turntables of anonymous methods (plan → clips → web pages → results)."""

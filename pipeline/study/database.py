@@ -1,8 +1,8 @@
-"""Volunteers, what they have begun, and what they have said. The only SQLAlchemy.
+"""Stores the volunteers, drafts and votes of a study in SQLite. Only this module imports SQLAlchemy.
 
-A vote is a row that is written once: its key is (voter, group, question). SQLite's journal (WAL, synchronous FULL)
-keeps what was committed, whatever happens to the server. No name, address or time is stored, and of an invitation only
-its digest.
+A vote is a row that is written once, with the key (voter, group, question). SQLite's write-ahead log (WAL, synchronous
+FULL) keeps committed votes even if the server is killed. No name, address or time is stored, and only the digest of an
+invitation.
 """
 
 import hashlib
@@ -62,7 +62,7 @@ class Ballot:
 
 
 class Database:
-    """A study's. Any number of threads and processes may use it at once."""
+    """The database of a study, safe to use from several threads and processes at once."""
 
     def __init__(self, path: Path):
         self.engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_SECONDS})
@@ -73,7 +73,7 @@ class Database:
         self.engine.dispose()
 
     def invite(self, shown: Sequence[Shown]) -> list[str]:
-        """As many voters, their invitations' tokens: they are told once and cannot be found out again."""
+        """Add a voter for each order; returns their invitation tokens, which are not stored."""
         tokens = [secrets.token_urlsafe(32) for _ in shown]
         rows = [
             {"id": secrets.token_hex(8), "token_sha": _digest(token), "shown": order}
@@ -99,7 +99,7 @@ class Database:
             return {(row.group, row.question) for row in connection.execute(found)}
 
     def cast(self, ballot: Ballot) -> bool:
-        """Count it, for good; False if there was one."""
+        """Store a vote permanently; False if this voter has already answered the question."""
         try:
             with self.engine.begin() as connection:
                 connection.execute(insert(BALLOTS).values(**vars(ballot)))
@@ -108,13 +108,13 @@ class Database:
         return True
 
     def ballots(self) -> list[Ballot]:
-        """All, in an order that does not tell who came when."""
+        """All votes, in an order that does not reveal when they were cast."""
         order = BALLOTS.c.voter, BALLOTS.c.group, BALLOTS.c.question
         with self.engine.connect() as connection:
             return [Ballot(**row) for row in connection.execute(select(BALLOTS).order_by(*order)).mappings()]
 
     def save_draft(self, draft: Ballot) -> None:
-        """Remember what is not submitted yet; the last one stays."""
+        """Store an unsubmitted ranking, replacing the previous draft."""
         new = sqlite_insert(DRAFTS).values(**vars(draft))
         with self.engine.begin() as connection:
             connection.execute(new.on_conflict_do_update(set_={"ranks": new.excluded.ranks}))
@@ -126,7 +126,7 @@ class Database:
 
 
 def _digest(token: str) -> str:
-    """The token has 256 random bits, so a plain digest cannot be searched."""
+    """A plain digest suffices: the token has 256 random bits, so it cannot be found by search."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 

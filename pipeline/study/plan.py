@@ -1,4 +1,4 @@
-"""What is compared: which methods of which runs, on which prompts. study.json, which no volunteer sees.
+"""The plan of a study: which methods of which runs are compared on which prompts. Volunteers never see study.json.
 
 study.json  study.sqlite  clips/<group>-<competitor>.mp4  (results.csv  tests.csv  pairs.csv  votes.csv)
 """
@@ -27,7 +27,7 @@ MEANINGS = "text alignment", "realism", "details"
 
 @dataclass(frozen=True)
 class Competitor:
-    """A row of a leaderboard that is voted on."""
+    """A method of a run that volunteers rank."""
 
     run: str
     run_id: str
@@ -40,7 +40,7 @@ class Competitor:
 
 @dataclass(frozen=True)
 class Plan:
-    """`turntables[group][competitor]` is a path of a run folder, `prompts[group]` what it shall show."""
+    """`turntables[group][competitor]` is a video in a run folder; `prompts[group]` is its prompt."""
 
     id: str
     competitors: tuple[Competitor, ...]
@@ -49,20 +49,20 @@ class Plan:
 
     @property
     def labels(self) -> list[str]:
-        """The methods' names, with their run where two have the same."""
+        """The methods' names, prefixed with the run if two are equal."""
         names = [competitor.method for competitor in self.competitors]
         return [c.method if names.count(c.method) == 1 else c.label for c in self.competitors]
 
     @property
     def steps(self) -> int:
-        """Rankings that a volunteer gives."""
+        """The number of rankings per volunteer."""
         return len(self.prompts) * len(QUESTIONS)
 
     def clip(self, store: Store, group: int, competitor: int) -> Path:
         return store.root / CLIPS / f"{group:02}-{competitor}.mp4"
 
     def shuffled(self) -> list[tuple[int, list[int]]]:
-        """For one volunteer: groups in random order, each with its competitors in random order."""
+        """One volunteer's order: groups in random order, each with its competitors in random order."""
         chance = secrets.SystemRandom()
         groups = chance.sample(range(len(self.prompts)), len(self.prompts))
         k = len(self.competitors)
@@ -70,7 +70,7 @@ class Plan:
 
 
 def planned(folders: Sequence[Path], methods: Sequence[str], prompts: int, seed: int) -> Plan:
-    """A study of these run folders' methods, over prompts drawn from those that all have made. Raises UserError."""
+    """A study of the run folders' methods, on prompts drawn from those that all of them finished. Raises UserError."""
     stores = [Store(folder) for folder in folders]
     settings = [manifest.read(store) for store in stores]
     every = [
@@ -82,7 +82,7 @@ def planned(folders: Sequence[Path], methods: Sequence[str], prompts: int, seed:
     for method in methods:
         if method not in known:
             raise UserError(f"No run has a method {method!r}; choose from {', '.join(known)}{nearest(method, known)}.")
-    rivals = [(competitor, made) for competitor, made in every if not methods or competitor.method in methods]
+    rivals = [(competitor, found) for competitor, found in every if not methods or competitor.method in methods]
     if len({competitor for competitor, _ in rivals}) < len(rivals):
         raise UserError("--runs names a run folder twice; name each once.")
     if not FEWEST <= len(rivals) <= MOST:
@@ -90,18 +90,18 @@ def planned(folders: Sequence[Path], methods: Sequence[str], prompts: int, seed:
             f"The runs have {len(rivals)} methods to rank; a volunteer can compare {FEWEST} to {MOST} at once: choose "
             "with --runs and --methods."
         )
-    common = [prompt for prompt in rivals[0][1] if all(prompt in made for _, made in rivals)]
+    common = [prompt for prompt in rivals[0][1] if all(prompt in found for _, found in rivals)]
     if not 1 <= prompts <= len(common):
         raise UserError(
-            f"--prompts is {prompts} and all methods have a turntable of {len(common)} prompts; give 1 to that, or "
-            "finish the runs."
+            f"--prompts is {prompts}, and {len(common)} prompts have a turntable of every method; give 1 to that "
+            "number, or finish the runs."
         )
     chosen = random.Random(seed).sample(common, prompts)
     return Plan(
         id=secrets.token_hex(8),
         competitors=tuple(competitor for competitor, _ in rivals),
         prompts=tuple(chosen),
-        turntables=tuple(tuple(made[prompt] for _, made in rivals) for prompt in chosen),
+        turntables=tuple(tuple(found[prompt] for _, found in rivals) for prompt in chosen),
     )
 
 
@@ -110,10 +110,10 @@ def write(store: Store, plan: Plan) -> None:
 
 
 def read(store: Store) -> Plan:
-    """Raises UserError where there is no study."""
+    """Raises UserError if the folder holds no study."""
     found = store.read_json(store.root / FILE)
     if found is None:
-        raise UserError(f"{store.root} holds no study (no {FILE}); make one with segmentdreamer study create.")
+        raise UserError(f"{store.root} holds no study (no {FILE}); create one with segmentdreamer study create.")
     return Plan(
         id=found["id"],
         competitors=tuple(Competitor(**competitor) for competitor in found["competitors"]),
@@ -123,7 +123,7 @@ def read(store: Store) -> Plan:
 
 
 def _turntables(store: Store, about: dict[str, Any], method: str) -> dict[str, str]:
-    """Of each prompt that the method has made, one (of several seeds the first)."""
+    """A turntable for each prompt that the method finished, of the first seed if there are several."""
     found: dict[str, str] = {}
     for job in about["jobs"]:
         path = store.item(job["job_id"]) / TURNTABLE

@@ -1,4 +1,4 @@
-"""Ballots → tables, and average ranks on the leaderboards of the runs that took part."""
+"""Evaluates the votes: tables, tests, and average ranks for the leaderboards of the compared runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,25 +8,24 @@ import numpy as np
 
 from evaluation.ranking import Summary, summarise
 from pipeline.errors import UserError
-from pipeline.leaderboard import table as leaderboard
-from pipeline.leaderboard import user_study
+from pipeline.leaderboard import table, user_study
 from pipeline.store.run_folder import Store
 from pipeline.study.database import Ballot
 from pipeline.study.plan import MEANINGS, Plan
 
 
 def found(plan: Plan, ballots: Sequence[Ballot], seed: int) -> list[Summary]:
-    """Of each question. Raises UserError until every question has a vote, EvaluationError for what is no ranking."""
+    """A summary per question. Raises UserError if a question has no votes, EvaluationError for an invalid ranking."""
     questions = [[ballot for ballot in ballots if ballot.question == q] for q in range(len(MEANINGS))]
     if not all(questions):
-        raise UserError("Nobody has answered all questions yet; send the invitation links, and serve the study.")
+        raise UserError("Not every question has an answer yet; send the invitation links and serve the study.")
     return [
         summarise(
-            np.array([ballot.ranks for ballot in given]),
-            [ballot.voter for ballot in given],
+            np.array([ballot.ranks for ballot in answers]),
+            [ballot.voter for ballot in answers],
             np.random.default_rng(seed),
         )
-        for given in questions
+        for answers in questions
     ]
 
 
@@ -50,14 +49,14 @@ def write(store: Store, plan: Plan, found: Sequence[Summary], ballots: Sequence[
             for label, rank in zip(plan.labels, ballot.ranks, strict=True)
         ],
     }
-    for name, table in rows.items():
-        store.write(store.root / name, leaderboard.csv(leaderboard.table(table)))
+    for name, lines in rows.items():
+        store.write(store.root / name, table.csv(table.from_rows(lines)))
 
 
 def as_values(plan: Plan, found: Sequence[Summary]) -> dict[str, list[dict[str, Any]]]:
     """Plain rows: `ranks` by question and method, `tests` by question, `pairs` by question and pair."""
     labels, k = plan.labels, len(plan.labels)
-    asked = [(f"q{number}", summary) for number, summary in enumerate(found, 1)]
+    numbered = [(f"q{number}", summary) for number, summary in enumerate(found, 1)]
     return {
         "ranks": [
             {
@@ -69,7 +68,7 @@ def as_values(plan: Plan, found: Sequence[Summary]) -> dict[str, list[dict[str, 
                 "rankings": summary.rankings,
                 "voters": summary.voters,
             }
-            for question, summary in asked
+            for question, summary in numbered
             for label, mean in zip(labels, summary.means, strict=True)
         ],
         "tests": [
@@ -83,7 +82,7 @@ def as_values(plan: Plan, found: Sequence[Summary]) -> dict[str, list[dict[str, 
                 "kendall_w": summary.friedman and summary.friedman.kendall_w,
                 "nemenyi_distance": summary.critical_distance,
             }
-            for (question, summary), meaning in zip(asked, MEANINGS, strict=True)
+            for (question, summary), meaning in zip(numbered, MEANINGS, strict=True)
         ],
         "pairs": [
             {
@@ -94,7 +93,7 @@ def as_values(plan: Plan, found: Sequence[Summary]) -> dict[str, list[dict[str, 
                 "p": summary.p[i][j],
                 "differs": summary.p[i][j] < 0.05,
             }
-            for question, summary in asked
+            for question, summary in numbered
             for i in range(k)
             for j in range(i + 1, k)
         ],
@@ -102,24 +101,25 @@ def as_values(plan: Plan, found: Sequence[Summary]) -> dict[str, list[dict[str, 
 
 
 def markdown(plan: Plan, found: Sequence[Summary], invited: int) -> str:
-    """For people: average ranks with intervals, 1 is best; what the tests say below."""
+    """Average ranks with intervals as Markdown (1 is best), followed by the tests."""
     heads = [f"{meaning} ↓" for meaning in MEANINGS]
     lines = [["method", *heads]]
     for c, label in enumerate(plan.labels):
         means = [summary.means[c] for summary in found]
         lines.append([label, *(f"{m.value:.2f}" + (f" [{m.low:.2f}, {m.high:.2f}]" if m.low else "") for m in means)])
-    told = [f"{found[0].voters} of {invited} invited volunteers have voted. 95 % intervals are over volunteers."]
+    notes = [f"{found[0].voters} of {invited} invited volunteers have voted. The 95 % intervals are over volunteers."]
     for meaning, summary in zip(MEANINGS, found, strict=True):
         test = summary.friedman
-        preferred = f"W = {test.kendall_w:.2f}, p = {test.p:.2g}" if test else "no test (too few, or all tied)"
-        told.append(
-            f"{meaning}: {preferred}; ranks closer than {summary.critical_distance:.2f} cannot be told apart (Nemenyi)."
+        agreement = f"W = {test.kendall_w:.2f}, p = {test.p:.2g}" if test else "no test (too few votes, or all tied)"
+        notes.append(
+            f"{meaning}: {agreement}; ranks closer than {summary.critical_distance:.2f} do not differ significantly "
+            "(Nemenyi)."
         )
-    return leaderboard.aligned(lines) + "\n" + "\n".join(told)
+    return table.aligned(lines) + "\n" + "\n".join(notes)
 
 
-def to_boards(plan: Plan, found: Sequence[Summary]) -> list[Path]:
-    """Average ranks into each run folder that took part, and its tables made anew; where they are."""
+def to_leaderboards(plan: Plan, found: Sequence[Summary]) -> list[Path]:
+    """Write the average ranks to the compared run folders and republish these; returns their leaderboards."""
     from pipeline.report.publish import publish
 
     ranks: dict[str, dict[str, Any]] = {}

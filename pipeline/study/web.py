@@ -1,6 +1,6 @@
-"""The pages that volunteers see. The only FastAPI, uvicorn and Jinja2.
+"""The web application of the study. FastAPI and uvicorn are imported only here.
 
-Nothing a volunteer receives names a method, a run or a file: addresses count a volunteer's own steps and letters.
+No response names a method, a run or a file: addresses consist of the volunteer's own step numbers and letters.
 """
 
 import hashlib
@@ -28,14 +28,14 @@ from pipeline.study.plan import DATABASE, LETTERS, MEANINGS, QUESTIONS, Plan
 
 HERE = Path(__file__).parent
 COOKIE, COOKIE_SECONDS = "invitation", 90 * 86_400
-MOST_BYTES = 16 * 1024  # of a form; ours has less than one
+MOST_BYTES = 16 * 1024  # limit of a form, which has less than 1 KiB
 STATIC = {"study.css": "text/css", "study.js": "text/javascript"}
 OLD = "Thu, 01 Jan 1970 00:00:00 GMT"
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; media-src 'self'; "
     "connect-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",  # not no-referrer, which would make the Origin of our own forms null
+    "Referrer-Policy": "same-origin",  # no-referrer would make the Origin of our own forms null
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "X-Robots-Tag": "noindex",
@@ -44,14 +44,14 @@ HEADERS = {
 
 
 class Session(NamedTuple):
-    """Who is asking, by the invitation in the cookie."""
+    """The volunteer of a request, identified by the invitation in the cookie."""
 
     voter: Voter
     token: str
 
     @property
     def csrf(self) -> str:
-        """What a form of ours holds and no other site can know."""
+        """A secret that only our own forms hold."""
         return hashlib.sha256(f"form:{self.token}".encode()).hexdigest()
 
 
@@ -69,7 +69,7 @@ class Step(NamedTuple):
 
 
 def app(store: Store, plan: Plan, hosts: list[str], *, is_secure: bool = False) -> FastAPI:
-    """Answers for these hosts alone: no other site's name can be made to lead here. `is_secure`: by https only."""
+    """The application. It answers for `hosts` only, against DNS rebinding. `is_secure`: the cookie needs https."""
     database = Database(store.root / DATABASE)
 
     @asynccontextmanager
@@ -88,7 +88,7 @@ def app(store: Store, plan: Plan, hosts: list[str], *, is_secure: bool = False) 
         token = request.cookies.get(COOKIE, "")
         voter = database.voter(token) if token else None
         if voter is None:
-            raise HTTPException(403, "Please open the link that you were sent.")
+            raise HTTPException(403, "Please open the link that you received.")
         return Session(voter, token)
 
     def checked_step(number: int, who: Annotated[Session, Depends(session)]) -> Step:
@@ -97,16 +97,16 @@ def app(store: Store, plan: Plan, hosts: list[str], *, is_secure: bool = False) 
         return step_of(plan, who.voter, number)
 
     async def form(request: Request, who: Annotated[Session, Depends(session)]) -> dict[str, str]:
-        """The fields of a form that our own page sent."""
+        """The fields of a form sent by our own page."""
         origin = request.headers.get("origin")
         try:
             fields = parse_qs((await _body(request)).decode(), max_num_fields=64)
         except ValueError as error:
             raise HTTPException(400, "This is not a form.") from error
         sent = fields.get("csrf", [""])[0]
-        strange = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
-        if strange or not hmac.compare_digest(sent.encode(), who.csrf.encode()):
-            raise HTTPException(403, "This did not come from our page. Please go back and try again.")
+        is_foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+        if is_foreign or not hmac.compare_digest(sent.encode(), who.csrf.encode()):
+            raise HTTPException(403, "This form was not sent from our page. Please go back and try again.")
         return {key: values[0] for key, values in fields.items()}
 
     Who = Annotated[Session, Depends(session)]
@@ -136,7 +136,7 @@ def app(store: Store, plan: Plan, hosts: list[str], *, is_secure: bool = False) 
     @web.get("/i/{token}")
     def enter(token: str) -> Response:
         if database.voter(token) is None:
-            raise HTTPException(404, "This link is not an invitation. Please copy the whole link that you were sent.")
+            raise HTTPException(404, "This link is not an invitation. Please copy the complete link that you received.")
         response = RedirectResponse("/", 303)
         response.set_cookie(COOKIE, token, COOKIE_SECONDS, httponly=True, samesite="lax", secure=is_secure)
         return response
@@ -153,7 +153,7 @@ def app(store: Store, plan: Plan, hosts: list[str], *, is_secure: bool = False) 
     @web.get("/step/{number}")
     def show(step: Where, who: Who) -> Response:
         number = next_step(who.voter)
-        if step.number != number:  # answered, or not yet its turn
+        if step.number != number:  # already answered, or not yet reached
             return RedirectResponse("/" if number is None else f"/step/{number}", 303)
         return ranking(step, who)
 
@@ -183,8 +183,8 @@ def app(store: Store, plan: Plan, hosts: list[str], *, is_secure: bool = False) 
             error = f"Please give each rank from 1 to {len(step.competitors)} once."
             return ranking(step, who, fields, error)
         if not database.cast(Ballot(who.voter.id, step.group, step.question, ranks)):
-            text = "You had answered this already, perhaps in another window. Your first answer counts."
-            return page("message.html", 409, title="Answered already", text=text)
+            text = "You have already answered this question, perhaps in another window. Your first answer counts."
+            return page("message.html", 409, title="Already answered", text=text)
         number = next_step(who.voter)
         return RedirectResponse("/" if number is None else f"/step/{number}", 303)
 
@@ -203,7 +203,7 @@ def app(store: Store, plan: Plan, hosts: list[str], *, is_secure: bool = False) 
         real_group, competitors = who.voter.shown[group - 1]
         path = plan.clip(store, real_group, competitors[LETTERS.index(letter)])
         tag = hmac.new(who.token.encode(), f"{group}{letter}".encode(), "sha256").hexdigest()[:16]
-        # The file's own date and tag are the same for all volunteers, so two of them could compare notes.
+        # The file's own date and tag are equal for all volunteers, who could compare them to identify methods.
         headers = {"ETag": f'"{tag}"', "Last-Modified": OLD, "Cache-Control": "private, no-cache"}
         return FileResponse(path, media_type="video/mp4", headers=headers)
 
@@ -223,7 +223,7 @@ def step_of(plan: Plan, voter: Voter, number: int) -> Step:
 
 
 def ranks_of(step: Step, fields: dict[str, str]) -> list[int] | None:
-    """By competitor, from a form that has them by letter; None unless each rank is there once."""
+    """Ranks by competitor, from a form with ranks by letter; None unless each rank occurs once."""
     given = [fields.get(letter, "") for letter in step.letters]
     if sorted(given) != [str(rank) for rank in range(1, len(given) + 1)]:
         return None
@@ -232,12 +232,12 @@ def ranks_of(step: Step, fields: dict[str, str]) -> list[int] | None:
 
 
 def serve(store: Store, plan: Plan, host: str, port: int, url: str | None) -> None:
-    """Until a signal. Raises UserError where the address is taken."""
+    """Serve until a signal. Raises UserError if the address is not available."""
     try:
         listening = socket.create_server((host, port))
     except OSError as error:
         raise UserError(
-            f"{host}:{port} cannot be listened on ({error.strerror}); choose another --host or --port."
+            f"Cannot listen on {host}:{port} ({error.strerror}); choose another --host or --port."
         ) from error
     with listening:
         here = f"http://{host}:{listening.getsockname()[1]}"
@@ -245,17 +245,19 @@ def serve(store: Store, plan: Plan, host: str, port: int, url: str | None) -> No
         config = uvicorn.Config(
             app(store, plan, sorted(hosts), is_secure=(url or "").startswith("https:")),
             log_level="warning",
-            access_log=False,  # which would hold invitations and addresses
+            access_log=False,  # it would contain invitations and addresses
             server_header=False,
             date_header=False,
         )
-        print(f"Serving {store.root} on {url or here}, until Ctrl-C. Volunteers open their links.", flush=True)
+        print(
+            f"Serving {store.root} on {url or here}, until Ctrl-C. Volunteers open their invitation links.", flush=True
+        )
         uvicorn.Server(config).run(sockets=[listening])
     print("Stopped.", file=sys.stderr)
 
 
 async def _body(request: Request) -> bytes:
-    """Of a small request; a larger one is refused before it is read."""
+    """The body of a small request; a larger one is refused without reading it."""
     content = b""
     announced = request.headers.get("content-length", "0")
     too_large = not announced.isdecimal() or int(announced) > MOST_BYTES

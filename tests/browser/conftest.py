@@ -1,29 +1,29 @@
-"""A real Chromium without a window, through its driver. Where there is none, tests say so; CI must have one."""
+"""Headless Chromium through its driver. Tests are skipped without it, except in CI."""
 
 import shutil
 from collections.abc import Iterator
 
 import pytest
 
-from tests.support.real_browser import miss
+from tests.support.real_browser import skip_or_fail
 
 FLAGS = "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--use-angle=swiftshader", "--mute-audio"
-FLAGS_OF_WEBGL = "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"
+WEBGL_FLAGS = "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator:
-    """Chromium that can reach nothing but this machine and its disk."""
+    """Chromium with access to this machine only."""
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if chromium is None or driver is None:
-        miss("there is no Chromium with its driver here (Debian: apt-get install chromium chromium-driver)")
+        skip_or_fail("no chromium and chromedriver (Debian: apt-get install chromium chromium-driver)")
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     for flag in (
         *FLAGS,
-        *FLAGS_OF_WEBGL,
+        *WEBGL_FLAGS,
         "--window-size=1280,900",
         "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
     ):

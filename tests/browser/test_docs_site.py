@@ -1,4 +1,4 @@
-"""The site of the pages: it builds without a warning or the network, has all that it promises, and no dead link."""
+"""The documentation site: it builds offline without warnings, is complete, and has no dead links."""
 
 import ast
 import http.server
@@ -60,12 +60,12 @@ def test_every_page_of_the_docs_is_on_the_site(site):
     assert [page for page in sources if not (site / page.relative_to(ROOT)).with_suffix(".html").is_file()] == []
 
 
-def test_its_first_page_leads_to_that_of_the_docs(site):
+def test_first_page_redirects_to_the_docs(site):
     refresh = parsed(site / "index.html").find(".//meta[@http-equiv='refresh']").get("content")
     assert (site / refresh.partition("url=")[2]) == site / "docs" / "index.html"
 
 
-def test_no_page_loads_anything_from_elsewhere(site):
+def test_pages_load_local_files_only(site):
     loading = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src", "video": "src"}
     loaded = [
         element.get(loading[element.tag], "")
@@ -81,7 +81,7 @@ def test_no_page_loads_anything_from_elsewhere(site):
     ] == []
 
 
-def test_every_link_within_the_site_leads_to_a_file_and_a_place_in_it(site):
+def test_every_internal_link_has_a_target(site):
     broken, followed = [], 0
     for page in pages(site):
         for link in parsed(page).iter("a"):
@@ -103,14 +103,14 @@ def commands(command, name: str = "segmentdreamer"):
         yield from commands(sub, f"{name} {word}")
 
 
-def test_every_command_and_option_is_on_its_page_and_nothing_hidden_is(site):
-    text, told = text_of(site / "docs" / "reference" / "cli.html"), 0
+def test_every_visible_command_and_option_is_documented(site):
+    text, documented = text_of(site / "docs" / "reference" / "cli.html"), 0
     for name, command in commands(get_command(app)):
         assert (f"\n{name}#" in text or f"{name}¶" in text) == (not command.hidden), name
         for option in () if command.hidden else command.params:
-            told += 1
+            documented += 1
             assert option.param_type_name == "argument" or option.opts[0] in text, (name, option.name)
-    assert told > 150
+    assert documented > 150
 
 
 def public_functions(module: str) -> list[str]:
@@ -122,14 +122,14 @@ def public_functions(module: str) -> list[str]:
 
 
 @pytest.mark.parametrize("package", ["sctd", "evaluation", "cluster", "pipeline"])
-def test_the_reference_has_every_public_function_of_its_modules(site, package):
+def test_reference_has_every_public_function_of_its_modules(site, package):
     page = site / "docs" / "reference" / f"{package}.html"
     modules = [name.removeprefix("module-") for name in ids(page) if name.startswith("module-")]
     assert len(modules) >= 5
     assert [name for module in modules for name in public_functions(module) if name not in ids(page)] == []
 
 
-def test_the_reference_has_each_objective_with_its_equation(site):
+def test_reference_has_each_objective_with_its_equation(site):
     page = site / "docs" / "reference" / "sctd.html"
     for function in OBJECTIVES.values():
         assert f"{function.__module__}.{function.__name__}" in ids(page)
@@ -137,7 +137,7 @@ def test_the_reference_has_each_objective_with_its_equation(site):
     assert "Float[Tensor, 'num 3']" in text_of(page)
 
 
-def test_a_link_to_a_source_file_leads_to_its_reference(site):
+def test_link_to_a_source_file_targets_its_reference(site):
     links = {link.get("href") for link in parsed(site / "docs" / "objectives" / "ism.html").iter("a")}
     assert "../reference/sctd.html#module-sctd.objectives.ism" in links
 
@@ -151,7 +151,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def served(site):
-    """Its address on this machine."""
+    """The URL of the served site."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site)))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -175,7 +175,7 @@ WIDE = (
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_no_page_is_wider_than_the_screen(width, browser, served):
-    """Tables and code that are wider scroll in their own frames."""
+    """Wider tables and code scroll in their own frames."""
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     try:
@@ -186,7 +186,7 @@ def test_no_page_is_wider_than_the_screen(width, browser, served):
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_the_search_finds_pages_and_names_of_functions(browser, served):
+def test_search_finds_pages_and_functions(browser, served):
     from selenium.webdriver.support.ui import WebDriverWait
 
     for words, expected in (
@@ -199,20 +199,20 @@ def test_the_search_finds_pages_and_names_of_functions(browser, served):
         assert any(expected in address for address in found), (words, found)
 
 
-def test_it_can_be_dark(browser, served):
+def test_theme_can_be_dark(browser, served):
     browser.get(f"{served}/docs/index.html")
     colours = set()
-    for _ in range(3):  # light, dark, as the system
+    for _ in range(3):  # light, dark, system
         browser.execute_script("document.querySelector('button.theme-toggle').click()")
         colours.add(browser.execute_script("return getComputedStyle(document.body).backgroundColor"))
     assert len(colours) == 2
 
 
-# ---- what fails --------------------------------------------------------------------------------------------------
+# ---- failing builds -----------------------------------------------------------------------------------------------
 
 
 def small(root: Path, text: str, contents: str = "root: docs/index\nentries: [{file: docs/page}]\n") -> Path:
-    """A tree with the real settings and two pages."""
+    """A source tree with the real settings and two pages."""
     shutil.copytree(DOCS, root / "docs", ignore=shutil.ignore_patterns("*.md", "results", "images"))
     (root / "docs" / "_toc.yml").write_text(contents)
     (root / "docs" / "index.md").write_text("# Index\n\n## A section\n")
@@ -223,7 +223,7 @@ def small(root: Path, text: str, contents: str = "root: docs/index\nentries: [{f
 GOOD = "# Page\n\n[one](index.md#a-section)\n"
 
 
-def test_a_small_tree_builds(tmp_path):
+def test_small_tree_builds(tmp_path):
     assert build(small(tmp_path, GOOD), tmp_path / "site").returncode == 0
 
 
@@ -237,9 +237,9 @@ def test_a_small_tree_builds(tmp_path):
         ("# Page\n\n![one](none.png)\n", {}, "image file not readable"),
         (GOOD, {"contents": "root: docs/index\n"}, "document isn't included in any toctree"),
     ],
-    ids=["a page", "an anchor elsewhere", "an anchor here", "a folder", "a picture", "no place in the contents"],
+    ids=["a page", "an anchor elsewhere", "an anchor here", "a folder", "an image", "not in the contents"],
 )
-def test_what_leads_nowhere_fails_the_build(text, contents, warning, tmp_path):
+def test_dead_link_fails_the_build(text, contents, warning, tmp_path):
     done = build(small(tmp_path, text, **contents), tmp_path / "site")
     assert done.returncode == 1
     assert warning in done.stderr

@@ -1,4 +1,4 @@
-"""The report and the viewer in a real browser, opened from the disk: what is on the screen, not only in the pages."""
+"""The report pages and the viewer in a real browser, opened from disk."""
 
 import os
 import re
@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.leaderboard.table import Finished, board
-from pipeline.report import pages as site
-from pipeline.report import viewer
+from pipeline.leaderboard.table import RunResults, leaderboard
+from pipeline.report import pages, viewer
 from pipeline.store.run_folder import Store
 from sctd.formats import ply
 from tests.support import finished_run
-from tests.support.real_browser import assert_the_asset_stands_upright, miss, near, picture, wait_until
+from tests.support.real_browser import assert_asset_is_upright, dominates, screenshot, skip_or_fail, wait_until
 
 PROMPTS, METHODS = ["a red ball", "<script>alert(1)</script>"], ["sds", "sctd", "ism"]
 PHONE = {"width": 375, "height": 740, "deviceScaleFactor": 2, "mobile": True}
@@ -26,7 +25,7 @@ def files() -> viewer.Files:
     try:
         return viewer.fetch()
     except UserError as error:
-        miss(f"the viewer cannot be fetched: {error}")
+        skip_or_fail(f"the viewer cannot be fetched: {error}")
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +33,13 @@ def report(tmp_path_factory, files):
     folder = tmp_path_factory.mktemp("browser")
     store = Store(folder / "run")
     finished_run.write(store, folder / "weights", PROMPTS, METHODS, failed=[(1, 2)])
-    finished = Finished.read(store)
-    return site.write([finished], board([finished]), Store(folder / "report"), files).parent
+    finished = RunResults.read(store)
+    return pages.write([finished], leaderboard([finished]), Store(folder / "report"), files).parent
 
 
 @pytest.fixture
 def opened(browser, report):
-    """Opens a page of the report. At the end of the test nothing may have gone wrong in any."""
+    """Opens a page of the report. The test fails if a page logged an error."""
     browser.get_log("browser")
 
     def open_page(path: str):
@@ -54,8 +53,8 @@ def opened(browser, report):
 
 def shown_asset(browser) -> np.ndarray:
     wait_until(lambda: browser.execute_script("return document.body.classList.contains('shown')"), "the asset is shown")
-    wait_until(lambda: near(picture(browser), 0).mean() > 0.01, "red is on the screen")
-    return picture(browser)
+    wait_until(lambda: dominates(screenshot(browser), 0).mean() > 0.01, "red is visible")
+    return screenshot(browser)
 
 
 def column(browser, name: str) -> list[str]:
@@ -67,7 +66,7 @@ def column(browser, name: str) -> list[str]:
     )
 
 
-def test_the_table_sorts_best_first_and_back(opened):
+def test_table_sorts_best_first_and_reverses(opened):
     browser = opened("index.html")
     assert column(browser, "method") == METHODS
     head = browser.find_element("css selector", "th[data-column='clip@embedded'] button")
@@ -84,7 +83,7 @@ def test_the_table_sorts_best_first_and_back(opened):
     assert browser.find_element("css selector", "[aria-sort]").get_attribute("data-column") == "method"
 
 
-def test_more_columns_come_on_request(opened):
+def test_detail_columns_can_be_shown(opened):
     browser = opened("index.html")
     head = browser.find_element("css selector", "th[data-column='clip_p10@embedded']")
     assert not head.is_displayed()
@@ -99,25 +98,25 @@ def test_turntables_turn_and_follow_the_slider_together(opened):
     browser.execute_script(
         "const s = document.getElementById('azimuth'); s.value = 180; s.dispatchEvent(new Event('input'))"
     )
-    wait_until(lambda: all(abs(x - 2.51) < 0.05 for x in browser.execute_script(times)), "all stand at 180°")
+    wait_until(lambda: all(abs(x - 2.51) < 0.05 for x in browser.execute_script(times)), "all are at 180°")
     assert len(browser.execute_script(times)) == len(METHODS)
     assert browser.find_element("id", "degrees").text == "180°"
     assert browser.find_element("id", "play").text == "play"
 
 
-def test_worst_views_show_the_side_they_name(opened):
+def test_worst_views_show_their_azimuth(opened):
     browser = opened("prompts/001.html")
     times = "return [...document.querySelectorAll('video[data-degrees]')].map((v) => v.currentTime)"
-    wait_until(lambda: all(abs(x - 2.51) < 0.05 for x in browser.execute_script(times)), "the worst side is shown")
+    wait_until(lambda: all(abs(x - 2.51) < 0.05 for x in browser.execute_script(times)), "the worst view is shown")
     assert browser.execute_script("return document.querySelectorAll('video[data-degrees]').length") == len(METHODS)
 
 
-def test_pictures_and_plots_are_there(opened):
+def test_images_and_plots_load(opened):
     for path in ("index.html", "prompts/001.html", "prompts/002.html"):
         browser = opened(path)
         browser.execute_script("document.querySelectorAll('img').forEach((image) => { image.loading = 'eager' })")
         sizes = "return [...document.images].map((image) => image.complete && image.naturalWidth)"
-        wait_until(lambda: all(browser.execute_script(sizes)), f"all pictures of {path} are loaded")  # noqa: B023
+        wait_until(lambda: all(browser.execute_script(sizes)), f"all images of {path} are loaded")  # noqa: B023
         assert browser.execute_script(sizes), path
 
 
@@ -128,28 +127,28 @@ def test_no_page_is_wider_than_a_phone(opened, path):
     assert browser.execute_script("return document.documentElement.scrollWidth") <= PHONE["width"]
 
 
-def test_a_hostile_prompt_is_read_not_run(opened):
+def test_hostile_prompt_is_not_executed(opened):
     browser = opened("prompts/002.html")
-    assert browser.find_element("tag name", "h1").text == PROMPTS[1]  # an alert would have raised
+    assert browser.find_element("tag name", "h1").text == PROMPTS[1]  # an alert would raise an exception
 
 
-def test_the_viewer_shows_an_asset_from_the_disk(opened):
+def test_viewer_shows_an_asset_from_disk(opened):
     browser = opened("prompts/001.html")
     browser.find_element("link text", "Open in the viewer").click()
     first = shown_asset(browser)
-    assert_the_asset_stands_upright(first)
+    assert_asset_is_upright(first)
     assert "a red ball, sds" in browser.find_element("tag name", "h1").text
     _drag(browser)
-    wait_until(lambda: np.abs(picture(browser) - first).mean() > 1, "a drag turns the asset")
+    wait_until(lambda: np.abs(screenshot(browser) - first).mean() > 1, "a drag turns the asset")
 
 
-def test_the_viewer_fits_a_phone(opened):
+def test_viewer_fits_a_phone(opened):
     browser = opened("index.html")
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
     browser.get(browser.current_url.replace("index.html", "view/0-0000cafe.html"))
     pixels = shown_asset(browser)
-    assert_the_asset_stands_upright(pixels)
-    columns = np.nonzero(near(pixels, 0))[1]
+    assert_asset_is_upright(pixels)
+    columns = np.nonzero(dominates(pixels, 0))[1]
     assert 0 < columns.min() < columns.max() < pixels.shape[1] - 1
 
 
@@ -163,7 +162,7 @@ def test_view_serves_an_asset_on_loopback(browser, tmp_path):
         url = re.search(r"http://127\.0\.0\.1:\d+/", served.stdout.readline())
         assert url
         browser.get(url[0])
-        assert_the_asset_stands_upright(shown_asset(browser))
+        assert_asset_is_upright(shown_asset(browser))
     finally:
         served.terminate()
         served.wait()

@@ -9,7 +9,7 @@ import torch
 
 from evaluation.fid import Moments
 from evaluation.references import Reference, to_bytes
-from pipeline.assets import images as pictures
+from pipeline.assets import images
 from pipeline.prompts import slug
 from pipeline.store.run_folder import Store
 from sctd.formats import ply
@@ -63,7 +63,7 @@ def write(store: Store, weights, prompts, methods, *, failed=(), unfinished=()) 
         | {"weights": {"name": "embedded", "folder": str(weights), "sha256": {"prior": "p"}}}
         | {"jobs": list(jobs.values()), "sessions": [session | {"versions": {"torch": "2"}, "hardware": hardware}]},
     )
-    files = {"asset.ply": ply.to_ply(asset()), "turntable.mp4": pictures.video(_frames())}
+    files = {"asset.ply": ply.to_ply(asset()), "turntable.mp4": images.video(_frames())}
     for (p, m), job in jobs.items():
         if (p, m) in unfinished:
             continue
@@ -76,7 +76,7 @@ def write(store: Store, weights, prompts, methods, *, failed=(), unfinished=()) 
         made |= {"num_gaussians": 900, "image_size": 64, "peak_bytes": 2**30, "device": "cpu"}
         scores, arrays = _scored(score(p, m), rng)
         folder = store.item(job["job_id"])
-        sheet = pictures.contact_sheet(_frames(), job["prompt"])
+        sheet = images.contact_sheet(_frames(), job["prompt"])
         for name, content in {**files, "contact.png": sheet, "evaluation.npz": arrays}.items():
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)

@@ -1,7 +1,8 @@
-"""How long pages of a report of 40 prompts by 5 methods take to open: `python tests/support/opening_times.py [RUN]`.
+"""Measures how long the pages of a report of 40 prompts by 5 methods take to open.
 
-Each page is opened five times from the disk, each time by a new Chromium without a cache; medians are printed as rows
-of a table. The run is `finished_run`'s, with records of progress; its assets, turntables and sheets are RUN's if given.
+`python tests/support/opening_times.py [RUN]` opens each page five times from disk, each time in a new Chromium
+without a cache, and prints the medians as table rows. The run is `finished_run`'s with progress records; its assets,
+turntables and contact sheets are those of RUN if given.
 """
 
 import json
@@ -11,9 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pipeline.leaderboard.table import Finished, board
-from pipeline.report import pages as site
-from pipeline.report import viewer
+from pipeline.leaderboard.table import RunResults, leaderboard
+from pipeline.report import pages, viewer
 from pipeline.store.run_folder import ASSET, CONTACT, TURNTABLE, Store
 from tests.support import finished_run
 
@@ -21,7 +21,7 @@ PROMPTS, METHODS = [f"a thing of number {number}" for number in range(40)], ["sc
 PAGES = "index.html", "prompts/001.html", "recipes.html", "view/0-0000cafe.html"
 TIMES, POINTS = 5, 50
 FLAGS = "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--use-angle=swiftshader"
-ASKED = """
+TIMINGS = """
 const [page] = performance.getEntriesByType("navigation");
 const paint = performance.getEntriesByName("first-contentful-paint")[0];
 return page.loadEventEnd && paint ? [paint.startTime, page.loadEventEnd] : null;
@@ -29,7 +29,7 @@ return page.loadEventEnd && paint ? [paint.startTime, page.loadEventEnd] : null;
 
 
 def opened(url: str) -> tuple[float, float]:
-    """Milliseconds from the start of the navigation to the first paint with content, and to the end of loading."""
+    """Milliseconds from the start of the navigation to the first contentful paint, and to the end of loading."""
     from selenium import webdriver
 
     from tests.support.real_browser import wait_until
@@ -41,13 +41,13 @@ def opened(url: str) -> tuple[float, float]:
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
     try:
         browser.get(url)
-        return tuple(wait_until(lambda: browser.execute_script(ASKED), "the page is loaded"))
+        return tuple(wait_until(lambda: browser.execute_script(TIMINGS), "the page is loaded"))
     finally:
         browser.quit()
 
 
 def written(folder: Path, like: Path | None) -> Path:
-    """The report of a large run."""
+    """Write the report of a large run; returns its folder."""
     store = Store(folder / "run")
     finished_run.write(store, folder / "weights", PROMPTS, METHODS)
     jobs = [job["job_id"] for job in json.loads((store.root / "run.json").read_text())["jobs"]]
@@ -63,8 +63,8 @@ def written(folder: Path, like: Path | None) -> Path:
         for i in range(1, POINTS + 1)
     ]
     store.write(store.root / "events" / "a-0000.jsonl", "\n".join(lines).encode())
-    finished = Finished.read(store)
-    return site.write([finished], board([finished]), Store(folder / "report"), viewer.fetch()).parent
+    finished = RunResults.read(store)
+    return pages.write([finished], leaderboard([finished]), Store(folder / "report"), viewer.fetch()).parent
 
 
 def main() -> None:

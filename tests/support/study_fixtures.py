@@ -1,4 +1,4 @@
-"""A study of three methods in two run folders, with turntables made here, and a client that a volunteer could be."""
+"""A study of three methods in two run folders with generated turntables, and helpers to serve it."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.assets import images as pictures
+from pipeline.assets import images
 from pipeline.store.run_folder import Store
 from pipeline.study import clips, plan
 from pipeline.study.database import Database
@@ -26,11 +26,11 @@ def turntable(seed: int, frames: int = 12, side: int = 32) -> bytes:
     views = np.full((frames, side, side, 3), 255, np.uint8)
     for i, view in enumerate(views):
         view[8:24, i : i + 12] = colour
-    return pictures.video(views)
+    return images.video(views)
 
 
-def write_run(root, methods, unmade=()):
-    """As much of a run folder as a study reads; `unmade` jobs have no turntable."""
+def write_run(root, methods, unfinished=()):
+    """The parts of a run folder that a study reads; `unfinished` jobs have no turntable."""
     jobs = [
         {"job_id": f"{method}-{p}", "prompt": prompt, "method": method, "objective": method}
         for p, prompt in enumerate(PROMPTS)
@@ -40,7 +40,7 @@ def write_run(root, methods, unmade=()):
     store = Store(root)
     store.write_json(root / "run.json", about)
     for number, job in enumerate(jobs):
-        if job["job_id"] not in unmade:
+        if job["job_id"] not in unfinished:
             frames = 12 if root.name == "alpha" else 20
             store.write(store.item(job["job_id"]) / "turntable.mp4", turntable(number, frames))
     return store
@@ -56,16 +56,16 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def made_clips(runs):
-    """The files of one plan, made once."""
+    """A plan and its clips, generated once."""
     made = plan.planned(runs, [], 2, seed=1)
     assert HOSTILE in made.prompts
     contents = [clips.clip(Path(path)) for group in made.turntables for path in group]
-    return made, clips.alike(contents)
+    return made, clips.padded(contents)
 
 
 @pytest.fixture
 def study(made_clips, tmp_path):
-    """A study's folder, its plan, and a database; three methods, two groups, six steps a volunteer."""
+    """A study's folder, plan and database: three methods, two groups, six steps per volunteer."""
     made, contents = made_clips
     store = Store(tmp_path / "study")
     paths = [made.clip(store, g, c) for g in range(2) for c in range(3)]
@@ -82,7 +82,7 @@ def csrf(html: str) -> str:
 
 
 def secrets_of(made) -> list[str]:
-    """Words that no volunteer may receive."""
+    """Words that no response may contain."""
     runs = [word for c in made.competitors for word in (c.run, c.run_id, c.method)]
     return [*runs, made.id, "sctd", "sds", "run.json", "items/", json.dumps(made.competitors[0].method)]
 

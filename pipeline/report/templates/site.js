@@ -1,4 +1,4 @@
-// What the pages do beyond showing: tables sort, and the turntables of a prompt turn together.
+// Sortable tables, and turntables that follow one slider.
 "use strict";
 
 function sortBy(table, index, isAscending) {
@@ -8,7 +8,7 @@ function sortBy(table, index, isAscending) {
   const isNumeric = rows.every((row) => key(row) === "" || !Number.isNaN(Number(key(row))));
   rows.sort((a, b) => {
     const [x, y] = [key(a), key(b)];
-    if (x === "" || y === "") return (x === "") - (y === ""); // what there is not comes last, either way
+    if (x === "" || y === "") return (x === "") - (y === ""); // empty cells last in both orders
     const order = isNumeric ? Number(x) - Number(y) : x.localeCompare(y);
     return isAscending ? order : -order;
   });
@@ -27,7 +27,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
-// The duration is known once the head of the file is: then the frame of an azimuth can be asked for.
+// Seeking needs the duration, which is known once the metadata are loaded.
 const seek = (video, degrees) => { video.currentTime = (degrees / 360) * video.duration + 0.01; };
 for (const video of document.querySelectorAll("video[data-degrees]")) {
   const show = () => seek(video, Number(video.dataset.degrees));

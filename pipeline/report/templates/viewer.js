@@ -1,9 +1,9 @@
-// Shows window.ASSET (a .ply in base64) by window.SPLAT_VIEWER (a module's source): a page from a disk may not fetch
-// files, nor import modules from them. Assets have z up and look along +x; the viewer's world has y up.
+// Shows window.ASSET (a .ply in base64) with window.SPLAT_VIEWER (a module's source): a page opened from disk can neither
+// fetch files nor import modules. Assets have z up and face +x; the viewer's world has y up.
 "use strict";
 
 const FOV_DEGREES = 45; // of the longer side of the window
-const FROM = [0.434, 0.244, 0.867]; // where the camera stands: before the object, to the right and above
+const FROM = [0.434, 0.244, 0.867]; // camera position: in front of the object, to the right and above
 const SETTINGS = {
   version: 2,
   tonemapping: "none",
@@ -22,20 +22,20 @@ const SETTINGS = {
   startMode: "default",
 };
 
-function complain(error) {
+function showError(error) {
   const place = document.getElementById("trouble");
-  place.textContent = `The viewer cannot show this asset here: ${error.message ?? error}`;
+  place.textContent = `This browser cannot show the asset: ${error.message ?? error}`;
   place.hidden = false;
 }
 
 async function start() {
   const shape = Math.min(innerWidth, innerHeight) / Math.max(innerWidth, innerHeight);
-  const distance = 1.1 / Math.sin(Math.atan(Math.tan((FOV_DEGREES * Math.PI) / 360) * shape)); // a radius of 1 fits in
+  const distance = 1.1 / Math.sin(Math.atan(Math.tan((FOV_DEGREES * Math.PI) / 360) * shape)); // fits a sphere of radius 1
   SETTINGS.cameras[0].initial.position = FROM.map((x) => x * distance);
   try {
     localStorage.getItem("controlsPanelOpen") ?? localStorage.setItem("controlsPanelOpen", "false");
   } catch {
-    // without storage the list of keys is open at first
+    // without storage the list of shortcuts starts open
   }
   const bytes = Uint8Array.from(atob(window.ASSET), (letter) => letter.charCodeAt(0));
   const source = URL.createObjectURL(new Blob([window.SPLAT_VIEWER], { type: "text/javascript" }));
@@ -59,4 +59,4 @@ async function start() {
   viewer.state.loaded ? show() : viewer.events.once("loaded:changed", show);
 }
 
-start().catch(complain);
+start().catch(showError);

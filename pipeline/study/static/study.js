@@ -1,21 +1,22 @@
-// Without this script the lists of ranks are the form. With it they follow the order of the films, and are kept as a draft.
+// Without this script, volunteers choose ranks from the lists. With it, the lists follow the order of the videos, and each
+// change is saved as a draft.
 "use strict";
 
 const form = document.querySelector("form");
 const films = form.querySelector(".films");
-const said = document.getElementById("said");
+const announcement = document.getElementById("said");
 const pause = document.getElementById("pause");
-const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+const prefersReducedMotion = matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 const items = () => [...films.children];
 const selectOf = (item) => item.querySelector("select");
 const videos = () => [...films.querySelectorAll("video")];
 
-function numbered() {
+function numberRanks() {
   items().forEach((item, index) => { selectOf(item).value = String(index + 1); });
 }
 
-// Moving an element in the document stops its film, unless the browser can move it as it is.
+// Moving an element in the document stops its video, except with moveBefore.
 function move(item, index) {
   const others = items().filter((other) => other !== item);
   const before = others[Math.max(0, Math.min(index, others.length))] ?? null;
@@ -24,7 +25,7 @@ function move(item, index) {
   if (films.moveBefore) films.moveBefore(item, before);
   else films.insertBefore(item, before);
   if (playing) item.querySelector("video").play().catch(() => {});
-  numbered();
+  numberRanks();
   return true;
 }
 
@@ -34,11 +35,11 @@ function save() {
   saving = saving
     .then(() => fetch(form.dataset.draft, { method: "POST", body, keepalive: true }))
     .then((answer) => { if (!answer.ok) throw new Error(answer.status); })
-    .catch(() => { said.textContent = "Your order could not be kept; check your connection."; });
+    .catch(() => { announcement.textContent = "Your ranking could not be saved; check your connection."; });
 }
 
-function tell(item) {
-  said.textContent = `Film ${item.dataset.letter} is now number ${items().indexOf(item) + 1} of ${items().length}.`;
+function announce(item) {
+  announcement.textContent = `Video ${item.dataset.letter} is now number ${items().indexOf(item) + 1} of ${items().length}.`;
   save();
 }
 
@@ -52,7 +53,7 @@ function keyed(event) {
   if (there === undefined) return;
   event.preventDefault();
   if (there < 0 || there >= items().length) return;
-  if (move(item, there)) tell(item);
+  if (move(item, there)) announce(item);
   event.currentTarget.focus();
 }
 
@@ -70,7 +71,7 @@ function dragged(event) {
     removeEventListener("pointerup", end);
     removeEventListener("pointercancel", end);
     item.classList.remove("held");
-    if (items().indexOf(item) !== from) tell(item);
+    if (items().indexOf(item) !== from) announce(item);
   };
   event.preventDefault();
   handle.focus();
@@ -88,12 +89,12 @@ for (const item of items()) {
   selectOf(item).addEventListener("change", (event) => {
     const rank = Number(event.target.value);
     if (rank) move(item, rank - 1);
-    numbered();
-    tell(item);
+    numberRanks();
+    announce(item);
     event.target.focus();
   });
 }
-numbered();
+numberRanks();
 
 pause.hidden = false;
 const showPause = () => { pause.textContent = videos().some((video) => !video.paused) ? "Pause all" : "Play all"; };
@@ -102,9 +103,9 @@ pause.addEventListener("click", () => {
   for (const video of videos()) playing ? video.pause() : video.play().catch(() => {});
 });
 for (const video of videos()) {
-  video.controls = false;  // they cover a film that stands still; the button pauses all
+  video.controls = false;  // controls would cover a paused video; the button pauses all
   video.addEventListener("play", showPause);
   video.addEventListener("pause", showPause);
-  if (!still) video.play().catch(() => {});
+  if (!prefersReducedMotion) video.play().catch(() => {});
 }
 showPause();

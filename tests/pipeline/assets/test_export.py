@@ -1,4 +1,4 @@
-"""segmentdreamer export: which asset is meant, what each file holds in another program, what is refused and said."""
+"""segmentdreamer export: selection of the asset, contents of the files, errors and warnings."""
 
 import io
 import json
@@ -25,7 +25,7 @@ FRONT, LEFT, UP = torch.eye(3)
 
 
 def signposts() -> Gaussians:
-    """A large red Gaussian in front of a large green one on the left and a large blue one on top."""
+    """A large red Gaussian at the front, a green one on the left and a blue one on top."""
     return Gaussians(
         means=0.5 * torch.stack([FRONT, LEFT, UP]),
         log_scales=torch.full((3, 3), -1.6),
@@ -43,7 +43,7 @@ def asset(tmp_path) -> Path:
 
 @pytest.fixture
 def run(tmp_path) -> Path:
-    """A run folder of three jobs, of which two are made."""
+    """A run folder of three jobs, two of them finished."""
     root = tmp_path / "run"
     jobs = [("aa11", "a red cube", "sctd"), ("ab22", "a red cube", "sds"), ("cc33", "a blue ball", "sctd")]
     for job_id, _, _ in jobs[:2]:
@@ -58,14 +58,14 @@ def run(tmp_path) -> Path:
 
 
 def export(*arguments: object) -> tuple[str, str]:
-    """What a command that succeeds prints: output and errors."""
+    """Output and errors of a successful command."""
     result = CliRunner().invoke(app, ["export", *map(str, arguments)])
     assert result.exit_code == 0, result.output
     return result.stdout, result.stderr
 
 
 def refused(*arguments: object) -> str:
-    """The one line of a command that is refused, with status 2 and nothing written."""
+    """The error line of a command that exits with status 2 and prints nothing else."""
     result = CliRunner().invoke(app, ["export", *map(str, arguments)])
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
@@ -73,10 +73,10 @@ def refused(*arguments: object) -> str:
     return line
 
 
-# ---- what is written ----------------------------------------------------------------------------------------------
+# ---- contents ------------------------------------------------------------------------------------------------------
 
 
-def test_the_same_asset_in_every_format_has_its_front_and_top_where_the_format_says(asset, tmp_path):
+def test_every_format_has_its_own_axes(asset, tmp_path):
     wanted = [f"--to={kind}" for kind in ("ply", "splat", "spz", "sog", "glb")]
     (tmp_path / "out").mkdir()
     stdout, stderr = export(asset, *wanted, "--out", tmp_path / "out")
@@ -96,10 +96,10 @@ def test_the_same_asset_in_every_format_has_its_front_and_top_where_the_format_s
     ]
 
 
-def test_a_ply_is_the_asset_unless_something_else_is_to_be_up(asset, tmp_path):
-    (tmp_path / "there").mkdir()
-    export(asset, "--to", "ply", "--out", tmp_path / "there")
-    assert (tmp_path / "there" / "signs.ply").read_bytes() == asset.read_bytes()
+def test_ply_equals_the_asset_unless_up_is_given(asset, tmp_path):
+    (tmp_path / "out").mkdir()
+    export(asset, "--to", "ply", "--out", tmp_path / "out")
+    assert (tmp_path / "out" / "signs.ply").read_bytes() == asset.read_bytes()
     export(asset, "--to", "ply", "--up", "-y", "--out", tmp_path / "down.ply")
     vertices = PlyData.read(tmp_path / "down.ply")["vertex"]
     np.testing.assert_allclose(vertices["y"], [0, 0, -0.5], atol=1e-6)
@@ -107,7 +107,7 @@ def test_a_ply_is_the_asset_unless_something_else_is_to_be_up(asset, tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "options"), [("obj", []), ("glb", ["--mesh"])])
-def test_a_mesh_has_the_colours_on_their_sides(asset, tmp_path, monkeypatch, kind, options):
+def test_mesh_has_colours_on_the_right_sides(asset, tmp_path, monkeypatch, kind, options):
     monkeypatch.setattr(flow, "MESH_CELLS", 32)
     export(asset, "--to", kind, *options, "--out", tmp_path / f"mesh.{kind}")
     mesh = trimesh.load(tmp_path / f"mesh.{kind}", force="mesh", process=False)
@@ -118,7 +118,7 @@ def test_a_mesh_has_the_colours_on_their_sides(asset, tmp_path, monkeypatch, kin
         assert mesh.visual.vertex_colors[tip, :3].argmax() == color
 
 
-def test_films_and_pictures_open_elsewhere(asset, tmp_path, monkeypatch):
+def test_videos_and_images_can_be_read(asset, tmp_path, monkeypatch):
     monkeypatch.setattr(flow, "TURNTABLE_VIEWS", 12)
     monkeypatch.setattr(flow, "GIF_VIEWS", 8)
     export(asset, "--to=mp4", "--to=gif", "--to=png", "--size=64", "--out", tmp_path)
@@ -137,13 +137,13 @@ def opened(path: Path) -> Image.Image:
 
 
 def strongest(view: np.ndarray) -> int:
-    """The channel that is strongest in the middle of a view."""
+    """The strongest channel at the centre of a view."""
     height, width, _ = view.shape
     middle = view[height // 2 - 2 : height // 2 + 2, width // 2 - 2 : width // 2 + 2].reshape(-1, 3)
     return int(middle.astype(int).mean(0).argmax())
 
 
-def test_one_view_from_an_azimuth(asset, tmp_path):
+def test_azimuth_gives_one_view(asset, tmp_path):
     for azimuth, channel in ((0, 0), (90, 1)):
         export(asset, "--to=png", "--size=64", "--azimuth", azimuth, "--out", tmp_path / f"{azimuth}.png")
         view = opened(tmp_path / f"{azimuth}.png")
@@ -151,12 +151,12 @@ def test_one_view_from_an_azimuth(asset, tmp_path):
         assert strongest(np.asarray(view)) == channel
 
 
-def test_what_a_format_cannot_hold_is_said(tmp_path):
+def test_omitted_spherical_harmonics_are_a_warning(tmp_path):
     (tmp_path / "shiny.ply").write_bytes(ply.to_ply(some_splats(5, degree=2)))
     _, stderr = export(tmp_path / "shiny.ply", "--to=splat", "--to=sog", "--to=spz", "--to=glb", "--out", tmp_path)
     assert stderr.splitlines() == [
-        f"Left out of shiny.{kind}: the spherical harmonics of degree 1 to 2; a .{kind} has one colour for all "
-        "directions (.ply, .spz and .glb keep them)."
+        f"shiny.{kind} omits the spherical harmonics of degree 1 to 2: a .{kind} has one colour for all directions "
+        "(.ply, .spz and .glb keep them)."
         for kind in ("splat", "sog")
     ]
     assert splat.from_splat((tmp_path / "shiny.splat").read_bytes()).sh_degree == 0
@@ -165,51 +165,51 @@ def test_what_a_format_cannot_hold_is_said(tmp_path):
     torch.testing.assert_close(kept.sh, some_splats(5, degree=2).sh, atol=1e-5, rtol=0)
 
 
-# ---- which asset --------------------------------------------------------------------------------------------------
+# ---- selection ----------------------------------------------------------------------------------------------------
 
 
-def test_an_asset_is_a_file_an_item_or_one_of_a_run(run, asset):
+def test_asset_is_a_file_an_item_or_selected_from_a_run(run, asset):
     item = run / "items" / "aa11"
     for found in (
-        flow.found(item, None, None),
-        flow.found(item / "asset.ply", None, None),
-        flow.found(run, "a red cube", "aa"),
-        flow.found(run, "a-red-cube", "aa11"),
+        flow.find_asset(item, None, None),
+        flow.find_asset(item / "asset.ply", None, None),
+        flow.find_asset(run, "a red cube", "aa"),
+        flow.find_asset(run, "a-red-cube", "aa11"),
     ):
         assert found == flow.Asset(item / "asset.ply", "a-red-cube", "a red cube")
-    assert flow.found(asset, None, None) == flow.Asset(asset, "signs", "signs")
+    assert flow.find_asset(asset, None, None) == flow.Asset(asset, "signs", "signs")
 
 
-def test_an_asset_that_is_not_clear_is_asked_for(run, tmp_path):
+def test_ambiguous_and_missing_assets_are_errors(run, tmp_path):
     assert refused(run, "--to=ply") == (
-        f"Error: {run} has 2 assets; choose one by --prompt or --job: aa11 'a red cube' by sctd; ab22 'a red cube' by "
-        "sds."
+        f"Error: {run} has 2 assets; choose one with --prompt or --job: aa11 'a red cube' by sctd; ab22 'a red cube' "
+        "by sds."
     )
     assert refused(run, "--to=ply", "--prompt", "a green cone") == (
         f"Error: {run} has no asset for --prompt 'a green cone'; its prompts are 'a red cube', 'a blue ball'."
     )
     assert refused(run, "--to=ply", "--job", "cc33") == (
-        f"Error: {run} has no asset made yet for 'a blue ball'; finish the run first."
+        f"Error: {run} has no finished asset for 'a blue ball'; finish the run first."
     )
     assert refused(tmp_path, "--to=ply") == (
-        f"Error: {tmp_path} is no asset: expected a .ply of Gaussians, an item's folder with asset.ply, or a run "
+        f"Error: {tmp_path} is not an asset; expected a .ply of Gaussians, an item's folder with asset.ply, or a run "
         "folder with run.json."
     )
     assert refused(tmp_path / "gone.ply", "--to=ply").startswith(f"Error: {tmp_path / 'gone.ply'} does not exist; give")
 
 
-# ---- refusals -----------------------------------------------------------------------------------------------------
+# ---- errors -------------------------------------------------------------------------------------------------------
 
 
-def test_options_that_cannot_be_meant_are_refused(asset, tmp_path):
+def test_invalid_options_are_errors(asset, tmp_path):
     assert refused(asset, "--to=spzz") == (
-        f"Error: There is no format 'spzz'; --to is one of {EXPORTS}; the nearest is 'spz'."
+        f"Error: Unknown format 'spzz'; --to is one of {EXPORTS}; the nearest is 'spz'."
     )
     assert "--up is 'x'; give z, y or -y" in refused(asset, "--to=ply", "--up=x")
-    assert "--mesh is for --to glb" in refused(asset, "--to=obj", "--mesh")
+    assert "--mesh needs --to glb" in refused(asset, "--to=obj", "--mesh")
     assert "--size is 8; give 16 to 2048 pixels." in refused(asset, "--to=gif", "--size=8")
-    assert "--azimuth is for --to png" in refused(asset, "--to=gif", "--azimuth=8")
-    assert "is no folder, and 2 files are to be written" in refused(
+    assert "--azimuth needs --to png" in refused(asset, "--to=gif", "--azimuth=8")
+    assert "is not a folder, but 2 formats were requested" in refused(
         asset, "--to=ply", "--to=spz", "--out", tmp_path / "x"
     )
     assert "ends with '.gltf' and --to is glb" in refused(asset, "--to=glb", "--out", tmp_path / "x.gltf")
@@ -218,11 +218,11 @@ def test_options_that_cannot_be_meant_are_refused(asset, tmp_path):
     assert asset.read_bytes() == before
 
 
-def test_files_that_are_no_assets_are_refused(tmp_path):
+def test_files_that_are_not_assets_are_errors(tmp_path):
     (tmp_path / "none.ply").write_bytes(ply.to_ply(some_splats(0)))
-    assert refused(tmp_path / "none.ply", "--to=spz").endswith("holds no Gaussian; give an asset that was made.")
+    assert refused(tmp_path / "none.ply", "--to=spz").endswith("holds no Gaussians; give a finished asset.")
     (tmp_path / "picture.png").write_bytes(b"\x89PNG")
-    assert "is no asset. This is no .ply: it begins with" in refused(tmp_path / "picture.png", "--to=spz")
+    assert "is not an asset. This is no .ply: it begins with" in refused(tmp_path / "picture.png", "--to=spz")
     far = some_splats(2)
     far.means[0, 0] = 5000
     (tmp_path / "far.ply").write_bytes(ply.to_ply(far))
@@ -234,5 +234,5 @@ def test_files_that_are_no_assets_are_refused(tmp_path):
     assert not (tmp_path / "faint.obj").exists()
 
 
-def test_the_help_names_every_format():
+def test_help_names_every_format():
     assert EXPORTS.split(", ") == list(flow.FORMATS)

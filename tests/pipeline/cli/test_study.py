@@ -37,7 +37,7 @@ def test_from_runs_to_results(runs, tmp_path):
     assert "3 methods, 1 groups, 3 rankings a volunteer" in made.stderr
     more = invoke("invite", out, "--count", 1)
     assert more.stdout.startswith("http://127.0.0.1:8000/i/")
-    assert refused("results", out).startswith("Nobody has answered all questions yet")
+    assert refused("results", out).startswith("Not every question has an answer yet")
 
     store = Store(out)
     made_plan = plan.read(store)

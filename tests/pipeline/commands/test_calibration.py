@@ -1,11 +1,11 @@
 """The table of A/A runs, from pairs made by hand."""
 
 from pipeline.commands import calibration
-from pipeline.nightly.verdict import INCONCLUSIVE, PASS, Found
+from pipeline.nightly.verdict import INCONCLUSIVE, PASS, GateResult
 
 
 def found(metric, difference, error, verdict=PASS):
-    return Found("sctd", metric, "higher", 4, difference, error, -1.0, 1.0, 0.5, 0.5, 0.3, verdict, "")
+    return GateResult("sctd", metric, "higher", 4, difference, error, -1.0, 1.0, 0.5, 0.5, 0.3, verdict, "")
 
 
 def test_deviations_are_pooled_over_the_pairs():

@@ -13,7 +13,7 @@ from pipeline.cli.app import app
 from pipeline.commands import bench as commands
 from pipeline.commands import nightly as commands_nightly
 from pipeline.embedded import frozen
-from pipeline.leaderboard.table import Finished
+from pipeline.leaderboard.table import RunResults
 from pipeline.nightly import gates
 from pipeline.nightly import verdict as nightly
 from pipeline.store.run_folder import Store
@@ -58,7 +58,7 @@ def test_the_same_code_passes_and_leaves_verdict_trend_and_history(tiny):
     options, root = tiny
     result = invoke("nightly", *options, "--out", root / "tonight")
     assert result.exit_code == 0, result.output
-    assert "PASS: no gate is worse by more than matters" in result.stdout
+    assert "PASS: no gate is worse by more than δ" in result.stdout
     document = json.loads((root / "tonight" / "verdict.json").read_text())
     assert {gate["metric"]: gate["difference"] for gate in document["gates"]} == dict.fromkeys(
         ["clip", "ir", "fd", "kid_cl"], 0.0
@@ -68,7 +68,7 @@ def test_the_same_code_passes_and_leaves_verdict_trend_and_history(tiny):
     assert ElementTree.parse(root / "tonight" / "junit.xml").getroot().get("failures") == "0"
     assert (root / "tonight" / "trend.png").read_bytes().startswith(b"\x89PNG")
     page = (root / "tonight" / "report" / "index.html").read_text()
-    assert '<b class="pass">PASS</b> no gate is worse by more than matters' in page
+    assert '<b class="pass">PASS</b> no gate is worse by more than δ' in page
     assert all(f"<td>{metric} {arrow}</td>" in page for metric, arrow in [("clip", "↑"), ("fd", "↓")])
     assert 'src="plots/trend-1.png"' in page
     assert (root / "tonight" / "report" / "plots" / "trend-1.png").is_file()
@@ -83,7 +83,7 @@ def test_another_protocol_fails_with_status_5_and_says_why(tiny):
     options, root = tiny
     result = invoke("nightly", *options, "--views", "3", "--out", root / "views")
     assert result.exit_code == 5
-    assert "FAIL: the runs do not compare: protocol is paper3, the baseline's paper4" in result.stdout
+    assert "FAIL: the runs are not comparable: protocol is paper3, in the baseline paper4" in result.stdout
     (suite,) = ElementTree.parse(root / "views" / "junit.xml").getroot()
     assert suite.get("failures") == "1"
 
@@ -96,30 +96,30 @@ def test_a_job_that_fails_tonight_is_red(tiny, monkeypatch):
     def lost(finished, job):
         if job["prompt"] != "a blue ball":
             return made(finished, job)
-        return nightly.Made(job["method"], job["prompt"], job["seed"], None, "NaN in the loss")
+        return nightly.JobResult(job["method"], job["prompt"], job["seed"], None, "NaN in the loss")
 
     monkeypatch.setattr(commands_nightly, "_made", lost)
     result = invoke("nightly", *options, "--out", root / "failing")
     assert result.exit_code == 5
-    assert "the generation changed: 1 jobs failed, 0 of the baseline: 'a blue ball': NaN in the loss" in result.stdout
+    assert "the generation changed: 1 jobs failed, 0 in the baseline; 'a blue ball': NaN in the loss" in result.stdout
 
 
-def test_a_change_of_preprocessing_is_called_a_change_of_the_metric(tiny, packaged_weights, monkeypatch):
+def test_a_change_of_preprocessing_is_called_a_change_of_the_metric(tiny, bundled_weights, monkeypatch):
     options, root = tiny
     plain = ClipScorer.image_features
     monkeypatch.setattr(ClipScorer, "image_features", lambda self, views: plain(self, views - (views > 0)))
     result = invoke("nightly", *options, "--out", root / "preprocessing")
     assert result.exit_code == 5
     assert "FAIL: the metric changed: clip a red mushroom of the frozen renders is 67." in result.stdout
-    lines = commands_nightly.baseline.nights(root / "pinned", 1)
+    lines = commands_nightly.baseline.history(root / "pinned", 1)
     assert "preprocessing" in [line["run"] for line in lines]
     assert "preprocessing" not in [line["run"] for line in commands_nightly._past(root / "pinned", 1, "tomorrow")]
 
 
 @pytest.fixture(scope="module")
-def packaged(packaged_weights, tmp_path_factory):
+def bundled(bundled_weights, tmp_path_factory):
     """The packaged models, three prompts for a few iterations, and their baseline."""
-    root = tmp_path_factory.mktemp("packaged")
+    root = tmp_path_factory.mktemp("bundled")
     options = ["--suite", "embedded40", "--limit", 3, *SMALL, "--views", 8]
     options += ["--set", "iterations=12", "--set", "initialization.count=800"]
     (root / "gates.toml").write_text(QUALITY + LOSS)
@@ -133,13 +133,13 @@ def packaged(packaged_weights, tmp_path_factory):
     ("factor", "found"),
     [
         (-1.0, r"FAIL: the generation changed: clip \(sctd\).* worse"),  # a wrong sign
-        (0.8, r"FAIL: the generation changed: .*loss \(sctd\) off"),
+        (0.8, r"FAIL: the generation changed: .*loss \(sctd\) different"),
     ],
 )
 @pytest.mark.usefixtures("quick")
-def test_a_wrong_sign_and_a_weaker_guidance_are_found(packaged, monkeypatch, factor, found):
+def test_a_wrong_sign_and_a_weaker_guidance_are_found(bundled, monkeypatch, factor, found):
     """The metric check is quiet, so the generation changed. A fifth less guidance shows in the loss alone."""
-    options, root = packaged
+    options, root = bundled
     plain = guidance.cfg
     monkeypatch.setattr(guidance, "cfg", lambda denoise, scale, null: plain(denoise, factor * scale, null))
     result = invoke("nightly", *options, "--out", root / f"times{factor}")
@@ -182,9 +182,9 @@ def test_wrong_input_is_one_line_and_status_2_before_any_work(tiny, tmp_path, mo
 
 def test_a_run_that_is_not_finished_is_not_pinned(tiny, monkeypatch):
     _, root = tiny
-    read = Finished.read
+    read = RunResults.read
     monkeypatch.setattr(
-        Finished, "read", lambda store: replace(run := read(store), records=dict.fromkeys(run.records, None))
+        RunResults, "read", lambda store: replace(run := read(store), records=dict.fromkeys(run.records, None))
     )
     line = refused("nightly", "accept", root / "release", "--baseline", root / "other", "--reason", "x")
     assert line == (
@@ -194,10 +194,10 @@ def test_a_run_that_is_not_finished_is_not_pinned(tiny, monkeypatch):
 
 def test_a_night_has_a_folder_of_its_day_and_commit(monkeypatch):
     monkeypatch.setattr(commands_nightly.manifest, "commit", lambda: "0123456789abcdef+")
-    assert commands_nightly._tonight().name.endswith("-01234567+")
+    assert commands_nightly._default_folder().name.endswith("-01234567+")
     monkeypatch.setattr(commands_nightly.manifest, "commit", lambda: None)
-    assert len(commands_nightly._tonight().name) == len("nightly-2026-01-02")
+    assert len(commands_nightly._default_folder().name) == len("nightly-2026-01-02")
 
 
 def test_the_documentation_shows_the_packaged_gates():
-    assert gates.PACKAGED.read_text() in (DOCS / "nightly.md").read_text()
+    assert gates.BUNDLED.read_text() in (DOCS / "nightly.md").read_text()

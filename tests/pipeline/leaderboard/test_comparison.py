@@ -1,4 +1,4 @@
-"""Methods side by side, from records written by hand."""
+"""Comparison of methods, from records written by hand."""
 
 import io
 
@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 from scipy.stats import ttest_rel
 
-from pipeline.assets import images as pictures
+from pipeline.assets import images
 from pipeline.leaderboard import comparison
-from pipeline.leaderboard.table import Finished
+from pipeline.leaderboard.table import RunResults
 from pipeline.store.run_folder import CONTACT, Store
 
 PROMPTS = [f"a cube of side {side}" for side in range(6)]
@@ -21,8 +21,8 @@ CLIP = {  # by method, prompt by prompt; None: failed
 
 
 @pytest.fixture
-def run(tmp_path) -> Finished:
-    """Six prompts by three methods, of which one failed once; of the first prompt there are pictures."""
+def run(tmp_path) -> RunResults:
+    """Six prompts by three methods, one of which failed once; the first prompt has contact sheets."""
     store, jobs, records = Store(tmp_path), [], {}
     views = np.stack([np.full((64, 64, 3), 30 * i, np.uint8) for i in range(8)])
     for number, prompt in enumerate(PROMPTS):
@@ -40,15 +40,15 @@ def run(tmp_path) -> Finished:
                 scores = {metric: {"mean": mean} for metric, mean in means.items()}
                 end = {"status": "done", "scores": scores, "generation": {"seconds": 60.0}}
             if number == 0:
-                store.write(store.item(job["job_id"]) / CONTACT, pictures.contact_sheet(views, prompt))
+                store.write(store.item(job["job_id"]) / CONTACT, images.contact_sheet(views, prompt))
             jobs.append(job)
             records[job["job_id"]] = {"prompt": prompt, "seed": 0} | end
     recipes = {method: {"times": {"num_segments": int(method[-1])}} for method in CLIP}
     manifest = {"recipes": recipes, "swept": ["times.num_segments"], "weights": {"name": "tiny"}, "jobs": jobs}
-    return Finished(store, manifest, records)
+    return RunResults(store, manifest, records)
 
 
-def test_cells_tell_every_job_with_its_settings_and_numbers(run):
+def test_cells_have_settings_and_numbers_of_every_job(run):
     rows = comparison.cells(run)
     assert len(rows) == len(PROMPTS) * len(CLIP)
     assert rows[1] == {
@@ -60,7 +60,7 @@ def test_cells_tell_every_job_with_its_settings_and_numbers(run):
     assert (failed["times.num_segments"], failed["clip@tiny"], failed["seconds"], failed["asset"]) == ("5", *[None] * 3)
 
 
-def test_differences_are_paired_by_the_prompts_that_both_finished(run):
+def test_differences_are_paired_over_prompts_that_both_finished(run):
     found = {(row["method"][-1], row["metric"]): row for row in comparison.differences(run)}
     assert set(found) == {("3", "clip@tiny"), ("5", "clip@tiny"), ("3", "ir@tiny"), ("5", "ir@tiny")}
     first, _, last = CLIP.values()
@@ -70,8 +70,8 @@ def test_differences_are_paired_by_the_prompts_that_both_finished(run):
     assert row["difference"] == pytest.approx(np.mean([last[i] - first[i] for i in both]))
 
 
-def test_the_intervals_of_several_methods_hold_at_once(run):
-    """Two comparisons: each at 97.5 %, so that with 95 % neither is wrong."""
+def test_intervals_of_several_methods_hold_simultaneously(run):
+    """Two comparisons: each interval has 97.5 % confidence, so that both hold with 95 %."""
     row = comparison.differences(run)[0]
     first, second, _ = CLIP.values()
     expected = ttest_rel(second, first).confidence_interval(0.975)
@@ -80,7 +80,7 @@ def test_the_intervals_of_several_methods_hold_at_once(run):
     assert row["bootstrap_low"] < row["difference"] < row["bootstrap_high"]
 
 
-def test_the_report_has_the_grid_and_marks_what_is_told_apart(run):
+def test_report_has_the_grid_and_marks_significant_differences(run):
     text = comparison.markdown(run, comparison.differences(run))
     assert "![every prompt by every method](grid.png)" in text
     header, _, third, fifth = [line for line in text.splitlines() if line.startswith("|")]
@@ -91,7 +91,7 @@ def test_the_report_has_the_grid_and_marks_what_is_told_apart(run):
     assert fifth.endswith(") [5] |")
 
 
-def test_nothing_in_common_is_an_empty_cell(run):
+def test_methods_without_common_prompts_have_empty_cells(run):
     for record in run.records.values():
         record["status"] = "failed"
     rows = comparison.differences(run)
@@ -100,19 +100,19 @@ def test_nothing_in_common_is_an_empty_cell(run):
     assert "| sctd num_segments=3 |  |  |" in comparison.markdown(run, rows)
 
 
-def test_the_grid_has_a_row_per_prompt_and_a_column_per_method(run):
+def test_grid_has_a_row_per_prompt_and_a_column_per_method(run):
     image = Image.open(io.BytesIO(comparison.grid(run)))
-    size, gap, line = pictures.THUMBNAIL_PIXELS, pictures.GAP_PIXELS, pictures.LINE_PIXELS
-    assert image.width == pictures.PROMPT_PIXELS + len(CLIP) * (2 * size + gap)
+    size, gap, line = images.THUMBNAIL_PIXELS, images.GAP_PIXELS, images.LINE_PIXELS
+    assert image.width == images.PROMPT_PIXELS + len(CLIP) * (2 * size + gap)
     rows = len(PROMPTS) * (size + line + gap)
     top = image.height - rows
     assert gap + line <= top <= gap + 3 * line
     for column in range(len(CLIP)):
-        left = pictures.PROMPT_PIXELS + column * (2 * size + gap)
+        left = images.PROMPT_PIXELS + column * (2 * size + gap)
         seen = [image.getpixel((left + half * size + size // 2, top + size // 2))[0] for half in (0, 1)]
         assert seen == [0, 90], "the contact sheet's views at 0° and 135°"
         heading = np.asarray(image)[:top, left : left + 2 * size]
         caption = np.asarray(image)[top + size : top + size + line, left : left + 2 * size]
-        assert heading.min() < 64 > caption.min(), "both are written in black"
-    below = np.asarray(image)[top + size + line + gap :][:size, pictures.PROMPT_PIXELS :]
-    assert (below == 255).all(), "no picture, no tile"
+        assert heading.min() < 64 > caption.min(), "heading and caption are written in black"
+    below = np.asarray(image)[top + size + line + gap :][:size, images.PROMPT_PIXELS :]
+    assert (below == 255).all(), "an asset without a contact sheet has an empty tile"

@@ -1,4 +1,4 @@
-"""The tables, from records written by hand, so that every number can be told in advance."""
+"""Tables of records written by hand, so that every expected number is known."""
 
 import io
 import json
@@ -15,9 +15,9 @@ from evaluation.fid import Moments, frechet_distance
 from pipeline.cli import app as cli
 from pipeline.errors import UserError
 from pipeline.leaderboard import paper_table
-from pipeline.leaderboard import table as leaderboard
+from pipeline.leaderboard.columns import definitions
 from pipeline.leaderboard.markdown_report import report
-from pipeline.leaderboard.table import Finished, board, columns_of, csv, markdown, per_object
+from pipeline.leaderboard.table import RunResults, csv, leaderboard, markdown, per_object
 from pipeline.prompts import slug
 from pipeline.report.publish import compared, publish
 from pipeline.weights.models import digest_of
@@ -30,8 +30,8 @@ def weights(tmp_path):
     return tmp_path / "weights"
 
 
-def test_the_means_are_over_the_prompts_that_were_judged(tmp_path, weights):
-    (row,) = board([Finished.read(write_run(tmp_path / "run", weights))]).to_dict("records")
+def test_averages_are_over_scored_prompts(tmp_path, weights):
+    (row,) = leaderboard([RunResults.read(write_run(tmp_path / "run", weights))]).to_dict("records")
     assert (row["n_prompts"], row["n_failed"], row["n_views"], row["protocol"]) == (3, 1, 12, "paper12")
     assert row["clip@embedded"] == pytest.approx(35)
     assert row["clip@embedded_se"] == pytest.approx(5)
@@ -46,24 +46,24 @@ def test_the_means_are_over_the_prompts_that_were_judged(tmp_path, weights):
     assert (row["run_id"], row["code_sha"], row["date_utc"]) == ("run", "c0ffee", "2026-01-02T03:04:05+00:00")
 
 
-def test_the_distance_is_of_all_views_of_what_was_made(tmp_path, weights):
-    (row,) = board([Finished.read(write_run(tmp_path / "run", weights))]).to_dict("records")
-    ours = Moments.of(np.concatenate([features(0), features(2)]))
+def test_distance_is_over_all_views_of_finished_objects(tmp_path, weights):
+    (row,) = leaderboard([RunResults.read(write_run(tmp_path / "run", weights))]).to_dict("records")
+    expected = Moments.of(np.concatenate([features(0), features(2)]))
     reference = write_reference(tmp_path / "same")
-    assert row["fd@embedded"] == pytest.approx(frechet_distance(ours, reference.moments), rel=1e-9)
+    assert row["fd@embedded"] == pytest.approx(frechet_distance(expected, reference.moments), rel=1e-9)
     assert row["fd@embedded_se"] > 0
     assert row["ref_key"] == reference.key
     assert math.isfinite(row["kid_cl@embedded"])
 
 
-def test_what_could_not_be_computed_is_an_empty_cell(tmp_path, weights):
+def test_missing_values_are_empty_cells(tmp_path, weights):
     store = write_run(tmp_path / "run", weights, failed=tuple(SCORES))
-    text = csv(board([Finished.read(store)])).decode()
+    text = csv(leaderboard([RunResults.read(store)])).decode()
     (row,) = pd.read_csv(io.StringIO(text)).to_dict("records")
     assert row["n_failed"] == 3
     assert "clip@embedded" not in row
     store = write_run(tmp_path / "one", weights, failed=("green", "blue"))
-    (row,) = pd.read_csv(io.BytesIO(csv(board([Finished.read(store)])))).to_dict("records")
+    (row,) = pd.read_csv(io.BytesIO(csv(leaderboard([RunResults.read(store)])))).to_dict("records")
     assert row["clip@embedded"] == 30
     for name in ("clip@embedded_se", "clip@embedded_lo", "clip_rprec@embedded", "kid_cl@embedded", "fd@embedded_se"):
         assert math.isnan(row[name])
@@ -71,19 +71,19 @@ def test_what_could_not_be_computed_is_an_empty_cell(tmp_path, weights):
 
 
 def test_unfinished_jobs_are_neither_failed_nor_averaged(tmp_path, weights):
-    run = Finished.read(write_run(tmp_path / "run", weights, missing=("blue",)))
-    (row,) = board([run]).to_dict("records")
+    run = RunResults.read(write_run(tmp_path / "run", weights, missing=("blue",)))
+    (row,) = leaderboard([run]).to_dict("records")
     assert (row["n_prompts"], row["n_failed"], row["clip@embedded"]) == (3, 1, 30.0)
     assert list(per_object(run)["status"]) == ["done", "failed", "unfinished"]
 
 
-def test_each_objective_has_its_row_and_the_best_is_bold(tmp_path, weights):
+def test_each_method_has_a_row_and_the_best_value_is_bold(tmp_path, weights):
     store = write_run(tmp_path / "run", weights, objectives=("sctd", "sds"))
     record = store.record("sds-red")
     record["scores"]["clip"]["mean"] = 10.0
     store.write_record(record)
-    table = board([Finished.read(store)])
-    assert len({len(line) for line in markdown(table).splitlines()}) == 1, "the columns stand below each other"
+    table = leaderboard([RunResults.read(store)])
+    assert len({len(line) for line in markdown(table).splitlines()}) == 1, "columns are aligned"
     header, _, sctd, sds = (re.sub(" +", " ", line) for line in markdown(table).splitlines())
     assert header.startswith("| method | prompts | clip@embedded ↑ | clip_p10@embedded ↑ | ir@embedded ↑")
     assert "fd@embedded ↓" in header
@@ -93,9 +93,9 @@ def test_each_objective_has_its_row_and_the_best_is_bold(tmp_path, weights):
     assert "kid_cl" not in markdown(table, brief=True)
 
 
-def test_every_measured_column_is_defined(tmp_path, weights):
-    table = board([Finished.read(write_run(tmp_path / "run", weights))])
-    columns = columns_of(table)
+def test_every_metric_column_is_defined(tmp_path, weights):
+    table = leaderboard([RunResults.read(write_run(tmp_path / "run", weights))])
+    columns = definitions(table.columns)
     assert [name for name in table.columns if "@" in name] == [name for name in columns if "@" in name]
     assert columns["fd@embedded"]["direction"] == "lower"
     assert columns["clip@embedded_se"] == {
@@ -103,120 +103,120 @@ def test_every_measured_column_is_defined(tmp_path, weights):
     }  # fmt: skip
 
 
-def test_per_object_has_a_row_for_every_job_with_its_reason(tmp_path, weights):
-    rows = per_object(Finished.read(write_run(tmp_path / "run", weights))).to_dict("records")
+def test_per_object_has_a_row_per_job_with_its_error(tmp_path, weights):
+    rows = per_object(RunResults.read(write_run(tmp_path / "run", weights))).to_dict("records")
     assert [row["status"] for row in rows] == ["done", "failed", "done"]
     assert (rows[1]["error_kind"], rows[1]["error"]) == ("numeric", "NaN in the loss")
     assert (rows[0]["clip@embedded"], rows[0]["clip@embedded_p10"], rows[0]["t_total_s"]) == (30.0, 28.0, 60.0)
     assert rows[0]["asset"] == "items/sctd-red/asset.ply"
 
 
-def test_several_runs_stand_on_one_board_unless_their_references_differ(tmp_path, weights):
-    first, second = (Finished.read(write_run(tmp_path / name, weights)) for name in ("first", "second"))
-    both = board([first, second])
+def test_leaderboard_of_several_runs_requires_one_reference(tmp_path, weights):
+    first, second = (RunResults.read(write_run(tmp_path / name, weights)) for name in ("first", "second"))
+    both = leaderboard([first, second])
     assert list(both["run_id"]) == ["first", "second"]
     assert markdown(both).splitlines()[2].startswith("| first  | sctd ")
     write_reference(tmp_path / "other", seed=7)
-    other = Finished.read(write_run(tmp_path / "third", tmp_path / "other"))
+    other = RunResults.read(write_run(tmp_path / "third", tmp_path / "other"))
     with pytest.raises(EvaluationError, match="fd@embedded from 2 different references"):
-        board([first, other])
+        leaderboard([first, other])
 
 
 def with_fid(folder, seed):
-    """Weights that measure fid, too, from this reference, and what the manifest of a run by them says of it."""
+    """Weights that also measure fid: their reference, and its entry in a run's manifest."""
     write_reference(folder)
     reference = write_reference(folder, seed, "reference-inception.npz")
     return reference, {"reference-inception.npz": digest_of(folder / "reference-inception.npz")}
 
 
-def test_each_distance_is_taken_from_its_own_features_and_reference(tmp_path):
+def test_each_distance_uses_its_features_and_reference(tmp_path):
     reference, sha256 = with_fid(tmp_path / "weights", 5)
-    run = Finished.read(write_run(tmp_path / "run", tmp_path / "weights", sha256=sha256))
-    (row,) = board([run]).to_dict("records")
-    ours = Moments.of(np.concatenate([features(50), features(52)]))
-    assert row["fid@embedded"] == pytest.approx(frechet_distance(ours, reference.moments), rel=1e-9)
+    run = RunResults.read(write_run(tmp_path / "run", tmp_path / "weights", sha256=sha256))
+    (row,) = leaderboard([run]).to_dict("records")
+    expected = Moments.of(np.concatenate([features(50), features(52)]))
+    assert row["fid@embedded"] == pytest.approx(frechet_distance(expected, reference.moments), rel=1e-9)
     assert row["fid@embedded_se"] > 0
     assert row["kid_cl_inception@embedded"] != row["kid_cl@embedded"]
     assert row["ref_key_fid"] == reference.key
     assert row["ref_key_fid"] != row["ref_key"]
-    header = markdown(board([run]), brief=True).splitlines()[0]
+    header = markdown(leaderboard([run]), brief=True).splitlines()[0]
     assert "fid@embedded ↓" in header
     assert "kid_cl_inception" not in header
 
 
-def test_distances_of_one_metric_from_different_references_are_refused_whatever_the_others_are(tmp_path, weights):
-    """The runs share the reference of fd; a run without fid stands beside one with it."""
+def test_different_references_of_one_distance_are_refused(tmp_path, weights):
+    """The runs share the reference of fd. A run without fid may be compared with one that has it."""
     runs = []
     for name, seed in [("first", 5), ("second", 6)]:
         _, sha256 = with_fid(tmp_path / f"weights-{name}", seed)
-        runs.append(Finished.read(write_run(tmp_path / name, tmp_path / f"weights-{name}", sha256=sha256)))
-    without = Finished.read(write_run(tmp_path / "without", weights))
-    both = board([without, runs[0]])
+        runs.append(RunResults.read(write_run(tmp_path / name, tmp_path / f"weights-{name}", sha256=sha256)))
+    without = RunResults.read(write_run(tmp_path / "without", weights))
+    both = leaderboard([without, runs[0]])
     assert both["fid@embedded"].isna().tolist() == both["ref_key_fid"].isna().tolist() == [True, False]
     with pytest.raises(EvaluationError, match=r"^fid@embedded from 2 different references \("):
-        board(runs)
+        leaderboard(runs)
 
 
-def test_a_reference_that_changed_since_is_named(tmp_path):
+def test_changed_reference_is_an_error(tmp_path):
     _, sha256 = with_fid(tmp_path / "weights", 5)
-    run = Finished.read(write_run(tmp_path / "run", tmp_path / "weights", sha256=sha256))
+    run = RunResults.read(write_run(tmp_path / "run", tmp_path / "weights", sha256=sha256))
     write_reference(tmp_path / "weights", 6, "reference-inception.npz")
     with pytest.raises(UserError) as caught:
-        board([run])
+        leaderboard([run])
     assert str(caught.value) == (
-        f"{tmp_path}/weights/reference-inception.npz is not what {tmp_path}/run was judged against; put that back, or "
-        f"judge the assets again by segmentdreamer evaluate {tmp_path}/run."
+        f"{tmp_path}/weights/reference-inception.npz is not the reference that {tmp_path}/run was scored against; "
+        f"restore that file, or score the assets again with segmentdreamer evaluate {tmp_path}/run."
     )
 
 
 def edited(store, **changes):
     settings = json.loads((store.root / "run.json").read_text())
     store.write_json(store.root / "run.json", settings | changes)
-    return Finished.read(store)
+    return RunResults.read(store)
 
 
-def test_scores_of_other_judges_than_the_manifests_are_not_shown(tmp_path, weights):
-    """As an `evaluate` by others leaves them that was interrupted. An older manifest names no judges: all count."""
+def test_scores_by_other_scorers_than_the_manifests_are_ignored(tmp_path, weights):
+    """An interrupted `evaluate` with other scorers leaves such records. Older manifests name no scorers: all count."""
     store = write_run(tmp_path / "run", weights)
     store.write_record(store.record("sctd-blue") | {"evaluation": "other"})
     run = edited(store, evaluation="e")
     assert [run.records[job["job_id"]]["status"] for job in run.jobs("sctd")] == ["done", "failed", "generated"]
-    assert board([run])["clip@embedded"].tolist() == [30.0]
+    assert leaderboard([run])["clip@embedded"].tolist() == [30.0]
     assert per_object(run)["clip@embedded"].notna().tolist() == [True, False, False]
     store = write_run(tmp_path / "older", weights)
     store.write_record(store.record("sctd-blue") | {"evaluation": "other"})
-    assert board([Finished.read(store)])["clip@embedded"].tolist() == [35.0]
+    assert leaderboard([RunResults.read(store)])["clip@embedded"].tolist() == [35.0]
 
 
 BLANK = {"evaluation": "e", "scores": {f"a {name} cube": {"clip": 15.0, "ir": -2.0} for name in SCORES}}
 
 
-def test_where_an_object_failed_a_white_picture_stands_for_it_in_columns_of_their_own(tmp_path, weights):
+def test_penalised_columns_count_failed_objects_as_white_images(tmp_path, weights):
     store = write_run(tmp_path / "run", weights, objectives=("sctd", "sds"), failed=())
     record = store.record("sctd-green")
     del record["scores"]
     store.write_record(record | {"status": "failed"})
     store.write_json(store.root / "blank.json", BLANK)
-    table = board([edited(store, evaluation="e")])
+    table = leaderboard([edited(store, evaluation="e")])
     sctd, sds = table.to_dict("records")
     assert (sctd["n_failed"], sds["n_failed"]) == (1, 0)
-    assert (sctd["clip@embedded"], sctd["ir@embedded"]) == (35.0, pytest.approx(0.4)), "as ever"
+    assert (sctd["clip@embedded"], sctd["ir@embedded"]) == (35.0, pytest.approx(0.4)), "not penalised"
     assert sctd["clip_penalised@embedded"] == pytest.approx((30 + 15 + 40) / 3)
     assert sctd["ir_penalised@embedded"] == pytest.approx((0.5 - 2.0 + 0.3) / 3)
     assert sctd["clip_penalised@embedded_se"] == pytest.approx(np.std([30, 15, 40], ddof=1) / math.sqrt(3))
-    assert sds["clip_penalised@embedded"] == sds["clip@embedded"], "nothing of it failed"
-    assert columns_of(table)["clip_penalised@embedded"]["direction"] == "higher"
+    assert sds["clip_penalised@embedded"] == sds["clip@embedded"], "no object failed"
+    assert definitions(table.columns)["clip_penalised@embedded"]["direction"] == "higher"
 
 
-def test_a_method_that_failed_altogether_has_nothing_but_its_penalty(tmp_path, weights):
+def test_method_without_successes_has_penalised_scores_only(tmp_path, weights):
     store = write_run(tmp_path / "run", weights, failed=tuple(SCORES))
     store.write_json(store.root / "blank.json", BLANK)
-    (row,) = board([edited(store, evaluation="e")]).to_dict("records")
+    (row,) = leaderboard([edited(store, evaluation="e")]).to_dict("records")
     assert (row["clip_penalised@embedded"], row["ir_penalised@embedded"]) == (15.0, -2.0)
     assert "clip@embedded" not in row
 
 
-def test_there_is_no_penalty_without_failures_nor_by_other_judges(tmp_path, weights):
+def test_no_penalised_columns_without_failures_or_for_other_scorers(tmp_path, weights):
     for name, failed, blank in [
         ("whole", (), BLANK),
         ("other", ("green",), BLANK | {"evaluation": "other"}),
@@ -225,34 +225,34 @@ def test_there_is_no_penalty_without_failures_nor_by_other_judges(tmp_path, weig
         store = write_run(tmp_path / name, weights, failed=failed)
         if blank:
             store.write_json(store.root / "blank.json", blank)
-        assert not any("penalised" in column for column in board([edited(store, evaluation="e")]).columns)
+        assert not any("penalised" in column for column in leaderboard([edited(store, evaluation="e")]).columns)
 
 
-def test_a_reference_that_is_gone_is_named(tmp_path, weights):
-    run = Finished.read(write_run(tmp_path / "run", weights))
+def test_missing_reference_is_an_error(tmp_path, weights):
+    run = RunResults.read(write_run(tmp_path / "run", weights))
     (weights / "reference.npz").unlink()
     with pytest.raises(UserError) as caught:
-        board([run])
+        leaderboard([run])
     assert str(caught.value) == (
-        f"{weights}/reference.npz, which {tmp_path}/run was judged against, is gone; put it back."
+        f"{weights}/reference.npz is missing; {tmp_path}/run was scored against it: restore the file."
     )
 
 
-def test_the_report_shows_every_asset_and_every_failure(tmp_path, weights):
-    run = Finished.read(write_run(tmp_path / "run", weights, missing=("blue",)))
+def test_report_shows_every_asset_and_failure(tmp_path, weights):
+    run = RunResults.read(write_run(tmp_path / "run", weights, missing=("blue",)))
     text = report(run.manifest, run.records, "| table |\n")
     assert "3 jobs of suite `cubes`, seed 0: 1 done, 1 failed, 1 unfinished." in text
     reconstructed = report({**run.manifest, "suite": "dreamfusion40"}, run.records, "")
     assert "suite `dreamfusion40` (reconstructed: the authors' list is not public), seed 0:" in reconstructed
     assert "| a green cube | sctd | generate | NaN in the loss |" in text
-    assert "![a red cube, all round](items/sctd-red/contact.png)" in text
-    assert "### a blue cube (sctd)\n\nNot made." in text
+    assert "![a red cube, contact sheet](items/sctd-red/contact.png)" in text
+    assert "### a blue cube (sctd)\n\nNot generated." in text
     assert "segmentdreamer bench" in text
     assert "a CPU, 2 cores; commit c0ffee" in text
 
 
 def paper_run(root, weights, *, models="published", recipe="paper"):
-    """Two objectives by the paper's recipe, as on published models."""
+    """A run of two objectives with the paper's recipe on published models."""
     store = write_run(root, weights, objectives=("sctd", "sds"))
     manifest = json.loads((root / "run.json").read_text())
     for settings in manifest["recipes"].values():
@@ -273,39 +273,41 @@ PUBLISHED = """
 """  # noqa: E501
 
 
-def test_the_paper_s_rows_stand_below_in_columns_of_their_own(tmp_path, weights):
-    run = Finished.read(paper_run(tmp_path / "run", weights))
-    table, measured = board([run]), board([run], paper=False)
-    ours, theirs = table[table["source"] == "run"], table[table["source"] == "paper"]
+def test_paper_rows_follow_in_separate_columns(tmp_path, weights):
+    run = RunResults.read(paper_run(tmp_path / "run", weights))
+    table, measured = leaderboard([run]), leaderboard([run], paper=False)
+    run_rows, paper_rows = table[table["source"] == "run"], table[table["source"] == "paper"]
     assert list(table["source"]) == ["run"] * 2 + ["paper"] * 5
     assert list(table["comparable"]) == [True] * 2 + [False] * 5
-    own = [name for name in table.columns if name not in measured.columns]
+    paper_columns = [name for name in table.columns if name not in measured.columns]
     numbers = "clip", "ir", "fid", "time_min", "q1_rank", "q2_rank", "q3_rank"
-    assert own == [f"{name}@Table-2" for name in numbers]
-    assert ours[own].isna().all(axis=None), "no measured row has a published number"
+    assert paper_columns == [f"{name}@Table-2" for name in numbers]
+    assert run_rows[paper_columns].isna().all(axis=None), "no measured row has a published number"
     shared = {"method", "source", "comparable", "n_prompts", "n_views"}
-    assert theirs[[name for name in measured.columns if name not in shared]].isna().all(axis=None), "nor the reverse"
-    assert theirs["run_id"].isna().all(), "nothing that groups by run takes them in"
+    assert paper_rows[[name for name in measured.columns if name not in shared]].isna().all(axis=None), (
+        "no published row has a measured number"
+    )
+    assert paper_rows["run_id"].isna().all(), "grouping by run leaves them out"
 
 
-def test_the_paper_s_rows_change_no_measured_cell(tmp_path, weights):
-    run = Finished.read(paper_run(tmp_path / "run", weights))
-    with_paper, without = (csv(board([run], paper=paper)).decode().splitlines() for paper in (True, False))
-    assert [line + "," * 7 for line in without[1:]] == with_paper[1:3], "whole numbers stay whole"
+def test_paper_rows_change_no_measured_cell(tmp_path, weights):
+    run = RunResults.read(paper_run(tmp_path / "run", weights))
+    with_paper, without = (csv(leaderboard([run], paper=paper)).decode().splitlines() for paper in (True, False))
+    assert [line + "," * 7 for line in without[1:]] == with_paper[1:3], "integers stay integers"
     for brief in (True, False):
-        text = markdown(board([run], paper=False), brief=brief)
-        assert markdown(board([run], paper=True), brief=brief) == f"{text}\n{paper_table.CAPTION}{PUBLISHED}"
+        text = markdown(leaderboard([run], paper=False), brief=brief)
+        assert markdown(leaderboard([run], paper=True), brief=brief) == f"{text}\n{paper_table.CAPTION}{PUBLISHED}"
         assert "**" in text
     assert "**" not in PUBLISHED
 
 
-def test_the_paper_s_columns_are_nobody_else_s_and_have_no_direction(tmp_path, weights):
-    assert slug(paper_table.JUDGES) != paper_table.JUDGES, "names of weights are slugs"
-    columns = columns_of(board([Finished.read(paper_run(tmp_path / "run", weights))]))
+def test_paper_columns_are_separate_and_have_no_direction(tmp_path, weights):
+    assert slug(paper_table.MODELS) != paper_table.MODELS, "names of weights are slugs"
+    columns = definitions(leaderboard([RunResults.read(paper_run(tmp_path / "run", weights))]).columns)
     for name in ("clip", "ir", "fid", "time_min", "q1_rank"):
         found = columns[f"{name}@Table-2"]
         assert found["direction"] == ""
-        assert found["definition"] == f"{name} as Table 2 of SegmentDreamer has it; compares with no other column"
+        assert found["definition"] == f"{name} in Table 2 of SegmentDreamer; comparable with no other column"
     assert columns["clip@published"]["direction"] == "higher"
 
 
@@ -313,22 +315,20 @@ def test_the_paper_s_columns_are_nobody_else_s_and_have_no_direction(tmp_path, w
     ("models", "recipe", "shown"),
     [("published", "paper", True), ("embedded", "paper", False), ("published", "embedded", False)],
 )
-def test_the_paper_is_shown_where_its_recipe_ran_on_published_models_or_on_request(
-    tmp_path, weights, models, recipe, shown
-):
+def test_paper_is_shown_for_its_recipe_on_published_models_or_on_request(tmp_path, weights, models, recipe, shown):
     store = paper_run(tmp_path / "run", weights, models=models, recipe=recipe)
-    run = Finished.read(store)
-    assert ("paper" in set(board([run])["source"])) == shown
-    assert len(board([run], paper=True)) == 7
-    assert len(board([run], paper=False)) == 2
-    other = Finished.read(write_run(tmp_path / "other", weights))
-    assert list(board([other, run], paper=True)["source"]) == ["run"] * 3 + ["paper"] * 5, "once, below all runs"
+    run = RunResults.read(store)
+    assert ("paper" in set(leaderboard([run])["source"])) == shown
+    assert len(leaderboard([run], paper=True)) == 7
+    assert len(leaderboard([run], paper=False)) == 2
+    other = RunResults.read(write_run(tmp_path / "other", weights))
+    assert list(leaderboard([other, run], paper=True)["source"]) == ["run"] * 3 + ["paper"] * 5, "once, below all runs"
     text, content = compared([store, store], paper=True)
     assert "SegmentDreamer" in text
     assert content.count(b"SegmentDreamer") == 1
 
 
-def test_the_paper_is_in_the_run_s_own_files_but_in_no_difference(tmp_path, weights, monkeypatch):
+def test_paper_is_in_leaderboard_and_report_only(tmp_path, weights, monkeypatch):
     store = paper_run(tmp_path / "run", weights)
     monkeypatch.setattr("pipeline.leaderboard.comparison.grid", lambda run: b"")
     assert "| SegmentDreamer |" in publish(store)
@@ -341,14 +341,14 @@ def test_the_paper_is_in_the_run_s_own_files_but_in_no_difference(tmp_path, weig
     assert b"SegmentDreamer" not in (store.root / "leaderboard.csv").read_bytes()
 
 
-def test_the_paper_is_an_option_of_the_command(tmp_path, weights):
-    store, run = write_run(tmp_path / "run", weights), CliRunner()
+def test_paper_is_an_option_of_the_command(tmp_path, weights):
+    store, run, out = write_run(tmp_path / "run", weights), CliRunner(), tmp_path / "leaderboard.csv"
     for options, shown in (([], False), (["--paper"], True), (["--no-paper"], False)):
-        result = run.invoke(cli.app, ["leaderboard", str(store.root), "--out", str(tmp_path / "board.csv"), *options])
+        result = run.invoke(cli.app, ["leaderboard", str(store.root), "--out", str(out), *options])
         assert result.exit_code == 0
         assert ("SegmentDreamer" in result.stdout) == shown
-        assert (b"SegmentDreamer" in (tmp_path / "board.csv").read_bytes()) == shown
+        assert (b"SegmentDreamer" in out.read_bytes()) == shown
 
 
-def test_no_number_is_made_up():
-    assert json.loads(json.dumps(leaderboard.columns_of(pd.DataFrame({"method": ["sctd"]})))) == {}
+def test_columns_without_a_metric_have_no_definition():
+    assert json.loads(json.dumps(definitions(["method"]))) == {}

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from evaluation.fid import Moments
 from evaluation.references import Reference, from_bytes
-from pipeline.assets import images as pictures
+from pipeline.assets import images
 from pipeline.cli.app import app
 from pipeline.errors import UserError
 from pipeline.plan.protocol import Protocol
@@ -126,7 +126,7 @@ def test_the_stored_features_are_the_networks_of_the_rendered_views(run, weights
 
     out, _, _ = run
     item = next(out.glob("items/*"))
-    views = pictures.on_white(ply.from_ply((item / "asset.ply").read_bytes()), Protocol(2).cameras(16))
+    views = images.on_white(ply.from_ply((item / "asset.ply").read_bytes()), Protocol(2).cameras(16))
     arrays = np.load(io.BytesIO((item / "evaluation.npz").read_bytes()))
     for metric in OTHERS:
         features = DISTANCES[metric].load(models.resolve(str(weights)), "cpu")(views)
@@ -188,11 +188,11 @@ def test_another_inception_judges_anew_and_makes_nothing(run, weights, tmp_path,
 def test_a_folder_goes_on_with_judges_added_but_not_with_others_or_fewer(run, weights, tmp_path, run_of):
     folder = Path(shutil.copytree(weights, tmp_path / "tiny"))
     several = replace(run_of(views=2), weights=models.resolve(str(folder)))
-    assert several.weights.judges[3:] == ["inception", *(DISTANCES[m].reference for m in OTHERS[:2]), *DINOV2]
+    assert several.weights.scorers[3:] == ["inception", *(DISTANCES[m].reference for m in OTHERS[:2]), *DINOV2]
     for file in folder.glob("reference-*.npz"):
         file.unlink()
     one = replace(several, weights=models.resolve(str(folder)))
-    assert one.weights.judges == several.weights.judges[:3]
+    assert one.weights.scorers == several.weights.scorers[:3]
     assert several.name == one.name
     assert several.evaluation != one.evaluation
     assert [job.id for job in several.jobs] == [job.id for job in one.jobs]

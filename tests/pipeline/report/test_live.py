@@ -1,4 +1,4 @@
-"""The live view: what it draws and tells, what it refuses, and that a run is the same with it."""
+"""The live view: what it shows, its errors, and that it does not change a run."""
 
 import json
 import socket
@@ -14,7 +14,7 @@ from pipeline.cli.app import app
 from pipeline.cli.error_handling import WRONG_INPUT
 from pipeline.commands import bench as commands
 from pipeline.report import live
-from pipeline.report.live import Live
+from pipeline.report.live import LiveView
 from pipeline.store.run_folder import ASSET, CONTACT, SNAPSHOT, TURNTABLE, Store
 from sctd.formats import ply, splat
 from tests.support import finished_run
@@ -25,8 +25,8 @@ RECORD = {"kind": "progress", "stage": "generate", "worker": 0, "job_id": "cafe"
 
 @pytest.fixture
 def view(tmp_path, monkeypatch):
-    monkeypatch.setattr(live, "SECONDS", 1e6)  # tests say when
-    view = Live(Store(tmp_path), {"cafe": "a <b>red</b> ball", "beef": "a cube"}, 0)
+    monkeypatch.setattr(live, "SECONDS", 1e6)  # tests refresh by hand
+    view = LiveView(Store(tmp_path), {"cafe": "a <b>red</b> ball", "beef": "a cube"}, 0)
     yield view
     view.close()
 
@@ -35,18 +35,18 @@ def snapshot(view, job_id, attempt="attempt-1-ab"):
     return view.store.item(job_id) / attempt / SNAPSHOT
 
 
-def test_it_listens_on_loopback_and_is_never_shared(view, monkeypatch):
+def test_server_listens_on_loopback_and_cannot_be_shared(view, monkeypatch):
     assert view.server.get_host() == "127.0.0.1"
     monkeypatch.setattr("viser._viser.ViserTunnel", lambda *_: pytest.fail("a tunnel was opened"))
     assert view.server.request_share_url() is None
 
 
-def test_the_panel_tells_a_workers_present_job_as_text(view):
+def test_panel_shows_the_current_job_of_a_worker_escaped(view):
     view.take(RECORD | {"loss": 0.125, "gaussians": 3072.0})
     view.show()
-    told = view.panel.content
-    assert "a &lt;b&gt;red&lt;/b&gt; ball" in told
-    assert all(f">{text}</td>" in told for text in ("working", "7 of 300", "0.125", "3,072"))
+    content = view.panel.content
+    assert "a &lt;b&gt;red&lt;/b&gt; ball" in content
+    assert all(f">{text}</td>" in content for text in ("working", "7 of 300", "0.125", "3,072"))
     view.take({"kind": "finished", "stage": "generate", "worker": 0, "job_id": "cafe"})
     view.show()
     assert all(f">{text}</td>" in view.panel.content for text in ("finished", "7 of 300", "0.125"))
@@ -57,7 +57,7 @@ def test_the_panel_tells_a_workers_present_job_as_text(view):
     assert "0.125" not in view.panel.content
 
 
-def test_the_newest_snapshot_is_drawn_then_the_asset_and_each_worker_has_its_place(view, monkeypatch):
+def test_newest_snapshot_then_asset_is_drawn_at_the_workers_position(view, monkeypatch):
     drawn, asset = [], finished_run.asset()
     draw = view.server.scene.add_gaussian_splats
     monkeypatch.setattr(
@@ -67,7 +67,7 @@ def test_the_newest_snapshot_is_drawn_then_the_asset_and_each_worker_has_its_pla
     )
     view.store.write(snapshot(view, "cafe"), splat.to_splat(asset.select(torch.arange(10))))
     view.take(RECORD)
-    view.take(RECORD | {"worker": 3, "job_id": "beef"})  # which has left none yet
+    view.take(RECORD | {"worker": 3, "job_id": "beef"})  # without a snapshot so far
     view.show()
     view.show()
     time.sleep(0.02)
@@ -82,8 +82,8 @@ def test_the_newest_snapshot_is_drawn_then_the_asset_and_each_worker_has_its_pla
     ]  # fmt: skip
 
 
-def test_what_is_drawn_has_the_covariance_of_a_turned_gaussian():
-    """A quarter turn about z makes a standard deviation along x one along y."""
+def test_covariance_of_a_rotated_gaussian():
+    """A quarter turn about z exchanges the standard deviations along x and y."""
     one = finished_run.asset().select(torch.tensor([0]))
     scales, half = torch.tensor([[0.3, 0.2, 0.1]]), 0.5**0.5
     turned = replace(one, log_scales=scales.log(), quats=torch.tensor([[half, 0.0, 0.0, half]]))
@@ -93,19 +93,19 @@ def test_what_is_drawn_has_the_covariance_of_a_turned_gaussian():
     np.testing.assert_allclose(drawn["opacities"], [[1 / (1 + np.exp(-3.0))]], atol=1e-6)
 
 
-def test_what_it_cannot_show_is_said_once_and_stops_nothing(tmp_path, monkeypatch, capsys):
+def test_unreadable_snapshot_is_reported_once_and_does_not_stop_the_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(live, "SECONDS", 0.01)
-    view = Live(Store(tmp_path), {"cafe": "a red ball"}, 0)
+    view = LiveView(Store(tmp_path), {"cafe": "a red ball"}, 0)
     view.store.write(snapshot(view, "cafe"), b"no splat")
     view.take(RECORD)
     view.thread.join(60)
     view.take(RECORD)
     view.close()
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.startswith("--live: The .splat has 8 bytes; expected a multiple of 32")
-    assert told.err.endswith("; the run goes on without it\n")
-    assert told.err.count("\n") == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("--live: The .splat has 8 bytes; expected a multiple of 32")
+    assert printed.err.endswith("; the run continues without the live view\n")
+    assert printed.err.count("\n") == 1
 
 
 def generate(out, weights, *options):
@@ -113,14 +113,14 @@ def generate(out, weights, *options):
     return CliRunner().invoke(app, ["generate", "a red cube", *map(str, quick)])
 
 
-def test_a_run_is_the_same_with_and_without_it(tiny_weights, tmp_path, monkeypatch):
+def test_live_view_does_not_change_the_run(tiny_weights, tmp_path, monkeypatch):
     monkeypatch.setattr(commands, "SNAPSHOT_SECONDS", 0.0)
     monkeypatch.setattr(live, "SECONDS", 0.01)
     plain, watched = generate(tmp_path / "plain", tiny_weights), generate(tmp_path / "live", tiny_weights, "--live", 0)
     assert (plain.exit_code, watched.exit_code) == (0, 0), watched.output
     assert watched.stdout == plain.stdout.replace("/plain/", "/live/")
     assert "Live, until this command ends: http://127.0.0.1:" in watched.stderr
-    assert "the run goes on without it" not in watched.stderr
+    assert "the run continues without the live view" not in watched.stderr
     (one,), (other,) = ((tmp_path / name / "items").iterdir() for name in ("plain", "live"))
     assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
     for name in (ASSET, CONTACT, TURNTABLE):
@@ -129,7 +129,7 @@ def test_a_run_is_the_same_with_and_without_it(tiny_weights, tmp_path, monkeypat
     assert losses[0] == losses[1]
 
 
-def test_a_package_that_is_missing_is_named(tiny_weights, tmp_path, monkeypatch):
+def test_missing_package_is_an_error(tiny_weights, tmp_path, monkeypatch):
     monkeypatch.setattr(live.importlib.util, "find_spec", lambda name: None)
     refused = generate(tmp_path / "run", tiny_weights, "--live", 0)
     assert refused.exit_code == WRONG_INPUT
@@ -139,13 +139,13 @@ def test_a_package_that_is_missing_is_named(tiny_weights, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("port", ["taken", 70_000])
-def test_a_port_that_cannot_be_had_is_named(tiny_weights, tmp_path, port):
+def test_unavailable_port_is_an_error(tiny_weights, tmp_path, port):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         number = taken.getsockname()[1] if port == "taken" else port
         refused = generate(tmp_path / "run", tiny_weights, "--live", number)
     assert refused.exit_code == WRONG_INPUT
-    assert refused.stderr.startswith(f"Error: Port {number} cannot be had (")
-    assert refused.stderr.endswith("); give --live another port, or 0 for any that is free.\n")
+    assert refused.stderr.startswith(f"Error: Port {number} is not available (")
+    assert refused.stderr.endswith("); give --live another port, or 0 for any free one.\n")
     assert not (tmp_path / "run").exists()

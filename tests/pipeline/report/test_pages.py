@@ -1,4 +1,4 @@
-"""The report of 40 prompts by 5 methods: it stands alone, says what the tables say, and shows text as text."""
+"""Report pages of 40 prompts by 5 methods: self-contained, equal to the tables, and with all text escaped."""
 
 import csv
 import json
@@ -13,10 +13,9 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app as cli
 from pipeline.cli import error_handling as cli_guard
-from pipeline.leaderboard.table import Finished, board
-from pipeline.report import facts as site_facts
-from pipeline.report import pages as site
-from pipeline.report import viewer
+from pipeline.leaderboard.table import RunResults, leaderboard
+from pipeline.report import facts, viewer
+from pipeline.report.pages import FOLDER, write
 from pipeline.store.run_folder import Store
 from tests.support import finished_run
 from tests.support.processes import BALL
@@ -40,8 +39,8 @@ def run(tmp_path_factory) -> Store:
 
 @pytest.fixture(scope="module")
 def report(run) -> Path:
-    finished = Finished.read(run)
-    return site.write([finished], board([finished]), Store(run.root / site.FOLDER), VIEWER).parent
+    finished = RunResults.read(run)
+    return write([finished], leaderboard([finished]), Store(run.root / FOLDER), VIEWER).parent
 
 
 def pages(report: Path) -> list[Path]:
@@ -56,8 +55,8 @@ def text_of(node) -> str:
     return " ".join("".join(node.itertext()).split())
 
 
-def test_the_largest_page_is_small(report):
-    assert len(pages(report)) == 2 + 40 + 198  # the board and the recipes, prompts, assets
+def test_pages_are_below_the_size_limit(report):
+    assert len(pages(report)) == 2 + 40 + 198  # leaderboard and recipes, prompts, assets
     assert max(page.stat().st_size for page in pages(report)) < MOST_BYTES
 
 
@@ -68,7 +67,7 @@ def test_every_page_is_valid_html(report):
         assert len(ids) == len(set(ids)), page
 
 
-def test_every_link_leads_to_a_file_of_the_report(report):
+def test_every_link_targets_a_file_of_the_report(report):
     found = 0
     for page in pages(report):
         for node in parsed(page).iter():
@@ -85,7 +84,7 @@ def test_every_link_leads_to_a_file_of_the_report(report):
         assert not re.search(r"url\(\s*['\"]?http|@import|(href|src)=['\"]http", file.read_text(encoding="utf-8")), file
 
 
-def test_nothing_else_may_be_loaded(report):
+def test_content_security_policy_allows_local_files_only(report):
     for page in pages(report):
         policies = [n for n in parsed(page).iter(f"{XHTML}meta") if n.get("http-equiv") == "Content-Security-Policy"]
         assert len(policies) == 1, page
@@ -95,7 +94,7 @@ def test_nothing_else_may_be_loaded(report):
         assert "'unsafe-inline'" not in policy.partition("script-src")[2].partition(";")[0], page
 
 
-def test_a_hostile_prompt_is_text(report):
+def test_hostile_prompt_is_escaped(report):
     page = parsed(report / "prompts" / "001.html")
     assert text_of(page.find(f".//{XHTML}h1")) == HOSTILE
     scripts = {node.get("src") for file in pages(report) for node in parsed(file).iter(f"{XHTML}script")}
@@ -106,14 +105,14 @@ def test_a_hostile_prompt_is_text(report):
         assert not [n for n in nodes if n.get("src") == "x"], file
 
 
-def test_a_hostile_name_of_a_method_is_text_in_plots_too(report):
+def test_hostile_method_name_is_escaped_in_plots(report):
     for path in (report / "plots" / "001.svg", report / "plots" / "costs.svg"):
         tree = ElementTree.parse(path)
         assert "<i>cds</i>" in {"".join(node.itertext()).strip() for node in tree.iter()}
 
 
-def test_the_numbers_are_those_of_the_csv(report, run):
-    finished = Finished.read(run)
+def test_numbers_equal_leaderboard_csv(report, run):
+    finished = RunResults.read(run)
     with open(report / "leaderboard.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     table = parsed(report / "index.html").find(f".//{XHTML}table[@id='leaderboard']")
@@ -133,7 +132,7 @@ def test_the_numbers_are_those_of_the_csv(report, run):
         assert text_of(shown["prompts"]) == {"sds": "39 of 40", "ism": "40"}.get(row["method"], "40")
 
 
-def test_the_best_is_marked_and_the_others_are_told_from_it(report):
+def test_best_methods_are_marked_and_others_tested_against_them(report):
     table = parsed(report / "index.html").find(f".//{XHTML}table[@id='leaderboard']")
     heads = [node.get("data-column") for node in table.iter(f"{XHTML}th") if node.get("data-column")]
     cells = [list(row)[heads.index("clip@embedded")] for row in table.find(f"{XHTML}tbody")]
@@ -152,7 +151,7 @@ def test_failures_are_listed_with_their_reasons(report):
     assert "the memory <b>ran</b> out" in text_of(parsed(report / "prompts" / "004.html"))
 
 
-def test_a_prompts_page_has_all_methods_and_their_worst_views(report):
+def test_prompt_page_has_all_methods_and_their_worst_views(report):
     page = parsed(report / "prompts" / "002.html")
     videos = [node for node in page.iter(f"{XHTML}video") if "turntable" in (node.get("class") or "")]
     assert len(videos) == 5
@@ -162,7 +161,7 @@ def test_a_prompts_page_has_all_methods_and_their_worst_views(report):
     assert {"CLIP", "ImageReward", *METHODS, "180°"} <= {"".join(n.itertext()).strip() for n in curves.iter()}
 
 
-def test_records_of_progress_are_drawn_where_there_are_any(run, tmp_path):
+def test_training_curves_are_drawn_from_progress_records(run, tmp_path):
     copied = Store(tmp_path / "with-events")
     finished_run.write(copied, tmp_path / "weights", PROMPTS[:3], METHODS[:2])
     common = {"kind": "progress", "stage": "generate"}
@@ -172,11 +171,11 @@ def test_records_of_progress_are_drawn_where_there_are_any(run, tmp_path):
         for job, loss in (("0000cafe", {"loss": 10.0**-i}), ("0100cafe", {}))
     ]
     copied.write(copied.root / "events" / "a-0000.jsonl", "\n".join([*records, '{"kind": "prog']).encode())
-    finished = Finished.read(copied)
-    index = site.write([finished], board([finished]), Store(tmp_path / "out"), None)
+    finished = RunResults.read(copied)
+    index = write([finished], leaderboard([finished]), Store(tmp_path / "out"), None)
     words = [words_of(index.parent / "plots" / f"00{number}-made.svg") for number in (1, 2)]
     assert {"loss", "Gaussians", "seconds", "iteration", "sctd"} <= words[0]
-    assert words[0] - words[1] >= {"loss", "0.1", "0.01", "0.001"}  # evenly, on its axis
+    assert words[0] - words[1] >= {"loss", "0.1", "0.01", "0.001"}  # labels of the logarithmic axis
     assert {"Gaussians", "seconds", "iteration", "sctd"} <= words[1]
     assert not (index.parent / "plots" / "003-made.svg").exists()
 
@@ -185,40 +184,40 @@ def words_of(plot: Path) -> set[str]:
     return {"".join(node.itertext()).strip() for node in ElementTree.parse(plot).iter()}
 
 
-def test_a_real_run_draws_its_loss(tiny_weights, tmp_path):
+def test_training_curves_of_a_real_run(tiny_weights, tmp_path):
     options = ["--prompt", "a red cube", "--objective", "sctd,sds", "--weights", tiny_weights, "--executor", "inline"]
     quick = ["--set", "iterations=6", *BALL, "--views", "4", "--out", tmp_path / "run"]
     found = CliRunner().invoke(cli.app, ["bench", *map(str, [*options, *quick])])
     assert found.exit_code == 0, found.output
-    progress = site_facts.progress([Finished.read(Store(tmp_path / "run"))])
+    progress = facts.progress([RunResults.read(Store(tmp_path / "run"))])
     assert len(progress) == 2
     for job_id, records in progress.items():
-        made = json.loads((tmp_path / "run" / "items" / job_id / "generation.json").read_text())
-        told = [record for record in records if record["kind"] == "progress"]
-        assert [record["iteration"] for record in told] == [1, 2, 3, 4, 5, 6]
-        assert told[-1]["loss"] == pytest.approx(made["mean_loss"])  # of the few iterations that there were
-        assert told[-1]["gaussians"] == made["num_gaussians"]
-        assert made["init_seconds"] < told[0]["seconds"] < told[-1]["seconds"] <= made["seconds"]
+        generation = json.loads((tmp_path / "run" / "items" / job_id / "generation.json").read_text())
+        steps = [record for record in records if record["kind"] == "progress"]
+        assert [record["iteration"] for record in steps] == [1, 2, 3, 4, 5, 6]
+        assert steps[-1]["loss"] == pytest.approx(generation["mean_loss"])  # both average all 6 iterations
+        assert steps[-1]["gaussians"] == generation["num_gaussians"]
+        assert generation["init_seconds"] < steps[0]["seconds"] < steps[-1]["seconds"] <= generation["seconds"]
     assert {"loss", "Gaussians", "seconds", "sctd", "sds"} <= words_of(tmp_path / "run/report/plots/001-made.svg")
-    pictures = [node.get("src") for node in parsed(tmp_path / "run/report/prompts/001.html").iter(f"{XHTML}img")]
-    assert "../plots/001-made.svg" in pictures
+    sources = [node.get("src") for node in parsed(tmp_path / "run/report/prompts/001.html").iter(f"{XHTML}img")]
+    assert "../plots/001-made.svg" in sources
 
 
-def test_what_an_older_report_had_goes_and_what_others_put_there_stays(tmp_path):
+def test_stale_files_are_removed_and_foreign_files_stay(tmp_path):
     store = Store(tmp_path / "run")
     finished_run.write(store, tmp_path / "weights", PROMPTS[:3], METHODS[:1])
-    finished, out = Finished.read(store), Store(tmp_path / "out")
-    site.write([finished], board([finished]), out, VIEWER)
+    finished, out = RunResults.read(store), Store(tmp_path / "out")
+    write([finished], leaderboard([finished]), out, VIEWER)
     (out.root / "mine.txt").write_text("mine")
     finished.manifest["jobs"].pop()
-    site.write([finished], board([finished]), out, None)
+    write([finished], leaderboard([finished]), out, None)
     assert not (out.root / "prompts" / "003.html").exists()
     assert not (out.root / "view").exists()
     assert (out.root / "mine.txt").read_text() == "mine"
     assert viewer.MISSING in text_of(parsed(out.root / "prompts" / "001.html"))
 
 
-def test_several_runs_make_one_report(tmp_path, monkeypatch):
+def test_report_of_several_runs(tmp_path, monkeypatch):
     run = Store(tmp_path / "one")
     finished_run.write(run, tmp_path / "weights", PROMPTS[:2], METHODS[:2])
     other = Store(tmp_path / "other")
@@ -240,18 +239,18 @@ def test_several_runs_make_one_report(tmp_path, monkeypatch):
         (["{run}/items"], "items holds no run (no run.json); give the folder that a bench wrote."),
     ],
 )
-def test_bad_input_is_one_sentence(run, arguments, message):
+def test_invalid_arguments_are_errors(run, arguments, message):
     found = CliRunner().invoke(cli.app, ["report", *(a.format(run=run.root) for a in arguments)])
     assert found.exit_code == cli_guard.WRONG_INPUT
     assert message in found.stderr
 
 
-def test_an_id_that_leads_out_of_the_folder_is_refused(tmp_path):
+def test_job_id_with_a_path_is_refused(tmp_path):
     store = Store(tmp_path / "run")
     finished_run.write(store, tmp_path / "weights", PROMPTS[:1], METHODS[:1])
-    finished = Finished.read(store)
-    table = board([finished])
+    finished = RunResults.read(store)
+    table = leaderboard([finished])
     finished.manifest["jobs"][0]["job_id"] = "../../outside"
     finished.records["../../outside"] = None
-    with pytest.raises(ValueError, match=r"a job with the id '\.\./\.\./outside', expected letters and digits"):
-        site.write([finished], table, Store(tmp_path / "out"), None)
+    with pytest.raises(ValueError, match=r"a job with id '\.\./\.\./outside'; expected letters and digits"):
+        write([finished], table, Store(tmp_path / "out"), None)

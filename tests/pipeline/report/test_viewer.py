@@ -1,4 +1,4 @@
-"""The viewer's archive is the known one or none; assets go into pages whole."""
+"""The viewer's archive is checked against its SHA-256; assets are embedded unchanged."""
 
 import base64
 import hashlib
@@ -33,43 +33,43 @@ MEMBERS = {"public/index.js": b'export const a = "</script>";', "public/index.cs
 
 @pytest.fixture
 def archive(monkeypatch, tmp_path) -> bytes:
-    """An archive that counts as the known one, and an empty cache."""
+    """An archive with the pinned SHA-256, and an empty cache."""
     content = packed(MEMBERS)
     monkeypatch.setattr(viewer, "SHA256", hashlib.sha256(content).hexdigest())
     monkeypatch.setattr(viewer, "archive", lambda: tmp_path / "cache" / viewer.ARCHIVE)
     return content
 
 
-def test_its_files_come_with_their_licence(archive):
-    site = viewer.opened(archive).site
-    assert site["supersplat.js"] == b'window.SPLAT_VIEWER = "export const a = \\"</script>\\";";\n'
-    assert site["supersplat.css"] == b"a {}"
-    assert site["LICENSE.txt"].endswith(b"MIT, of X")
-    assert viewer.PACKAGE.encode() in site["LICENSE.txt"]
+def test_files_include_the_licence(archive):
+    files = viewer.opened(archive).contents
+    assert files["supersplat.js"] == b'window.SPLAT_VIEWER = "export const a = \\"</script>\\";";\n'
+    assert files["supersplat.css"] == b"a {}"
+    assert files["LICENSE.txt"].endswith(b"MIT, of X")
+    assert viewer.PACKAGE.encode() in files["LICENSE.txt"]
 
 
-def test_another_archive_is_refused(archive):
+def test_other_archive_is_refused(archive):
     with pytest.raises(UserError, match=r"^This is not @playcanvas/supersplat-viewer .* SHA-256 is .*, expected "):
         viewer.opened(packed(MEMBERS | {"LICENSE": b"other"}))
 
 
-def test_it_is_fetched_once(archive, monkeypatch):
-    asked = []
+def test_viewer_is_fetched_once(archive, monkeypatch):
+    commands = []
 
     def npm(command, *, cwd, **options):
-        asked.append(command[1:3])
+        commands.append(command[1:3])
         (viewer.Path(cwd) / viewer.ARCHIVE).write_bytes(archive)
 
     monkeypatch.setattr(viewer.shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(viewer.subprocess, "run", npm)
     assert viewer.cached() is None
     assert viewer.fetch() == viewer.fetch() == viewer.cached() == viewer.opened(archive)
-    assert asked == [["pack", f"{viewer.PACKAGE}@{viewer.VERSION}"]]
+    assert commands == [["pack", f"{viewer.PACKAGE}@{viewer.VERSION}"]]
     viewer.archive().write_bytes(archive[:-1])
     assert viewer.cached() is None
 
 
-def test_an_archive_from_elsewhere_takes_its_place(archive, tmp_path):
+def test_archive_can_be_given_as_a_file(archive, tmp_path):
     file = tmp_path / "brought.tgz"
     file.write_bytes(archive)
     found = CliRunner().invoke(cli.app, ["viewer", "fetch", "--from", str(file)])
@@ -77,32 +77,32 @@ def test_an_archive_from_elsewhere_takes_its_place(archive, tmp_path):
     assert viewer.cached() == viewer.opened(archive)
 
 
-def test_without_npm_it_says_what_to_do(archive, monkeypatch):
+def test_missing_npm_is_an_error(archive, monkeypatch):
     monkeypatch.setattr(viewer.shutil, "which", lambda name: None)
     found = CliRunner().invoke(cli.app, ["viewer", "fetch"])
     assert found.exit_code == cli_guard.WRONG_INPUT
     assert found.stderr.startswith(
-        "Error: The viewer comes from npm, which is not on the PATH; install it (pip install "
+        "Error: The viewer is an npm package, and npm is not on the PATH. Install npm (pip install "
     )
 
 
-def test_a_registry_that_says_no_is_one_sentence(archive, monkeypatch):
+def test_npm_failure_is_an_error(archive, monkeypatch):
     def refuse(command, **options):
         raise subprocess.CalledProcessError(1, command, stderr="npm error code E404\nnpm error more\n")
 
     monkeypatch.setattr(viewer.shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(viewer.subprocess, "run", refuse)
-    with pytest.raises(UserError, match=r"npm could not bring .* \(npm error code E404\); see that npm reaches its"):
+    with pytest.raises(UserError, match=r"npm could not fetch .* \(npm error code E404\); check that npm reaches its"):
         viewer.fetch()
 
 
-def test_an_asset_is_embedded_whole():
+def test_asset_is_embedded_unchanged():
     data = ply.to_ply(finished_run.asset())
     script = viewer.embedded(data)
     assert base64.b64decode(script.removeprefix(b'window.ASSET = "').removesuffix(b'";\n')) == data
 
 
-def test_what_holds_no_gaussians_is_refused(tmp_path):
+def test_file_without_gaussians_is_refused(tmp_path):
     viewer.check(ply.to_ply(finished_run.asset()), "asset.ply")
     viewer.check(ply.to_ply(finished_run.with_spherical_harmonics(finished_run.asset())), "asset.ply")
     for content in (b"", b"ply\nproperty float x\nend_header\n", b"no ply f_dc_0\n opacity\n"):
@@ -123,14 +123,14 @@ def test_what_holds_no_gaussians_is_refused(tmp_path):
         (["{folder}/text.ply"], "text.ply holds no Gaussians (f_dc_0 is missing)"),
     ],
 )
-def test_view_refuses_what_it_cannot_show(tmp_path, arguments, message):
+def test_view_of_an_invalid_asset_is_an_error(tmp_path, arguments, message):
     (tmp_path / "text.ply").write_text("no ply")
     found = CliRunner().invoke(cli.app, ["view", *(a.format(folder=tmp_path) for a in arguments)])
     assert found.exit_code == cli_guard.WRONG_INPUT
     assert message in found.stderr
 
 
-def test_a_port_that_is_taken_is_one_sentence(tmp_path):
+def test_taken_port_is_an_error(tmp_path):
     with commands_report._server(str(tmp_path), 0) as server:
         taken = server.server_address[1]
         assert server.server_address[0] == "127.0.0.1"

@@ -1,6 +1,6 @@
-"""Real headless Chromium: volunteers rank by keyboard, by drag and by lists, alone and three at once.
+"""The study in headless Chromium: volunteers rank by keyboard, by dragging and with lists, alone and three at once.
 
-SEGMENTDREAMER_SCREENSHOTS names a folder for pictures of the pages.
+SEGMENTDREAMER_SCREENSHOTS names a folder for screenshots of the pages.
 """
 
 import json
@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 from pipeline.cli.app import app
 from pipeline.study.plan import QUESTIONS
-from tests.support.real_browser import miss
+from tests.support.real_browser import skip_or_fail
 from tests.support.study_fixtures import HOSTILE, serving
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -33,7 +33,7 @@ DESKTOP, PHONE = (1280, 800), (390, 844)
 
 @pytest.fixture
 def browser(request):
-    """Of so many pixels; `reduced` asks for no motion."""
+    """A browser window of `size` pixels; `reduced` requests reduced motion."""
     size, reduced = request.param
     with chromium(size, *(["--force-prefers-reduced-motion"] if reduced else [])) as driver:
         yield driver
@@ -41,9 +41,9 @@ def browser(request):
 
 @contextmanager
 def chromium(size, *flags):
-    """One with a profile of its own."""
+    """Chromium with a separate profile."""
     if not (CHROMIUM and DRIVER):
-        miss("no chromium and chromedriver (Debian: apt-get install chromium chromium-driver)")
+        skip_or_fail("no chromium and chromedriver (Debian: apt-get install chromium chromium-driver)")
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--mute-audio"):
@@ -68,7 +68,7 @@ def shoot(browser, name):
 
 
 def order(browser):
-    return "".join(film.get_attribute("data-letter") for film in browser.find_elements(By.CSS_SELECTOR, ".films li"))
+    return "".join(video.get_attribute("data-letter") for video in browser.find_elements(By.CSS_SELECTOR, ".films li"))
 
 
 def ranks(browser):
@@ -83,8 +83,8 @@ def until(browser, condition):
     return WebDriverWait(browser, 30).until(condition)
 
 
-def kept(browser):
-    """The draft has arrived."""
+def wait_for_draft(browser):
+    """Wait until the draft has been saved."""
     browser.execute_async_script("saving.then(arguments[0])")
 
 
@@ -113,17 +113,17 @@ def test_ranking_by_keyboard_and_by_drag(study, browser):
 
         handle(browser, "C").send_keys(Keys.ARROW_LEFT)
         assert order(browser) == "ACB"
-        assert browser.switch_to.active_element.get_attribute("aria-label") == "Move film C"
-        assert browser.find_element(By.ID, "said").text == "Film C is now number 2 of 3."
+        assert browser.switch_to.active_element.get_attribute("aria-label") == "Move video C"
+        assert browser.find_element(By.ID, "said").text == "Video C is now number 2 of 3."
         shoot(browser, "keyboard-desktop")
         browser.switch_to.active_element.send_keys(Keys.HOME)
         assert order(browser) == "CAB"
-        browser.switch_to.active_element.send_keys(Keys.ARROW_UP)  # no further
+        browser.switch_to.active_element.send_keys(Keys.ARROW_UP)  # already first
         assert order(browser) == "CAB"
         assert ranks(browser) == {"C": "1", "A": "2", "B": "3"}
         until(browser, lambda b: playing(b) == 3)
 
-        kept(browser)
+        wait_for_draft(browser)
         browser.refresh()
         assert order(browser) == "CAB", "a refresh lost the order"
         browser.find_element(By.CSS_SELECTOR, "button[type=submit]").send_keys(Keys.ENTER)
@@ -142,7 +142,7 @@ def test_ranking_by_keyboard_and_by_drag(study, browser):
 
         browser.find_element(By.CSS_SELECTOR, "select[name=A]").send_keys("3")
         assert order(browser) == "BCA"
-        browser.back()  # an answered step leads on
+        browser.back()  # an answered step redirects to the next
         until(browser, lambda b: b.current_url.endswith("/step/3"))
         complaints = [entry["message"] for entry in browser.get_log("browser") if "favicon" not in entry["message"]]
         assert complaints == []
@@ -154,7 +154,7 @@ def test_ranking_by_keyboard_and_by_drag(study, browser):
 
 @pytest.mark.parametrize("browser", [(PHONE, True)], indirect=True)
 def test_a_phone_without_motion(study, browser):
-    """Nothing is wider than the screen, nothing moves unless asked, what is pressed is large enough, focus is seen."""
+    """Nothing overflows the screen or moves by itself, controls are large enough, and focus is visible."""
     store, made, database = study
     (token,) = database.invite([made.shuffled()])
     with serving(store) as (_, base):
@@ -163,7 +163,9 @@ def test_a_phone_without_motion(study, browser):
         browser.get(f"{base}/step/1")
         until(browser, lambda b: b.execute_script("return videos().every((v) => v.readyState >= 2)"))
         assert playing(browser) == 0
-        assert not browser.execute_script("return videos().some((v) => v.controls)"), "bars would cover films that rest"
+        assert not browser.execute_script("return videos().some((v) => v.controls)"), (
+            "controls would cover paused videos"
+        )
         assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
         sizes = browser.execute_script(
             "return [...document.querySelectorAll('button, select')].map((e) => e.getBoundingClientRect())"
@@ -197,7 +199,7 @@ def test_two_tabs_cannot_vote_twice(study, browser):
         browser.switch_to.window(first)
         handle(browser, "C").send_keys(Keys.HOME)
         browser.find_element(By.CSS_SELECTOR, "button[type=submit]").click()
-        until(browser, lambda b: b.title == "Answered already")
+        until(browser, lambda b: b.title == "Already answered")
         shoot(browser, "twice-desktop")
         browser.find_element(By.LINK_TEXT, "Continue").click()
         until(browser, lambda b: b.find_element(By.TAG_NAME, "h1").text == "Which looks better?")
@@ -206,7 +208,7 @@ def test_two_tabs_cannot_vote_twice(study, browser):
 
 
 @pytest.mark.parametrize("browser", [(DESKTOP, False)], indirect=True)
-def test_without_its_script_the_page_is_a_form(study, browser):
+def test_page_works_without_javascript(study, browser):
     store, made, database = study
     (token,) = database.invite([made.shuffled()])
     with serving(store) as (_, base):
@@ -225,8 +227,8 @@ def test_without_its_script_the_page_is_a_form(study, browser):
 # ---- three volunteers at once -------------------------------------------------------------------------------------
 
 
-def films_of(browser, base, store, made):
-    """Which competitor each letter of this page shows, told by the film that the volunteer gets."""
+def competitors_by_letter(browser, base, store, made):
+    """The group of this page, and the competitor behind each letter, identified by the bytes of its video."""
     known = {
         made.clip(store, group, c).read_bytes(): (group, c)
         for group in range(len(made.prompts))
@@ -234,10 +236,10 @@ def films_of(browser, base, store, made):
     }
     cookies = {cookie["name"]: cookie["value"] for cookie in browser.get_cookies()}
     found = {}
-    for film in browser.find_elements(By.CSS_SELECTOR, ".films li"):
-        address = film.find_element(By.TAG_NAME, "video").get_dom_attribute("src")
+    for video in browser.find_elements(By.CSS_SELECTOR, ".films li"):
+        address = video.find_element(By.TAG_NAME, "video").get_dom_attribute("src")
         answer = httpx2.get(f"{base}{address}", headers={"cookie": f"invitation={cookies['invitation']}"})
-        found[film.get_attribute("data-letter")] = known[answer.content]
+        found[video.get_attribute("data-letter")] = known[answer.content]
     (group,) = {group for group, _ in found.values()}
     return group, {letter: c for letter, (_, c) in found.items()}
 
@@ -246,14 +248,14 @@ def by_drag(browser, wanted):
     for place, letter in enumerate(wanted):
         if order(browser)[place] != letter:
             drag(browser, letter, onto=order(browser)[place])
-    kept(browser)
+    wait_for_draft(browser)
 
 
 def by_keyboard(browser, wanted):
     for place, letter in enumerate(wanted):
         for _ in range(order(browser).index(letter) - place):
             handle(browser, letter).send_keys(Keys.ARROW_LEFT)
-    kept(browser)
+    wait_for_draft(browser)
 
 
 def by_lists(browser, wanted):
@@ -266,7 +268,7 @@ def press_next(browser):
 
 
 def answer_in_another_tab(browser, step):
-    """Begun here, answered there as it stands, and then again here, the other way round: the first one counts."""
+    """Submit in a second tab, then the reversed order in the first tab: the first answer counts."""
     first = browser.current_window_handle
     browser.switch_to.new_window("tab")
     browser.get(step)
@@ -276,13 +278,13 @@ def answer_in_another_tab(browser, step):
     browser.switch_to.window(first)
     by_keyboard(browser, order(browser)[::-1])
     press_next(browser)
-    until(browser, lambda b: b.title == "Answered already")
+    until(browser, lambda b: b.title == "Already answered")
     browser.find_element(By.LINK_TEXT, "Continue").click()
     browser.find_element(By.LINK_TEXT, "Continue").click()
 
 
 def volunteer(browser, base, token, study, barrier, rank_by, seed):
-    """All steps, in time with the others: rankings as {(group, question): competitors, the best first}."""
+    """Answer all steps in lockstep with the others; returns {(group, question): competitors, best first}."""
     store, made, _ = study
     taste, given = random.Random(seed), {}
     browser.get(f"{base}/i/{token}")
@@ -290,9 +292,9 @@ def volunteer(browser, base, token, study, barrier, rank_by, seed):
     for number in range(1, made.steps + 1):
         barrier.wait(120)
         until(browser, lambda b, number=number: b.current_url.endswith(f"/step/{number}"))
-        group, shown = films_of(browser, base, store, made)
+        group, shown = competitors_by_letter(browser, base, store, made)
         question = QUESTIONS.index(browser.find_element(By.TAG_NAME, "h1").text)
-        assert browser.find_element(By.CSS_SELECTOR, ".prompt q").text == made.prompts[group], "HTML is text"
+        assert browser.find_element(By.CSS_SELECTOR, ".prompt q").text == made.prompts[group], "the prompt is escaped"
         best_first = taste.sample(range(len(made.competitors)), len(made.competitors))
         wanted = "".join(next(letter for letter, c in shown.items() if c == wish) for wish in best_first)
         rank_by(browser, wanted)
@@ -306,12 +308,12 @@ def volunteer(browser, base, token, study, barrier, rank_by, seed):
             press_next(browser)
     until(browser, lambda b: "Thank you!" in b.title)
     browser.get(f"{base}/step/1")
-    assert browser.title == "Thank you!", "an answered step leads on"
+    assert browser.title == "Thank you!", "an answered step redirects"
     return given
 
 
-def test_three_volunteers_at_once_and_the_results_are_what_they_said(study):
-    """By drag, by keyboard, and by lists without JavaScript; who is asked sees films, and only the test their names."""
+def test_results_match_the_rankings_of_three_concurrent_volunteers(study):
+    """They rank by dragging, by keyboard, and with lists without JavaScript."""
     store, made, database = study
     assert HOSTILE in made.prompts
     ways = by_drag, by_keyboard, by_lists
@@ -325,13 +327,13 @@ def test_three_volunteers_at_once_and_the_results_are_what_they_said(study):
             pool.submit(one, browser, token=token, rank_by=way, seed=seed)
             for seed, (browser, token, way) in enumerate(zip(browsers, tokens, ways, strict=True))
         ]
-        said = [vote.result() for vote in votes]
+        rankings = [vote.result() for vote in votes]
     assert len(database.ballots()) == len(ways) * made.steps
 
     found = json.loads(CliRunner().invoke(app, ["study", "results", str(store.root), "--json"]).stdout)
     means = {(row["question"], row["method"]): row["mean_rank"] for row in found["ranks"]}
     for question in range(len(QUESTIONS)):
         for competitor, label in enumerate(made.labels):
-            places = [given[g, question].index(competitor) + 1 for given in said for g in range(len(made.prompts))]
+            places = [given[g, question].index(competitor) + 1 for given in rankings for g in range(len(made.prompts))]
             assert means[f"q{question + 1}", label] == pytest.approx(sum(places) / len(places))
     assert {(row["voters"], row["rankings"]) for row in found["ranks"]} == {(3, 6)}

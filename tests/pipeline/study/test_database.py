@@ -1,11 +1,11 @@
-"""Votes are written once, by whoever comes first; what is stored does not tell a token."""
+"""Votes are written once, the first one counts, and tokens are not stored."""
 
 from concurrent.futures import ThreadPoolExecutor
 
 from pipeline.study.database import Ballot, Database
 
 
-def test_an_invitation_is_found_by_its_token_alone(tmp_path):
+def test_voter_is_found_by_token_only(tmp_path):
     database = Database(tmp_path / "study.sqlite")
     shown = [(1, [2, 0, 1]), (0, [0, 1, 2])]
     tokens = database.invite([shown, shown])
@@ -19,8 +19,8 @@ def test_an_invitation_is_found_by_its_token_alone(tmp_path):
     database.close()
 
 
-def test_of_many_at_once_one_is_counted(tmp_path):
-    """From two connections' pools, as two processes would."""
+def test_one_of_many_concurrent_votes_is_counted(tmp_path):
+    """From two connection pools, as two processes would have."""
     both = [Database(tmp_path / "study.sqlite") for _ in range(2)]
     ballots = [(both[i % 2], Ballot("v", 0, 0, [1 + i, 2, 3])) for i in range(16)]
     with ThreadPoolExecutor(16) as pool:
@@ -33,7 +33,7 @@ def test_of_many_at_once_one_is_counted(tmp_path):
         database.close()
 
 
-def test_the_last_draft_stays_and_is_no_vote(tmp_path):
+def test_last_draft_is_kept_and_is_not_a_vote(tmp_path):
     database = Database(tmp_path / "study.sqlite")
     assert database.draft("v", 0, 1) is None
     for ranks in ([1, 2], [2, 1]):
@@ -43,7 +43,7 @@ def test_the_last_draft_stays_and_is_no_vote(tmp_path):
     database.close()
 
 
-def test_what_is_committed_is_on_the_disk(tmp_path):
+def test_commits_are_durable(tmp_path):
     database = Database(tmp_path / "study.sqlite")
     with database.engine.connect() as connection:
         modes = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")]

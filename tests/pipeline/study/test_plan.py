@@ -1,4 +1,4 @@
-"""Which turntables take part; the refusals; the order in which volunteers see them."""
+"""Choice of turntables, invalid plans, and the order for each volunteer."""
 
 import re
 from collections import Counter
@@ -11,7 +11,7 @@ from pipeline.study import plan
 from tests.support.study_fixtures import METHODS, PROMPTS, write_run
 
 
-def test_every_method_of_every_run_takes_part(runs):
+def test_every_method_of_every_run_is_a_competitor(runs):
     made = plan.planned(runs, [], 3, seed=0)
     assert made.labels == ["alpha/sctd-secret", "sds-secret", "beta/sctd-secret"]
     assert sorted(made.prompts) == sorted(PROMPTS)
@@ -23,29 +23,29 @@ def test_every_method_of_every_run_takes_part(runs):
         ]
 
 
-def test_the_same_seed_draws_the_same_prompts(runs):
+def test_same_seed_draws_the_same_prompts(runs):
     drawn = {plan.planned(runs, [], 1, seed).prompts for seed in range(20)}
     assert len(drawn) == 3
     assert plan.planned(runs, [], 2, 5).prompts == plan.planned(runs, [], 2, 5).prompts
 
 
-def test_it_is_written_and_read(runs, tmp_path):
+def test_plan_round_trip(runs, tmp_path):
     made = plan.planned(runs, ["sctd-secret"], 2, seed=0)
     plan.write(Store(tmp_path), made)
     assert plan.read(Store(tmp_path)) == made
     assert len(made.competitors) == 2
 
 
-def test_only_prompts_that_all_have_made(tmp_path):
-    write_run(tmp_path / "one", ["a", "b"], unmade=["a-0", "b-2"])
+def test_prompts_are_drawn_from_those_that_all_methods_finished(tmp_path):
+    write_run(tmp_path / "one", ["a", "b"], unfinished=["a-0", "b-2"])
     assert plan.planned([tmp_path / "one"], [], 1, seed=0).prompts == (PROMPTS[1],)
     with pytest.raises(
-        UserError, match=r"--prompts is 2 and all methods have a turntable of 1 prompts; give 1 to that"
+        UserError, match=r"--prompts is 2, and 1 prompts have a turntable of every method; give 1 to that number"
     ):
         plan.planned([tmp_path / "one"], [], 2, seed=0)
 
 
-def test_refusals(runs, tmp_path):
+def test_invalid_plans_are_refused(runs, tmp_path):
     with pytest.raises(UserError, match=r"No run has a method 'sds-secre'; .*; the nearest is 'sds-secret'\."):
         plan.planned(runs, ["sds-secre"], 1, seed=0)
     with pytest.raises(UserError, match="The runs have 1 methods to rank; a volunteer can compare 2 to 8 at once"):
@@ -58,8 +58,8 @@ def test_refusals(runs, tmp_path):
         plan.read(Store(tmp_path))
 
 
-def test_each_volunteer_has_an_order_of_their_own(runs):
-    """Every method comes first about equally often, and every group: 600 volunteers, 4 standard errors."""
+def test_each_volunteer_has_a_random_order(runs):
+    """Every method and every group comes first equally often: 600 volunteers, within 4 standard errors."""
     made = plan.planned(runs, [], 3, seed=0)
     orders = [made.shuffled() for _ in range(600)]
     for order in orders:

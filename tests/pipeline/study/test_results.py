@@ -1,4 +1,4 @@
-"""Ballots written by hand, so that every number can be told in advance."""
+"""Results of ballots written by hand, so that every expected number is known."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ PLAN = Plan(
 
 
 def ballots(voters=4):
-    """All say a, b, c; but for details every second one says c, b, a."""
+    """All volunteers rank a, b, c; for details, every second one ranks c, b, a."""
     return [
         Ballot(f"v{v}", g, q, [3, 2, 1] if q == 2 and v % 2 else [1, 2, 3])
         for v in range(voters)
@@ -45,7 +45,7 @@ def test_tables(tmp_path):
     assert (ranks["q1", "a"]["rankings"], ranks["q1", "a"]["voters"]) == ("8", "4")
     tests = {row["question"]: row for row in rows(tmp_path / "tests.csv")}
     assert float(tests["q1"]["kendall_w"]) == pytest.approx(1)
-    assert float(tests["q1"]["friedman_chi2"]) == pytest.approx(8)  # n (k - 1), the most there can be
+    assert float(tests["q1"]["friedman_chi2"]) == pytest.approx(8)  # n (k - 1), the maximum
     assert float(tests["q3"]["kendall_w"]) == pytest.approx(0)
     pairs = [row for row in rows(tmp_path / "pairs.csv") if row["question"] == "q1"]
     assert [(row["method"], row["other"], row["differs"]) for row in pairs] == [
@@ -53,7 +53,7 @@ def test_tables(tmp_path):
     ]  # fmt: skip
 
 
-def test_votes_are_long_and_give_the_results_again(tmp_path):
+def test_votes_reproduce_the_results(tmp_path):
     given = ballots()
     found = results.found(PLAN, given, 0)
     results.write(Store(tmp_path), PLAN, found, given)
@@ -68,15 +68,15 @@ def test_votes_are_long_and_give_the_results_again(tmp_path):
     assert again == found[2]
 
 
-def test_for_people():
+def test_markdown():
     text = results.markdown(PLAN, results.found(PLAN, ballots(), 0), invited=9)
     assert "| a      | 1.00 [1.00, 1.00] |" in text
     assert "4 of 9 invited volunteers have voted." in text
-    assert "text alignment: W = 1.00, p = 0.018; ranks closer than 1.66 cannot be told apart (Nemenyi)." in text
+    assert "text alignment: W = 1.00, p = 0.018; ranks closer than 1.66 do not differ significantly (Nemenyi)." in text
     assert "no test" in results.markdown(PLAN, results.found(PLAN, ballots(voters=1), 0), invited=1)
 
 
-def test_nobody_has_voted():
+def test_unanswered_questions_are_an_error():
     for given in ([], [Ballot("v", 0, 0, [1, 2, 3])]):
-        with pytest.raises(UserError, match="Nobody has answered all questions yet"):
+        with pytest.raises(UserError, match="Not every question has an answer yet"):
             results.found(PLAN, given, 0)

@@ -1,4 +1,4 @@
-"""The pages by a client in this process, and by real browsers' requests to a real server."""
+"""The study's pages, with an in-process client and with HTTP requests to a real server."""
 
 import re
 import shutil
@@ -39,7 +39,7 @@ def vote(client, step, ranks=GOOD, path="", **headers):
     return client.post(f"/step/{step}{path}", data=fields, headers=headers, follow_redirects=False)
 
 
-def test_a_whole_study_of_one_volunteer(study):
+def test_one_volunteer_answers_every_step(study):
     _, made, database = study
     with visiting(study) as client:
         assert "Begin" in client.get("/").text
@@ -59,7 +59,7 @@ def test_a_whole_study_of_one_volunteer(study):
     assert len(made.prompts) == 2
 
 
-def test_coming_back_goes_on_where_it_stopped(study):
+def test_returning_volunteer_resumes_at_the_next_step(study):
     with visiting(study) as client:
         vote(client, 1)
         token = client.token
@@ -69,7 +69,7 @@ def test_coming_back_goes_on_where_it_stopped(study):
         assert again.get("/step/5").url.path == "/step/2"
 
 
-def test_a_refresh_in_the_middle_loses_nothing(study):
+def test_refresh_keeps_the_draft(study):
     with visiting(study) as client:
         assert re.findall(r'data-letter="(.)"', client.get("/step/1").text) == ["A", "B", "C"]
         assert vote(client, 1, {"A": "3", "B": "1", "C": "2"}, path="/draft").status_code == 204
@@ -81,8 +81,8 @@ def test_a_refresh_in_the_middle_loses_nothing(study):
         assert study[2].ballots() == []
 
 
-def test_two_tabs_cannot_vote_twice(study):
-    """Twelve submits of one step at once: one is counted, eleven are told so."""
+def test_concurrent_submissions_count_once(study):
+    """Of twelve concurrent submissions of one step, one is counted and eleven get status 409."""
     with visiting(study) as client:
         token = csrf(client.get("/step/1").text)
         orders = [GOOD, {"A": "3", "B": "2", "C": "1"}] * 6
@@ -124,7 +124,7 @@ def test_wrong_ranks_are_refused(study, ranks, path):
         assert "<option selected>1" in client.get("/step/1").text
 
 
-def test_a_step_that_there_is_not(study):
+def test_unknown_pages_are_not_found(study):
     with visiting(study) as client:
         for path in ("/step/0", "/step/7", "/step/-1", "/step/x", "/step/1e3", "/nowhere", "/docs", "/openapi.json"):
             answer = client.get(path)
@@ -150,7 +150,7 @@ def test_a_step_that_there_is_not(study):
         "/static/../../study.json",
     ],
 )
-def test_paths_lead_nowhere_else(study, path):
+def test_path_traversal_is_not_found(study, path):
     with visiting(study) as client:
         answer = client.get(path)
         assert answer.status_code == 404
@@ -158,7 +158,7 @@ def test_paths_lead_nowhere_else(study, path):
 
 
 @pytest.mark.parametrize("token", ["", "x", "a" * 43, "' OR 1=1 --", "%00", "<script>", "a" * 5000])
-def test_a_forged_token_is_nobody(study, token):
+def test_forged_token_is_refused(study, token):
     store, made, database = study
     database.invite([made.shuffled()])
     with TestClient(web.app(store, made, ["testserver"])) as client:
@@ -170,45 +170,45 @@ def test_a_forged_token_is_nobody(study, token):
             headers = {"cookie": f"invitation={token}"} if token.isprintable() else {}
             answer = client.get(path, headers=headers)
             assert answer.status_code == 403
-            assert "open the link that you were sent" in answer.text
+            assert "open the link that you received" in answer.text
         assert client.post("/step/1", data=GOOD).status_code == 403
 
 
-def test_a_form_of_another_site_is_refused(study):
+def test_form_of_another_site_is_refused(study):
     with visiting(study) as client:
         for origin in ("http://evil.example", "null", "http://testserver.evil.example", "http://testserver:1234"):
             assert vote(client, 1, origin=origin).status_code == 403
         for forged in ("", "0" * 64, "é"):
             answer = client.post("/step/1", data={**GOOD, "csrf": forged}, headers={"origin": "http://testserver"})
             assert answer.status_code == 403
-            assert "did not come from our page" in answer.text
+            assert "was not sent from our page" in answer.text
         assert study[2].ballots() == []
         assert vote(client, 1, origin="http://testserver").status_code == 303
 
 
-def test_one_volunteers_form_does_not_speak_for_another(study):
+def test_form_of_another_volunteer_is_refused(study):
     with visiting(study) as one, visiting(study) as other:
         stolen = csrf(one.get("/step/1").text)
         assert other.post("/step/1", data={**GOOD, "csrf": stolen}).status_code == 403
 
 
-def test_another_host_is_refused(study):
+def test_unknown_host_is_refused(study):
     with visiting(study) as client:
         assert client.get("/", headers={"host": "evil.example"}).status_code == 400
 
 
-def test_a_body_of_ten_megabytes_is_refused(study):
+def test_large_and_malformed_bodies_are_refused(study):
     with visiting(study) as client:
         big = b"A=" + b"1" * 10_000_000
         assert client.post("/step/1", content=big).status_code == 413
-        assert client.post("/step/1", content=iter([big[:8000]] * 4)).status_code == 413  # of no announced length
+        assert client.post("/step/1", content=iter([big[:8000]] * 4)).status_code == 413  # without a content length
         many = "&".join(f"x{i}=1" for i in range(100))
         assert client.post("/step/1", content=many).status_code == 400
         assert client.post("/step/1", content=b"\xff\xfe").status_code == 400
         assert vote(client, 1).status_code == 303
 
 
-def test_html_in_a_prompt_is_shown_as_text(study):
+def test_html_in_a_prompt_is_escaped(study):
     with visiting(study) as client:
         pages = []
         for step in range(1, STEPS + 1):
@@ -221,8 +221,8 @@ def test_html_in_a_prompt_is_shown_as_text(study):
         assert "<script>alert" not in page
 
 
-def test_nothing_that_a_volunteer_receives_names_a_method(study):
-    """Every page, header, script and film; films are as long, as large and of the same date."""
+def test_no_response_names_a_method(study):
+    """Checks every page, header, script and video. Videos have equal lengths and dates."""
     answers, films = [], []
     with visiting(study) as client:
         answers += [client.get("/"), client.get("/static/study.js"), client.get("/static/study.css")]
@@ -242,8 +242,8 @@ def test_nothing_that_a_volunteer_receives_names_a_method(study):
     assert len({film.content for film in films}) == 6
 
 
-def test_a_film_has_another_tag_for_each_volunteer(study):
-    """Nor can two volunteers find by headers which of their letters are one method."""
+def test_etags_of_videos_differ_between_volunteers(study):
+    """Otherwise two volunteers could find out which of their letters show the same method."""
     with visiting(study) as one, visiting(study) as other:
         tags = [
             client.get(f"/clip/{group}/{letter}.mp4").headers["etag"]
@@ -254,13 +254,13 @@ def test_a_film_has_another_tag_for_each_volunteer(study):
     assert len(set(tags)) == 12
 
 
-def test_a_film_can_be_read_in_parts(study):
+def test_video_supports_range_requests(study):
     with visiting(study) as client:
         part = client.get("/clip/1/A.mp4", headers={"range": "bytes=4-7"})
         assert (part.status_code, part.content) == (206, b"ftyp")
 
 
-def test_every_answer_is_locked_down(study):
+def test_every_response_has_security_headers(study):
     with visiting(study) as client:
         for path in ("/", "/step/1", "/static/study.js", "/clip/1/A.mp4", "/nowhere"):
             headers = client.get(path).headers
@@ -280,7 +280,7 @@ def test_every_answer_is_locked_down(study):
         assert client.token not in client.get("/").text
 
 
-def test_what_is_stored_names_nobody(study):
+def test_stored_data_are_anonymous(study):
     store, _, database = study
     with visiting(study) as client:
         vote(client, 1)
@@ -294,7 +294,7 @@ def test_what_is_stored_names_nobody(study):
 
 
 def volunteer(base, token, barrier, seed):
-    """Three of them, each with an order of their own."""
+    """Answer all steps in lockstep with the other volunteers, with an order given by `seed`."""
     ranks = dict(zip("ABC", ["123", "231", "312"][seed], strict=True))
     with httpx2.Client(base_url=base, follow_redirects=True) as client:
         assert client.get(f"/i/{token}").status_code == 200
@@ -307,7 +307,7 @@ def volunteer(base, token, barrier, seed):
         return client.get("/").text
 
 
-def test_three_volunteers_at_once_on_a_real_server(study):
+def test_three_concurrent_volunteers_on_a_real_server(study):
     store, made, database = study
     tokens = database.invite([made.shuffled() for _ in range(3)])
     barrier = threading.Barrier(3)
@@ -319,8 +319,8 @@ def test_three_volunteers_at_once_on_a_real_server(study):
     assert len({(b.voter, b.group, b.question) for b in ballots}) == 3 * STEPS
 
 
-def test_a_killed_server_loses_no_committed_vote(study, tmp_path):
-    """Killed right after an answer; a copy of the files as they then lie has the vote, and so has the next server."""
+def test_killed_server_loses_no_committed_vote(study, tmp_path):
+    """The server is killed right after an answer. Both a copy of its files and the next server have the vote."""
     store, made, database = study
     (token,) = database.invite([made.shuffled()])
     database.close()
@@ -340,8 +340,8 @@ def test_a_killed_server_loses_no_committed_vote(study, tmp_path):
         assert client.get("/step/1").url.path == "/step/2"
 
 
-def test_ten_megabytes_to_a_real_server(study):
-    """By hand, with a length announced: the refusal comes before the body."""
+def test_real_server_refuses_a_large_body_before_reading_it(study):
+    """A raw request with a content length: the refusal comes before the body."""
     store, made, database = study
     (token,) = database.invite([made.shuffled()])
     with serving(store) as (_, base):
@@ -354,13 +354,13 @@ def test_ten_megabytes_to_a_real_server(study):
         assert b"server:" not in answer.lower()
 
 
-def test_interrupted_serving_ends_and_a_taken_port_is_named(study):
+def test_interrupt_stops_the_server_and_a_taken_port_is_an_error(study):
     store = study[0]
     with serving(store) as (server, base):
         port = base.rsplit(":", 1)[1]
         done = subprocess.run([*SERVE, str(store.root), "--port", port], capture_output=True, text=True)
         assert done.returncode == 2
-        assert f"127.0.0.1:{port} cannot be listened on (" in done.stderr
+        assert f"Cannot listen on 127.0.0.1:{port} (" in done.stderr
         server.send_signal(signal.SIGINT)
         assert server.wait(30) == 130
         errors = server.stderr.read()
@@ -368,7 +368,7 @@ def test_interrupted_serving_ends_and_a_taken_port_is_named(study):
         assert "Interrupted" in errors
 
 
-def test_ballots_are_unique_in_the_database_too(study):
+def test_database_refuses_a_second_ballot(study):
     _, _, database = study
     assert database.cast(Ballot("v", 0, 0, [1, 2, 3]))
     assert not database.cast(Ballot("v", 0, 0, [3, 2, 1]))

@@ -12,7 +12,7 @@ from evaluation import EvaluationError
 from evaluation.clip_score import ClipScorer
 from evaluation.image_reward import ImageReward
 from evaluation.references import from_bytes, to_bytes
-from pipeline.assets import images as pictures
+from pipeline.assets import images
 from pipeline.plan.jobs import Asset
 from pipeline.plan.protocol import Protocol
 from pipeline.plan.run import evaluation_digest
@@ -41,7 +41,7 @@ def splats():
 
 
 @pytest.fixture(scope="module")
-def judged(tiny_weights, splats, tmp_path_factory):
+def scored(tiny_weights, splats, tmp_path_factory):
     """An asset that was judged: its store, progress and result."""
     from sctd.formats import ply
 
@@ -56,9 +56,9 @@ def judged(tiny_weights, splats, tmp_path_factory):
             return store, seen, stop.value
 
 
-def test_scores_are_those_of_the_judges_on_the_rendered_views(judged, splats, tiny_weights):
-    _, _, result = judged
-    views = pictures.on_white(splats, Protocol(6).cameras(16))
+def test_scores_are_those_of_the_judges_on_the_rendered_views(scored, splats, tiny_weights):
+    _, _, result = scored
+    views = images.on_white(splats, Protocol(6).cameras(16))
     clip = ClipScorer.load(tiny_weights / "scorer").score(views, "a blue ball")
     reward = ImageReward.load(tiny_weights / "reward").score(views, "a blue ball")
     assert result.scores["clip"]["mean"] == pytest.approx(clip.mean(), abs=1e-4)
@@ -68,8 +68,8 @@ def test_scores_are_those_of_the_judges_on_the_rendered_views(judged, splats, ti
     assert 0 <= result.scores["clip_rprec"]["mean"] <= 1
 
 
-def test_every_view_is_kept_for_later_questions(judged):
-    store, seen, _ = judged
+def test_every_view_is_kept_for_later_questions(scored):
+    store, seen, _ = scored
     assert [(step.done, step.total) for step in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     arrays = np.load(io.BytesIO((store.item("job") / "evaluation.npz").read_bytes()))
     assert {name: arrays[name].shape for name in arrays.files} == {
@@ -80,9 +80,9 @@ def test_every_view_is_kept_for_later_questions(judged):
     np.testing.assert_allclose(lengths, 1, atol=1e-6)
 
 
-def test_a_driver_that_is_told_of_a_result_loads_no_model_library(judged):
+def test_a_driver_that_is_told_of_a_result_loads_no_model_library(scored):
     """It would stand still meanwhile, for 5 to 20 seconds."""
-    _, seen, result = judged
+    _, seen, result = scored
     code = "import pickle, sys; pickle.load(sys.stdin.buffer); print(sorted({'torch', 'open_clip'} & set(sys.modules)))"
     told = subprocess.run([sys.executable, "-c", code], input=pickle.dumps([*seen, result]), capture_output=True)
     assert told.stdout == b"[]\n", told.stderr.decode()
@@ -107,8 +107,8 @@ def test_a_protocol_is_named_by_its_views_and_begins_at_the_front():
     assert set(cameras.elevation_degrees.tolist()) == {0}
 
 
-def test_a_white_picture_of_any_size_is_judged_for_every_prompt(judged, tiny_weights):
-    store, _, _ = judged
+def test_a_white_picture_of_any_size_is_judged_for_every_prompt(scored, tiny_weights):
+    store, _, _ = scored
     weights = models.resolve(str(tiny_weights))
     blank = store.read_json(store.root / "blank.json")
     assert blank["evaluation"] == evaluation_digest(weights, Protocol(6), TEXTS)
@@ -119,8 +119,8 @@ def test_a_white_picture_of_any_size_is_judged_for_every_prompt(judged, tiny_wei
         assert scores["ir"] == pytest.approx(ImageReward.load(tiny_weights / "reward").score(white, text)[0], abs=1e-5)
 
 
-def test_a_white_picture_is_judged_once(judged, tiny_weights, monkeypatch):
-    store, _, _ = judged
+def test_a_white_picture_is_judged_once(scored, tiny_weights, monkeypatch):
+    store, _, _ = scored
     before = (store.root / "blank.json").read_bytes()
     monkeypatch.setattr(ImageReward, "score", lambda *_: pytest.fail("it was judged again"))
     Evaluator(store, models.resolve(str(tiny_weights)), Protocol(6), TEXTS)
