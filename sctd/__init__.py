@@ -1,1 +1,1 @@
-"""Text-to-3D by Segmented Consistency Trajectory Distillation (SegmentDreamer): equations, Gaussians, rendering, training."""
+"""Text-to-3D by Segmented Consistency Trajectory Distillation (SegmentDreamer): from equations to Gaussians."""

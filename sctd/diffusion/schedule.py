@@ -14,15 +14,15 @@ from sctd.types import Latents
 
 
 class ScheduleError(ValueError):
-    """A scheduler_config.json that describes no schedule we know."""
+    """Raised for a scheduler_config.json that describes no supported schedule."""
 
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """α_t and σ_t for t = 0 … T−1; a bigger t is noisier.
+    """α_t and σ_t for t = 0 … T−1; a larger t is noisier.
 
-    Both are float64: `alpha[t]` is a scalar tensor, and a scalar takes the dtype and the device of what it multiplies,
-    so latents stay float32 while differences such as k_t − k_s lose nothing.
+    Both are float64. `alpha[t]` is a scalar tensor, and a scalar takes the dtype and device of the tensor it
+    multiplies: latents stay float32 while differences such as k_t − k_s keep full precision.
     """
 
     alpha: Float[Tensor, " steps"]
@@ -47,7 +47,7 @@ class NoiseSchedule:
 
     @cached_property
     def k(self) -> Float[Tensor, " steps"]:
-        """k_t = σ_t/α_t = e^{−λ_t}, λ_t half the log signal-to-noise ratio; grows with t."""
+        """k_t = σ_t/α_t = e^{−λ_t}, where λ_t is half the log signal-to-noise ratio; increases with t."""
         return self.sigma / self.alpha
 
     def noised(self, z_0: Latents, noise: Latents, t: int) -> Latents:
@@ -59,16 +59,16 @@ class NoiseSchedule:
         return (z_t - self.sigma[t] * eps) / self.alpha[t]
 
     def eps_from_v(self, z_t: Latents, v: Latents, t: int) -> Latents:
-        """ε̂ = σ_t z_t + α_t v, the noise that a v-prediction stands for."""
+        """ε̂ = σ_t z_t + α_t v: the predicted noise of a v-prediction."""
         return self.sigma[t] * z_t + self.alpha[t] * v
 
     def to(self, device: torch.device | str) -> "NoiseSchedule":
-        """The same schedule on `device`. Seldom needed: scalars on the CPU multiply tensors of any device."""
+        """The same schedule on `device`. Rarely needed, since scalars on the CPU multiply tensors on any device."""
         return NoiseSchedule(self.alpha.to(device), self.sigma.to(device))
 
 
 def _betas(config: Mapping[str, Any]) -> Float[Tensor, " steps"]:
-    """β_t in float32, computed in the order of diffusers' schedulers so that every bit agrees with them."""
+    """β_t in float32, with diffusers' order of operations, so that the bits are equal."""
     if config.get("trained_betas") is not None:
         return torch.tensor(config["trained_betas"], dtype=torch.float32)
     num_steps, name = config.get("num_train_timesteps", 1000), config.get("beta_schedule", "linear")

@@ -1,4 +1,4 @@
-"""The first-order solver Φ, the consistency function (Eq. 5) and the inversion (Eq. 11); a second-order sampler."""
+"""SegmentDreamer, Eq. 5 (consistency function G, solver Φ) and Eq. 11 (inversion); DPM-Solver++(2M) for sampling."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -12,15 +12,15 @@ from sctd.types import Denoiser, Latents, Text
 
 
 def jump(schedule: NoiseSchedule, z_t: Latents, eps: Latents, t: int, s: int) -> Latents:
-    """Φ(z_t, t, s) = G(z_t, t, s): along the probability flow from t to s in one step, towards less noise or more.
+    """Φ(z_t, t, s) = G(z_t, t, s): one step along the probability flow from t to s, in either direction.
 
     Eq. 5 is the exact solution of the flow with ε held fixed from t to s,
 
         G(z_t, t, s, y) = (α_s/α_t) z_t − α_s ε_φ(z_t, t, y) ∫_{λ_t}^{λ_s} e^{−λ} dλ ,
 
     and since e^{−λ} = k = σ/α, the integral is k_t − k_s. The same expression is one DDIM step,
-    α_s (z_t − σ_t ε)/α_t + σ_s ε, so that the solver Φ and the consistency function G are one map. In the variable z/α
-    it is Euler's rule: z_s/α_s = z_t/α_t + (k_s − k_t) ε.
+    α_s (z_t − σ_t ε)/α_t + σ_s ε, so the solver Φ and the consistency function G are the same map. In the variable z/α
+    it is an Euler step: z_s/α_s = z_t/α_t + (k_s − k_t) ε.
     """
     alpha, k = schedule.alpha, schedule.k
     return (alpha[s] / alpha[t]) * z_t - alpha[s] * (k[t] - k[s]) * eps
@@ -29,11 +29,11 @@ def jump(schedule: NoiseSchedule, z_t: Latents, eps: Latents, t: int, s: int) ->
 def joined(
     schedule: NoiseSchedule, first: Latents, second: Latents, path: tuple[int, int, int]
 ) -> Float[Tensor, "batch channels height width"]:
-    """The one noise whose jump a → c is the two jumps a → b with `first`, b → c with `second`; path = (a, b, c).
+    """The noise whose jump a → c equals the jumps a → b with `first` and b → c with `second`; path = (a, b, c).
 
-    In z/α jumps are displacements (k_b − k_a) ε and add up, so this is their mean, weighted by the lengths in k. Two
-    points that left from one place are then as far apart as their noises times k_c − k_a, and no difference of two
-    nearly equal latents need be taken.
+    In z/α, jumps are displacements (k_b − k_a) ε that add up, so this is the mean of the noises weighted by the step
+    lengths in k. The distance between two points that started from the same latent is then the difference of their
+    noises times k_c − k_a, which avoids subtracting nearly equal latents.
     """
     a, b, c = path
     k = schedule.k
@@ -43,9 +43,10 @@ def joined(
 def inversion_noise(
     schedule: NoiseSchedule, denoise: Denoiser, z_sm: Latents, times: Times, *, threshold: int
 ) -> Float[Tensor, "batch channels height width"]:
-    """The noise with which one jump s_m → t is the inversion of Eq. 11: two steps by way of s if t > t_τ, else one.
+    """The noise with which one jump s_m → t is the inversion of Eq. 11: two steps through s if t > t_τ, else one.
 
-    `threshold` is t_τ, on the absolute time t. Costs two predictions per sample, or one, all for the empty prompt.
+    `threshold` is t_τ, compared with the absolute time t. Costs two predictions per sample, or one, all with the empty
+    prompt.
     """
     t, s, s_m = times
     eps_sm = denoise(z_sm, s_m, None)
@@ -70,8 +71,8 @@ def second_order(
 
         z_s = (σ_s/σ_t) z_t + α_s (1 − k_s/k_t) x̂ ;
 
-    here x̂ is extrapolated in λ = −log k to the middle of the step, by the prediction of the step before. The first step
-    has none before it and is of first order. One prediction a step.
+    here x̂ is extrapolated in λ = −log k to the middle of the step, from this prediction and the previous one. The first
+    step has no previous prediction and is of first order. One prediction per step.
     """
     alpha, sigma, k = schedule.alpha, schedule.sigma, schedule.k
     log_k = k.log()

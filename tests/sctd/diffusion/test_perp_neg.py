@@ -54,7 +54,7 @@ def test_negatives_decay_at_the_given_rates_and_vanish_below_min_weight():
 
 
 def test_negatives_of_half_precision_text_have_weights_in_the_dtype_of_the_angles():
-    half = ViewText(*(embedding.half() for embedding in VIEWS))
+    half = VIEWS._make(embedding.half() for embedding in VIEWS)
     found = negatives(half, torch.tensor([0.0, 170.0]))
     assert (found.text.dtype, found.weights.dtype) == (torch.float16, torch.float32)
 

@@ -13,7 +13,7 @@ from sctd.diffusion.times import Times
 from tests.support.analytic import STABLE_DIFFUSION, mixture, schedule
 
 SHAPE = (1, 4, 2, 2)
-# diffusers 0.42 makes numpy copy a tensor in a way that numpy 2 will refuse.
+# diffusers 0.42 makes numpy copy a tensor in a way that numpy 2 deprecates.
 NUMPY_2 = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
@@ -22,7 +22,7 @@ def latents(seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[torch.Te
 
 
 @pytest.mark.parametrize(("t", "s"), [(980, 788), (500, 20), (100, 0), (20, 500)])
-def test_jump_is_equation_5_integrated_numerically(t, s):
+def test_jump_equals_equation_5_integrated_numerically(t, s):
     ours, (z_t, eps) = schedule(), latents()
     log_snr = [math.log(ours.alpha[i] / ours.sigma[i]) for i in (t, s)]
     integral, _ = quad(lambda lam: math.exp(-lam), *log_snr, epsabs=1e-13, epsrel=1e-13)
@@ -31,7 +31,7 @@ def test_jump_is_equation_5_integrated_numerically(t, s):
 
 
 @pytest.mark.parametrize(("t", "s"), [(981, 961), (501, 481), (21, 1)])
-def test_jump_down_is_a_step_of_diffusers_ddim(t, s):
+def test_jump_to_less_noise_equals_a_ddim_step_of_diffusers(t, s):
     """diffusers works in float32 throughout, hence 1e-6 relative to latents of size one."""
     theirs = DDIMScheduler(**STABLE_DIFFUSION, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
     theirs.set_timesteps(50)
@@ -42,8 +42,8 @@ def test_jump_down_is_a_step_of_diffusers_ddim(t, s):
 
 
 @pytest.mark.parametrize("s", [21, 501, 981])
-def test_jump_up_is_a_step_of_diffusers_inverse_ddim(s):
-    """Its step is named by where it goes, and it starts 1000/50 indices below."""
+def test_jump_to_more_noise_equals_an_inverse_ddim_step_of_diffusers(s):
+    """diffusers names the step by its target, which is 1000/50 indices above its start."""
     theirs = DDIMInverseScheduler(**STABLE_DIFFUSION, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
     theirs.set_timesteps(50)
     z_t, eps = latents(dtype=torch.float32)
@@ -52,7 +52,7 @@ def test_jump_up_is_a_step_of_diffusers_inverse_ddim(s):
     )
 
 
-def test_jump_with_v_prediction_has_its_closed_form():
+def test_jump_with_v_prediction_equals_its_closed_form():
     """G = (α_s α_t + σ_s σ_t) z_t + (σ_s α_t − α_s σ_t) v."""
     ours, (z_t, v) = schedule(), latents()
     (a_t, b_t), (a_s, b_s) = [(ours.alpha[i], ours.sigma[i]) for i in (700, 200)]
@@ -65,7 +65,7 @@ def test_jump_with_v_prediction_has_its_closed_form():
 
 @settings(max_examples=50, deadline=None)
 @given(t=st.integers(0, 999), s=st.integers(0, 999), seed=st.integers(0, 9))
-def test_there_and_back_again(t, s, seed):
+def test_a_jump_and_its_reverse_cancel(t, s, seed):
     ours, (z_t, eps) = schedule(), latents(seed)
     torch.testing.assert_close(jump(ours, jump(ours, z_t, eps, t, s), eps, s, t), z_t, rtol=0, atol=1e-12)
 
@@ -88,7 +88,7 @@ def test_repeated_jumps_converge_to_the_flow_at_first_order(t, s):
     assert orders == pytest.approx([1, 1], abs=0.15)
 
 
-def test_two_jumps_joined_are_one():
+def test_joined_noise_reproduces_two_jumps_in_one():
     ours, (z_a, first) = schedule(), latents()
     second = latents(1)[0]
     for a, b, c in [(20, 300, 500), (500, 300, 20), (200, 210, 980)]:
@@ -99,8 +99,8 @@ def test_two_jumps_joined_are_one():
 
 
 @pytest.mark.parametrize(("t", "calls"), [(400, 2), (151, 2), (150, 1), (90, 1)])
-def test_inversion_is_equation_11(t, calls):
-    """Two steps by way of s if t > t_τ = 150, else one; every one of them for the empty prompt."""
+def test_inversion_equals_equation_11(t, calls):
+    """Two steps through s if t > t_τ = 150, else one, all with the empty prompt."""
     world = mixture(3, spread=0.3)
     z_sm, times = latents()[0], Times(t=t, s=50, s_m=10)
     z_t = invert(world.schedule, world, z_sm, times, threshold=150)
@@ -115,7 +115,7 @@ def test_inversion_is_equation_11(t, calls):
 
 
 def test_inversion_of_data_at_one_point_is_exact():
-    """There ε is constant along the flow, so even two steps lead where the exact solution does."""
+    """ε is constant along the flow, so even two steps reach the exact solution."""
     world = mixture(1, spread=0.0)
     z_sm, times = latents()[0], Times(t=800, s=300, s_m=200)
     exact = world.flow(z_sm, 200, 800)
@@ -127,8 +127,8 @@ def test_inversion_of_data_at_one_point_is_exact():
 @NUMPY_2
 @pytest.mark.parametrize("steps", [8, 25])
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_second_order_is_diffusers_dpm_solver(prediction, steps):
-    """Its steps of 25 are SD's, its last one of first order. It rounds every latent to float32: 1e-6 of their size."""
+def test_second_order_equals_diffusers_dpm_solver(prediction, steps):
+    """The last step is of first order. diffusers rounds every latent to float32, 1e-6 of its size."""
     world = mixture(3, spread=0.3)
     text, z_t = world.text([0], batch=1), 3 * latents()[0]
     theirs = DPMSolverMultistepScheduler(**STABLE_DIFFUSION, prediction_type=prediction)
@@ -136,7 +136,7 @@ def test_second_order_is_diffusers_dpm_solver(prediction, steps):
     times = theirs.timesteps.tolist()
     variance = theirs.alphas_cumprod.double()
     exact = ((1 - variance) / variance).sqrt()[times]
-    theirs.sigmas = torch.cat([exact, torch.zeros(1, dtype=torch.float64)])  # theirs are float32
+    theirs.sigmas = torch.cat([exact, torch.zeros(1, dtype=torch.float64)])  # diffusers' are float32
 
     z = z_t
     for t in times:
@@ -150,7 +150,7 @@ def test_second_order_is_diffusers_dpm_solver(prediction, steps):
 
 
 def test_second_order_converges_to_the_flow_at_second_order():
-    """Halving the step quarters the distance to the exact solution; the same predictions by jumps only halve it."""
+    """Halving the step quarters the distance to the exact solution; first-order jumps only halve it."""
     world = mixture(1, spread=0.5)
     z_t = latents()[0]
 
@@ -165,9 +165,10 @@ def test_second_order_converges_to_the_flow_at_second_order():
 
 
 def test_second_order_samples_of_a_gaussian_have_its_mean_and_spread():
-    """25 steps as `reference` takes them, from the marginal at 999: 4,000 latents of N(mean, 0.5²), to sampling error.
+    """25 steps, as `segmentdreamer reference` takes, from the marginal at 999: 4,000 latents of N(mean, 0.5²).
 
-    But for the last step, from 40 to no noise: it takes the expected z_0, whose deviation lacks what is unknown.
+    Equal up to sampling error, except that the last step, from 40 to no noise, takes the expected z_0, whose deviation
+    lacks the uncertainty left at time 40.
     """
     world = mixture(1, spread=0.5)
     alpha, sigma = world.schedule.alpha[999], world.schedule.sigma[999]
@@ -181,7 +182,7 @@ def test_second_order_samples_of_a_gaussian_have_its_mean_and_spread():
     assert float((z_0 - world.means[0]).std()) == pytest.approx(0.5 / math.hypot(1, unknown), rel=0.01)
 
 
-def test_data_at_one_point_are_reached_in_any_steps():
+def test_second_order_is_exact_for_data_at_one_point():
     world = mixture(1, spread=0.0)
     z_t, times = latents()[0], [999, 500, 100, 20]
     exact = world.flow(z_t, 999, 20)

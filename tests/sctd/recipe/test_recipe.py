@@ -134,7 +134,7 @@ def test_what_cannot_be_is_refused_in_one_sentence(key: str, value: str, message
 
 def test_increasing_segments_that_would_shrink_are_refused() -> None:
     wrong = {"times.segments": "increasing", "times.num_segments": "10"}
-    with pytest.raises(RecipeError, match="10 segments of which the first is 150 steps long would shrink"):
+    with pytest.raises(RecipeError, match="10 increasing segments, the first of 150 steps, do not fit in 1000 steps"):
         with_overrides(recipes.paper(), wrong)
     assert Times(segments="increasing", num_segments=5).edges() == (0, 150, 325, 525, 750, 1000)
 
