@@ -82,6 +82,9 @@ def _software(facts: Facts) -> list[Finding]:
     build = f"built for CUDA {facts.torch_cuda}" if facts.torch_cuda else "built without CUDA"
     if facts.torch is None:
         found.append(Finding("torch", Status.MISSING, "not installed", "pip install torch torchvision"))
+    elif facts.torch_error:
+        text = f"{facts.torch} cannot be imported: {facts.torch_error}"
+        found.append(Finding("torch", Status.MISSING, text, "pip install --force-reinstall torch torchvision"))
     elif _numbers(facts.torch) < OLDEST_TORCH:
         text = f"{facts.torch}; {'.'.join(map(str, OLDEST_TORCH))} is the oldest that works"
         found.append(Finding("torch", Status.MISSING, text, "pip install --upgrade torch torchvision"))
@@ -90,16 +93,14 @@ def _software(facts: Facts) -> list[Finding]:
     if facts.torchvision is None:
         found.append(Finding("torchvision", Status.MISSING, "not installed", "pip install torchvision"))
     elif facts.torchvision_error:
-        mismatch = "torchvision::nms" in facts.torchvision_error
         text = f"{facts.torchvision} does not fit torch {facts.torch}: {facts.torchvision_error}"
-        mend = "pip install --force-reinstall torch torchvision" + ("" if mismatch else ", both from one index")
-        found.append(Finding("torchvision", Status.MISSING, text, mend))
+        found.append(Finding("torchvision", Status.MISSING, text, "pip install --force-reinstall torch torchvision"))
     else:
         found.append(Finding("torchvision", Status.OK, facts.torchvision))
     if facts.ffmpeg:
         found.append(Finding("ffmpeg", Status.OK, facts.ffmpeg))
     else:
-        found.append(Finding("ffmpeg", Status.MISSING, "not found", "pip install 'imageio[ffmpeg]'"))
+        found.append(Finding("ffmpeg", Status.MISSING, "not found", "pip install imageio-ffmpeg"))
     return found
 
 

@@ -3,7 +3,6 @@
 gsplat is never imported: touching its backend begins a compilation of minutes where there is a compiler.
 """
 
-import importlib
 import importlib.util
 import os
 import platform
@@ -12,10 +11,9 @@ import socket
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import Any
 
+from pipeline.weights import installed
 from pipeline.weights.catalogue import ROLES, Role
 from pipeline.weights.models import Weights, has_files
 from pipeline.weights.networks import DISTANCES, REQUIRED
@@ -42,6 +40,8 @@ class Facts:
     memory_bytes: int
     free_bytes: int
     torch: str | None
+    torch_error: str | None
+    """Why torch cannot be imported; the same for `torchvision_error` and `ray_error`."""
     torch_cuda: str | None
     """The CUDA that torch was built for; None for a build without."""
     torch_sees_gpu: bool
@@ -69,10 +69,9 @@ class Facts:
 
 
 def facts(weights: Weights, environment: Mapping[str, str] = os.environ) -> Facts:
-    """Look everything up. A few seconds, for torch and Ray are imported."""
-    torch, torch_error = _imported("torch")
-    _, torchvision_error = _imported("torchvision")
-    _, ray_error = _imported("cluster.ray.executor")
+    """Look everything up, in less than a second: torch, torchvision and Ray are not imported."""
+    torch, torchvision = installed.folder("torch"), installed.folder("torchvision")
+    torch_cuda = installed.torch_cuda(torch)
     address = environment.get("RAY_ADDRESS")
     address = None if address in (None, "", "local") else address
     return Facts(
@@ -81,20 +80,22 @@ def facts(weights: Weights, environment: Mapping[str, str] = os.environ) -> Fact
         num_cores=_cores(),
         memory_bytes=_memory_bytes(),
         free_bytes=shutil.disk_usage(".").free,
-        torch=None if torch_error else _version("torch"),
-        torch_cuda=getattr(getattr(torch, "version", None), "cuda", None),
-        torch_sees_gpu=bool(torch and torch.cuda.is_available()),
-        torchvision=_version("torchvision"),
-        torchvision_error=torchvision_error,
+        torch=installed.version("torch"),
+        torch_error=_problem("torch"),
+        torch_cuda=torch_cuda,
+        torch_sees_gpu=installed.torch_sees_gpu(torch_cuda, installed.cuda_driver()),
+        torchvision=installed.version("torchvision"),
+        torchvision_error=_problem("torchvision")
+        or (installed.torchvision_problem(torch, torchvision) if torch and torchvision else None),
         gpus=_gpus(),
-        gsplat=_version("gsplat"),
+        gsplat=installed.version("gsplat"),
         is_gsplat_built=_is_gsplat_built(environment),
         has_nvcc=_has_nvcc(environment),
         has_ninja=shutil.which("ninja") is not None or importlib.util.find_spec("ninja") is not None,
         has_triton=importlib.util.find_spec("triton") is not None,
         has_compiler=any(map(shutil.which, [*filter(None, [environment.get("CC")]), "cc", "gcc", "clang"])),
-        ray=_version("ray"),
-        ray_error=ray_error,
+        ray=installed.version("ray"),
+        ray_error=_problem("ray"),
         ray_address=address,
         ray_answers=address is not None and answers(address),
         ffmpeg=_ffmpeg(),
@@ -132,19 +133,8 @@ def _control(weights: Weights) -> dict[str, tuple[str, ...]]:
     return {"control": () if has_files(weights.part("control")) else ("control",)}
 
 
-def _imported(name: str) -> tuple[Any, str | None]:
-    """The module, or why it cannot be imported: a broken pair of torch and torchvision raises RuntimeError."""
-    try:
-        return importlib.import_module(name), None
-    except (ImportError, RuntimeError, OSError, AttributeError) as error:
-        return None, " ".join(str(error).split())
-
-
-def _version(library: str) -> str | None:
-    try:
-        return metadata.version(library)
-    except metadata.PackageNotFoundError:
-        return None
+def _problem(library: str) -> str | None:
+    return installed.problem(library) if installed.version(library) else None
 
 
 def _patch() -> int:

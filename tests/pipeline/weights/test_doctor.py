@@ -26,6 +26,7 @@ WHOLE = Facts(
     memory_bytes=128 * GB,
     free_bytes=64 * GB,
     torch="2.15.0",
+    torch_error=None,
     torch_cuda="13.2",
     torch_sees_gpu=True,
     torchvision="0.29.2",
@@ -81,7 +82,7 @@ def test_the_fast_path_needs_a_compiler_or_to_be_turned_off():
     assert doctor.needs(paper(), weights).compiles
 
 
-NMS = "operator torchvision::nms does not exist"
+CUDA_BUILD = "it is built for CUDA 13, torch without CUDA"
 MISSING = [
     (
         {"python": (3, 10, 9)},
@@ -92,16 +93,24 @@ MISSING = [
         {"torch": "2.8.1+cpu"},
         ("torch", "2.8.1+cpu; 2.9 is the oldest that works", "pip install --upgrade torch torchvision"),
     ),
-    ({"torchvision": None}, ("torchvision", "not installed", "pip install torchvision")),
     (
-        {"torch": "2.15.0+cpu", "torchvision_error": NMS},
+        {"torch_error": "nvidia-cudnn-cu13 is not installed"},
         (
-            "torchvision",
-            f"0.29.2 does not fit torch 2.15.0+cpu: {NMS}",
+            "torch",
+            "2.15.0 cannot be imported: nvidia-cudnn-cu13 is not installed",
             "pip install --force-reinstall torch torchvision",
         ),
     ),
-    ({"ffmpeg": None}, ("ffmpeg", "not found", "pip install 'imageio[ffmpeg]'")),
+    ({"torchvision": None}, ("torchvision", "not installed", "pip install torchvision")),
+    (
+        {"torch": "2.15.0+cpu", "torchvision_error": CUDA_BUILD},
+        (
+            "torchvision",
+            f"0.29.2 does not fit torch 2.15.0+cpu: {CUDA_BUILD}",
+            "pip install --force-reinstall torch torchvision",
+        ),
+    ),
+    ({"ffmpeg": None}, ("ffmpeg", "not found", "pip install imageio-ffmpeg")),
     (
         {"gpus": ()},
         ("gpu", "none, and these models need one", "use a machine with an NVIDIA GPU, or --weights embedded"),
@@ -136,6 +145,14 @@ MISSING = [
             "gsplat",
             "1.5.3, not built, and there is no ninja to build it",
             f"pip install ninja && {doctor.BUILD}",
+        ),
+    ),
+    (
+        {"ray_error": "its files are missing"},
+        (
+            "ray",
+            "2.60.0 cannot be imported: its files are missing",
+            "pip install 'ray[default]', or work without it: --executor inline",
         ),
     ),
     ({"free_bytes": 0}, ("disk", "full", "free some space")),
@@ -242,16 +259,16 @@ def test_weights_that_the_recipe_does_not_ask_for_are_a_note():
 
 
 def test_a_recipe_needs_the_models_that_it_names():
-    published, packaged = models.Weights("published", Path("/cache")), models.Weights("embedded", Path("/packaged"))
-    judges = {"scorer", "reward", "reference"}
+    published, bundled = models.Weights("published", Path("/cache")), models.Weights("embedded", Path("/packaged"))
+    scorers = {"scorer", "reward", "reference"}
     of_paper = doctor.needs(paper(), published)
     assert of_paper.gpu
-    assert set(of_paper.roles) == {"prior", "shape", *judges}
-    assert not doctor.needs(embedded(), packaged).gpu
+    assert set(of_paper.roles) == {"prior", "shape", *scorers}
+    assert not doctor.needs(embedded(), bundled).gpu
     ball = with_overrides(embedded(), {"initialization.kind": "ball"})
-    assert set(doctor.needs(ball, packaged).roles) == {"prior", *judges}
+    assert set(doctor.needs(ball, bundled).roles) == {"prior", *scorers}
     controlled = with_overrides(embedded(), {"guidance.control": "depth"})
-    assert "control" in doctor.needs(controlled, packaged).roles
+    assert "control" in doctor.needs(controlled, bundled).roles
 
 
 def test_graphics_cards_as_the_driver_lists_them():
@@ -306,7 +323,12 @@ def looked_up(here, monkeypatch, tmp_path):
 
 
 def test_facts_are_found(here):
+    import torch
+
     assert here.torch
+    assert here.torch_error is None
+    assert here.torch_cuda == torch.version.cuda
+    assert here.torch_sees_gpu == torch.cuda.is_available()
     assert here.torchvision_error is None
     assert here.ray_error is None
     assert here.memory_bytes > GB
@@ -323,7 +345,7 @@ def test_status_1_if_the_recipe_cannot_run_and_every_reason_has_its_command(look
     assert all(lacking.values())
 
 
-def test_status_0_if_the_recipe_can_run(looked_up, packaged_weights):
+def test_status_0_if_the_recipe_can_run(looked_up, bundled_weights):
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[-1] == "This machine can run --recipe embedded --weights embedded."
@@ -358,7 +380,7 @@ def test_fetching_offline_and_checking_nothing_end_in_sentences(tmp_path, monkey
     assert CliRunner().invoke(app, ["weights", "check", "--golden", str(tmp_path / "no")]).exit_code == 2
 
 
-def test_the_packaged_models_are_all_well(packaged_weights):
+def test_the_packaged_models_are_all_well(bundled_weights):
     checked = CliRunner().invoke(app, ["weights", "check", "reward", "reference", "--weights", "embedded"])
     assert checked.exit_code == 0, checked.output
     assert "reward     ok       loads: every tensor has its name and shape\n" in checked.stdout
