@@ -1,11 +1,11 @@
-"""Objectives, by the name used on the command line: pure functions from latents to a residual, an equation a file.
+"""Distillation objectives by command-line name: pure functions from latents to a residual, one equation per file.
 
-All are called alike and take no part in autograd; `gradient` makes of a residual the gradient on z_0:
+All have the same signature and run without autograd:
 
     residual = OBJECTIVES[name](z_0, denoise=…, text=…, noise=…, times=…, schedule=…, **options)
 
-`options` are the keyword arguments that a function has beyond these; `with_options` fills them by name, from a recipe.
-One with a loss on pixels asks for `decode` and returns `ResidualPair`.
+`options` are the function's other keyword arguments; `with_options` sets them by name from a recipe. An objective with
+a pixel loss takes `decode` and returns a `ResidualPair`. `gradient` converts a residual to the gradient on z_0.
 """
 
 import inspect
@@ -42,14 +42,14 @@ __all__ = ["OBJECTIVES", "WEIGHTS", "Objective", "TimeWeight", "gradient", "with
 
 
 def with_options(name: str, options: Mapping[str, Any]) -> Objective:
-    """The objective with those of the options that it has under their names; the others are not its.
+    """The objective with the options that match its parameters; other options are ignored.
 
-    With the option `function`, it is that of a file (`sctd.recipe.custom_objective`).
+    If the option `function` is set, it is a custom objective (`sctd.recipe.custom_objective`).
     """
-    own = options.get("function")
-    objective = custom_objective.function(custom_objective.reference(own)) if own else OBJECTIVES[name]
-    wanted = inspect.signature(objective).parameters
-    return partial(objective, **{key: value for key, value in options.items() if key in wanted})
+    custom = options.get("function")
+    objective = custom_objective.function(custom_objective.reference(custom)) if custom else OBJECTIVES[name]
+    parameters = inspect.signature(objective).parameters
+    return partial(objective, **{key: value for key, value in options.items() if key in parameters})
 
 
 def gradient(
@@ -62,9 +62,9 @@ def gradient(
     clamp: tuple[float, float],
     progress: float,
 ) -> Tensor:
-    """λ w(t) times the residual, each number cut to ± a bound: from the first of `clamp` linearly to the second.
+    """λ w(t) times the residual, clamped elementwise to ± a bound that moves linearly between the ends of `clamp`.
 
-    `progress` in [0, 1] is the share of the run that is over; a `clamp` of (0, 0) cuts nothing.
+    `progress` in [0, 1] is the completed share of the run. A `clamp` of (0, 0) disables clamping.
     """
     whole = weight * WEIGHTS[time_weight](schedule, times) * residual
     first, last = clamp

@@ -1,4 +1,4 @@
-"""Consistency Distillation Sampling (Consistent3D)."""
+"""Consistency Distillation Sampling, CDS (Consistent3D)."""
 
 import torch
 
@@ -12,10 +12,10 @@ from sctd.types import Denoiser, Latents, Text
 def cds(
     z_0: Latents, *, denoise: Denoiser, text: Text, noise: Latents, times: Times, schedule: NoiseSchedule
 ) -> Latents:
-    """ε̂_φ(z_t, t, y) − ε̂_φ(ẑ_s, s, y), ẑ_s one guided solver step from z_t: both ends of a step ask for the text.
+    """ε̂_φ(z_t, t, y) − ε̂_φ(ẑ_s, s, y), where ẑ_s is one guided solver step from z_t; both predictions use the text.
 
-    The sign is that of the authors' code; the literal stop-gradient of their equation would turn it round and diverges
-    (docs/objectives/cds.md). `noise` is one fixed ε, the same for all views.
+    The sign is that of the authors' code. The stop-gradient of their equation taken literally flips it and diverges
+    (docs/objectives/cds.md). `noise` is one fixed ε, shared by all views.
     """
     t, s, _ = times
     z_t = schedule.noised(z_0, noise, t)

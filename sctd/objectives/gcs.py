@@ -1,4 +1,4 @@
-"""Guided Consistency Sampling (Connect3D): compact consistency, conditional guidance, constraint on pixels."""
+"""Guided Consistency Sampling, GCS (Connect3D): compact consistency, conditional guidance and pixel constraint."""
 
 from collections.abc import Callable
 
@@ -24,14 +24,14 @@ def gcs(
     conditional_guidance: float = 0.5,
     pixel_constraint: float = 0.5,
 ) -> Latents | ResidualPair:
-    """The three losses' gradients on z_0 and, where there is a decoder, on the rendered images.
+    """The gradients of the three losses on z_0 and, if there is a decoder, on the rendered images.
 
-    With e = s_m < s < t and F(z, ·) the predicted x̂_0, stop-gradient on every second term:
+    With e = s_m < s < t and F(z, ·) the predicted x̂_0, and a stop-gradient on the second term of each difference:
 
         L_CC = ‖Φ(z̃_t, t, e, ∅) − Φ(ẑ_s, s, e, ∅)‖²    L_CG = ‖F(z_e, ∅) − F(ẑ_e, y)‖²
         L_CP = ‖x − (x + Dec F(ẑ_e, y) − Dec F(z_e, ∅))‖²
 
-    Six predictions, two of them guided; L_CP bypasses the encoder.
+    Six predictions per sample, two of them guided. L_CP bypasses the encoder.
     """
     t, s, e = times
     z_e = schedule.noised(z_0, noise, e)

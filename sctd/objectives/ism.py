@@ -1,4 +1,4 @@
-"""Interval Score Matching (LucidDreamer)."""
+"""Interval Score Matching, ISM (LucidDreamer)."""
 
 import torch
 
@@ -19,10 +19,10 @@ def ism(
     schedule: NoiseSchedule,
     inversion_step: int = 200,
 ) -> Latents:
-    """ε̂_φ(z_t, t, y) − ε_φ(z_s, s, ∅) before its weight: z_s and z_t by inversion with ∅ from time s_m, nearly clean.
+    """ε̂_φ(z_t, t, y) − ε_φ(z_s, s, ∅) before its weight, with z_s and z_t by inversion with ∅ from the low noise s_m.
 
-    The inversion leads from s_m to s in steps of `inversion_step`, then in one step to t: ⌈(s − s_m)/step⌉ + 3
-    predictions a sample.
+    The inversion goes from s_m to s in steps of `inversion_step`, then to t in one step: ⌈(s − s_m)/step⌉ + 3
+    predictions per sample.
     """
     t, s, s_m = times
     z_s = schedule.noised(z_0, noise, s_m)

@@ -1,4 +1,4 @@
-"""Segmented Consistency Trajectory Distillation (Eq. 10 and 11)."""
+"""SegmentDreamer, Eq. 10: Segmented Consistency Trajectory Distillation, SCTD (the inversion is Eq. 11)."""
 
 import torch
 
@@ -24,10 +24,10 @@ def sctd(
 ) -> Latents:
     """Eq. 10 before its weight b(t): no U-Net Jacobian.
 
-    `denoise` is the guided prediction (CFG inside), `noise` the ε* that stays the same for the whole training,
-    `outer_weight` the weight of the second term relative to the first, by default the scale 7.5 + 1 as in the released
-    code. `approximation` puts z_sm for G(z_t, t, ∅) (Sec. 4.4); without it that point is computed, for one more
-    prediction a sample. `self_sign` = −1 turns the first term round, as the released code does. Choices, evidence and
+    `denoise` is the guided prediction (CFG inside) and `noise` the ε* that is fixed for the whole training.
+    `outer_weight` is the weight of the second term relative to the first, by default the scale 7.5 + 1 as in the
+    released code. `approximation` replaces G(z_t, t, ∅) by z_sm (Sec. 4.4); without it G is computed, at one more
+    prediction per sample. `self_sign` = −1 flips the first term, as in the released code. Choices, evidence and
     deviations: docs/objectives/sctd.md.
     """
     t, s, s_m = times
@@ -39,8 +39,8 @@ def sctd(
     eps_return = joined(schedule, eps_t, denoise(z_s, s, None), (t, s, s_m))
     eps_null = eps_inversion if approximation else denoise(z_t, t, None)
 
-    # G(z̃_t, t, ∅) or z_sm, G(ẑ_s, s, ∅) and G(z̃_t, t, y) are each one jump from z̃_t to s_m, so they differ as their
-    # noises do. Subtracting the noises rather than the latents, which are nearly equal, rounds less.
+    # G(z̃_t, t, ∅) or z_sm, G(ẑ_s, s, ∅) and G(z̃_t, t, y) are each one jump from z̃_t to s_m, so their differences are
+    # proportional to those of their noises. Subtracting noises, not nearly equal latents, has less rounding error.
     length = schedule.alpha[s_m] * (schedule.k[t] - schedule.k[s_m])
     self_consistency = length * (eps_return - eps_null)  # G(z̃_t, t, ∅) − G(ẑ_s, s, ∅)
     cross_consistency = length * (eps_t - eps_null)  # G(z̃_t, t, ∅) − G(z̃_t, t, y)

@@ -1,4 +1,4 @@
-"""The gradient of the paper's released code, which differs from Eq. 10 (docs/objectives/sctd-official.md)."""
+"""SCTD as in SegmentDreamer's released code, which differs from Eq. 10 (docs/objectives/sctd-official.md)."""
 
 from sctd.diffusion.schedule import NoiseSchedule
 from sctd.diffusion.times import Times
@@ -19,8 +19,8 @@ def sctd_official(
 ) -> Latents:
     """(G(ẑ_s, s, ∅) − z_sm) + (w + 1)(z_sm − G(z̃_t, t, y)), before the weight λ σ_t/α_t.
 
-    Eq. 10 with its first term turned round, a pull away from self-consistency, and two inversion steps from t = t_τ on.
-    What else the release does (segments of [20, 980], both bounds of t falling) are settings of its recipe.
+    Eq. 10 with its first term flipped, which pushes away from self-consistency, and two inversion steps if t ≥ t_τ.
+    The other differences (segments of [20, 980], both bounds of t falling) are settings of its recipe.
     """
     return sctd(
         z_0, denoise=denoise, text=text, noise=noise, times=times, schedule=schedule,

@@ -1,6 +1,6 @@
-"""ControlNet (Zhang et al. 2023): the prior as a denoiser that also sees a picture of each view, such as its depth.
+"""ControlNet (Zhang et al. 2023): the prior as a denoiser conditioned on an image of each view, such as its depth.
 
-An unguided denoiser, to be put under `guidance.cfg` or `guidance.perp_neg`; no objective knows of it.
+The result is an unguided denoiser, to be wrapped by `guidance.cfg` or `perp_neg.perp_neg`. Objectives do not change.
 """
 
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from torch.nn.functional import interpolate
 from sctd.prior.stable_diffusion import ControlNetModel, PriorError, Residuals, StableDiffusionPrior, load_controlnet
 from sctd.types import Denoiser, Images, Latents, Text
 
-# Where the two networks meet.
+# Configuration keys that must be equal in the ControlNet and the U-Net.
 SHARED = ("in_channels", "cross_attention_dim", "block_out_channels", "layers_per_block")
 
 
 @dataclass(frozen=True, eq=False)
 class Control:
-    """A ControlNet of diffusers, frozen."""
+    """A frozen diffusers ControlNet."""
 
     model: ControlNetModel
 
@@ -28,30 +28,30 @@ class Control:
     def load(
         cls, folder: Path | str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> "Control":
-        """Read config.json and the weights of `folder`; nothing is fetched.
+        """Load config.json and the weights from `folder`; nothing is downloaded.
 
-        Raises PriorError naming what is missing, unreadable or no ControlNet.
+        Raises PriorError if a file is missing or unreadable, or is not a ControlNet.
         """
         return cls(load_controlnet(Path(folder), device, dtype))
 
     @property
     def factor(self) -> int:
-        """Pixels of the condition per latent, along each side."""
+        """Pixels of the condition per latent pixel, along each side."""
         return 2 ** (len(self.model.config["conditioning_embedding_out_channels"]) - 1)
 
     def check(self, prior: StableDiffusionPrior) -> None:
-        """PriorError unless this ControlNet has the sizes of the prior's U-Net."""
+        """Raise PriorError unless this ControlNet has the sizes of the prior's U-Net."""
         for name in SHARED:
-            ours, wanted = (_plain(model.config[name]) for model in (self.model, prior.unet))
-            if ours != wanted:
+            ours, expected = (_plain(model.config[name]) for model in (self.model, prior.unet))
+            if ours != expected:
                 raise PriorError(
-                    f"the ControlNet has {name} {ours}, but the prior's unet/ has {wanted}: "
-                    "take one that was trained for this prior"
+                    f"the ControlNet has {name} {ours}, but the prior's unet/ has {expected}: "
+                    "use one that was trained for this prior"
                 )
 
     @torch.no_grad()
     def residuals(self, z_t: Latents, t: int, text: Text, condition: Images, scale: float) -> Residuals:
-        """What to add inside the U-Net, `scale` times; `condition` in [0, 1], resized to `factor` pixels a latent."""
+        """Residuals to add inside the U-Net, times `scale`; `condition` in [0, 1] is resized to `factor` × the latents."""
         device, dtype = self.model.device, self.model.dtype
         size = [self.factor * side for side in z_t.shape[-2:]]
         if list(condition.shape[-2:]) != size:
@@ -67,11 +67,11 @@ class Control:
 def controlled(
     prior: StableDiffusionPrior, control: Control, condition: Float[Tensor, "batch 3 height width"], scale: float = 1.0
 ) -> Denoiser:
-    """`prior.denoise` that follows `condition`, RGB in [0, 1] of any size, one picture for each view.
+    """`prior.denoise` conditioned on `condition`: RGB in [0, 1] of any size, one image per view.
 
-    Guidance asks for [null, text, …] of all views at once, so the pictures repeat as often as the views do. `scale`
-    multiplies what the ControlNet adds: 0 leaves the prior alone. Without gradients. Raises PriorError where the
-    ControlNet does not fit the prior, or a batch is no multiple of the views.
+    Guidance batches [null, text, …] of all views, so the images are repeated for each of these parts. `scale`
+    multiplies the ControlNet's residuals; 0 is the plain prior. Runs without gradients. Raises PriorError if the
+    ControlNet does not fit the prior, or if the batch size is not a multiple of the number of views.
     """
     control.check(prior)
 
@@ -79,8 +79,8 @@ def controlled(
         repeats, rest = divmod(len(z_t), len(condition))
         if rest:
             raise PriorError(
-                f"{len(z_t)} latents for {len(condition)} pictures of the condition; expected a multiple: "
-                "give one picture for each view"
+                f"{len(z_t)} latents for {len(condition)} images of the condition; expected a multiple: "
+                "give one image per view"
             )
         text = prior.null.expand(len(z_t), -1, -1) if text is None else text
         residuals = control.residuals(z_t, t, text, condition.repeat(repeats, 1, 1, 1), scale)
@@ -90,5 +90,5 @@ def controlled(
 
 
 def _plain(value: object) -> object:
-    """A configuration's value, whether it comes from JSON or from Python."""
+    """A configuration value with tuples as lists, as they are in JSON."""
     return list(value) if isinstance(value, tuple) else value

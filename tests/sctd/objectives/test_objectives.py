@@ -19,7 +19,7 @@ def random(count: int, *shape: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
 
 
 def arguments(world: Mixture, times: Times, *, scale: float = 7.5, batch: int = 3) -> dict:
-    """What every objective is called with: text for mode 0, guided."""
+    """The arguments of every objective: text for mode 0, a guided denoiser."""
     z_0, noise = random(2, batch, *world.means.shape[1:])
     guided = cfg(world, scale, world.null)
     text = world.text([0], batch)
@@ -27,7 +27,7 @@ def arguments(world: Mixture, times: Times, *, scale: float = 7.5, batch: int = 
 
 
 def consistencies(z_0, *, denoise, text, noise, times, schedule):
-    """z_sm, G(ẑ_s, s, ∅) and G(z̃_t, t, y) as Eq. 10 and 11 write them, in the space of latents."""
+    """z_sm, G(ẑ_s, s, ∅) and G(z̃_t, t, y) of Eq. 10 and 11, computed as latents."""
     t, s, s_m = times
     z_sm = schedule.noised(z_0, noise, s_m)
     z_t = invert(schedule, denoise, z_sm, times, threshold=150)
@@ -37,7 +37,7 @@ def consistencies(z_0, *, denoise, text, noise, times, schedule):
 
 
 @BOTH
-def test_sctd_is_both_consistencies_in_the_space_of_latents(times):
+def test_sctd_equals_the_sum_of_both_consistencies_in_latents(times):
     given = arguments(mixture(5, spread=0.3), times)
     z_sm, G_s_null, G_t_text = consistencies(**given)
     expected = (z_sm - G_s_null) + 8.5 * (z_sm - G_t_text)
@@ -45,8 +45,8 @@ def test_sctd_is_both_consistencies_in_the_space_of_latents(times):
 
 
 @BOTH
-def test_sctd_in_float32_rounds_less_than_differences_of_latents_would(times):
-    """Near the data, where residuals are small: 1 to 4e-7 of them, by differences of latents twice that or more."""
+def test_sctd_in_float32_rounds_less_than_differences_of_latents(times):
+    """Near the data residuals are small. The relative error is 1 to 4e-7, and at least twice that by latents."""
     world = mixture(5, spread=0.3)
     given = arguments(world, times, scale=1.0)
     given["z_0"] = world.means[0] + 0.3 * given["z_0"]
@@ -65,8 +65,8 @@ def test_sctd_in_float32_rounds_less_than_differences_of_latents_would(times):
 
 
 @BOTH
-def test_sctd_is_the_gradient_of_equation_10(times):
-    """With G(z̃_t, t, ∅) ≈ z_sm(θ), constants stopped: ∂L/∂z_0 = 2 b(t) α_sm times ours, the outer weight squared."""
+def test_sctd_equals_the_gradient_of_equation_10(times):
+    """With G(z̃_t, t, ∅) ≈ z_sm(θ) and stop-gradients: ∂L/∂z_0 = 2 b(t) α_sm times ours, the outer weight squared."""
     world, w = mixture(5, spread=0.3), 6.5
     given = arguments(world, times, scale=1.0)  # Eq. 10 as printed has no guidance inside
     z_0 = given["z_0"].clone().requires_grad_()
@@ -79,7 +79,7 @@ def test_sctd_is_the_gradient_of_equation_10(times):
     torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
 
 
-def test_b_t_turns_distances_at_the_segments_start_into_distances_of_noise():
+def test_b_t_converts_distances_at_the_segment_start_to_distances_of_noise():
     """The identity behind Eq. 8: ε̂ − ε = (z_sm − G(z_t, t)) / (α_sm (k_t − k_sm)) when z_t and z_sm share ε."""
     world, (z_0, noise) = mixture(5, spread=0.3), random(2, 3, 4, 2, 2)
     t, _, s_m = TWO_STEPS
@@ -91,7 +91,7 @@ def test_b_t_turns_distances_at_the_segments_start_into_distances_of_noise():
     )
 
 
-def test_other_weights_are_their_formulas():
+def test_other_weights_equal_their_formulas():
     world = mixture(1, spread=0.3)
     alpha, sigma = float(world.schedule.alpha[560]), float(world.schedule.sigma[560])
     values = {name: weight(world.schedule, TWO_STEPS) for name, weight in WEIGHTS.items() if name != "b_t"}
@@ -100,14 +100,14 @@ def test_other_weights_are_their_formulas():
     )
 
 
-def test_b_t_asks_for_a_segment():
+def test_b_t_rejects_equal_t_and_s_m():
     with pytest.raises(
-        TimesError, match=r"t and s_m are both 300, and b\(t\) divides by their distance: choose another t"
+        TimesError, match=r"t and s_m are both 300, but b\(t\) divides by their distance: choose another t"
     ):
         WEIGHTS["b_t"](mixture(1, spread=0.3).schedule, Times(300, 300, 300))
 
 
-def test_one_step_cross_consistency_is_the_residual_of_ism():
+def test_one_step_cross_consistency_equals_the_ism_residual():
     """ε̂(z_t, t, y) − ε(z_sm, s_m, ∅) times the interval: interval score matching with s = s_m."""
     given = arguments(mixture(5, spread=0.3), ONE_STEP)
     schedule, denoise = given["schedule"], given["denoise"]
@@ -118,7 +118,7 @@ def test_one_step_cross_consistency_is_the_residual_of_ism():
     torch.testing.assert_close(cross, schedule.alpha[20] * (schedule.k[120] - schedule.k[20]) * ism)
 
 
-def test_sds_is_the_distance_of_predicted_and_added_noise():
+def test_sds_equals_predicted_minus_added_noise():
     given = arguments(mixture(5, spread=0.3), TWO_STEPS)
     z_t = given["schedule"].noised(given["z_0"], given["noise"], 560)
     assert torch.equal(sds(**given), given["denoise"](z_t, 560, given["text"]) - given["noise"])
@@ -138,15 +138,15 @@ def test_sds_is_the_distance_of_predicted_and_added_noise():
         ("gcs", TWO_STEPS, 6, 8),
     ],
 )
-def test_unet_evaluations(objective, times, calls, samples):
-    """Per view and iteration, with guidance; a step of the inversion more above t_τ."""
+def test_number_of_unet_evaluations(objective, times, calls, samples):
+    """Per view and iteration, with guidance. Above t_τ the inversion takes one more step."""
     world = mixture(5, spread=0.3)
     OBJECTIVES[objective](**arguments(world, times, batch=4))
     assert (world.calls, world.samples) == (calls, 4 * samples)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_residual_carries_no_graph_and_leaves_its_arguments_alone(objective):
+def test_residual_has_no_graph_and_arguments_are_unchanged(objective):
     given = arguments(mixture(5, spread=0.3), TWO_STEPS)
     given["z_0"].requires_grad_()
     before = {key: given[key].clone() for key in ("z_0", "noise", "text")}
@@ -159,11 +159,11 @@ def test_residual_carries_no_graph_and_leaves_its_arguments_alone(objective):
 
 
 def one_point_each(schedule, target, elsewhere):
-    """A denoiser whose text knows one point and whose empty prompt knows another."""
+    """A denoiser for data at one point given the text, and at another given the empty prompt."""
 
     def denoise(z_t, t, text):
-        known = torch.zeros(len(z_t)) if text is None else text[:, 0, 0]
-        points = elsewhere + known[:, None, None, None] * (target - elsewhere)
+        has_text = torch.zeros(len(z_t)) if text is None else text[:, 0, 0]
+        points = elsewhere + has_text[:, None, None, None] * (target - elsewhere)
         return (z_t - schedule.alpha[t] * points) / schedule.sigma[t]
 
     return denoise
@@ -171,11 +171,11 @@ def one_point_each(schedule, target, elsewhere):
 
 @pytest.mark.parametrize("scale", [1.0, 7.5])
 @BOTH
-def test_for_data_at_one_point_the_pull_towards_the_text_is_a_closed_form(times, scale):
-    """A flow towards one point keeps its ε, so a consistency of the text with itself (CDS) would give nothing at all.
+def test_for_data_at_one_point_the_gradient_towards_the_text_has_a_closed_form(times, scale):
+    """ε is constant along a flow towards one point, so the consistency of the text with itself (CDS) is zero.
 
-    SDS points from z_0 to the guided point, SCTD from the empty prompt's point to the text's, whatever z_0 is; its self
-    term (the first in the brackets) and its cross term pull the same way.
+    SDS points from z_0 to the guided point. SCTD points from the empty prompt's point to the text's, for any z_0; its
+    self term (the first in the brackets) and its cross term have the same direction.
     """
     world = mixture(2, spread=0.0)
     schedule, (target, elsewhere) = world.schedule, world.means
@@ -195,8 +195,8 @@ def test_for_data_at_one_point_the_pull_towards_the_text_is_a_closed_form(times,
     torch.testing.assert_close(sctd(**given), expected.expand(3, -1, -1, -1), rtol=1e-9, atol=1e-9)
 
 
-def test_computing_what_the_approximation_stands_for_costs_one_prediction_more():
-    """And it is Eq. 10 with G(z̃_t, t, ∅) itself, in the space of latents."""
+def test_without_the_approximation_sctd_costs_one_more_prediction():
+    """It equals Eq. 10 with G(z̃_t, t, ∅) itself, computed as latents."""
     world = mixture(5, spread=0.3)
     given = arguments(world, TWO_STEPS, batch=4)
     exact = sctd(**given, approximation=False)
@@ -213,16 +213,16 @@ def test_computing_what_the_approximation_stands_for_costs_one_prediction_more()
 
 
 @BOTH
-def test_the_released_code_turns_the_self_term_round(times):
-    """λ σ_t/α_t [(G_s − z_sm) + (w + 1)(z_sm − G_y)], as its lines compute it in the space of latents."""
+def test_the_released_code_flips_the_self_term(times):
+    """λ σ_t/α_t [(G_s − z_sm) + (w + 1)(z_sm − G_y)], as the released code computes it from latents."""
     given = arguments(mixture(5, spread=0.3), times)
     z_sm, G_s_null, G_t_text = consistencies(**given)
     expected = (G_s_null - z_sm) + 8.5 * (z_sm - G_t_text)
     torch.testing.assert_close(OBJECTIVES["sctd-official"](**given), expected, rtol=0, atol=1e-12)
 
 
-def test_the_released_code_inverts_in_two_steps_from_the_threshold_on():
-    """At t = t_τ = 150 itself Eq. 11 says one step, the released code t >= 150."""
+def test_the_released_code_inverts_in_two_steps_at_the_threshold():
+    """At t = t_τ = 150 Eq. 11 takes one step, but the released code takes two (t >= 150)."""
     given = arguments(mixture(5, spread=0.3), Times(t=150, s=60, s_m=20))
     calls = []
     for objective in "sctd", "sctd-official":
@@ -232,7 +232,7 @@ def test_the_released_code_inverts_in_two_steps_from_the_threshold_on():
     assert calls == [3, 4]
 
 
-def test_ism_walks_up_in_steps_and_compares_at_both_ends_of_the_last():
+def test_ism_inverts_in_steps_and_compares_both_ends_of_the_last_step():
     given = arguments(mixture(5, spread=0.3), Times(t=560, s=470, s_m=0))
     schedule, denoise = given["schedule"], given["denoise"]
     z = schedule.noised(given["z_0"], given["noise"], 0)
@@ -243,8 +243,8 @@ def test_ism_walks_up_in_steps_and_compares_at_both_ends_of_the_last():
     assert torch.equal(OBJECTIVES["ism"](**given), denoise(z_t, 560, given["text"]) - eps_s)
 
 
-def test_ism_from_the_start_of_a_segment_is_the_cross_term_of_one_step():
-    """The same residual but for the length of the interval, which SCTD multiplies by: s = s_m."""
+def test_ism_from_the_segment_start_equals_the_one_step_cross_term():
+    """With s = s_m the residuals are equal, except that SCTD multiplies by the length of the interval."""
     given = arguments(mixture(5, spread=0.3), ONE_STEP)
     t, _, s_m = ONE_STEP
     cross = sctd(**given, outer_weight=1.0) - sctd(**given, outer_weight=0.0)
@@ -253,7 +253,7 @@ def test_ism_from_the_start_of_a_segment_is_the_cross_term_of_one_step():
     torch.testing.assert_close(cross, length * residual)
 
 
-def test_cds_compares_the_guided_predictions_at_both_ends_of_a_solver_step():
+def test_cds_compares_guided_predictions_at_both_ends_of_a_solver_step():
     """In the variance-exploding variables of its authors: ẑ = z_0 + k_t ε + (k_s − k_t) ε̂_t."""
     given = arguments(mixture(5, spread=0.3), TWO_STEPS)
     schedule, denoise, (t, s, _) = given["schedule"], given["denoise"], TWO_STEPS
@@ -266,16 +266,16 @@ def test_cds_compares_the_guided_predictions_at_both_ends_of_a_solver_step():
 
 
 @BOTH
-def test_cds_gives_nothing_where_all_data_is_one_point(times):
-    """The flow towards a point keeps its ε, so the text agrees with itself: no pull, wherever z_0 is."""
+def test_cds_gives_no_gradient_for_data_at_one_point(times):
+    """ε is constant along the flow towards a point, so both predictions agree for any z_0."""
     given = arguments(mixture(1, spread=0.0), times, scale=1.0)
-    pulls = {name: objective(**given).abs().max() for name, objective in OBJECTIVES.items() if name in ("cds", "sds")}
-    assert pulls["cds"] < 1e-9
-    assert pulls["sds"] > 0.1
+    largest = {name: objective(**given).abs().max() for name, objective in OBJECTIVES.items() if name in ("cds", "sds")}
+    assert largest["cds"] < 1e-9
+    assert largest["sds"] > 0.1
 
 
-def test_gcs_is_its_three_losses():
-    """∂L/∂z_0 with every second term stopped and the U-Net's Jacobian left out; ∂L_CP/∂x on the images themselves."""
+def test_gcs_equals_the_gradients_of_its_three_losses():
+    """∂L/∂z_0 with stop-gradients and without the U-Net Jacobian; ∂L_CP/∂x directly on the images."""
     times = Times(t=560, s=470, s_m=400)
     given = arguments(mixture(5, spread=0.3), times)
     schedule, denoise, text, (t, s, e) = given["schedule"], given["denoise"], given["text"], times
@@ -305,8 +305,11 @@ def test_gcs_is_its_three_losses():
 
 @pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name != "cds"])
 def test_descent_ends_nearest_to_the_point_of_the_text(objective):
-    """Data at four points, of which the text names one, no guidance. SDS goes on to the point itself; SCTD stops where
-    the empty prompt knows it too, for it compares the two; CDS, which compares the text with itself, never comes."""
+    """Data at four points, of which the text names one, without guidance.
+
+    SDS reaches the point itself. SCTD compares text and empty prompt, so it stops where their predictions agree. CDS
+    compares the text with itself and does not converge.
+    """
     world = mixture(4, spread=0.0)
     z_0, noise = random(2, 8, 4, 2, 2, seed=1)
     source = torch.Generator().manual_seed(0)
@@ -327,7 +330,7 @@ def test_descent_ends_nearest_to_the_point_of_the_text(objective):
         assert (distances(z_0)[:, 0] < 1e-3).all()
 
 
-def test_a_gradient_is_the_weighted_residual_cut_to_a_bound_that_moves():
+def test_gradient_is_the_weighted_residual_clamped_to_a_moving_bound():
     residual = torch.tensor([-3.0, -0.1, 0.2, 5.0], dtype=torch.float64)
     given = {
         "schedule": mixture(1, spread=0.3).schedule,
@@ -344,8 +347,8 @@ def test_a_gradient_is_the_weighted_residual_cut_to_a_bound_that_moves():
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_an_objective_takes_the_options_that_it_has(objective):
-    """Those of a recipe by name, of which most are another's."""
+def test_with_options_passes_only_the_options_of_the_objective(objective):
+    """Most options of a recipe belong to other objectives."""
     options = {"outer_weight": 0.0, "self_sign": 1, "inversion_step": 20, "pixel_constraint": 0.0, "clamp": (2, 8)}
     given = arguments(mixture(5, spread=0.3), TWO_STEPS)
     own = {"sctd": ["outer_weight", "self_sign"], "sctd-official": ["outer_weight"], "ism": ["inversion_step"]}

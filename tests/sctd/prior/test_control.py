@@ -34,7 +34,7 @@ def prior(prior_folder) -> StableDiffusionPrior:
 
 
 def write_control(folder: Path, prior: StableDiffusionPrior, *, is_trained: bool) -> Path:
-    """A copy of the prior's encoder as a ControlNet begins, with zeros where it ends; or with these at random too."""
+    """A ControlNet initialized from the prior's encoder: its output layers are zero, or random if `is_trained`."""
     torch.manual_seed(1)
     model = ControlNetModel.from_unet(prior.unet, conditioning_embedding_out_channels=(8, 16))
     if is_trained:
@@ -57,7 +57,7 @@ def control(folder) -> Control:
 
 @pytest.fixture
 def copy(folder, tmp_path) -> Path:
-    """The ControlNet's folder, to be damaged."""
+    """A copy of the ControlNet's folder that a test may damage."""
     return shutil.copytree(folder, tmp_path / "copy")
 
 
@@ -65,11 +65,11 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def pictures(batch: int = 2, size: int = PIXELS) -> torch.Tensor:
+def images(batch: int = 2, size: int = PIXELS) -> torch.Tensor:
     return torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-def test_loading_is_silent_and_frozen(folder, capfd):
+def test_loading_prints_nothing_and_freezes_the_weights(folder, capfd):
     loaded = Control.load(str(folder))
     assert capfd.readouterr() == ("", "")
     assert loaded.factor == 2
@@ -77,7 +77,7 @@ def test_loading_is_silent_and_frozen(folder, capfd):
     assert {(each.dtype, each.requires_grad) for each in loaded.model.parameters()} == {(torch.float32, False)}
 
 
-def test_the_published_variant_is_read_too(control, copy):
+def test_the_fp16_variant_is_loaded(control, copy):
     plain = copy / "diffusion_pytorch_model.safetensors"
     plain.rename(copy / "diffusion_pytorch_model.fp16.safetensors")
     variant = Control.load(copy, dtype=torch.float64)
@@ -85,16 +85,16 @@ def test_the_published_variant_is_read_too(control, copy):
 
 
 @pytest.mark.parametrize("prompt", ["a cat", None])
-def test_an_untrained_control_changes_nothing_at_all(prior, tmp_path, prompt):
+def test_an_untrained_control_changes_nothing(prior, tmp_path, prompt):
     untrained = Control.load(write_control(tmp_path, prior, is_trained=False), dtype=torch.float64)
     z_t, text = random(2, 4, 8, 8), None if prompt is None else prior.embed([prompt] * 2)
-    found = controlled(prior, untrained, pictures(), 1.0)(z_t, 400, text)
+    found = controlled(prior, untrained, images(), 1.0)(z_t, 400, text)
     assert torch.equal(found, prior.denoise(z_t, 400, text))
 
 
-def test_scale_0_changes_nothing_at_all(prior, control):
+def test_scale_0_changes_nothing(prior, control):
     z_t, text = random(2, 4, 8, 8), prior.embed(["a cat", "a dog"])
-    assert torch.equal(controlled(prior, control, pictures(), 0.0)(z_t, 400, text), prior.denoise(z_t, 400, text))
+    assert torch.equal(controlled(prior, control, images(), 0.0)(z_t, 400, text), prior.denoise(z_t, 400, text))
 
 
 def by_diffusers(prior, control, z_t, t, text, condition, scale):
@@ -107,9 +107,9 @@ def by_diffusers(prior, control, z_t, t, text, condition, scale):
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.4])
-def test_each_view_follows_its_own_picture_in_every_part_of_guidance(prior, control, scale):
-    """Against diffusers, sample by sample, in the layout that guidance asks for: [null, null, text, text]."""
-    z_t, text, condition = random(2, 4, 8, 8), prior.embed(["", "", "a cat", "a dog"]), pictures()
+def test_each_view_uses_its_own_image_in_every_part_of_guidance(prior, control, scale):
+    """Against diffusers, sample by sample, in the batch layout of guidance: [null, null, text, text]."""
+    z_t, text, condition = random(2, 4, 8, 8), prior.embed(["", "", "a cat", "a dog"]), images()
     found = controlled(prior, control, condition, scale)(torch.cat([z_t, z_t]), 321, text)
     views = [0, 1, 0, 1]
     expected = [
@@ -119,22 +119,22 @@ def test_each_view_follows_its_own_picture_in_every_part_of_guidance(prior, cont
     assert float((found - prior.denoise(torch.cat([z_t, z_t]), 321, text)).norm()) > 1e-3
 
 
-def test_none_is_the_empty_prompt_with_the_picture(prior, control):
-    z_t, denoise = random(2, 4, 8, 8), controlled(prior, control, pictures())
+def test_text_none_is_the_empty_prompt_with_the_condition(prior, control):
+    z_t, denoise = random(2, 4, 8, 8), controlled(prior, control, images())
     assert torch.equal(denoise(z_t, 321, None), denoise(z_t, 321, prior.embed(["", ""])))
     assert not torch.equal(denoise(z_t, 321, None), prior.denoise(z_t, 321, None))
 
 
-def test_a_prediction_of_v_is_turned_into_noise(prior, control):
+def test_v_prediction_is_converted_to_noise(prior, control):
     z_t, text = random(2, 4, 8, 8), prior.embed(["a cat", "a dog"])
-    v = controlled(prior, control, pictures())(z_t, 700, text)  # the same U-Net, whose output is read as v
-    found = controlled(replace(prior, predicts_v=True), control, pictures())(z_t, 700, text)
+    v = controlled(prior, control, images())(z_t, 700, text)  # the same U-Net, whose output is read as v
+    found = controlled(replace(prior, predicts_v=True), control, images())(z_t, 700, text)
     alpha, sigma = prior.schedule.alpha[700], prior.schedule.sigma[700]
     torch.testing.assert_close(found, sigma * z_t + alpha * v)
 
 
-def test_guidance_goes_around_it(prior, control):
-    z_t, text, denoise = random(2, 4, 8, 8), prior.embed(["a cat", "a dog"]), controlled(prior, control, pictures())
+def test_guidance_wraps_the_controlled_denoiser(prior, control):
+    z_t, text, denoise = random(2, 4, 8, 8), prior.embed(["a cat", "a dog"]), controlled(prior, control, images())
     eps_null, eps_text = denoise(z_t, 500, None), denoise(z_t, 500, text)
     guided = cfg(denoise, 7.5, prior.null)(z_t, 500, text)
     torch.testing.assert_close(guided, eps_null + 7.5 * (eps_text - eps_null))
@@ -142,24 +142,24 @@ def test_guidance_goes_around_it(prior, control):
     torch.testing.assert_close(perp_neg(denoise, 7.5, prior.null, off)(z_t, 500, text), guided)
 
 
-def test_nothing_of_it_takes_gradients(prior, control):
-    z_t, condition = random(2, 4, 8, 8).requires_grad_(), pictures().requires_grad_()
+def test_the_controlled_denoiser_has_no_gradient(prior, control):
+    z_t, condition = random(2, 4, 8, 8).requires_grad_(), images().requires_grad_()
     assert not controlled(prior, control, condition)(z_t, 500, None).requires_grad
 
 
 @pytest.mark.parametrize("size", [2 * PIXELS, PIXELS // 2])
-def test_pictures_are_resized_to_what_the_control_wants(prior, control, size):
-    condition, z_t = pictures(size=size), random(2, 4, 8, 8)
+def test_images_are_resized_to_the_size_of_the_control(prior, control, size):
+    condition, z_t = images(size=size), random(2, 4, 8, 8)
     resized = interpolate(condition, PIXELS, mode="bilinear", antialias=True)
     found, expected = (controlled(prior, control, each)(z_t, 500, None) for each in (condition, resized))
     assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_half_precision_answers_in_float32(prior_folder, folder, prior, control, dtype):
-    """Whatever the ControlNet is loaded in; bfloat16 has three digits, so one evaluation is within a few per cent."""
+def test_half_precision_returns_float32(prior_folder, folder, prior, control, dtype):
+    """For any dtype of the ControlNet. bfloat16 has three digits, so one evaluation is within a few per cent."""
     half = StableDiffusionPrior.load(prior_folder, dtype=torch.bfloat16)
-    z_t, condition = random(2, 4, 8, 8), pictures()
+    z_t, condition = random(2, 4, 8, 8), images()
     eps = controlled(half, Control.load(folder, dtype=dtype), condition.float())(z_t.float(), 400, None)
     assert eps.dtype == torch.float32
     expected = controlled(prior, control, condition)(z_t, 400, None)
@@ -169,7 +169,7 @@ def test_half_precision_answers_in_float32(prior_folder, folder, prior, control,
 FORMAT = "expected a folder of diffusers' ControlNet format, weights in safetensors"
 
 
-def test_a_missing_folder_is_named(tmp_path):
+def test_a_missing_folder_is_reported(tmp_path):
     with pytest.raises(PriorError) as error:
         Control.load(tmp_path / "nowhere")
     assert str(error.value) == f"there is no folder {tmp_path / 'nowhere'}; {FORMAT}: check the path"
@@ -185,7 +185,7 @@ def test_a_missing_folder_is_named(tmp_path):
         ),
     ],
 )
-def test_a_missing_file_is_named(copy, removed, named):
+def test_a_missing_file_is_reported(copy, removed, named):
     (copy / removed).unlink()
     with pytest.raises(PriorError) as error:
         Control.load(copy)
@@ -193,14 +193,14 @@ def test_a_missing_file_is_named(copy, removed, named):
 
 
 @pytest.mark.parametrize("damaged", ["config.json", "diffusion_pytorch_model.safetensors"])
-def test_a_damaged_file_is_refused(copy, damaged):
+def test_a_damaged_file_is_rejected(copy, damaged):
     path = copy / damaged
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(PriorError, match=r"copy\S* cannot be read \(.+\): download the checkpoint again"):
         Control.load(copy)
 
 
-def test_weights_that_are_not_all_there_are_refused(copy):
+def test_incomplete_weights_are_rejected(copy):
     path = copy / "diffusion_pytorch_model.safetensors"
     tensors = load_file(path)
     del tensors["controlnet_mid_block.bias"]
@@ -209,7 +209,7 @@ def test_weights_that_are_not_all_there_are_refused(copy):
         Control.load(copy)
 
 
-def test_another_model_is_refused(prior_folder):
+def test_a_model_that_is_no_controlnet_is_rejected(prior_folder):
     with pytest.raises(PriorError) as error:
         Control.load(prior_folder / "unet")
     assert str(error.value) == (
@@ -218,35 +218,33 @@ def test_another_model_is_refused(prior_folder):
     )
 
 
-def test_a_control_for_another_prior_is_refused(prior, tmp_path):
+def test_a_control_for_another_prior_is_rejected(prior, tmp_path):
     config = {**json.loads((Path(prior.unet.config["_name_or_path"]) / "config.json").read_text())}
     unet = UNet2DConditionModel.from_config({**config, "cross_attention_dim": 24})
     ControlNetModel.from_unet(unet).save_pretrained(tmp_path)
     with pytest.raises(PriorError) as error:
-        controlled(prior, Control.load(tmp_path), pictures())
+        controlled(prior, Control.load(tmp_path), images())
     assert str(error.value) == (
         "the ControlNet has cross_attention_dim 24, but the prior's unet/ has 16: "
-        "take one that was trained for this prior"
+        "use one that was trained for this prior"
     )
 
 
-def test_a_control_not_yet_saved_fits_too(prior):
-    """Its configuration holds tuples where one that was read has lists."""
+def test_a_control_that_was_never_saved_passes_the_check(prior):
+    """Its configuration has tuples where a loaded one has lists."""
     model = ControlNetModel.from_unet(prior.unet, conditioning_embedding_out_channels=(8, 16))
     model.register_to_config(block_out_channels=tuple(model.config["block_out_channels"]))
     Control(model).check(prior)
 
 
-def test_a_batch_that_is_no_multiple_of_the_pictures_is_refused(prior, control):
+def test_a_batch_that_is_no_multiple_of_the_images_is_rejected(prior, control):
     with pytest.raises(PriorError) as error:
-        controlled(prior, control, pictures(2))(random(3, 4, 8, 8), 500, None)
-    assert str(error.value) == (
-        "3 latents for 2 pictures of the condition; expected a multiple: give one picture for each view"
-    )
+        controlled(prior, control, images(2))(random(3, 4, 8, 8), 500, None)
+    assert str(error.value) == ("3 latents for 2 images of the condition; expected a multiple: give one image per view")
 
 
 def rendering_and_cameras() -> tuple[Rendering, Cameras]:
-    """Two opaque balls on the line of sight from the front, one above the near end and one below the far end."""
+    """Two opaque balls seen from the front, the near one above and the far one below the line of sight."""
     gaussians = Gaussians(
         torch.tensor([[0.6, 0.0, 0.35], [-0.6, 0.0, -0.35]], requires_grad=True),
         torch.full((2, 3), 0.1).log(),
@@ -258,7 +256,7 @@ def rendering_and_cameras() -> tuple[Rendering, Cameras]:
     return render(gaussians, cameras, torch.zeros(3)), cameras
 
 
-def test_the_disparity_as_a_condition_is_brightest_where_nearest_and_black_behind():
+def test_the_disparity_condition_is_brightest_at_the_nearest_point_and_black_in_the_background():
     rendering, cameras = rendering_and_cameras()
     condition = disparity_images(rendering, cameras).detach()
     assert condition.shape == (2, 3, 32, 32)
@@ -271,7 +269,7 @@ def test_the_disparity_as_a_condition_is_brightest_where_nearest_and_black_behin
     assert max(upper[1], lower[0]) < 0.5
 
 
-def test_the_prior_follows_the_depth_of_a_rendering(prior, control):
+def test_the_prediction_depends_on_the_depth_of_the_view(prior, control):
     rendering, cameras = rendering_and_cameras()
     denoise = controlled(prior, control, disparity_images(rendering, cameras))
     z_t = random(1, 4, 8, 8).expand(2, -1, -1, -1)
