@@ -1,9 +1,9 @@
-"""What happened in a run, one JSON line an event: the truth that tables, logs, metrics and trackers tell of.
+"""The event log of a run: one JSON object per line, the source of all progress output and tracking.
 
-A record has `time` (UTC), `kind` and `stage`; and, as far as they are known: `worker`, `pid`, `node`, `gpu`, `job_id`,
-`prompt_id`, `method`, `iteration` of `iterations`, `seconds_per_iteration`, `memory_bytes`, `seconds` since the item
-was begun, `error_kind`, `note`. A record of a generator's progress also has what the worker counts: `loss`,
-`gaussians`, and as `seconds` those that the asset has taken so far, before interruptions too.
+A record has `time` (UTC), `kind` and `stage`. It also has those of these keys that are known: `worker`, `pid`, `node`,
+`gpu`, `job_id`, `prompt_id`, `method`, `iteration` and `iterations`, `seconds_per_iteration`, `memory_bytes`, `seconds`
+since the item was started, `error_kind` and `note`. Progress records of a generator add the worker's numbers: `loss`,
+`gaussians`, and `seconds`, the time spent on the asset in all attempts.
 """
 
 import json
@@ -19,14 +19,14 @@ from cluster.scheduling.executor import Event, Progress
 from pipeline.store.run_folder import Store
 
 FOLDER = "events"
-PROGRESS_SECONDS = 5.0  # between two records of the progress of one item
-POINTS = 50  # of a curve over the steps of an item: records come at least so often, and with the last step
+PROGRESS_SECONDS = 5.0  # between two progress records of one item
+POINTS = 50  # progress records of an item come at least every 1/POINTS of its steps, and at the last step
 FLUSH_SECONDS = 5.0
-PART_BYTES = 2**20  # object storage cannot append: a part is written anew until it is so long
+PART_BYTES = 2**20  # object storage cannot append: each flush rewrites the part until it reaches this size
 
 
 class Sink(Protocol):
-    """Takes records; `close` is called once, at the end of the command."""
+    """A consumer of records. `close` is called once, when the command ends."""
 
     def take(self, record: dict[str, Any]) -> None: ...
 
@@ -34,9 +34,9 @@ class Sink(Protocol):
 
 
 class EventLog:
-    """Keeps records in `events/<session>-<part>.jsonl` of a run folder: a session writes files of its own.
+    """Writes records to `events/<session>-<part>.jsonl` in a run folder. Each session has its own files.
 
-    A command that is killed loses the records of its last seconds and nothing else: state is in other files.
+    A killed command loses only the records of its last `FLUSH_SECONDS`: all state is in other files.
     """
 
     def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic):
@@ -55,7 +55,7 @@ class EventLog:
         self._flush()
 
     def _flush(self) -> None:
-        """Write what is new. Storage that fails is the scheduler's business: these lines wait for the next time."""
+        """Write new records. If storage fails, keep them for the next flush: the scheduler handles storage errors."""
         self.written_at = self.clock()
         if self.written == len(self.lines):
             return
@@ -75,7 +75,7 @@ def line(record: dict[str, Any]) -> str:
 
 
 def about(item: Any) -> dict[str, Any]:
-    """What a record says of an item: a job, an asset, or whatever calls itself something."""
+    """The fields of a record that describe an item: a job, an asset, or any other item by its `str`."""
     if item is None:
         return {}
     job_id = getattr(item, "id", None) or getattr(item, "job_id", None)
@@ -87,21 +87,21 @@ def about(item: Any) -> dict[str, Any]:
 
 
 @dataclass
-class _Actor:
-    """What is known of a worker beyond its events."""
+class _WorkerState:
+    """The state of one worker that its events do not carry."""
 
     place: dict[str, Any] = field(default_factory=dict)
-    begun: float | None = None  # clock at the start of the present item
-    first: tuple[int, float] | None = None  # steps and clock at its first sign of life
-    told: tuple[int, float] | None = None  # steps and clock when its progress was last recorded
+    started: float | None = None  # clock at the start of the current item
+    first: tuple[int, float] | None = None  # steps and clock at the item's first progress event
+    recorded: tuple[int, float] | None = None  # steps and clock at the item's last progress record
 
 
 class Recorder:
-    """A watcher: makes a record of an event, with where, when and how fast, and gives it to the sinks."""
+    """An event watcher that turns each event into a record with place, time and speed, and passes it to the sinks."""
 
     def __init__(self, sinks: list[Sink], clock: Callable[[], float] = time.monotonic):
         self.sinks, self.clock = sinks, clock
-        self.actors: dict[tuple[str, int], _Actor] = {}
+        self.workers: dict[tuple[str, int], _WorkerState] = {}
 
     def watch(self, event: Event) -> None:
         if self.sinks and (record := self._record(event)):
@@ -113,32 +113,32 @@ class Recorder:
             sink.close()
 
     def _record(self, event: Event) -> dict[str, Any] | None:
-        """None for a sign of life too soon after the last."""
+        """The record, or None for a progress event too soon after the last record."""
         now, key = self.clock(), (event.stage, event.worker)
         if event.kind == "starting":
-            self.actors[key] = _Actor()
-        actor = self.actors.setdefault(key, _Actor())
+            self.workers[key] = _WorkerState()
+        worker = self.workers.setdefault(key, _WorkerState())
         if event.kind == "ready":
-            actor.place = {
+            worker.place = {
                 name: value for name in ("pid", "node", "gpu") if (value := getattr(event, name)) not in (None, "")
             }
         elif event.kind == "started":
-            actor.begun, actor.first, actor.told = now, None, None
+            worker.started, worker.first, worker.recorded = now, None, None
         elif event.kind == "progress" and event.progress:
-            actor.first = actor.first or (event.progress.done, now)
-            if not _is_due(event.progress, actor.told, now):
+            worker.first = worker.first or (event.progress.done, now)
+            if not _is_due(event.progress, worker.recorded, now):
                 return None
-            actor.told = event.progress.done, now
+            worker.recorded = event.progress.done, now
         record: dict[str, Any] = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "kind": event.kind}
-        record |= {"stage": event.stage, "worker": event.worker} | actor.place | about(event.item)
-        record |= self._pace(event, actor, now)
-        if event.kind in ("finished", "failed", "retried") and actor.begun is not None:
-            record["seconds"] = round(now - actor.begun, 3)
-            actor.begun = None
+        record |= {"stage": event.stage, "worker": event.worker} | worker.place | about(event.item)
+        record |= self._pace(event, worker, now)
+        if event.kind in ("finished", "failed", "retried") and worker.started is not None:
+            record["seconds"] = round(now - worker.started, 3)
+            worker.started = None
         return record | {key: value for key in ("error_kind", "note") if (value := getattr(event, key))}
 
     @staticmethod
-    def _pace(event: Event, actor: _Actor, now: float) -> dict[str, Any]:
+    def _pace(event: Event, worker: _WorkerState, now: float) -> dict[str, Any]:
         progress = event.progress
         if progress is None:
             return {}
@@ -146,15 +146,15 @@ class Recorder:
             return {"iteration": progress.saved, "iterations": progress.total}
         pace: dict[str, Any] = {name: value for name, value in progress.numbers.items() if math.isfinite(value)}
         pace |= {"iteration": progress.done, "iterations": progress.total}
-        if actor.first and progress.done > actor.first[0]:
-            pace["seconds_per_iteration"] = round((now - actor.first[1]) / (progress.done - actor.first[0]), 4)
+        if worker.first and progress.done > worker.first[0]:
+            pace["seconds_per_iteration"] = round((now - worker.first[1]) / (progress.done - worker.first[0]), 4)
         if progress.memory_bytes is not None:
             pace["memory_bytes"] = progress.memory_bytes
         return pace | ({"note": progress.note} if progress.note else {})
 
 
-def _is_due(progress: Progress, told: tuple[int, float] | None, now: float) -> bool:
-    """Whether a sign of life is worth a record, after one of so many steps at that time."""
-    if told is None or progress.done == progress.total:
+def _is_due(progress: Progress, last: tuple[int, float] | None, now: float) -> bool:
+    """Whether to record this progress event; `last` is the steps and clock of the last progress record."""
+    if last is None or progress.done == progress.total:
         return True
-    return now - told[1] >= PROGRESS_SECONDS or (progress.done - told[0]) * POINTS >= progress.total
+    return now - last[1] >= PROGRESS_SECONDS or (progress.done - last[0]) * POINTS >= progress.total

@@ -1,5 +1,6 @@
-"""What a person sees of a run: a live table on a terminal; elsewhere plain lines of what begins, ends and fails, and
-one a minute of how far all is; or a line of JSON per event.
+"""Progress output of a run: a live table on a terminal, log lines elsewhere, or one JSON record per event.
+
+Log lines report when items start, finish and fail, and once a minute a summary of the whole run.
 """
 
 import sys
@@ -15,43 +16,43 @@ from pipeline.errors import UserError, nearest, shortened
 from pipeline.events.log import Recorder, Sink, line
 
 LOGS = "auto", "table", "lines", "json"
-MINUTE_SECONDS, MOST_TOLD = 60.0, 4  # where every line stays: between two signs of life, and workers named in each
-NOTE_COLUMNS = len("1,000,000 Gaussians")  # of a narrow terminal
-WIDE = 110  # columns of a terminal that has room for bars, checkpoints and seconds
-LEAST_SHARE = 0.01  # of the work, before a guess is made of how long all will take
+SUMMARY_SECONDS, MAX_WORKERS_LISTED = 60.0, 4  # of the summary lines: the interval, and the workers listed in each
+NOTE_COLUMNS = len("1,000,000 Gaussians")  # width of the note on a narrow terminal
+WIDE = 110  # columns a terminal needs for progress bars, checkpoints and seconds
+MIN_SHARE_DONE = 0.01  # share of the work that must be done before the remaining time is estimated
 
 
 @dataclass
-class Actor:
-    """What one worker is at, and how fast it goes."""
+class WorkerProgress:
+    """The current item of one worker, and its speed."""
 
     state: str = "starting"
     item: str = ""
     done: int = 0
     total: int = 0
-    since: float = 0.0  # clock at the first progress of the present item
-    first: int = 0  # steps that had been done then: a resumed item does not begin at 0
+    since: float = 0.0  # clock at the first progress event of the current item
+    first: int = 0  # steps done at that time: a resumed item does not start at 0
     note: str = ""
-    saved: int = 0  # the step of its last checkpoint
+    saved: int = 0  # step of the last checkpoint
     memory_bytes: int | None = None
-    reason: str = ""  # of its item's failure, which may be why it ends
+    reason: str = ""  # why its last item failed, which may also be why the worker exits
 
     def seconds_per_step(self, now: float) -> float | None:
-        """None before two signs of life."""
+        """None until two steps have been reported."""
         steps = self.done - self.first
         return (now - self.since) / steps if steps > 0 and self.total else None
 
     def eta_seconds(self, now: float) -> float | None:
-        """How long the present item will take from now; None before two signs of life."""
+        """Estimated time left for the current item; None until two steps have been reported."""
         pace = self.seconds_per_step(now)
         return None if pace is None else pace * (self.total - self.done)
 
-    def told(self, now: float) -> str:
-        """What it is at, for a line."""
+    def summary(self, now: float) -> str:
+        """The item, its steps, speed and memory, as part of a summary line."""
         pace = self.seconds_per_step(now)
         facts = [
             self.item or self.state,
-            f"{self.done} of {self.total}" if self.total else "",
+            f"step {self.done} of {self.total}" if self.total else "",
             "" if pace is None else f"{pace:.3g} s/step",
             self.note,
             "" if self.memory_bytes is None else gibibytes(self.memory_bytes),
@@ -60,112 +61,111 @@ class Actor:
 
 
 @dataclass
-class Board:
-    """The state of a run as its events tell it; `say` gets a line for each that matters."""
+class RunProgress:
+    """The state of a run, updated by its events; `report` is called with a log line for each important event."""
 
     jobs: int
     last_stage: str
-    say: Callable[[str], None]
+    report: Callable[[str], None]
     names: Callable[[Any], str]
     clock: Callable[[], float] = time.monotonic
-    actors: dict[tuple[str, int], Actor] = field(default_factory=dict)
+    workers: dict[tuple[str, int], WorkerProgress] = field(default_factory=dict)
     ended: int = 0
     failed: int = 0
-    begun: float | None = None  # clock when the first item was
+    started: float | None = None  # clock when the first item was started
 
     def eta_seconds(self, now: float) -> float | None:
-        """How long all will take from now, if they go on as they have gone; None while next to nothing is done."""
-        there = list(self.actors.items())  # a copy at once: another thread may ask while this one takes in events
-        actors = [actor for (stage, _), actor in there if actor.total and stage != self.last_stage]
-        share = sum((actor.done - actor.first) / actor.total for actor in actors)
-        before = sum(actor.first / actor.total for actor in actors)
+        """Estimated time left at the average speed so far; None until `MIN_SHARE_DONE` of the work is done."""
+        there = list(self.workers.items())  # copied, because another thread may call this while events arrive
+        workers = [worker for (stage, _), worker in there if worker.total and stage != self.last_stage]
+        share = sum((worker.done - worker.first) / worker.total for worker in workers)
+        before = sum(worker.first / worker.total for worker in workers)
         done, left = self.ended + share, self.jobs - self.ended - share - before
-        if self.begun is None or done < LEAST_SHARE * self.jobs:
+        if self.started is None or done < MIN_SHARE_DONE * self.jobs:
             return None
-        return (now - self.begun) / done * max(left, 0.0)
+        return (now - self.started) / done * max(left, 0.0)
 
     def totals(self, now: float) -> list[str]:
-        """What has ended, and when the rest will have."""
+        """How many items have finished, and the estimated time left."""
         left = self.eta_seconds(now)
         return [
-            f"{self.ended} of {self.jobs} ended",
-            *([f"{self.failed} failed"] if self.failed else []),
-            *([] if left is None else [f"about {duration(left)} to go"]),
+            f"{self.ended} of {self.jobs} finished" + (f" ({self.failed} failed)" if self.failed else ""),
+            *([] if left is None else [f"about {duration(left)} left"]),
         ]
 
-    def in_order(self) -> list[tuple[str, Actor]]:
-        """Workers by name, those of the last stage behind."""
-        order = sorted(self.actors.items(), key=lambda entry: (entry[0][0] == self.last_stage, entry[0]))
-        return [(f"{stage} {worker}", actor) for (stage, worker), actor in order]
+    def in_order(self) -> list[tuple[str, WorkerProgress]]:
+        """Workers sorted by name, those of the last stage at the end."""
+        order = sorted(self.workers.items(), key=lambda entry: (entry[0][0] == self.last_stage, entry[0]))
+        return [(f"{stage} {number}", worker) for (stage, number), worker in order]
 
     def summary(self) -> str:
-        """How far all is, in one line however many workers there are."""
+        """The progress of the whole run in one line. It lists at most `MAX_WORKERS_LISTED` workers."""
         now = self.clock()
-        busy = [(who, actor) for who, actor in self.in_order() if actor.state != "idle"]
-        told = [f"{who}: {actor.told(now)}" for who, actor in busy[:MOST_TOLD]]
-        more = [f"{len(busy) - MOST_TOLD} more"] if len(busy) > MOST_TOLD else []
-        return "; ".join([", ".join(self.totals(now)), *told, *more])
+        busy = [(name, worker) for name, worker in self.in_order() if worker.state != "idle"]
+        listed = [f"{name}: {worker.summary(now)}" for name, worker in busy[:MAX_WORKERS_LISTED]]
+        more = [f"{len(busy) - MAX_WORKERS_LISTED} more"] if len(busy) > MAX_WORKERS_LISTED else []
+        return "; ".join([", ".join(self.totals(now)), *listed, *more])
 
     def watch(self, event: Event) -> None:
-        """Take in one event; an item that ends its last stage has ended."""
-        actor = self.actors.setdefault((event.stage, event.worker), Actor())
+        """Update the state by one event. An item has finished when it leaves its last stage or fails."""
+        worker = self.workers.setdefault((event.stage, event.worker), WorkerProgress())
         who, item = f"{event.stage} {event.worker}", self.names(event.item)
         if event.kind == "starting":
-            self.actors[event.stage, event.worker] = Actor()
-            self.say(f"{who}: starting")
+            self.workers[event.stage, event.worker] = WorkerProgress()
+            self.report(f"{who}: starting")
         elif event.kind == "ready":
-            actor.state = "idle"
-            self.say(f"{who}: ready" + (f" (process {event.pid})" if event.pid else ""))
+            worker.state = "idle"
+            self.report(f"{who}: ready" + (f" (process {event.pid})" if event.pid else ""))
         elif event.kind == "started":
-            self.actors[event.stage, event.worker] = Actor("working", item)
-            self.begun = self.clock() if self.begun is None else self.begun
-            self.say(f"{who}: {item}")
+            self.workers[event.stage, event.worker] = WorkerProgress("working", item)
+            self.started = self.clock() if self.started is None else self.started
+            self.report(f"{who}: {item}: started")
         elif event.kind == "progress" and event.progress:
-            self._progress(actor, event.progress)
+            self._progress(worker, event.progress)
         elif event.kind == "checkpoint" and event.progress:
-            actor.saved = event.progress.saved
+            worker.saved = event.progress.saved
         elif event.kind == "retried":
-            actor.reason = event.note
-            self.say(f"{who}: {item}: {event.note}; trying again")
+            worker.reason = event.note
+            self.report(f"{who}: {item}: {event.note}; retrying")
         elif event.kind == "died":
-            self.actors.pop((event.stage, event.worker))
-            if event.note != actor.reason:  # it had no item that has told so
-                self.say(f"{who}: {event.note}")
+            self.workers.pop((event.stage, event.worker))
+            if event.note != worker.reason:  # else the worker's item has reported it already
+                self.report(f"{who}: {event.note}")
         else:
             self._ended(event, who, item)
 
-    def _progress(self, actor: Actor, progress: Any) -> None:
+    def _progress(self, worker: WorkerProgress, progress: Any) -> None:
         now = self.clock()
-        if not actor.total:
-            actor.since, actor.first = now, progress.done
-        actor.done, actor.total, actor.note = progress.done, progress.total, progress.note
-        actor.memory_bytes, actor.saved = progress.memory_bytes, progress.saved
+        if not worker.total:
+            worker.since, worker.first = now, progress.done
+        worker.done, worker.total, worker.note = progress.done, progress.total, progress.note
+        worker.memory_bytes, worker.saved = progress.memory_bytes, progress.saved
 
     def _ended(self, event: Event, who: str, item: str) -> None:
-        self.actors[event.stage, event.worker] = Actor("idle")
+        self.workers[event.stage, event.worker] = WorkerProgress("idle")
         if event.kind == "failed":
             self.ended, self.failed = self.ended + 1, self.failed + 1
-            self.actors[event.stage, event.worker].reason = event.note
-            self.say(f"{who}: {item}: failed: {event.note} ({self.ended} of {self.jobs})")
+            self.workers[event.stage, event.worker].reason = event.note
+            self.report(f"{who}: {item}: failed: {event.note} ({self.ended} of {self.jobs})")
         elif event.stage == self.last_stage:
             self.ended += 1
-            self.say(f"{who}: {item}: done ({self.ended} of {self.jobs})")
+            self.report(f"{who}: {item}: done ({self.ended} of {self.jobs})")
 
 
 def prompt_of(item: Any) -> str:
-    """What an item is called: its prompt."""
+    """The display name of an item: its prompt."""
     prompt = getattr(item, "prompt", "")
     return shortened(str(getattr(prompt, "text", prompt)), 48)
 
 
 def prompt_and_method_of(item: Any) -> str:
-    """What an item is called where the same prompt comes with several methods."""
+    """The display name of an item in a run with several methods: its prompt and its method."""
     method = getattr(item, "method", None)
     return f"{prompt_of(item)} ({method})" if method else prompt_of(item)
 
 
 def duration(seconds: float, *, brief: bool = False) -> str:
-    """`2 min 5 s`, with no more precision than it deserves; `brief`: `2 min`."""
+    """`2 min 5 s`, without seconds from an hour on (`1 h 2 min`). `brief` drops them from a minute on (`2 min`)."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -174,18 +174,18 @@ def duration(seconds: float, *, brief: bool = False) -> str:
 
 
 def gibibytes(count: int) -> str:
-    """Memory, for people."""
+    """A number of bytes in GiB, for display."""
     return f"{count / 2**30:.1f} GiB"
 
 
 def check_log(log: str) -> None:
-    """Raise UserError for a way to tell of a run that there is not."""
+    """Raise UserError for an unknown form of progress output."""
     if log not in LOGS:
         raise UserError(f"There is no --log {log!r}; choose from {', '.join(LOGS)}{nearest(log, LOGS)}.")
 
 
 class _JsonLines:
-    """Prints records as they come."""
+    """Prints each record at once."""
 
     def __init__(self, out: TextIO):
         self.out = out
@@ -194,14 +194,14 @@ class _JsonLines:
         print(line(record), file=self.out, flush=True)
 
     def close(self) -> None:
-        """Nothing is kept back."""
+        """Nothing is buffered."""
 
 
 class Display(AbstractContextManager):
-    """Shows a `Board` while it is entered, and gives records to the sinks; `watcher` is for `Executor.run`.
+    """Context manager that shows the progress of a run and passes records to sinks; `watcher` is for `Executor.run`.
 
-    `log`: table, lines, json, or auto: a table on a terminal and lines elsewhere. `minute_seconds` part two lines
-    that tell how far all is.
+    `log` is table, lines, json, or auto: a table on a terminal, lines elsewhere. Summary lines come every
+    `summary_seconds`.
     """
 
     def __init__(
@@ -212,25 +212,25 @@ class Display(AbstractContextManager):
         out: TextIO | None = None,
         log: str = "auto",
         sinks: Sequence[Sink] = (),
-        minute_seconds: float = MINUTE_SECONDS,
+        summary_seconds: float = SUMMARY_SECONDS,
     ):
         self.out = sys.stderr if out is None else out
         self.live: Any = None
         if log == "auto":
             log = "table" if self.out.isatty() else "lines"
-        self.board = Board(jobs, last_stage, self._line if log == "lines" else lambda text: None, names)
+        self.progress = RunProgress(jobs, last_stage, self._line if log == "lines" else lambda text: None, names)
         self.recorder = Recorder([*sinks, *([_JsonLines(self.out)] if log == "json" else [])])
-        self.begun = time.monotonic()
-        self.log, self.minute_seconds = log, minute_seconds
+        self.started = time.monotonic()
+        self.log, self.summary_seconds = log, summary_seconds
         self.context: AbstractContextManager = (
-            self._table() if log == "table" else self._every_minute() if log == "lines" else nullcontext()
+            self._table() if log == "table" else self._summaries() if log == "lines" else nullcontext()
         )
 
     def watcher(self, event: Event) -> None:
-        self.board.watch(event)
+        self.progress.watch(event)
         self.recorder.watch(event)
         if self.live is not None and event.kind in ("failed", "retried"):
-            text = f"{event.stage} {event.worker}: {self.board.names(event.item)}: {event.note}"
+            text = f"{event.stage} {event.worker}: {self.progress.names(event.item)}: {event.note}"
             self.live.console.print(text, markup=False, highlight=False)
 
     def __enter__(self) -> "Display":
@@ -240,23 +240,25 @@ class Display(AbstractContextManager):
     def __exit__(self, *error: Any) -> None:
         self.context.__exit__(*error)
         if isinstance(error[1], KeyboardInterrupt) and self.log != "json":
-            self._line("stopping; Ctrl-C again kills at once")
+            self._line("stopping; press Ctrl-C again to kill immediately")
         self.recorder.close()
 
     def _line(self, text: str) -> None:
-        self.out.write(f"[{duration(time.monotonic() - self.begun)}] {text}\n")  # at once: two threads write
+        self.out.write(
+            f"[{duration(time.monotonic() - self.started)}] {text}\n"
+        )  # one write per line: two threads write
         self.out.flush()
 
     @contextmanager
-    def _every_minute(self) -> Iterator[None]:
-        """A sign of life, also where a worker gives none for long."""
+    def _summaries(self) -> Iterator[None]:
+        """Print summary lines from a thread, also while no events arrive."""
         ended = threading.Event()
 
-        def tell() -> None:
-            while not ended.wait(self.minute_seconds):
-                self.board.say(self.board.summary())
+        def report() -> None:
+            while not ended.wait(self.summary_seconds):
+                self.progress.report(self.progress.summary())
 
-        thread = threading.Thread(target=tell, daemon=True)
+        thread = threading.Thread(target=report, daemon=True)
         thread.start()
         try:
             yield
@@ -272,30 +274,30 @@ class Display(AbstractContextManager):
         return Live(get_renderable=self.render, console=console, refresh_per_second=4, transient=True)
 
     def render(self) -> Any:
-        """The board as a rich table: what has ended and what is left, then a row per worker."""
+        """The progress as a rich table: totals in the title, then a row per worker."""
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
-        now, board = time.monotonic(), self.board
-        ended, *rest = board.totals(now)
-        title = Text(" · ".join([ended, f"{duration(now - self.begun)} so far", *rest]), style="bold")
+        now, progress = time.monotonic(), self.progress
+        ended, *rest = progress.totals(now)
+        title = Text(" · ".join([ended, f"{duration(now - self.started)} elapsed", *rest]), style="bold")
         table = Table(title=title, title_justify="left", box=None, header_style="dim", pad_edge=False)
         is_wide = self.live is None or self.live.console.width >= WIDE
         for name in ("worker", "prompt", "steps", "s/step", "left", "memory", "", *(["saved", ""] if is_wide else [])):
             is_number = name in ("steps", "s/step", "left", "memory", "saved")
             table.add_column(name, justify="right" if is_number else "left", no_wrap=name != "prompt")
-        for who, actor in board.in_order():
-            pace, eta = actor.seconds_per_step(now), actor.eta_seconds(now)
-            bar = ProgressBar(total=actor.total, completed=actor.done, width=16) if actor.total else ""
+        for who, worker in progress.in_order():
+            pace, eta = worker.seconds_per_step(now), worker.eta_seconds(now)
+            bar = ProgressBar(total=worker.total, completed=worker.done, width=16) if worker.total else ""
             table.add_row(
                 who,
-                Text(actor.item or actor.state, "" if actor.item else "dim", no_wrap=True, overflow="ellipsis"),
-                f"{actor.done}/{actor.total}" if actor.total else "",
+                Text(worker.item or worker.state, "" if worker.item else "dim", no_wrap=True, overflow="ellipsis"),
+                f"{worker.done}/{worker.total}" if worker.total else "",
                 "" if pace is None else f"{pace:.3g}",
                 "" if eta is None else duration(eta, brief=not is_wide),
-                "" if actor.memory_bytes is None else gibibytes(actor.memory_bytes),
-                Text(actor.note if is_wide else actor.note[:NOTE_COLUMNS], no_wrap=True, overflow="ellipsis"),
-                *([str(actor.saved) if actor.saved else "", bar] if is_wide else []),
+                "" if worker.memory_bytes is None else gibibytes(worker.memory_bytes),
+                Text(worker.note if is_wide else worker.note[:NOTE_COLUMNS], no_wrap=True, overflow="ellipsis"),
+                *([str(worker.saved) if worker.saved else "", bar] if is_wide else []),
             )
         return table

@@ -1,4 +1,4 @@
-"""How a run stands, from its folder alone: read and never touched, without torch, Ray or pandas."""
+"""The status of a run, from its folder alone. Read-only; loads neither torch nor Ray nor pandas."""
 
 import json
 import time
@@ -8,14 +8,14 @@ from typing import Any
 
 from pipeline.events.progress import duration
 from pipeline.store import files, lease, manifest
-from pipeline.store.attempts import ATTEMPT, BREAKDOWN, HEADER_BYTES, JUDGING
+from pipeline.store.attempts import ATTEMPT, HEADER_BYTES, NUMERIC_FAILURE, SCORING
 from pipeline.store.run_folder import CHECKPOINT, GENERATION, Store
 
 STATES = "done", "failed", "judging", "generated", "running", "stopped", "waiting"
 
 
 def of(store: Store) -> dict[str, Any]:
-    """All that `status --json` prints. Raises UserError where there is no run."""
+    """The object that `status --json` prints. Raises UserError if the folder holds no run."""
     about = manifest.read(store)
     holder = lease.holder(store.root)
     jobs = [_job(store, job, about, is_held=holder is not None) for job in about["jobs"]]
@@ -33,11 +33,11 @@ def of(store: Store) -> dict[str, Any]:
 
 
 def table(status: dict[str, Any]) -> str:
-    """The same for people: a line per job that is not done, and what to do."""
+    """The status as text: totals, a line for each job that is neither done nor waiting, and the command to run next."""
     counts = ", ".join(f"{count} {state}" for state, count in status["states"].items() if count)
     lines = [f"{status['run']}: {len(status['jobs'])} jobs: {counts}; {status['bytes'] / 2**20:,.1f} MiB"]
     if holder := status["lease"]:
-        lines.append(f"held by {lease.name_of(holder)} until {holder['expires_utc']} unless renewed")
+        lines.append(f"write lease: held by {lease.name_of(holder)}, expires {holder['expires_utc']} unless renewed")
     for job in status["jobs"]:
         if job["state"] in ("done", "waiting"):
             continue
@@ -51,12 +51,12 @@ def table(status: dict[str, Any]) -> str:
 def _job(store: Store, job: dict[str, Any], about: dict[str, Any], *, is_held: bool) -> dict[str, Any]:
     folder = store.item(job["job_id"])
     record, made = store.record(job["job_id"]) or {}, store.read_json(folder / GENERATION)
-    attempt = store.read_json(folder / (JUDGING if made else ATTEMPT))
+    attempt = store.read_json(folder / (SCORING if made else ATTEMPT))
     checkpoint, iteration = folder / CHECKPOINT, None
     if not made and checkpoint.exists():
         iteration = _iteration(files.head(checkpoint, HEADER_BYTES))
-    state = _state(record, about.get("evaluation"), is_made=bool(made), is_begun=bool(attempt), is_held=is_held)
-    breakdown = store.read_json(folder / BREAKDOWN) or {}
+    state = _state(record, about.get("evaluation"), has_asset=bool(made), is_started=bool(attempt), is_held=is_held)
+    numeric_failure = store.read_json(folder / NUMERIC_FAILURE) or {}
     last = checkpoint if iteration is not None else folder / GENERATION if made else None
     is_failed = state == "failed"
     return {
@@ -68,23 +68,23 @@ def _job(store: Store, job: dict[str, Any], about: dict[str, Any], *, is_held: b
         "iterations": made["iterations"] if made else about["recipes"][job["method"]]["iterations"],
         "attempt": made.get("attempt") if made else (attempt or {}).get("number"),
         "age_seconds": _age(last, attempt),
-        "error_kind": record["error_kind"] if is_failed else "numeric" if breakdown else "",
-        "error": record["error"] if is_failed else breakdown.get("error", ""),
+        "error_kind": record["error_kind"] if is_failed else "numeric" if numeric_failure else "",
+        "error": record["error"] if is_failed else numeric_failure.get("error", ""),
         "warnings": (made or {}).get("warnings", []),
     }
 
 
-def _state(record: dict[str, Any], evaluation: str | None, *, is_made: bool, is_begun: bool, is_held: bool) -> str:
+def _state(record: dict[str, Any], evaluation: str | None, *, has_asset: bool, is_started: bool, is_held: bool) -> str:
     ended = record.get("status")
     if ended == "done" and evaluation in (None, record["evaluation"]):
         return "done"
-    if is_begun and is_held:
-        return "judging" if is_made else "running"
+    if is_started and is_held:
+        return "judging" if has_asset else "running"
     if ended == "failed":
         return "failed"
-    if is_made:
+    if has_asset:
         return "generated"
-    return "stopped" if is_begun else "waiting"
+    return "stopped" if is_started else "waiting"
 
 
 def _iteration(header: bytes) -> int | None:
@@ -95,21 +95,21 @@ def _iteration(header: bytes) -> int | None:
 
 
 def _age(path: Any, attempt: dict[str, Any] | None) -> float | None:
-    """Seconds since the last thing that happened to a job, by this machine's clock."""
+    """Seconds since the last change of a job, by this machine's clock: the file at `path`, else the attempt's start."""
     try:
         if path is not None and (written := path.stat().st_mtime):
             return max(0.0, time.time() - written)
-    except FileNotFoundError:  # it went on meanwhile
+    except FileNotFoundError:  # the job has moved on meanwhile
         return None
     if attempt is None:
         return None
-    begun = datetime.fromisoformat(attempt["started_utc"])
-    return max(0.0, (datetime.now(UTC) - begun).total_seconds())
+    started = datetime.fromisoformat(attempt["started_utc"])
+    return max(0.0, (datetime.now(UTC) - started).total_seconds())
 
 
 def _next(store: Store, about: dict[str, Any], states: Counter[str], *, is_held: bool) -> str:
     if is_held:
-        return f"At work. Look again: segmentdreamer status {store.root}"
+        return f"Running. To check again: segmentdreamer status {store.root}"
     if states["done"] == len(about["jobs"]):
         return f"Finished: {store.root}/leaderboard.csv, {store.root}/report.md"
-    return f"Go on: {about['sessions'][-1]['command']}"
+    return f"To resume: {about['sessions'][-1]['command']}"

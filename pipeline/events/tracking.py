@@ -1,7 +1,7 @@
-"""What a run tells MLflow or Weights & Biases, if it is asked to: its settings, how each asset is made, ends, scores.
+"""Experiment tracking with MLflow or Weights & Biases: settings, training curves, job counts, scores and tables.
 
-Only the command itself speaks to them, never a worker; addresses and keys are theirs to read from the environment, and
-go into no file of ours. A service that fails is said so once, and the run goes on without it.
+Only the command connects to the service, never a worker. The service's library reads addresses and keys from the
+environment; no file of the run contains them. If the service fails, the run reports it once and continues without it.
 """
 
 import csv
@@ -21,17 +21,17 @@ PROJECT = "segmentdreamer"
 MODULES = {"mlflow": "mlflow", "wandb": "wandb"}
 TABLES = "leaderboard.csv", "per_object.csv"
 SETTINGS = "suite", "seed", "views", "protocol", "metric_version", "evaluation"
-CURVES = "loss", "gaussians", "seconds"  # over the iterations of each job, as its records of progress tell them
-ENDED, ITERATION = "jobs/ended", "iteration"  # what numbers are drawn over
-SEND_SECONDS = 5.0  # between two requests to MLflow, which the run waits for
-MOST_AT_ONCE = 1000  # numbers in one of them: it refuses more
+CURVES = "loss", "gaussians", "seconds"  # of each job over its iterations, from its progress records
+ENDED, ITERATION = "jobs/ended", "iteration"  # the axes of the plots
+SEND_SECONDS = 5.0  # between two requests to MLflow, which block the run
+MAX_METRICS_PER_REQUEST = 1000  # MLflow refuses more
 
 
 class Service(Protocol):
     """One run of a tracking service."""
 
     def metrics(self, values: dict[str, float], step: int | None, axis: str = "") -> None:
-        """Numbers by name, at a step of the axis that they are drawn over; or, without a step, of the whole run."""
+        """Log numbers by name at a step of `axis`, or as a summary of the whole run if `step` is None."""
         ...
 
     def file(self, path: Path) -> None: ...
@@ -40,7 +40,7 @@ class Service(Protocol):
 
 
 class Mlflow:
-    """A run of MLflow: where MLFLOW_TRACKING_URI says, in the experiment that MLFLOW_EXPERIMENT_NAME names."""
+    """A run of MLflow at MLFLOW_TRACKING_URI, in the experiment MLFLOW_EXPERIMENT_NAME (default: segmentdreamer)."""
 
     def __init__(self, name: str, settings: dict[str, Any]):
         import os
@@ -63,8 +63,8 @@ class Mlflow:
 
     def _send(self) -> None:
         waiting, self.waiting, self.sent_at = self.waiting, [], time.monotonic()
-        for at in range(0, len(waiting), MOST_AT_ONCE):
-            self.client.log_batch(self.run_id, metrics=waiting[at : at + MOST_AT_ONCE])
+        for at in range(0, len(waiting), MAX_METRICS_PER_REQUEST):
+            self.client.log_batch(self.run_id, metrics=waiting[at : at + MAX_METRICS_PER_REQUEST])
 
     def file(self, path: Path) -> None:
         self.mlflow.log_artifact(str(path))
@@ -75,12 +75,12 @@ class Mlflow:
 
 
 def _allowed(name: str) -> str:
-    """A name with nothing in it that MLflow refuses, such as the `=` of a sweep's method."""
+    """A name without characters that MLflow refuses, such as the `=` in a sweep's method label."""
     return re.sub(r"[^\w\-. :/]", "-", name)
 
 
 class Wandb:
-    """A run of Weights & Biases: as WANDB_PROJECT, WANDB_MODE and its other variables say."""
+    """A run of Weights & Biases, configured by WANDB_PROJECT, WANDB_MODE and its other environment variables."""
 
     def __init__(self, name: str, settings: dict[str, Any]):
         import os
@@ -90,15 +90,17 @@ class Wandb:
         project = os.environ.get("WANDB_PROJECT", PROJECT)
         quiet = wandb.Settings(console="off", silent=True, disable_git=True, save_code=False)
         self.run = wandb.init(project=project, name=name, config=settings, settings=quiet)
-        self.drawn = set[str]()
+        self.defined = set[str]()
 
     def metrics(self, values: dict[str, float], step: int | None, axis: str = "") -> None:
         if step is None:
             self.run.summary.update(values)
             return
-        for name in values.keys() - self.drawn:  # each over an axis of its own: W&B's one step only grows
+        for name in (
+            values.keys() - self.defined
+        ):  # each job has its own axis, because W&B's global step can only increase
             self.run.define_metric(name, step_metric=axis)
-            self.drawn.add(name)
+            self.defined.add(name)
         self.run.log(values | {axis: step})
 
     def file(self, path: Path) -> None:
@@ -112,7 +114,7 @@ SERVICES: dict[str, Callable[[str, dict[str, Any]], Service]] = {"mlflow": Mlflo
 
 
 def check(name: str | None) -> None:
-    """Raise UserError for a service there is not, or one that is not installed."""
+    """Raise UserError for an unknown service or one whose library is not installed."""
     if name is None:
         return
     if name not in SERVICES:
@@ -122,13 +124,13 @@ def check(name: str | None) -> None:
 
 
 class Tracker:
-    """A sink of records, and the teller of the tables at the end."""
+    """A sink that sends records to a tracking service, and the run's tables at the end."""
 
     def __init__(self, name: str, store: Store, settings: dict[str, Any], last_stage: str = "evaluate"):
         self.name, self.store, self.last_stage = name, store, last_stage
         self.ends = {"jobs/done": 0.0, "jobs/failed": 0.0}
         self.service: Service | None = None
-        self._tried(lambda: self._open(settings))
+        self._attempt(lambda: self._open(settings))
 
     def _open(self, settings: dict[str, Any]) -> None:
         self.service = SERVICES[self.name](self.store.root.resolve().name, _plain(settings))
@@ -137,50 +139,50 @@ class Tracker:
         is_done = record["kind"] == "finished" and record["stage"] == self.last_stage
         if is_done or record["kind"] == "failed":
             self.ends["jobs/done" if is_done else "jobs/failed"] += 1
-            self._tried(lambda: self._service.metrics(dict(self.ends), int(sum(self.ends.values())), ENDED))
+            self._attempt(lambda: self._service.metrics(dict(self.ends), int(sum(self.ends.values())), ENDED))
         elif record["kind"] == "progress" and "loss" in record:
             job = f"{record['method']}/{record['prompt_id']}"
             values = {f"{job}/{name}": record[name] for name in CURVES if name in record}
-            self._tried(lambda: self._service.metrics(values, record["iteration"], f"{job}/{ITERATION}"))
+            self._attempt(lambda: self._service.metrics(values, record["iteration"], f"{job}/{ITERATION}"))
 
     def close(self) -> None:
-        """The run goes on until its tables are told."""
+        """Does nothing: `finish` ends the service's run, after the tables are written."""
 
     def finish(self) -> None:
-        """Tell the scores of the run folder's tables, and end."""
+        """Send the scores in the run folder's tables and the tables themselves, then end the service's run."""
         for name in TABLES:
             if (path := self.store.root / name).exists():
                 values = dict(_scores(path))
-                self._tried(lambda values=values: self._service.metrics(values, None))  # type: ignore[misc]
-                self._tried(lambda path=path: self._service.file(path))  # type: ignore[misc]
-        self._tried(lambda: self._service.end())
+                self._attempt(lambda values=values: self._service.metrics(values, None))  # type: ignore[misc]
+                self._attempt(lambda path=path: self._service.file(path))  # type: ignore[misc]
+        self._attempt(lambda: self._service.end())
 
     @property
     def _service(self) -> Service:
         assert self.service is not None
         return self.service
 
-    def _tried(self, call: Callable[[], None]) -> None:
-        """A service is no reason to stop: whatever it raises is said once, and it is asked no more."""
+    def _attempt(self, call: Callable[[], None]) -> None:
+        """Call the service. Report its first error and stop using it; an error never stops the run."""
         if self.name == "":
             return
         try:
             call()
         except Exception as error:
             text = " ".join(str(error).split()) or type(error).__name__
-            print(f"--track {self.name}: {text}; the run goes on without it", file=sys.stderr, flush=True)
+            print(f"--track {self.name}: {text}; the run continues without tracking", file=sys.stderr, flush=True)
             self.name = ""
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """Of a run's settings what fits in a table of parameters; the whole is in run.json."""
-    few = {key: settings[key] for key in SETTINGS}
+    """The settings that fit into a table of parameters; run.json has all of them."""
+    chosen = {key: settings[key] for key in SETTINGS}
     recipes = {f"recipe/{label}": json.dumps(recipe, sort_keys=True) for label, recipe in settings["recipes"].items()}
-    return few | {"weights": settings["weights"]["name"], "jobs": len(settings["jobs"])} | recipes
+    return chosen | {"weights": settings["weights"]["name"], "jobs": len(settings["jobs"])} | recipes
 
 
 def _scores(path: Path) -> Iterator[tuple[str, float]]:
-    """Each number of a table, by its row's method (and prompt) and its column."""
+    """Each number of a table, named by its row's method (and prompt) and its column."""
     with open(path, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             names = [row[key] for key in ("method", "prompt_id") if row.get(key)]

@@ -68,7 +68,9 @@ class Generator:
         self.rate: tuple[Work, float] | None = None
         dtype = getattr(torch, compute.dtype)
         prior = StableDiffusionPrior.load(self.weights.part("prior"), self.device, dtype)
-        return prior.with_cuda_graphs().with_cpu_offload() if compute.cuda_graphs and self.device.type == "cuda" else prior
+        return (
+            prior.with_cuda_graphs().with_cpu_offload() if compute.cuda_graphs and self.device.type == "cuda" else prior
+        )
 
     def __call__(self, job: Job) -> Progressing[Progress, bool | None, Asset]:
         facts = published(self.store, job.id)
@@ -104,7 +106,7 @@ class Generator:
                 saved_at, saved = time.monotonic(), step.iteration
                 attempt.save(Checkpoint(step.iteration, seconds, step.checkpoint(), log_loss))
         attempt.write(ASSET, ply.to_ply(step.gaussians))
-        self._picture(job, attempt, step.gaussians)
+        self._write_images(job, attempt, step.gaussians)
         build_seconds = self.prior.build_seconds - built
         here = step.iterations - start.iteration
         each = (seconds - start.seconds - init_seconds - build_seconds) / here
@@ -228,7 +230,7 @@ class Generator:
             steps = run(resume=state, views_at_once=self.views_at_once)
 
     @torch.no_grad()
-    def _picture(self, job: Job, attempt: Attempt, gaussians: Gaussians) -> None:
+    def _write_images(self, job: Job, attempt: Attempt, gaussians: Gaussians) -> None:
         cameras = orbit(TURNTABLE_VIEWS, TURNTABLE_ELEVATION_DEGREES, 3.5, 0.55, self.prior.image_size)
         views = images.on_white(gaussians, cameras)
         attempt.write(TURNTABLE, images.video(views))

@@ -1,4 +1,4 @@
-"""Whole commands in processes of their own, to be killed."""
+"""Whole commands as separate processes that tests can kill."""
 
 import re
 import subprocess
@@ -13,9 +13,9 @@ from pipeline.work.generate import Checkpoint
 
 PROMPTS = ["--prompt", "a red cube", "--prompt", "a blue ball"]
 BALL = ["--set", "initialization.kind=ball", "--set", "initialization.count=150"]
-ITERATIONS = 40  # of which two kills interrupt the first job
+ITERATIONS = 40  # two kills interrupt the first job
 SMALL = ["--set", f"iterations={ITERATIONS}", *BALL, "--views", "4", "--checkpoint-seconds", "0", "--no-report"]
-PATIENCE_SECONDS = 900  # for a crowded machine; nothing is asserted of it
+TIMEOUT_SECONDS = 900  # generous, for a busy machine; no test depends on it
 
 
 class Command:
@@ -31,13 +31,13 @@ class Command:
         self.reader.start()
 
     def pids(self) -> list[int]:
-        """The processes of the generation workers, in the order of their births."""
+        """The process ids of the generation workers, in the order in which they started."""
         found = (re.search(r"generate \d+: ready \(process (\d+)\)", line) for line in list(self.lines))
         return [int(match[1]) for match in found if match]
 
     def until(self, condition: Callable[[], Any]) -> Any:
-        """What the condition says once that is true, while the process lives."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        """Wait until the condition is true and return its value; fail if the process exits before."""
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while not (found := condition()):
             assert self.process.poll() is None, "".join(self.lines)
             assert time.monotonic() < deadline, "".join(self.lines)
@@ -45,12 +45,13 @@ class Command:
         return found
 
     def end(self) -> int:
-        status = self.process.wait(PATIENCE_SECONDS)
+        """Wait for the process to exit and return its status."""
+        status = self.process.wait(TIMEOUT_SECONDS)
         self.reader.join()
         self.process.stderr.close()
         return status
 
 
 def iteration(out: Path) -> int:
-    """How far the item in work is, by its checkpoint."""
+    """The iteration of the current item's checkpoint; 0 without one."""
     return max((Checkpoint.read(path).iteration for path in out.glob("items/*/checkpoint")), default=0)

@@ -1,6 +1,6 @@
-"""Run by tests/pipeline/faults/test_three_nodes.py: a Ray cluster of a head and two nodes, which ends with its input.
+"""A Ray cluster of a head and two nodes for tests/pipeline/faults/test_three_nodes.py. It ends at the end of its input.
 
-Each line that it reads is a process, whose node is taken away; another joins.
+Each input line is the id of a worker process: its node is removed, and a new node joins.
 """
 
 import sys

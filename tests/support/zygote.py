@@ -1,7 +1,8 @@
-"""Commands that are killed at a named point, without the seconds that a new process takes to import torch.
+"""Commands that receive a signal at a named point, without the seconds a new process takes to import torch.
 
-`python zygote.py` imports once, then reads lines of JSON, {"arguments": […], "at": POINT, "signal": NUMBER}, runs each
-command in a fork of itself that gets the signal at the point, and answers with its exit status and standard error.
+`python -m tests.support.zygote` imports once and then reads lines of JSON, {"arguments": […], "at": POINT, "signal":
+NUMBER}. It runs each command in a fork of itself, which receives the signal at that point. It replies with the exit
+status and standard error of the fork.
 """
 
 import contextlib
@@ -20,13 +21,13 @@ POINTS = (
 )  # fmt: skip
 
 
-class Ended(NamedTuple):
-    status: int  # negative: the signal
+class Result(NamedTuple):
+    status: int  # negative: the signal number
     stderr: str
 
 
 class Zygote:
-    """The process that forks, as a test has it."""
+    """The test's handle of the forking process."""
 
     def __init__(self):
         self.process = subprocess.Popen(
@@ -37,11 +38,11 @@ class Zygote:
             env=os.environ | {"AWS_EC2_METADATA_DISABLED": "true"},
         )
 
-    def run(self, arguments: list[str], at: str | None = None, number: int = signal.SIGKILL) -> Ended:
-        asked = {"arguments": arguments, "at": at, "signal": int(number)}
-        self.process.stdin.write(json.dumps(asked) + "\n")
+    def run(self, arguments: list[str], at: str | None = None, number: int = signal.SIGKILL) -> Result:
+        request = {"arguments": arguments, "at": at, "signal": int(number)}
+        self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
-        return Ended(**json.loads(self.process.stdout.readline()))
+        return Result(**json.loads(self.process.stdout.readline()))
 
     def close(self) -> None:
         self.process.stdin.close()
@@ -49,28 +50,27 @@ class Zygote:
         self.process.stdout.close()
 
 
-def plant(point: str, number: int) -> None:
-    """Have this process get the signal at `point`."""
+def signal_at(point: str, number: int) -> None:
+    """Make this process send itself the signal at `point`."""
     from pipeline.store import files
-    from pipeline.work import evaluate
-    from pipeline.work import flow as bench
+    from pipeline.work import evaluate, flow
     from pipeline.work.generate import Generator
 
     seen = []
 
-    def die() -> None:
+    def send() -> None:
         os.kill(os.getpid(), number)
-        threading.Event().wait(5)  # a handler runs between two of Python's steps
+        threading.Event().wait(5)  # the signal handler runs between two Python instructions
 
     def before(where, name, matches, *, written=False):
-        """Die at a call of a function whose path `matches`; on a disk with half of its content `written`."""
+        """Send it before a call of `where.name` whose path `matches`; `written`: after half a file on a disk."""
         real = getattr(where, name)
 
         def called(path, *rest):
             if matches(path):
                 if written and files.is_local(path):
                     files.put(path.with_name(f".{path.name}.half.new"), rest[0][: len(rest[0]) // 2])
-                die()
+                send()
             return real(path, *rest)
 
         setattr(where, name, called)
@@ -79,8 +79,8 @@ def plant(point: str, number: int) -> None:
         return lambda path: path.name == name and (seen.append(path) or len(seen) == count)
 
     if point == "boot":
-        real = bench._generator
-        bench._generator = lambda *arguments: (die(), real(*arguments))[1]
+        real = flow._generator
+        flow._generator = lambda *arguments: (send(), real(*arguments))[1]
     elif point == "before the first checkpoint":
         before(files, "put", nth(1, "checkpoint"))
     elif point == "during a checkpoint":
@@ -88,15 +88,15 @@ def plant(point: str, number: int) -> None:
     elif point == "before a checkpoint":
         before(files, "copy", lambda path: path.name == "checkpoint" and (seen.append(path) or len(seen) == 2))
     elif point == "after the asset":
-        real_pictures = Generator._picture
-        Generator._picture = lambda self, *arguments: (die(), real_pictures(self, *arguments))[1]
+        real_outputs = Generator._write_images
+        Generator._write_images = lambda self, *arguments: (send(), real_outputs(self, *arguments))[1]
     elif point == "accepted, not moved":
         before(files, "move", lambda path: path.name == "asset.ply")
     elif point == "half moved":
         before(files, "move", lambda path: path.name == "contact.png")
     elif point == "during evaluation":
         real_npz = evaluate._npz
-        evaluate._npz = lambda *arguments: (die(), real_npz(*arguments))[1]
+        evaluate._npz = lambda *arguments: (send(), real_npz(*arguments))[1]
     else:
         before(files, "put", lambda path: path.name == "distances.json")
 
@@ -104,19 +104,19 @@ def plant(point: str, number: int) -> None:
 def main() -> None:
     from pipeline.cli import app as cli
     from pipeline.report import publish  # noqa: F401
-    from pipeline.work import flow as bench  # noqa: F401
-    from sctd.render import cpu_projection as render_cpu  # noqa: F401
+    from pipeline.work import flow  # noqa: F401
+    from sctd.render import cpu_projection  # noqa: F401
 
     for line in sys.stdin:
-        asked = json.loads(line)
+        request = json.loads(line)
         readable, writable = os.pipe()
         pid = os.fork()
         if pid == 0:
             os.close(readable)
             os.dup2(writable, 2)
-            if asked["at"]:
-                plant(asked["at"], asked["signal"])
-            sys.argv[1:] = asked["arguments"]
+            if request["at"]:
+                signal_at(request["at"], request["signal"])
+            sys.argv[1:] = request["arguments"]
             status = 1
             try:
                 with contextlib.redirect_stdout(io.StringIO()):

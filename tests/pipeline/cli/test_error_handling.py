@@ -101,7 +101,7 @@ def test_ctrl_c_stops_a_run_on_a_terminal_and_says_how_to_go_on(executor, tiny_w
     terminal.type(CTRL_C)
     assert terminal.status() == cli_guard.INTERRUPTED
     *_, stopping, last = terminal.seen.splitlines()
-    assert stopping.endswith("stopping; Ctrl-C again kills at once")
+    assert stopping.endswith("stopping; press Ctrl-C again to kill immediately")
     assert last.startswith("Interrupted. Start the same command again to go on: segmentdreamer bench --prompt 'a cube'")
     assert "Traceback" not in terminal.seen
     assert terminal.seen.rindex("\x1b[?25h") > terminal.seen.rindex("\x1b[?25l"), "the cursor is there again"

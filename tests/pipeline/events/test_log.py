@@ -10,7 +10,7 @@ from pipeline.plan.jobs import Asset
 from pipeline.store.run_folder import Store
 
 
-class Kept:
+class RecordingSink:
     def __init__(self):
         self.records, self.closed = [], 0
 
@@ -27,20 +27,20 @@ def clock():
 
 
 @pytest.fixture
-def kept():
-    return Kept()
+def sink():
+    return RecordingSink()
 
 
 @pytest.fixture
-def recorder(kept, clock):
-    return Recorder([kept], clock=lambda: clock[0])
+def recorder(sink, clock):
+    return Recorder([sink], clock=lambda: clock[0])
 
 
 def without_time(record):
     return {key: value for key, value in record.items() if key != "time"}
 
 
-def test_a_record_says_who_where_when_and_how_fast(recorder, kept, clock, run_of):
+def test_records_have_worker_place_time_and_speed(recorder, sink, clock, run_of):
     job = run_of().jobs[0]
     recorder.watch(Event("starting", "generate", 2))
     recorder.watch(Event("ready", "generate", 2, pid=77, node="n1", gpu="3"))
@@ -53,7 +53,7 @@ def test_a_record_says_who_where_when_and_how_fast(recorder, kept, clock, run_of
     home = {"stage": "generate", "worker": 2, "pid": 77, "node": "n1", "gpu": "3"}
     what = {"job_id": job.id, "prompt_id": "a-red-cube", "method": "sctd"}
     at = {"iterations": 300, "memory_bytes": 2**30, "note": "9 Gaussians"}
-    assert [without_time(record) for record in kept.records] == [
+    assert [without_time(record) for record in sink.records] == [
         {"kind": "starting", "stage": "generate", "worker": 2},
         {"kind": "ready"} | home,
         {"kind": "started"} | home | what,
@@ -63,42 +63,42 @@ def test_a_record_says_who_where_when_and_how_fast(recorder, kept, clock, run_of
         {"kind": "checkpoint"} | home | what | {"iteration": 111, "iterations": 300},
         {"kind": "failed"} | home | what | {"seconds": 12.0, "error_kind": "input", "note": "no"},
     ]
-    assert all(record["time"].endswith("+00:00") for record in kept.records)
+    assert all(record["time"].endswith("+00:00") for record in sink.records)
 
 
-def test_an_item_has_records_enough_for_a_curve_and_one_of_its_last_step(recorder, kept, run_of):
+def test_an_item_has_50_progress_records_and_one_of_its_last_step(recorder, sink, run_of):
     job = run_of().jobs[0]
     recorder.watch(Event("started", "generate", 0, job))
     for step in range(1, 1001):
         recorder.watch(Event("progress", "generate", 0, job, Progress(step, 1000)))
-    assert [record["iteration"] for record in kept.records[1:]] == [*range(1, 1000, 20), 1000]
+    assert [record["iteration"] for record in sink.records[1:]] == [*range(1, 1000, 20), 1000]
 
 
-def test_what_a_worker_counts_is_in_its_records_unless_it_is_no_number(recorder, kept):
+def test_records_have_the_finite_numbers_of_a_worker(recorder, sink):
     numbers = {"loss": 0.25, "gaussians": 900.0, "ratio": float("nan"), "iteration": -1.0}
     recorder.watch(Event("progress", "generate", 0, "cube", Progress(3, 9, numbers=numbers)))
     known = {"kind": "progress", "stage": "generate", "worker": 0, "item": "cube", "iteration": 3, "iterations": 9}
-    assert without_time(kept.records[0]) == known | {"loss": 0.25, "gaussians": 900.0}
+    assert without_time(sink.records[0]) == known | {"loss": 0.25, "gaussians": 900.0}
 
 
-def test_a_new_process_is_not_said_to_live_where_the_last_one_did(recorder, kept):
+def test_a_new_process_does_not_inherit_the_place_of_the_last_one(recorder, sink):
     recorder.watch(Event("ready", "generate", 0, pid=77, node="n1"))
     recorder.watch(Event("starting", "generate", 0))
-    assert "pid" not in kept.records[-1]
+    assert "pid" not in sink.records[-1]
 
 
-def test_an_asset_is_known_by_its_job(recorder, kept):
+def test_items_are_identified_by_job_id_or_by_name(recorder, sink):
     recorder.watch(Event("started", "evaluate", 0, Asset("abc", "a red cube", {})))
-    assert kept.records[0]["job_id"] == "abc"
+    assert sink.records[0]["job_id"] == "abc"
     recorder.watch(Event("started", "sample", 0, "shard 7"))
-    assert kept.records[1]["item"] == "shard 7"
+    assert sink.records[1]["item"] == "shard 7"
 
 
 def lines_in(folder: Path):
     return [json.loads(line) for path in sorted(folder.glob("*.jsonl")) for line in path.read_text().splitlines()]
 
 
-def test_the_log_is_on_disk_after_some_seconds_and_at_the_end(tmp_path, clock):
+def test_log_is_flushed_every_few_seconds_and_when_closed(tmp_path, clock):
     log = EventLog(Store(tmp_path), clock=lambda: clock[0])
     log.take({"kind": "started"})
     assert not (tmp_path / events.FOLDER).exists()
@@ -110,7 +110,7 @@ def test_the_log_is_on_disk_after_some_seconds_and_at_the_end(tmp_path, clock):
     assert [record["kind"] for record in lines_in(tmp_path / events.FOLDER)] == ["started", "progress", "finished"]
 
 
-def test_a_long_log_has_parts_in_order_and_two_sessions_have_files_of_their_own(tmp_path, clock, monkeypatch):
+def test_a_long_log_has_ordered_parts_and_each_session_its_own_files(tmp_path, clock, monkeypatch):
     monkeypatch.setattr(events, "PART_BYTES", 100)
     logs = [EventLog(Store(tmp_path), clock=lambda: clock[0]) for _ in range(2)]
     for number in range(20):
@@ -127,7 +127,7 @@ def test_a_long_log_has_parts_in_order_and_two_sessions_have_files_of_their_own(
         assert [record["number"] for record in mine] == list(range(20))
 
 
-def test_storage_that_fails_for_a_while_loses_no_record(tmp_path, clock, monkeypatch):
+def test_a_temporary_storage_failure_loses_no_record(tmp_path, clock, monkeypatch):
     log, write = EventLog(Store(tmp_path), clock=lambda: clock[0]), Store.write
     with monkeypatch.context() as patch:
         patch.setattr(Store, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
@@ -139,6 +139,6 @@ def test_storage_that_fails_for_a_while_loses_no_record(tmp_path, clock, monkeyp
     assert [record["number"] for record in lines_in(tmp_path / events.FOLDER)] == [0, 1]
 
 
-def test_every_sink_is_closed_once(kept):
-    Recorder([kept]).close()
-    assert kept.closed == 1
+def test_every_sink_is_closed_once(sink):
+    Recorder([sink]).close()
+    assert sink.closed == 1

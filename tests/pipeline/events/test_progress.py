@@ -6,7 +6,7 @@ import pytest
 
 from cluster.scheduling.executor import Event, Progress
 from pipeline.errors import UserError
-from pipeline.events.progress import Board, Display, check_log, duration, prompt_and_method_of, prompt_of
+from pipeline.events.progress import Display, RunProgress, check_log, duration, prompt_and_method_of, prompt_of
 
 
 @pytest.fixture
@@ -20,122 +20,124 @@ def clock():
 
 
 @pytest.fixture
-def board(lines, clock):
-    return Board(2, "evaluate", lines.append, str, clock=lambda: clock[0])
+def progress(lines, clock):
+    return RunProgress(2, "evaluate", lines.append, str, clock=lambda: clock[0])
 
 
-def steps(board, clock, done, total, seconds=1.0, start=0):
+def steps(progress, clock, done, total, seconds=1.0, start=0):
     for step in range(start + 1, done + 1):
         clock[0] += seconds
-        board.watch(Event("progress", "generate", 0, "cube", Progress(step, total)))
+        progress.watch(Event("progress", "generate", 0, "cube", Progress(step, total)))
 
 
-def test_every_event_that_matters_is_one_line(board, lines, clock):
-    board.watch(Event("starting", "generate", 0))
-    board.watch(Event("ready", "generate", 0, pid=77))
-    board.watch(Event("started", "generate", 0, "cube"))
-    steps(board, clock, 20, 20, seconds=3)
-    board.watch(Event("finished", "generate", 0, "cube"))
-    board.watch(Event("started", "evaluate", 0, "cube"))
-    board.watch(Event("progress", "evaluate", 0, "cube", Progress(1, 4)))
-    board.watch(Event("finished", "evaluate", 0, "cube"))
-    board.watch(Event("retried", "generate", 0, "ball", note="its process died"))
-    board.watch(Event("died", "generate", 0, note="its process died"))
-    board.watch(Event("failed", "generate", 1, "ball", note="the prompt is empty"))
+def test_each_important_event_is_one_line(progress, lines, clock):
+    progress.watch(Event("starting", "generate", 0))
+    progress.watch(Event("ready", "generate", 0, pid=77))
+    progress.watch(Event("started", "generate", 0, "cube"))
+    steps(progress, clock, 20, 20, seconds=3)
+    progress.watch(Event("finished", "generate", 0, "cube"))
+    progress.watch(Event("started", "evaluate", 0, "cube"))
+    progress.watch(Event("progress", "evaluate", 0, "cube", Progress(1, 4)))
+    progress.watch(Event("finished", "evaluate", 0, "cube"))
+    progress.watch(Event("retried", "generate", 0, "ball", note="its process died"))
+    progress.watch(Event("died", "generate", 0, note="its process died"))
+    progress.watch(Event("failed", "generate", 1, "ball", note="the prompt is empty"))
     assert lines == [
         "generate 0: starting",
         "generate 0: ready (process 77)",
-        "generate 0: cube",
-        "evaluate 0: cube",
+        "generate 0: cube: started",
+        "evaluate 0: cube: started",
         "evaluate 0: cube: done (1 of 2)",
-        "generate 0: ball: its process died; trying again",
+        "generate 0: ball: its process died; retrying",
         "generate 1: ball: failed: the prompt is empty (2 of 2)",
     ]
 
 
-def test_a_summary_tells_how_far_all_is_and_what_each_worker_is_at(board, clock):
-    board.watch(Event("starting", "evaluate", 0))
+def test_summary_reports_totals_and_the_progress_of_each_worker(progress, clock):
+    progress.watch(Event("starting", "evaluate", 0))
     for worker, item in enumerate(("cube", "ball")):
-        board.watch(Event("started", "generate", worker, item))
+        progress.watch(Event("started", "generate", worker, item))
     for step in (100, 101):
         clock[0] += 2.0
-        board.watch(Event("progress", "generate", 0, "cube", Progress(step, 200, "3,000 Gaussians", 3 * 2**30)))
-    board.watch(Event("started", "generate", 2, "cone"))
-    board.watch(Event("failed", "generate", 2, "cone", note="no"))
-    assert board.summary() == (
-        "1 of 2 ended, 1 failed, about 2 s to go; generate 0: cube, 101 of 200, 2 s/step, 3,000 Gaussians, 3.0 GiB; "
-        "generate 1: ball; evaluate 0: starting"
+        progress.watch(Event("progress", "generate", 0, "cube", Progress(step, 200, "3,000 Gaussians", 3 * 2**30)))
+    progress.watch(Event("started", "generate", 2, "cone"))
+    progress.watch(Event("failed", "generate", 2, "cone", note="no"))
+    assert progress.summary() == (
+        "1 of 2 finished (1 failed), about 2 s left; "
+        "generate 0: cube, step 101 of 200, 2 s/step, 3,000 Gaussians, 3.0 GiB; generate 1: ball; evaluate 0: starting"
     )
 
 
-def test_a_summary_is_one_line_however_many_workers_there_are(board):
+def test_summary_is_one_line_for_any_number_of_workers(progress):
     for worker in range(1000):
-        board.watch(Event("started", "generate", worker, f"cube {worker}"))
-    board.watch(Event("ready", "evaluate", 0))
-    assert board.summary() == (
-        "0 of 2 ended; generate 0: cube 0; generate 1: cube 1; generate 2: cube 2; generate 3: cube 3; 996 more"
+        progress.watch(Event("started", "generate", worker, f"cube {worker}"))
+    progress.watch(Event("ready", "evaluate", 0))
+    assert progress.summary() == (
+        "0 of 2 finished; generate 0: cube 0; generate 1: cube 1; generate 2: cube 2; generate 3: cube 3; 996 more"
     )
 
 
-class Waited(io.StringIO):
-    """A log that tells when a text is in it."""
+class WaitingLog(io.StringIO):
+    """A log that sets `found` when `text` is written."""
 
     def __init__(self, text):
         super().__init__()
-        self.come, self.text = threading.Event(), text
+        self.found, self.text = threading.Event(), text
 
     def write(self, text):
         super().write(text)
         if self.text in text:
-            self.come.set()
+            self.found.set()
 
 
-def test_a_log_has_a_sign_of_life_each_minute_also_where_a_worker_gives_none(run_of):
-    out, before = Waited("] 0 of 1 ended; generate 0: a red cube\n"), threading.active_count()
-    with Display(1, "evaluate", out=out, minute_seconds=0.001) as display:
+def test_summary_lines_are_printed_without_worker_events(run_of):
+    out, before = WaitingLog("] 0 of 1 finished; generate 0: a red cube\n"), threading.active_count()
+    with Display(1, "evaluate", out=out, summary_seconds=0.001) as display:
         display.watcher(Event("started", "generate", 0, run_of().jobs[0]))
-        assert out.come.wait(60)
+        assert out.found.wait(60)
     assert threading.active_count() == before
 
 
 @pytest.mark.parametrize("log", ["table", "json"])
-def test_a_table_and_json_have_no_such_line(log):
+def test_table_and_json_have_no_summary_lines(log):
     before = threading.active_count()
-    with Display(1, "evaluate", out=io.StringIO(), log=log, minute_seconds=0.001):
+    with Display(1, "evaluate", out=io.StringIO(), log=log, summary_seconds=0.001):
         assert threading.active_count() == before + (log == "table")
 
 
-@pytest.mark.parametrize(("log", "told"), [("lines", ["[0 s] stopping; Ctrl-C again kills at once"]), ("json", [])])
-def test_an_interruption_is_told_of_before_workers_are_stopped(log, told):
+@pytest.mark.parametrize(
+    ("log", "expected"), [("lines", ["[0 s] stopping; press Ctrl-C again to kill immediately"]), ("json", [])]
+)
+def test_interruption_is_reported_before_workers_are_stopped(log, expected):
     out = io.StringIO()
     with pytest.raises(KeyboardInterrupt), Display(1, "evaluate", out=out, log=log):
         raise KeyboardInterrupt
-    assert out.getvalue().splitlines() == told
+    assert out.getvalue().splitlines() == expected
 
 
-def test_the_time_left_of_a_resumed_item_is_told_from_what_was_done_now(board, clock):
-    board.watch(Event("started", "generate", 0, "cube"))
-    steps(board, clock, 110, 200, seconds=2, start=100)
-    assert board.actors["generate", 0].eta_seconds(clock[0]) == pytest.approx(2 * 90)
+def test_time_left_of_a_resumed_item_uses_the_steps_since_it_resumed(progress, clock):
+    progress.watch(Event("started", "generate", 0, "cube"))
+    steps(progress, clock, 110, 200, seconds=2, start=100)
+    assert progress.workers["generate", 0].eta_seconds(clock[0]) == pytest.approx(2 * 90)
 
 
-def test_nothing_is_told_of_the_time_left_before_there_is_a_rate(board, clock):
-    board.watch(Event("started", "generate", 0, "cube"))
-    assert board.actors["generate", 0].eta_seconds(0.0) is None
-    steps(board, clock, 1, 200)
-    assert board.actors["generate", 0].eta_seconds(clock[0]) is None
+def test_time_left_is_unknown_before_the_speed_is_known(progress, clock):
+    progress.watch(Event("started", "generate", 0, "cube"))
+    assert progress.workers["generate", 0].eta_seconds(0.0) is None
+    steps(progress, clock, 1, 200)
+    assert progress.workers["generate", 0].eta_seconds(clock[0]) is None
 
 
-def test_a_worker_that_died_without_an_item_leaves_the_board_and_says_why(board, lines):
-    board.watch(Event("starting", "generate", 0))
-    board.watch(Event("died", "generate", 0, note="its node was lost"))
-    assert board.actors == {}
+def test_lost_worker_without_an_item_is_removed_and_the_reason_reported(progress, lines):
+    progress.watch(Event("starting", "generate", 0))
+    progress.watch(Event("died", "generate", 0, note="its node was lost"))
+    assert progress.workers == {}
     assert lines == ["generate 0: starting", "generate 0: its node was lost"]
 
 
-def test_the_reason_of_a_failed_item_is_told_once(board, lines):
-    board.watch(Event("failed", "generate", 0, "cube", note="its process died"))
-    board.watch(Event("died", "generate", 0, note="its process died"))
+def test_reason_of_a_failed_item_is_reported_once(progress, lines):
+    progress.watch(Event("failed", "generate", 0, "cube", note="its process died"))
+    progress.watch(Event("died", "generate", 0, note="its process died"))
     assert lines == ["generate 0: cube: failed: its process died (1 of 2)"]
 
 
@@ -147,7 +149,7 @@ def test_durations(seconds, text):
     assert duration(seconds, brief=True) == (text if "h" in text else text.split(" min ")[0] + " min" * ("min" in text))
 
 
-def test_items_are_called_by_their_prompts(run_of):
+def test_items_are_named_by_their_prompts(run_of):
     job = run_of().jobs[0]
     assert prompt_of(job) == "a red cube"
     assert prompt_and_method_of(job) == "a red cube (sctd)"
@@ -159,7 +161,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_terminal_shows_a_row_per_worker_with_its_time_left(run_of):
+def test_table_has_a_row_per_worker_with_its_time_left(run_of):
     from rich.console import Console
 
     job = run_of(texts=("a [red] cube",)).jobs[0]
@@ -172,7 +174,7 @@ def test_a_terminal_shows_a_row_per_worker_with_its_time_left(run_of):
         console = Console(file=io.StringIO(), width=120)
         console.print(display.render())
     shown = console.file.getvalue()
-    assert "0 of 1 ended" in shown
+    assert "0 of 1 finished" in shown
     generate, evaluate = [line for line in shown.splitlines() if line.strip().startswith(("generate", "evaluate"))]
     assert "a [red] cube" in generate
     assert "2/300" in generate
@@ -181,7 +183,7 @@ def test_a_terminal_shows_a_row_per_worker_with_its_time_left(run_of):
     assert "starting" in evaluate
 
 
-def test_a_narrow_terminal_keeps_pace_memory_and_gaussians_and_cuts_the_prompt(run_of, monkeypatch):
+def test_narrow_table_shortens_the_prompt_and_keeps_speed_memory_and_gaussians(run_of, monkeypatch):
     from rich.console import Console
 
     monkeypatch.setenv("COLUMNS", "80")
@@ -201,14 +203,14 @@ def test_a_narrow_terminal_keeps_pace_memory_and_gaussians_and_cuts_the_prompt(r
     assert len(row) <= 80
 
 
-def test_elsewhere_each_event_is_a_line_with_the_time(run_of):
+def test_without_a_terminal_each_event_is_a_line_with_the_elapsed_time(run_of):
     out = io.StringIO()
     with Display(1, "evaluate", out=out) as display:
         display.watcher(Event("started", "generate", 0, run_of().jobs[0]))
-    assert out.getvalue() == "[0 s] generate 0: a red cube\n"
+    assert out.getvalue() == "[0 s] generate 0: a red cube: started\n"
 
 
-def test_json_is_a_record_a_line_and_nothing_else(run_of):
+def test_json_output_is_one_record_per_line(run_of):
     out = io.StringIO()
     with Display(1, "evaluate", out=out, log="json") as display:
         display.watcher(Event("started", "generate", 0, run_of().jobs[0]))
@@ -220,14 +222,14 @@ def test_json_is_a_record_a_line_and_nothing_else(run_of):
     ]
 
 
-def test_lines_are_lines_also_on_a_terminal(run_of):
+def test_log_lines_can_be_chosen_on_a_terminal(run_of):
     out = Terminal()
     with Display(1, "evaluate", out=out, log="lines") as display:
         display.watcher(Event("started", "generate", 0, run_of().jobs[0]))
-    assert out.getvalue() == "[0 s] generate 0: a red cube\n"
+    assert out.getvalue() == "[0 s] generate 0: a red cube: started\n"
 
 
-def test_a_log_there_is_not_is_named():
+def test_unknown_log_form_is_an_error():
     with pytest.raises(UserError) as caught:
         check_log("jsn")
     assert str(caught.value) == (
@@ -235,22 +237,22 @@ def test_a_log_there_is_not_is_named():
     )
 
 
-def test_the_time_that_all_will_take_is_told_from_what_was_done_now(board, clock):
-    assert board.eta_seconds(0.0) is None
-    board.watch(Event("started", "generate", 0, "cube"))
-    assert board.eta_seconds(0.0) is None
-    steps(board, clock, 150, 200, start=100)
-    # 49 of 200 steps in 50 s; of two items, half of one was done before: 1.5 less what was done now is left.
+def test_time_left_of_the_run_uses_the_steps_of_this_session(progress, clock):
+    assert progress.eta_seconds(0.0) is None
+    progress.watch(Event("started", "generate", 0, "cube"))
+    assert progress.eta_seconds(0.0) is None
+    steps(progress, clock, 150, 200, start=100)
+    # 49 of 200 steps took 50 s. 101 of 200 steps of the first item were done before, so they do not count as speed.
     done, left = 49 / 200, 2 - 49 / 200 - 101 / 200
-    assert board.eta_seconds(clock[0]) == pytest.approx(50 / done * left)
+    assert progress.eta_seconds(clock[0]) == pytest.approx(50 / done * left)
 
 
-def test_a_row_tells_pace_memory_and_checkpoint(run_of):
+def test_row_shows_steps_memory_and_checkpoint(run_of):
     from rich.console import Console
 
     job = run_of().jobs[0]
     display = Display(3, "evaluate", out=io.StringIO(), log="lines")
-    display.board.clock = iter([0.0, 0.0, 2.0, 2.0]).__next__
+    display.progress.clock = iter([0.0, 0.0, 2.0, 2.0]).__next__
     display.watcher(Event("started", "generate", 0, job))
     for step in (100, 101):
         display.watcher(Event("progress", "generate", 0, job, Progress(step, 300, "", 3 * 2**30, 90)))

@@ -1,4 +1,4 @@
-"""How a run stands, told from its folder: nothing is touched, no model is loaded."""
+"""The status of a run, read from its folder without changing a file or loading a model."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from pipeline.cli.app import app
 from pipeline.events import status
 from pipeline.store import files, lease, manifest
-from pipeline.store.attempts import ATTEMPT, BREAKDOWN, JUDGING, Attempt, Checkpoint, Fence
+from pipeline.store.attempts import ATTEMPT, NUMERIC_FAILURE, SCORING, Attempt, Checkpoint, Fence
 from pipeline.store.run_folder import Store
 
 TEXTS = "done", "failed", "running", "judging", "made", "begun", "waiting"
@@ -30,15 +30,17 @@ def store(request, tmp_path, run_of) -> Store:
     store.write_record({"job_id": jobs["done"], "status": "done", "evaluation": run.evaluation})
     reason = {"error_kind": "died", "error": "its process died"}
     store.write_record({"job_id": jobs["failed"], "status": "failed", "evaluation": run.evaluation} | reason)
-    Fence.claim(store, jobs["judging"], JUDGING)
+    Fence.claim(store, jobs["judging"], SCORING)
     Attempt.begin(store, jobs["running"])
     Attempt.begin(store, jobs["running"]).save(Checkpoint(3, 1.5, b"state"))
-    store.write_json(store.item(jobs["begun"]) / BREAKDOWN, {"sub_seed": 1, "iteration": 2, "error": "NaN in the loss"})
+    store.write_json(
+        store.item(jobs["begun"]) / NUMERIC_FAILURE, {"sub_seed": 1, "iteration": 2, "error": "NaN in the loss"}
+    )
     Attempt.begin(store, jobs["begun"])
     return store
 
 
-def told(store: Store) -> dict[str, str]:
+def states(store: Store) -> dict[str, str]:
     return {job["prompt"]: job["state"] for job in status.of(store)["jobs"]}
 
 
@@ -46,9 +48,9 @@ def everything(root: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in root.glob("**/*") if path.is_file()}
 
 
-def test_every_state_of_a_job_is_told(store):
+def test_every_state_of_a_job_is_reported(store):
     with lease.held(store.root, "--out", print, alone=True):
-        assert told(store) == {
+        assert states(store) == {
             "done": "done", "failed": "failed", "running": "running", "judging": "judging", "made": "generated",
             "begun": "running", "waiting": "waiting",
         }  # fmt: skip
@@ -57,19 +59,23 @@ def test_every_state_of_a_job_is_told(store):
         assert (running["iteration"], running["iterations"], running["attempt"]) == (3, 4, 2)
         assert 0 <= running["age_seconds"] < 600
         assert found["lease"]["host"]
-        assert found["next"] == f"At work. Look again: segmentdreamer status {store.root}"
+        assert found["next"] == f"Running. To check again: segmentdreamer status {store.root}"
 
 
-def test_what_nobody_works_on_has_stopped_and_the_command_that_goes_on_is_named(store):
-    assert (told(store)["running"], told(store)["begun"], told(store)["judging"]) == ("stopped", "stopped", "generated")
+def test_without_a_write_lease_jobs_are_stopped_and_the_resuming_command_is_shown(store):
+    assert (states(store)["running"], states(store)["begun"], states(store)["judging"]) == (
+        "stopped",
+        "stopped",
+        "generated",
+    )
     found = status.of(store)
     assert found["lease"] is None
-    assert found["next"] == "Go on: segmentdreamer bench --limit 7"
+    assert found["next"] == "To resume: segmentdreamer bench --limit 7"
     assert found["bytes"] == sum(files.sizes(store.root)) > 0
     assert sum(found["states"].values()) == len(TEXTS)
 
 
-def test_where_failures_are_is_a_line_each(store):
+def test_table_has_a_line_for_each_failed_or_stopped_job(store):
     lines = status.table(status.of(store)).splitlines()
     assert lines[0].startswith(f"{store.root}: 7 jobs: 1 done, 1 failed, 2 generated, 2 stopped, 1 waiting; 0.0 MiB")
     assert "  failed (sctd): failed: died: its process died" in lines
@@ -77,7 +83,7 @@ def test_where_failures_are_is_a_line_each(store):
     assert any(line.startswith("  running (sctd): stopped at iteration 3 of 4, ") for line in lines)
 
 
-def test_a_run_that_is_looked_at_stays_as_it_is(store):
+def test_status_changes_no_file(store):
     before = everything(store.root)
     for options in ([], ["--json"]):
         result = CliRunner().invoke(app, ["status", str(store.root), *options])
@@ -86,7 +92,7 @@ def test_a_run_that_is_looked_at_stays_as_it_is(store):
     assert json.loads(result.stdout)["states"]["done"] == 1
 
 
-def test_a_damaged_checkpoint_is_no_reason_not_to_look(store):
+def test_status_accepts_a_damaged_checkpoint(store):
     path = next(iter(store.root.glob("items/*/checkpoint")))
     files.put(path, b"\x00\x01")
     running = next(job for job in status.of(store)["jobs"] if job["prompt"] == "running")
@@ -94,7 +100,7 @@ def test_a_damaged_checkpoint_is_no_reason_not_to_look(store):
     assert ATTEMPT in {found.name for found in path.parent.glob("*")}
 
 
-def test_looking_loads_neither_torch_nor_ray_nor_pandas(tmp_path, run_of):
+def test_status_loads_neither_torch_nor_ray_nor_pandas(tmp_path, run_of):
     store = Store(tmp_path)
     store.write_json(store.root / manifest.FILE, manifest.describe(store, run_of(), ["bench"]))
     code = (

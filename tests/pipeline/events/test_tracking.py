@@ -1,4 +1,4 @@
-"""MLflow and Weights & Biases, each with its real library writing to files, where it is installed."""
+"""MLflow and Weights & Biases with their real libraries, if installed, writing to files."""
 
 import importlib.util
 import json
@@ -32,7 +32,7 @@ def folder(tmp_path) -> Store:
 
 @pytest.fixture
 def run(run_of):
-    """Its one method is of a sweep, so that its name has signs in it."""
+    """Its one method comes from a sweep, so its label contains `=`."""
     return run_of(swept=["times.num_segments=2"])
 
 
@@ -44,7 +44,7 @@ def tracked(name, store, run):
         numbers = {"loss": loss, "gaussians": gaussians, "seconds": seconds}
         progress.watch(Event("started", "generate", 0, cube))
         progress.watch(Event("progress", "generate", 0, cube, Progress(iteration, 40, numbers=numbers)))
-        progress.watch(Event("started", "generate", 1, ball))  # beside it, and never so far
+        progress.watch(Event("started", "generate", 1, ball))  # in parallel, a few steps behind
         progress.watch(Event("progress", "generate", 1, ball, Progress(iteration - 5, 40, numbers={"loss": 2 * loss})))
     for record in (DONE, {"kind": "finished", "stage": "generate"}, {"kind": "failed", "stage": "generate"}, DONE):
         tracker.take(record)
@@ -57,7 +57,7 @@ def contents(folder: Path) -> bytes:
 
 
 @pytest.mark.parametrize("seconds", [0.0, 1e9], ids=["each by itself", "together"])
-def test_mlflow_has_settings_curves_scores_and_tables(folder, run, seconds, tmp_path, monkeypatch, capsys):
+def test_mlflow_receives_settings_curves_scores_and_tables(folder, run, seconds, tmp_path, monkeypatch, capsys):
     mlflow = pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
     monkeypatch.setattr(tracking, "SEND_SECONDS", seconds)
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
@@ -65,32 +65,32 @@ def test_mlflow_has_settings_curves_scores_and_tables(folder, run, seconds, tmp_
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", SECRET)
     mlflow.set_tracking_uri((tmp_path / "mlflow").as_uri())
     tracked("mlflow", folder, run)
-    assert capsys.readouterr().err.count("goes on without it") == 0
-    (told,) = mlflow.search_runs(experiment_names=["segmentdreamer"], output_format="list")
-    assert told.info.run_name == "colours-sctd-abc"
-    assert told.data.params["suite"] == "colours"
-    assert json.loads(told.data.params["recipe/sctd num_segments-2"])["iterations"] == 4
+    assert capsys.readouterr().err.count("continues without tracking") == 0
+    (logged,) = mlflow.search_runs(experiment_names=["segmentdreamer"], output_format="list")
+    assert logged.info.run_name == "colours-sctd-abc"
+    assert logged.data.params["suite"] == "colours"
+    assert json.loads(logged.data.params["recipe/sctd num_segments-2"])["iterations"] == 4
     cube, ball = "sctd num_segments-2/a-red-cube", "sctd num_segments-2/a-blue-ball"
-    assert told.data.metrics == {
+    assert logged.data.metrics == {
         "jobs/done": 2, "jobs/failed": 1, "sctd/clip-tiny": 0.25, "sctd/a-red-cube/clip-tiny": 0.5,
         f"{cube}/loss": 0.25, f"{cube}/gaussians": 120.0, f"{cube}/seconds": 4.0, f"{ball}/loss": 0.5,
     }  # fmt: skip
     client = mlflow.MlflowClient()
 
     def curve(name):
-        return [(point.step, point.value) for point in client.get_metric_history(told.info.run_id, name)]
+        return [(point.step, point.value) for point in client.get_metric_history(logged.info.run_id, name)]
 
     assert curve(f"{cube}/loss") == [(10, 0.5), (40, 0.25)]
     assert curve(f"{cube}/gaussians") == [(10, 150.0), (40, 120.0)]
     assert curve(f"{cube}/seconds") == [(10, 1.5), (40, 4.0)]
     assert curve(f"{ball}/loss") == [(5, 1.0), (35, 0.5)]
     assert curve("jobs/done") == [(1, 1.0), (2, 1.0), (3, 2.0)]
-    files = {file.path for file in client.list_artifacts(told.info.run_id)}
+    files = {file.path for file in client.list_artifacts(logged.info.run_id)}
     assert files == {"leaderboard.csv", "per_object.csv"}
     assert SECRET.encode() not in contents(tmp_path)
 
 
-def test_mlflow_is_told_of_many_numbers_in_requests_that_it_takes(monkeypatch):
+def test_mlflow_receives_at_most_1000_metrics_per_request(monkeypatch):
     sent, own = [], SimpleNamespace
     client = own(log_batch=lambda run_id, metrics: sent.append([(each.key, each.value) for each in metrics]))
     module = own(
@@ -101,22 +101,22 @@ def test_mlflow_is_told_of_many_numbers_in_requests_that_it_takes(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", module)
     monkeypatch.setattr(tracking, "SEND_SECONDS", 1e9)
     service = tracking.Mlflow("run", {})
-    told = [(f"sctd/prompt-{n}/clip", float(n)) for n in range(2500)]
-    for name, value in told:
+    values = [(f"sctd/prompt-{n}/clip", float(n)) for n in range(2500)]
+    for name, value in values:
         service.metrics({name: value}, None)
     service.end()
-    assert [each for batch in sent for each in batch] == told
+    assert [each for batch in sent for each in batch] == values
     assert max(map(len, sent)) <= 1000
 
 
 def wandb_records(path: Path) -> Iterator:
-    """What a file of an offline run holds: LevelDB's log, in blocks of 32 KiB, behind 7 bytes."""
+    """The records in the file of an offline run: LevelDB's log format, blocks of 32 KiB after a 7-byte header."""
     from wandb.proto import wandb_internal_pb2 as protocol
 
     data, at, parts = path.read_bytes(), 7, b""
     assert data[:4] == b":W&B"
     while at < len(data):
-        if 2**15 - at % 2**15 < 7:  # no room for the header of a part
+        if 2**15 - at % 2**15 < 7:  # too short for the header of a part
             at += 2**15 - at % 2**15
             continue
         length, kind = struct.unpack("<HB", data[at + 4 : at + 7])
@@ -133,7 +133,7 @@ def test_wandb_writes_a_run_offline(folder, run, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setenv("WANDB_API_KEY", SECRET)
     tracked("wandb", folder, run)
-    assert capsys.readouterr().err.count("goes on without it") == 0
+    assert capsys.readouterr().err.count("continues without tracking") == 0
     (offline,) = (tmp_path / "wandb").glob("offline-run-*")
     (log,) = offline.glob("*.wandb")
     written = log.read_bytes()
@@ -162,14 +162,14 @@ def test_wandb_writes_a_run_offline(folder, run, tmp_path, monkeypatch, capsys):
     assert SECRET.encode() not in contents(tmp_path)
 
 
-class Listening:
-    """A service that keeps what it hears."""
+class RecordingService:
+    """A service that keeps the metrics it receives."""
 
     def __init__(self, name, settings):
-        self.heard = []
+        self.received = []
 
     def metrics(self, values, step, axis=""):
-        self.heard.append((axis, step, values))
+        self.received.append((axis, step, values))
 
     def file(self, path):
         pass
@@ -178,12 +178,12 @@ class Listening:
         pass
 
 
-def test_how_assets_are_made_is_told_job_by_job_over_their_iterations(folder, run, monkeypatch):
-    service = Listening("", {})
+def test_training_curves_are_logged_for_each_job_over_its_iterations(folder, run, monkeypatch):
+    service = RecordingService("", {})
     monkeypatch.setitem(tracking.SERVICES, "wandb", lambda name, settings: service)
     tracked("wandb", folder, run)
     cube, ball = "sctd num_segments=2/a-red-cube", "sctd num_segments=2/a-blue-ball"
-    assert service.heard == [
+    assert service.received == [
         (f"{cube}/iteration", 10, {f"{cube}/loss": 0.5, f"{cube}/gaussians": 150.0, f"{cube}/seconds": 1.5}),
         (f"{ball}/iteration", 5, {f"{ball}/loss": 1.0}),
         (f"{cube}/iteration", 40, {f"{cube}/loss": 0.25, f"{cube}/gaussians": 120.0, f"{cube}/seconds": 4.0}),
@@ -206,13 +206,13 @@ class Failing:
     file = end = metrics
 
 
-def test_a_service_that_fails_is_said_so_once_and_stops_nothing(folder, run, monkeypatch, capsys):
+def test_failing_service_is_reported_once_and_does_not_stop_the_run(folder, run, monkeypatch, capsys):
     monkeypatch.setitem(tracking.SERVICES, "mlflow", Failing)
     tracked("mlflow", folder, run)
-    assert capsys.readouterr().err == "--track mlflow: nobody at 127.0.0.1:1; the run goes on without it\n"
+    assert capsys.readouterr().err == "--track mlflow: nobody at 127.0.0.1:1; the run continues without tracking\n"
 
 
-def test_a_service_that_is_not_installed_or_not_known_is_named(monkeypatch):
+def test_missing_and_unknown_services_are_errors(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError) as missing:
         check("wandb")

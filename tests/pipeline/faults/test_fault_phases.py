@@ -1,6 +1,6 @@
-"""Faults 2, 7 and 13 of docs/cluster.md on whole commands: a signal at every phase of a job, disks that are full.
+"""Faults 2, 7 and 13 of docs/cluster.md on whole commands: a signal at every phase of a job, and failing storage.
 
-The same command again ends with the bytes of a run that nothing disturbed, and repeats an interval at most.
+When the command is started again, it ends with the bytes of an undisturbed run and repeats one interval at most.
 """
 
 import errno
@@ -20,7 +20,7 @@ from tests.support.zygote import POINTS, Zygote
 PROMPTS = ["--prompt", "a red cube", "--prompt", "a blue ball"]
 ITERATIONS = 5
 OPTIONS = ["--set", f"iterations={ITERATIONS}", *BALL, "--views", "4", "--executor", "inline"]
-OPTIONS += ["--no-report", "--checkpoint-seconds", "0"]  # so that an interval is an iteration
+OPTIONS += ["--no-report", "--checkpoint-seconds", "0"]  # an interval is one iteration
 SAME = "asset.ply", "turntable.mp4", "contact.png"
 
 
@@ -44,7 +44,7 @@ def command(weights: Path, out: Path) -> list[str]:
 
 
 def check_same(out: Path, whole: Path) -> None:
-    """Byte for byte, and no job missing, nor anything left behind."""
+    """Check for the same bytes, no missing job and no leftover file."""
     paths = [path.relative_to(whole) for path in whole.glob("items/*/*")]
     assert len(paths) == 2 * 6
     assert sorted(str(path)[len(str(out)) + 1 :] for path in out.glob("items/*/*")) == sorted(map(str, paths))
@@ -61,7 +61,7 @@ RESUMED = {"before a checkpoint": 2, "during a checkpoint": 2, "after the asset"
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_fault_2_a_command_killed_at_any_phase_goes_on_to_the_same_bytes(zygote, tiny_weights, whole, tmp_path, point):
+def test_fault_2_a_command_killed_at_any_phase_resumes_to_the_same_bytes(zygote, tiny_weights, whole, tmp_path, point):
     out = tmp_path / "run"
     assert zygote.run(command(tiny_weights, out), point).status == -signal.SIGKILL
     again = zygote.run(command(tiny_weights, out))
@@ -71,7 +71,7 @@ def test_fault_2_a_command_killed_at_any_phase_goes_on_to_the_same_bytes(zygote,
     assert sorted(resumed) == [0, RESUMED.get(point, 0)]
 
 
-def test_fault_2_killed_over_a_bucket_it_goes_on_to_the_bytes_of_a_folder(zygote, tiny_weights, whole, s3):
+def test_fault_2_a_killed_run_in_a_bucket_resumes_to_the_bytes_of_a_run_in_a_folder(zygote, tiny_weights, whole, s3):
     out = files.place(f"{s3}/{uuid.uuid4()}")
     for point in ("during a checkpoint", "half moved"):
         assert zygote.run(command(tiny_weights, out), point).status == -signal.SIGKILL
@@ -81,7 +81,7 @@ def test_fault_2_killed_over_a_bucket_it_goes_on_to_the_bytes_of_a_folder(zygote
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_fault_7_an_interrupted_command_gives_all_back_and_says_how_to_go_on(
+def test_fault_7_an_interrupted_command_releases_its_lease_and_prints_how_to_resume(
     zygote, tiny_weights, whole, tmp_path, number
 ):
     out = tmp_path / "run"
@@ -94,7 +94,7 @@ def test_fault_7_an_interrupted_command_gives_all_back_and_says_how_to_go_on(
     assert zygote.run(command(tiny_weights, out)).status == 0
     check_same(out, whole)
     done = zygote.run(command(tiny_weights, out))
-    assert "nothing to do" in done.stderr, "items that are done take no step"
+    assert "nothing to do" in done.stderr, "finished items are not generated again"
 
 
 def invoke(*arguments):
@@ -102,17 +102,19 @@ def invoke(*arguments):
 
 
 @pytest.fixture
-def impatient(monkeypatch):
-    """Nobody waits."""
+def no_waiting(monkeypatch):
+    """The executor does not sleep, and its clock runs ahead."""
     monkeypatch.setattr("cluster.scheduling.executor.time.sleep", lambda _: None)
     clock = iter(range(10**9))
     monkeypatch.setattr("cluster.scheduling.executor.time.monotonic", lambda: float(next(clock)))
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("no_waiting")
 @pytest.mark.parametrize(("times", "status"), [(3, 0), (10**6, 2)])
-def test_fault_13_a_full_disk_is_waited_for_and_then_named(tiny_weights, whole, tmp_path, monkeypatch, times, status):
-    """What is meant for items fails: three times, or for ever."""
+def test_fault_13_a_full_disk_delays_the_run_and_then_stops_it_with_an_error(
+    tiny_weights, whole, tmp_path, monkeypatch, times, status
+):
+    """Writing checkpoints fails three times, or always."""
     out, failures, put = tmp_path / "run", [], files.put
 
     def full(path, content):
@@ -135,8 +137,10 @@ def test_fault_13_a_full_disk_is_waited_for_and_then_named(tiny_weights, whole, 
     check_same(out, whole)
 
 
-def test_fault_13_a_store_that_stutters_delays_a_run_and_changes_nothing(tiny_weights, whole, tmp_path, monkeypatch):
-    """Every third write to the store fails once; memory stands for it."""
+def test_fault_13_transient_errors_of_a_store_delay_a_run_and_change_nothing(
+    tiny_weights, whole, tmp_path, monkeypatch
+):
+    """Every third write to the store (here: memory) fails once."""
     memory, count, waits = type(files.place("memory://a").fs), [0], []
     write = memory.pipe_file
 
@@ -158,7 +162,7 @@ def test_fault_13_a_store_that_stutters_delays_a_run_and_changes_nothing(tiny_we
 @pytest.mark.parametrize(
     ("number", "reason"), [(errno.EROFS, "Read-only file system"), (errno.EACCES, "Permission denied")]
 )
-def test_fault_13_a_folder_that_may_not_be_written_is_named_before_any_work(
+def test_fault_13_a_folder_that_cannot_be_written_is_an_error_before_any_work(
     tiny_weights, tmp_path, monkeypatch, number, reason
 ):
     def denied(path, content):

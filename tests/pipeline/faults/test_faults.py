@@ -1,4 +1,4 @@
-"""What breaks in the night: `kill -9` of a generation actor and of the whole command, on real processes and Ray."""
+"""`kill -9` of a generation worker and of the whole command, with real processes and Ray."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pandas as pd
 from tests.support.processes import ITERATIONS, PROMPTS, SMALL, Command, iteration
 
 
-def test_killed_actors_and_killed_commands_resume_to_the_same_bits(tiny_weights, undisturbed, tmp_path):
+def test_killed_workers_and_commands_resume_to_the_same_bits(tiny_weights, undisturbed, tmp_path):
     out = tmp_path / "run"
     arguments = [*PROMPTS, *SMALL, "--weights", str(tiny_weights), "--workers", "1", "--out", str(out)]
 
@@ -18,23 +18,23 @@ def test_killed_actors_and_killed_commands_resume_to_the_same_bits(tiny_weights,
     first.until(lambda: iteration(out) >= 5)
     os.kill(first.pids()[0], signal.SIGKILL)
     first.until(lambda: len(first.pids()) == 2)
-    after_actor = iteration(out)
-    first.until(lambda: iteration(out) >= after_actor + 5)
+    after_worker = iteration(out)
+    first.until(lambda: iteration(out) >= after_worker + 5)
     first.process.kill()
     assert first.end() == -signal.SIGKILL
-    assert any("its process died" in line and line.endswith("; trying again\n") for line in first.lines)
+    assert any("its process died" in line and line.endswith("; retrying\n") for line in first.lines)
     after_command = iteration(out)
-    assert after_command >= after_actor + 5
+    assert after_command >= after_worker + 5
 
     second = Command("bench", *arguments)
     assert second.end() == 0, "".join(second.lines)
     plain = re.compile(
-        r"(\d of 2 assets to make and judge in |\[[\d a-z]+\] (\d of \d ended|(generate|evaluate) \d+: ))"
+        r"(\d of 2 assets to make and judge in |\[[\d a-z]+\] (\d of \d finished|(generate|evaluate) \d+: ))"
     )
-    assert all(plain.match(line) for line in [*first.lines, *second.lines]), "nothing but our own lines"
+    assert all(plain.match(line) for line in [*first.lines, *second.lines]), "no lines but those of the command itself"
 
-    board = pd.read_csv(out / "leaderboard.csv").to_dict("records")[0]
-    assert (board["n_prompts"], board["n_failed"]) == (2, 0)
+    leaderboard = pd.read_csv(out / "leaderboard.csv").to_dict("records")[0]
+    assert (leaderboard["n_prompts"], leaderboard["n_failed"]) == (2, 0)
     resumed = pd.read_csv(out / "per_object.csv")["resumed_from"].max()
     assert after_command <= resumed < ITERATIONS
     for path in undisturbed.glob("items/*/asset.ply"):

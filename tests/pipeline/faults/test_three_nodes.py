@@ -17,15 +17,15 @@ from tests.support.own_process import KEPT
 from tests.support.processes import Command
 
 JOBS = 24
-ASKED = ["--suite", "embedded40", "--limit", "12", "--objective", "sctd,sds", "--views", "3", "--set", "iterations=3"]
-ASKED += ["--set", "initialization.kind=ball", "--set", "initialization.count=300", "--checkpoint-seconds", "0"]
-ASKED += ["--set", "cameras.views=1", "--no-report"]
-NOT_OF_THE_ASSETS = ["run_id", "date_utc", "time_min", "peak_gib", "code_sha"]
+OPTIONS = ["--suite", "embedded40", "--limit", "12", "--objective", "sctd,sds", "--views", "3", "--set", "iterations=3"]
+OPTIONS += ["--set", "initialization.kind=ball", "--set", "initialization.count=300", "--checkpoint-seconds", "0"]
+OPTIONS += ["--set", "cameras.views=1", "--no-report"]
+COLUMNS_OF_THE_RUN = ["run_id", "date_utc", "time_min", "peak_gib", "code_sha"]
 
 
 @pytest.fixture
 def cluster(monkeypatch):
-    """The process that holds the cluster. Commands find it by their environment."""
+    """The process that runs the cluster. Commands find it by RAY_ADDRESS."""
     for name in [name for name in os.environ if name.startswith("RAY_") and name != KEPT]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
@@ -45,31 +45,31 @@ def records(out: Path) -> int:
     return len(list(out.glob("items/*/record.json")))
 
 
-def begun(out: Path) -> dict[int, Path]:
-    """The processes that are in the middle of a job, with a checkpoint, and the folder of each job."""
+def in_progress(out: Path) -> dict[int, Path]:
+    """The worker processes whose job has a checkpoint, and the folder of each job."""
     folders = [path.parent for path in out.glob("items/*/checkpoint")]
     attempts = [(Store(out).read_json(folder / "attempt.json"), folder) for folder in folders]
     return {attempt["pid"]: folder for attempt, folder in attempts if attempt}
 
 
-def is_alive(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
-def test_a_killed_worker_node_and_command_change_nothing_on_the_board(packaged_weights, cluster, tmp_path):
+def test_a_killed_worker_node_and_command_do_not_change_the_leaderboard(bundled_weights, cluster, tmp_path):
     """Fault tests 2, 7 and 9 in one run."""
-    calm, out = tmp_path / "calm", tmp_path / "out"
-    undisturbed = Command("bench", *ASKED, "--executor", "inline", "--out", str(calm))
-    arguments = ["bench", *ASKED, "--workers", "2", "--out", str(out)]
+    undisturbed_out, out = tmp_path / "undisturbed", tmp_path / "out"
+    undisturbed = Command("bench", *OPTIONS, "--executor", "inline", "--out", str(undisturbed_out))
+    arguments = ["bench", *OPTIONS, "--workers", "2", "--out", str(out)]
 
     first = Command(*arguments)
     first.until(lambda: records(out) >= 1 and len(first.pids()) == 2)
-    killed, interrupted = first.until(lambda: [*begun(out).items()])[0]
+    killed, interrupted = first.until(lambda: [*in_progress(out).items()])[0]
     os.kill(killed, signal.SIGKILL)
     saved = Checkpoint.read(interrupted / "checkpoint").iteration
     first.until(lambda: any("its process died" in line for line in first.lines))
     (other,) = {*first.pids()[:2]} - {killed}
-    first.until(lambda: other in begun(out))
+    first.until(lambda: other in in_progress(out))
     cluster.stdin.write(f"{other}\n")
     cluster.stdin.flush()
     first.until(lambda: any("its node was" in line for line in first.lines) and records(out) >= 3)
@@ -80,12 +80,12 @@ def test_a_killed_worker_node_and_command_change_nothing_on_the_board(packaged_w
     second = Command(*arguments)
     assert second.end() == 0, "".join(second.lines)
     assert undisturbed.end() == 0, "".join(undisturbed.lines)
-    boards = [pd.read_csv(folder / "leaderboard.csv") for folder in (calm, out)]
-    assert list(boards[0]["n_prompts"]) == [12, 12]
-    assert list(boards[0]["n_failed"]) == [0, 0]
-    pd.testing.assert_frame_equal(*(board.drop(columns=NOT_OF_THE_ASSETS) for board in boards))
-    assets = sorted(path.relative_to(calm) for path in calm.glob("items/*/asset.ply"))
+    leaderboards = [pd.read_csv(folder / "leaderboard.csv") for folder in (undisturbed_out, out)]
+    assert list(leaderboards[0]["n_prompts"]) == [12, 12]
+    assert list(leaderboards[0]["n_failed"]) == [0, 0]
+    pd.testing.assert_frame_equal(*(table.drop(columns=COLUMNS_OF_THE_RUN) for table in leaderboards))
+    assets = sorted(path.relative_to(undisturbed_out) for path in undisturbed_out.glob("items/*/asset.ply"))
     assert len(assets) == JOBS
     assert json.loads((interrupted / "generation.json").read_text())["resumed_from"] >= saved
-    assert all((out / path).read_bytes() == (calm / path).read_bytes() for path in assets)
-    assert not any(map(is_alive, [*first.pids(), *second.pids()]))
+    assert all((out / path).read_bytes() == (undisturbed_out / path).read_bytes() for path in assets)
+    assert not any(map(is_running, [*first.pids(), *second.pids()]))
