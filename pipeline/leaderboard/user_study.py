@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from evaluation import EvaluationError
-from evaluation.ranking import check_means
 from pipeline.errors import UserError
 from pipeline.store.run_folder import Store
 
@@ -44,6 +43,8 @@ def published(path: Path) -> list[dict[str, Any]]:
     Raises UserError if a column is impossible for rankings of k methods: a rank outside 1 to k, or a sum other than
     k (k + 1) / 2.
     """
+    from evaluation.ranking import check_means  # imports scipy.stats, which no other leaderboard needs
+
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     given = [name for name in RANKS if rows and rows[0].get(name)]

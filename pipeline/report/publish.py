@@ -1,52 +1,81 @@
 """Writes the outputs of a run folder from its records: tables, report.md, contact sheet, grid and report pages."""
 
+import hashlib
+from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any
 
 from pipeline.assets import images
+from pipeline.digests import digest
 from pipeline.leaderboard import columns, comparison, table
 from pipeline.leaderboard.markdown_report import report
-from pipeline.store import files
-from pipeline.store.run_folder import CONTACT, DIFFERENCES, DISTANCES, GRID, LEADERBOARD, RECORD, Store
+from pipeline.store import files, manifest
+from pipeline.store.run_folder import CONTACT, DIFFERENCES, DISTANCES, GRID, LEADERBOARD, RECORD, VERDICT, Store
+
+PUBLISHED = ".published.json"  # digests of the inputs of the images and pages in a run folder
 
 
 def publish(store: Store, *, paper: bool | None = None, pages: bool | None = None) -> str:
     """Write leaderboard.csv, per_object.csv, columns.json, report.md and contact.png; return the brief leaderboard.
 
     Several methods also get differences.csv, grid.csv and grid.png. `paper`: see `table.leaderboard`. `pages`: write
-    the report pages, with the asset viewer if it has been fetched; None rewrites them if they exist.
+    the report pages, with the asset viewer if it has been fetched; None updates them if they exist. Images, and
+    pages by None, are written only if what they show has changed.
     """
     run = table.RunResults.read(store)
     leaderboard, objects = table.leaderboard([run], paper=paper), table.per_object(run)
     store.write_json(store.root / DISTANCES, run.kept.asked)
-    store.write(store.root / LEADERBOARD, table.csv(leaderboard))
+    store.write(store.root / LEADERBOARD, csv := table.csv(leaderboard))
     store.write(store.root / "per_object.csv", table.csv(objects))
     store.write_json(store.root / "columns.json", columns.definitions(leaderboard.columns))
+    sheets = [path.read_bytes() for job_id in run.records if (path := store.item(job_id) / CONTACT).exists()]
+    inputs, written = _inputs(run, csv, sheets), store.read_json(store.root / PUBLISHED) or {}
     compared = ""
     if len(run.methods) > 1:
         differences = comparison.differences(run)
         store.write(store.root / DIFFERENCES, table.csv(table.from_rows(differences)))
         store.write(store.root / "grid.csv", table.csv(table.from_rows(comparison.cells(run))))
-        store.write(store.root / GRID, comparison.grid(run))
+        if written.get("images") != inputs or not (store.root / GRID).exists():
+            store.write(store.root / GRID, comparison.grid(run))
         compared = comparison.markdown(run, differences)
     text = report(run.manifest, run.records, table.markdown(leaderboard), compared)
     store.write(store.root / "report.md", text.encode())
-    sheets = [path.read_bytes() for job_id in run.records if (path := store.item(job_id) / CONTACT).exists()]
-    if sheets:
+    if sheets and (written.get("images") != inputs or not (store.root / CONTACT).exists()):
         store.write(store.root / CONTACT, images.stacked(sheets))
     from pipeline.report import viewer
     from pipeline.report.pages import FOLDER, write
 
-    is_wanted = (store.root / FOLDER).is_dir() if pages is None else pages
-    if is_wanted and files.is_local(store.root):  # pages link to local files; objects in a bucket are none
+    is_outdated = (store.root / FOLDER).is_dir() and written.get("pages") != inputs
+    written = {**written, "images": inputs}
+    if (is_outdated if pages is None else pages) and files.is_local(store.root):  # pages link to local files
         write([run], leaderboard, Store(store.root / FOLDER), viewer.cached())
+        written["pages"] = inputs
+    store.write_json(store.root / PUBLISHED, written)
     return table.markdown(leaderboard, brief=True)
+
+
+def _inputs(run: table.RunResults, csv: bytes, sheets: Sequence[bytes]) -> str:
+    """Digest of all that the images and pages show, and of the versions that draw them."""
+    from pipeline.report import viewer
+
+    parts = [files.read(run.store.root / manifest.FILE), csv, *sheets]
+    return digest(
+        [
+            version("segmentdreamer"),
+            viewer.archive().is_file(),
+            run.records,
+            run.store.read_json(run.store.root / VERDICT),
+            [hashlib.sha256(part).hexdigest() for part in parts],
+        ]
+    )
 
 
 def is_published(store: Store, job_ids: list[str]) -> bool:
     """Whether the outputs exist and are newer than every record."""
-    last = store.root / CONTACT
-    if not all(path.exists() for path in (store.root / LEADERBOARD, store.root / "report.md", last)):
+    sheet, last = store.root / CONTACT, store.root / PUBLISHED
+    if not all(path.exists() for path in (store.root / LEADERBOARD, store.root / "report.md", sheet)):
         return False
+    last = last if last.exists() else sheet  # run folders of older versions lack PUBLISHED
     records = (store.item(job_id) / RECORD for job_id in job_ids)
     written = last.stat().st_mtime
     return all(path.stat().st_mtime <= written for path in records)

@@ -1,0 +1,68 @@
+"""Outputs of a run folder that are written again, and those that are kept because their data is unchanged."""
+
+import json
+
+import pytest
+
+from pipeline.report.publish import publish
+from pipeline.store.run_folder import Store
+from tests.support import finished_run
+
+DRAWN = "contact.png", "grid.png", "report/index.html"
+
+
+@pytest.fixture
+def published(tmp_path):
+    store = Store(tmp_path / "run")
+    finished_run.write(store, tmp_path / "weights", ["a red cube", "a blue ball"], ["sctd", "sds"])
+    publish(store, pages=True)
+    return store
+
+
+def written(store, **options) -> set[str]:
+    """The drawn files that publishing writes again."""
+    before = {name: (store.root / name).stat().st_mtime_ns for name in DRAWN if (store.root / name).exists()}
+    publish(store, **options)
+    return {name for name in DRAWN if (store.root / name).stat().st_mtime_ns != before.get(name)}
+
+
+def test_images_and_pages_of_unchanged_data_are_kept(published):
+    assert written(published) == set()
+    assert written(published, pages=True) == {"report/index.html"}, "on request they are written"
+
+
+def test_tables_are_always_written(published):
+    before = (published.root / "leaderboard.csv").read_bytes()
+    (published.root / "leaderboard.csv").write_text("")
+    (published.root / "report.md").unlink()
+    publish(published)
+    assert (published.root / "leaderboard.csv").read_bytes() == before
+    assert (published.root / "report.md").exists()
+
+
+@pytest.mark.parametrize("name", ["contact.png", "grid.png"])
+def test_missing_image_is_drawn_again(published, name):
+    (published.root / name).unlink()
+    assert written(published) == {name}
+
+
+def test_changed_data_is_drawn_again(published):
+    path = next(published.root.glob("items/*/record.json"))
+    record = json.loads(path.read_text())
+    record["scores"]["clip"]["mean"] += 1
+    path.write_text(json.dumps(record))
+    assert written(published) == set(DRAWN)
+    sheets = sorted(published.root.glob("items/*/contact.png"))
+    sheets[0].write_bytes(sheets[1].read_bytes() + b"\0")
+    assert written(published) == set(DRAWN)
+    assert written(published, paper=True) == set(DRAWN)
+    assert written(published, paper=True) == set()
+
+
+def test_pages_that_were_left_out_are_updated_later(published):
+    path = next(published.root.glob("items/*/record.json"))
+    record = json.loads(path.read_text())
+    record["scores"]["clip"]["mean"] += 1
+    path.write_text(json.dumps(record))
+    assert written(published, pages=False) == {"contact.png", "grid.png"}
+    assert written(published) == {"report/index.html"}
