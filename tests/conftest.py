@@ -4,6 +4,10 @@ import os
 import signal
 import sys
 
+import pytest
+
+from tests.support import slow
+
 # A background job of a shell is deaf to Ctrl-C, and so is all that it starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -16,3 +20,11 @@ sys.dont_write_bytecode = False
 os.environ.setdefault("RAY_worker_niceness", "0")
 # As cluster/ray/executor.py sets it, also where tests use Ray themselves.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the tests of slow.txt: `make test-fast` leaves them out."""
+    listed = slow.listed()
+    for item in items:
+        if slow.name_of(item.nodeid) in listed:
+            item.add_marker(pytest.mark.slow)
