@@ -108,14 +108,14 @@ def find_asset(source: Path, prompt: str | None, job: str | None) -> Asset:
         known = ", ".join(repr(text) for text in dict.fromkeys(each["prompt"] for each in jobs))
         selection = f"--job {job}" if job else f"--prompt {prompt!r}"
         raise UserError(f"{source} has no asset for {selection}; its prompts are {shortened(known, 200)}.")
-    made = [each for each in chosen if (store.item(each["job_id"]) / ASSET).is_file()]
-    if not made:
+    finished = [each for each in chosen if (store.item(each["job_id"]) / ASSET).is_file()]
+    if not finished:
         raise UserError(f"{source} has no finished asset for {chosen[0]['prompt']!r}; finish the run first.")
-    if len(made) > 1:
-        listed = "; ".join(f"{each['job_id']} {each['prompt']!r} by {each['method']}" for each in made[:4])
-        more = f"; and {len(made) - 4} more" if len(made) > 4 else ""
-        raise UserError(f"{source} has {len(made)} assets; choose one with --prompt or --job: {listed}{more}.")
-    (one,) = made
+    if len(finished) > 1:
+        listed = "; ".join(f"{each['job_id']} {each['prompt']!r} by {each['method']}" for each in finished[:4])
+        more = f"; and {len(finished) - 4} more" if len(finished) > 4 else ""
+        raise UserError(f"{source} has {len(finished)} assets; choose one with --prompt or --job: {listed}{more}.")
+    (one,) = finished
     return Asset(store.item(one["job_id"]) / ASSET, _file_name(one["prompt"]), one["prompt"])
 
 

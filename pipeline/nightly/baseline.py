@@ -70,9 +70,9 @@ def pin(folder: Path, nightly_run: NightlyRun, accepted: dict[str, str]) -> Pinn
             "recipes": dict(nightly_run.recipes),
             "features_sha256": _sha256(features),
             "objects": [
-                {"method": made.method, "prompt": made.prompt, "seed": made.seed, "values": made.values}
-                | ({"error": made.error} if made.values is None else {})
-                for made in nightly_run.objects
+                {"method": result.method, "prompt": result.prompt, "seed": result.seed, "values": result.values}
+                | ({"error": result.error} if result.values is None else {})
+                for result in nightly_run.objects
             ],
         }
         store.write_json(_place(folder, number) / ABOUT, about)
@@ -111,7 +111,7 @@ def _place(folder: Path, number: int) -> Path:
 
 def _features(objects: Sequence[JobResult]) -> bytes:
     file = io.BytesIO()
-    arrays = {f"{i} {name}": array for i, made in enumerate(objects) for name, array in made.features.items()}
+    arrays = {f"{i} {name}": array for i, result in enumerate(objects) for name, array in result.features.items()}
     np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     return file.getvalue()
 

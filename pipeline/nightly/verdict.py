@@ -204,11 +204,13 @@ def _worse(better: str) -> int:
 
 def _pairs(baseline: NightlyRun, candidate: NightlyRun, method: str) -> tuple[list[JobResult], list[JobResult]]:
     """The jobs that both runs finished, in the same order."""
-    pinned = {made.key: made for made in baseline.objects if made.values is not None}
+    pinned = {result.key: result for result in baseline.objects if result.values is not None}
     matched = [
-        made for made in candidate.objects if made.method == method and made.values is not None and made.key in pinned
+        result
+        for result in candidate.objects
+        if result.method == method and result.values is not None and result.key in pinned
     ]
-    return matched, [pinned[made.key] for made in matched]
+    return matched, [pinned[result.key] for result in matched]
 
 
 def _difference(
@@ -224,7 +226,7 @@ def _difference(
         return mean, t_p(mean)
     by_prompt: dict[str, list[float]] = {}
     for mine, other in zip(ours, theirs, strict=True):
-        a, b = (made.values.get(metric) if made.values else None for made in (mine, other))
+        a, b = (result.values.get(metric) if result.values else None for result in (mine, other))
         if a is not None and b is not None and not (metric in IN_PERCENT and b <= 0):
             by_prompt.setdefault(mine.prompt, []).append(100 * (a / b - 1) if metric in IN_PERCENT else a - b)
     if not by_prompt:
@@ -236,7 +238,7 @@ def _difference(
 def _of_features(
     kind: str, source: str, ours: list[JobResult], theirs: list[JobResult], reference: Reference | None
 ) -> Estimate | None:
-    a, b = ([made.features[source] for made in side if source in made.features] for side in (ours, theirs))
+    a, b = ([result.features[source] for result in side if source in result.features] for side in (ours, theirs))
     if reference is None or not len(a) == len(b) == len(ours) or sum(map(len, a)) < 2:
         return None
     if kind == "frechet":
@@ -244,8 +246,8 @@ def _of_features(
     return None if reference.features is None or len(ours) < 2 else kernel_difference(a, b, reference.features)
 
 
-def _prompts(made: list[JobResult]) -> int:
-    return len({one.prompt for one in made})
+def _prompts(result: list[JobResult]) -> int:
+    return len({one.prompt for one in result})
 
 
 def _mismatch(baseline: NightlyRun, candidate: NightlyRun) -> str | None:
@@ -254,7 +256,7 @@ def _mismatch(baseline: NightlyRun, candidate: NightlyRun) -> str | None:
         before, now = baseline.keys.get(name), candidate.keys.get(name)
         if before != now:
             return f"{name} is {shortened(str(now), 16)}, in the baseline {shortened(str(before), 16)}"
-    before_keys, now_keys = ({made.key for made in nightly_run.objects} for nightly_run in (baseline, candidate))
+    before_keys, now_keys = ({result.key for result in nightly_run.objects} for nightly_run in (baseline, candidate))
     for only, where in ((before_keys - now_keys, "the baseline"), (now_keys - before_keys, "this run")):
         if only:
             method, prompt, seed = min(only)
@@ -273,12 +275,12 @@ def _changes(found: Sequence[GateResult]) -> str:
 
 def _more_failures(baseline: NightlyRun, candidate: NightlyRun) -> str | None:
     before, now = (
-        [made for made in nightly_run.objects if made.values is None] for nightly_run in (baseline, candidate)
+        [result for result in nightly_run.objects if result.values is None] for nightly_run in (baseline, candidate)
     )
     if len(now) <= len(before):
         return None
-    known = {made.key for made in before}
-    first = next(made for made in now if made.key not in known)
+    known = {result.key for result in before}
+    first = next(result for result in now if result.key not in known)
     return f"{len(now)} jobs failed, {len(before)} in the baseline; {shortened(first.prompt)!r}: {first.error}"
 
 

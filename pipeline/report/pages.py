@@ -28,7 +28,7 @@ LEGEND = (
 
 
 def write(runs: Sequence[RunResults], leaderboard: Any, out: Store, viewer_files: viewer.Files | None) -> Path:
-    """Write all pages; returns index.html. Without the viewer's files, the pages say how to add the viewer.
+    """Write all pages; returns index.html. Without the viewer's files, the pages explain how to add it.
 
     Raises UserError for a manifest that this program did not write, OSError for a folder that cannot be written.
     """
@@ -43,7 +43,7 @@ class _Pages:
         self.prompts = facts.by_prompt(runs)
         self.progress = facts.progress(runs)
         self.written: set[Path] = set()
-        self.written_at = f"report of {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+        self.written_at = f"report written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
 
     def write(self) -> None:
         colours = "".join(f".m{i} {{ background: {colour}; }}\n" for i, colour in enumerate(curves.COLOURS))
@@ -199,7 +199,7 @@ class _Pages:
             self.written.add(self.out.root / name)
             self.out.share(run.store.root / manifest.FILE, self.out.root / name)
             origins.append(facts.origin(run) | {"manifest": name})
-        self._page("recipes.html", "recipes.html", here="recipes", title="Recipes and origin", runs=origins)
+        self._page("recipes.html", "recipes.html", here="recipes", title="Recipes and provenance", runs=origins)
 
     def _remove_stale(self) -> None:
         """Remove files of an earlier report that this one did not write."""

@@ -91,12 +91,12 @@ def app(store: Store, plan: Plan, hosts: list[str], *, is_secure: bool = False) 
             raise HTTPException(403, "Please open the link that you received.")
         return Session(voter, token)
 
-    def checked_step(number: int, who: Annotated[Session, Depends(session)]) -> Step:
+    def checked_step(number: int, visitor: Annotated[Session, Depends(session)]) -> Step:
         if not 1 <= number <= plan.steps:
             raise HTTPException(404, "There is no such page.")
-        return step_of(plan, who.voter, number)
+        return step_of(plan, visitor.voter, number)
 
-    async def form(request: Request, who: Annotated[Session, Depends(session)]) -> dict[str, str]:
+    async def form(request: Request, visitor: Annotated[Session, Depends(session)]) -> dict[str, str]:
         """The fields of a form sent by our own page."""
         origin = request.headers.get("origin")
         try:
@@ -105,11 +105,11 @@ def app(store: Store, plan: Plan, hosts: list[str], *, is_secure: bool = False) 
             raise HTTPException(400, "This is not a form.") from error
         sent = fields.get("csrf", [""])[0]
         is_foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
-        if is_foreign or not hmac.compare_digest(sent.encode(), who.csrf.encode()):
+        if is_foreign or not hmac.compare_digest(sent.encode(), visitor.csrf.encode()):
             raise HTTPException(403, "This form was not sent from our page. Please go back and try again.")
         return {key: values[0] for key, values in fields.items()}
 
-    Who = Annotated[Session, Depends(session)]
+    Visitor = Annotated[Session, Depends(session)]
     Where = Annotated[Step, Depends(checked_step)]
     Form = Annotated[dict[str, str], Depends(form)]
 
@@ -142,8 +142,8 @@ def app(store: Store, plan: Plan, hosts: list[str], *, is_secure: bool = False) 
         return response
 
     @web.get("/")
-    def welcome(who: Who) -> Response:
-        number = next_step(who.voter)
+    def welcome(visitor: Visitor) -> Response:
+        number = next_step(visitor.voter)
         if number is None:
             return page(
                 "message.html", title="Thank you!", text="You have answered everything. You may close this page."
@@ -151,14 +151,14 @@ def app(store: Store, plan: Plan, hosts: list[str], *, is_secure: bool = False) 
         return page("welcome.html", plan=plan, number=number, questions=QUESTIONS)
 
     @web.get("/step/{number}")
-    def show(step: Where, who: Who) -> Response:
-        number = next_step(who.voter)
+    def show(step: Where, visitor: Visitor) -> Response:
+        number = next_step(visitor.voter)
         if step.number != number:  # already answered, or not yet reached
             return RedirectResponse("/" if number is None else f"/step/{number}", 303)
-        return ranking(step, who)
+        return ranking(step, visitor)
 
-    def ranking(step: Step, who: Session, sent: dict[str, str] | None = None, error: str = "") -> Response:
-        draft = database.draft(who.voter.id, step.group, step.question)
+    def ranking(step: Step, visitor: Session, sent: dict[str, str] | None = None, error: str = "") -> Response:
+        draft = database.draft(visitor.voter.id, step.group, step.question)
         drafted = {letter: draft[c] for letter, c in zip(step.letters, step.competitors, strict=True)} if draft else {}
         given = sent or {letter: str(rank) for letter, rank in drafted.items()}
         return page(
@@ -172,37 +172,37 @@ def app(store: Store, plan: Plan, hosts: list[str], *, is_secure: bool = False) 
             group=(step.number - 1) // len(QUESTIONS) + 1,
             order=sorted(step.letters, key=lambda letter: (drafted.get(letter, 0), letter)),
             ranks={letter: given.get(letter, "") for letter in step.letters},
-            csrf=who.csrf,
+            csrf=visitor.csrf,
             error=error,
         )
 
     @web.post("/step/{number}")
-    def submit(step: Where, who: Who, fields: Form) -> Response:
+    def submit(step: Where, visitor: Visitor, fields: Form) -> Response:
         ranks = ranks_of(step, fields)
         if ranks is None:
             error = f"Please give each rank from 1 to {len(step.competitors)} once."
-            return ranking(step, who, fields, error)
-        if not database.cast(Ballot(who.voter.id, step.group, step.question, ranks)):
+            return ranking(step, visitor, fields, error)
+        if not database.cast(Ballot(visitor.voter.id, step.group, step.question, ranks)):
             text = "You have already answered this question, perhaps in another window. Your first answer counts."
             return page("message.html", 409, title="Already answered", text=text)
-        number = next_step(who.voter)
+        number = next_step(visitor.voter)
         return RedirectResponse("/" if number is None else f"/step/{number}", 303)
 
     @web.post("/step/{number}/draft")
-    def draft(step: Where, who: Who, fields: Form) -> Response:
+    def draft(step: Where, visitor: Visitor, fields: Form) -> Response:
         ranks = ranks_of(step, fields)
         if ranks is None:
             raise HTTPException(422, "This is not a ranking.")
-        database.save_draft(Ballot(who.voter.id, step.group, step.question, ranks))
+        database.save_draft(Ballot(visitor.voter.id, step.group, step.question, ranks))
         return Response(status_code=204)
 
     @web.get("/clip/{group}/{letter}.mp4")
-    def clip(group: int, letter: str, who: Who) -> Response:
+    def clip(group: int, letter: str, visitor: Visitor) -> Response:
         if not 1 <= group <= len(plan.prompts) or letter not in tuple(LETTERS[: len(plan.competitors)]):
             raise HTTPException(404, "There is no such page.")
-        real_group, competitors = who.voter.shown[group - 1]
+        real_group, competitors = visitor.voter.shown[group - 1]
         path = plan.clip(store, real_group, competitors[LETTERS.index(letter)])
-        tag = hmac.new(who.token.encode(), f"{group}{letter}".encode(), "sha256").hexdigest()[:16]
+        tag = hmac.new(visitor.token.encode(), f"{group}{letter}".encode(), "sha256").hexdigest()[:16]
         # The file's own date and tag are equal for all volunteers, who could compare them to identify methods.
         headers = {"ETag": f'"{tag}"', "Last-Modified": OLD, "Cache-Control": "private, no-cache"}
         return FileResponse(path, media_type="video/mp4", headers=headers)

@@ -123,13 +123,13 @@ def test_videos_and_images_can_be_read(asset, tmp_path, monkeypatch):
     monkeypatch.setattr(flow, "GIF_VIEWS", 8)
     export(asset, "--to=mp4", "--to=gif", "--to=png", "--size=64", "--out", tmp_path)
     read = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", tmp_path / "signs.mp4", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
-    film = np.frombuffer(subprocess.run(read, capture_output=True, check=True).stdout, np.uint8)
-    film = film.reshape(12, 256, 256, 3)
+    video = np.frombuffer(subprocess.run(read, capture_output=True, check=True).stdout, np.uint8)
+    video = video.reshape(12, 256, 256, 3)
     gif = opened(tmp_path / "signs.gif")
     assert (gif.n_frames, gif.size, gif.info["loop"]) == (8, (64, 64), 0)
     sheet = opened(tmp_path / "signs.png")
     assert sheet.width > 8 * sheet.height / 2
-    assert strongest(film[0]) == strongest(np.asarray(gif.convert("RGB"))) == 0
+    assert strongest(video[0]) == strongest(np.asarray(gif.convert("RGB"))) == 0
 
 
 def opened(path: Path) -> Image.Image:

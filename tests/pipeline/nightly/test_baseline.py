@@ -26,8 +26,8 @@ def test_baseline_round_trip_is_exact(tmp_path):
     found = baseline.read(tmp_path / "pinned")
     assert (found.number, found.accepted) == (1, ACCEPTED)
     assert found.nightly_run.keys == nightly_run().keys
-    assert [(made.key, made.values, made.error) for made in found.nightly_run.objects] == [
-        (made.key, made.values, made.error) for made in nightly_run().objects
+    assert [(result.key, result.values, result.error) for result in found.nightly_run.objects] == [
+        (result.key, result.values, result.error) for result in nightly_run().objects
     ]
     for name, array in nightly_run().objects[0].features.items():
         assert np.array_equal(found.nightly_run.objects[0].features[name], array)

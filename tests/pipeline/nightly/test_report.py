@@ -18,12 +18,12 @@ GATES = [
     GateResult("sctd", "time", "lower", 1, 3.0, None, None, None, None, None, 5.0, INCONCLUSIVE, "no \x00 <interval>"),
 ]
 VERDICT = Verdict(FAIL, "the generation changed: clip (sctd) worse", GATES, ["commit changed from a to b"])
-NIGHT = NightlyRun("night", "2026-01-03T01:00:00+00:00", "b", "a CPU", {}, {}, ())
-PINNED = Pinned(2, NIGHT, {"by": "ada", "date_utc": "2026-01-02", "reason": "release 1"})
+RUN = NightlyRun("night", "2026-01-03T01:00:00+00:00", "b", "a CPU", {}, {}, ())
+PINNED = Pinned(2, RUN, {"by": "ada", "date_utc": "2026-01-02", "reason": "release 1"})
 
 
 def test_markdown_starts_with_the_verdict_and_has_a_row_per_gate():
-    text = markdown(VERDICT, PINNED, NIGHT)
+    text = markdown(VERDICT, PINNED, RUN)
     assert text.splitlines()[0] == "# FAIL: the generation changed: clip (sctd) worse"
     assert "compared with baseline 2, `night` (commit b), accepted 2026-01-02 by ada: release 1" in text
     rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in text.splitlines() if row.startswith("|")]
@@ -37,7 +37,7 @@ def test_markdown_starts_with_the_verdict_and_has_a_row_per_gate():
 
 
 def test_junit_is_valid_and_counts_its_cases():
-    root = ElementTree.fromstring(junit(VERDICT, NIGHT))
+    root = ElementTree.fromstring(junit(VERDICT, RUN))
     (suite,) = root
     assert (suite.get("name"), suite.get("tests"), suite.get("failures"), suite.get("skipped")) == (
         "night",
@@ -54,19 +54,19 @@ def test_junit_is_valid_and_counts_its_cases():
 
 
 def test_json_and_history_line_are_plain_values():
-    whole = json.loads(json.dumps(document(VERDICT, PINNED, NIGHT), allow_nan=False))
+    whole = json.loads(json.dumps(document(VERDICT, PINNED, RUN), allow_nan=False))
     assert (whole["verdict"], whole["baseline"]["number"], whole["gates"][0]["delta"]) == (FAIL, 2, 0.3)
-    one = json.loads(json.dumps(line(VERDICT, PINNED, NIGHT), allow_nan=False))
+    one = json.loads(json.dumps(line(VERDICT, PINNED, RUN), allow_nan=False))
     assert [gate["loss"] for gate in one["gates"]] == [0.5 / 0.3, 0.25 / 2.0, 3.0 / 5.0]
 
 
 def test_trend_has_a_row_per_gate_coloured_by_verdict():
-    history = [line(VERDICT, PINNED, NIGHT)] * 3
+    history = [line(VERDICT, PINNED, RUN)] * 3
     image = Image.open(io.BytesIO(trend.draw(history, 2)))
-    two = Image.open(io.BytesIO(trend.draw([line(Verdict(PASS, "", GATES[:2], []), PINNED, NIGHT)], 2)))
+    two = Image.open(io.BytesIO(trend.draw([line(Verdict(PASS, "", GATES[:2], []), PINNED, RUN)], 2)))
     assert image.height > two.height > 300
     pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
     for colour in trend.COLOURS.values():
         rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
         assert (pixels == rgb).all(axis=1).any(), colour
-    trend.draw([line(Verdict(FAIL, "", [], []), PINNED, NIGHT)], 2)  # runs that are not comparable
+    trend.draw([line(Verdict(FAIL, "", [], []), PINNED, RUN)], 2)  # runs that are not comparable

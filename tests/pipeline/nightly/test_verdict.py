@@ -39,8 +39,8 @@ def run(clip=0.0, *, method="sctd", **changes) -> NightlyRun:
 def with_values(values: dict[str, np.ndarray], base: NightlyRun | None = None) -> NightlyRun:
     base = base or run()
     objects = tuple(
-        replace(made, values={name: float(array[i]) for name, array in values.items()})
-        for i, made in enumerate(base.objects)
+        replace(result, values={name: float(array[i]) for name, array in values.items()})
+        for i, result in enumerate(base.objects)
     )
     return replace(base, objects=objects)
 
@@ -131,7 +131,7 @@ def test_run_compared_with_itself_passes_with_p_1():
          "1 jobs only in the baseline, first 'a cube of side 7' by sctd with seed 0"),
         (run(), run(objects=(*run().objects, JobResult("sctd", "a cat", 0, None))),
          "1 jobs only in this run, first 'a cat' by sctd with seed 0"),
-        (run(), run(objects=tuple(replace(made, seed=1) for made in run().objects)),
+        (run(), run(objects=tuple(replace(result, seed=1) for result in run().objects)),
          "8 jobs only in the baseline, first 'a cube of side 0' by sctd with seed 0"),
     ],
 )  # fmt: skip
@@ -143,7 +143,7 @@ def test_runs_that_are_not_comparable_fail_with_the_first_difference(baseline, c
 
 def failed(base: NightlyRun, *numbers: int) -> NightlyRun:
     objects = tuple(
-        replace(made, values=None, error="NaN") if i in numbers else made for i, made in enumerate(base.objects)
+        replace(result, values=None, error="NaN") if i in numbers else result for i, result in enumerate(base.objects)
     )
     return replace(base, objects=objects)
 
@@ -215,9 +215,9 @@ def test_costs_are_compared_only_on_the_same_machine():
 def test_seeds_of_a_prompt_are_averaged():
     def twice(*shifts):
         seeds = (
-            replace(made, seed=seed, values={"clip": made.values["clip"] + float(shift[i])})
+            replace(result, seed=seed, values={"clip": result.values["clip"] + float(shift[i])})
             for seed, shift in enumerate(shifts)
-            for i, made in enumerate(run().objects)
+            for i, result in enumerate(run().objects)
         )
         return run(objects=tuple(seeds))
 

@@ -223,23 +223,23 @@ def test_html_in_a_prompt_is_escaped(study):
 
 def test_no_response_names_a_method(study):
     """Checks every page, header, script and video. Videos have equal lengths and dates."""
-    answers, films = [], []
+    answers, videos = [], []
     with visiting(study) as client:
         answers += [client.get("/"), client.get("/static/study.js"), client.get("/static/study.css")]
         for step in range(1, STEPS + 1):
             answers += [client.get(f"/step/{step}"), vote(client, step, {"A": "1"}), vote(client, step)]
         answers += [vote(client, 1), client.get("/"), client.get("/nowhere"), client.get("/clip/9/A.mp4")]
-        films = [client.get(f"/clip/{group}/{letter}.mp4") for group in (1, 2) for letter in "ABC"]
-    for answer in [*answers, *films]:
+        videos = [client.get(f"/clip/{group}/{letter}.mp4") for group in (1, 2) for letter in "ABC"]
+    for answer in [*answers, *videos]:
         received = (str(answer.url) + str(answer.headers)).encode() + answer.content
         for history in answer.history:
             received += str(history.headers).encode()
         for word in secrets_of(study[1]):
             assert word.encode() not in received, (answer.url, word)
-    assert all(film.status_code == 200 for film in films)
-    assert {film.headers["content-length"] for film in films} == {str(len(films[0].content))}
-    assert {film.headers["last-modified"] for film in films} == {"Thu, 01 Jan 1970 00:00:00 GMT"}
-    assert len({film.content for film in films}) == 6
+    assert all(video.status_code == 200 for video in videos)
+    assert {video.headers["content-length"] for video in videos} == {str(len(videos[0].content))}
+    assert {video.headers["last-modified"] for video in videos} == {"Thu, 01 Jan 1970 00:00:00 GMT"}
+    assert len({video.content for video in videos}) == 6
 
 
 def test_etags_of_videos_differ_between_volunteers(study):
