@@ -93,7 +93,7 @@ def published(table: Path, voters: int) -> int:
     names = list(rows[0])
     print(leaderboard.aligned([names, *([f"{row[name]}" for name in names] for row in rows)]))
     distance = critical_distance(len(rows), voters)
-    print(f"{voters} volunteers: ranks closer than {distance:.3f} cannot be told apart (Nemenyi).")
+    print(f"{voters} volunteers: ranks closer than {distance:.3f} do not differ significantly (Nemenyi).")
     return OK
 
 

@@ -76,6 +76,6 @@ def test_published_ranks(tmp_path):
     (tmp_path / "ranks.csv").write_text("method,q1_rank\na,1.4\nb,1.6\n")
     told = invoke("published", tmp_path / "ranks.csv", "--voters", 40).stdout
     assert "| a      | 1.4     |" in told
-    assert "40 volunteers: ranks closer than 0.310 cannot be told apart (Nemenyi)." in told
+    assert "40 volunteers: ranks closer than 0.310 do not differ significantly (Nemenyi)." in told
     (tmp_path / "ranks.csv").write_text("method,q1_rank\na,1.4\nb,1.4\n")
     assert "sum to 2.80: expected 3 within 0.03" in refused("published", tmp_path / "ranks.csv", "--voters", 40)
