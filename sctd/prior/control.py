@@ -51,7 +51,7 @@ class Control:
 
     @torch.no_grad()
     def residuals(self, z_t: Latents, t: int, text: Text, condition: Images, scale: float) -> Residuals:
-        """Residuals to add inside the U-Net, times `scale`; `condition` in [0, 1] is resized to `factor` × the latents."""
+        """Residuals for the U-Net, times `scale`; `condition` in [0, 1] is resized to `factor` × the latents."""
         device, dtype = self.model.device, self.model.dtype
         size = [self.factor * side for side in z_t.shape[-2:]]
         if list(condition.shape[-2:]) != size:

@@ -1,8 +1,8 @@
-"""What a prior's files must be before a model is built from them: their names, their format, their architecture.
+"""Checks of a prior's files before a model is built from them: names, format and architecture.
 
-A prior is a folder of the Stable Diffusion format, or one `.safetensors` file with the original authors' names of
-tensors, as fine-tunes are published, and a folder with the configuration of what it was tuned from. Pickles are refused
-unopened: a pickle can run code.
+A prior is a folder of the Stable Diffusion format, or one `.safetensors` file with the original tensor names, as
+fine-tunes are published, plus a folder with the configuration of the checkpoint that was fine-tuned. Pickles are
+rejected without opening them, because a pickle can run code.
 """
 
 import json
@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"  # their files of weights, before the suffix
+DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"  # file names of weights, without suffix
 PICKLES = ".bin", ".ckpt", ".pt", ".pth"
-PICKLED = b"PK\x03\x04", b"\x80"  # how torch.save's files begin: a zip archive, before 2020 a bare pickle
+PICKLED = b"PK\x03\x04", b"\x80"  # first bytes of torch.save files: a zip archive, before 2020 a bare pickle
 CONVERT = (
     "python -c \"import sys, torch, safetensors.torch as s; t = torch.load(sys.argv[1], map_location='cpu', "
     "weights_only=True); s.save_file({k: v.clone().contiguous() for k, v in t.get('state_dict', t).items() "
@@ -28,7 +28,7 @@ def weights_names(stem: str) -> tuple[str, str]:
     return f"{stem}.safetensors", f"{stem}.fp16.safetensors"
 
 
-# Of each file the names that it may have.
+# The possible names of each file.
 CONFIG_FILES = (
     *[(f"{part}/config.json",) for part in ("vae", "unet", "text_encoder")],
     ("scheduler/scheduler_config.json",),
@@ -45,8 +45,8 @@ PRIOR_FORMAT = (
 CONTROLNET_FILES = (("config.json",), weights_names(DIFFUSERS))
 CONTROLNET_FORMAT = "expected a folder of diffusers' ControlNet format, weights in safetensors"
 CONFIG_FORMAT = (
-    "a single file needs the configuration of the checkpoint that it was tuned from, a folder of the Stable Diffusion "
-    "format whose weights are not read"
+    "a single file needs the configuration of the checkpoint that was fine-tuned, a folder of the Stable Diffusion "
+    "format (its weights are not read)"
 )
 
 UNET, VAE, TEXT_ENCODER = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
@@ -65,21 +65,21 @@ OPEN_CLIP_NAMES = {
 
 
 class PriorError(ValueError):
-    """Files that are no prior: what is missing or wrong in them, and what to do."""
+    """Raised for files that are not a valid prior: what is missing or wrong, and what to do."""
 
 
 class Source(NamedTuple):
-    """`folder` has the configuration, and the weights unless there is a `single_file` with all of them."""
+    """`folder` has the configuration; the weights are in `single_file` if there is one, else in `folder`."""
 
     folder: Path
     single_file: Path | None
 
 
 def locate(path: Path, config: Path | None) -> Source:
-    """Where a prior's weights and configuration are, every file of them there. Raises PriorError.
+    """Locate a prior's weights and configuration. Raises PriorError if a file is missing.
 
-    A single file's configuration is `config`, a folder of the file's name beside it, or the folder that it lies in. A
-    folder with the configuration and one single file, no other weights, is the same thing.
+    The configuration of a single file is `config`, a folder of the file's name next to it, or the folder that contains
+    it. A folder with a configuration, one single file and no other weights is treated like that file.
     """
     if path.is_dir() and config is None:
         parts = any((path / name).is_file() for names in WEIGHTS_FILES for name in names)
@@ -89,26 +89,26 @@ def locate(path: Path, config: Path | None) -> Source:
             return Source(path, None)
         path = files[0]
     elif config is not None and not path.is_file():
-        raise PriorError(f"there is no file {path}; config= goes with a single .safetensors file: check the path")
+        raise PriorError(f"there is no file {path}; config= needs a single .safetensors file: check the path")
     if not path.is_file():
         raise PriorError(f"there is no folder {path}; {PRIOR_FORMAT}: check the path")
     if path.suffix in PICKLES:
         raise PriorError(pickled(path, path.with_suffix(".safetensors")))
     if path.suffix != ".safetensors":
-        raise PriorError(f"{path} is no .safetensors file; {PRIOR_FORMAT}, or one .safetensors file: check the path")
+        raise PriorError(f"{path} is not a .safetensors file; {PRIOR_FORMAT}, or one .safetensors file: check the path")
     places = [config] if config is not None else [path.with_suffix(""), path.parent]
     found = next((place for place in places if (place / "unet" / "config.json").is_file()), None)
     if found is None:
         raise PriorError(
-            f"there is no {' or '.join(str(place / 'unet' / 'config.json') for place in places)} to read {path} by; "
-            f"{CONFIG_FORMAT}: put one there"
+            f"found no {' or '.join(str(place / 'unet' / 'config.json') for place in places)} for {path}; "
+            f"{CONFIG_FORMAT}: copy one there"
         )
     check_files(found, CONFIG_FILES, CONFIG_FORMAT)
     return Source(found, path)
 
 
 def image_size(path: Path) -> int:
-    """Height of the pictures of a prior, by its configuration alone. Raises PriorError where it has none."""
+    """Height of a prior's images in pixels, from its configuration alone. Raises PriorError if there is none."""
     folder = locate(path, None).folder
     size = read_json(folder / "unet" / "config.json")["sample_size"]
     height = size if isinstance(size, int) else size[0]
@@ -116,46 +116,46 @@ def image_size(path: Path) -> int:
 
 
 def check_files(folder: Path, files: Iterable[tuple[str, ...]], expected: str) -> None:
-    """Every file that the format asks for is there, in one of its names, or PriorError."""
+    """Raise PriorError unless every file of the format exists under one of its names."""
     if not folder.is_dir():
         raise PriorError(f"there is no folder {folder}; {expected}: check the path")
     for names in files:
         if any((folder / name).is_file() for name in names):
             continue
-        directory, wanted = (folder / names[0]).parent, folder / names[0]
-        if wanted.suffix == ".safetensors" and directory.is_dir():
+        directory, expected_file = (folder / names[0]).parent, folder / names[0]
+        if expected_file.suffix == ".safetensors" and directory.is_dir():
             for found in sorted(directory.iterdir()):
                 if found.suffix in PICKLES:
-                    raise PriorError(pickled(found, wanted))
+                    raise PriorError(pickled(found, expected_file))
         raise PriorError(f"{folder} lacks {' or '.join(names)}; {expected}: download the checkpoint again")
 
 
-def pickled(path: Path, wanted: Path) -> str:
-    """Why a pickle is refused, and the command that converts it without running what may be in it."""
+def pickled(path: Path, target: Path) -> str:
+    """The error for a pickle, with the command that converts it to `target` without running its code."""
     return (
         f"{path} is a pickle, which could run code when opened; expected safetensors: download the checkpoint in that "
-        f"form, or convert it by {CONVERT} '{path}' '{wanted}'"
+        f"format, or convert it with {CONVERT} '{path}' '{target}'"
     )
 
 
 def read_json(path: Path) -> Mapping[str, Any]:
     found = read(path, lambda path: json.loads(path.read_text(encoding="utf-8")))
     if not isinstance(found, dict):
-        raise PriorError(f"{path} holds no table of settings: download the checkpoint again")
+        raise PriorError(f"{path} contains no JSON object: download the checkpoint again")
     return found
 
 
 def read(path: Path, reader: Callable[[Path], Any]) -> Any:
-    """What `reader` makes of the file or folder; PriorError with its reason if it cannot."""
+    """The result of `reader` on the file or folder. Raises PriorError with the reason if it fails."""
     try:
         return reader(path)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # RuntimeError: shapes that do not fit
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # RuntimeError: wrong shapes
         reason = str(error).strip().split("\n")[0]
         raise PriorError(f"{path} cannot be read ({reason}): download the checkpoint again") from error
 
 
 def check_architecture(folder: Path) -> None:
-    """The configurations are those of one text-to-image Stable Diffusion, or PriorError."""
+    """Raise PriorError unless the configurations are those of one text-to-image Stable Diffusion checkpoint."""
     unet, vae, text = (read_json(folder / part / "config.json") for part in ("unet", "vae", "text_encoder"))
     if unet.get("addition_embed_type") or unet.get("class_embed_type") or unet.get("num_class_embeds"):
         raise PriorError(
@@ -168,15 +168,15 @@ def check_architecture(folder: Path) -> None:
     width, expected = text.get("hidden_size"), unet.get("cross_attention_dim")
     if width != expected:
         raise PriorError(
-            f"{folder}/text_encoder has embeddings of width {width}, but unet/ attends to width {expected}: "
-            "take both from the same checkpoint"
+            f"{folder}/text_encoder has embeddings of width {width}, but unet/ expects width {expected}: "
+            "use both from the same checkpoint"
         )
 
 
 def split(path: Path, folder: Path) -> dict[str, dict[str, Tensor]]:
-    """The tensors of a single file by part: U-Net and VAE under their own names, the text encoder under transformers'.
+    """The tensors of a single file by part: U-Net and VAE with original names, text encoder with transformers' names.
 
-    Raises PriorError unless it holds the three parts of the architecture that `folder` configures.
+    Raises PriorError unless the file has all three parts in the architecture configured by `folder`.
     """
     with open(path, "rb") as file:
         if file.read(4).startswith(PICKLED):
@@ -189,8 +189,8 @@ def split(path: Path, folder: Path) -> dict[str, dict[str, Tensor]]:
         parts[part] = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         if not parts[part]:
             raise PriorError(
-                f"{path} has no {title} (no tensor called {prefix}…); expected a whole checkpoint of Stable Diffusion "
-                "1 or 2 under its authors' names, neither a LoRA nor a part: use such a file, or a folder"
+                f"{path} has no {title} (no tensor named {prefix}…); expected a full checkpoint of Stable Diffusion "
+                "1 or 2 with the original tensor names, not a LoRA or a part: use such a file, or a folder"
             )
     _check_unet(path, parts["unet"], folder)
     parts["text_encoder"] = clip_names(parts["text_encoder"])
@@ -198,9 +198,9 @@ def split(path: Path, folder: Path) -> dict[str, dict[str, Tensor]]:
 
 
 def clip_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A text encoder's tensors by transformers' names: Stable Diffusion 1 has them already, 2 has open_clip's.
+    """A text encoder's tensors under transformers' names; Stable Diffusion 1 has these, 2 has open_clip's names.
 
-    open_clip keeps the matrices of queries, keys and values in one.
+    open_clip stores the matrices of queries, keys and values as one.
     """
     transformers, open_clip = f"{TEXT_ENCODER}transformer.", f"{TEXT_ENCODER}model."
     found = {}
@@ -224,21 +224,21 @@ def _check_unet(path: Path, tensors: Mapping[str, Tensor], folder: Path) -> None
     config = read_json(folder / "unet" / "config.json")
     first = tensors.get(f"{UNET}input_blocks.0.0.weight")
     if first is None:
-        raise PriorError(f"{path} holds no U-Net of Stable Diffusion 1 or 2, but another network: use such a file")
+        raise PriorError(f"{path} has another network than the U-Net of Stable Diffusion 1 or 2: use such a checkpoint")
     if first.shape[1] != config.get("in_channels", 4):
         raise PriorError(_channels(str(path), first.shape[1], config.get("in_channels", 4)))
     for name, tensor in tensors.items():
         if name.endswith(".attn2.to_k.weight") and tensor.shape[1] != config.get("cross_attention_dim"):
             raise PriorError(
-                f"{path} attends to embeddings of width {tensor.shape[1]}, the configuration in {folder} to "
-                f"{config.get('cross_attention_dim')} (Stable Diffusion 1: 768, 2: 1024): give the configuration of "
-                "the checkpoint that it was tuned from"
+                f"{path} expects embeddings of width {tensor.shape[1]}, the configuration in {folder} "
+                f"{config.get('cross_attention_dim')} (Stable Diffusion 1: 768, 2: 1024): use the configuration of "
+                "the checkpoint that was fine-tuned"
             )
 
 
 def _channels(where: str, found: int, expected: int) -> str:
     kind = ", as for inpainting" if found == 9 else ""
     return (
-        f"{where} has a U-Net of {found} input channels{kind}; expected {expected}, a latent's alone: "
+        f"{where} has a U-Net of {found} input channels{kind}; expected {expected}, those of a latent: "
         "use a text-to-image checkpoint"
     )

@@ -1,11 +1,15 @@
-"""The residual blocks of diffusers' VAE and U-Net with few passes over memory, on a GPU, channels last.
+"""Fused residual blocks for diffusers' VAE and U-Net on a GPU: channels last, with few passes over memory.
 
-`fuse` puts them in place of diffusers' own, which compute the same and are their reference in the tests. GroupNorm,
-SiLU and the bias before them are one map (`sctd.prior.group_norm_triton`); a convolution's own bias waits for the next map or
-the sum at the block's end, since cuDNN would add it in a pass of its own; and the backward pass, for frozen weights, is
-written out: the adjoint of a convolution of stride 1 is a convolution by the mirrored kernel, which cuDNN does faster
-than its own backward. On an H200, SD 2.1's encoder at 4 × 512²: forward 27 → 11 ms, with backward 63 → 23 ms; its U-Net
-of batch 4, compiled: 10.0 → 8.8 ms (docs/performance.md).
+`fuse` replaces diffusers' blocks, which compute the same and are the reference in the tests.
+
+- GroupNorm, SiLU and the preceding bias are one kernel (`sctd.prior.group_norm_triton`).
+- The bias of a convolution is added by the next kernel or the sum at the end of the block, because cuDNN would add it
+  in a separate pass.
+- The backward pass, for frozen weights, is explicit: the adjoint of a convolution of stride 1 is a convolution with the
+  mirrored kernel, which is faster than cuDNN's backward.
+
+On an H200, SD 2.1's encoder at 4 × 512²: forward 27 → 11 ms, with backward 63 → 23 ms; its U-Net at batch size 4,
+compiled: 10.0 → 8.8 ms (docs/performance.md).
 """
 
 from typing import Any
@@ -17,11 +21,11 @@ from torch.nn.functional import conv2d, silu
 
 from sctd.prior import group_norm_triton as kernels
 
-Picture = Float[Tensor, "batch channels height width"]
+FeatureMap = Float[Tensor, "batch channels height width"]
 
 
 def fuse(model: nn.Module) -> None:
-    """Replace, in place, every residual block and lone GroupNorm of a VAE or U-Net that is of the usual kind."""
+    """Replace, in place, every residual block and lone GroupNorm of a VAE or U-Net of the standard kind."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if _is_block(child):
@@ -36,7 +40,7 @@ def fuse(model: nn.Module) -> None:
 
 
 def _is_block(module: nn.Module) -> bool:
-    """A ResnetBlock2D without resampling, scaling or another activation; told by name, as diffusers has one owner."""
+    """A ResnetBlock2D with SiLU, without resampling or scaling; by name, as only one file may import diffusers."""
     return (
         type(module).__name__ == "ResnetBlock2D"
         and isinstance(module.nonlinearity, nn.SiLU)
@@ -47,13 +51,13 @@ def _is_block(module: nn.Module) -> bool:
 
 
 class Norm(nn.Module):
-    """A GroupNorm, and SiLU if `activated`; differentiable in its input."""
+    """GroupNorm, followed by SiLU if `activated`; differentiable in its input."""
 
     def __init__(self, norm: nn.GroupNorm, *, activated: bool):
         super().__init__()
         self.norm, self.activated = norm, activated
 
-    def forward(self, x: Picture) -> Picture:
+    def forward(self, x: FeatureMap) -> FeatureMap:
         x = _channels_last(x)
         if torch.is_grad_enabled() and x.requires_grad:
             return _Norm.apply(x, self.norm, self.activated)
@@ -63,18 +67,18 @@ class Norm(nn.Module):
 
 
 class Block(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x))) + time))); differentiable in x where there is no time."""
+    """x + conv(silu(norm(conv(silu(norm(x))) + time))); differentiable in x if the block has no time embedding."""
 
     def __init__(self, block: Any):
         super().__init__()
         self.norm1, self.conv1, self.norm2, self.conv2 = block.norm1, block.conv1, block.norm2, block.conv2
         self.conv_shortcut, self.time_emb_proj = block.conv_shortcut, block.time_emb_proj
-        if self.time_emb_proj is None:  # a VAE's: what its backward pass needs
+        if self.time_emb_proj is None:  # a VAE's block; these are for its backward pass
             self.bias = self.conv2.bias if self.conv_shortcut is None else self.conv2.bias + self.conv_shortcut.bias
             self.adjoint1, self.adjoint2 = adjoint(self.conv1.weight), adjoint(self.conv2.weight)
             self.adjoint_shortcut = None if self.conv_shortcut is None else adjoint(self.conv_shortcut.weight)
 
-    def forward(self, x: Picture, temb: Tensor | None = None) -> Picture:
+    def forward(self, x: FeatureMap, temb: Tensor | None = None) -> FeatureMap:
         x = _channels_last(x)
         if self.time_emb_proj is None:
             return _Block.apply(x, self)
@@ -91,7 +95,7 @@ class Block(nn.Module):
 def group_norm(
     x: Tensor, weight: Tensor, bias: Tensor, offset: Tensor | None, groups: int, eps: float, activated: bool
 ) -> Tensor:
-    """GroupNorm of x + offset (batch × channels), and SiLU if `activated`: an operator that torch's compiler keeps."""
+    """GroupNorm of x + offset (batch × channels), then SiLU if `activated`; an opaque operator for torch.compile."""
     affine = kernels.affine(x, weight, bias, offset, groups, eps)
     return kernels.apply(x, affine.scale, affine.shift, silu=activated)
 
@@ -118,7 +122,7 @@ class _Norm(torch.autograd.Function):
 
 
 class _Block(torch.autograd.Function):
-    """A VAE's block. Kept for the backward pass are its input, what lies between its convolutions, and no more."""
+    """A VAE's block. Its backward pass needs only its input and the result between its convolutions."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, block: Block) -> Tensor:

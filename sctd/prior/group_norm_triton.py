@@ -1,8 +1,9 @@
-"""GroupNorm + SiLU on channels-last pictures: two passes forwards, two backwards. The only file with triton.
+"""Triton kernels for GroupNorm + SiLU on channels-last feature maps: two passes forward, two backward.
 
-A picture is pixels × channels here, as it lies in memory. torch and its compiler take a group's few channels pixel by
-pixel (8 bytes of every 256 where there are 128 channels in 32 groups); these kernels read whole rows, add up each
-channel, and join channels to groups afterwards. Sums are taken in one order: equal inputs give equal bits.
+A feature map is pixels × channels here, its memory layout. torch and its compiler read the few channels of a group
+pixel by pixel (8 bytes of every 256 with 128 channels in 32 groups). These kernels read whole rows, sum each channel
+and combine channels to groups afterwards. The order of summation is fixed: equal inputs give equal bits. This is the
+only file that imports triton.
 """
 
 from typing import Any, NamedTuple
@@ -13,13 +14,13 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-PIXELS = 32  # of a tile
-SUMMED, WITH_GRADIENT = (16, 1056), (8, 2112)  # pixels at once and programs, of the sums; found by trial on an H200
-MOST_CHUNKS = 512
+PIXELS = 32  # per tile
+SUMMED, WITH_GRADIENT = (16, 1056), (8, 2112)  # pixels per step and number of programs of the sums; tuned on an H200
+MAX_CHUNKS = 512
 
 
 class Affine(NamedTuple):
-    """GroupNorm as a map of each channel, u = scale x + shift, and what its derivative needs of each group."""
+    """GroupNorm as an affine map per channel, u = scale x + shift, and the statistics per group for its derivative."""
 
     scale: Float[Tensor, "batch channels"]
     shift: Float[Tensor, "batch channels"]
@@ -28,7 +29,7 @@ class Affine(NamedTuple):
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor, offset: Tensor | None, groups: int, eps: float) -> Affine:
-    """Of x + offset; `offset` (batch × channels) costs nothing, for the sums of x + d follow from those of x."""
+    """GroupNorm of x + offset; `offset` (batch × channels) is free: the sums of x + d follow from those of x."""
     batch, channels, height, width = x.shape
     sums, tiles = _sums(x, None, None, silu=False)
     options: dict[str, Any] = {"device": x.device, "dtype": torch.float32}
@@ -43,7 +44,7 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor, offset: Tensor | None, group
 
 
 def apply(x: Tensor, scale: Tensor, shift: Tensor, *, silu: bool) -> Tensor:
-    """silu(scale x + shift), laid out as x."""
+    """silu(scale x + shift), or scale x + shift without `silu`, in the memory layout of x."""
     y = torch.empty_like(x)
     tiles = _Tiles.of(x)
     _apply_kernel[(x.shape[0], triton.cdiv(tiles.pixels, PIXELS), tiles.blocks)](
@@ -55,7 +56,7 @@ def apply(x: Tensor, scale: Tensor, shift: Tensor, *, silu: bool) -> Tensor:
 def input_gradient(
     x: Tensor, dy: Tensor, forward: Affine, weight: Tensor, offset: Tensor | None, *, silu: bool, added: Tensor | None
 ) -> Tensor:
-    """∂L/∂x of `apply(x, …)` whose gradient is `dy`, plus `added` if given: a block's other path."""
+    """∂L/∂x of `apply(x, …)` whose gradient is `dy`, plus `added` if given: the gradient of the skip path."""
     batch, groups = forward.mean.shape
     sums, tiles = _sums(x, dy, forward, silu=silu)
     slope, constant = torch.empty(2, batch, tiles.channels, device=x.device, dtype=torch.float32).unbind()
@@ -74,7 +75,7 @@ def input_gradient(
 
 
 def add(x: Tensor, y: Tensor, bias: Tensor) -> Tensor:
-    """x + y + bias, a number for each channel, in one pass."""
+    """x + y + bias in one pass; `bias` has one value per channel."""
     out, tiles = torch.empty_like(x), _Tiles.of(x)
     _add_kernel[(x.shape[0], triton.cdiv(tiles.pixels, PIXELS), tiles.blocks)](
         x, y, bias, out, tiles.pixels, tiles.channels, PIXELS=PIXELS, BLOCK=tiles.block
@@ -83,7 +84,7 @@ def add(x: Tensor, y: Tensor, bias: Tensor) -> Tensor:
 
 
 class _Tiles(NamedTuple):
-    """How a picture is cut: `chunks` runs of pixels are summed apart, in `blocks` of `block` channels."""
+    """Tiling: `chunks` runs of pixels are summed separately, in `blocks` blocks of `block` channels."""
 
     pixels: int
     channels: int
@@ -96,12 +97,12 @@ class _Tiles(NamedTuple):
         batch, channels, height, width = x.shape
         block = 128 if channels % 128 == 0 else 64
         blocks = triton.cdiv(channels, block)
-        most = min(MOST_CHUNKS, triton.cdiv(height * width, pixels_at_once))
-        return _Tiles(height * width, channels, block, blocks, max(1, min(most, programs // (batch * blocks))))
+        limit = min(MAX_CHUNKS, triton.cdiv(height * width, pixels_at_once))
+        return _Tiles(height * width, channels, block, blocks, max(1, min(limit, programs // (batch * blocks))))
 
 
 def _sums(x: Tensor, dy: Tensor | None, forward: Affine | None, *, silu: bool) -> tuple[Tensor, _Tiles]:
-    """Per sample, chunk and channel: Σ x and Σ x² or, with a gradient dy, Σ g and Σ g x for g = dy silu'(u)."""
+    """Per sample, chunk and channel: Σ x and Σ x², or with a gradient dy, Σ g and Σ g x for g = dy silu'(u)."""
     at_once, programs = SUMMED if dy is None else WITH_GRADIENT
     tiles = _Tiles.of(x, at_once, programs)
     sums = torch.empty(2, x.shape[0], tiles.chunks, tiles.channels, device=x.device, dtype=torch.float32)
@@ -157,7 +158,7 @@ def _sums_kernel(
 
 @triton.jit
 def _channel_sums(sums, channels, chunks, channel, inside, CHUNK_BLOCK: tl.constexpr):
-    """Both sums of some channels of this program's sample, over its chunks."""
+    """Both sums of the given channels of this program's sample, over all chunks."""
     sample = tl.program_id(0)
     chunk = tl.arange(0, CHUNK_BLOCK)
     place = (sample * chunks + chunk)[:, None] * channels + channel[None, :]
@@ -181,7 +182,7 @@ def _affine_kernel(
         added = tl.load(offset + sample * channels + channel, mask=inside, other=0.0).to(tl.float32)
     count = pixels * GROUP
     mean = tl.sum(first + pixels * added, 0) / count
-    # Σ (x + d - mean)² around the mean, channel by channel: large means cancel before they are squared
+    # Σ (x + d - mean)², centred per channel, so that large means cancel before squaring
     center = first / pixels
     within = second - first * center
     apart = tl.where(inside, center + added - mean, 0.0)
@@ -200,7 +201,7 @@ def _gradient_kernel(
     sums, weight, offset, means, inverse_deviations, slope, constant, pixels, channels, chunks,
     GROUP: tl.constexpr, GROUP_BLOCK: tl.constexpr, CHUNK_BLOCK: tl.constexpr, HAS_OFFSET: tl.constexpr,
 ):  # fmt: skip
-    """∂L/∂x = scale g + slope x + constant, the last two of a group: what the mean and the deviation pass on."""
+    """∂L/∂x = scale g + slope x + constant; slope and constant are the gradients through deviation and mean."""
     sample, group = tl.program_id(0), tl.program_id(1)
     inside = tl.arange(0, GROUP_BLOCK) < GROUP
     channel = group * GROUP + tl.arange(0, GROUP_BLOCK)

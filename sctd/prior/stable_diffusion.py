@@ -1,7 +1,7 @@
-"""The diffusion prior: a checkpoint of Stable Diffusion 1 or 2 as encoder, decoder, text embedding and denoiser.
+"""The diffusion prior: a Stable Diffusion 1 or 2 checkpoint as encoder, decoder, text encoder and denoiser.
 
-A ControlNet is read here too, for `sctd.prior.control`. The only file that imports diffusers. Nothing is fetched: the files
-(`sctd.prior.files`) are all there, or are refused.
+It also loads ControlNets for `sctd.prior.control`. This is the only file that imports diffusers. Nothing is downloaded:
+missing files are an error (`sctd.prior.files`).
 """
 
 from collections.abc import Callable, Iterator, Set
@@ -51,25 +51,25 @@ Sampler = Literal["ddim", "dpm-solver++(2M)"]
 
 
 class Residuals(NamedTuple):
-    """What a ControlNet adds inside the U-Net: to each skip connection in the order of the way down, and the middle."""
+    """Residuals of a ControlNet for the U-Net: one per skip connection, in encoder order, and one for the middle."""
 
     down: tuple[Float[Tensor, "batch _ _ _"], ...]
     middle: Float[Tensor, "batch _ _ _"]
 
 
-class Networks(NamedTuple):
-    """What an iteration runs, at speed (`sctd.prior.cuda_graphs`): the U-Net, and the encoder up to its two moments."""
+class CapturedNetworks(NamedTuple):
+    """The captured networks (`sctd.prior.cuda_graphs`): the U-Net, and the encoder up to its mean and log variance."""
 
-    predict: "Recorded"
-    moments: "RecordedWithGradient"
+    predict: "Captured"
+    moments: "CapturedWithGradient"
 
 
 @dataclass(frozen=True, eq=False)
 class StableDiffusionPrior:
     """p(z_0 | text) of a latent diffusion model, frozen. Images are RGB in [0, 1], latents scaled to unit variance.
 
-    The models compute in the dtype they were loaded in; what comes out has the dtype of the images or latents that went
-    in, so that half-precision models leave float32 latents float32.
+    The models compute in the dtype in which they were loaded. Results have the dtype of the input images or latents, so
+    float32 latents stay float32 with half-precision models.
     """
 
     vae: AutoencoderKL
@@ -81,7 +81,7 @@ class StableDiffusionPrior:
     steps_offset: int
     device: torch.device
     dtype: torch.dtype
-    captured: Networks | None = None
+    captured: CapturedNetworks | None = None
     cpu_offload: bool = False
 
     @classmethod
@@ -92,12 +92,12 @@ class StableDiffusionPrior:
         dtype: torch.dtype = torch.float32,
         config: Path | str | None = None,
     ) -> "StableDiffusionPrior":
-        """A folder with vae/, unet/, text_encoder/, tokenizer/ and scheduler/, or a single `.safetensors` file.
+        """Load a folder with vae/, unet/, text_encoder/, tokenizer/ and scheduler/, or a single `.safetensors` file.
 
-        Weights may be stored in any floating dtype and are used in `dtype`. A single file needs a folder of the same
-        format for its configuration and tokenizer: `config`, by default the folder of the file's name beside it, else
-        the one that it lies in. Whether a checkpoint predicts ε or v is told by scheduler/ alone. Raises PriorError
-        naming what is missing, unreadable or of another architecture.
+        Weights may be stored in any floating dtype and are converted to `dtype`. A single file needs a folder of the
+        same format for its configuration and tokenizer: `config`, by default the folder of the file's name next to it,
+        else the folder that contains it. Only scheduler/ determines whether a checkpoint predicts ε or v. Raises
+        PriorError for a file that is missing, unreadable or of another architecture.
         """
         source = locate(Path(path), None if config is None else Path(config))
         folder = source.folder
@@ -134,50 +134,50 @@ class StableDiffusionPrior:
         )
 
     def with_cuda_graphs(self) -> "StableDiffusionPrior":
-        """The same prior on an NVIDIA GPU, its networks fused, compiled and recorded (`sctd.prior.cuda_graphs`) when first run.
+        """The same prior on the CUDA-graph path (`sctd.prior.cuda_graphs`): fused, compiled, captured at first use.
 
-        This prior's U-Net and encoder are changed in place.
+        Needs an NVIDIA GPU. Changes the U-Net and encoder of this prior in place.
         """
-        from sctd.prior.cuda_graphs import captured_encoder, captured_unet  # here, as triton is there only for GPUs
+        from sctd.prior.cuda_graphs import captured_encoder, captured_unet  # imported here because triton needs a GPU
 
-        return replace(self, captured=Networks(captured_unet(self.unet), captured_encoder(self.vae)))
+        return replace(self, captured=CapturedNetworks(captured_unet(self.unet), captured_encoder(self.vae)))
 
     def with_cpu_offload(self) -> "StableDiffusionPrior":
-        """The same prior whose text encoder and decoder wait in the machine's memory until they are asked for."""
-        for waiting in (self.text_encoder, self.vae.decoder):
-            waiting.to("cpu")  # type: ignore[arg-type]
+        """The same prior with the text encoder and decoder in CPU memory until they are used."""
+        for offloaded in (self.text_encoder, self.vae.decoder):
+            offloaded.to("cpu")  # type: ignore[arg-type]
         return replace(self, cpu_offload=True)
 
     @property
     def build_seconds(self) -> float:
-        """How long compiling and recording have taken so far; 0 for a prior that does neither."""
+        """Seconds spent on compilation and capture so far; 0 on the plain path."""
         return sum((network.seconds for network in self.captured or ()), 0.0)
 
     def release_graphs(self) -> None:
-        """Free the memory that recordings hold; they are made again when they are needed."""
+        """Free the memory of captured graphs; the next call captures them again."""
         for network in self.captured or ():
             network.release_graphs()
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of a latent, at the size that the U-Net was trained on."""
+        """Channels, height and width of a latent, at the training size of the U-Net."""
         size = self.unet.config["sample_size"]
         height, width = (size, size) if isinstance(size, int) else size
         return self.unet.config["in_channels"], height, width
 
     @property
     def latent_factor(self) -> int:
-        """Pixels per latent, along each side."""
+        """Image pixels per latent pixel, along each side."""
         return 2 ** (len(self.vae.config["block_out_channels"]) - 1)
 
     @property
     def image_size(self) -> int:
-        """Height of the images that the prior was trained on, in pixels."""
+        """Height of the prior's training images, in pixels."""
         return self.latent_shape[1] * self.latent_factor
 
     @property
     def max_tokens(self) -> int:
-        """Tokens of an embedding, the two at its ends included; what a prompt has beyond is cut off."""
+        """Tokens of an embedding, including start and end; longer prompts are truncated."""
         return min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
 
     @cached_property
@@ -186,12 +186,12 @@ class StableDiffusionPrior:
         return self.embed([""])
 
     def count_tokens(self, text: str) -> int:
-        """Tokens of `text`, the two at its ends included, before anything is cut off at `max_tokens`."""
+        """Tokens of `text`, including start and end, before truncation to `max_tokens`."""
         return len(self.tokenizer(text, verbose=False).input_ids)
 
     @torch.no_grad()
     def embed(self, texts: list[str]) -> Text:
-        """Embeddings of prompts, padded to `max_tokens` or cut off there."""
+        """Embeddings of prompts, padded or truncated to `max_tokens`."""
         tokens = self.tokenizer(
             texts, padding="max_length", truncation=True, max_length=self.max_tokens, return_tensors="pt"
         )
@@ -203,7 +203,7 @@ class StableDiffusionPrior:
         return embedding
 
     def encode(self, images: Images, noise: Latents | None = None) -> Latents:
-        """z_0, differentiable in the images: the posterior's mean or, with standard normal `noise`, a sample of it."""
+        """z_0, differentiable in the images: the mean of the posterior or, with standard normal `noise`, a sample."""
         moments = self.captured.moments if self.captured else self._moments
         posterior = DiagonalGaussianDistribution(in_dtype(moments, images.to(self.device) * 2 - 1, self.dtype))
         latents = posterior.mean if noise is None else posterior.mean + posterior.std * noise.to(posterior.mean)
@@ -214,7 +214,7 @@ class StableDiffusionPrior:
         return hidden if self.vae.quant_conv is None else self.vae.quant_conv(hidden)
 
     def decode(self, z_0: Latents) -> Images:
-        """Images of latents, clamped to [0, 1]."""
+        """Images from latents, clamped to [0, 1]."""
         latents = z_0 / self.vae.config["scaling_factor"]
         self.vae.decoder.to(self.device)
         images = self.vae.decode(latents.to(self.device, self.dtype)).sample
@@ -222,9 +222,9 @@ class StableDiffusionPrior:
 
     @torch.no_grad()
     def denoise(self, z_t: Latents, t: int, text: Text | None, residuals: Residuals | None = None) -> Latents:
-        """ε_φ(z_t, t, y), whatever the checkpoint predicts; `text=None` is the empty prompt. No gradient.
+        """ε_φ(z_t, t, y), also for checkpoints that predict v; `text=None` is the empty prompt. No gradient.
 
-        `residuals` are a ControlNet's for the same arguments, in any dtype.
+        `residuals` are those of a ControlNet for the same arguments, in any dtype.
         """
         text = self.null.expand(len(z_t), -1, -1) if text is None else text
         steps = torch.full((len(z_t),), t, device=self.device)
@@ -241,7 +241,7 @@ class StableDiffusionPrior:
         return self.schedule.eps_from_v(z_t, predicted, t) if self.predicts_v else predicted
 
     def sample(self, texts: list[str], guidance_scale: float, steps: int, generator: torch.Generator) -> Images:
-        """One image per text, all in one batch: DDIM from pure noise in `steps` steps, guided."""
+        """One image per text, in one batch: guided DDIM from pure noise in `steps` steps."""
         noise = torch.randn(len(texts), *self.latent_shape, generator=generator, device=generator.device)
         return self.decode(self.sample_from(noise, texts, guidance_scale, steps))
 
@@ -249,21 +249,21 @@ class StableDiffusionPrior:
     def sample_from(
         self, noise: Latents, texts: list[str], guidance_scale: float, steps: int, sampler: Sampler = "ddim"
     ) -> Latents:
-        """The latents that guided sampling of `texts` makes of pure noise, in so many steps of one prediction each.
+        """Latents sampled from pure noise with guidance by `texts`, in `steps` steps of one guided prediction each.
 
-        `ddim` ends at time 0; `dpm-solver++(2M)` with a last step of first order at no noise at all.
+        `ddim` ends at time 0. `dpm-solver++(2M)` ends with a first-order step to zero noise.
         """
         num_steps = self.schedule.num_steps
         if not 1 <= steps <= num_steps:
-            raise PriorError(f"cannot sample in {steps} steps: use from 1 to {num_steps}")
+            raise PriorError(f"cannot sample in {steps} steps: use 1 to {num_steps}")
         text, guided = self.embed(texts), cfg(self.denoise, guidance_scale, self.null)
         z_t = noise.to(self.device)
         if sampler == "dpm-solver++(2M)":
-            # As in diffusers ("linspace"): evenly from the noisiest time on, the one that would be 0 left out.
+            # As in diffusers ("linspace"): evenly spaced from the noisiest time, without time 0.
             times = [round(i * (num_steps - 1) / steps) for i in range(steps, 0, -1)]
             z_t = second_order(self.schedule, guided, z_t, times, text)
             return self.schedule.clean(z_t, guided(z_t, times[-1], text), times[-1])
-        # As in diffusers ("leading"): evenly from the offset on, and the last step ends at time 0.
+        # As in diffusers ("leading"): evenly spaced from the offset; the last step ends at time 0.
         times = [min(i * (num_steps // steps) + self.steps_offset, num_steps - 1) for i in reversed(range(steps))]
         for t, s in zip(times, [*times[1:], 0], strict=True):
             z_t = jump(self.schedule, z_t, guided(z_t, t, text), t, s)
@@ -271,7 +271,7 @@ class StableDiffusionPrior:
 
 
 def load_controlnet(folder: Path, device: torch.device | str, dtype: torch.dtype) -> ControlNetModel:
-    """A ControlNet's network, frozen, weights in any floating dtype; PriorError naming what is missing or wrong."""
+    """Load a frozen ControlNet, stored in any floating dtype. Raises PriorError for a missing or wrong file."""
     check_files(folder, CONTROLNET_FILES, CONTROLNET_FORMAT)
     kind = read_json(folder / "config.json").get("_class_name")
     if kind != "ControlNetModel":
@@ -282,7 +282,7 @@ def load_controlnet(folder: Path, device: torch.device | str, dtype: torch.dtype
 
 
 def _frozen(model_class: Any, folder: Path, stem: str, device: torch.device | str, dtype: torch.dtype) -> Any:
-    """The model of a folder in evaluation mode, without gradients, and with every one of its weights read."""
+    """The model of a folder in evaluation mode, without gradients; every weight must be in the files."""
     plain, _ = weights_names(stem)
     model, info = read(
         folder,
@@ -294,8 +294,8 @@ def _frozen(model_class: Any, folder: Path, stem: str, device: torch.device | st
     )  # fmt: skip
     if info["missing_keys"]:
         raise PriorError(
-            f"{folder} has no weights for {len(info['missing_keys'])} parameters, "
-            f"{min(info['missing_keys'])} among them, that its config.json asks for: download the checkpoint again"
+            f"{folder} has no weights for {len(info['missing_keys'])} parameters, such as {min(info['missing_keys'])}: "
+            "expected all parameters of its config.json; download the checkpoint again"
         )
     return model.to(device).eval().requires_grad_(False)
 
@@ -303,7 +303,7 @@ def _frozen(model_class: Any, folder: Path, stem: str, device: torch.device | st
 def _from_single_file(
     path: Path, folder: Path, device: torch.device | str, dtype: torch.dtype
 ) -> tuple[AutoencoderKL, UNet2DConditionModel, CLIPTextModel]:
-    """The models that `folder` configures, in evaluation mode and without gradients, every weight from the file."""
+    """The models configured by `folder`, in evaluation mode, without gradients, with all weights from the file."""
     parts = split(path, folder)
 
     def converted(model_class: Any, part: str, convert: Callable[..., dict[str, Tensor]]) -> Any:
@@ -318,7 +318,7 @@ def _from_single_file(
     config = read(folder / "text_encoder", lambda at: CLIPTextConfig.from_pretrained(at, local_files_only=True))
     with torch.device("meta"):
         empty = CLIPTextModel(config)
-    # Stable Diffusion 2 stores a last layer and a projection that it never uses; its configuration leaves them out.
+    # Stable Diffusion 2 stores a last layer and a projection that it does not use and its configuration omits.
     found = {name: parts["text_encoder"].get(name.removeprefix("text_model.")) for name in empty.state_dict()}
     state = {name: tensor for name, tensor in found.items() if tensor is not None}
     _require(found.keys() - state.keys(), path, folder)
@@ -334,20 +334,20 @@ def _from_single_file(
 def _require(missing: Set[str], path: Path, folder: Path) -> None:
     if missing:
         raise PriorError(
-            f"{path} has no weights for {len(missing)} parameters, {min(missing)} among them, that {folder} asks for: "
-            "give the configuration of the checkpoint that it was tuned from"
+            f"{path} has no weights for {len(missing)} parameters, such as {min(missing)}: expected all parameters of "
+            f"{folder}; use the configuration of the checkpoint that was fine-tuned"
         )
 
 
 def _tokenizer(folder: Path) -> CLIPTokenizer:
     for path in folder.glob("*.json"):
-        read_json(path)  # which names the damaged file; the tokenizers library would raise a bare Exception
+        read_json(path)  # the error names the damaged file; tokenizers would raise a bare Exception
     return read(folder, lambda path: CLIPTokenizer.from_pretrained(path, local_files_only=True))
 
 
 @contextmanager
 def _without_progress_bars() -> Iterator[None]:
-    """transformers draws one for every model it loads."""
+    """transformers shows one for every model it loads."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:

@@ -1,4 +1,4 @@
-"""The fast path on a GPU beside the plain one, on a tiny prior. What needs no GPU: test_fused.py, test_half.py."""
+"""The CUDA-graph path against the plain one, on a GPU and a tiny prior. Without a GPU: test_fused.py, test_half.py."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def exact(monkeypatch):
-    """cuDNN rounds float32 to TF32 unless told otherwise, as the pipeline's own workers tell it."""
+    """By default cuDNN rounds float32 to TF32. The pipeline's workers disable it too."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
@@ -31,22 +31,22 @@ def priors(folder, dtype):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float16, 1e-2), (torch.bfloat16, 5e-2)])
-def test_predictions_latents_and_gradients_are_the_plain_ones(folder, dtype, tolerance):
+def test_predictions_latents_and_gradients_equal_the_plain_path(folder, dtype, tolerance):
     plain, captured = priors(folder, dtype)
 
     def near(found, expected):
         assert float((found - expected).norm() / expected.norm()) < tolerance
 
-    for batch in (1, 2, 4, 2):  # one recording for each size, and one that is there already
+    for batch in (1, 2, 4, 2):  # one capture per size, and one reuse
         z_t, text = torch.randn(batch, 4, 8, 8, device="cuda"), plain.embed(["a red cube"] * batch)
         near(captured.denoise(z_t, 300, text), plain.denoise(z_t, 300, text))
         near(captured.denoise(z_t, 300, None), plain.denoise(z_t, 300, None))
         images = [torch.rand(batch, 3, 16, 16, device="cuda").requires_grad_()]
         images.append(images[0].detach().clone().requires_grad_())
-        pull = 1e-6 * torch.randn(batch, 4, 8, 8, device="cuda")
+        weights = 1e-6 * torch.randn(batch, 4, 8, 8, device="cuda")
         z_0 = [prior.encode(image) for prior, image in zip((plain, captured), images, strict=True)]
         near(z_0[1].detach(), z_0[0].detach())
-        gradients = [torch.autograd.grad(z, image, pull)[0] for z, image in zip(z_0, images, strict=True)]
+        gradients = [torch.autograd.grad(z, image, weights)[0] for z, image in zip(z_0, images, strict=True)]
         near(gradients[1], gradients[0])
     assert len(captured.captured.predict.graphs) == len(captured.captured.moments.graphs) == 3
     assert captured.build_seconds > 0
@@ -55,7 +55,7 @@ def test_predictions_latents_and_gradients_are_the_plain_ones(folder, dtype, tol
     assert not captured.captured.predict.graphs
 
 
-def test_results_stay_when_the_next_ones_are_computed(folder):
+def test_results_survive_the_next_call(folder):
     _, captured = priors(folder, torch.float32)
     z_t = torch.randn(2, 4, 8, 8, device="cuda")
     first = captured.denoise(z_t, 300, None)
@@ -64,12 +64,12 @@ def test_results_stay_when_the_next_ones_are_computed(folder):
     assert torch.equal(first, kept)
 
 
-def test_nan_is_undone_without_waiting_for_it(folder):
-    """The iteration that was begun from the one with NaN is thrown away, and the run ends as long as it should."""
+def test_nan_is_reverted_without_synchronization(folder):
+    """The iteration that started from the one with NaN is discarded, and the run has its full length."""
     _, captured = priors(folder, torch.float32)
     calls = []
 
-    class Spoilt:
+    class WithNaN:
         def __getattr__(self, name):
             return getattr(captured, name)
 
@@ -78,7 +78,7 @@ def test_nan_is_undone_without_waiting_for_it(folder):
             return captured.denoise(z_t, t, text) * (torch.nan if 9 <= len(calls) <= 11 else 1)
 
     chosen = replace_iterations(recipe(), 10)
-    steps = list(optimize(chosen, Spoilt(), ball().to("cuda"), "a red ball", 0))
+    steps = list(optimize(chosen, WithNaN(), ball().to("cuda"), "a red ball", 0))
     assert [step.iteration for step in steps] == list(range(1, 11))
     assert 1 <= steps[-1].skipped <= 2
     assert all(bool(tensor.isfinite().all()) for tensor in steps[-1].gaussians.tensors().values())

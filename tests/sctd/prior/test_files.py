@@ -1,4 +1,4 @@
-"""Checkpoints as they are published: both versions, both predictions, single files; and what is none of them."""
+"""Published checkpoints: both versions, both prediction types, single files; and files that are rejected."""
 
 import json
 import shlex
@@ -27,14 +27,14 @@ SD21 = FIXTURES / "sd21_config"
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, Path]:
-    """Each published checkpoint's architecture with random weights, in half precision as they are downloaded."""
+    """The architecture of each published checkpoint with random weights, in half precision like the downloads."""
     root = tmp_path_factory.mktemp("published")
     return {name: write_narrow(root / name, **about) for name, about in PUBLISHED.items()}
 
 
 @pytest.fixture(scope="module")
 def tensors(folders) -> dict[str, dict[str, torch.Tensor]]:
-    """The same weights under the names of single files."""
+    """The same weights under the tensor names of single files."""
     priors = {name: StableDiffusionPrior.load(folder, dtype=torch.float16) for name, folder in folders.items()}
     return {
         name: single_file(prior.vae, prior.unet, prior.text_encoder, version=PUBLISHED[name]["version"])
@@ -44,7 +44,7 @@ def tensors(folders) -> dict[str, dict[str, torch.Tensor]]:
 
 @pytest.fixture
 def tuned(folders, tensors, tmp_path) -> Path:
-    """A fine-tune of Stable Diffusion 1.5 as one file, with the configuration in the folder of its name."""
+    """A fine-tune of Stable Diffusion 1.5 as one file, with its configuration in a folder of the same name."""
     save_file(tensors["1.5"], tmp_path / "tuned.safetensors")
     without_weights(folders["1.5"], tmp_path / "tuned")
     return tmp_path / "tuned.safetensors"
@@ -54,8 +54,8 @@ def without_weights(folder: Path, to: Path) -> Path:
     return shutil.copytree(folder, to, ignore=shutil.ignore_patterns("*.safetensors"), dirs_exist_ok=True)
 
 
-def same(one: StableDiffusionPrior, other: StableDiffusionPrior) -> bool:
-    """Bit for bit: text, noise, latents and images."""
+def are_equal(one: StableDiffusionPrior, other: StableDiffusionPrior) -> bool:
+    """Embeddings, predictions, latents and images are equal bit for bit."""
     z, pixels = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.rand(1, 3, 16, 16)
     text = one.embed(["a cat"])
     return all(
@@ -70,16 +70,16 @@ def same(one: StableDiffusionPrior, other: StableDiffusionPrior) -> bool:
 
 
 @pytest.mark.parametrize(("name", "pixels"), [("1.5", 512), ("2-1-base", 512), ("2-1", 768)])
-def test_published_folders_say_their_size_and_what_they_predict(folders, name, pixels):
+def test_published_folders_state_image_size_and_prediction_type(folders, name, pixels):
     prior = StableDiffusionPrior.load(folders[name])
     assert prior.image_size == pixels
     assert prior.predicts_v == (name == "2-1")
     assert prior.embed(["a cat"]).shape[-1] == (768 if name == "1.5" else 32)
 
 
-@pytest.mark.skipif(not SD21.is_dir(), reason="the published configuration of Stable Diffusion 2.1 is not here")
+@pytest.mark.skipif(not SD21.is_dir(), reason="the published configuration of Stable Diffusion 2.1 is not available")
 def test_the_published_configuration_with_narrow_layers(tmp_path):
-    """Its own files but for the widths; the scheduler and tokenizer as they are."""
+    """The published files with smaller widths, and the published scheduler and tokenizer."""
     shutil.copytree(SD21, tmp_path / "sd21")
     folder = tmp_path / "sd21"
     for file in folder.rglob("*"):
@@ -110,7 +110,7 @@ def test_the_published_configuration_with_narrow_layers(tmp_path):
 @pytest.mark.parametrize(
     ("name", "dtype"), [("1.5", torch.float16), ("2-1-base", torch.bfloat16), ("2-1", torch.float32)]
 )
-def test_a_single_file_is_the_folder(folders, tensors, tmp_path, capfd, name, dtype):
+def test_a_single_file_equals_the_folder(folders, tensors, tmp_path, capfd, name, dtype):
     path = tmp_path / "model.safetensors"
     save_file(tensors[name], path)
     found = StableDiffusionPrior.load(path, dtype=dtype, config=folders[name])
@@ -120,12 +120,12 @@ def test_a_single_file_is_the_folder(folders, tensors, tmp_path, capfd, name, dt
     assert {parameter.dtype for model in models for parameter in model.parameters()} == {dtype}
     assert not any(parameter.requires_grad for model in models for parameter in model.parameters())
     assert not any(model.training for model in models)
-    assert same(found, StableDiffusionPrior.load(folders[name], dtype=dtype))
+    assert are_equal(found, StableDiffusionPrior.load(folders[name], dtype=dtype))
 
 
-@pytest.mark.skipif(not SD21.is_dir(), reason="the published configuration of Stable Diffusion 2.1 is not here")
-def test_every_tensor_of_the_full_2_1_finds_its_place(tmp_path, monkeypatch):
-    """At full size, 1.29 billion parameters, each tensor one repeated number: the file's reader is the one stand-in."""
+@pytest.mark.skipif(not SD21.is_dir(), reason="the published configuration of Stable Diffusion 2.1 is not available")
+def test_every_tensor_of_the_full_size_2_1_is_loaded(tmp_path, monkeypatch):
+    """At full size, 1.29 billion parameters, with constant tensors; only the reader of the file is replaced."""
     with torch.device("meta"):
         parts = (
             AutoencoderKL.from_config(AutoencoderKL.load_config(SD21 / "vae")),
@@ -142,25 +142,25 @@ def test_every_tensor_of_the_full_2_1_finds_its_place(tmp_path, monkeypatch):
     assert (prior.image_size, prior.predicts_v, prior.max_tokens) == (768, True, 77)
 
 
-def test_where_the_configuration_of_a_single_file_is_looked_for(folders, tuned, tmp_path):
+def test_places_of_the_configuration_of_a_single_file(folders, tuned, tmp_path):
     expected = StableDiffusionPrior.load(folders["1.5"])
-    assert same(StableDiffusionPrior.load(tuned), expected), "the folder of its name"
+    assert are_equal(StableDiffusionPrior.load(tuned), expected), "the folder with the name of the file"
     own = without_weights(folders["1.5"], tmp_path / "own")
     shutil.copy(tuned, own / "any.safetensors")
-    assert same(StableDiffusionPrior.load(own / "any.safetensors"), expected), "the folder that it lies in"
-    assert same(StableDiffusionPrior.load(own), expected), "that folder, given in its stead"
+    assert are_equal(StableDiffusionPrior.load(own / "any.safetensors"), expected), "the folder that contains the file"
+    assert are_equal(StableDiffusionPrior.load(own), expected), "that folder passed instead of the file"
 
 
-def test_a_folder_s_own_weights_win_over_a_single_file_beside_them(folders, tmp_path):
-    """As the published folders have both."""
+def test_weights_of_a_folder_take_precedence_over_a_single_file_in_it(folders, tmp_path):
+    """Published folders have both."""
     folder = shutil.copytree(folders["1.5"], tmp_path / "both")
     (folder / "v1-5-pruned.safetensors").write_bytes(b"not read")
-    assert same(StableDiffusionPrior.load(folder), StableDiffusionPrior.load(folders["1.5"]))
+    assert are_equal(StableDiffusionPrior.load(folder), StableDiffusionPrior.load(folders["1.5"]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_saved_in_half_precision_the_prior_is_the_same_within_its_digits(folders, tmp_path, dtype):
-    """What was saved is read bit for bit; computing in it, each rounding 2^-11 (2^-8), is within ten of them."""
+def test_a_prior_saved_in_half_precision_is_equal_within_its_precision(folders, tmp_path, dtype):
+    """Weights are read bit for bit; computing in half precision is within ten roundings of 2^-11 (2^-8)."""
     exact = StableDiffusionPrior.load(folders["2-1"])
     generator = torch.Generator().manual_seed(3)
     for parameter in exact.unet.parameters():
@@ -174,57 +174,57 @@ def test_saved_in_half_precision_the_prior_is_the_same_within_its_digits(folders
     again = StableDiffusionPrior.load(folder, dtype=dtype)
     z_t = torch.randn(1, 4, 8, 8, generator=generator)
     for name, parameter in exact.unet.named_parameters():
-        assert torch.equal(parameter.float(), rounded.unet.get_parameter(name)), "what was saved is read"
+        assert torch.equal(parameter.float(), rounded.unet.get_parameter(name)), "saved weights are read exactly"
     expected, found = (prior.denoise(z_t, 500, prior.embed(["a cat"])) for prior in (rounded, again))
     digits = 2**-11 if dtype == torch.float16 else 2**-8
     assert 0 < float((found - expected).norm() / expected.norm()) < 10 * digits
 
 
-def test_open_clip_s_joint_matrices_are_parted_in_their_order():
+def test_open_clip_s_joint_matrices_are_split_in_order():
     joint = torch.arange(12.0).reshape(6, 2)
     found = clip_names({"cond_stage_model.model.transformer.resblocks.3.attn.in_proj_weight": joint})
     assert list(found) == [f"encoder.layers.3.self_attn.{letter}_proj.weight" for letter in "qkv"]
     assert torch.equal(torch.cat(list(found.values())), joint)
 
 
-# What is refused.
+# Rejected files.
 
 
-def refused(path: Path, **options) -> str:
+def error_of(path: Path, **options) -> str:
     with pytest.raises(PriorError) as error:
         StableDiffusionPrior.load(path, **options)
     return str(error.value)
 
 
-def test_a_single_file_without_configuration_says_what_it_needs(tuned):
+def test_a_single_file_without_configuration_reports_what_it_needs(tuned):
     shutil.rmtree(tuned.with_suffix(""))
     places = f"{tuned.with_suffix('')}/unet/config.json or {tuned.parent}/unet/config.json"
     sentence = (
-        "a single file needs the configuration of the checkpoint that it was tuned from, a folder of the Stable "
-        "Diffusion format whose weights are not read"
+        "a single file needs the configuration of the checkpoint that was fine-tuned, a folder of the Stable "
+        "Diffusion format (its weights are not read)"
     )
-    assert refused(tuned) == f"there is no {places} to read {tuned} by; {sentence}: put one there"
+    assert error_of(tuned) == f"found no {places} for {tuned}; {sentence}: copy one there"
     (tuned.parent / "tuned" / "unet").mkdir(parents=True)
     (tuned.parent / "tuned" / "unet" / "config.json").write_text("{}")
-    assert refused(tuned) == f"{tuned.parent}/tuned lacks vae/config.json; {sentence}: download the checkpoint again"
+    assert error_of(tuned) == f"{tuned.parent}/tuned lacks vae/config.json; {sentence}: download the checkpoint again"
 
 
-def test_what_is_no_file_at_all(tmp_path):
-    assert refused(tmp_path / "a.safetensors").startswith(
+def test_paths_that_are_no_checkpoint_are_rejected(tmp_path):
+    assert error_of(tmp_path / "a.safetensors").startswith(
         f"there is no folder {tmp_path}/a.safetensors; {PRIOR_FORMAT}"
     )
     (tmp_path / "a.txt").write_text("")
-    assert refused(tmp_path / "a.txt").startswith(f"{tmp_path}/a.txt is no .safetensors file; {PRIOR_FORMAT}, or one")
-    assert refused(tmp_path, config=tmp_path) == (
-        f"there is no file {tmp_path}; config= goes with a single .safetensors file: check the path"
+    assert error_of(tmp_path / "a.txt").startswith(f"{tmp_path}/a.txt is not a .safetensors file; {PRIOR_FORMAT}")
+    assert error_of(tmp_path, config=tmp_path) == (
+        f"there is no file {tmp_path}; config= needs a single .safetensors file: check the path"
     )
 
 
 @pytest.mark.parametrize("keep", [0.5, 0.0001])
-def test_a_truncated_single_file_is_refused(tuned, keep):
+def test_a_truncated_single_file_is_rejected(tuned, keep):
     content = tuned.read_bytes()
     tuned.write_bytes(content[: int(keep * len(content))])
-    message = refused(tuned)
+    message = error_of(tuned)
     assert message.startswith(f"{tuned} cannot be read (")
     assert message.endswith("): download the checkpoint again")
 
@@ -240,33 +240,33 @@ class Harmful:
 
 
 @pytest.mark.parametrize("name", ["model.ckpt", "model.bin", "model.safetensors"])
-def test_a_pickle_is_refused_unopened_with_the_command_that_converts_it(folders, tmp_path, name):
+def test_a_pickle_is_rejected_unopened_with_the_command_that_converts_it(folders, tmp_path, name):
     path = tmp_path / name
     torch.save({"state_dict": Harmful(tmp_path / "harm")}, path)
-    message = refused(path, config=folders["1.5"])
+    message = error_of(path, config=folders["1.5"])
     assert message.startswith(f"{path} is a pickle, which could run code when opened; expected safetensors: download ")
-    assert f"or convert it by {CONVERT} '{path}'" in message
+    assert f"or convert it with {CONVERT} '{path}'" in message
     assert not (tmp_path / "harm").exists()
 
 
-def test_a_folder_with_pickles_only_is_refused_likewise(folders, tmp_path):
+def test_a_folder_with_only_pickles_is_rejected(folders, tmp_path):
     folder = shutil.copytree(folders["1.5"], tmp_path / "old")
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     torch.save(load_file(weights), weights.with_suffix(".bin"))
     weights.unlink()
-    assert refused(folder).startswith(f"{weights.with_suffix('.bin')} is a pickle, which could run code when opened")
-    assert f"'{weights.with_suffix('.bin')}' '{weights}'" in refused(folder)
+    assert error_of(folder).startswith(f"{weights.with_suffix('.bin')} is a pickle, which could run code when opened")
+    assert f"'{weights.with_suffix('.bin')}' '{weights}'" in error_of(folder)
 
 
-def test_the_command_converts_and_runs_no_code(folders, tuned, tensors, tmp_path, monkeypatch):
-    """It is run here, in this process; as a shell would part it."""
+def test_the_command_converts_and_runs_no_code_of_the_pickle(folders, tuned, tensors, tmp_path, monkeypatch):
+    """The command runs in this process, split as by a shell."""
     old, new = tmp_path / "old.ckpt", tmp_path / "tuned" / "new.safetensors"
     torch.save({"state_dict": tensors["1.5"], "global_step": 3}, old)
     _, flag, code, *paths = shlex.split(f"{CONVERT} '{old}' '{new}'")
     assert flag == "-c"
     monkeypatch.setattr(sys, "argv", ["-c", *paths])
     exec(code)
-    assert same(StableDiffusionPrior.load(new), StableDiffusionPrior.load(folders["1.5"]))
+    assert are_equal(StableDiffusionPrior.load(new), StableDiffusionPrior.load(folders["1.5"]))
     torch.save({"state_dict": {"weight": torch.ones(2), "x": Harmful(tmp_path / "harm")}}, old)
     with pytest.raises(Exception, match="Weights only load failed"):
         exec(code)
@@ -277,51 +277,54 @@ def change(path: Path, **changes) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def test_other_architectures_in_folders_are_refused(folders, tmp_path):
+def test_other_architectures_in_folders_are_rejected(folders, tmp_path):
     folder = shutil.copytree(folders["2-1"], tmp_path / "other")
     change(folder / "unet" / "config.json", in_channels=9)
-    assert refused(folder) == (
-        f"{folder}/unet has a U-Net of 9 input channels, as for inpainting; expected 4, a latent's alone: "
+    assert error_of(folder) == (
+        f"{folder}/unet has a U-Net of 9 input channels, as for inpainting; expected 4, those of a latent: "
         "use a text-to-image checkpoint"
     )
     change(folder / "unet" / "config.json", in_channels=4, addition_embed_type="text_time")
-    assert refused(folder) == (
+    assert error_of(folder) == (
         f"{folder}/unet is conditioned on more than text and time, as SDXL's or an upscaler's; "
         "expected Stable Diffusion 1 or 2: use such a checkpoint"
     )
     change(folder / "unet" / "config.json", addition_embed_type=None, block_out_channels=[16, 16, 16, 16])
-    assert f"{folder}/unet cannot be read (" in refused(folder)
+    assert f"{folder}/unet cannot be read (" in error_of(folder)
     change(folder / "text_encoder" / "config.json", intermediate_size=48)
     change(folder / "unet" / "config.json", block_out_channels=[8, 16, 16, 16])
-    assert f"{folder}/text_encoder cannot be read (" in refused(folder)
+    assert f"{folder}/text_encoder cannot be read (" in error_of(folder)
 
 
-def test_other_architectures_in_single_files_are_refused(tuned, tensors, folders):
+def test_other_architectures_in_single_files_are_rejected(tuned, tensors, folders):
     def saved(**changes) -> Path:
         save_file({**tensors["1.5"], **changes}, tuned)
         return tuned
 
     sdxl = {"conditioner.embedders.0.transformer.text_model.embeddings.token_embedding.weight": torch.ones(2)}
-    assert refused(saved(**sdxl)) == (
+    assert error_of(saved(**sdxl)) == (
         f"{tuned} is an SDXL checkpoint; expected Stable Diffusion 1 or 2: use such a checkpoint"
     )
     inpainting = {"model.diffusion_model.input_blocks.0.0.weight": torch.ones(8, 9, 3, 3)}
-    assert refused(saved(**inpainting)) == (
-        f"{tuned} has a U-Net of 9 input channels, as for inpainting; expected 4, a latent's alone: "
+    assert error_of(saved(**inpainting)) == (
+        f"{tuned} has a U-Net of 9 input channels, as for inpainting; expected 4, those of a latent: "
         "use a text-to-image checkpoint"
     )
     save_file({"lora_unet_down_blocks_0.lora_up.weight": torch.ones(2)}, tuned)
-    assert refused(tuned) == (
-        f"{tuned} has no U-Net (no tensor called model.diffusion_model.…); expected a whole checkpoint of Stable "
-        "Diffusion 1 or 2 under its authors' names, neither a LoRA nor a part: use such a file, or a folder"
+    assert error_of(tuned) == (
+        f"{tuned} has no U-Net (no tensor named model.diffusion_model.…); expected a full checkpoint of Stable "
+        "Diffusion 1 or 2 with the original tensor names, not a LoRA or a part: use such a file, or a folder"
     )
     save_file({"model.diffusion_model.double_blocks.0.img_attn.norm.weight": torch.ones(2)} | {
         name: tensor for name, tensor in tensors["1.5"].items() if not name.startswith("model.")
     }, tuned)  # fmt: skip
-    assert refused(tuned) == f"{tuned} holds no U-Net of Stable Diffusion 1 or 2, but another network: use such a file"
-    assert refused(saved(), config=folders["2-1"]) == (
-        f"{tuned} attends to embeddings of width 768, the configuration in {folders['2-1']} to 32 "
-        "(Stable Diffusion 1: 768, 2: 1024): give the configuration of the checkpoint that it was tuned from"
+    assert (
+        error_of(tuned)
+        == f"{tuned} has another network than the U-Net of Stable Diffusion 1 or 2: use such a checkpoint"
+    )
+    assert error_of(saved(), config=folders["2-1"]) == (
+        f"{tuned} expects embeddings of width 768, the configuration in {folders['2-1']} 32 "
+        "(Stable Diffusion 1: 768, 2: 1024): use the configuration of the checkpoint that was fine-tuned"
     )
 
 
@@ -336,17 +339,17 @@ def test_other_architectures_in_single_files_are_refused(tuned, tensors, folders
         ),
     ],
 )
-def test_a_single_file_with_a_tensor_too_few_is_refused(tuned, tensors, removed, named):
+def test_a_single_file_with_a_tensor_too_few_is_rejected(tuned, tensors, removed, named):
     assert removed in tensors["1.5"]
     save_file({name: tensor for name, tensor in tensors["1.5"].items() if name != removed}, tuned)
-    message = refused(tuned)
-    assert message.startswith(f"{tuned} has no weights for 1 parameters, ")
+    message = error_of(tuned)
+    assert message.startswith(f"{tuned} has no weights for 1 parameters, such as ")
     assert message.endswith(
-        f"{named} among them, that {tuned.with_suffix('')} asks for: give the configuration of the checkpoint that "
-        "it was tuned from"
+        f"{named}: expected all parameters of {tuned.with_suffix('')}; use the configuration of the checkpoint that "
+        "was fine-tuned"
     )
 
 
-def test_a_tensor_of_another_shape_is_refused(tuned, tensors):
+def test_a_tensor_of_another_shape_is_rejected(tuned, tensors):
     save_file({**tensors["1.5"], "model.diffusion_model.out.2.weight": torch.ones(4, 8, 1, 1)}, tuned)
-    assert refused(tuned).startswith(f"{tuned} cannot be read (Error(s) in loading state_dict for UNet2D")
+    assert error_of(tuned).startswith(f"{tuned} cannot be read (Error(s) in loading state_dict for UNet2D")

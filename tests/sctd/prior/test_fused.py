@@ -1,6 +1,6 @@
-"""The Triton kernels in Triton's interpreter, which runs them on the CPU, against torch and diffusers' own blocks.
+"""The Triton kernels in Triton's interpreter, which runs them on the CPU, against torch and diffusers' blocks.
 
-In a process of their own: the interpreter is chosen when triton is imported. On a GPU: tests/sctd/prior/test_cuda_graphs.py.
+Each runs in a subprocess, because the interpreter is chosen when triton is imported. On a GPU: test_cuda_graphs.py.
 """
 
 import importlib.util
@@ -17,19 +17,19 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 KERNELS = """
 import torch
 from torch.nn.functional import group_norm, silu
-from sctd import group_norm_triton as kernels
+from sctd.prior import group_norm_triton as kernels
 
 torch.manual_seed(0)
 last = torch.channels_last
-cases = [  # channels that fill a tile and that do not, groups of 3, 4 and 10, one picture larger than a program's share
+cases = [  # channels that fill a tile or not, groups of 3, 4 and 10, one feature map larger than a program's share
     (2, 128, 9, 7, 32, False, True), (1, 96, 5, 5, 32, True, False),
     (2, 320, 17, 17, 32, True, True), (3, 64, 3, 3, 8, True, True),
 ]
 for batch, channels, height, width, groups, has_offset, activated in cases:
     for dtype, tolerance in ((torch.float32, 1e-6), (torch.float16, 2e-3)):
-        def picture():
+        def feature_map():
             return (3 * torch.randn(batch, channels, height, width) + 2).to(dtype).contiguous(memory_format=last)
-        x, dy, other = picture(), picture(), picture()
+        x, dy, other = feature_map(), feature_map(), feature_map()
         weight, bias = torch.randn(2, channels).to(dtype)
         offset = torch.randn(batch, channels).to(dtype) if has_offset else None
         exact = x.double().requires_grad_()
@@ -68,14 +68,14 @@ fused = copy.deepcopy(vae.encoder)
 fuse(fused)
 kinds = [type(module) for module in fused.modules()]
 assert kinds.count(Block) == 4 and kinds.count(Norm) == 1, kinds
-image, pull = torch.rand(2, 3, 16, 16), torch.randn(2, 8, 8, 8)
+image, weights = torch.rand(2, 3, 16, 16), torch.randn(2, 8, 8, 8)
 found = []
 for encoder in (vae.encoder, fused):
     leaf = image.clone().requires_grad_()
     moments = encoder(leaf)
-    found.append((moments.detach(), *torch.autograd.grad(moments, leaf, pull)))
-for plain, fast in zip(*found):
-    torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5)
+    found.append((moments.detach(), *torch.autograd.grad(moments, leaf, weights)))
+for plain, other in zip(*found):
+    torch.testing.assert_close(other, plain, rtol=1e-4, atol=1e-5)
 
 unet = UNet2DConditionModel(sample_size=8, block_out_channels=(8, 16), layers_per_block=1,
     down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
@@ -91,7 +91,7 @@ with torch.no_grad():
 
 
 @pytest.mark.parametrize("script", [KERNELS, BLOCKS], ids=["kernels", "blocks"])
-def test_in_the_interpreter(script: str) -> None:
+def test_kernels_and_blocks_in_the_interpreter(script: str) -> None:
     """float32 within 1e-6 of torch in float64; float16 within its rounding of 2^-11 a step."""
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     triton, numpy = (Version(metadata.version(name)) for name in ("triton", "numpy"))

@@ -58,7 +58,7 @@ def prior(folder) -> StableDiffusionPrior:
 
 @pytest.fixture
 def copy(folder, tmp_path) -> Path:
-    """The folder, to be damaged."""
+    """A copy of the folder that a test may damage."""
     return shutil.copytree(folder, tmp_path / "copy")
 
 
@@ -81,7 +81,7 @@ def test_sizes_come_from_the_configuration(prior, folder):
     assert prior.schedule.num_steps == 1000
 
 
-def test_loading_is_silent_and_frozen(folder, capfd):
+def test_loading_prints_nothing_and_freezes_the_weights(folder, capfd):
     loaded = StableDiffusionPrior.load(str(folder))
     assert capfd.readouterr() == ("", "")
     for model in (loaded.vae, loaded.unet, loaded.text_encoder):
@@ -91,8 +91,8 @@ def test_loading_is_silent_and_frozen(folder, capfd):
     assert transformers_logging.is_progress_bar_enabled()
 
 
-def test_embedding_pads_with_the_tokenizers_token_to_full_length(prior):
-    """By hand: <start> a cat</w>… with the merge of "at", then the end, then "!"."""
+def test_embedding_pads_to_full_length_with_the_tokenizers_pad_token(prior):
+    """Tokens by hand: start, "a", "c", the merge "at", end, then the pad token "!"."""
     vocabulary = json.loads((Path(prior.tokenizer.name_or_path) / "vocab.json").read_text())
     words = ["<|startoftext|>", "a</w>", "c", "at</w>", "<|endoftext|>"]
     ids = torch.tensor([[vocabulary[word] for word in words] + [vocabulary["!"]] * (MAX_TOKENS - 5)])
@@ -103,7 +103,7 @@ def test_embedding_pads_with_the_tokenizers_token_to_full_length(prior):
     torch.testing.assert_close(prior.null, prior.embed(["", "a cat"])[:1])
 
 
-def test_a_long_prompt_is_cut_and_counted_in_full(prior, capfd):
+def test_a_long_prompt_is_truncated_and_counted_in_full(prior, capfd):
     long = "a cat " * 20
     assert prior.count_tokens(long) == 62
     assert prior.embed([long]).shape == (1, MAX_TOKENS, 32)
@@ -111,14 +111,14 @@ def test_a_long_prompt_is_cut_and_counted_in_full(prior, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_encoding_is_diffusers_own(prior):
+def test_encoding_equals_diffusers(prior):
     posterior = prior.vae.encode(images() * 2 - 1).latent_dist
     torch.testing.assert_close(prior.encode(images()), posterior.mean * 0.5)
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(prior.encode(images(), noise), (posterior.mean + posterior.std * noise) * 0.5)
 
 
-def test_decoding_is_diffusers_own_in_zero_to_one(prior):
+def test_decoding_equals_diffusers_clamped_to_zero_to_one(prior):
     z_0 = random(2, 4, 8, 8)
     expected = (prior.vae.decode(z_0 / 0.5).sample / 2 + 0.5).clamp(0, 1)
     torch.testing.assert_close(prior.decode(z_0), expected)
@@ -126,16 +126,16 @@ def test_decoding_is_diffusers_own_in_zero_to_one(prior):
     assert (bright.min(), bright.max()) == (0, 1)
 
 
-def test_encoding_has_the_gradient_of_finite_differences(prior):
+def test_encoding_gradient_equals_finite_differences(prior):
     pixels, towards, step = images(1).requires_grad_(), random(1, 3, 16, 16, seed=1), 1e-5
-    pull = random(1, 4, 8, 8, seed=2)
-    (gradient,) = torch.autograd.grad((prior.encode(pixels) * pull).sum(), pixels)
+    weights = random(1, 4, 8, 8, seed=2)
+    (gradient,) = torch.autograd.grad((prior.encode(pixels) * weights).sum(), pixels)
     with torch.no_grad():
-        ahead, behind = (float((prior.encode(pixels + sign * step * towards) * pull).sum()) for sign in (1, -1))
+        ahead, behind = (float((prior.encode(pixels + sign * step * towards) * weights).sum()) for sign in (1, -1))
     assert float((gradient * towards).sum()) == pytest.approx((ahead - behind) / (2 * step), rel=1e-7)
 
 
-def test_denoising_is_the_unet_and_none_is_the_empty_prompt(prior):
+def test_denoising_equals_the_unet_and_text_none_is_the_empty_prompt(prior):
     z_t, text = random(2, 4, 8, 8), prior.embed(["a cat", "a dog"])
     with torch.no_grad():
         expected = prior.unet(z_t, 321, text).sample
@@ -146,7 +146,7 @@ def test_denoising_is_the_unet_and_none_is_the_empty_prompt(prior):
     assert not prior.denoise(z_t.requires_grad_(), 321, text).requires_grad
 
 
-def test_v_prediction_is_turned_into_noise(prior, copy):
+def test_v_prediction_is_converted_to_noise(prior, copy):
     edit(copy / "scheduler" / "scheduler_config.json", prediction_type="v_prediction")
     other = StableDiffusionPrior.load(copy, dtype=torch.float64)
     z_t = random(1, 4, 8, 8)
@@ -156,8 +156,8 @@ def test_v_prediction_is_turned_into_noise(prior, copy):
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_sampling_is_ddim_with_guidance(prior, copy, prediction):
-    """Against diffusers' own scheduler, whose coefficients are float32."""
+def test_sampling_equals_guided_ddim_of_diffusers(prior, copy, prediction):
+    """Coefficients of diffusers' scheduler are float32."""
     edit(copy / "scheduler" / "scheduler_config.json", prediction_type=prediction)
     ours = StableDiffusionPrior.load(copy, dtype=torch.float64)
     texts = ["a cat", "a dog"]
@@ -178,8 +178,8 @@ def test_sampling_is_ddim_with_guidance(prior, copy, prediction):
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # numpy 2 and diffusers 0.42
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("steps", [10, 25])
-def test_the_second_sampler_is_diffusers_dpm_solver_with_guidance(prior, copy, prediction, steps):
-    """Times and the last step included; its sigmas and latents are float32."""
+def test_dpm_solver_sampling_equals_guided_dpm_solver_of_diffusers(prior, copy, prediction, steps):
+    """Including times and last step. Sigmas and latents of diffusers are float32."""
     edit(copy / "scheduler" / "scheduler_config.json", prediction_type=prediction)
     ours, texts = StableDiffusionPrior.load(copy, dtype=torch.float64), ["a cat", "a dog"]
     noise = random(2, 4, 8, 8)
@@ -196,8 +196,8 @@ def test_the_second_sampler_is_diffusers_dpm_solver_with_guidance(prior, copy, p
     torch.testing.assert_close(sampled, z_t, rtol=0, atol=2e-5)
 
 
-def test_half_precision_samples_are_those_of_single(folder):
-    """bfloat16, which CPUs have: 8 bits of 24, so percents of latents of size one; what comes out is float32."""
+def test_half_precision_samples_are_close_to_single_precision(folder):
+    """bfloat16 has 8 of 24 bits, hence errors of per cents of latents of size one. The result is float32."""
     noise = random(2, 4, 8, 8).float()
     single, half = (
         StableDiffusionPrior.load(folder, dtype=dtype).sample_from(noise, ["a cat"] * 2, 2.0, 10, "dpm-solver++(2M)")
@@ -207,12 +207,12 @@ def test_half_precision_samples_are_those_of_single(folder):
     assert float((half - single).norm() / single.norm()) < 0.05
 
 
-def test_sampling_in_no_steps_is_refused(prior):
-    with pytest.raises(PriorError, match="cannot sample in 0 steps: use from 1 to 1000"):
+def test_sampling_in_0_steps_is_rejected(prior):
+    with pytest.raises(PriorError, match="cannot sample in 0 steps: use 1 to 1000"):
         prior.sample(["a cat"], 4.0, 0, torch.Generator())
 
 
-def test_half_precision_computes_in_itself_and_answers_in_float32(folder, prior):
+def test_half_precision_models_return_float32(folder, prior):
     """bfloat16 has three digits, so one evaluation is within a few per cent."""
     half = StableDiffusionPrior.load(folder, dtype=torch.bfloat16)
     z_t = random(2, 4, 8, 8)
@@ -224,8 +224,8 @@ def test_half_precision_computes_in_itself_and_answers_in_float32(folder, prior)
     assert float((eps - expected).norm() / expected.norm()) < 0.05
 
 
-def test_published_names_are_read_too(folder, prior, copy):
-    """Files of the variant fp16, and the text encoder's older parameter names with a stored position index."""
+def test_published_file_and_parameter_names_are_read(folder, prior, copy):
+    """Files of the variant fp16, and older parameter names of the text encoder with a stored position index."""
     for part, name in {
         "vae": "diffusion_pytorch_model",
         "unet": "diffusion_pytorch_model",
@@ -260,7 +260,7 @@ FORMAT = (
         ("text_encoder/model.safetensors", "text_encoder/model.safetensors or text_encoder/model.fp16.safetensors"),
     ],
 )
-def test_a_missing_file_is_named(copy, removed, named):
+def test_a_missing_file_is_reported(copy, removed, named):
     path = copy / removed
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(PriorError) as error:
@@ -268,7 +268,7 @@ def test_a_missing_file_is_named(copy, removed, named):
     assert str(error.value) == f"{copy} lacks {named}; {FORMAT}: download the checkpoint again"
 
 
-def test_a_missing_folder_is_named(tmp_path):
+def test_a_missing_folder_is_reported(tmp_path):
     with pytest.raises(PriorError) as error:
         StableDiffusionPrior.load(tmp_path / "nowhere")
     assert str(error.value) == f"there is no folder {tmp_path / 'nowhere'}; {FORMAT}: check the path"
@@ -284,7 +284,7 @@ def test_a_missing_folder_is_named(tmp_path):
         "tokenizer/vocab.json",
     ],
 )
-def test_a_damaged_file_is_refused(copy, damaged):
+def test_a_damaged_file_is_rejected(copy, damaged):
     path = copy / damaged
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(
@@ -294,18 +294,18 @@ def test_a_damaged_file_is_refused(copy, damaged):
 
 
 @pytest.mark.parametrize("part", ["unet/diffusion_pytorch_model", "text_encoder/model"])
-def test_weights_that_are_not_all_there_are_refused(copy, part):
+def test_incomplete_weights_are_rejected(copy, part):
     path = copy / f"{part}.safetensors"
     tensors = load_file(path)
     removed = sorted(name for name in tensors if "norm" in name)[0]
     save_file({name: tensor for name, tensor in tensors.items() if name != removed}, path, metadata={"format": "pt"})
     with pytest.raises(
-        PriorError, match=rf"has no weights for 1 parameters, \S*{removed} among them, that its config.json"
+        PriorError, match=rf"has no weights for 1 parameters, such as \S*{removed}: expected all parameters of its"
     ):
         StableDiffusionPrior.load(copy)
 
 
-def test_unknown_predictions_and_schedules_are_refused(copy):
+def test_unknown_predictions_and_schedules_are_rejected(copy):
     path = copy / "scheduler" / "scheduler_config.json"
     edit(path, prediction_type="flow")
     with pytest.raises(PriorError, match="has prediction_type 'flow'; expected 'epsilon' or 'v_prediction': use a che"):
@@ -315,17 +315,17 @@ def test_unknown_predictions_and_schedules_are_refused(copy):
         StableDiffusionPrior.load(copy)
 
 
-def test_parts_of_two_checkpoints_are_refused(copy):
+def test_parts_of_two_checkpoints_are_rejected(copy):
     config = CLIPTextConfig.from_pretrained(copy / "text_encoder")
     config.hidden_size = 64
     CLIPTextModel(config).save_pretrained(copy / "text_encoder")
     with pytest.raises(
-        PriorError, match="has embeddings of width 64, but unet/ attends to width 32: take both from the s"
+        PriorError, match="has embeddings of width 64, but unet/ expects width 32: use both from the same c"
     ):
         StableDiffusionPrior.load(copy)
 
 
-def test_the_solver_takes_the_priors_latents(prior):
+def test_the_solver_keeps_the_dtype_of_the_latents(prior):
     """float32 latents through a float64 model stay float32."""
     z_t = random(1, 4, 8, 8).float()
     assert jump(prior.schedule, z_t, prior.denoise(z_t, 500, None), 500, 300).dtype == torch.float32
