@@ -1,4 +1,4 @@
-"""Point-E (Nichol et al. 2022) for inference: text vector → coloured point cloud, reading OpenAI's checkpoints."""
+"""Point-E (Nichol et al. 2022) for inference: CLIP text vector → coloured point cloud, from OpenAI's checkpoints."""
 
 from sctd.point_e.diffusion import PointClouds, sample_point_clouds, sample_points, to_world, upsample_points
 from sctd.point_e.load import load, load_both, load_upsampler, to_files
@@ -16,8 +16,8 @@ from sctd.point_e.model import (
 __all__ = [
     "BASE_40M_TEXTVEC",
     "UPSAMPLE_40M",
-    "PointClouds",
     "DiffusionConfig",
+    "PointClouds",
     "PointDiffusionTransformer",
     "PointEConfig",
     "PointEError",
@@ -26,9 +26,9 @@ __all__ = [
     "load",
     "load_both",
     "load_upsampler",
-    "to_files",
     "sample_point_clouds",
     "sample_points",
+    "to_files",
     "to_world",
     "upsample_points",
 ]

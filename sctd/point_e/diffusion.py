@@ -1,6 +1,6 @@
-"""Sampling clouds: Point-E's noise process, run by Heun's method on Karras' noise levels (Karras et al. 2022, Alg. 2).
+"""Sampling of point clouds: Point-E's noise process with Heun's method (Karras et al. 2022, Alg. 2).
 
-The network was trained on z_t = √ᾱ_t x + √(1-ᾱ_t) ε; the sampler walks x_σ = x + σ ε. They meet at σ² = (1-ᾱ_t)/ᾱ_t.
+The network was trained on z_t = √ᾱ_t x + √(1-ᾱ_t) ε; the sampler uses x_σ = x + σ ε. They agree at σ² = (1-ᾱ_t)/ᾱ_t.
 """
 
 import math
@@ -19,7 +19,7 @@ Points = Float[Tensor, "batch channels points"]
 
 
 class PointClouds(NamedTuple):
-    """`coords` in our world's axes (z up, front +x), in the model's unit of length; `rgb` in [0, 1]."""
+    """`coords` in world axes (z up, front +x) and the model's unit of length; `rgb` in [0, 1]."""
 
     coords: Float[Tensor, "batch points 3"]
     rgb: Float[Tensor, "batch points 3"]
@@ -37,7 +37,7 @@ def alphas_cumprod(config: DiffusionConfig) -> np.ndarray:
 
 
 def time_of(sigma: float, alphas: np.ndarray) -> int:
-    """The t whose noise level is `sigma`: linear in ᾱ between the steps, rounded down, as OpenAI does it."""
+    """The t whose noise level is `sigma`: interpolated linearly in ᾱ and rounded down, as in OpenAI's code."""
     return int(np.interp(1 / (1 + sigma**2), alphas[::-1], np.arange(len(alphas))[::-1]))
 
 
@@ -55,9 +55,9 @@ def heun(
     s_churn: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Points:
-    """Algorithm 2: from x at the noise level sigmas[0] to a sample. `denoise(x, sigma)` predicts the clean x.
+    """Algorithm 2: from x at noise level sigmas[0] to a sample. `denoise(x, sigma)` predicts the clean x.
 
-    `s_churn` adds that much fresh noise over the whole walk (0: the ODE, a function of x alone).
+    `s_churn` is the total amount of fresh noise added over all steps (0: the ODE, deterministic in x).
     """
     gamma = min(s_churn / (len(sigmas) - 1), math.sqrt(2) - 1)
     for sigma, next_sigma in pairwise(sigmas):
@@ -82,7 +82,7 @@ def sample_point_clouds(
     generator: torch.Generator,
     sampler: SamplerConfig | None = None,
 ) -> PointClouds:
-    """One cloud for each text vector (any length > 0; it is normalised). `sampler` defaults to the model's own."""
+    """One point cloud per text vector (of any length > 0; it is normalised). `sampler` defaults to the model's."""
     return to_world(model, sample_points(model, text_vectors, generator, sampler))
 
 
@@ -93,15 +93,15 @@ def sample_points(
     generator: torch.Generator,
     sampler: SamplerConfig | None = None,
 ) -> Points:
-    """As `sample_clouds`, in Point-E's axes and units: x y z, R G B in 0..255, not clamped."""
+    """As `sample_point_clouds`, in Point-E's axes and units: x y z, R G B in 0..255, not clamped."""
     if text_vectors.shape[1] != model.config.clip_width:
         raise PointEError(
-            f"the text vectors have {text_vectors.shape[1]} numbers; this Point-E model was trained on "
-            f"{model.config.clip_width}: embed the prompt with the CLIP model that belongs to it"
+            f"the text vectors have {text_vectors.shape[1]} components, but this Point-E model was trained on "
+            f"{model.config.clip_width}: embed the prompt with the CLIP model of its training"
         )
     length = text_vectors.norm(dim=1, keepdim=True)
     if not bool((length > 0).all()):
-        raise PointEError("a text vector is zero or not a number; expected the CLIP embedding of a prompt")
+        raise PointEError("a text vector is zero or NaN; expected the CLIP embedding of a prompt")
     condition = (text_vectors / length).to(next(model.parameters()))
     return _sample(model, condition, torch.zeros_like(condition), generator, sampler or model.config.sampler)
 
@@ -110,18 +110,18 @@ def sample_points(
 def upsample_points(
     model: PointUpsampler, low_res: Points, generator: torch.Generator, sampler: SamplerConfig | None = None
 ) -> Float[Tensor, "batch channels all_points"]:
-    """The coarse points (as `sample_points` gives them) followed by the model's points between them."""
+    """The coarse points, as returned by `sample_points`, followed by the points that the model adds."""
     low_res = low_res.to(next(model.parameters()))
     new = _sample(model, low_res, torch.zeros_like(low_res), generator, sampler or model.config.sampler)
     return torch.cat([low_res, new], dim=-1)
 
 
 def to_world(model: PointDiffusionTransformer | PointUpsampler, points: Points) -> PointClouds:
-    """Points in Point-E's axes and units as clouds in ours."""
+    """Point clouds in world axes, from points in Point-E's axes and units."""
     coords, rgb = points.float().transpose(1, 2).split(3, dim=-1)
     if model.config.axes == "point_e":
         x, y, z = coords.unbind(-1)
-        coords = torch.stack([-y, x, z], dim=-1)  # a quarter turn: Point-E's front is -y, ours is +x
+        coords = torch.stack([-y, x, z], dim=-1)  # a quarter turn: Point-E's front is -y, the world's is +x
     return PointClouds(coords, rgb.clamp(0, 255).round() / 255)
 
 
@@ -132,7 +132,7 @@ def _sample(
     generator: torch.Generator,
     sampler: SamplerConfig,
 ) -> Points:
-    """Guided sampling: D_null + w (D_condition - D_null), each prediction clipped to the data's range before."""
+    """Guided sampling: D_null + w (D_condition - D_null), after clipping each prediction to the data range."""
     alphas = alphas_cumprod(model.config.diffusion)
     w = sampler.guidance_scale
     conditions = condition if w == 1 else torch.cat([condition, null])
@@ -158,6 +158,6 @@ def _sample(
 
 
 def _randn(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Normal numbers from the generator's own device, so that one seed gives one cloud wherever the model runs."""
+    """Normal numbers drawn on the generator's device, so that a seed gives the same point cloud on every device."""
     device = generator.device if generator is not None else like.device
     return torch.randn(shape, generator=generator, device=device).to(like.device, like.dtype)

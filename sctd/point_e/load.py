@@ -1,4 +1,4 @@
-"""Point-E models on disk: our folder (config.json + model.safetensors), or OpenAI's .pt files, both read strictly."""
+"""Loading and saving Point-E models: a folder (config.json + model.safetensors), or OpenAI's .pt files."""
 
 import difflib
 import json
@@ -22,14 +22,14 @@ from sctd.point_e.model import (
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 BASE_PT, UPSAMPLER_PT = "base_40m_textvec.pt", "upsample_40m.pt"
-UPSAMPLER = "upsampler"  # the folder of a model of ours in the folder of its base model
+UPSAMPLER = "upsampler"  # subfolder of the base model's folder with its upsampler in our format
 
 
 def load(path: Path | str, device: torch.device | str = "cpu") -> PointDiffusionTransformer:
-    """The text-to-cloud model in this folder or in OpenAI's `base_40m_textvec.pt`; float32, for inference.
+    """Load the text-to-point-cloud model of this folder or of OpenAI's `base_40m_textvec.pt`; float32, for inference.
 
-    The folder holds config.json and model.safetensors, or OpenAI's file. PointEError, naming the file, if that is not
-    such a model. A .pt carries no configuration: its tensors tell it.
+    The folder has config.json and model.safetensors, or OpenAI's file. A .pt file has no configuration; it is inferred
+    from the tensors. Raises PointEError, naming the file, if it is not such a model.
     """
     model = _load(_chosen(Path(path), BASE_PT), device)
     if not isinstance(model, PointDiffusionTransformer):
@@ -38,7 +38,7 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> PointDiffusion
 
 
 def load_upsampler(path: Path | str, device: torch.device | str = "cpu") -> PointUpsampler:
-    """As `load`, for the upsampler in this folder or in OpenAI's `upsample_40m.pt`."""
+    """As `load`, for the upsampler in this folder or OpenAI's `upsample_40m.pt`."""
     model = _load(_chosen(Path(path), UPSAMPLER_PT), device)
     if not isinstance(model, PointUpsampler):
         raise PointEError(f"{path} is a Point-E base model; expected an upsampler such as upsample_40m.pt")
@@ -48,14 +48,14 @@ def load_upsampler(path: Path | str, device: torch.device | str = "cpu") -> Poin
 def load_both(
     folder: Path | str, device: torch.device | str = "cpu"
 ) -> tuple[PointDiffusionTransformer, PointUpsampler | None]:
-    """The base model of a folder, and the upsampler where there is one: `upsample_40m.pt`, or ours in upsampler/."""
+    """The base model of a folder, and its upsampler if there is one: `upsample_40m.pt`, or our format in upsampler/."""
     places = Path(folder) / UPSAMPLER_PT, Path(folder) / UPSAMPLER
     found = next((place for place in places if place.exists()), None)
     return load(folder, device), None if found is None else load_upsampler(found, device)
 
 
 def _chosen(path: Path, published: str) -> Path:
-    """OpenAI's file in a folder that holds it and no model of ours."""
+    """OpenAI's file if the folder has it and no config.json, else the path itself."""
     return path / published if (path / published).is_file() and not (path / CONFIG).exists() else path
 
 
@@ -77,7 +77,7 @@ def _load(path: Path, device: torch.device | str) -> PointDiffusionTransformer |
 
 
 def to_files(model: PointDiffusionTransformer | PointUpsampler, dtype: torch.dtype = torch.float16) -> dict[str, bytes]:
-    """The files of the model's folder by name; write each into the folder as it is."""
+    """The files of the model's folder, by name, with weights stored in `dtype`."""
     state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
     config = json.dumps(asdict(model.config), indent=2) + "\n"
     return {CONFIG: config.encode(), WEIGHTS: safetensors.torch.save(state, {"format": "pt"})}
@@ -88,7 +88,7 @@ def _file(folder: Path, name: str) -> bytes:
         return (folder / name).read_bytes()
     except OSError as error:
         raise PointEError(
-            f"cannot read {folder / name} ({error.strerror}); a Point-E folder holds {CONFIG} and {WEIGHTS}: "
+            f"cannot read {folder / name} ({error.strerror}); expected {CONFIG} and {WEIGHTS} in a Point-E folder: "
             "check the path or copy the folder again"
         ) from error
 
@@ -103,13 +103,13 @@ def _read_config(folder: Path) -> PointEConfig:
 
 
 def _parsed(default: Any, tree: Any, where: str) -> Any:
-    """`tree` as a value of the kind of `default`: unknown keys and other types are refused, absent keys keep it."""
+    """`tree` as a value of the type of `default`; missing keys keep defaults, unknown keys and other types are errors."""
     if is_dataclass(default) and not isinstance(default, type) and isinstance(tree, dict):
         known = {field.name: getattr(default, field.name) for field in fields(default)}
         for name in tree:
             if name not in known:
                 nearest = difflib.get_close_matches(name, known, n=1) or [", ".join(known)]
-                raise PointEError(f"{where} has the unknown key {name!r}; expected {nearest[0]}: mend that key")
+                raise PointEError(f"{where} has the unknown key {name!r}; expected {nearest[0]}: correct the key")
         return replace(
             default, **{name: _parsed(known[name], value, f"{where}: {name}") for name, value in tree.items()}
         )
@@ -119,7 +119,7 @@ def _parsed(default: Any, tree: Any, where: str) -> Any:
         return float(tree)
     if type(tree) is not type(default) or is_dataclass(default):
         kind = "object" if is_dataclass(default) else type(default).__name__
-        raise PointEError(f"{where} is {tree!r}; expected a value of type {kind}: mend that key")
+        raise PointEError(f"{where} is {tree!r}; expected a value of type {kind}: correct the key")
     return tree
 
 
@@ -136,13 +136,13 @@ def _read_pt(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise PointEError(
-            f"{path} holds more than tensors, or is no file of torch.save, and what it holds could run code: "
+            f"{path} contains more than tensors, which could run code, or is not a torch.save file: "
             "download it again from OpenAI"
         ) from error
-    except Exception as error:  # torch.load raises whatever its unpickler or zip reader does
+    except Exception as error:  # torch.load raises any error of its unpickler or zip reader
         raise PointEError(f"{path} is not a file of tensors ({type(error).__name__}): download it again") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise PointEError(f"{path} holds no table of tensors; expected OpenAI's base_40m_textvec.pt or upsample_40m.pt")
+        raise PointEError(f"{path} is no dict of tensors; expected OpenAI's base_40m_textvec.pt or upsample_40m.pt")
     return state
 
 
@@ -156,6 +156,6 @@ def _compare(found: dict[str, Tensor], expected: dict[str, Tensor], path: Path) 
     ]
     if problems:
         raise PointEError(
-            f"{path}: {len(problems)} of {len(expected)} tensors do not fit the configuration, first: "
-            f"{'; '.join(problems[:3])}. Use the weights and the config.json of one model"
+            f"{path}: {len(problems)} of {len(expected)} tensors do not fit the configuration: "
+            f"{'; '.join(problems[:3])}. Use weights and config.json of the same model"
         )

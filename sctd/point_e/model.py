@@ -1,7 +1,8 @@
-"""Point-E's point cloud transformers (Nichol et al. 2022, Sec. 4.2-4.3), for inference, under OpenAI's parameter names.
+"""Point-E's point cloud transformers (Nichol et al. 2022, Sec. 4.2-4.3), for inference, with OpenAI's parameter names.
 
-A cloud is a sequence of tokens, one a point, without positions: the network is equivariant to the order of the points.
-Conditions (time, CLIP vector, coarse cloud) stand before the points as tokens of their own, or are added to each point.
+A point cloud is a sequence of tokens, one per point, without positions: the network is equivariant to the order of the
+points. Conditions (time, CLIP vector, coarse point cloud) are separate tokens before the points, or are added to each
+point.
 """
 
 import math
@@ -14,12 +15,12 @@ from torch.nn import functional as F
 
 
 class PointEError(ValueError):
-    """What a user can mend: the message says what was found, what was expected and what to do."""
+    """Raised for invalid models or inputs: the message says what was found, what was expected and what to do."""
 
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """The noise process and the units of the network: channel = value · scale + bias, for x y z and R G B in 0..255.
+    """Noise process and units of the network: channel = value · scale + bias, for x y z and R G B in 0..255.
 
     `schedule` is "cosine" or "linear".
     """
@@ -44,11 +45,11 @@ class SamplerConfig:
 
 @dataclass(frozen=True)
 class PointEConfig:
-    """config.json beside model.safetensors. OpenAI's keys where OpenAI has one; the defaults are its base40M-textvec.
+    """The content of config.json. Keys are OpenAI's if there is one; the defaults are base40M-textvec.
 
-    `kind`: "text_vector", from a CLIP text vector to a coarse cloud, or "upsampler", from a coarse cloud to the points
-    between. `token_cond`, `time_token_cond`: the condition is a token of its own, else it is added to every point.
-    `axes`: "point_e", clouds as Point-E makes them (z up, front -y), or "world", in our world (z up, front +x).
+    `kind`: "text_vector", from a CLIP text vector to a coarse point cloud, or "upsampler", from a coarse point cloud to
+    additional points. `token_cond`, `time_token_cond`: the condition is a separate token, else it is added to every
+    point. `axes`: "point_e", point clouds in Point-E's axes (z up, front -y), or "world" (z up, front +x).
     """
 
     kind: str = "text_vector"
@@ -89,7 +90,7 @@ def timestep_embedding(
 
 
 class MLP(nn.Module):
-    """Linear, GELU, linear; four times as wide inside."""
+    """Linear, GELU, linear; the hidden layer is four times as wide."""
 
     def __init__(self, width: int, std: float):
         super().__init__()
@@ -117,7 +118,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each on the layer norm of what it adds to."""
+    """Pre-norm transformer block: attention and MLP."""
 
     def __init__(self, width: int, heads: int, std: float):
         super().__init__()
@@ -145,7 +146,7 @@ class Backbone(nn.Module):
 
 
 class _PointTransformer(nn.Module):
-    """What both models share: points and conditions in, noise and (unused here) variance of every channel out."""
+    """Base of both models: points and conditions in, noise and (unused here) variance per channel out."""
 
     def __init__(self, config: PointEConfig):
         super().__init__()
@@ -168,7 +169,9 @@ class _PointTransformer(nn.Module):
         added: list[Float[Tensor, "batch width"]],
     ) -> Float[Tensor, "batch out_channels points"]:
         if x.shape[-1] != self.config.n_ctx:
-            raise PointEError(f"{x.shape[-1]} points were given to a Point-E model of {self.config.n_ctx} points")
+            raise PointEError(
+                f"found {x.shape[-1]} points; expected {self.config.n_ctx}, the number of points of this Point-E model"
+            )
         points = self.input_proj(x.transpose(1, 2))
         for condition in added:
             points = points + condition[:, None]
@@ -177,7 +180,7 @@ class _PointTransformer(nn.Module):
 
 
 class PointDiffusionTransformer(_PointTransformer):
-    """From a CLIP text vector to a coarse cloud: OpenAI's base40M-textvec and its smaller kin."""
+    """From a CLIP text vector to a coarse point cloud: OpenAI's base40M-textvec, or smaller models."""
 
     def __init__(self, config: PointEConfig = BASE_40M_TEXTVEC):
         super().__init__(config)
@@ -189,7 +192,7 @@ class PointDiffusionTransformer(_PointTransformer):
         t: Int[Tensor, " batch"],
         text_vector: Float[Tensor, "batch clip_width"],
     ) -> Float[Tensor, "batch out_channels points"]:
-        """`text_vector` has length 1, or is zero where there is no text; √width gives its components unit variance."""
+        """`text_vector` has length 1, or is zero without text; √width gives its components unit variance."""
         clip = self.clip_embed(text_vector * math.sqrt(text_vector.shape[1]))
         time = self.time_embed(timestep_embedding(t, self.config.width))
         conditions = [(clip, self.config.token_cond), (time, self.config.time_token_cond)]
@@ -198,7 +201,7 @@ class PointDiffusionTransformer(_PointTransformer):
 
 
 class PointUpsampler(_PointTransformer):
-    """From a coarse cloud to the points between: OpenAI's upsample model, without an image."""
+    """From a coarse point cloud to additional points: OpenAI's upsample model, without an image."""
 
     def __init__(self, config: PointEConfig = UPSAMPLE_40M):
         super().__init__(config)
@@ -215,7 +218,7 @@ class PointUpsampler(_PointTransformer):
         t: Int[Tensor, " batch"],
         low_res: Float[Tensor, "batch channels coarse_points"],
     ) -> Float[Tensor, "batch out_channels points"]:
-        """`low_res` is in Point-E's units (x y z, R G B in 0..255); the absent image is a grid of zeros."""
+        """`low_res` is in Point-E's units (x y z, R G B in 0..255); the missing image is a grid of zeros."""
         no_image = x.new_zeros(len(x), self.config.grid_tokens, self.config.clip_width)
         coarse = low_res * self.channel_scales[:, None] + self.channel_biases[:, None]
         time = self.time_embed(timestep_embedding(t, self.config.width))
@@ -227,7 +230,7 @@ class PointUpsampler(_PointTransformer):
 
 def _linear(inputs: int, outputs: int, std: float) -> nn.Linear:
     layer = nn.Linear(inputs, outputs)
-    if not layer.weight.is_meta:  # there are no numbers to draw there, and normal_ would first load torch's compiler
+    if not layer.weight.is_meta:  # nothing to draw, and normal_ on meta tensors would import torch's compiler
         nn.init.normal_(layer.weight, std=std)
     nn.init.zeros_(layer.bias)
     return layer
@@ -244,20 +247,20 @@ def _check(config: PointEConfig) -> None:
             raise PointEError(f"{name} is {found!r}; expected {' or '.join(map(repr, known))}: change config.json")
     sizes = (config.n_ctx, config.width, config.layers, config.heads, config.clip_width, config.sampler.steps)
     if min(*sizes, config.diffusion.timesteps - 1) < 1 or not 0 < config.sampler.sigma_min <= config.sampler.sigma_max:
-        raise PointEError("a size, a number of steps or a noise level is not positive: change config.json")
+        raise PointEError("a size, number of steps or noise level is not positive: change config.json")
     if config.width % config.heads or config.width % 2:
         raise PointEError(
-            f"width {config.width} with {config.heads} heads; expected an even width that the heads divide: "
+            f"width {config.width} with {config.heads} heads; expected an even width divisible by the heads: "
             "change config.json"
         )
     if config.output_channels < config.input_channels:
         raise PointEError(
-            f"{config.output_channels} output channels for {config.input_channels} inputs; expected one noise channel "
-            "or more for each: change config.json"
+            f"{config.output_channels} output channels for {config.input_channels} inputs; expected at least one "
+            "per input: change config.json"
         )
     for name, numbers in (("scales", config.diffusion.channel_scales), ("biases", config.diffusion.channel_biases)):
         if len(numbers) != config.input_channels:
             raise PointEError(
-                f"diffusion.channel_{name} has {len(numbers)} numbers; expected {config.input_channels}, one for each "
+                f"diffusion.channel_{name} has {len(numbers)} numbers; expected {config.input_channels}, one per "
                 "channel: change config.json"
             )

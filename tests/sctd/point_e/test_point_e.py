@@ -1,4 +1,4 @@
-"""Point-E: OpenAI's parameters by name and shape, attention and conditions by formula, the sampler by moments."""
+"""Point-E: OpenAI's parameter names and shapes, formulas of attention and conditions, moments of the sampler."""
 
 import json
 import math
@@ -44,7 +44,7 @@ TINY_UPSAMPLER = replace(UPSAMPLE_40M, n_ctx=24, width=16, layers=1, heads=2, cl
 
 
 def tiny(config=TINY, seed=0):
-    """A model whose output is not zero: every parameter is drawn."""
+    """A model with nonzero output: every parameter is random."""
     generator = torch.Generator().manual_seed(seed)
     kind = PointUpsampler if config.kind == "upsampler" else PointDiffusionTransformer
     model = kind(config).eval().requires_grad_(False)
@@ -115,15 +115,15 @@ def published_shapes(width, layers, extra):
     ],
     ids=["base40M-textvec", "upsample"],
 )
-def test_the_published_models_have_openai_s_parameters(kind, config, extra, millions):
+def test_published_models_have_openai_s_parameters(kind, config, extra, millions):
     with torch.device("meta"):
         model = kind(config)
     assert {name: tuple(value.shape) for name, value in model.state_dict().items()} == published_shapes(512, 12, extra)
     assert round(sum(p.numel() for p in model.parameters()) / 1e6, 2) == millions
 
 
-def test_attention_is_openai_s_formula():
-    """Heads outermost, q k v within each, q and k each times d^(-1/4); float64, so rounding is all that differs."""
+def test_attention_equals_openai_s_formula():
+    """Heads outermost, q k v within each, q and k each times d^(-1/4); float64, so only rounding differs."""
     attention, x = Attention(24, 3, 0.3).double(), torch.randn(2, 7, 24, dtype=torch.float64, generator=generator())
     qkv = attention.c_qkv(x).detach().numpy()
     out = np.zeros((2, 7, 24))
@@ -159,7 +159,7 @@ def test_conditions_are_tokens_before_the_points_or_are_added_to_each(token_cond
     torch.testing.assert_close(model(x, t, text), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_the_order_of_the_points_does_not_matter_but_the_text_does():
+def test_prediction_is_equivariant_to_point_order_and_depends_on_the_text():
     model, order = tiny(), torch.randperm(16, generator=generator(3))
     x, t, text = torch.randn(1, 6, 16, generator=generator(1)), torch.tensor([500]), torch.eye(8)[:1]
     torch.testing.assert_close(model(x[..., order], t, text), model(x, t, text)[..., order], rtol=1e-5, atol=1e-5)
@@ -173,7 +173,7 @@ def test_timestep_embedding_of_an_even_width():
 
 
 def test_noise_schedules():
-    """Cosine: ᾱ follows cos² but for the last β, capped at 0.999. Linear: Ho's 0.0001..0.02 of 1000 steps, rescaled."""
+    """Cosine: ᾱ follows cos² but the last β is capped at 0.999. Linear: Ho's 0.0001..0.02 of 1000 steps, rescaled."""
     cosine, linear = alphas_cumprod(DiffusionConfig()), alphas_cumprod(DiffusionConfig(schedule="linear"))
     u = (np.arange(1023) + 1) / 1024
     start = math.cos(0.008 / 1.008 * math.pi / 2) ** 2
@@ -184,7 +184,7 @@ def test_noise_schedules():
     assert linear[-1] / linear[-2] == pytest.approx(1 - 20 / 1024)
 
 
-def test_time_of_a_noise_level_goes_there_and_back():
+def test_time_of_a_noise_level_is_the_inverse_of_the_schedule():
     alphas = alphas_cumprod(DiffusionConfig())
     for t in (1, 20, 511, 1000):
         sigma = math.sqrt((1 - alphas[t]) / alphas[t])
@@ -193,15 +193,15 @@ def test_time_of_a_noise_level_goes_there_and_back():
     assert (time_of(0.0, alphas), time_of(1e9, alphas)) == (0, 1023)
 
 
-def test_karras_sigmas_are_even_in_the_seventh_root():
+def test_karras_sigmas_are_evenly_spaced_in_the_seventh_root():
     sigmas = karras_sigmas(SamplerConfig(steps=5, sigma_min=0.01, sigma_max=80.0))
     assert (sigmas[0], sigmas[-2], sigmas[-1]) == (pytest.approx(80.0), pytest.approx(0.01), 0.0)
     np.testing.assert_allclose(np.diff(np.array(sigmas[:-1]) ** (1 / 7), n=2), 0, atol=1e-12)
 
 
 @pytest.mark.parametrize("s_churn", [0.0, 10.0])
-def test_heun_draws_the_gaussian_whose_denoiser_it_is_given(s_churn):
-    """For x ~ N(μ, s²): D(x, σ) = (s² x + σ² μ) / (s² + σ²). 4 000 draws, so four standard errors of each moment."""
+def test_heun_samples_the_gaussian_of_its_denoiser(s_churn):
+    """For x ~ N(μ, s²): D(x, σ) = (s² x + σ² μ) / (s² + σ²). 4 000 draws, within four standard errors."""
     mean, std, num = 0.7, 0.3, 4000
     sigmas = karras_sigmas(SamplerConfig(steps=60, sigma_min=1e-3, sigma_max=80.0))
     x = sigmas[0] * torch.randn(num, 1, 1, generator=generator(5), dtype=torch.float64)
@@ -226,7 +226,7 @@ def test_heun_converges_at_second_order():
     assert error(32) / error(64) == pytest.approx(4, rel=0.2)
 
 
-def test_guidance_pushes_away_from_the_unconditional_prediction():
+def test_guidance_extrapolates_from_the_unconditional_prediction():
     """One step from σ: the sample is D_null + w (D_text - D_null), each clipped to ±1 before."""
     alphas = alphas_cumprod(TINY.diffusion)
     model, text = tiny(), torch.eye(8)[2:3]
@@ -246,7 +246,7 @@ def test_guidance_pushes_away_from_the_unconditional_prediction():
     np.testing.assert_allclose(plain[0, :3], clean(text)[0, :3] / 2, atol=1e-4)
 
 
-def test_a_seed_makes_one_cloud():
+def test_a_seed_determines_the_point_cloud():
     model, text = tiny(), torch.eye(8)[:2]
     first, again, other = (sample_point_clouds(model, text, generator(seed)) for seed in (4, 4, 5))
     assert first.coords.shape == (2, 16, 3)
@@ -256,7 +256,7 @@ def test_a_seed_makes_one_cloud():
     assert 0 <= first.rgb.min() <= first.rgb.max() <= 1
 
 
-def test_point_e_s_front_is_turned_to_ours():
+def test_point_e_s_front_is_rotated_to_the_world_front():
     """-y becomes +x by a rotation, not a mirror: z stays, and x × y stays z."""
     ours, theirs = tiny(), tiny(replace(TINY, axes="point_e"))
     raw = sample_points(ours, torch.eye(8)[:1], generator(1))
@@ -266,7 +266,7 @@ def test_point_e_s_front_is_turned_to_ours():
     torch.testing.assert_close(turned, raw[0, :3].T @ rotation.T)
 
 
-def test_the_upsampler_adds_points_to_those_it_is_given():
+def test_the_upsampler_adds_points_to_the_coarse_points():
     model = tiny(TINY_UPSAMPLER)
     low_res = torch.rand(2, 6, 10, generator=generator(3))
     points = upsample_points(model, low_res, generator(4), SamplerConfig(steps=3, s_churn=0.0, guidance_scale=1.0))
@@ -275,7 +275,7 @@ def test_the_upsampler_adds_points_to_those_it_is_given():
 
 
 @pytest.mark.parametrize("config", [TINY, TINY_UPSAMPLER], ids=["base", "upsampler"])
-def test_a_model_comes_back_from_its_folder(tmp_path, config):
+def test_a_saved_model_loads_unchanged(tmp_path, config):
     model = tiny(config)
     for name, content in to_files(model, torch.float32).items():
         (tmp_path / name).write_bytes(content)
@@ -298,11 +298,11 @@ def save_tiny(folder):
         (folder / name).write_bytes(content)
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     save_tiny(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(
-        PointEError, match=r"cannot read .*model\.safetensors .*holds config\.json and model\.safetensors"
+        PointEError, match=r"cannot read .*model\.safetensors .*expected config\.json and model\.safetensors"
     ):
         load(tmp_path)
     with pytest.raises(PointEError, match=r"no file .*base_40m_textvec\.pt; expected OpenAI's"):
@@ -312,33 +312,33 @@ def test_a_missing_file_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"widht": 16}', r"config\.json has the unknown key 'widht'; expected width: mend that key"),
+        ('{"widht": 16}', r"config\.json has the unknown key 'widht'; expected width: correct the key"),
         ('{"sampler": {"steps": "many"}}', r"config\.json: sampler: steps is 'many'; expected a value of type int"),
         ('{"token_cond": 1}', r"token_cond is 1; expected a value of type bool"),
         ('{"sampler": 3}', r"sampler is 3; expected a value of type object"),
         ('{"axes": "up"}', r"axes is 'up'; expected 'world' or 'point_e'"),
-        ('{"n_ctx": 0}', r"a size, a number of steps or a noise level is not positive"),
+        ('{"n_ctx": 0}', r"a size, number of steps or noise level is not positive"),
         ("{", r"config\.json is not JSON"),
     ],
 )
-def test_a_bad_configuration_is_one_sentence(tmp_path, text, message):
+def test_an_invalid_configuration_is_rejected(tmp_path, text, message):
     save_tiny(tmp_path)
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(PointEError, match=message):
         load(tmp_path)
 
 
-def test_weights_of_another_model_are_refused(tmp_path):
+def test_weights_of_another_model_are_rejected(tmp_path):
     save_tiny(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(asdict(replace(TINY, width=32, layers=3))))
-    with pytest.raises(PointEError, match=r"tensors do not fit .*resblocks\.2\.\S+ is missing.* of one model"):
+    with pytest.raises(PointEError, match=r"tensors do not fit .*resblocks\.2\.\S+ is missing.* of the same model"):
         load(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(asdict(replace(TINY, clip_width=9))))
     with pytest.raises(PointEError, match=r"1 of \d+ tensors .*clip_embed\.weight is \[16, 8\] instead of \[16, 9\]"):
         load(tmp_path)
 
 
-def test_a_broken_weights_file_is_refused(tmp_path):
+def test_a_broken_weights_file_is_rejected(tmp_path):
     save_tiny(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"not a file of tensors")
     with pytest.raises(PointEError, match=r"model\.safetensors is not a safetensors file .*: copy it again"):
@@ -358,10 +358,10 @@ class Harmful:
         return Path.touch, (self.path,)
 
 
-def test_a_pt_file_with_code_or_cut_off_is_refused(tmp_path):
+def test_a_pt_file_with_code_or_truncated_is_rejected(tmp_path):
     path = tmp_path / "base_40m_textvec.pt"
     torch.save({**tiny().state_dict(), "ema": Harmful(tmp_path / "harm")}, path)
-    sentence = r"textvec\.pt holds more than tensors, .* could run code: download it again from OpenAI"
+    sentence = r"textvec\.pt contains more than tensors, which could run code, .*: download it again from OpenAI"
     with pytest.raises(PointEError, match=sentence):
         load(path)
     path.write_bytes(b"neither a pickle nor a zip archive")
@@ -373,20 +373,20 @@ def test_a_pt_file_with_code_or_cut_off_is_refused(tmp_path):
     with pytest.raises(PointEError, match=r"textvec\.pt is not a file of tensors \(\w+\): download it again"):
         load(path)
     torch.save([torch.ones(2)], path)
-    with pytest.raises(PointEError, match=r"textvec\.pt holds no table of tensors; expected OpenAI's base_40m"):
+    with pytest.raises(PointEError, match=r"textvec\.pt is no dict of tensors; expected OpenAI's base_40m"):
         load(path)
 
 
 def write_published(path, config):
-    """A file with all of OpenAI's tensors at their size, in the order 0, 1, 2 … of their names, each one number."""
+    """A file with all of OpenAI's tensors at full size; the n-th tensor has the constant value n."""
     kind = PointUpsampler if config.kind == "upsampler" else PointDiffusionTransformer
     with torch.device("meta"):
         shapes = {name: value.shape for name, value in kind(config).state_dict().items()}
     torch.save({name: torch.tensor(float(n)).expand(shape) for n, (name, shape) in enumerate(shapes.items())}, path)
 
 
-def test_both_published_checkpoints_are_read_from_one_folder(tmp_path):
-    """At full size, by name: the configurations are told by the tensors, not by the names of the files."""
+def test_both_published_checkpoints_load_from_one_folder(tmp_path):
+    """At full size. Configurations are inferred from the tensors, not from the file names."""
     write_published(tmp_path / "base_40m_textvec.pt", BASE_40M_TEXTVEC)
     assert load_both(tmp_path)[1] is None
     write_published(tmp_path / "upsample_40m.pt", UPSAMPLE_40M)
@@ -399,7 +399,7 @@ def test_both_published_checkpoints_are_read_from_one_folder(tmp_path):
     assert load_upsampler(tmp_path / "named_wrongly.pt").config == UPSAMPLE_40M
 
 
-def test_our_own_pair_is_read_from_one_folder(tmp_path):
+def test_both_models_in_our_format_load_from_one_folder(tmp_path):
     save_tiny(tmp_path)
     (tmp_path / "upsampler").mkdir()
     for name, content in to_files(tiny(TINY_UPSAMPLER)).items():
@@ -408,8 +408,8 @@ def test_our_own_pair_is_read_from_one_folder(tmp_path):
     assert (base.config, upsampler.config) == (TINY, TINY_UPSAMPLER)
 
 
-def test_the_published_path_from_a_clip_vector_to_4096_points():
-    """OpenAI's numbers of points, layers and tokens, one head of 16 channels, in two steps and one."""
+def test_published_configurations_go_from_a_clip_vector_to_4096_points():
+    """OpenAI's numbers of points, layers and tokens, with one head of 16 channels, in two steps and one."""
     base = tiny(replace(BASE_40M_TEXTVEC, width=16, heads=1))
     upsampler = tiny(replace(UPSAMPLE_40M, width=16, heads=1), seed=1)
     given, sequences = [], []
@@ -428,14 +428,14 @@ def test_the_published_path_from_a_clip_vector_to_4096_points():
     assert set(sequences) == {2 + 1024, 1 + 256 + 1024 + 3072}
 
 
-def test_a_pt_file_is_told_by_its_tensors(tmp_path):
-    """The base model's names in a file called the upsampler's: compared with base40M-textvec's 158 tensors."""
+def test_the_kind_of_a_pt_file_is_inferred_from_its_tensors(tmp_path):
+    """A base model in a file with the upsampler's name is compared with the 158 tensors of base40M-textvec."""
     torch.save(tiny().state_dict(), tmp_path / "upsample_40m.pt")
     with pytest.raises(PointEError, match=r"of 158 tensors do not fit .*missing"):
         load(tmp_path / "upsample_40m.pt")
 
 
-def test_a_model_of_the_other_kind_is_refused(tmp_path):
+def test_a_model_of_the_other_kind_is_rejected(tmp_path):
     save_tiny(tmp_path)
     with pytest.raises(PointEError, match=r"is a Point-E base model; expected an upsampler such as upsample_40m\.pt"):
         load_upsampler(tmp_path)
@@ -445,14 +445,14 @@ def test_a_model_of_the_other_kind_is_refused(tmp_path):
         load(tmp_path)
 
 
-def test_unfit_text_vectors_are_refused():
-    with pytest.raises(PointEError, match=r"have 9 numbers; this Point-E model was trained on 8"):
+def test_invalid_text_vectors_are_rejected():
+    with pytest.raises(PointEError, match=r"have 9 components, but this Point-E model was trained on 8"):
         sample_point_clouds(tiny(), torch.ones(1, 9), generator())
-    with pytest.raises(PointEError, match=r"zero or not a number"):
+    with pytest.raises(PointEError, match=r"zero or NaN"):
         sample_point_clouds(tiny(), torch.zeros(1, 8), generator())
 
 
-def test_a_configuration_that_cannot_be_built_is_refused():
+def test_an_inconsistent_configuration_is_rejected():
     with pytest.raises(PointEError, match=r"width 16 with 3 heads"):
         PointDiffusionTransformer(replace(TINY, heads=3))
     with pytest.raises(PointEError, match=r"channel_scales has 1 numbers; expected 6"):
