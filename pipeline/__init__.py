@@ -1,0 +1,1 @@
+"""From prompts to assets, scores and a leaderboard: jobs, workers, run folders, reports and the command line."""

@@ -1,4 +1,4 @@
-"""One thread a process, as the pipeline's own actors run. Shape annotations are checked (pyproject.toml)."""
+"""Settings of all tests: one thread per process, like the pipeline's workers. pyproject.toml enables shape checks."""
 
 import os
 import signal
@@ -8,17 +8,17 @@ import pytest
 
 from tests.support import slow
 
-# A background job of a shell is deaf to Ctrl-C, and so is all that it starts.
+# A shell's background jobs and their subprocesses ignore SIGINT; some tests send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# What a test starts imports torch and diffusers: 6 seconds where their bytecode is kept, else 18.
+# Subprocesses import torch and diffusers: 6 seconds with cached bytecode, 18 without.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-# Ray's workers would stand back (nice 15) from all else that runs here, such as the tests beside them.
+# By default Ray's workers run at nice 15, behind all other processes, such as tests that run in parallel.
 os.environ.setdefault("RAY_worker_niceness", "0")
-# As cluster/ray/executor.py sets it, also where tests use Ray themselves.
+# As in cluster/ray/executor.py, for tests that use Ray directly.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
 

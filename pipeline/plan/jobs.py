@@ -1,4 +1,4 @@
-"""What there is to do: one job per prompt and method, known by the digest of all that can change its asset."""
+"""Jobs: one per prompt and method, identified by the digest of everything that can change its asset."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,12 +13,12 @@ from sctd.recipe import custom_objective
 from sctd.recipe.names import stored_tree
 from sctd.recipe.recipe import Recipe
 
-METHOD_VERSION = 2  # one more whenever the same job would make another asset than before
+METHOD_VERSION = 2  # increase whenever the same job would generate a different asset
 
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the leaderboard: a recipe, what tables call it, and the keys that a sweep has set in it."""
+    """A row of the leaderboard: its label in tables, its recipe, and the keys that a sweep has set in the recipe."""
 
     label: str
     recipe: Recipe
@@ -27,7 +27,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Job:
-    """One asset to make. `weights` is the digest of the models that make it (not of those that judge it)."""
+    """One asset to generate. `weights` is the digest of the models that generate it, without those that score it."""
 
     prompt: Prompt
     recipe: Recipe
@@ -37,7 +37,7 @@ class Job:
 
     @property
     def method(self) -> str:
-        """The row it counts in: its label or, without one, its objective."""
+        """The leaderboard row of the job: its label or, without one, its objective."""
         return self.label or self.objective
 
     @property
@@ -46,7 +46,7 @@ class Job:
 
     @cached_property
     def id(self) -> str:
-        """16 hexadecimal digits; the prompt's id, the recipe's name and the label, which change no asset, stay out."""
+        """16 hexadecimal digits. The prompt's id, the recipe's name and the label change no asset and do not count."""
         content = {
             "text": self.prompt.text,
             "shape_text": self.prompt.shape_text if self.recipe.initialization.kind == "point_e" else None,
@@ -60,7 +60,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Asset:
-    """A made asset in its item's folder: what the evaluator needs to find and to judge it, and facts of its making."""
+    """A generated asset in its item's folder: its job and prompt, for the evaluator, and facts about its generation."""
 
     job_id: str
     prompt: str
@@ -71,7 +71,7 @@ class Asset:
 class ScoredAsset:
     """An asset and its scores: per metric the mean, standard deviation and lowest tenth over its views.
 
-    Here, not with the evaluator, so that the driver, which is told of it, loads no models' libraries.
+    Defined here and not beside the evaluator, so that the driver can receive it without loading model libraries.
     """
 
     asset: Asset
@@ -80,13 +80,13 @@ class ScoredAsset:
 
 
 def plan(prompts: Sequence[Prompt], methods: Iterable[Method], seed: int, weights: str) -> list[Job]:
-    """Every prompt by every method, prompt by prompt, so that an unfinished run compares like with like."""
+    """Every prompt with every method, ordered by prompt, so that an unfinished run still compares the same prompts."""
     methods = list(methods)
     return [Job(prompt, method.recipe, seed, weights, method.label) for prompt in prompts for method in methods]
 
 
 def without_machine(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain values, its name and what only chooses a machine left out, files by their digests."""
+    """The recipe as JSON values, without its name and the keys that only choose a machine; files by their digests."""
     tree = recipe.model_dump(mode="json", exclude={"name": True, "compute": {"min_gpu_gib"}})
     path = tree["initialization"]["path"]
     if path and Path(path).is_file():

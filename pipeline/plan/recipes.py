@@ -1,7 +1,7 @@
 """Recipes from the command line: a name or a file, names of objectives, and single keys set by `--set`.
 
-A file is YAML or JSON with the keys of a recipe, nested; what it leaves out is that of `base` (default: embedded).
-Under `sweep` it may hold values to go through: a mapping from keys to lists, or several in a list (`pipeline.plan.sweep`).
+A recipe file is YAML or JSON with the nested keys of a recipe. Missing keys are those of `base` (default: embedded).
+`sweep` may hold a mapping from keys to lists of values, or a list of such mappings (`pipeline.plan.sweep`).
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from pipeline.errors import UserError, nearest
-from pipeline.plan.sweep import Sweep, in_file
+from pipeline.plan.sweep import Sweep, from_file
 from sctd.recipe.custom_objective import is_custom
 from sctd.recipe.methods import FOR_OBJECTIVE
 from sctd.recipe.presets import RECIPES
@@ -20,14 +20,14 @@ from sctd.recipe.recipe import Recipe, RecipeError, from_json
 
 
 class Base(NamedTuple):
-    """The recipe that all methods of a run derive from, and the sweeps that its file holds beside it."""
+    """The recipe that all methods of a run derive from, and the sweeps in its file."""
 
     recipe: Recipe
     sweeps: list[Sweep]
 
 
 def named(name_or_path: str) -> Base:
-    """A recipe by its name, or from a file. Raises UserError."""
+    """A recipe by its name or from a file. Raises UserError."""
     if name_or_path in RECIPES:
         return Base(RECIPES[name_or_path](), [])
     path = Path(name_or_path)
@@ -40,11 +40,11 @@ def named(name_or_path: str) -> Base:
 
 
 def objectives(text: str) -> list[str]:
-    """The names in `sctd,my.py:mine`, each once. Raises UserError for an unknown one; a file is not looked at yet."""
+    """The names in `sctd,my.py:mine`, without duplicates. Raises UserError for an unknown name. Files are not read."""
     names = list(dict.fromkeys(name.strip() for name in text.split(",")))
     for name in names:
         if name.endswith(".py"):
-            raise UserError(f"--objective {name} names a file; name a function in it, too: {name}:FUNCTION.")
+            raise UserError(f"--objective {name} names a file without a function; write {name}:FUNCTION.")
         if name not in FOR_OBJECTIVE and not is_custom(name):
             raise UserError(
                 f"There is no objective {name!r}; choose from {', '.join(FOR_OBJECTIVE)}{nearest(name, FOR_OBJECTIVE)}."
@@ -53,7 +53,7 @@ def objectives(text: str) -> list[str]:
 
 
 def settings(options: Iterable[str]) -> dict[str, Any]:
-    """The keys and values in `key=value` each, as `--set` gives them; the last counts. Raises UserError."""
+    """The keys and values of `--set key=value` options; the last value of a key wins. Raises UserError."""
     found = {}
     for option in options:
         key, equals, value = option.partition("=")
@@ -65,12 +65,12 @@ def settings(options: Iterable[str]) -> dict[str, Any]:
 
 def _from_file(path: Path) -> Base:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML, too
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is a subset of YAML
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} cannot be read as a recipe ({reason}); write keys and values in YAML.") from error
     if not isinstance(tree, dict):
-        raise UserError(f"{path} holds no keys; write a recipe's keys and values in YAML, as in 'iterations: 300'.")
+        raise UserError(f"{path} contains no keys; write a recipe's keys and values in YAML, as in 'iterations: 300'.")
     base = tree.pop("base", "embedded")
     if base not in RECIPES:
         raise UserError(f"{path}: there is no base {base!r}; choose from {', '.join(RECIPES)}.")
@@ -79,4 +79,4 @@ def _from_file(path: Path) -> Base:
         recipe = from_json(json.dumps({"name": path.stem, **tree}), RECIPES[base]())
     except (RecipeError, TypeError) as error:
         raise UserError(f"{path}: {error}.") from error
-    return Base(recipe, [] if sweep is None else in_file(path, sweep, recipe))
+    return Base(recipe, [] if sweep is None else from_file(path, sweep, recipe))

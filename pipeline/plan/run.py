@@ -1,6 +1,6 @@
-"""A run before it begins: what to make, by which recipes and models, judged how; checked without Ray.
+"""The settings of a run and their checks: prompts, methods, models and protocol. Does not import Ray.
 
-Nor torch, unless there is a file to start from.
+torch is imported only if an initialization is read from a file.
 """
 
 from collections.abc import Sequence
@@ -18,20 +18,20 @@ from sctd.recipe.names import current as current_name
 from sctd.recipe.names import stored as stored_name
 from sctd.recipe.recipe import Recipe
 
-METRIC_VERSION = 1  # one more whenever the same asset would be given other numbers than before
+METRIC_VERSION = 1  # increase whenever the same asset would get different scores
 MAX_VIEWS = 1000
 LONGEST_VIEW_TEXT = ", overhead view"
-BYTES_PER_NUMBER, COPIES = 4, 5  # an asset, and a checkpoint with Adam's moments, statistics and its next version
+BYTES_PER_NUMBER, COPIES = 4, 5  # the asset, and two checkpoints with Adam's moments and statistics
 IMAGE_BYTES = 6 * 2**20  # turntable, contact sheet, evaluation with features of every network
 
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that decides the numbers of a run."""
+    """Everything that determines the results of a run."""
 
     suite: str
     prompts: Sequence[Prompt]
-    methods: Sequence[Method]  # one per objective and cell of the sweep
+    methods: Sequence[Method]  # one per objective and sweep cell
     seed: int
     weights: Weights
     protocol: Protocol
@@ -59,18 +59,18 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The default name of its folder: the same settings, the same name, whichever distances are measured.
+        """The default name of the run folder. It does not depend on which optional distances are measured.
 
-        So a network that was added later finds the assets where they are.
+        So a run with a metric network added later still finds its assets.
         """
         texts = [prompt.text for prompt in self.prompts]
-        scored = evaluation_digest(self.weights, self.protocol, texts, required_only=True)
+        evaluation = evaluation_digest(self.weights, self.protocol, texts, required_only=True)
         objectives = "+".join(dict.fromkeys(recipe.objective.display_name for recipe in self.recipes))
         sweep = "-sweep" if any(method.swept for method in self.methods) else ""
-        return f"{self.suite}-{objectives}{sweep}-{digest([[job.id for job in self.jobs], scored])[:10]}"
+        return f"{self.suite}-{objectives}{sweep}-{digest([[job.id for job in self.jobs], evaluation])[:10]}"
 
     def settings(self) -> dict[str, Any]:
-        """What a run folder remembers of it, to be compared with the next command's."""
+        """The settings stored in the run folder, which later commands compare with their own."""
         return {
             "suite": self.suite,
             "seed": self.seed,
@@ -98,13 +98,10 @@ class Run:
         }
 
     def check(self, *, scored: bool) -> None:
-        """Raise UserError for what could not be run to its end; the judges are needed if it is `judged`."""
+        """Raise UserError if the run cannot succeed. `scored`: the assets are scored, so the scorers are needed."""
         if not self.prompts:
             raise UserError("There is no prompt to run; give one with --prompt, or a larger --limit.")
-        if not 1 <= self.protocol.num_views <= MAX_VIEWS:
-            raise UserError(
-                f"--views is {self.protocol.num_views}; give 1 to {MAX_VIEWS}, or 120 to follow the paper."
-            )
+        check_views(self.protocol.num_views)
         if not 0 <= self.seed < 2**63:
             raise UserError(f"--seed is {self.seed}; give a whole number from 0 to 2^63 - 1.")
         added = {"shape": self._with_shape, "control": any(map(_is_controlled, self.recipes))}
@@ -114,7 +111,7 @@ class Run:
         self._check_files()
 
     def _check_tokens(self) -> None:
-        """A prior reads so many tokens and no more; it would cut the rest off without a word."""
+        """Raise UserError for prompts longer than the prior's limit, which it would silently truncate."""
         count, most = token_counter(self.weights)
         for recipe in self.recipes:
             ending = "" if recipe.guidance.view_text == "none" else LONGEST_VIEW_TEXT
@@ -122,12 +119,12 @@ class Run:
                 whole = recipe.guidance.prompt_template.replace("{prompt}", prompt.text) + ending
                 if (found := count(whole)) > most:
                     raise UserError(
-                        f"The prompt {shortened(prompt.text)!r} comes to {found} tokens with its view words, and this "
-                        f"prior reads {most}: shorten it."
+                        f"The prompt {shortened(prompt.text)!r} has {found} tokens with its view words, but this prior "
+                        f"reads at most {most}; shorten it."
                     )
 
     def _check_files(self) -> None:
-        """A file to start from is read as a worker will read it; only this check needs torch."""
+        """Read initialization files as a worker does. Only this check needs torch."""
         shapes = dict.fromkeys(recipe.initialization for recipe in self.recipes if recipe.initialization.path)
         if not shapes:
             return
@@ -139,27 +136,29 @@ class Run:
             try:
                 initial_gaussians(shape, "", Generator())
             except InitializationError as error:
-                raise UserError(f"No shape to start from: {str(error).rstrip('.')}.") from error
+                raise UserError(f"Initialization failed: {str(error).rstrip('.')}.") from error
 
     def needed_bytes(self, jobs: Sequence[Job]) -> int:
-        """What these jobs may add to its folder, generously."""
+        """An upper estimate of the bytes that these jobs add to the run folder."""
         return sum(IMAGE_BYTES + _asset_bytes(job.recipe) for job in jobs)
 
 
 def check_views(num_views: int) -> None:
-    """Raise UserError for a number of views that cannot be meant."""
+    """Raise UserError for a number of views out of range."""
     if not 1 <= num_views <= MAX_VIEWS:
         raise UserError(f"--views is {num_views}; give 1 to {MAX_VIEWS}, or 120 to follow the paper.")
 
 
-def evaluation_digest(scorers: Weights, protocol: Protocol, texts: Sequence[str], *, required_only: bool = False) -> str:
-    """Of all that can change the scores of an asset: judges, views, and the prompts that it is told from."""
-    scored_by = scorers.evaluation_digest(required_only=required_only)
-    return digest([scored_by, protocol.name, METRIC_VERSION, sorted(texts)])[:16]
+def evaluation_digest(
+    scorers: Weights, protocol: Protocol, texts: Sequence[str], *, required_only: bool = False
+) -> str:
+    """The digest of everything that can change scores: scorers, views, and the prompts that R-precision ranks."""
+    scorers_digest = scorers.evaluation_digest(required_only=required_only)
+    return digest([scorers_digest, protocol.name, METRIC_VERSION, sorted(texts)])[:16]
 
 
 def token_counter(weights: Weights) -> tuple[Any, int]:
-    """A function that counts a text's tokens as the prior does, and the most that it reads. Without torch."""
+    """A function that counts the tokens of a text as the prior does, and the prior's limit. Does not import torch."""
     import json
 
     folder = weights.part("prior") / "tokenizer"
@@ -178,7 +177,7 @@ def token_counter(weights: Weights) -> tuple[Any, int]:
         return lambda text: len(slower(text, verbose=False).input_ids), most
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"{folder} holds no tokenizer that can be read ({error}); expected that of a Stable Diffusion folder."
+            f"{folder} has no readable tokenizer ({error}); expected the tokenizer of a Stable Diffusion folder."
         ) from error
 
 

@@ -1,7 +1,7 @@
-"""Sweeps: values of keys of a recipe, their product, and a method for every cell of it. Plain values in and out.
+"""Sweeps: lists of values for recipe keys, their product, and a method for every cell of the product.
 
-`--sweep KEY=VALUE,VALUE` gives one product. A recipe file may hold several, whose cells stand beside each other; those
-of the command line multiply each of them.
+The `--sweep KEY=VALUE,VALUE` options form one product. A recipe file may hold several products, whose cells are listed
+one after another. The product of the command line multiplies each of them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,14 +17,14 @@ from sctd.recipe.custom_objective import CustomObjectiveError
 from sctd.recipe.methods import for_objective
 from sctd.recipe.recipe import Recipe, RecipeError, keys, with_overrides
 
-Sweep = Mapping[str, Sequence[Any]]  # from a dotted key to the values it goes through
+Sweep = Mapping[str, Sequence[Any]]  # from a dotted key to its values
 
 
-def given(options: Iterable[str], recipe: Recipe) -> dict[str, list[str]]:
-    """The product in `key=value,value` each, as `--sweep` gives them.
+def from_options(options: Iterable[str], recipe: Recipe) -> dict[str, list[str]]:
+    """The product of `--sweep key=value,value` options. Raises UserError.
 
-    Values that hold commas themselves (pairs, texts) are parted by `;`, which is also allowed behind the last; each is
-    read as by `--set`. Raises UserError.
+    Separate values that contain commas (pairs, texts) with `;`, which is also allowed after the last one. Each value is
+    read like a value of `--set`.
     """
     sweep: dict[str, list[str]] = {}
     for option in options:
@@ -39,54 +39,54 @@ def given(options: Iterable[str], recipe: Recipe) -> dict[str, list[str]]:
         _check_key(key, recipe, "--sweep")
         if _is_pair(key, recipe) and ";" not in text:
             raise UserError(
-                f"--sweep {key}={text} does not tell its pairs apart; part them by ';' and quote the whole, as in "
-                f"--sweep '{key}=1,2;3,4', or '{key}=1,2;' for one."
+                f"--sweep {key}={text} has pairs without a separator; separate them with ';' and quote the "
+                f"argument, as in --sweep '{key}=1,2;3,4', or '{key}=1,2;' for one pair."
             )
         sweep[key] = [value.strip() for value in text.removesuffix(";").split(";" if ";" in text else ",")]
     return sweep
 
 
-def in_file(path: Path, tree: Any, recipe: Recipe) -> list[Sweep]:
-    """The products under `sweep` in a recipe file: a mapping from keys (nested or dotted) to values, or a list of such.
+def from_file(path: Path, tree: Any, recipe: Recipe) -> list[Sweep]:
+    """The products under `sweep` in a recipe file. Raises UserError.
 
-    Raises UserError.
+    `tree` is a mapping from nested or dotted keys to values, or a list of such mappings.
     """
     sweeps: list[Sweep] = []
     for mapping in tree if isinstance(tree, list) and tree else [tree]:
         if not isinstance(mapping, dict) or not mapping:
             raise UserError(
                 f"{path}: sweep is {mapping!r}; expected keys with lists of values, as in 'times.num_segments: [1, 3, "
-                "5]', or a list of such."
+                "5]', or a list of such mappings."
             )
         sweep = {key: value if isinstance(value, list) else [value] for key, value in _leaves(mapping)}
         for key, values in sweep.items():
             _check_key(key, recipe, str(path))
             if not values or (_is_pair(key, recipe) and not all(isinstance(value, list | str) for value in values)):
-                raise UserError(f"{path}: sweep {key} is {values}; expected a list of values, each as the recipe's.")
+                raise UserError(f"{path}: sweep {key} is {values}; expected a list of values of the recipe key's type.")
         sweeps.append(sweep)
     return sweeps
 
 
 def combined(saved: Sequence[Sweep], asked: Sweep) -> list[Sweep]:
-    """The file's products, each multiplied by the command line's. Raises UserError where both go through a key."""
+    """The products of the file, each multiplied by the command line's. Raises UserError if both sweep the same key."""
     for key in asked:
         if any(_has(sweep, key) for sweep in saved):
-            raise UserError(f"--sweep {key} is swept by the recipe's file, too; leave out one of them.")
+            raise UserError(f"--sweep {key} is also swept in the recipe file; remove one of them.")
     return [{**sweep, **asked} for sweep in saved or [{}]]
 
 
 def methods(
     base: Recipe, objectives: Iterable[str], settings: Mapping[str, Any], sweeps: Sequence[Sweep] = ({},)
 ) -> list[Method]:
-    """The base made fit for each objective, in every cell of every product, with `settings` (of `--set`) in each.
+    """A method for each objective and each cell of each product: the base recipe fitted to the objective.
 
-    Without swept keys a method is called as it was chosen, as `ism-authors`. Raises UserError for an unknown key, a
-    cell that cannot be, and cells that are the same.
+    `settings` (of `--set`) apply to every cell. Without swept keys, the label is the name as chosen, such as
+    `ism-authors`. Raises UserError for an unknown key, an invalid cell, and identical cells.
     """
     for key in settings:
         _check_key(key, base, "--set")
         if any(_has(sweep, key) for sweep in sweeps):
-            raise UserError(f"--set {key} is swept, too; leave out one of them.")
+            raise UserError(f"--set {key} is also swept; remove one of them.")
     short = short_names({key for sweep in sweeps for key in sweep})
     cells = [dict(zip(sweep, values, strict=True)) for sweep in sweeps for values in product(*sweep.values())]
     found = [_method(name, _fitted(base, name), settings, cell, short) for name in objectives for cell in cells]
@@ -95,7 +95,7 @@ def methods(
 
 
 def short_names(swept: Iterable[str]) -> dict[str, str]:
-    """For each key the shortest of its tails that is a tail of no other: `times.num_segments` → `num_segments`."""
+    """The shortest suffix of each key that no other key has: `times.num_segments` → `num_segments`."""
     tails = {key: [key.split(".", start)[-1] for start in range(key.count("."), -1, -1)] for key in swept}
     return {
         key: next((tail for tail in own if sum(tail in other for other in tails.values()) == 1), key)
@@ -103,14 +103,14 @@ def short_names(swept: Iterable[str]) -> dict[str, str]:
     }
 
 
-def told(value: Any) -> str:
-    """A value as a label and a table hold it: in quotes where it could be misread."""
+def formatted(value: Any) -> str:
+    """A value as text for labels and tables; quoted if it could be misread."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:g}" if float(f"{value:g}") == value else repr(value)
     if isinstance(value, list | tuple):
-        return ",".join(map(told, value))
+        return ",".join(map(formatted, value))
     text = str(value)
     return text if text and not any(mark.isspace() or mark in "='\"" for mark in text) else repr(text)
 
@@ -119,7 +119,7 @@ def _fitted(base: Recipe, name: str) -> Recipe:
     try:
         return for_objective(base, name)
     except RecipeError as error:
-        raise UserError(f"--objective {name} does not go with the recipe: {error}.") from error
+        raise UserError(f"--objective {name} is incompatible with the recipe: {error}.") from error
     except CustomObjectiveError as error:
         raise UserError(f"--objective: {error}.") from error
 
@@ -133,7 +133,7 @@ def _method(
         if not cell:
             raise UserError(f"--set: {error}.") from error
         label = _label(name, cell, short)
-        raise UserError(f"No recipe can be the cell {label!r}: {error}.") from error
+        raise UserError(f"The sweep cell {label!r} is invalid: {error}.") from error
     swept = {key: value_of(recipe, key) for key in cell}
     objective = recipe.objective.display_name
     is_as_chosen = objective == base.objective.display_name and f"{name}-".startswith(f"{objective}-")
@@ -141,7 +141,7 @@ def _method(
 
 
 def value_of(recipe: Recipe, key: str) -> Any:
-    """What a recipe holds under a dotted key."""
+    """The value of a dotted key in a recipe."""
     value: Any = recipe
     for name in names.current(key).split("."):
         value = getattr(value, name)
@@ -149,7 +149,7 @@ def value_of(recipe: Recipe, key: str) -> Any:
 
 
 def _label(name: str, cell: Mapping[str, Any], short: Mapping[str, str]) -> str:
-    return " ".join([name, *(f"{short[key]}={told(value)}" for key, value in cell.items())])
+    return " ".join([name, *(f"{short[key]}={formatted(value)}" for key, value in cell.items())])
 
 
 def _has(sweep: Sweep, key: str) -> bool:
@@ -159,8 +159,8 @@ def _has(sweep: Sweep, key: str) -> bool:
 def _check_key(key: str, recipe: Recipe, where: str) -> None:
     if where != "--set" and key == "objective.name":
         raise UserError(
-            f"{where}: an objective brings its own settings and is not swept; write --objective, as in --objective "
-            "sctd,sds."
+            f"{where}: objective.name cannot be swept, because objectives change other keys, too; use --objective, as "
+            "in --objective sctd,sds."
         )
     if names.current(key) not in keys(recipe):
         try:
@@ -175,9 +175,11 @@ def _check_different(found: Sequence[Method]) -> None:
     for method in found:
         same = by_content.setdefault(digest(without_machine(method.recipe)), method)
         if same is not method:
-            raise UserError(f"{same.label!r} and {method.label!r} would make the same assets; leave out one of them.")
+            raise UserError(f"{same.label!r} and {method.label!r} would generate the same assets; remove one of them.")
         if by_label.setdefault(method.label, method) is not method:
-            raise UserError(f"Two recipes would be called {method.label!r}; choose objectives by --objective alone.")
+            raise UserError(
+                f"Two methods would have the label {method.label!r}; choose objectives only with --objective."
+            )
 
 
 def _is_pair(key: str, recipe: Recipe) -> bool:

@@ -1,4 +1,4 @@
-"""One prompt of a suite."""
+"""A prompt of a suite."""
 
 from dataclasses import dataclass
 

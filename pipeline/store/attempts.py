@@ -1,11 +1,11 @@
-"""One worker's try at a job, fenced: who was given up for dead and still writes can spoil nothing of a later try.
+"""Attempts of workers at a job, with fencing tokens: a lost worker that still writes cannot damage a later attempt.
 
-items/<job>/  attempt.json        the newest try; an older one that looks here stops
-              checkpoint, checkpoint-before      the two newest states
-              attempt-<n>-<token>/               what a try made, to be moved where it belongs when it is accepted
-              accepted                           whose: made by the first only, gone once all is moved
+items/<job>/  attempt.json                       token of the newest attempt; older attempts read it and stop
+              checkpoint, checkpoint-before      the two newest checkpoints
+              attempt-<n>-<token>/               outputs of one attempt, moved to items/<job>/ when it is accepted
+              accepted                           name of the accepted attempt; only the first attempt can create it
 
-After `generation.json`, which comes last, none of these is left.
+`generation.json` is moved last. After that, all of these files are removed.
 """
 
 import hashlib
@@ -21,21 +21,21 @@ from typing import Any
 from pipeline.store import files
 from pipeline.store.run_folder import ASSET, CHECKPOINT, CONTACT, GENERATION, TURNTABLE, Store
 
-ATTEMPT, JUDGING, ACCEPTED, BEFORE = "attempt.json", "judging.json", "accepted", "checkpoint-before"
-BREAKDOWN = "breakdown.json"  # distillation ended in NaN: which random numbers the next try draws
-MADE = ASSET, TURNTABLE, CONTACT, GENERATION  # in this order
+ATTEMPT, SCORING, ACCEPTED, BEFORE = "attempt.json", "judging.json", "accepted", "checkpoint-before"
+NUMERIC_FAILURE = "breakdown.json"  # after NaN or infinity: the sub-seed of the next attempt
+OUTPUTS = ASSET, TURNTABLE, CONTACT, GENERATION  # moved in this order
 HEADER_BYTES = 4096
 
 
 class SupersededError(RuntimeError):
-    """Another worker was given the job meanwhile, or it is done."""
+    """The job has a newer attempt or is done."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state after some iterations, their seconds, and their logarithms of the loss together.
+    """The optimizer state after `iteration` iterations, the seconds they took, and the sum of their log losses.
 
-    A line of JSON, then the state's bytes.
+    The file is a header line of JSON, followed by the bytes of the state.
     """
 
     iteration: int
@@ -50,16 +50,16 @@ class Checkpoint:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "Checkpoint":
-        """Raises ValueError for bytes that were not written so."""
+        """Raises ValueError if the bytes are not a valid checkpoint."""
         header, _, state = content.partition(b"\n")
         about = json.loads(header)
         if not isinstance(about, dict) or about.pop("sha256", None) != _sha256(state):
-            raise ValueError("its digest is not that of its state")
+            raise ValueError("the digest does not match the state")
         return cls(**about, state=state)
 
     @classmethod
     def read(cls, path: Path) -> "Checkpoint":
-        """The checkpoint in a file; the beginning where there is none that can be read."""
+        """The checkpoint in a file; `NO_CHECKPOINT` if the file is missing or damaged."""
         try:
             return cls.from_bytes(files.read(path))
         except (FileNotFoundError, ValueError, TypeError):
@@ -71,7 +71,7 @@ NO_CHECKPOINT = Checkpoint(0, 0.0, b"")
 
 @dataclass(frozen=True)
 class Fence:
-    """The right to write in an item's folder, until another takes it."""
+    """A fencing token: the right to write in an item's folder until another process claims it."""
 
     store: Store
     job_id: str
@@ -81,7 +81,7 @@ class Fence:
 
     @classmethod
     def claim(cls, store: Store, job_id: str, file: str) -> "Fence":
-        """Take it, whoever had it."""
+        """Claim the token; the previous holder loses it."""
         before = store.read_json(store.item(job_id) / file) or {}
         fence = cls(store, job_id, file, before.get("number", 0) + 1, secrets.token_hex(4))
         about = {"number": fence.number, "token": fence.token, "host": socket.gethostname(), "pid": os.getpid()}
@@ -93,11 +93,11 @@ class Fence:
         return self.store.item(self.job_id)
 
     def check(self) -> None:
-        """Raise SupersededError if another has it."""
+        """Raise SupersededError if another process has claimed the token."""
         now = self.store.read_json(self.folder / self.file)
         if now is None or now["token"] != self.token:
-            later = "the job is done" if now is None else f"attempt {now['number']} has begun"
-            raise SupersededError(f"attempt {self.number} at {self.job_id} was given up: {later}")
+            reason = "the job is done" if now is None else f"attempt {now['number']} has started"
+            raise SupersededError(f"attempt {self.number} of job {self.job_id} was superseded: {reason}")
 
     def write(self, path: Path, content: bytes) -> None:
         self.check()
@@ -109,13 +109,13 @@ class Fence:
 
 @dataclass(frozen=True)
 class Attempt:
-    """What a generator has of a job: its checkpoints, and a place of its own for what it makes."""
+    """A generator's attempt at a job: its checkpoints, and a folder of its own for its outputs."""
 
     fence: Fence
 
     @classmethod
-    def begin(cls, store: Store, job_id: str) -> "Attempt":
-        """A new one, which ends the rights of all before it."""
+    def start(cls, store: Store, job_id: str) -> "Attempt":
+        """Start a new attempt. All earlier attempts of this job can no longer write."""
         return cls(Fence.claim(store, job_id, ATTEMPT))
 
     @property
@@ -123,7 +123,7 @@ class Attempt:
         return f"attempt-{self.fence.number}-{self.fence.token}"
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Beside the last one, which is kept. Raises SupersededError."""
+        """Save a checkpoint and keep the previous one. Raises SupersededError."""
         self.fence.check()
         folder = self.fence.folder
         if (folder / CHECKPOINT).exists():
@@ -136,26 +136,26 @@ class Attempt:
 
     @property
     def sub_seed(self) -> int:
-        """How often distillation of this job has broken down: each time other random numbers are drawn."""
-        return (self.store.read_json(self.fence.folder / BREAKDOWN) or {}).get("sub_seed", 0)
+        """The number of numeric failures of this job so far. Each value gives other random numbers."""
+        return (self.store.read_json(self.fence.folder / NUMERIC_FAILURE) or {}).get("sub_seed", 0)
 
-    def broke_down(self, error: str, iteration: int, going_on: Checkpoint | None) -> None:
-        """Have the next try begin with `going_on` and draw other random numbers. Raises SupersededError."""
+    def record_numeric_failure(self, error: str, iteration: int, restart: Checkpoint | None) -> None:
+        """Make the next attempt start from `restart` with other random numbers. Raises SupersededError."""
         self.fence.check()
         folder, sub_seed = self.fence.folder, self.sub_seed + 1
         files.remove(folder / BEFORE)
-        if going_on is None:
+        if restart is None:
             files.remove(folder / CHECKPOINT)
         else:
-            self.store.write(folder / CHECKPOINT, going_on.to_bytes())
-        self.store.write_json(folder / BREAKDOWN, {"sub_seed": sub_seed, "iteration": iteration, "error": error})
+            self.store.write(folder / CHECKPOINT, restart.to_bytes())
+        self.store.write_json(folder / NUMERIC_FAILURE, {"sub_seed": sub_seed, "iteration": iteration, "error": error})
 
     def write(self, name: str, content: bytes) -> None:
-        """Something that was made, where nobody else writes."""
+        """Write an output to the folder of this attempt, which no other attempt writes to."""
         self.store.write(self.fence.folder / self.name / name, content)
 
     def commit(self, facts: dict[str, Any]) -> dict[str, Any]:
-        """Have what was made accepted, unless another's is; the facts of what is. Raises SupersededError."""
+        """Accept this attempt unless another one is accepted; return the facts of that one. Raises SupersededError."""
         self.fence.check()
         self.store.write_json(self.fence.folder / self.name / GENERATION, facts)
         files.create(self.fence.folder / ACCEPTED, self.name.encode())
@@ -163,29 +163,29 @@ class Attempt:
 
 
 def published(store: Store, job_id: str) -> dict[str, Any] | None:
-    """The facts of a job's accepted asset, moved where it belongs, though who made it may have died; None without."""
+    """The facts of a job's accepted asset, or None. Finish moving its files if the attempt was interrupted."""
     folder = store.item(job_id)
     facts = store.read_json(folder / GENERATION)
     if facts is None:
         try:
             name = files.read(folder / ACCEPTED).decode()
         except FileNotFoundError:
-            return store.read_json(folder / GENERATION)  # another has just moved all
-        for made in MADE:
-            files.move(folder / name / made, folder / made)
+            return store.read_json(folder / GENERATION)  # another process has just moved the files
+        for output in OUTPUTS:
+            files.move(folder / name / output, folder / output)
         facts = store.read_json(folder / GENERATION)
     _clear(store, folder)
     return facts
 
 
 def _clear(store: Store, folder: Path) -> None:
-    """Only what is needed to make an asset, now that it is there."""
+    """Remove the files that were needed only to generate the asset."""
     for path in [*folder.glob("attempt-*/*")]:
         files.remove(path)
     if files.is_local(folder):
         for path in folder.glob("attempt-*"):
             path.rmdir()
-    for name in (CHECKPOINT, BEFORE, BREAKDOWN, ATTEMPT, ACCEPTED):
+    for name in (CHECKPOINT, BEFORE, NUMERIC_FAILURE, ATTEMPT, ACCEPTED):
         files.remove(folder / name)
 
 

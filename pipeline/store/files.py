@@ -1,8 +1,7 @@
-"""Files of a folder or of an object store (`s3://bucket/run`), by the same words. The only fsspec and upath.
+"""One interface to files in a folder or an object store (`s3://bucket/run`). Only this module uses fsspec and upath.
 
-A store's path is a `UPath`: it has `/`, `exists`, `read_bytes`, `glob` and `stat` as `Path` does, so that readers need
-not know which they have. Writers use the functions here. Object stores have no rename: their PUT is whole
-or not at all.
+A path in a store is a `UPath`. It has `/`, `exists`, `read_bytes`, `glob` and `stat` like `Path`, so readers need not
+tell them apart. Writers use the functions here. Object stores cannot rename atomically, but their PUT is atomic.
 """
 
 import os
@@ -15,15 +14,20 @@ from typing import Any, TypeVar, cast
 
 from pipeline.errors import UserError
 
-EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}  # of this package, by the beginning of the URL
-WRITTEN_IN_PIECES = {"ftp", "sftp", "ssh", "smb", "hdfs", "webhdfs", "http", "https"}  # a reader could see half a file
-WAITS_SECONDS = 0.5, 1.0, 2.0, 4.0  # between attempts at a store that stutters; a folder's errors are not of that kind
+EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}  # this package's extra for each URL scheme
+NOT_ATOMIC = {"ftp", "sftp", "ssh", "smb", "hdfs", "webhdfs", "http", "https"}  # a reader could get a partial file
+WAITS_SECONDS = (
+    0.5,
+    1.0,
+    2.0,
+    4.0,
+)  # between retries after a transient error of a store; errors of a folder are not retried
 
 T = TypeVar("T")
 
 
 def place(text: str | Path) -> Path:
-    """The path that an option means: of a folder, or of an object store. Raises UserError."""
+    """The path that an option names, in a folder or an object store. Raises UserError."""
     if not isinstance(text, str):
         return text
     if "://" not in text:
@@ -31,9 +35,10 @@ def place(text: str | Path) -> Path:
     protocol, _, rest = text.partition("://")
     if protocol in ("file", "local"):
         return Path("/" + rest.lstrip("/"))
-    if protocol in WRITTEN_IN_PIECES:
+    if protocol in NOT_ATOMIC:
         raise UserError(
-            f"{text} is no place for runs, as {protocol} writes files in pieces; give a folder or s3://, gs://."
+            f"{text} cannot hold runs, because {protocol} does not write files atomically; give a folder or an "
+            "s3:// or gs:// URL."
         )
     from fsspec import get_filesystem_class
     from upath import UPath
@@ -42,13 +47,13 @@ def place(text: str | Path) -> Path:
         get_filesystem_class(protocol)
     except ImportError as error:
         extra = EXTRAS.get(protocol)
-        what = f"pip install 'segmentdreamer[{extra}]'" if extra else "install what fsspec asks for"
+        what = f"pip install 'segmentdreamer[{extra}]'" if extra else "install the package that fsspec names"
         raise UserError(f"{text} needs a package that is not installed ({error}); {what}.") from error
     except ValueError as error:
         raise UserError(
-            f"{text} begins with {protocol}://, which fsspec does not know; give s3:// or gs://."
+            f"{text} starts with {protocol}://, which fsspec does not support; give an s3:// or gs:// URL."
         ) from error
-    return cast(Path, UPath(text, use_listings_cache=False))  # others write there, too
+    return cast(Path, UPath(text, use_listings_cache=False))  # other processes write there, too
 
 
 def is_local(path: Path) -> bool:
@@ -56,21 +61,21 @@ def is_local(path: Path) -> bool:
 
 
 def put(path: Path, content: bytes) -> None:
-    """Write a file at once, or leave what is there. Raises OSError."""
+    """Write a file atomically: on failure the previous content stays. Raises OSError."""
     if not is_local(path):
-        _patiently(path, lambda fs, name: fs.pipe_file(name, content))
+        _with_retries(path, lambda fs, name: fs.pipe_file(name, content))
         return
     with _beside(path, content) as beside:
         os.replace(beside, path)
 
 
 def create(path: Path, content: bytes) -> bool:
-    """Write a file that nobody has written yet: of several who try at once, True is given to one. Raises OSError."""
+    """Write a file unless it exists. Of several concurrent calls, exactly one returns True. Raises OSError."""
     try:
         if is_local(path):
             with _beside(path, content) as beside:
                 os.link(beside, path)
-        else:  # tried once: after an error nobody knows whether it was written, and a second try would find it there
+        else:  # no retry: after an error the file may exist, and a retry would return False
             with _as_os_errors(path):
                 cast(Any, path).fs.pipe_file(cast(Any, path).path, content, mode="create")
     except FileExistsError:
@@ -80,7 +85,7 @@ def create(path: Path, content: bytes) -> bool:
 
 def read(path: Path) -> bytes:
     """A whole file. Raises FileNotFoundError, OSError."""
-    return path.read_bytes() if is_local(path) else _patiently(path, lambda fs, name: fs.cat_file(name))
+    return path.read_bytes() if is_local(path) else _with_retries(path, lambda fs, name: fs.cat_file(name))
 
 
 def head(path: Path, count: int) -> bytes:
@@ -88,25 +93,25 @@ def head(path: Path, count: int) -> bytes:
     if is_local(path):
         with open(path, "rb") as file:
             return file.read(count)
-    return _patiently(path, lambda fs, name: fs.cat_file(name, start=0, end=count))
+    return _with_retries(path, lambda fs, name: fs.cat_file(name, start=0, end=count))
 
 
 def move(source: Path, target: Path) -> None:
-    """Whoever else moves the same file may have been faster. Raises OSError."""
+    """Move a file. A concurrent move of the same file is no error. Raises OSError."""
     try:
         if is_local(source):
             os.replace(source, target)
         else:
-            _patiently(source, lambda fs, name: fs.mv(name, cast(Any, target).path))
+            _with_retries(source, lambda fs, name: fs.mv(name, cast(Any, target).path))
     except FileNotFoundError:
         if not target.exists():
             raise
 
 
 def copy(source: Path, target: Path) -> None:
-    """Also under another name, in place of what had it. Raises FileNotFoundError, OSError."""
+    """Copy a file over `target`, in a folder by a hard link. Raises FileNotFoundError, OSError."""
     if not is_local(source):
-        _patiently(source, lambda fs, name: fs.cp_file(name, cast(Any, target).path))
+        _with_retries(source, lambda fs, name: fs.cp_file(name, cast(Any, target).path))
         return
     beside = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.new")
     os.link(source, beside)
@@ -115,27 +120,27 @@ def copy(source: Path, target: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Take a file away, if it is there. Raises OSError."""
+    """Remove a file if it exists. Raises OSError."""
     try:
         if is_local(path):
             path.unlink()
         else:
-            _patiently(path, lambda fs, name: fs.rm_file(name))
+            _with_retries(path, lambda fs, name: fs.rm_file(name))
     except FileNotFoundError:
         pass
 
 
 def sizes(root: Path) -> list[int]:
-    """Bytes of every file below. Raises OSError."""
+    """The size in bytes of every file under `root`. Raises OSError."""
     if is_local(root):
         return [path.lstat().st_size for path in root.rglob("*") if path.is_file()]
-    found = _patiently(root, lambda fs, name: fs.find(name, detail=True))
+    found = _with_retries(root, lambda fs, name: fs.find(name, detail=True))
     return [about["size"] for about in found.values()]
 
 
 @contextmanager
 def _beside(path: Path, content: bytes) -> Iterator[Path]:
-    """The content, synced, in a file of its own beside `path`, to be renamed or linked; it does not stay."""
+    """A temporary file beside `path` with the content, synced, to be renamed or linked. It is removed on exit."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.new")
     try:
@@ -150,8 +155,8 @@ def _beside(path: Path, content: bytes) -> Iterator[Path]:
     beside.unlink(missing_ok=True)
 
 
-def _patiently(path: Path, call: Callable[[Any, str], T]) -> T:
-    """Do something to a file of a store; again after some time if the store, and not the file, is what is wrong."""
+def _with_retries(path: Path, call: Callable[[Any, str], T]) -> T:
+    """Call a store's client, with retries if the store fails. Errors about the file itself are raised at once."""
     for wait in WAITS_SECONDS:
         try:
             with _as_os_errors(path):
@@ -166,7 +171,7 @@ def _patiently(path: Path, call: Callable[[Any, str], T]) -> T:
 
 @contextmanager
 def _as_os_errors(path: Path) -> Iterator[None]:
-    """Clients of stores have errors of their own, as for credentials that are missing."""
+    """Turn the errors of a store's client, such as missing credentials, into OSError."""
     try:
         yield
     except OSError:

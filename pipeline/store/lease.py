@@ -1,8 +1,9 @@
-"""Who may write in a run folder: a lease that is renewed while its command lives. It needs no lock of a file system.
+"""The write lease of a run folder, renewed while its command runs. It needs no file-system locks.
 
-.lease/000001.json …   one per holder in turn, made by whoever is first; the highest number holds, and all go with it
+.lease/000001.json …   one file per holder, created by the first to claim the number. The highest number holds the
+                       lease; releasing it removes all files.
 
-No two hosts' clocks are compared: a lease that is not renewed while somebody watches has run out.
+Clocks of different hosts are never compared: a lease has expired if it is not renewed while another command watches.
 """
 
 import json
@@ -22,18 +23,18 @@ from pipeline.errors import UserError
 from pipeline.store import files
 
 FOLDER = ".lease"
-SECONDS, RENEWALS = 60.0, 6  # how long it lasts, and how often it is renewed meanwhile
+SECONDS, RENEWALS = 60.0, 6  # duration of a lease, and renewals in that time
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 class LeaseError(RuntimeError):
-    """Another command took over the run folder, or may have."""
+    """Another command has taken over the run folder, or may have."""
 
 
 @dataclass
 class Lease:
-    """Held by this process. `epoch` counts the holders since the last that ended in order."""
+    """A write lease of this process. `epoch` counts the holders since a lease was last released."""
 
     root: Path
     epoch: int
@@ -52,42 +53,44 @@ class Lease:
         return json.dumps(about).encode()
 
     def check(self) -> None:
-        """Raise LeaseError unless this process still holds it. OSError where that cannot be read."""
+        """Raise LeaseError unless this process still holds the lease, OSError if its files cannot be read."""
         newest = holder(self.root)
         if newest is None or newest["token"] != self.token:
-            who = f"taken over by {name_of(newest)}" if newest else "taken over by a command that has ended"
-            raise LeaseError(f"{self.root} was {who}; this command stops, and what it made since then does not count.")
+            who = name_of(newest) if newest else "a command that has ended"
+            raise LeaseError(
+                f"{self.root} was taken over by {who}. This command stops, and its results since then are discarded."
+            )
         if time.monotonic() - self.renewed > self.seconds:
             raise LeaseError(
-                f"The lease on {self.root} was not renewed for {self.seconds:.0f} s, so another may have begun; see "
-                "that the folder can be written, then start the same command again."
+                f"The write lease on {self.root} was not renewed for {self.seconds:.0f} s, so another command may have "
+                "started. Make sure that the folder is writable, then run the same command again."
             )
 
     def renew(self) -> None:
-        """Once more, unless another has it. Raises LeaseError, OSError."""
-        begun = time.monotonic()
+        """Renew the lease. Raises LeaseError if another command holds it, OSError if it cannot be written."""
+        started = time.monotonic()
         self.check()
         files.put(self.file, self.content())
-        self.renewed = begun
+        self.renewed = started
 
     def release(self) -> None:
-        """Leave no trace, unless another has it."""
+        """Remove the lease files unless another command holds the lease."""
         newest = holder(self.root)
         if newest is None or newest["token"] == self.token:
             for path in _held(self.root):
                 files.remove(path)
             if files.is_local(self.root):
-                with suppress(OSError):  # another may have come already
+                with suppress(OSError):  # another command may already hold a lease here
                     self.file.parent.rmdir()
 
 
 @contextmanager
-def held(root: Path, option: str, say: Say, *, alone: bool, seconds: float = SECONDS) -> Iterator[Lease]:
-    """Hold the lease on `root`. `alone`: no other process of this machine can hold it. Raises UserError.
+def held(root: Path, option: str, report: Report, *, alone: bool, seconds: float = SECONDS) -> Iterator[Lease]:
+    """Hold the write lease on `root`. `alone`: no other process of this machine can hold it. Raises UserError.
 
-    Another's lease is watched for as long as it lasts: who renews it lives, and then this command is refused.
+    If another command holds the lease, watch it for its duration. If it is renewed in that time, this command fails.
     """
-    lease = _acquired(root, option, say, alone=alone, seconds=seconds)
+    lease = _acquired(root, option, report, alone=alone, seconds=seconds)
     stop = threading.Event()
 
     def renew() -> None:
@@ -95,9 +98,9 @@ def held(root: Path, option: str, say: Say, *, alone: bool, seconds: float = SEC
             try:
                 lease.renew()
             except LeaseError:
-                return  # whoever writes next will be told
+                return  # the next write raises it
             except OSError:
-                continue  # there is time for some more attempts
+                continue  # there is time for more attempts before the lease expires
 
     thread = threading.Thread(target=renew, daemon=True)
     thread.start()
@@ -109,39 +112,39 @@ def held(root: Path, option: str, say: Say, *, alone: bool, seconds: float = SEC
         try:
             lease.release()
         except OSError as error:
-            say(f"the lease on {root} could not be given back ({error}); it runs out by itself")
+            report(f"the write lease on {root} could not be released ({error}); it expires by itself")
 
 
 def holder(root: Path) -> dict[str, Any] | None:
-    """What the newest lease says; None where there is none."""
+    """The content of the newest lease file; None if there is none."""
     for path in reversed(_held(root)):
         try:
             return json.loads(files.read(path))
         except FileNotFoundError:
-            continue  # given back meanwhile
+            continue  # released in the meantime
         except ValueError:
             return {"epoch": int(path.stem), "token": ""}
     return None
 
 
 def name_of(about: dict[str, Any]) -> str:
-    """The holder, for a sentence."""
+    """The holder of a lease, for messages."""
     return f"process {about['pid']} on {about['host']}" if "pid" in about else "another command"
 
 
-def _acquired(root: Path, option: str, say: Say, *, alone: bool, seconds: float) -> Lease:
+def _acquired(root: Path, option: str, report: Report, *, alone: bool, seconds: float) -> Lease:
     other = holder(root)
-    if other is not None and not _is_dead(other, alone=alone):
-        _watch(root, other, option, say, seconds)
+    if other is not None and not _has_exited(other, alone=alone):
+        _watch(root, other, option, report, seconds)
     lease = Lease(root, other["epoch"] + 1 if other else 1, seconds)
     if not files.create(lease.file, lease.content()):
         raise _refusal(root, holder(root) or {}, option)
     return lease
 
 
-def _watch(root: Path, other: dict[str, Any], option: str, say: Say, seconds: float) -> None:
-    """Return when the lease has not been renewed for as long as it lasts. Raises UserError when it is."""
-    say(f"{root} is held by {name_of(other)}; waiting up to {seconds:.0f} s to see whether that still works")
+def _watch(root: Path, other: dict[str, Any], option: str, report: Report, seconds: float) -> None:
+    """Return once the lease has expired or is released. Raises UserError if it is renewed."""
+    report(f"{root} is in use by {name_of(other)}; waiting up to {seconds:.0f} s for its write lease to expire")
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         time.sleep(seconds / RENEWALS / 4)
@@ -156,8 +159,8 @@ def _refusal(root: Path, other: dict[str, Any], option: str) -> UserError:
     return UserError(f"{root} is in use by {name_of(other)}; wait for it to end, or choose another {option}.")
 
 
-def _is_dead(about: dict[str, Any], *, alone: bool) -> bool:
-    """Whether the holder was a process of this machine that is no more."""
+def _has_exited(about: dict[str, Any], *, alone: bool) -> bool:
+    """Whether the holder was a process of this machine that has exited."""
     if (about.get("host"), about.get("namespace")) != (socket.gethostname(), _namespace()):
         return False
     try:
@@ -170,7 +173,7 @@ def _is_dead(about: dict[str, Any], *, alone: bool) -> bool:
 
 
 def _namespace() -> str:
-    """In which a process id means something: two containers can have one host's name."""
+    """The pid namespace of this process: two containers can have the same host name."""
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:

@@ -1,4 +1,4 @@
-"""`run.json`: the settings of a run folder, and under which circumstances each command worked on it."""
+"""`run.json`: the settings of a run, and the command, versions and hardware of each session."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ from pipeline.errors import UserError, shortened
 from pipeline.plan.protocol import Protocol
 from pipeline.plan.run import Run
 from pipeline.store.run_folder import Store
-from pipeline.weights.models import JUDGES, Weights
+from pipeline.weights.models import SCORERS, Weights
 from sctd.recipe.names import current_tree
 
 FILE = "run.json"
@@ -33,18 +33,19 @@ LIBRARIES = (
 
 
 def read(store: Store) -> dict[str, Any]:
-    """The manifest of a run folder. Raises UserError where there is none."""
+    """The manifest of a run folder. Raises UserError if there is none."""
     manifest = store.read_json(store.root / FILE)
     if manifest is None:
-        raise UserError(f"{store.root} holds no run (no {FILE}); give the folder that a bench wrote.")
-    jobs = [{"method": job["objective"], **job} for job in manifest["jobs"]]  # an older folder's jobs have no method
+        raise UserError(f"{store.root} contains no run (no {FILE}); give the run folder of a bench.")
+    jobs = [{"method": job["objective"], **job} for job in manifest["jobs"]]  # jobs of older folders have no method
     return {"swept": [], **manifest, "jobs": jobs}
 
 
 def check_same(store: Store, run: Run) -> dict[str, Any] | None:
-    """The manifest of a folder that `run` may go on with, if it has one: its jobs are among the run's, judged alike.
+    """The manifest of a folder that `run` may resume; None if it has none.
 
-    Judges that were added since judge what is there, too. Raises UserError that names the first difference.
+    All jobs of the folder must be jobs of `run`, scored in the same way. `run` may have additional scorers, which then
+    score the existing assets, too. Raises UserError with the first difference.
     """
     manifest = store.read_json(store.root / FILE)
     if manifest is None:
@@ -52,45 +53,47 @@ def check_same(store: Store, run: Run) -> dict[str, Any] | None:
     settings = run.settings()
     known = {job["job_id"] for job in settings["jobs"]}
     left_out = [job for job in manifest["jobs"] if job["job_id"] not in known]
-    if not left_out and _is_judged_alike(manifest, settings):
+    if not left_out and _is_scored_alike(manifest, settings):
         return manifest
     difference = next(_differences(manifest, settings), None)
     if difference is None:
-        difference = f"{len(left_out)} of its jobs are left out now, first {shortened(left_out[0]['prompt'])!r}"
-    raise UserError(f"{store.root} was made with other settings: {difference}; use those, or choose another --out.")
+        difference = f"{len(left_out)} of its jobs are missing now, first {shortened(left_out[0]['prompt'])!r}"
+    raise UserError(
+        f"{store.root} was generated with other settings: {difference}; use those, or choose another --out."
+    )
 
 
 def describe(store: Store, run: Run, argv: list[str]) -> dict[str, Any]:
-    """The manifest for this command: the settings, and one more session. Raises UserError as `check_same` does."""
+    """The manifest for this command: the settings and a new session. Raises UserError like `check_same`."""
     before = check_same(store, run)
     sessions = [*(before["sessions"] if before else []), session(argv)]
-    run_id = store.root.resolve().name or str(store.root)  # a bucket alone has no name
+    run_id = store.root.resolve().name or str(store.root)  # a bucket root has no name
     return {"schema_version": SCHEMA_VERSION, "run_id": run_id, **run.settings(), "sessions": sessions}
 
 
-def judged_anew(
+def rescored(
     manifest: dict[str, Any],
-    judges: Weights,
+    scorers: Weights,
     protocol: Protocol,
     metric_version: int,
     evaluation: str,
     argv: list[str],
 ) -> dict[str, Any]:
-    """The manifest after other judges or views: what made the assets stays."""
-    made_by = {part: sha for part, sha in manifest["weights"]["sha256"].items() if part not in JUDGES}
-    judged_by = {part: judges.digests[part] for part in judges.judges}
+    """The manifest after scoring with other scorers or views. The settings of generation stay."""
+    generated_by = {part: sha for part, sha in manifest["weights"]["sha256"].items() if part not in SCORERS}
+    scored_by = {part: scorers.digests[part] for part in scorers.scorers}
     return manifest | {
         "views": protocol.num_views,
         "protocol": protocol.name,
         "metric_version": metric_version,
         "evaluation": evaluation,
-        "weights": {"name": judges.name, "folder": str(judges.folder), "sha256": made_by | judged_by},
+        "weights": {"name": scorers.name, "folder": str(scorers.folder), "sha256": generated_by | scored_by},
         "sessions": [*manifest["sessions"], session(argv)],
     }
 
 
 def session(argv: list[str]) -> dict[str, Any]:
-    """When, by which command, with which code, on what."""
+    """The start time, command, commit, versions and hardware of this session."""
     return {
         "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["segmentdreamer", *argv]),
@@ -101,7 +104,7 @@ def session(argv: list[str]) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the libraries that can change a number, those that are installed."""
+    """Versions of Python and of the installed libraries that can change results."""
     found = {"python": platform.python_version()}
     for library in LIBRARIES:
         try:
@@ -112,16 +115,16 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit of the source tree this runs from, with '+' if it was changed since; None outside of one."""
+    """The commit of the source tree this code runs from, with '+' if it has changes; None outside a source tree."""
     tree = Path(__file__).resolve().parents[2]
-    if _git(tree, "rev-parse", "--show-toplevel") != str(tree):  # installed, or in somebody else's repository
+    if _git(tree, "rev-parse", "--show-toplevel") != str(tree):  # installed, perhaps inside another repository
         return None
     changed = "+" if _git(tree, "status", "--porcelain", "--untracked-files=no") else ""
     return f"{_git(tree, 'rev-parse', 'HEAD')}{changed}"
 
 
 def hardware() -> dict[str, Any]:
-    """This machine, as far as it can tell."""
+    """System, CPU, cores, memory and GPUs of this machine."""
     return {
         "system": platform.platform(),
         "cpu": _cpu(),
@@ -141,26 +144,26 @@ def gpus() -> list[str]:
     return (_output(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]) or "").splitlines()
 
 
-def _is_judged_alike(there: dict[str, Any], here: dict[str, Any]) -> bool:
+def _is_scored_alike(there: dict[str, Any], here: dict[str, Any]) -> bool:
     keys = "protocol", "metric_version"
     before, now = (settings["weights"]["sha256"] for settings in (there, here))
-    same_judges = all(now.get(part) == sha for part, sha in before.items() if part in JUDGES)
-    return same_judges and all(there[key] == here[key] for key in keys)
+    same_scorers = all(now.get(part) == sha for part, sha in before.items() if part in SCORERS)
+    return same_scorers and all(there[key] == here[key] for key in keys)
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> Iterator[str]:
     for method in there["recipes"]:
         if method not in here["recipes"]:
-            yield f"its methods are {', '.join(there['recipes'])}, these are {', '.join(here['recipes'])}"
+            yield f"methods {', '.join(there['recipes'])}, now {', '.join(here['recipes'])}"
             continue
         old, new = (dict(_leaves(current_tree(settings["recipes"][method]))) for settings in (there, here))
-        yield from (f"its {key} is {old[key]!r}, this one {new.get(key)!r}" for key in old if old[key] != new.get(key))
+        yield from (f"{key} {old[key]!r}, now {new.get(key)!r}" for key in old if old[key] != new.get(key))
     for key in ("seed", "views", "metric_version"):
         if there[key] != here[key]:
-            yield f"its {key} is {there[key]}, this one {here[key]}"
+            yield f"{key} {there[key]}, now {here[key]}"
     old, new = (settings["weights"]["sha256"] for settings in (there, here))
     yield from (
-        f"its {part} weights are {old[part][:12]}, these {new.get(part, 'none')[:12]}"
+        f"{part} weights {old[part][:12]}, now {new.get(part, 'none')[:12]}"
         for part in old
         if old[part] != new.get(part)
     )
@@ -184,7 +187,7 @@ def _git(tree: Path, *arguments: str) -> str | None:
 
 
 def _output(command: list[str]) -> str | None:
-    """What a command prints; None where it does not exist or fails."""
+    """The standard output of a command; None if the command is missing or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -1,9 +1,9 @@
-"""`record.json`: how one job ended. Every job has exactly one, done, generated (not judged yet) or failed."""
+"""`record.json`: the result of one job: done, generated (not scored yet) or failed. Every job has exactly one."""
 
 from typing import Any
 
 from cluster.scheduling.executor import Outcome
-from pipeline.plan.jobs import Asset, Job
+from pipeline.plan.jobs import Asset, Job, ScoredAsset
 from pipeline.store.run_folder import GENERATION, Store
 
 
@@ -18,12 +18,12 @@ def of_job(outcome: Outcome, evaluation: str | None, store: Store) -> dict[str, 
         "objective": job.objective,
         "seed": job.seed,
     }
-    made = store.read_json(store.item(job.id) / GENERATION)
-    return about | _end(outcome, evaluation) | ({"generation": made} if made else {})
+    generation = store.read_json(store.item(job.id) / GENERATION)
+    return about | _end(outcome, evaluation) | ({"generation": generation} if generation else {})
 
 
 def of_asset(outcome: Outcome, job: dict[str, Any], evaluation: str) -> dict[str, Any]:
-    """The record of an asset that was judged; `job` as the manifest describes it."""
+    """The record of an asset that was scored; `job` is its entry in the manifest."""
     asset: Asset = outcome.item
     about = {key: job[key] for key in ("job_id", "prompt_id", "prompt", "method", "objective", "seed")}
     return about | _end(outcome, evaluation) | {"generation": asset.facts}
@@ -43,6 +43,10 @@ def _end(outcome: Outcome, evaluation: str | None) -> dict[str, Any]:
     end = {"status": "generated", "evaluation": None, "error_kind": "", "error": "", "deaths": outcome.deaths}
     if evaluation is None:
         return end
-    judged = outcome.result
-    scored = {"status": "done", "scores": judged.scores, "evaluation_seconds": judged.seconds}
-    return end | {"evaluation": evaluation} | scored
+    scored: ScoredAsset = outcome.result
+    return end | {
+        "status": "done",
+        "evaluation": evaluation,
+        "scores": scored.scores,
+        "evaluation_seconds": scored.seconds,
+    }

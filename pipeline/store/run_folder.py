@@ -1,4 +1,4 @@
-"""The run folder, on a disk or in an object store: the only code that writes. A file is there whole or as it was.
+"""The run folder on a disk or in an object store. Only this module writes to it, and every write is atomic.
 
 leaderboard.csv  per_object.csv  columns.json  run.json  report.md  contact.png  (differences.csv  grid.csv  grid.png)
 blank.json       distances.json
@@ -19,46 +19,46 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.plan.jobs import Job
 from pipeline.store import files
-from pipeline.store.lease import Lease, Say, held
+from pipeline.store.lease import Lease, Report, held
 
 ASSET, TURNTABLE, CONTACT = "asset.ply", "turntable.mp4", "contact.png"
 GENERATION, EVALUATION, RECORD, CHECKPOINT = "generation.json", "evaluation.npz", "record.json", "checkpoint"
-SNAPSHOT = "now.splat"  # in an attempt's folder: how far its asset is, for whoever looks on
-GRID, DIFFERENCES = "grid.png", "differences.csv"  # where there are several methods
-BLANK, DISTANCES = "blank.json", "distances.json"  # scores of a white picture; distances that were computed before
-BOARD = "leaderboard.csv"
-VERDICT, TREND = "verdict.json", "trend.png"  # of a night
+SNAPSHOT = "now.splat"  # in an attempt's folder: the current asset, for the live view
+GRID, DIFFERENCES = "grid.png", "differences.csv"  # only if the run has several methods
+BLANK, DISTANCES = "blank.json", "distances.json"  # scores of a white image; cached Fréchet and kernel distances
+LEADERBOARD = "leaderboard.csv"
+VERDICT, TREND = "verdict.json", "trend.png"  # of a nightly run
 LOCK = ".lock"
-NO_LOCKS = errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK  # of file systems that several hosts share
+NO_LOCKS = errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK  # errors of shared file systems without locks
 
 
 @dataclass(frozen=True)
 class Store:
-    """A run folder. Workers get one, too: it is no more than a path, and the option that chooses another."""
+    """A run folder: its path, and the option that chose it, for messages. It can be sent to workers."""
 
     root: Path
     option: str = "--out"
-    lease: Lease | None = None  # of the command; no worker has it
+    lease: Lease | None = None  # only in the command's process, never in workers
 
     def absolute(self) -> "Store":
-        """The same folder, for a process that may work in another one."""
+        """The same folder by its absolute path, for a process with another working directory."""
         return Store(self.root.resolve(), self.option)
 
     def item(self, job_id: str) -> Path:
         return self.root / "items" / job_id
 
     def write(self, path: Path, content: bytes) -> None:
-        """Put `content` at `path` at once, or leave what is there. Raises OSError, LeaseError if it is another's."""
+        """Write a file atomically. Raises OSError, and LeaseError if another command holds the write lease."""
         if self.lease is not None:
             self.lease.check()
         files.put(path, content)
 
     def share(self, source: Path, path: Path) -> None:
-        """Put a file at `path` that will not be changed in place: as a link, or else as a copy. Raises OSError."""
+        """Hard-link or else copy a file to `path`. The file must never be changed in place. Raises OSError."""
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             if not files.is_local(source):
-                raise OSError("a store has no links")
+                raise OSError("object stores have no links")
             files.copy(source, path)
         except OSError:  # another file system, or one without links
             self.write(path, files.read(source))
@@ -67,27 +67,27 @@ class Store:
         self.write(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
     def read_json(self, path: Path) -> Any:
-        """The value in a file that this program wrote; None where there is none."""
+        """The value in a JSON file of this program; None if the file is missing. Raises UserError if it is damaged."""
         try:
             return json.loads(files.read(path))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except ValueError as error:
-            raise UserError(f"{path} is damaged ({error}); delete it, and what it belongs to is made again.") from error
+            raise UserError(f"{path} is damaged ({error}); delete it to have its content generated again.") from error
 
     def record(self, job_id: str) -> dict[str, Any] | None:
-        """How a job ended, if it has."""
+        """The record of a job; None if it has not finished."""
         return self.read_json(self.item(job_id) / RECORD)
 
     def write_record(self, record: dict[str, Any]) -> None:
         self.write_json(self.item(record["job_id"]) / RECORD, record)
 
     def records(self, job_ids: Iterable[str]) -> list[dict[str, Any]]:
-        """The records of those jobs that have one, in their order."""
+        """The records of the jobs that have one, in the order of `job_ids`."""
         return [record for job_id in job_ids if (record := self.record(job_id)) is not None]
 
     def unfinished(self, jobs: Sequence[Job], evaluation: str | None) -> list[Job]:
-        """Jobs that have not been judged by `evaluation` (or, if that is None, made). A failed one may try again."""
+        """Jobs not scored with the digest `evaluation`, or not generated if it is None. Failed jobs are included."""
 
         def finished(job: Job) -> bool:
             if evaluation is None:
@@ -98,7 +98,7 @@ class Store:
         return [job for job in jobs if not finished(job)]
 
     def prepare(self, needed_bytes: int) -> None:
-        """Make the folder and see that it can be written and has room. Raises UserError."""
+        """Create the folder; check that it is writable and has enough free disk space. Raises UserError."""
         is_local = files.is_local(self.root)
         try:
             self.write(self.root / ".writable", b"")
@@ -118,26 +118,26 @@ class Store:
             )
         if not is_local:
             return
-        for beside in [*self.root.glob(".*.new"), *self.root.glob("*/*/.*.new")]:  # of a process that was killed
+        for beside in [*self.root.glob(".*.new"), *self.root.glob("*/*/.*.new")]:  # left by a killed process
             beside.unlink(missing_ok=True)
 
     @contextmanager
-    def locked(self, say: Say = lambda line: None) -> Iterator["Store"]:
-        """Keep other commands out of this folder; the store that is yielded writes only while it is ours.
+    def locked(self, report: Report = lambda line: None) -> Iterator["Store"]:
+        """Keep other commands out of this folder. The yielded store writes only while the write lease is held.
 
-        On this machine the kernel's lock tells at once, and ends with the process; between hosts, and where there
-        are no such locks, the lease does. Raises UserError.
+        On one machine the kernel's file lock excludes other commands at once, and ends with its process. Between hosts
+        and on storage without such locks, the write lease excludes them. Raises UserError.
         """
-        with self._flocked() as alone, held(self.root, self.option, say, alone=alone) as ours:
+        with self._flocked() as alone, held(self.root, self.option, report, alone=alone) as ours:
             yield replace(self, lease=ours)
 
     @contextmanager
     def _flocked(self) -> Iterator[bool]:
-        """Whether no other process of this machine can be at work here. Raises UserError if one is."""
+        """Yield whether no other process of this machine can use the folder. Raises UserError if one does."""
         if not files.is_local(self.root):
             yield False
             return
-        import fcntl  # not on Windows, where the rest of the program can still be imported
+        import fcntl  # missing on Windows, where the rest of the program can still be imported
 
         with open(self.root / LOCK, "a+") as file:
             try:

@@ -1,26 +1,26 @@
-"""Which device a worker computes on, and how it computes there so that the same job gives the same asset."""
+"""The device of a worker, and the settings that make the same job give the same asset on it."""
 
 import importlib.util
 import os
 from typing import Any
 
-COMPILED = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"  # where torch and triton keep what they compile
+COMPILED = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"  # compilation caches of torch and triton
 
 
 def can_use_gpus() -> bool:
-    """Rendering on a GPU is gsplat's; without it everything runs on the CPU."""
+    """Whether gsplat, which renders on GPUs, is installed. Without it everything runs on the CPU."""
     return importlib.util.find_spec("gsplat") is not None
 
 
 def sees_gpu() -> bool:
-    """Whether this process has a GPU to compute on."""
+    """Whether this process can use a GPU."""
     import torch
 
     return torch.cuda.is_available()
 
 
 def prepare(*, renders: bool = True) -> Any:
-    """The `torch.device` of this process, and its settings for exact arithmetic."""
+    """The `torch.device` of this process, configured for reproducible arithmetic."""
     import torch
     from platformdirs import user_cache_path
 
@@ -28,15 +28,15 @@ def prepare(*, renders: bool = True) -> Any:
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = False
-        for variable in COMPILED:  # kept, and shared by all workers of this user: compiling takes a minute
+        for variable in COMPILED:  # shared by all workers of this user, because compiling takes a minute
             os.environ.setdefault(variable, str(user_cache_path("segmentdreamer", appauthor=False) / "compiled"))
         return torch.device("cuda")
-    torch.set_num_threads(1)  # sums in one order: an asset does not depend on the number of cores or on the executor
+    torch.set_num_threads(1)  # fixed order of sums: assets do not depend on the number of cores or the executor
     return torch.device("cpu")
 
 
-def forget_peak(device: Any) -> None:
-    """Count `peak_bytes` of a GPU from now on; that of a process's whole memory counts from its birth."""
+def reset_peak(device: Any) -> None:
+    """Reset `peak_bytes` of a GPU. On the CPU it always counts from the start of the process."""
     import torch
 
     if device.type == "cuda":
@@ -44,7 +44,7 @@ def forget_peak(device: Any) -> None:
 
 
 def free(device: Any) -> None:
-    """Give back to the device what this process keeps for later."""
+    """Release the cached memory of the device."""
     import gc
 
     import torch
@@ -55,20 +55,20 @@ def free(device: Any) -> None:
 
 
 def peak_bytes(device: Any) -> int:
-    """The most memory this process has taken: of its GPU, or in all."""
+    """The peak memory of this process in bytes: reserved on its GPU, or its resident set on the CPU."""
     import resource
     import sys
 
     import torch
 
     if device.type == "cuda":
-        return torch.cuda.max_memory_reserved(device)  # what recordings hold counts as reserved alone
+        return torch.cuda.max_memory_reserved(device)  # the memory of CUDA graphs counts only as reserved
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def name(device: Any) -> str:
-    """What a table calls it."""
+    """The name of the device in tables."""
     import torch
 
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -1,4 +1,4 @@
-"""From an asset to numbers: load the judges once, then per asset the views, and what each judge says of each view."""
+"""The evaluator worker: views of each asset, their scores, and their features by each metric network."""
 
 import hashlib
 import io
@@ -15,11 +15,11 @@ from evaluation.features import ClipTower, FeatureNetwork
 from evaluation.image_reward import ImageReward
 from evaluation.references import from_bytes
 from evaluation.statistics import lowest_tenth
-from pipeline.assets import images as pictures
-from pipeline.plan.jobs import Asset, Judged
+from pipeline.assets import images
+from pipeline.plan.jobs import Asset, ScoredAsset
 from pipeline.plan.protocol import Protocol
 from pipeline.plan.run import evaluation_digest
-from pipeline.store.attempts import JUDGING, Fence
+from pipeline.store.attempts import SCORING, Fence
 from pipeline.store.run_folder import ASSET, BLANK, EVALUATION, Store
 from pipeline.weights.models import Weights
 from pipeline.weights.networks import REQUIRED
@@ -27,12 +27,12 @@ from pipeline.work import devices
 from sctd.formats import ply
 
 METRICS = "clip", "ir", "clip_rprec"  # one number per view
-STAGES = 4  # rendering, two judges and writing; one more for each further network of features
-BLANK_PIXELS = 64  # whatever a judge resizes white to is white
+STAGES = 4  # rendering, two scorers and writing; one more for each further metric network
+BLANK_PIXELS = 64  # any size will do: resized white stays white
 
 
 class Evaluator:
-    """A worker: all judges on one device. `texts` are all prompts of the run, among which R-precision asks."""
+    """A worker with all scorers and metric networks on one device. `texts`: all prompts, which R-precision ranks."""
 
     def __init__(self, store: Store, weights: Weights, protocol: Protocol, texts: Sequence[str]):
         self.store, self.protocol, self.texts = store, protocol, list(texts)
@@ -40,23 +40,23 @@ class Evaluator:
         self.scorer = ClipScorer.load(weights.part("scorer"), self.device, weights.name)
         self.tower = ClipTower(self.scorer)
         self.reward = ImageReward.load(weights.part("reward"), self.device)
-        self.networks: dict[str, FeatureNetwork] = {}  # of the distances that the scorer's features do not serve
+        self.networks: dict[str, FeatureNetwork] = {}  # of the distances that do not use the scorer's features
         for distance in weights.distances:
             network = self.tower if distance.metric == REQUIRED else distance.load(weights, self.device)
             reference = from_bytes(weights.part(distance.reference).read_bytes())
-            # The scorer is called by the folder that it lies in, which may be copied and renamed.
+            # The scorer's name is that of its folder, which may be copied and renamed.
             reference.require_network(network.name, network.weights, is_label=distance.metric == REQUIRED)
             if distance.metric != REQUIRED:
                 self.networks[distance.features] = network
         self.text_features = self.scorer.text_features(self.texts)
-        self._judge_white(evaluation_digest(weights, protocol, self.texts))
+        self._score_white(evaluation_digest(weights, protocol, self.texts))
 
-    def __call__(self, asset: Asset) -> Progressing[Progress, None, Judged]:
-        fence = Fence.claim(self.store, asset.job_id, JUDGING)
-        begun, stages = time.monotonic(), STAGES + len(self.networks)
+    def __call__(self, asset: Asset) -> Progressing[Progress, None, ScoredAsset]:
+        fence = Fence.claim(self.store, asset.job_id, SCORING)
+        started, stages = time.monotonic(), STAGES + len(self.networks)
         folder = self.store.item(asset.job_id)
         gaussians = ply.from_ply((folder / ASSET).read_bytes()).to(self.device)
-        views = pictures.on_white(gaussians, self.protocol.cameras(asset.facts["image_size"]))
+        views = images.on_white(gaussians, self.protocol.cameras(asset.facts["image_size"]))
         yield Progress(1, stages, f"{len(views)} views")
         number = self.texts.index(asset.prompt)
         image_features = self.scorer.image_features(views)
@@ -78,10 +78,10 @@ class Evaluator:
         fence.release()
         yield Progress(stages, stages, "features")
         scores = {name: _summary(arrays[name]) for name in METRICS}
-        return Judged(asset, scores, time.monotonic() - begun)
+        return ScoredAsset(asset, scores, time.monotonic() - started)
 
-    def _judge_white(self, evaluation: str) -> None:
-        """What a white picture scores for each prompt: it stands for an object that failed, where that is asked for."""
+    def _score_white(self, evaluation: str) -> None:
+        """Score a white image for each prompt. On request, its scores stand in for those of failed assets."""
         if (self.store.read_json(self.store.root / BLANK) or {}).get("evaluation") == evaluation:
             return
         white = np.full((1, BLANK_PIXELS, BLANK_PIXELS, 3), 255, np.uint8)

@@ -1,11 +1,11 @@
-"""The flow: jobs → assets → scores → records → tables. What is there already is not made again."""
+"""The flow of a run: jobs → assets → scores → records. Finished jobs are not run again."""
 
 import math
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from cluster.scheduling.executor import Executor, Stage, Watcher, Worker, unwatched
+from cluster.scheduling.executor import Executor, Stage, Watcher, Worker, ignore_event
 from pipeline.plan.jobs import Asset, Job
 from pipeline.plan.protocol import Protocol
 from pipeline.plan.run import Run
@@ -21,7 +21,7 @@ def bench(
     store: Store,
     workers: int | None,
     checkpoint_seconds: float,
-    watcher: Watcher = unwatched,
+    watcher: Watcher = ignore_event,
     eval_placement: str = "auto",
     snapshot_seconds: float = math.inf,
 ) -> None:
@@ -29,11 +29,11 @@ def bench(
     jobs = store.unfinished(run.jobs, run.evaluation)
     placement = place(executor, len(jobs), workers, eval_placement)
     texts = [prompt.text for prompt in run.prompts]
-    judging = evaluation(store, run.weights, placement, run.protocol, texts)
+    evaluating = evaluation(store, run.weights, placement, run.protocol, texts)
     if placement.takes_turns:
-        judging = replace(judging, handoff=max(judging.handoff, len(jobs)))
-    making = generation(store, run, placement, checkpoint_seconds, snapshot_seconds, elastic=workers is None)
-    stages = [making, judging]
+        evaluating = replace(evaluating, handoff=max(evaluating.handoff, len(jobs)))
+    generating = generation(store, run, placement, checkpoint_seconds, snapshot_seconds, elastic=workers is None)
+    stages = [generating, evaluating]
     for outcome in executor.run(stages, jobs, watcher):
         store.write_record(of_job(outcome, run.evaluation, store))
 
@@ -44,10 +44,10 @@ def generate(
     store: Store,
     workers: int | None,
     checkpoint_seconds: float,
-    watcher: Watcher = unwatched,
+    watcher: Watcher = ignore_event,
     snapshot_seconds: float = math.inf,
 ) -> None:
-    """Make every asset that is not there, and judge none."""
+    """Generate every missing asset without scoring it."""
     jobs = store.unfinished(run.jobs, None)
     placement = place(executor, len(jobs), workers)
     stage = generation(store, run, placement, checkpoint_seconds, snapshot_seconds, elastic=workers is None)
@@ -55,33 +55,33 @@ def generate(
         store.write_record(of_job(outcome, None, store))
 
 
-def unjudged(store: Store, manifest: dict[str, Any], digest: str) -> list[Asset]:
-    """The assets of a run folder without scores by the judges and views that `digest` names."""
+def unscored(store: Store, manifest: dict[str, Any], digest: str) -> list[Asset]:
+    """The assets of a run folder without scores by the scorers and views of `digest`."""
     jobs = {job["job_id"]: job for job in manifest["jobs"]}
     made = {job_id: store.read_json(store.item(job_id) / GENERATION) for job_id in jobs}
-    judged = {
+    scored = {
         record["job_id"]
         for record in store.records(jobs)
         if record["status"] == "done" and record["evaluation"] == digest
     }
     return [
-        Asset(job_id, jobs[job_id]["prompt"], facts) for job_id, facts in made.items() if facts and job_id not in judged
+        Asset(job_id, jobs[job_id]["prompt"], facts) for job_id, facts in made.items() if facts and job_id not in scored
     ]
 
 
 def evaluate(
     store: Store,
     manifest: dict[str, Any],
-    judges: Weights,
+    scorers: Weights,
     digest: str,
     assets: list[Asset],
     executor: Executor,
-    watcher: Watcher = unwatched,
+    watcher: Watcher = ignore_event,
 ) -> None:
-    """Judge these assets of a run folder."""
+    """Score these assets of a run folder."""
     jobs = {job["job_id"]: job for job in manifest["jobs"]}
     texts = list(dict.fromkeys(job["prompt"] for job in jobs.values()))
-    stage = evaluation(store, judges, place(executor, len(assets), 1), Protocol(manifest["views"]), texts)
+    stage = evaluation(store, scorers, place(executor, len(assets), 1), Protocol(manifest["views"]), texts)
     for outcome in executor.run([stage], assets, watcher):
         store.write_record(of_asset(outcome, jobs[outcome.item.job_id], digest))
 
@@ -95,7 +95,7 @@ def generation(
     *,
     elastic: bool,
 ) -> Stage:
-    """Its GPUs are large enough for every recipe of the run, since any worker may get any job."""
+    """The generation stage. Its GPUs are large enough for every recipe, because any worker may get any job."""
     compute = run.recipes[0].compute
     make = partial(_generator, store.absolute(), run.weights, checkpoint_seconds, compute, snapshot_seconds)
     return Stage(
@@ -111,18 +111,18 @@ def generation(
 
 
 def views_rendered(job: Job) -> float:
-    """How long a job takes, in views: enough to begin with the longest."""
+    """The expected duration of a job in rendered views, so that the longest jobs start first."""
     return float(job.recipe.iterations * job.recipe.cameras.views)
 
 
 def evaluation(store: Store, weights: Weights, placement: Placement, protocol: Protocol, texts: list[str]) -> Stage:
-    """It reserves no core: where generators have them all it takes its turns, and is never waited for in vain."""
+    """The evaluation stage. It reserves no CPU core, so that it can start even if generators reserve all of them."""
     make = partial(_evaluator, store.absolute(), weights, protocol, texts)
     return Stage("evaluate", make, workers=1, gpus=placement.evaluator_gpus, cpus=0)
 
 
 def _generator(*arguments: Any) -> Worker:
-    from pipeline.work.generate import Generator  # here, so that only workers load torch
+    from pipeline.work.generate import Generator  # imported here, so that only workers load torch
 
     return Generator(*arguments)
 

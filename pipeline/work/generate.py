@@ -1,7 +1,6 @@
-"""From a job to an asset: load the prior once, then per job seed shape → distillation → .ply, turntable, contact sheet.
+"""The generator worker: initialization → distillation → .ply, turntable and contact sheet, with one prior for all jobs.
 
-Everything lies in the item's folder: a job that was interrupted goes on from its checkpoint, one that was made is not
-made again.
+All files are in the item's folder. An interrupted job resumes from its checkpoint; a finished job is not run again.
 """
 
 import hashlib
@@ -38,16 +37,16 @@ from sctd.train.initialization import cloud_prompt, initial_gaussians
 from sctd.train.optimize import OptimizeError, Step, optimize
 
 TURNTABLE_VIEWS, TURNTABLE_ELEVATION_DEGREES = 120, 15.0
-LEAST_LOSS = 1e-30  # of which there is a logarithm
-LOSSES = 20  # iterations whose mean loss is told: one alone depends on the time and the noise that it drew
+MIN_LOSS = 1e-30  # keeps the logarithm finite
+LOSSES = 20  # iterations in the reported mean loss: the loss of one depends on its random time and noise
 
 
 class NumericError(ArithmeticError):
-    """Distillation broke down in NaN, infinity or nothing."""
+    """A numeric failure: distillation ended in NaN, infinity or no Gaussians."""
 
 
 class Generator:
-    """A worker: one prior on one device. It leaves a snapshot every `snapshot_seconds`, if anyone wants to look on."""
+    """A worker with one prior on one device. For the live view it writes a snapshot every `snapshot_seconds`."""
 
     def __init__(
         self,
@@ -61,10 +60,10 @@ class Generator:
         self.checkpoint_seconds, self.snapshot_seconds = checkpoint_seconds, snapshot_seconds
         self.device = devices.prepare()
         self.compute, self.prior = compute, self._prior(compute)
-        self.views_at_once, self.parts = 0, Counter[str]()  # of the present job
+        self.views_at_once, self.parts = 0, Counter[str]()  # of the current job
 
     def _prior(self, compute: Compute) -> StableDiffusionPrior:
-        """The prior that computes so."""
+        """The prior with these compute settings."""
         self.rate: tuple[Work, float] | None = None
         dtype = getattr(torch, compute.dtype)
         prior = StableDiffusionPrior.load(self.weights.part("prior"), self.device, dtype)
@@ -77,46 +76,49 @@ class Generator:
         if facts is None:
             if job.recipe.compute != self.compute:  # a sweep may change it from job to job
                 self.compute, self.prior = job.recipe.compute, self._prior(job.recipe.compute)
-            attempt = Attempt.begin(self.store, job.id)
-            facts = attempt.commit((yield from self._make(job, attempt)))
+            attempt = Attempt.start(self.store, job.id)
+            facts = attempt.commit((yield from self._generate(job, attempt)))
         return Asset(job.id, job.prompt.text, facts)
 
-    def _make(self, job: Job, attempt: Attempt) -> Progressing[Progress, bool | None, dict[str, Any]]:
-        begun, built, warnings = time.monotonic(), self.prior.build_seconds, list[str]()
-        devices.forget_peak(self.device)
+    def _generate(self, job: Job, attempt: Attempt) -> Progressing[Progress, bool | None, dict[str, Any]]:
+        started, build_seconds_before, warnings = time.monotonic(), self.prior.build_seconds, list[str]()
+        devices.reset_peak(self.device)
         initial = self._initial(job)
-        init_seconds = time.monotonic() - begun
+        init_seconds = time.monotonic() - started
         steps, start = self._steps(job, attempt, initial, warnings)
         saved_at, saved, log_loss = time.monotonic(), start.iteration, start.log_loss
         recent, shown_at = deque[float](maxlen=LOSSES), saved_at - self.snapshot_seconds
         for step in steps:
-            recent.append(math.log(max(step.loss, LEAST_LOSS)))
+            recent.append(math.log(max(step.loss, MIN_LOSS)))
             log_loss += recent[-1]
-            seconds = start.seconds + time.monotonic() - begun
-            told = warnings if step.iteration == start.iteration + 1 else []
-            note, peak = "; ".join([f"{step.num_gaussians:,} Gaussians", *told]), devices.peak_bytes(self.device)
+            seconds = start.seconds + time.monotonic() - started
+            new_warnings = warnings if step.iteration == start.iteration + 1 else []
+            note, peak = (
+                "; ".join([f"{step.num_gaussians:,} Gaussians", *new_warnings]),
+                devices.peak_bytes(self.device),
+            )
             loss = math.exp(sum(recent) / len(recent))
             numbers = {"loss": loss, "gaussians": float(step.num_gaussians), "seconds": seconds}
             if time.monotonic() - shown_at > self.snapshot_seconds:
                 attempt.write(SNAPSHOT, splat.to_splat(step.gaussians.to("cpu")))
                 shown_at = time.monotonic()
-            asked = yield Progress(step.iteration, step.iterations, note, peak, saved, numbers)
-            is_due = asked or time.monotonic() - saved_at >= self.checkpoint_seconds
+            is_requested = yield Progress(step.iteration, step.iterations, note, peak, saved, numbers)
+            is_due = is_requested or time.monotonic() - saved_at >= self.checkpoint_seconds
             if is_due and step.iteration < step.iterations:
                 saved_at, saved = time.monotonic(), step.iteration
                 attempt.save(Checkpoint(step.iteration, seconds, step.checkpoint(), log_loss))
         attempt.write(ASSET, ply.to_ply(step.gaussians))
         self._write_images(job, attempt, step.gaussians)
-        build_seconds = self.prior.build_seconds - built
-        here = step.iterations - start.iteration
-        each = (seconds - start.seconds - init_seconds - build_seconds) / here
+        build_seconds = self.prior.build_seconds - build_seconds_before
+        iterations_here = step.iterations - start.iteration
+        seconds_each = (seconds - start.seconds - init_seconds - build_seconds) / iterations_here
         return {
             "init_seconds": init_seconds,
             "optimize_seconds": seconds,
-            "seconds": start.seconds + time.monotonic() - begun,
+            "seconds": start.seconds + time.monotonic() - started,
             "build_seconds": build_seconds,
-            "seconds_per_iteration": each,
-            "times_floor": each / (self._floor_seconds() / here),
+            "seconds_per_iteration": seconds_each,
+            "times_floor": seconds_each / (self._roofline_seconds() / iterations_here),
             "views_at_once": self.views_at_once,
             "resumed_from": start.iteration,
             "attempt": attempt.fence.number,
@@ -132,8 +134,8 @@ class Generator:
             "device": devices.name(self.device),
         }
 
-    def _floor_seconds(self) -> float:
-        """What the networks of the present job would take at the rate of a large matrix product on this device."""
+    def _roofline_seconds(self) -> float:
+        """A lower bound for the networks' time in this job: their operations at the rate of a large matrix product."""
         if self.rate is None:
             self.rate = Work.of(self.prior), matrix_teraflops(self.device, self.prior.dtype)
         work, teraflops = self.rate
@@ -145,13 +147,13 @@ class Generator:
         generator = torch.Generator().manual_seed(job.seed)
         if config.kind != "point_e":
             return initial_gaussians(config, text, generator).to(self.device)
-        scorer, model, upsampler = self._cloud_models
+        scorer, model, upsampler = self._point_e_models
         vector = torch.from_numpy(scorer.text_features([cloud_prompt(config, text)])[0])
         return initial_gaussians(config, text, generator, model, vector.to(self.device), upsampler).to(self.device)
 
     @cached_property
-    def _cloud_models(self) -> tuple[Any, Any, Any]:
-        """The CLIP model whose text vectors Point-E was trained on, Point-E, and its upsampler or None."""
+    def _point_e_models(self) -> tuple[Any, Any, Any]:
+        """The CLIP model whose text features condition Point-E, Point-E, and its upsampler or None."""
         from evaluation.clip_score import ClipScorer
         from sctd import point_e
 
@@ -159,7 +161,7 @@ class Generator:
         return scorer, *point_e.load_both(self.weights.part("shape"), self.device)
 
     def _control(self, job: Job) -> Controlled | None:
-        """What makes the denoiser that sees the render, for a recipe that wants it to."""
+        """A function that makes the ControlNet-conditioned denoiser of a render; None if the recipe has no control."""
         guidance = job.recipe.guidance
         if guidance.control == "none":
             return None
@@ -172,9 +174,9 @@ class Generator:
     def _steps(
         self, job: Job, attempt: Attempt, initial: Gaussians, warnings: list[str]
     ) -> tuple[Iterator[Step], Checkpoint]:
-        """The iterations that are left, and from where they go on: the newest checkpoint that can be used.
+        """The remaining iterations, and the checkpoint they resume from: the newest one that is usable.
 
-        One that is damaged, or of an older version, is told of in `warnings`.
+        Each checkpoint that is damaged or of another version adds a text to `warnings`.
         """
         self.views_at_once, self.parts = job.recipe.cameras.views, Counter()
         run = partial(
@@ -191,11 +193,11 @@ class Generator:
             except (ValueError, TypeError) as error:
                 warnings.append(f"{name} cannot be used ({' '.join(str(error).split())})")
                 continue
-            return self._breaking_down(job, attempt, steps), saved
-        return self._breaking_down(job, attempt, self._within_memory(run, run(), None)), NO_CHECKPOINT
+            return self._record_numeric_failures(job, attempt, steps), saved
+        return self._record_numeric_failures(job, attempt, self._within_memory(run, run(), None)), NO_CHECKPOINT
 
-    def _breaking_down(self, job: Job, attempt: Attempt, steps: Iterator[Step]) -> Iterator[Step]:
-        """The steps; after NaN, the next attempt begins with the checkpoint before the last, and draws anew."""
+    def _record_numeric_failures(self, job: Job, attempt: Attempt, steps: Iterator[Step]) -> Iterator[Step]:
+        """The steps. After a numeric failure the next attempt starts from checkpoint-before with another seed."""
         iteration = 0
         try:
             for step in steps:
@@ -213,11 +215,11 @@ class Generator:
     def _within_memory(
         self, run: Callable[..., Iterator[Step]], steps: Iterator[Step], state: bytes | None
     ) -> Iterator[Step]:
-        """The steps; where the device's memory is too small, from the last one on with half as many views at once."""
+        """The steps. If the device runs out of memory, continue after the last step with half as many views at once."""
         last: Step | None = None
         while True:
             try:
-                for last in _told(steps):
+                for last in _as_numeric_errors(steps):
                     yield last
                 return
             except torch.OutOfMemoryError:
@@ -238,14 +240,14 @@ class Generator:
 
 
 def seed_of(job: Job, sub_seed: int) -> int:
-    """Of the random numbers that a job draws: its own seed until it breaks down, then one that follows from it."""
+    """The seed of an attempt: the job's own seed, or after `sub_seed` numeric failures one derived from it."""
     if not sub_seed:
         return job.seed
     return int.from_bytes(hashlib.sha256(f"{job.seed} after breakdown {sub_seed}".encode()).digest()[:7])
 
 
-def _told(steps: Iterator[Step]) -> Iterator[Step]:
-    """The steps, with their breakdowns told as what they are: not the fault of the input."""
+def _as_numeric_errors(steps: Iterator[Step]) -> Iterator[Step]:
+    """The steps, with numeric failures raised as NumericError, which the executor does not treat as an input error."""
     try:
         yield from steps
     except (OptimizeError, DensifyError) as error:

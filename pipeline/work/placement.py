@@ -1,4 +1,4 @@
-"""How many workers there are of each kind, and what each reserves."""
+"""Placement: the number of workers of each stage, and the GPU share that each reserves."""
 
 from typing import NamedTuple
 
@@ -8,11 +8,11 @@ from pipeline.store import manifest
 from pipeline.work import devices
 
 PLACEMENTS = "auto", "shared", "dedicated", "cpu"
-EVALUATOR_GPU = 0.2  # judging is a hundredth of the work: it shares a GPU rather than having one
+EVALUATOR_GPU = 0.2  # evaluation is a hundredth of the work, so it shares a GPU
 
 
 class Placement(NamedTuple):
-    """Numbers for `cluster.Stage`."""
+    """The numbers of workers and GPU shares for `cluster.scheduling.executor.Stage`."""
 
     generators: int
     generator_gpus: float
@@ -20,22 +20,23 @@ class Placement(NamedTuple):
 
     @property
     def takes_turns(self) -> bool:
-        """The evaluator has whole GPUs, if need be after the generators: all that they make may wait for it."""
+        """Whether the evaluator needs a whole GPU, if necessary after the generators: all assets may have to wait."""
         return self.evaluator_gpus >= 1
 
 
 def check_placement(name: str) -> None:
-    """Raise UserError for a place to judge that there is not."""
+    """Raise UserError for an unknown --eval-placement."""
     if name not in PLACEMENTS:
         hint = nearest(name, PLACEMENTS)
         raise UserError(f"There is no --eval-placement {name!r}; choose from {', '.join(PLACEMENTS)}{hint}.")
 
 
 def place(executor: Executor, jobs: int, workers: int | None, evaluation: str = "auto") -> Placement:
-    """One generator per GPU or, without GPUs, per core; with `workers` so many, several to a GPU if need be.
+    """One generator per GPU or, without GPUs, per core; or `workers` generators, several on a GPU if necessary.
 
-    Never more than there are jobs. A generator alone on its GPU reserves 0.8 of it: no second one fits, the evaluator
-    does. A `dedicated` evaluator has a GPU of its own or, where there is but one, that of the generators after them.
+    There are never more generators than jobs. A generator alone on its GPU reserves 0.8 of it, so that the evaluator
+    fits beside it but no second generator. A `dedicated` evaluator has its own GPU; if there is only one GPU, it uses
+    that GPU after the generators.
     """
     gpus = executor.gpus() if jobs and devices.can_use_gpus() else 0
     if not gpus or evaluation == "cpu":
@@ -46,11 +47,11 @@ def place(executor: Executor, jobs: int, workers: int | None, evaluation: str = 
 
 
 def spread(executor: Executor, items: int, workers: int | None) -> tuple[int, float]:
-    """How many workers there are where there is one kind and nothing is rendered, and what of a GPU each reserves."""
+    """The number of workers and the GPU share of each, for a run with a single stage that does not render."""
     return _spread(executor.gpus() if items else 0, items, workers, 1.0)
 
 
 def _spread(gpus: int, items: int, workers: int | None, whole: float) -> tuple[int, float]:
-    """Workers, and the share of a GPU of each, if together they have `whole` of one."""
+    """The number of workers and the GPU share of each, if the workers on one GPU share `whole` of it."""
     count = max(1, min(items, workers or gpus or manifest.cores()))
     return count, int(whole / -(-count // gpus) * 1000) / 1000 if gpus else 0.0

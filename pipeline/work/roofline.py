@@ -1,4 +1,4 @@
-"""The floor under an iteration: the networks' floating-point operations at the rate of a large matrix product."""
+"""The roofline of an iteration: the networks' floating-point operations at the rate of a large matrix product."""
 
 import time
 from collections.abc import Callable
@@ -10,12 +10,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sctd.prior.stable_diffusion import StableDiffusionPrior
 
-MATRIX = {"cuda": 8192, "cpu": 1024}
+MATRIX_SIZE = {"cuda": 8192, "cpu": 1024}
 
 
 def matrix_teraflops(device: torch.device, dtype: torch.dtype) -> float:
-    """What a large matrix product reaches, the best of a few."""
-    size = MATRIX[device.type]
+    """The rate of a large matrix product in TFLOP/s, the best of 8 runs."""
+    size = MATRIX_SIZE[device.type]
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     best = min(_seconds(lambda: left @ right, device) for _ in range(8))
     return 2 * size**3 / best / 1e12
@@ -24,16 +24,16 @@ def matrix_teraflops(device: torch.device, dtype: torch.dtype) -> float:
 def _seconds(function: Callable[[], Any], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    begun = time.perf_counter()
+    started = time.perf_counter()
     function()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - begun
+    return time.perf_counter() - started
 
 
 @dataclass(frozen=True)
 class Work:
-    """Floating-point operations of the networks, for one sample or one view; the weights take no gradient."""
+    """Floating-point operations of the networks per sample or view. The weights need no gradient."""
 
     denoise: float
     encode: float
@@ -41,8 +41,8 @@ class Work:
 
     @staticmethod
     def of(prior: StableDiffusionPrior) -> "Work":
-        """Counted by torch on copies of the networks without content."""
-        vae, unet = (_without_content(model) for model in (prior.vae, prior.unet))
+        """Count the operations with torch on copies of the networks without data (meta tensors)."""
+        vae, unet = (_on_meta_device(model) for model in (prior.vae, prior.unet))
         text = torch.empty(1, prior.max_tokens, unet.config["cross_attention_dim"], device="meta")
         images = torch.empty(1, 3, prior.image_size, prior.image_size, device="meta")
         latents = torch.empty(1, *prior.latent_shape, device="meta")
@@ -53,14 +53,14 @@ class Work:
         return Work(denoise, encode, whole - encode)
 
     def of_part(self, name: str, views: int) -> float | None:
-        """Of a part of one iteration by its mark; None for parts that are no network's."""
+        """The operations of a timed part of one iteration; None if no network runs in it."""
         if name.startswith("denoise "):
             return self.denoise * int(name.split()[1])
         return {"encode": self.encode * views, "encode backward": self.encode_backward * views}.get(name)
 
 
-def _without_content(model: Any) -> Any:
-    """A network of this architecture as diffusers makes it, which takes no memory."""
+def _on_meta_device(model: Any) -> Any:
+    """A network of the same architecture, built by diffusers on the meta device, which takes no memory."""
     with torch.device("meta"):
         return type(model).from_config(model.config).requires_grad_(False)
 

@@ -1,4 +1,4 @@
-"""Weights for the tests of the pipeline: tiny random ones made here, and the packaged ones where they are."""
+"""Fixtures of the pipeline tests: tiny random weights, the bundled models, an S3 server, and small runs."""
 
 from pathlib import Path
 
@@ -19,29 +19,29 @@ from tests.support.on_terminal import terminals
 from tests.support.processes import PROMPTS, SMALL
 from tests.support.study_fixtures import made_clips, runs, study
 
-__all__ = ["made_clips", "runs", "study", "terminals"]  # fixtures from elsewhere
+__all__ = ["made_clips", "runs", "study", "terminals"]  # fixtures of other modules
 SETTINGS = ["iterations=4", "initialization.kind=ball", "initialization.count=150", "relocate.interval=3"]
 
 
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory) -> Path:
-    """A folder named `tiny` that `--weights` takes."""
+    """A folder of tiny random weights for `--weights`, named `tiny`."""
     return tiny_models.write(tmp_path_factory.mktemp("weights") / "tiny")
 
 
 @pytest.fixture(scope="session")
-def packaged_weights() -> Path:
-    """The packaged models."""
+def bundled_weights() -> Path:
+    """The folder of the bundled models."""
     folder = weights_folder()
     for part in ("prior/unet", "scorer", "reward", "reference.npz"):
         if not (folder / part).exists():
-            pytest.skip(f"the packaged models are not complete: {part} is missing (python -m pipeline.embedded.build)")
+            pytest.skip(f"the bundled models are incomplete: {part} is missing (python -m pipeline.embedded.build)")
     return folder
 
 
 @pytest.fixture(scope="session")
 def s3():
-    """The URL of a bucket on an S3 server of this machine. What is started here finds it by its environment."""
+    """The URL of a bucket on a local S3 server. Subprocesses find the server by environment variables."""
     import logging
 
     from moto.server import ThreadedMotoServer
@@ -64,13 +64,13 @@ def s3():
 
 @pytest.fixture
 def run_of(tiny_weights):
-    """A small run over the tiny weights; arguments as those of the command line."""
+    """A function that makes a small run with the tiny weights. Its arguments are like those of the command line."""
 
     def make(
         texts=("a red cube", "a blue ball"), objectives=("sctd",), settings=SETTINGS, seed=0, views=4, swept=()
     ) -> Run:
         prompts = [Prompt(text.replace(" ", "-"), text, text) for text in texts]
-        sweeps = sweep.combined([], sweep.given(swept, embedded()))
+        sweeps = sweep.combined([], sweep.from_options(swept, embedded()))
         methods = sweep.methods(embedded(), objectives, read_settings(settings), sweeps)
         return Run("colours", prompts, methods, seed, models.resolve(str(tiny_weights)), Protocol(views))
 
@@ -79,7 +79,7 @@ def run_of(tiny_weights):
 
 @pytest.fixture(scope="session")
 def undisturbed(tiny_weights, tmp_path_factory) -> Path:
-    """The same run in this process, without faults."""
+    """The run folder of `PROMPTS` and `SMALL`, generated in this process without faults."""
     out = tmp_path_factory.mktemp("undisturbed") / "run"
     arguments = ["bench", *PROMPTS, *SMALL, "--weights", str(tiny_weights), "--executor", "inline", "--out", str(out)]
     result = CliRunner().invoke(app, arguments)

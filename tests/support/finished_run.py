@@ -1,4 +1,4 @@
-"""A run folder as `bench` leaves it, written by hand: real files of every kind, scores told in advance."""
+"""A run folder like one of `bench`, written directly: real files of every kind, with known scores."""
 
 import io
 import json
@@ -25,10 +25,10 @@ def asset() -> Gaussians:
     centres = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 0.75], [0.75, 0.0, 0.0]])
     scales = torch.tensor([0.3, 0.12, 0.12])
     colours = torch.tensor([RED, BLUE, GREEN])
-    cloud = torch.randn(3, 300, 3, generator=torch.Generator().manual_seed(0)) * 0.4 * scales[:, None, None]
-    number = cloud.shape[0] * cloud.shape[1]
+    offsets = torch.randn(3, 300, 3, generator=torch.Generator().manual_seed(0)) * 0.4 * scales[:, None, None]
+    number = offsets.shape[0] * offsets.shape[1]
     return Gaussians(
-        means=(centres[:, None] + cloud).reshape(-1, 3),
+        means=(centres[:, None] + offsets).reshape(-1, 3),
         log_scales=(scales * 0.35).log().repeat_interleave(300)[:, None].expand(number, 3).clone(),
         quats=torch.tensor([1.0, 0, 0, 0]).expand(number, 4).clone(),
         logit_opacities=torch.full((number,), 3.0),
@@ -41,12 +41,12 @@ def recipe(method: str) -> dict:
 
 
 def score(prompt: int, method: int) -> float:
-    """Of CLIP: later methods are worse, by nearly as much on every prompt."""
+    """A CLIP score: each method scores lower than the last, by nearly the same amount on every prompt."""
     return 30.0 + prompt % 7 - method * (1 + 0.01 * prompt)
 
 
 def write(store: Store, weights, prompts, methods, *, failed=(), unfinished=()) -> None:
-    """`failed`, `unfinished`: pairs of the numbers of prompt and method."""
+    """Write the folder. `failed`, `unfinished`: pairs of prompt index and method index."""
     rng = np.random.default_rng(0)
     seen = rng.normal(size=(200, WIDTH)).astype(np.float32)
     weights.mkdir(exist_ok=True)
@@ -94,7 +94,7 @@ def _job(p: int, prompt: str, m: int, method: str) -> dict:
 
 
 def _scored(clip: float, rng: np.random.Generator) -> tuple[dict, bytes]:
-    """One face at the front: the views' scores fall towards the back, and are lowest at 180°."""
+    """Scores of each view, highest at the front and lowest at 180°, and random features."""
     wave = np.cos(np.arange(VIEWS) * 2 * np.pi / VIEWS)
     views = {"clip": clip + 5 * wave, "ir": clip / 10 - 3 + wave, "clip_rprec": np.ones(VIEWS)}
     file = io.BytesIO()
@@ -107,7 +107,7 @@ def _scored(clip: float, rng: np.random.Generator) -> tuple[dict, bytes]:
 
 
 def _frames() -> np.ndarray:
-    """A turntable: a square on white that turns red."""
+    """Turntable frames: a black square on white that turns red."""
     frames = np.full((VIEWS, 32, 32, 3), 255, np.uint8)
     frames[:, 8:24, 8:24] = 0
     frames[:, 8:24, 8:24, 0] = np.linspace(0, 255, VIEWS, dtype=np.uint8)[:, None, None]
@@ -115,5 +115,5 @@ def _frames() -> np.ndarray:
 
 
 def with_spherical_harmonics(gaussians: Gaussians) -> Gaussians:
-    """The same colours, in the terms of degree 1."""
+    """The same colours, with zero spherical harmonics of degree 1 added."""
     return replace(gaussians, sh=torch.cat([gaussians.sh, torch.zeros(len(gaussians.sh), 3, 3)], dim=1))

@@ -143,7 +143,7 @@ def _check_values(values: dict[str, Any]) -> None:
         base = RECIPES.get(recipe, RECIPES["embedded"])()
         for name in sorted({*objectives} - own) or ["sctd"]:
             with_overrides(FOR_OBJECTIVE[name](base), settings(values.get("set_") or []))
-        sweep.given(values.get("sweep") or [], base)
+        sweep.from_options(values.get("sweep") or [], base)
     if values.get("command"):
         check_verb(values["command"])
 

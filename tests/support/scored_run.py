@@ -1,4 +1,4 @@
-"""A run folder as `bench` leaves it, with records written by hand."""
+"""A run folder like one of `bench`, with records written directly."""
 
 import io
 
@@ -24,7 +24,7 @@ def write_reference(folder, seed=99, file="reference.npz"):
 
 
 def write_run(root, weights, objectives=("sctd",), failed=("green",), missing=(), sha256=None):
-    """A folder as `bench` leaves it: three prompts by each objective. `sha256` adds to the judges in its manifest."""
+    """Write a folder with three prompts for each objective. `sha256` adds digests of scorers to its manifest."""
     store = Store(root)
     jobs = [
         {

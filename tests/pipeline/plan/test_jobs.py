@@ -23,7 +23,7 @@ JOB = Job(Prompt("a-cube", "a cube", "cube"), BALL, seed=0, weights="w")
         {"weights": "v"},
     ],
 )
-def test_the_id_changes_with_all_that_can_change_the_asset(change):
+def test_the_id_changes_with_everything_that_can_change_the_asset(change):
     assert replace(JOB, **change).id != JOB.id
 
 
@@ -31,7 +31,7 @@ def test_the_id_changes_with_all_that_can_change_the_asset(change):
     "change",
     [
         {"prompt": Prompt("another-id", "a cube", "cube")},
-        {"prompt": Prompt("a-cube", "a cube", "the short text, which a ball does not read")},
+        {"prompt": Prompt("a-cube", "a cube", "the short text, which a ball does not use")},
         {"recipe": BALL.model_copy(update={"name": "renamed"})},
         {"label": "sctd num_segments=5"},
     ],
@@ -40,15 +40,15 @@ def test_the_id_does_not_change_with_names(change):
     assert replace(JOB, **change).id == JOB.id
 
 
-def test_the_short_text_counts_where_a_cloud_is_made_of_it():
-    cloud = JOB.recipe.model_copy(
+def test_the_short_text_changes_the_id_only_with_point_e():
+    point_e = JOB.recipe.model_copy(
         update={"initialization": JOB.recipe.initialization.model_copy(update={"kind": "point_e"})}
     )
     other = Prompt("a-cube", "a cube", "box")
-    assert replace(JOB, recipe=cloud).id != replace(JOB, recipe=cloud, prompt=other).id
+    assert replace(JOB, recipe=point_e).id != replace(JOB, recipe=point_e, prompt=other).id
 
 
-def test_a_file_to_start_from_counts_by_its_content_not_by_its_place(tmp_path):
+def test_an_initialization_file_changes_the_id_by_its_content_not_its_path(tmp_path):
     def starting_from(name: str, content: bytes) -> str:
         (tmp_path / name).write_bytes(content)
         shape = JOB.recipe.initialization.model_copy(update={"kind": "ply", "path": str(tmp_path / name)})
@@ -57,13 +57,13 @@ def test_a_file_to_start_from_counts_by_its_content_not_by_its_place(tmp_path):
     assert starting_from("a.ply", b"one") == starting_from("b.ply", b"one") != starting_from("b.ply", b"two")
 
 
-def test_the_id_is_sixteen_digits_of_a_canonical_digest():
+def test_the_id_is_16_hexadecimal_digits_of_a_canonical_digest():
     assert len(JOB.id) == 16
     assert set(JOB.id) <= set("0123456789abcdef")
     assert digest({"a": 1, "b": [2, "ß"]}) == digest({"b": [2, "ß"], "a": 1})
 
 
-def test_a_plan_goes_prompt_by_prompt_through_all_methods():
+def test_a_plan_is_ordered_by_prompt_then_method():
     prompts = [Prompt(name, name, name) for name in ("first", "second")]
     methods = [Method("ours", embedded()), Method("sds", sds(embedded()))]
     jobs = plan(prompts, methods, seed=7, weights="w")
@@ -74,7 +74,7 @@ def test_a_plan_goes_prompt_by_prompt_through_all_methods():
     assert len({job.id for job in jobs}) == 4
 
 
-def test_the_memory_of_a_gpu_changes_no_job():
+def test_min_gpu_gib_changes_no_job():
     small, large = (with_overrides(embedded(), {"compute.min_gpu_gib": size}) for size in ("0", "24"))
     assert small != large
     assert without_machine(small) == without_machine(large)

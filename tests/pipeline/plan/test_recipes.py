@@ -6,7 +6,7 @@ from sctd.recipe.methods import FOR_OBJECTIVE
 from sctd.recipe.presets import RECIPES, embedded, paper
 
 
-def test_recipes_by_name():
+def test_bundled_recipes_are_found_by_name():
     assert recipes.named("embedded") == (embedded(), [])
     assert recipes.named("paper") == (paper(), [])
 
@@ -18,7 +18,7 @@ def test_recipes_by_name():
         ("mine.json", '{"iterations": 77, "guidance": {"scale": 10}}'),
     ],
 )
-def test_a_file_changes_what_it_names_and_no_more(tmp_path, name, content):
+def test_a_file_changes_only_the_keys_it_contains(tmp_path, name, content):
     (tmp_path / name).write_text(content)
     base = embedded()
     expected = base.model_copy(
@@ -27,13 +27,13 @@ def test_a_file_changes_what_it_names_and_no_more(tmp_path, name, content):
     assert recipes.named(str(tmp_path / name)) == (expected, [])
 
 
-def test_a_file_names_its_base(tmp_path):
+def test_a_file_can_name_its_base(tmp_path):
     (tmp_path / "mine.yaml").write_text("base: paper\nname: half\niterations: 2500\n")
     expected = paper().model_copy(update={"name": "half", "iterations": 2500})
     assert recipes.named(str(tmp_path / "mine.yaml")) == (expected, [])
 
 
-def test_what_is_no_recipe(tmp_path):
+def test_invalid_recipes_are_errors(tmp_path):
     def refused(content: str) -> str:
         (tmp_path / "r.yaml").write_text(content)
         with pytest.raises(UserError) as caught:
@@ -41,7 +41,9 @@ def test_what_is_no_recipe(tmp_path):
         return str(caught.value).replace(f"{tmp_path}/", "")
 
     assert refused("iterations: [").startswith("r.yaml cannot be read as a recipe (while parsing")
-    assert refused("- 1") == "r.yaml holds no keys; write a recipe's keys and values in YAML, as in 'iterations: 300'."
+    assert (
+        refused("- 1") == "r.yaml contains no keys; write a recipe's keys and values in YAML, as in 'iterations: 300'."
+    )
     assert refused("base: papr") == f"r.yaml: there is no base 'papr'; choose from {', '.join(RECIPES)}."
     assert refused("iteration: 3") == "r.yaml: unknown recipe key 'iteration'; the nearest is 'iterations'."
     assert refused("iterations: 0") == (
@@ -55,7 +57,7 @@ def test_what_is_no_recipe(tmp_path):
     )
 
 
-def test_objectives_are_read_once_each_and_unknown_ones_refused():
+def test_objectives_are_deduplicated_and_unknown_ones_are_errors():
     assert recipes.objectives("sctd, sds,sctd") == ["sctd", "sds"]
     with pytest.raises(UserError) as caught:
         recipes.objectives("sctd,sdss")
@@ -63,7 +65,7 @@ def test_objectives_are_read_once_each_and_unknown_ones_refused():
     assert str(caught.value) == f"There is no objective 'sdss'; choose from {known}; the nearest is 'sds'."
 
 
-def test_each_objective_brings_its_settings_and_set_overrides_them():
+def test_objectives_change_settings_and_set_overrides_them():
     settings = recipes.settings(["iterations=9", "noise.offset = 0.5"])
     ours, theirs = (method.recipe for method in sweep.methods(embedded(), ["sctd", "sds"], settings))
     assert (ours.objective.name, theirs.objective.name) == ("sctd", "sds")
@@ -80,7 +82,7 @@ def test_each_objective_brings_its_settings_and_set_overrides_them():
         ("iterations=0", "--set: recipe key 'iterations' is '0': it should be greater than or equal to 1."),
     ],
 )
-def test_a_wrong_setting_is_one_sentence(setting, message):
+def test_an_invalid_setting_is_an_error(setting, message):
     with pytest.raises(UserError) as caught:
         sweep.methods(embedded(), ["sctd"], recipes.settings([setting]))
     assert str(caught.value) == message

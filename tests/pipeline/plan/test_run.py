@@ -8,7 +8,7 @@ from pipeline.plan.protocol import Protocol
 from pipeline.plan.run import Run, token_counter
 
 
-def test_the_default_folder_is_named_by_all_that_decides_the_numbers(run_of):
+def test_the_default_folder_name_depends_on_all_settings_that_change_results(run_of):
     name = run_of().name
     assert name.startswith("colours-sctd-")
     assert run_of().name == name
@@ -22,7 +22,7 @@ def test_the_default_folder_is_named_by_all_that_decides_the_numbers(run_of):
     assert len({name, *(run.name for run in others)}) == 6
 
 
-def test_tokens_are_counted_as_the_prior_counts_them(run_of, tiny_weights):
+def test_token_counts_equal_those_of_the_prior(run_of, tiny_weights):
     from sctd.prior.stable_diffusion import StableDiffusionPrior
 
     count, most = token_counter(run_of().weights)
@@ -32,46 +32,46 @@ def test_tokens_are_counted_as_the_prior_counts_them(run_of, tiny_weights):
     assert most == prior.max_tokens
 
 
-def test_a_prompt_longer_than_the_prior_reads_is_refused_with_its_view_words(run_of):
-    """Tiny's tokens are characters: 12 of 'a DSLR photo of', 13 of ', overhead view', and two ends leave 37 of 64."""
-    run_of(texts=("x" * 37,)).check(judged=True)
+def test_a_prompt_too_long_for_the_prior_with_view_words_is_an_error(run_of):
+    """The tiny prior's tokens are characters. The template, ', overhead view' and two end tokens leave 37 of 64."""
+    run_of(texts=("x" * 37,)).check(scored=True)
     with pytest.raises(UserError) as caught:
-        run_of(texts=("x" * 38,)).check(judged=True)
+        run_of(texts=("x" * 38,)).check(scored=True)
     assert str(caught.value) == (
-        f"The prompt {'x' * 38!r} comes to 65 tokens with its view words, and this prior reads 64: shorten it."
+        f"The prompt {'x' * 38!r} has 65 tokens with its view words, but this prior reads at most 64; shorten it."
     )
 
 
 @pytest.mark.parametrize(("views", "given"), [(0, "0"), (-3, "-3"), (1001, "1001")])
-def test_a_number_of_views_that_cannot_be_meant(run_of, views, given):
+def test_a_number_of_views_out_of_range_is_an_error(run_of, views, given):
     with pytest.raises(UserError) as caught:
-        replace(run_of(), protocol=Protocol(views)).check(judged=True)
+        replace(run_of(), protocol=Protocol(views)).check(scored=True)
     assert str(caught.value) == f"--views is {given}; give 1 to 1000, or 120 to follow the paper."
 
 
-def test_a_seed_that_cannot_be_meant(run_of):
+def test_a_negative_seed_is_an_error(run_of):
     with pytest.raises(UserError, match=r"^--seed is -1; give a whole number from 0 to 2\^63 - 1\.$"):
-        run_of(seed=-1).check(judged=True)
+        run_of(seed=-1).check(scored=True)
 
 
-def test_a_recipe_that_begins_with_a_cloud_needs_the_model_of_clouds(run_of):
+def test_initialization_by_point_e_needs_its_model(run_of):
     with pytest.raises(
         UserError,
         match=r"^There is no shape \(Point-E base, 40M, text vectors\) in \S+; run segmentdreamer weights fetch shape ",
     ):
-        run_of(settings=["initialization.kind=point_e"]).check(judged=True)
+        run_of(settings=["initialization.kind=point_e"]).check(scored=True)
 
 
-def test_judges_are_needed_only_to_judge(run_of, tmp_path, tiny_weights):
+def test_scorers_are_needed_only_for_scoring(run_of, tmp_path, tiny_weights):
     (tmp_path / "prior").symlink_to(tiny_weights / "prior")
     run = run_of()
     alone = replace(run, weights=replace(run.weights, folder=tmp_path))
-    alone.check(judged=False)
+    alone.check(scored=False)
     with pytest.raises(UserError, match=r"^There is no scorer \(.*\), reward \(.*\) and reference \(.*\) in"):
-        alone.check(judged=True)
+        alone.check(scored=True)
 
 
-def test_the_space_asked_for_grows_with_the_assets(run_of):
+def test_needed_bytes_grow_with_the_assets(run_of):
     run = run_of()
     settings = (["initialization.kind=ball", f"initialization.count={count}"] for count in (1000, 100_000))
     small, large = (run_of(settings=its_settings).jobs for its_settings in settings)
@@ -80,7 +80,7 @@ def test_the_space_asked_for_grows_with_the_assets(run_of):
 
 
 def controlled(run: Run, folder: Path) -> Run:
-    """The run with weights that hold a ControlNet, too, or what stands for one here."""
+    """The run with a stand-in for a ControlNet added to its weights."""
     for part in run.weights.folder.iterdir():
         (folder / part.name).symlink_to(part)
     (folder / "control").mkdir()
@@ -88,15 +88,15 @@ def controlled(run: Run, folder: Path) -> Run:
     return replace(run, weights=replace(run.weights, folder=folder))
 
 
-def test_a_recipe_with_a_control_needs_its_model(run_of, tmp_path):
+def test_a_recipe_with_control_needs_a_controlnet(run_of, tmp_path):
     run = run_of(settings=["initialization.kind=ball", "guidance.control=depth"])
     with pytest.raises(UserError, match=r"^There is no control in \S+; put a model of your own into control/"):
-        run.check(judged=True)
-    controlled(run, tmp_path).check(judged=True)
+        run.check(scored=True)
+    controlled(run, tmp_path).check(scored=True)
 
 
-def test_a_control_changes_the_ids_of_no_other_jobs(run_of, tmp_path):
-    """Neither its being there nor its being used by another row of the same board."""
+def test_a_controlnet_does_not_change_the_ids_of_other_jobs(run_of, tmp_path):
+    """Neither if it is in the weights folder nor if another row of the leaderboard uses it."""
     alone = [job.id for job in run_of().jobs]
     run = controlled(run_of(swept=["guidance.control=none,depth"]), tmp_path)
     plain = [job for job in run.jobs if job.recipe.guidance.control == "none"]
@@ -138,19 +138,19 @@ def test_a_control_changes_the_ids_of_no_other_jobs(run_of, tmp_path):
         ("mesh", "cut.glb", b"glTF", "initialization.path {path}: The file cannot be read as .glb ("),
     ],
 )
-def test_a_file_to_start_from_is_read_before_any_work(run_of, tmp_path, kind, name, content, message):
+def test_initialization_files_are_checked_before_any_work(run_of, tmp_path, kind, name, content, message):
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
     run = run_of(objectives=("sctd", "sds"), settings=[f"initialization.kind={kind}", f"initialization.path={path}"])
     with pytest.raises(UserError) as caught:
-        run.check(judged=False)
-    assert str(caught.value).startswith("No shape to start from: " + message.format(path=path))
+        run.check(scored=False)
+    assert str(caught.value).startswith("Initialization failed: " + message.format(path=path))
     assert str(caught.value)[-2:] not in ("..", ";.")
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_can_be_started_from_is_accepted(run_of, tmp_path):
+def test_a_valid_initialization_file_is_accepted(run_of, tmp_path):
     path = tmp_path / "triangle.obj"
     path.write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
-    run_of(settings=["initialization.kind=mesh", f"initialization.path={path}"]).check(judged=True)
+    run_of(settings=["initialization.kind=mesh", f"initialization.path={path}"]).check(scored=True)

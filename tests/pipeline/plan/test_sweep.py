@@ -1,4 +1,4 @@
-"""Sweeps as values: products, labels, refusals, files. No model is loaded here."""
+"""Sweeps: products, labels, errors and files. No model is loaded."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tests.support.paths import EXAMPLES
 
 
 def methods(*options, objectives=("sctd",), settings=(), saved=()):
-    sweeps = sweep.combined(list(saved), sweep.given(options, embedded()))
+    sweeps = sweep.combined(list(saved), sweep.from_options(options, embedded()))
     return sweep.methods(embedded(), objectives, recipes.settings(settings), sweeps)
 
 
@@ -47,7 +47,7 @@ def test_a_sweep_is_the_product_of_its_values_for_every_objective():
     assert [job.method for job in jobs] == [m.label for m in found] * 2
 
 
-def test_a_cell_makes_the_same_asset_as_its_settings_do_without_a_sweep():
+def test_a_cell_has_the_same_job_id_as_its_settings_without_a_sweep():
     prompt = [Prompt("a", "a", "a")]
     cell = plan(prompt, methods("guidance.scale=10,20"), 0, "w")[0]
     alone = plan(prompt, methods(settings=["guidance.scale=10"]), 0, "w")[0]
@@ -55,7 +55,7 @@ def test_a_cell_makes_the_same_asset_as_its_settings_do_without_a_sweep():
     assert (cell.method, alone.method) == ("sctd scale=10", "sctd")
 
 
-def test_a_function_of_a_file_is_a_method_called_by_its_name(tmp_path):
+def test_a_custom_objective_is_a_method_labelled_by_its_function(tmp_path):
     own = f"{EXAMPLES / 'my_objective.py'}:csd"
     assert recipes.objectives(f"sds, {own}") == ["sds", own]
     found = methods("guidance.scale=5,10", objectives=("sds", own))
@@ -64,20 +64,18 @@ def test_a_function_of_a_file_is_a_method_called_by_its_name(tmp_path):
     (tmp_path / "empty.py").write_text("")
     message = refused(objectives=(f"{tmp_path}/empty.py:f",))
     assert message == f"--objective: {tmp_path}/empty.py has no function 'f'; define it, or name another."
-    with pytest.raises(
-        UserError, match=r"^--objective a.py names a file; name a function in it, too: a.py:FUNCTION\.$"
-    ):
+    with pytest.raises(UserError, match=r"^--objective a.py names a file without a function; write a.py:FUNCTION\.$"):
         recipes.objectives("sds,a.py")
 
 
-def test_without_a_sweep_a_method_is_called_as_it_was_chosen():
+def test_without_a_sweep_the_label_is_the_name_as_chosen():
     assert [(m.label, dict(m.swept)) for m in methods(objectives=("sctd", "sds"))] == [("sctd", {}), ("sds", {})]
     assert [m.label for m in methods(objectives=FOR_OBJECTIVE)] == list(FOR_OBJECTIVE)
     (mine,) = sweep.methods(methods(objectives=["sds"])[0].recipe, ["sctd"], {})
-    assert mine.label == "sds", "what the recipe's file says, not the default of --objective"
+    assert mine.label == "sds", "the objective of the recipe file, not the default of --objective"
 
 
-def test_keys_are_told_by_the_shortest_tail_that_is_theirs_alone():
+def test_labels_use_the_shortest_unique_suffix_of_each_key():
     assert sweep.short_names(["times.num_segments", "times.segments", "iterations"]) == {
         "times.num_segments": "num_segments", "times.segments": "segments", "iterations": "iterations",
     }  # fmt: skip
@@ -85,7 +83,7 @@ def test_keys_are_told_by_the_shortest_tail_that_is_theirs_alone():
     assert list(sweep.short_names(swept).values()) == ["guidance.scale", "bounds.scale", "means.start", "quats.start"]
 
 
-def test_values_that_hold_commas_are_parted_by_semicolons():
+def test_values_that_contain_commas_are_separated_by_semicolons():
     found = methods("cameras.radius=2.8,3.5;2.60,3.2", "guidance.negative_prompt=;ugly, bad")
     assert [m.recipe.cameras.radius for m in found[::2]] == [(2.8, 3.5), (2.6, 3.2)]
     assert [m.recipe.guidance.negative_prompt for m in found[:2]] == ["", "ugly, bad"]
@@ -113,76 +111,76 @@ def test_values_that_hold_commas_are_parted_by_semicolons():
         ),
         (
             ["cameras.radius=2.8,3.5"],
-            ("--sweep cameras.radius=2.8,3.5 does not tell its pairs apart; part them by ';' and quote the whole, as "
-            "in --sweep 'cameras.radius=1,2;3,4', or 'cameras.radius=1,2;' for one."),
+            ("--sweep cameras.radius=2.8,3.5 has pairs without a separator; separate them with ';' and quote the "
+            "argument, as in --sweep 'cameras.radius=1,2;3,4', or 'cameras.radius=1,2;' for one pair."),
         ),
         (
             ["objective.name=sctd,sds"],
-            ("--sweep: an objective brings its own settings and is not swept; write --objective, as in --objective "
-            "sctd,sds."),
+            ("--sweep: objective.name cannot be swept, because objectives change other keys, too; use --objective, as "
+            "in --objective sctd,sds."),
         ),
         (
             ["times.segments=equal,increasing", "times.num_segments=1,3"],
-            ("No recipe can be the cell 'sctd segments=increasing num_segments=1': recipe key 'times': growing "
+            ("The sweep cell 'sctd segments=increasing num_segments=1' is invalid: recipe key 'times': growing "
             "segments need at least 2 of them, not 1: use equal segments for one."),
         ),
         (
             ["times.segments=increasing", "times.num_segments=3,10", "times.threshold=150"],
-            ("No recipe can be the cell 'sctd segments=increasing num_segments=10 threshold=150': recipe key 'times': "
+            ("The sweep cell 'sctd segments=increasing num_segments=10 threshold=150' is invalid: recipe key 'times': "
             "10 segments of which the first is 150 steps long would shrink to fit 1000 steps: use at most 6 segments "
             "or a first segment of at most 100 steps."),
         ),
         (
             ["iterations=5,"],
-            ("No recipe can be the cell \"sctd iterations=''\": recipe key 'iterations' is '': it should be a valid "
+            ("The sweep cell \"sctd iterations=''\" is invalid: recipe key 'iterations' is '': it should be a valid "
             "integer, unable to parse string as an integer."),
         ),
         (
             ["guidance.scale=7.5,10,7.50"],
-            "'sctd scale=7.5' and 'sctd scale=7.5' would make the same assets; leave out one of them.",
+            "'sctd scale=7.5' and 'sctd scale=7.5' would generate the same assets; remove one of them.",
         ),
         (
             ["name=one,two"],
-            "'sctd name=one' and 'sctd name=two' would make the same assets; leave out one of them.",
+            "'sctd name=one' and 'sctd name=two' would generate the same assets; remove one of them.",
         ),
     ],
 )  # fmt: skip
-def test_a_wrong_sweep_is_one_sentence(options, message):
+def test_an_invalid_sweep_is_an_error(options, message):
     assert refused(*options) == message
 
 
-def test_set_and_sweep_do_not_speak_of_the_same_key():
+def test_a_key_cannot_be_both_set_and_swept():
     assert refused("iterations=1,2", settings=["iterations=3"]) == (
-        "--set iterations is swept, too; leave out one of them."
+        "--set iterations is also swept; remove one of them."
     )
     assert refused("iterations=1,2", settings=["iteration=3"]) == (
         "--set: unknown recipe key 'iteration'; the nearest is 'iterations'."
     )
     assert refused("iterations=1,2", saved=[{"iterations": [3]}]) == (
-        "--sweep iterations is swept by the recipe's file, too; leave out one of them."
+        "--sweep iterations is also swept in the recipe file; remove one of them."
     )
 
 
-def test_two_recipes_of_one_name_are_refused():
+def test_two_methods_with_the_same_label_are_an_error():
     message = refused(objectives=("sctd", "sds"), settings=["objective.name=sds"])
-    assert message == "Two recipes would be called 'sds'; choose objectives by --objective alone."
+    assert message == "Two methods would have the label 'sds'; choose objectives only with --objective."
 
 
-def test_an_objective_that_does_not_go_with_the_recipe():
+def test_an_objective_incompatible_with_the_recipe_is_an_error():
     base = with_overrides(embedded(), {"times.start_high": 650})
     with pytest.raises(
-        UserError, match=r"^--objective cds does not go with the recipe: .*expected low < high <= start"
+        UserError, match=r"^--objective cds is incompatible with the recipe: .*expected low < high <= start"
     ):
         sweep.methods(base, ["cds"], {})
 
 
-def test_settings_are_checked_with_the_cell_they_stand_in():
-    """Five segments of at least 300 do not fit, the cells' two and three do."""
+def test_settings_are_checked_in_each_cell():
+    """Five segments of at least 300 steps do not fit, but the two and three of the cells do."""
     found = methods("times.num_segments=2,3", settings=["times.segments=increasing", "times.threshold=300"])
     assert [m.recipe.times.edges()[:2] for m in found] == [(0, 300), (0, 300)]
 
 
-def test_a_file_holds_a_product_or_several_side_by_side(tmp_path):
+def test_a_file_can_hold_one_product_or_several(tmp_path):
     one = saved(tmp_path, "iterations: 7\nsweep:\n  times: {num_segments: [1, 5]}\n  guidance.scale: 10\n")
     assert one.recipe.iterations == 7
     assert one.sweeps == [{"times.num_segments": [1, 5], "guidance.scale": [10]}]
@@ -202,32 +200,34 @@ def test_a_file_holds_a_product_or_several_side_by_side(tmp_path):
     [
         (
             "sweep: [1, 3]",
-            "sweep is 1; expected keys with lists of values, as in 'times.num_segments: [1, 3, 5]', or a list of such.",
+            ("sweep is 1; expected keys with lists of values, as in 'times.num_segments: [1, 3, 5]', or a list of such "
+            "mappings."),
         ),
         (
             "sweep: []",
             ("sweep is []; expected keys with lists of values, as in 'times.num_segments: [1, 3, 5]', or a list of "
-            "such."),
+            "such mappings."),
         ),
-        ("sweep: {iterations: []}", "sweep iterations is []; expected a list of values, each as the recipe's."),
+        ("sweep: {iterations: []}", "sweep iterations is []; expected a list of values of the recipe key's type."),
         (
             "sweep: {cameras.radius: [2.8, 3.5]}",
-            "sweep cameras.radius is [2.8, 3.5]; expected a list of values, each as the recipe's.",
+            "sweep cameras.radius is [2.8, 3.5]; expected a list of values of the recipe key's type.",
         ),
         ("sweep: {iteration: [1]}", "unknown recipe key 'iteration'; the nearest is 'iterations'."),
         (
             "sweep: {objective.name: [sctd, sds]}",
-            ("an objective brings its own settings and is not swept; write --objective, as in --objective sctd,sds."),
+            ("objective.name cannot be swept, because objectives change other keys, too; use --objective, as in "
+            "--objective sctd,sds."),
         ),
     ],
 )  # fmt: skip
-def test_a_wrong_sweep_in_a_file_is_named_with_its_file(tmp_path, text, message):
+def test_an_invalid_sweep_in_a_file_is_an_error_that_names_the_file(tmp_path, text, message):
     with pytest.raises(UserError) as caught:
         saved(tmp_path, text)
     assert str(caught.value) == f"{tmp_path}/s.yaml: {message}"
 
 
-def test_figure_6_is_every_cell_that_can_be():
+def test_figure_6_has_every_valid_cell():
     base, sweeps = recipes.named(str(EXAMPLES / "figure6.yaml"))
     found = sweep.methods(base, ["sctd"], recipes.settings(["iterations=12"]), sweeps)
     cells = {(m.recipe.times.segments, m.recipe.times.num_segments, m.recipe.times.threshold) for m in found}
@@ -240,7 +240,7 @@ def test_figure_6_is_every_cell_that_can_be():
     assert {m.recipe.iterations for m in found} == {12}
 
 
-def test_figure_7_is_with_and_without_the_approximation():
+def test_figure_7_compares_with_and_without_the_approximation():
     base, sweeps = recipes.named(str(EXAMPLES / "figure7.yaml"))
     found = sweep.methods(base, ["sctd"], recipes.settings(["iterations=12"]), sweeps)
     assert [m.label for m in found] == ["sctd approximation=true", "sctd approximation=false"]

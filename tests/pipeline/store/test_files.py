@@ -1,4 +1,4 @@
-"""The same facts of a folder, of memory and of a real S3 server."""
+"""File operations on a folder, on memory and on a real S3 server."""
 
 import uuid
 from pathlib import Path
@@ -24,7 +24,7 @@ def test_a_file_is_written_read_moved_and_removed(root):
     assert files.read(root / "a" / "b") == b"abcdefghij"
     assert files.head(root / "a" / "b", 4) == b"abcd"
     files.move(root / "a" / "b", root / "c")
-    files.move(root / "a" / "b", root / "c")  # somebody was faster
+    files.move(root / "a" / "b", root / "c")  # already moved by another process
     assert files.read(root / "c") == b"abcdefghij"
     assert files.sizes(root) == [10]
     files.remove(root / "c")
@@ -36,22 +36,22 @@ def test_a_file_is_written_read_moved_and_removed(root):
         files.move(root / "c", root / "d")
 
 
-def test_of_several_who_create_a_file_one_does(root):
+def test_only_the_first_create_of_a_file_succeeds(root):
     assert files.create(root / "a" / "b", b"first")
     assert not files.create(root / "a" / "b", b"second")
     assert files.read(root / "a" / "b") == b"first"
     assert files.sizes(root) == [5]
 
 
-def test_a_path_that_holds_strange_words_stays_one(root):
+def test_special_characters_in_a_path_are_kept(root):
     files.put(root / "a b#c?d%20e" / "ä", b"x")
     assert files.read(root / "a b#c?d%20e" / "ä") == b"x"
     assert [path.name for path in (root / "a b#c?d%20e").glob("*")] == ["ä"]
 
 
 @pytest.fixture
-def stuttering(monkeypatch):
-    """A path of memory whose writes fail as often as `errors[0]` says, and the waits in between."""
+def failing_store(monkeypatch):
+    """A path in memory whose next `errors[0]` writes fail, the errors left, and the waits between retries."""
     memory, errors, waits = fsspec.get_filesystem_class("memory"), [0], []
     write = memory.pipe_file
 
@@ -63,19 +63,19 @@ def stuttering(monkeypatch):
 
     monkeypatch.setattr(memory, "pipe_file", pipe_file)
     monkeypatch.setattr(files.time, "sleep", waits.append)
-    return files.place("memory://stuttering"), errors, waits
+    return files.place("memory://failing_store"), errors, waits
 
 
-def test_a_store_that_stutters_is_asked_again_ever_later(stuttering):
-    path, errors, waits = stuttering
+def test_transient_errors_of_a_store_are_retried_with_growing_waits(failing_store):
+    path, errors, waits = failing_store
     errors[0] = 4
     files.put(path / "a", b"x")
     assert files.read(path / "a") == b"x"
     assert waits == [0.5, 1.0, 2.0, 4.0]
 
 
-def test_a_store_that_is_down_is_an_error_of_storage_with_its_reason(stuttering):
-    path, errors, _ = stuttering
+def test_a_store_that_is_down_raises_oserror_with_the_reason(failing_store):
+    path, errors, _ = failing_store
     errors[0] = 99
     with pytest.raises(OSError, match=r"a: RuntimeError: 503 Slow Down$"):
         files.put(path / "a", b"x")
@@ -98,12 +98,15 @@ def test_places(tmp_path, monkeypatch):
     [
         (
             "ftp://host/a",
-            "ftp://host/a is no place for runs, as ftp writes files in pieces; give a folder or s3://, gs://.",
+            (
+                "ftp://host/a cannot hold runs, because ftp does not write files atomically; give a folder or an "
+                "s3:// or gs:// URL."
+            ),
         ),
-        ("s4://host/a", "s4://host/a begins with s4://, which fsspec does not know; give s3:// or gs://."),
+        ("s4://host/a", "s4://host/a starts with s4://, which fsspec does not support; give an s3:// or gs:// URL."),
     ],
 )
-def test_places_that_cannot_be_meant(url, message):
+def test_unsupported_places_are_errors(url, message):
     with pytest.raises(UserError) as caught:
         files.place(url)
     assert str(caught.value) == message
@@ -122,8 +125,8 @@ def test_a_store_whose_client_is_not_installed_names_the_extra(url, package, ext
     )
 
 
-def test_a_copy_over_another_name_of_the_same_file_leaves_nothing_beside(tmp_path):
-    """Between two names of one file a rename does nothing: as after a kill between a copy and what follows."""
+def test_copying_a_file_over_a_link_to_it_leaves_no_temporary_file(tmp_path):
+    """As after a kill between a copy and the next write: a rename between two links to one file does nothing."""
     (tmp_path / "checkpoint").write_bytes(b"state")
     for _ in range(2):
         files.copy(tmp_path / "checkpoint", tmp_path / "checkpoint-before")

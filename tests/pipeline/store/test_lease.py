@@ -1,4 +1,4 @@
-"""One driver a run folder, wherever it lies: fault 8 of docs/cluster.md."""
+"""The write lease: one driver per run folder, on any storage. Fault 8 of docs/cluster.md."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from pipeline.store import files, lease
 from pipeline.store.lease import LeaseError, held
 from pipeline.store.run_folder import Store
 
-SOON = 1.2  # seconds that a lease lasts here
+SECONDS = 1.2  # duration of a lease in these tests
 
 
 @pytest.fixture(params=["folder", "memory", "s3"])
@@ -26,7 +26,7 @@ def root(request, tmp_path):
 
 @pytest.fixture
 def elsewhere(monkeypatch):
-    """Whoever asks now is a process of another host."""
+    """A function that makes this process appear to run on another host."""
 
     def go():
         monkeypatch.setattr(lease.socket, "gethostname", lambda: "elsewhere")
@@ -34,11 +34,11 @@ def elsewhere(monkeypatch):
     return go
 
 
-def hold(root, said=None, alone=False):
-    return held(root, "--out", (said if said is not None else []).append, alone=alone, seconds=SOON)
+def hold(root, reports=None, alone=False):
+    return held(root, "--out", (reports if reports is not None else []).append, alone=alone, seconds=SECONDS)
 
 
-def test_a_lease_leaves_no_trace(root):
+def test_a_released_lease_leaves_no_file(root):
     with hold(root) as mine:
         mine.check()
         assert lease.holder(root)["pid"] == os.getpid()
@@ -48,26 +48,26 @@ def test_a_lease_leaves_no_trace(root):
 
 
 def test_fault_8_a_second_driver_is_refused_while_the_first_renews(root, elsewhere):
-    said, host = [], os.uname().nodename
+    reports, host = [], os.uname().nodename
     with hold(root) as mine:
         elsewhere()
-        with pytest.raises(UserError) as caught, hold(root, said):
+        with pytest.raises(UserError) as caught, hold(root, reports):
             pass
         mine.check()
     who = f"process {os.getpid()} on "
     assert str(caught.value).startswith(f"{root} is in use by {who}")
     assert str(caught.value).endswith("; wait for it to end, or choose another --out.")
-    assert said == [f"{root} is held by {who}{host}; waiting up to 1 s to see whether that still works"]
+    assert reports == [f"{root} is in use by {who}{host}; waiting up to 1 s for its write lease to expire"]
 
 
-def dead(root, epoch=1, **about):
-    """A lease that nobody renews."""
+def abandoned(root, epoch=1, **about):
+    """Write a lease that is never renewed."""
     about = {"epoch": epoch, "token": "t", "host": "gone", "namespace": "", "pid": 7} | about
     files.put(root / ".lease" / f"{epoch:06}.json", json.dumps(about).encode())
 
 
-def test_fault_8_a_lease_that_ran_out_is_taken_over_and_its_holder_writes_no_more(root, monkeypatch):
-    monkeypatch.setattr(lease.Lease, "renew", lambda self: None)  # it hangs: nobody renews
+def test_fault_8_an_expired_lease_is_taken_over_and_its_holder_cannot_write(root, monkeypatch):
+    monkeypatch.setattr(lease.Lease, "renew", lambda self: None)  # as if its thread hung
     store = Store(root)
     with store.locked() as first:
         first.write_record({"job_id": "a", "status": "done"})
@@ -77,41 +77,41 @@ def test_fault_8_a_lease_that_ran_out_is_taken_over_and_its_holder_writes_no_mor
                 assert second.epoch == 2
                 with pytest.raises(LeaseError) as caught:
                     first.write_record({"job_id": "a", "status": "failed"})
-                replaced = f"{root} was taken over by process {os.getpid()} on elsewhere; this command stops, and what"
+                replaced = f"{root} was taken over by process {os.getpid()} on elsewhere. This command stops, and"
                 assert str(caught.value).startswith(replaced)
         with pytest.raises(LeaseError, match="taken over by a command that has ended"):
             first.write_record({"job_id": "a", "status": "failed"})
     assert store.record("a") == {"job_id": "a", "status": "done"}
 
 
-def test_of_a_process_of_this_machine_that_is_no_more_nothing_is_awaited(root, monkeypatch):
+def test_the_lease_of_an_exited_process_of_this_machine_is_taken_over_at_once(root, monkeypatch):
     monkeypatch.setattr(lease.time, "sleep", lambda _: pytest.fail("it waited"))
     pid = os.fork()
     if pid == 0:
         os._exit(0)
     os.waitpid(pid, 0)
-    dead(root, 4, host=os.uname().nodename, namespace=os.readlink("/proc/self/ns/pid"), pid=pid)
+    abandoned(root, 4, host=os.uname().nodename, namespace=os.readlink("/proc/self/ns/pid"), pid=pid)
     with hold(root) as mine:
         assert mine.epoch == 5
 
 
-def test_a_process_of_the_same_number_in_another_container_counts_as_alive(root):
-    said = []
-    dead(root, host=os.uname().nodename, namespace="pid:[1]", pid=2**22)
-    with hold(root, said):
-        assert len(said) == 1
+def test_a_process_in_another_container_counts_as_running(root):
+    reports = []
+    abandoned(root, host=os.uname().nodename, namespace="pid:[1]", pid=2**22)
+    with hold(root, reports):
+        assert len(reports) == 1
 
 
-def test_of_several_who_take_over_one_holds(root):
-    dead(root)
-    ends, begin = [], threading.Barrier(3)
+def test_only_one_of_several_commands_takes_over(root):
+    abandoned(root)
+    ends, start = [], threading.Barrier(3)
 
     def take():
-        begin.wait()
+        start.wait()
         try:
             with hold(root) as mine:
                 ends.append("held")
-                time.sleep(SOON)
+                time.sleep(SECONDS)
                 mine.check()
         except UserError as error:
             ends.append(str(error))
@@ -125,14 +125,16 @@ def test_of_several_who_take_over_one_holds(root):
     assert sum("is in use by" in end for end in ends) == 2
 
 
-def test_who_could_not_renew_in_time_writes_no_more(tmp_path):
+def test_a_holder_that_could_not_renew_in_time_cannot_write(tmp_path):
     with hold(tmp_path) as mine:
-        mine.renewed -= 2 * SOON
-        with pytest.raises(LeaseError, match=r"was not renewed for 1 s, so another may have begun; see that "):
+        mine.renewed -= 2 * SECONDS
+        with pytest.raises(
+            LeaseError, match=r"was not renewed for 1 s, so another command may have started. Make sure "
+        ):
             mine.check()
 
 
-def test_where_the_file_system_has_no_locks_the_lease_stands_alone(tmp_path, monkeypatch):
+def test_the_lease_works_without_file_system_locks(tmp_path, monkeypatch):
     import errno
     import fcntl
 

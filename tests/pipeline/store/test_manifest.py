@@ -9,13 +9,13 @@ from pipeline.store.run_folder import Store
 
 @pytest.fixture
 def store(tmp_path, run_of) -> Store:
-    """A folder made by the default small run."""
+    """A run folder of the default small run."""
     store = Store(tmp_path / "folder")
     store.write_json(store.root / "run.json", manifest.describe(store, run_of(), ["bench", "--limit", "2"]))
     return store
 
 
-def test_a_manifest_tells_what_was_run_with_what_on_what(store):
+def test_manifest_has_settings_jobs_weights_and_the_session(store):
     written = manifest.read(store)
     assert written["run_id"] == "folder"
     assert written["recipes"]["sctd"]["iterations"] == 4
@@ -28,7 +28,7 @@ def test_a_manifest_tells_what_was_run_with_what_on_what(store):
     assert session["commit"] is None or len(session["commit"].rstrip("+")) == 40
 
 
-def test_the_same_settings_and_a_superset_may_go_on(store, run_of):
+def test_a_run_resumes_with_the_same_settings_or_more_jobs(store, run_of):
     for run in (
         run_of(),
         run_of(texts=("a green cube", "a blue ball", "a red cube")),
@@ -40,28 +40,28 @@ def test_the_same_settings_and_a_superset_may_go_on(store, run_of):
 @pytest.mark.parametrize(
     ("options", "difference"),
     [
-        ({"texts": ("a red cube",)}, "1 of its jobs are left out now, first 'a blue ball'"),
-        ({"objectives": ("sds",)}, "its methods are sctd, these are sds"),
-        ({"settings": ["iterations=5", "initialization.kind=ball"]}, "its iterations is 4, this one 5"),
-        ({"seed": 3}, "its seed is 0, this one 3"),
-        ({"views": 9}, "its views is 4, this one 9"),
+        ({"texts": ("a red cube",)}, "1 of its jobs are missing now, first 'a blue ball'"),
+        ({"objectives": ("sds",)}, "methods sctd, now sds"),
+        ({"settings": ["iterations=5", "initialization.kind=ball"]}, "iterations 4, now 5"),
+        ({"seed": 3}, "seed 0, now 3"),
+        ({"views": 9}, "views 4, now 9"),
     ],
 )
-def test_other_settings_are_refused_with_the_first_difference(store, run_of, options, difference):
+def test_other_settings_are_an_error_with_the_first_difference(store, run_of, options, difference):
     with pytest.raises(UserError) as caught:
         manifest.check_same(store, run_of(**options))
     assert str(caught.value) == (
-        f"{store.root} was made with other settings: {difference}; use those, or choose another --out."
+        f"{store.root} was generated with other settings: {difference}; use those, or choose another --out."
     )
 
 
-def test_a_folder_without_a_run_is_named(tmp_path):
+def test_a_folder_without_a_run_is_an_error(tmp_path):
     with pytest.raises(UserError) as caught:
         manifest.read(Store(tmp_path))
-    assert str(caught.value) == f"{tmp_path} holds no run (no run.json); give the folder that a bench wrote."
+    assert str(caught.value) == f"{tmp_path} contains no run (no run.json); give the run folder of a bench."
 
 
-def test_the_commit_of_somebody_elses_repository_is_not_ours(tmp_path, monkeypatch):
+def test_the_commit_of_a_surrounding_repository_is_ignored(tmp_path, monkeypatch):
     inside = tmp_path / "venv" / "pipeline" / "store" / "manifest.py"
     monkeypatch.setattr(manifest, "__file__", str(inside))
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""A run folder in an object store: a real S3 server of this machine, and memory."""
+"""Run folders in object stores: a real S3 server on this machine, and memory."""
 
 import io
 import json
@@ -36,7 +36,7 @@ def invoke(*arguments):
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    """What does not tell the time, by its place in the run."""
+    """The outputs that are the same in every run, by item and file name."""
     places = [path for name in ("asset.ply", "contact.png", "turntable.mp4") for path in root.glob(f"items/*/{name}")]
     return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in places}
 
@@ -46,7 +46,7 @@ def scores(root: Path) -> dict[str, object]:
     return {record["job_id"]: record["scores"] for record in records}
 
 
-def test_every_verb_works_in_a_bucket_as_in_a_folder(s3, tiny_weights, tmp_path):
+def test_commands_give_the_same_results_in_a_bucket_as_in_a_folder(s3, tiny_weights, tmp_path):
     folder, bucket = tmp_path / "run", files.place(f"{s3}/verbs/run")
     for out in (folder, bucket):
         options = ["--weights", tiny_weights, "--seed", "1", *QUICK]
@@ -56,12 +56,12 @@ def test_every_verb_works_in_a_bucket_as_in_a_folder(s3, tiny_weights, tmp_path)
     assert contents(bucket) == contents(folder)
     assert scores(bucket) == scores(folder)
     assert {path.name for path in bucket.glob("*")} == {path.name for path in folder.glob("*")} - {".lock", "report"}
-    boards = [pd.read_csv(io.BytesIO((out / "leaderboard.csv").read_bytes())) for out in (folder, bucket)]
+    leaderboards = [pd.read_csv(io.BytesIO((out / "leaderboard.csv").read_bytes())) for out in (folder, bucket)]
     for column in ("clip@tiny", "fd@tiny", "kid_cl@tiny"):
-        assert boards[0][column].tolist() == boards[1][column].tolist()
+        assert leaderboards[0][column].tolist() == leaderboards[1][column].tolist()
 
-    judged = invoke("evaluate", bucket, "--views", "5", "--executor", "inline")
-    assert judged.exit_code == 0, judged.output
+    scored = invoke("evaluate", bucket, "--views", "5", "--executor", "inline")
+    assert scored.exit_code == 0, scored.output
     ranked = invoke("leaderboard", bucket, folder, "--out", tmp_path / "both.csv")
     assert ranked.exit_code == 0, ranked.output
     assert sorted(pd.read_csv(tmp_path / "both.csv")["n_views"]) == [4, 5]
@@ -72,7 +72,7 @@ def test_every_verb_works_in_a_bucket_as_in_a_folder(s3, tiny_weights, tmp_path)
     assert one.stdout.startswith("s3://bucket/one/items/")
 
 
-def test_pages_of_a_run_in_a_bucket_are_written_here(s3, tmp_path, monkeypatch):
+def test_pages_of_a_run_in_a_bucket_are_written_to_a_local_folder(s3, tmp_path, monkeypatch):
     monkeypatch.setattr(viewer, "fetch", lambda: viewer.Files({"start.js": b""}))
     monkeypatch.setattr(viewer, "cached", lambda: None)
     bucket, folder = Store(files.place(f"{s3}/paged/run")), Store(tmp_path / "run")
@@ -101,7 +101,7 @@ def test_pages_of_a_run_in_a_bucket_are_written_here(s3, tmp_path, monkeypatch):
         (["--out", "s3://bucket/pages"], "--out is s3://bucket/pages"),
     ],
 )
-def test_pages_are_not_written_into_a_bucket(options, found):
+def test_pages_cannot_be_written_to_a_bucket(options, found):
     refused = invoke("report", "s3://bucket/run", *options)
     assert refused.exit_code == 2
     assert refused.stderr == f"Error: {found}; pages open from a disk: give --out a folder of this machine.\n"
@@ -109,7 +109,7 @@ def test_pages_are_not_written_into_a_bucket(options, found):
 
 @pytest.fixture
 def visited(monkeypatch) -> dict[str, bytes]:
-    """What a browser gets of `view` before Ctrl-C, by the name of the page."""
+    """The responses of `view` to a browser before Ctrl-C, by the name of the page."""
     found = {}
 
     def serve_until_visited(server):
@@ -143,14 +143,14 @@ def test_an_asset_in_a_bucket_is_shown(s3, visited, named):
 
 
 @pytest.mark.parametrize("named", ["bucket/nothing", "bucket/nothing/asset.ply", "absent/run/items/a"])
-def test_an_asset_that_is_in_no_bucket_is_named(s3, visited, named):
+def test_a_missing_asset_in_a_bucket_is_an_error(s3, visited, named):
     refused = invoke("view", f"s3://{named}", "--port", 0, "--no-browser")
     assert (refused.exit_code, visited) == (WRONG_INPUT, {})
     assert refused.stderr.startswith(f"Error: s3://{named} cannot be read (")
     assert refused.stderr.endswith("; give an asset.ply, or the folder of an item that has one.\n")
 
 
-def test_a_bucket_that_is_not_there_is_named(s3, tiny_weights):
+def test_a_missing_bucket_is_an_error(s3, tiny_weights):
     refused = invoke("bench", *PROMPTS, "--weights", tiny_weights, *QUICK, "--out", "s3://absent/run")
     assert refused.exit_code == 2
     assert refused.stderr == (
@@ -158,7 +158,7 @@ def test_a_bucket_that_is_not_there_is_named(s3, tiny_weights):
     )
 
 
-def test_nights_and_their_baselines_lie_in_a_store_too(tiny_weights, tmp_path, monkeypatch):
+def test_nightly_runs_and_baselines_work_in_a_store(tiny_weights, tmp_path, monkeypatch):
     monkeypatch.setattr(frozen, "check", list)
     (tmp_path / "gates.toml").write_text("[clip]\ndelta = 0.3\n")
     root = files.place(f"memory://{tmp_path.name}")
@@ -168,8 +168,8 @@ def test_nights_and_their_baselines_lie_in_a_store_too(tiny_weights, tmp_path, m
     accepted = invoke("nightly", "accept", root / "release", "--baseline", root / "pinned", "--reason", "first")
     assert accepted.stdout == f"Baseline 1 in {root}/pinned: release, 2 assets\n", accepted.output
     for night in ("one", "two"):
-        held = ["--baseline", root / "pinned", "--gates", tmp_path / "gates.toml", "--out", root / night]
-        result = invoke("nightly", *options, *held)
+        gated = ["--baseline", root / "pinned", "--gates", tmp_path / "gates.toml", "--out", root / night]
+        result = invoke("nightly", *options, *gated)
         assert (result.exit_code, "PASS: " in result.stdout) == (0, True), result.output
     lines = (root / "pinned" / "nights.jsonl").read_bytes().splitlines()
     assert [json.loads(line)["run"] for line in lines] == ["one", "two"]

@@ -12,7 +12,7 @@ from pipeline.errors import UserError
 from pipeline.store.run_folder import Store
 
 
-def test_a_write_is_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_writes_are_atomic(tmp_path, monkeypatch):
     store = Store(tmp_path)
     store.write(tmp_path / "items" / "a" / "asset.ply", b"old")
 
@@ -26,7 +26,7 @@ def test_a_write_is_whole_or_not_at_all(tmp_path, monkeypatch):
     assert (tmp_path / "items" / "a" / "asset.ply").read_bytes() == b"old"
 
 
-def test_what_a_killed_process_left_behind_is_cleared_away(tmp_path):
+def test_temporary_files_of_killed_processes_are_removed(tmp_path):
     store = Store(tmp_path)
     store.write(tmp_path / "items" / "a" / "asset.ply", b"asset")
     (tmp_path / "items" / "a" / ".asset.ply.77.new").write_bytes(b"half an as")
@@ -34,25 +34,23 @@ def test_what_a_killed_process_left_behind_is_cleared_away(tmp_path):
     assert [path.name for path in (tmp_path / "items" / "a").iterdir()] == ["asset.ply"]
 
 
-def test_records_come_in_the_order_asked_for_and_damage_is_named(tmp_path):
+def test_records_keep_the_given_order_and_a_damaged_record_is_an_error(tmp_path):
     store = Store(tmp_path)
     for job_id in ("b", "a"):
         store.write_record({"job_id": job_id, "status": "done"})
     assert [record["job_id"] for record in store.records(["a", "c", "b"])] == ["a", "b"]
     (store.item("a") / "record.json").write_text('{"job_id": ')
-    with pytest.raises(
-        UserError, match=r"record\.json is damaged .*; delete it, and what it belongs to is made again\."
-    ):
+    with pytest.raises(UserError, match=r"record\.json is damaged .*; delete it to have its content generated again\."):
         store.record("a")
 
 
-def test_a_number_that_is_none_does_not_get_into_a_file(tmp_path):
+def test_nan_is_never_written(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         Store(tmp_path).write_json(tmp_path / "record.json", {"clip": float("nan")})
 
 
-def test_unfinished_are_jobs_without_scores_by_these_judges(tmp_path, run_of):
-    store, run = Store(tmp_path), run_of(texts=("done", "failed", "other judge", "generated", "new"))
+def test_unfinished_jobs_lack_scores_by_these_scorers(tmp_path, run_of):
+    store, run = Store(tmp_path), run_of(texts=("done", "failed", "other scorer", "generated", "new"))
     done, failed, other, generated, new = run.jobs
     store.write_record({"job_id": done.id, "status": "done", "evaluation": "now"})
     store.write_record({"job_id": failed.id, "status": "failed", "evaluation": "now"})
@@ -63,14 +61,14 @@ def test_unfinished_are_jobs_without_scores_by_these_judges(tmp_path, run_of):
     assert store.unfinished(run.jobs, None) == [done, failed, other, new]
 
 
-def test_an_unwritable_folder_is_named(tmp_path):
+def test_an_unwritable_folder_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError) as caught:
         Store(tmp_path / "file" / "run").prepare(0)
     assert str(caught.value) == f"{tmp_path}/file/run cannot be written (Not a directory); choose another --out."
 
 
-def test_a_full_disk_is_named_before_any_work(tmp_path, monkeypatch):
+def test_too_little_free_disk_space_is_an_error_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("usage", "free")(50 * 2**20))
     with pytest.raises(UserError) as caught:
         Store(tmp_path).prepare(200 * 2**20)
@@ -89,7 +87,7 @@ with Store(Path(sys.argv[1])).locked():
 """
 
 
-def test_a_second_command_is_kept_out_until_the_first_is_dead(tmp_path):
+def test_a_second_command_is_kept_out_until_the_first_has_exited(tmp_path):
     store = Store(tmp_path)
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "locked\n"

@@ -1,4 +1,4 @@
-"""Secrets of the environment and hostile prompts, through a bench, manifests, submissions and schedules."""
+"""Secrets in the environment and hostile prompts, in a bench, manifests, submissions and schedules."""
 
 import json
 import os
@@ -34,7 +34,7 @@ MACHINES = [
 
 
 def ran(folder: Path, environment: dict[str, str], *words: str) -> str:
-    """The command's output; in a process, so that its environment is what it says."""
+    """The output of the command, run in a process with this environment."""
     command = [sys.executable, "-c", "from pipeline.cli.app import main; main()", *words]
     done = subprocess.run(
         command, cwd=folder, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -49,22 +49,22 @@ def of_prompts(prompts: list[str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def benched(tiny_weights, tmp_path_factory) -> tuple[Path, str]:
-    """A folder in which a bench of hostile prompts was started, two levels down, and what it printed."""
+    """The folder of a bench of hostile prompts, started two levels below it, and the bench's output."""
     folder = tmp_path_factory.mktemp("hostile")
     (deep := folder / "a" / "b").mkdir(parents=True)
     words = ["bench", *of_prompts(BENCHED), *SMALL, "--set", "initialization.count=150", "--weights", str(tiny_weights)]
     return folder, ran(deep, SECRETS, *words, "--out", "run")
 
 
-def test_a_bench_keeps_secrets_to_itself(benched):
+def test_a_bench_writes_no_secret(benched):
     folder, printed = benched
     for path in [path for path in folder.rglob("*") if path.is_file()]:
         assert b"canary-" not in path.read_bytes(), path
     assert "canary-" not in printed
 
 
-def test_hostile_prompts_are_prompts_and_nothing_else(benched):
-    """Each has its row; no file lies outside the run folder, and none has a name of a prompt's choosing."""
+def test_hostile_prompts_have_no_effect(benched):
+    """Each prompt has its record. No file is outside the run folder or has a name that a prompt chose."""
     folder, _ = benched
     run = folder / "a" / "b" / "run"
     records = [json.loads(path.read_text()) for path in run.glob("items/**/record.json")]
@@ -73,11 +73,11 @@ def test_hostile_prompts_are_prompts_and_nothing_else(benched):
     assert outside == []
     assert not [path for path in run.rglob("*") if "pwned" in path.name or "script" in path.name]
     prose = re.sub(r"```.*?```", "", (run / "report.md").read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert r"\<script\>" in prose  # the command in its block is text already
+    assert r"\<script\>" in prose  # the command is in a code block
     assert "<script>" not in prose
 
 
-LINES = "holds a character that cannot be printed; write it on one line as text."
+LINES = "contains a character that cannot be printed; write it as one line of text."
 
 
 @pytest.mark.parametrize(
@@ -86,10 +86,10 @@ LINES = "holds a character that cannot be printed; write it on one line as text.
         ("a\nb", LINES),
         ("a\x1b[2Jb", LINES),
         ("a\rb", LINES),
-        ("long " * 400, "has 2,000 characters; the most is 1,000: shorten it."),
+        ("long " * 400, "has 2,000 characters; the limit is 1,000. Shorten it."),
     ],
 )
-def test_a_prompt_of_several_lines_or_without_end_is_refused_in_one(tmp_path, prompt, why, capsys):
+def test_prompts_of_several_lines_or_excessive_length_are_errors_of_one_line(tmp_path, prompt, why, capsys):
     with pytest.raises(SystemExit) as ended:
         app(["bench", "--prompt", prompt, "--out", str(tmp_path / "run")])
     (line,) = capsys.readouterr().err.splitlines()
@@ -99,28 +99,28 @@ def test_a_prompt_of_several_lines_or_without_end_is_refused_in_one(tmp_path, pr
     assert not (tmp_path / "run").exists()
 
 
-def test_what_is_sent_to_clusters_names_secrets_and_holds_none(tmp_path):
+def test_requests_to_clusters_name_secrets_and_contain_none(tmp_path):
     words = ["bench", *of_prompts([*HOSTILE, "long " * 180, "a\nb"])]
-    told = "".join(
+    sent = "".join(
         ran(tmp_path, SECRETS, "manifest", kind, "--name", "night", *MACHINES, *more, "--", *words)
         for kind, more in (("rayjob", ()), ("cronjob", ("--schedule", "@daily")), ("kfp", ()))
     )
     with fake_kubernetes.serving(tmp_path) as (server, config):
         environment = SECRETS | {"KUBECONFIG": str(config)}
-        told += ran(tmp_path, environment, "submit", "kuberay", "--name", "night", *MACHINES, "--", *words)
-        told += json.dumps(server.objects)
+        sent += ran(tmp_path, environment, "submit", "kuberay", "--name", "night", *MACHINES, "--", *words)
+        sent += json.dumps(server.objects)
     with fake_kubeflow.serving() as server:
         where = ["--name", "night", *MACHINES, "--endpoint", server.url]
-        told += ran(tmp_path, SECRETS, "submit", "kfp", *where, "--", *words)
-        told += ran(tmp_path, SECRETS, "schedule", "kfp", *where, "--schedule", "@daily", "--", *words)
-        told += json.dumps(server.objects)
-    assert "canary-" not in told
-    assert told.count("HF_TOKEN") > 4
+        sent += ran(tmp_path, SECRETS, "submit", "kfp", *where, "--", *words)
+        sent += ran(tmp_path, SECRETS, "schedule", "kfp", *where, "--schedule", "@daily", "--", *words)
+        sent += json.dumps(server.objects)
+    assert "canary-" not in sent
+    assert sent.count("HF_TOKEN") > 4
     for part in ("touch pwned", "<script>", "{{$.inputs}}"):
-        assert part not in told.replace('"args": ["', "") or part in cron_arguments(told), part
+        assert part not in sent.replace('"args": ["', "") or part in cron_arguments(sent), part
     assert [path.name for path in tmp_path.iterdir()] == ["kubeconfig"]
 
 
-def cron_arguments(told: str) -> str:
-    """A CronJob's words go to its program without a shell, so they stand there as they are."""
-    return told.split("kind: CronJob")[1].split("apiVersion")[0]
+def cron_arguments(sent: str) -> str:
+    """The arguments of the CronJob, passed to its program without a shell and therefore unchanged."""
+    return sent.split("kind: CronJob")[1].split("apiVersion")[0]

@@ -42,7 +42,7 @@ def splats():
 
 @pytest.fixture(scope="module")
 def scored(tiny_weights, splats, tmp_path_factory):
-    """An asset that was judged: its store, progress and result."""
+    """A scored asset: its store, progress events and result."""
     from sctd.formats import ply
 
     store = Store(tmp_path_factory.mktemp("evaluate"))
@@ -56,7 +56,7 @@ def scored(tiny_weights, splats, tmp_path_factory):
             return store, seen, stop.value
 
 
-def test_scores_are_those_of_the_judges_on_the_rendered_views(scored, splats, tiny_weights):
+def test_scores_are_those_of_the_scorers_on_the_rendered_views(scored, splats, tiny_weights):
     _, _, result = scored
     views = images.on_white(splats, Protocol(6).cameras(16))
     clip = ClipScorer.load(tiny_weights / "scorer").score(views, "a blue ball")
@@ -68,7 +68,7 @@ def test_scores_are_those_of_the_judges_on_the_rendered_views(scored, splats, ti
     assert 0 <= result.scores["clip_rprec"]["mean"] <= 1
 
 
-def test_every_view_is_kept_for_later_questions(scored):
+def test_evaluation_npz_has_the_scores_and_features_of_every_view(scored):
     store, seen, _ = scored
     assert [(step.done, step.total) for step in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     arrays = np.load(io.BytesIO((store.item("job") / "evaluation.npz").read_bytes()))
@@ -80,18 +80,18 @@ def test_every_view_is_kept_for_later_questions(scored):
     np.testing.assert_allclose(lengths, 1, atol=1e-6)
 
 
-def test_a_driver_that_is_told_of_a_result_loads_no_model_library(scored):
-    """It would stand still meanwhile, for 5 to 20 seconds."""
+def test_unpickling_a_result_loads_no_model_library(scored):
+    """The driver unpickles results; loading the libraries would block it for 5 to 20 seconds."""
     _, seen, result = scored
     code = "import pickle, sys; pickle.load(sys.stdin.buffer); print(sorted({'torch', 'open_clip'} & set(sys.modules)))"
-    told = subprocess.run([sys.executable, "-c", code], input=pickle.dumps([*seen, result]), capture_output=True)
-    assert told.stdout == b"[]\n", told.stderr.decode()
+    done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps([*seen, result]), capture_output=True)
+    assert done.stdout == b"[]\n", done.stderr.decode()
 
 
-def test_a_reference_of_another_network_is_refused_at_birth(tiny_weights, tmp_path):
+def test_a_reference_of_another_network_is_an_error_when_the_worker_starts(tiny_weights, tmp_path):
     folder = shutil.copytree(tiny_weights, tmp_path / "copied")
     weights = models.Weights("copied", folder)
-    Evaluator(Store(tmp_path / "run"), weights, Protocol(6), TEXTS)  # the same network, called otherwise
+    Evaluator(Store(tmp_path / "run"), weights, Protocol(6), TEXTS)  # the same network under another name
     reference = from_bytes((folder / "reference.npz").read_bytes())
     other = dataclasses.replace(reference, made_of=reference.made_of | {"weights": "ab" * 32})
     (folder / "reference.npz").write_bytes(to_bytes(other))
@@ -99,7 +99,7 @@ def test_a_reference_of_another_network_is_refused_at_birth(tiny_weights, tmp_pa
         Evaluator(Store(tmp_path / "run"), weights, Protocol(6), TEXTS)
 
 
-def test_a_protocol_is_named_by_its_views_and_begins_at_the_front():
+def test_a_protocol_is_named_by_its_views_and_starts_at_the_front():
     assert Protocol().name == "paper120"
     cameras = Protocol(6).cameras(16)
     assert Protocol(6).name == "paper6"
@@ -107,7 +107,7 @@ def test_a_protocol_is_named_by_its_views_and_begins_at_the_front():
     assert set(cameras.elevation_degrees.tolist()) == {0}
 
 
-def test_a_white_picture_of_any_size_is_judged_for_every_prompt(scored, tiny_weights):
+def test_a_white_image_is_scored_for_every_prompt_independent_of_its_size(scored, tiny_weights):
     store, _, _ = scored
     weights = models.resolve(str(tiny_weights))
     blank = store.read_json(store.root / "blank.json")
@@ -119,10 +119,10 @@ def test_a_white_picture_of_any_size_is_judged_for_every_prompt(scored, tiny_wei
         assert scores["ir"] == pytest.approx(ImageReward.load(tiny_weights / "reward").score(white, text)[0], abs=1e-5)
 
 
-def test_a_white_picture_is_judged_once(scored, tiny_weights, monkeypatch):
+def test_a_white_image_is_scored_once(scored, tiny_weights, monkeypatch):
     store, _, _ = scored
     before = (store.root / "blank.json").read_bytes()
-    monkeypatch.setattr(ImageReward, "score", lambda *_: pytest.fail("it was judged again"))
+    monkeypatch.setattr(ImageReward, "score", lambda *_: pytest.fail("it was scored again"))
     Evaluator(store, models.resolve(str(tiny_weights)), Protocol(6), TEXTS)
     assert (store.root / "blank.json").read_bytes() == before
     with pytest.raises(pytest.fail.Exception):

@@ -27,25 +27,25 @@ def machine(monkeypatch):
         (0, 40, None, (6, 0.0, 0.0)),  # one per core
         (0, 3, None, (3, 0.0, 0.0)),  # no more than there are jobs
         (0, 40, 2, (2, 0.0, 0.0)),
-        (4, 40, None, (4, 0.8, 0.2)),  # one per GPU: no two fit, the evaluator does
+        (4, 40, None, (4, 0.8, 0.2)),  # one per GPU: the evaluator fits beside it, a second generator does not
         (4, 2, None, (2, 0.8, 0.2)),
-        (1, 40, 3, (3, 0.266, 0.2)),  # several to a GPU
+        (1, 40, 3, (3, 0.266, 0.2)),  # several on one GPU
         (2, 40, 3, (3, 0.4, 0.2)),
     ],
 )
-def test_generators_take_the_gpus_or_the_cores(gpus, jobs, workers, expected):
+def test_there_is_one_generator_per_gpu_or_core(gpus, jobs, workers, expected):
     assert place(WithGpus(gpus), jobs, workers) == expected
 
 
 @pytest.mark.parametrize(("gpus", "workers"), [(1, 1), (1, 7), (3, 5), (8, 8)])
-def test_all_workers_fit_beside_each_other(gpus, workers):
+def test_all_workers_fit_on_the_gpus(gpus, workers):
     placement = place(WithGpus(gpus), 100, workers)
     per_gpu = -(-workers // gpus)
     assert per_gpu * placement.generator_gpus + placement.evaluator_gpus <= 1
     assert workers > gpus or 2 * placement.generator_gpus > 1
 
 
-def test_gpus_that_cannot_render_are_left_alone(monkeypatch):
+def test_gpus_without_gsplat_are_not_used(monkeypatch):
     monkeypatch.setattr(devices, "can_use_gpus", lambda: False)
     assert place(WithGpus(4), 40, None) == (6, 0.0, 0.0)
 
@@ -60,7 +60,7 @@ def test_gpus_that_cannot_render_are_left_alone(monkeypatch):
         (8, 0, None, (1, 0.0)),
     ],
 )
-def test_one_kind_of_worker_has_whole_gpus_also_where_nothing_can_render(monkeypatch, gpus, items, workers, expected):
+def test_a_single_stage_uses_whole_gpus_even_without_gsplat(monkeypatch, gpus, items, workers, expected):
     monkeypatch.setattr(devices, "can_use_gpus", lambda: False)
     assert spread(WithGpus(gpus), items, workers) == expected
 
@@ -70,18 +70,18 @@ def test_one_kind_of_worker_has_whole_gpus_also_where_nothing_can_render(monkeyp
     [
         (4, "shared", (4, 0.8, 0.2)),
         (4, "dedicated", (3, 1.0, 1.0)),
-        (1, "dedicated", (1, 1.0, 1.0)),  # in turns
+        (1, "dedicated", (1, 1.0, 1.0)),  # one after the other
         (4, "cpu", (4, 1.0, 0.0)),
         (0, "dedicated", (6, 0.0, 0.0)),
     ],
 )
-def test_the_evaluator_lives_where_it_is_told_to(gpus, evaluation, expected):
+def test_the_evaluator_follows_eval_placement(gpus, evaluation, expected):
     placement = place(WithGpus(gpus), 40, None, evaluation)
     assert placement == expected
     assert placement.takes_turns == (expected[2] == 1.0)
 
 
-def test_a_place_to_judge_that_there_is_not_is_named():
+def test_an_unknown_eval_placement_is_an_error():
     with pytest.raises(UserError) as caught:
         check_placement("gpu")
     assert str(caught.value).startswith("There is no --eval-placement 'gpu'; choose from auto, shared, dedicated, cpu")

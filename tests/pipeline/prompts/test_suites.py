@@ -11,7 +11,7 @@ from pipeline.prompts.prompt import Prompt
 from tests.support.paths import DOCS, FIXTURES
 
 
-def test_a_file_has_one_prompt_a_line_with_a_short_text_for_the_shape(tmp_path):
+def test_a_file_has_one_prompt_per_line_and_a_short_text_for_the_initialization(tmp_path):
     file = tmp_path / "animals.txt"
     file.write_text("# animals\n\na DSLR photo of a yellow duck | a duck\n  a white  penguin\n", encoding="utf-8-sig")
     assert prompts.suite(str(file)) == [
@@ -21,32 +21,32 @@ def test_a_file_has_one_prompt_a_line_with_a_short_text_for_the_shape(tmp_path):
     assert prompts.suite_name(str(file)) == "animals"
 
 
-def test_a_file_is_never_taken_for_a_packaged_suite(tmp_path):
+def test_a_file_never_has_the_name_of_a_bundled_suite(tmp_path):
     assert prompts.suite_name("dreamfusion40") == "dreamfusion40"
     assert prompts.suite_name(str(tmp_path / "dreamfusion40.txt")) == "dreamfusion40-file"
     assert prompts.suite_name("dreamfusion40.txt") == "dreamfusion40-file"
 
 
-def test_a_prompt_that_comes_twice_counts_once_and_ids_stay_apart():
+def test_duplicate_prompts_are_dropped_and_ids_are_unique():
     found = prompts.prompts(["a red cube", "a red cube", "A red cube!"])
     assert [prompt.id for prompt in found] == ["a-red-cube", "a-red-cube-2"]
     assert [prompt.text for prompt in found] == ["a red cube", "A red cube!"]
 
 
-def test_texts_without_latin_letters_have_an_id_too():
+def test_texts_without_latin_letters_have_an_id():
     assert prompts.prompts(["猫"])[0].id == "prompt"
 
 
-def test_every_packaged_suite_has_as_many_prompts_as_its_name_says():
-    assert prompts.packaged() == ["dreamfusion40", "dreamfusion415", "embedded40"]
-    for name in prompts.packaged():
+def test_bundled_suites_have_the_number_of_prompts_in_their_names():
+    assert prompts.bundled() == ["dreamfusion40", "dreamfusion415", "embedded40"]
+    for name in prompts.bundled():
         found = prompts.suite(name)
         assert len(found) == int(name.lstrip("abcdefghijklmnopqrstuvwxyz"))
         for attribute in ("id", "text"):
             assert len({getattr(prompt, attribute) for prompt in found}) == len(found)
 
 
-def test_the_reconstructed_forty_are_of_the_gallery_each_with_a_short_text_for_the_shape():
+def test_dreamfusion40_prompts_are_from_the_gallery_with_short_texts_for_the_initialization():
     forty, gallery = prompts.suite("dreamfusion40"), prompts.suite("dreamfusion415")
     assert {prompt.text for prompt in forty} <= {prompt.text for prompt in gallery}
     for prompt in forty:
@@ -56,15 +56,15 @@ def test_the_reconstructed_forty_are_of_the_gallery_each_with_a_short_text_for_t
     assert [prompt.shape_text for prompt in forty[:3]] == ["a peacock", "a stack of pancakes", "a mountain"]
 
 
-def test_the_help_names_every_packaged_suite():
+def test_help_names_every_bundled_suite():
     text = CliRunner().invoke(cli.app, ["bench", "--help"], env={"COLUMNS": "200"}).output
-    told = " ".join(text.replace("│", " ").split())
-    for name in prompts.packaged():
-        assert name in told
-        assert prompts.NOTES.get(name, name) in told
+    shown = " ".join(text.replace("│", " ").split())
+    for name in prompts.bundled():
+        assert name in shown
+        assert prompts.NOTES.get(name, name) in shown
 
 
-def test_every_packaged_suite_is_on_its_page_with_its_licence():
+def test_every_bundled_suite_is_documented_with_its_licence():
     page = (DOCS / "suites.md").read_text(encoding="utf-8")
     rows = [line for line in page.splitlines() if line.startswith("| `")]
     assert [row.split("`")[1] for row in rows] == ["embedded40", "dreamfusion40", "dreamfusion415"]
@@ -76,13 +76,13 @@ def test_every_packaged_suite_is_on_its_page_with_its_licence():
 GALLERY = FIXTURES / "prompts" / "dreamfusion_gallery.json"
 
 
-@pytest.mark.skipif(not GALLERY.is_file(), reason="the published list of the gallery is not here")
-def test_the_gallery_is_verbatim_but_for_spaces_at_its_ends():
+@pytest.mark.skipif(not GALLERY.is_file(), reason="the published gallery list is missing")
+def test_the_gallery_is_verbatim_except_for_spaces_at_the_ends():
     published = json.loads(GALLERY.read_text(encoding="utf-8"))["dreamfusion"]
     assert [prompt.text for prompt in prompts.suite("dreamfusion415")] == [text.strip() for text in published]
 
 
-def test_what_is_not_ours_says_where_it_is_from_and_what_is_made_up_says_so():
+def test_suites_state_their_origin_licence_and_reconstruction():
     folder = Path(prompts.__file__).parent
     head = "".join((folder / "dreamfusion415.txt").read_text(encoding="utf-8").splitlines(keepends=True)[:4])
     for words in ("threestudio", "Licensed under the Apache License, Version 2.0", "apache.org/licenses/LICENSE-2.0"):
@@ -92,38 +92,38 @@ def test_what_is_not_ours_says_where_it_is_from_and_what_is_made_up_says_so():
     )
     assert prompts.with_note("dreamfusion40") == "dreamfusion40 (reconstructed: the authors' list is not public)"
     assert prompts.with_note("embedded40") == "embedded40"
-    assert set(prompts.NOTES) <= set(prompts.packaged())
+    assert set(prompts.NOTES) <= set(prompts.bundled())
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", 'The prompt is empty; say what the object is, as in "a red mushroom".'),
-        ("  ", 'The prompt is empty; say what the object is, as in "a red mushroom".'),
-        (" | a duck", 'The prompt is empty; say what the object is, as in "a red mushroom".'),
+        ("", 'The prompt is empty; describe an object, as in "a red mushroom".'),
+        ("  ", 'The prompt is empty; describe an object, as in "a red mushroom".'),
+        (" | a duck", 'The prompt is empty; describe an object, as in "a red mushroom".'),
         (
             "a" * 5000,
-            f"The prompt {'a' * 39 + '…'!r} has 5,000 characters; the most is 1,000: shorten it.",
+            f"The prompt {'a' * 39 + '…'!r} has 5,000 characters; the limit is 1,000. Shorten it.",
         ),
-        ("a\x00b", r"The prompt 'a\x00b' holds a character that cannot be printed; write it on one line as text."),
+        ("a\x00b", r"The prompt 'a\x00b' contains a character that cannot be printed; write it as one line of text."),
     ],
 )
-def test_what_is_no_prompt(text, message):
+def test_invalid_prompts_are_errors(text, message):
     with pytest.raises(UserError) as caught:
         prompts.prompts([text])
     assert str(caught.value) == message
 
 
-def test_what_is_no_suite(tmp_path, monkeypatch):
-    monkeypatch.setattr(prompts, "packaged", lambda: ["embedded40", "dreamfusion40"])
+def test_missing_and_unreadable_suites_are_errors(tmp_path, monkeypatch):
+    monkeypatch.setattr(prompts, "bundled", lambda: ["embedded40", "dreamfusion40"])
     with pytest.raises(UserError) as caught:
         prompts.suite("embeded40")
     assert str(caught.value) == (
-        "There is no suite and no file 'embeded40'; give a text file with one prompt a line, or one of "
+        "There is no prompt suite or file 'embeded40'; give a text file with one prompt per line, or one of "
         "embedded40, dreamfusion40 (reconstructed: the authors' list is not public); the nearest is 'embedded40'."
     )
     (tmp_path / "empty.txt").write_text("# nothing\n")
-    with pytest.raises(UserError, match=r"empty\.txt holds no prompt; write one a line\."):
+    with pytest.raises(UserError, match=r"empty\.txt contains no prompt; write one per line\."):
         prompts.suite(str(tmp_path / "empty.txt"))
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00\xd8")
     with pytest.raises(UserError, match=r"bytes\.txt cannot be read as a UTF-8 text file"):
