@@ -1,7 +1,7 @@
-"""The parts of ImageReward: BLIP's ViT, its BERT that cross-attends in every layer, and an affine head.
+"""The modules of ImageReward: BLIP's ViT, its BERT with cross-attention in every layer, and an affine head.
 
-Module names are those of the published checkpoint (timm's for the ViT, BERT's for the text), so its tensors load by
-name. Li et al. 2022 (BLIP, arXiv:2201.12086), Sec. 3.1, image-grounded text encoder.
+Module names follow the published checkpoint (timm's for the ViT, BERT's for the text), so its tensors load by name.
+Li et al. 2022 (BLIP, arXiv:2201.12086), Sec. 3.1, image-grounded text encoder.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from evaluation import EvaluationError
 
 @dataclasses.dataclass(frozen=True)
 class RewardConfig:
-    """Sizes that the tensors do not tell, and the standardisation. The defaults are the published model's."""
+    """Sizes that cannot be read from the tensors, and the standardisation. Defaults: the published model."""
 
     image_size: int = 224
     patch_size: int = 16
@@ -39,12 +39,12 @@ class RewardConfig:
 
     @staticmethod
     def from_json(text: str) -> RewardConfig:
-        """Read a `config.json`. Raises EvaluationError on a key it does not know."""
+        """Parse a `config.json`. Raises EvaluationError on an unknown key."""
         fields = json.loads(text)
         known = [field.name for field in dataclasses.fields(RewardConfig)]
         if unknown := sorted(set(fields) - set(known)):
             raise EvaluationError(
-                f"the reward model's config.json holds unknown keys {unknown}; it may hold {', '.join(known)}"
+                f"the reward model's config.json has unknown keys {unknown}; allowed are {', '.join(known)}"
             )
         if "head_widths" in fields:
             fields["head_widths"] = tuple(fields["head_widths"])
@@ -61,14 +61,14 @@ def attend(
     heads: int,
     mask: Bool[Tensor, "batch keys"] | None = None,
 ) -> Float[Tensor, "batch queries width"]:
-    """Multi-head attention of every query to the keys that `mask` allows."""
+    """Multi-head attention of the queries to the keys that `mask` allows."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
     allowed = None if mask is None else mask[:, None, None, :]
     return scaled_dot_product_attention(q, k, v, attn_mask=allowed).transpose(1, 2).flatten(2)
 
 
 class VisionBlock(nn.Module):
-    """A pre-norm ViT block under timm's names."""
+    """A pre-norm ViT block with timm's parameter names."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class VisionBlock(nn.Module):
 
 
 class VisionEncoder(nn.Module):
-    """Normalised pixels → one state per patch and one for the image (first)."""
+    """Normalised pixels → one state for the image (first) and one per patch."""
 
     def __init__(self, config: RewardConfig) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class VisionEncoder(nn.Module):
 
 
 class TextAttention(nn.Module):
-    """BERT's post-norm attention, to the text itself or (cross-attention) to the image's states."""
+    """BERT's post-norm attention to the text itself, or (cross-attention) to the states of the image."""
 
     def __init__(self, width: int, source_width: int, heads: int) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ class TextLayer(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Token ids that look at an image → one state per token."""
+    """Token ids and the states of an image → one state per token."""
 
     def __init__(self, config: RewardConfig) -> None:
         super().__init__()
@@ -179,7 +179,7 @@ class TextEncoder(nn.Module):
 
 
 class Head(nn.Module):
-    """Five linear maps without a nonlinearity between them, as published; 1, 3 and 5 were dropout."""
+    """Five linear layers without nonlinearities, as published. Layers 1, 3 and 5 were dropout."""
 
     def __init__(self, config: RewardConfig) -> None:
         super().__init__()

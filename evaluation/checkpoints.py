@@ -1,8 +1,8 @@
-"""The tensors of a published file by name, and nothing else of it: no code in it ever runs.
+"""Read the tensors of a published checkpoint by name, without running any code in the file.
 
-Three forms: safetensors; a torch file of tensors (`torch.load(weights_only=True)`); and the TorchScript archives in
-which OpenAI published CLIP and others Inception. Of an archive only the attributes' pickle is read, by an unpickler
-that knows tensors and takes every module for a bag of attributes: its functions are neither compiled nor called.
+Three formats: safetensors; a torch file of tensors (`torch.load(weights_only=True)`); and the TorchScript archives in
+which CLIP (by OpenAI) and Inception were published. Of an archive only the pickle of attributes is read. Its unpickler
+accepts tensors and treats every module as a plain container of attributes, so no function is compiled or called.
 """
 
 from __future__ import annotations
@@ -38,14 +38,13 @@ DAMAGED = (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, Ind
 
 
 class CodeInFileError(EvaluationError):
-    """The file holds more than tensors, and opening it would run what it holds."""
+    """The file contains more than tensors, and opening it would run code."""
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """Every tensor of a checkpoint on the CPU, in the file's order.
+    """All tensors of a checkpoint on the CPU, in the order of the file.
 
-    Raises EvaluationError, in one sentence, where there is no such file, where it is damaged or of another kind, and
-    where it would run code.
+    Raises EvaluationError, in one sentence, if the file is missing, damaged or of another kind, or would run code.
     """
     if not file.is_file():
         raise EvaluationError(f"no checkpoint at {file}: expected a .safetensors, .pt or .pth file")
@@ -55,15 +54,15 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         raise
     except (SafetensorError, zipfile.BadZipFile, pickle.UnpicklingError, struct.error, *DAMAGED) as error:
         raise EvaluationError(
-            f"{file} is cut short, damaged or no checkpoint ({file.stat().st_size} bytes): fetch it again"
+            f"{file} is truncated, damaged or not a checkpoint ({file.stat().st_size} bytes): fetch it again"
         ) from error
     if not isinstance(state, Mapping) or not state or not all(isinstance(t, Tensor) for t in state.values()):
-        raise EvaluationError(f"{file} is no checkpoint: expected tensors by name, found {_kind(state)}")
+        raise EvaluationError(f"{file} is not a checkpoint: expected tensors by name, found {_kind(state)}")
     return dict(state)
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over every tensor in float32, by name: the same for the same model, however it was stored."""
+    """SHA-256 over all tensors in float32, by name: the same for one model in any storage format."""
     content = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         content.update(name.encode() + tensor.float().cpu().numpy().tobytes())
@@ -79,7 +78,7 @@ def _open(file: Path) -> Any:
                 return _read_archive(archive)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of an old pickle protocol: whatever is wrong is said below
+            warnings.simplefilter("ignore")  # about an old pickle protocol; real errors are reported below
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "GLOBAL " in str(error):
@@ -96,8 +95,8 @@ def _kind(state: Any) -> str:
 
 def _code(name: str) -> CodeInFileError:
     return CodeInFileError(
-        f"{name} holds more than tensors and would run code when opened, so it was not: fetch the published file, or "
-        "ask who made it for its state_dict() as .safetensors"
+        f"{name} holds more than tensors and would run code when opened, so it was not opened: fetch the published "
+        "file, or ask its author for the state_dict() as .safetensors"
     )
 
 
@@ -119,14 +118,14 @@ def _collect(module: Any, prefix: str, tensors: dict[str, Tensor]) -> None:
 
 
 class _Module:
-    """Any class of the archive: its attributes and nothing that it does."""
+    """Stands in for any class of the archive: keeps its attributes, without its functions."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
 
 
 class _Attributes(pickle.Unpickler):
-    """Reads an archive's `data.pkl`; whatever is neither tensor, module nor list is refused."""
+    """Unpickler for the `data.pkl` of an archive. Refuses everything but tensors, modules, lists and ordered dicts."""
 
     def __init__(self, file: BinaryIO | Any, archive: zipfile.ZipFile, root: str) -> None:
         super().__init__(file)

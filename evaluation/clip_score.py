@@ -1,11 +1,12 @@
-"""CLIP score: 100 cos(image, text), the similarity of a view and its prompt in one embedding space.
+"""CLIP score: 100 cos(image, text), the similarity of a view and its prompt in CLIP's embedding space.
 
 No clamp and no factor 2.5 (Hessel et al. 2021 have both), the prompt verbatim, float32, and the checkpoint's own
-preprocessing on PIL images: bicubic resizing of tensors moves pixels by up to 1/255. R-precision asks instead whether
-the right prompt is the nearest of all; both come from the same features.
+preprocessing on PIL images: bicubic resizing of tensors moves pixels by up to 1/255. R-precision is the share of views
+whose nearest prompt is the right one. Both metrics use the same features.
 
-OpenAI trained its models with QuickGELU, x σ(1.702 x). No tensor says so, and under plain GELU they load without a word
-and score up to 0.35 points off, as much as methods differ; so that pair is looked for (`made_by_openai`) and refused.
+OpenAI trained its models with QuickGELU, x σ(1.702 x). The tensors do not record this: under plain GELU the models load
+without a warning and score up to 0.35 points off, as much as methods differ. So OpenAI's weights are detected
+(`is_openai_checkpoint`) and refused under plain GELU.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ from torch import Tensor, nn
 
 from evaluation import EvaluationError
 from evaluation.checkpoints import digest, read_tensors
-from evaluation.views import Views, each
+from evaluation.views import Views, parallel_map
 
 Encoder = Callable[[Tensor], Tensor]
 
 
 class ClipScorer:
-    """A CLIP model in float32: unit vectors of views and texts."""
+    """A CLIP model in float32 that computes unit vectors of views and texts."""
 
     def __init__(self, name: str, model: nn.Module, transform: Callable, tokenizer: Callable) -> None:
         self.name, self.model, self.transform, self.tokenizer = name, model, transform, tokenizer
@@ -45,11 +46,11 @@ class ClipScorer:
 
     @staticmethod
     def load(where: Path | str, device: torch.device | str = "cpu", name: str = "embedded") -> ClipScorer:
-        """Read a folder in open_clip's `local-dir:` layout, a file of OpenAI's, or a published `model/tag`.
+        """Load a folder in open_clip's `local-dir:` layout, an OpenAI checkpoint file, or a published `model/tag`.
 
-        A file (`ViT-L-14.pt`, or its tensors as .safetensors) tells its architecture by its tensors; a tag is such as
-        ViT-L-14-quickgelu/openai. `name` goes into the metrics' ids. Raises EvaluationError where there is no complete
-        model at `where`, and where OpenAI's weights would run under plain GELU; weights are never left random.
+        The architecture of a file (`ViT-L-14.pt`, or its tensors as .safetensors) follows from its tensors. A tag is
+        for example ViT-L-14-quickgelu/openai. `name` is used in metric ids. Raises EvaluationError if there is no
+        complete model at `where`, or if OpenAI's weights would run under plain GELU. No weight is left random.
         """
         path = Path(where)
         if path.is_file():
@@ -62,31 +63,31 @@ class ClipScorer:
             except (RuntimeError, ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
                 first = (str(error).splitlines() or [""])[0]
                 raise EvaluationError(f"{where} does not load as an open_clip model: {first}") from error
-            if made_by_openai(model.state_dict()) and not _runs_quick_gelu(model):
+            if is_openai_checkpoint(model.state_dict()) and not _runs_quick_gelu(model):
                 raise EvaluationError(
-                    f"{where} holds weights of OpenAI's, trained with QuickGELU, under a configuration with plain "
-                    'GELU, which scores wrongly without a word: put "quick_gelu": true into the model_cfg of its '
-                    "open_clip_config.json"
+                    f"{where} holds OpenAI weights, trained with QuickGELU, under a configuration with plain GELU, "
+                    'which gives wrong scores: set "quick_gelu": true in the model_cfg of its open_clip_config.json'
                 )
         return ClipScorer(name, model.to(device).eval().requires_grad_(False), transform, tokenizer)
 
     @property
     def weights(self) -> str:
-        """SHA-256 over every tensor in float32, by name: the same for the same model, however it was stored."""
+        """SHA-256 over all tensors in float32, by name: the same for one model in any storage format."""
         return digest(self.model.state_dict())
 
     @torch.no_grad()
     def image_features(self, views: Views, batch_size: int = 30) -> Float32[np.ndarray, "views dim"]:
-        """Unit vectors of the views, in batches of one fixed size so that they are repeatable."""
+        """Unit vectors of the views, in batches of a fixed size for reproducibility."""
         features = []
         for chunk in np.split(views, range(batch_size, len(views), batch_size)):
-            pixels = torch.stack(each(lambda view: self.transform(Image.fromarray(view)), chunk)).to(self.device)
+            images = parallel_map(lambda view: self.transform(Image.fromarray(view)), chunk)
+            pixels = torch.stack(images).to(self.device)
             features.append(self._unit(self.encode_image(pixels)))
         return np.concatenate(features)
 
     @torch.no_grad()
     def text_features(self, texts: list[str]) -> Float32[np.ndarray, "texts dim"]:
-        """Unit vectors of the prompts. Warns of a prompt that is longer than the model reads; the rest is cut off."""
+        """Unit vectors of the prompts. Warns if a prompt exceeds the model's context length and is truncated."""
         tokens = self.tokenizer(texts)
         length = tokens.shape[1]
         changed = (self.tokenizer(texts, context_length=length + 1)[:, :length] != tokens).any(dim=1)
@@ -98,7 +99,7 @@ class ClipScorer:
         return self._unit(self.encode_text(tokens.to(self.device)))
 
     def score(self, views: Views, text: str) -> Float32[np.ndarray, " views"]:
-        """100 cos of every view with the text: `clip@<name>`, higher is better."""
+        """100 cos of every view with the text (`clip@<name>`, higher is better)."""
         return clip_score(self.image_features(views), self.text_features([text])[0])
 
     @staticmethod
@@ -106,11 +107,12 @@ class ClipScorer:
         return torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy()
 
 
-def made_by_openai(state: Mapping[str, Tensor]) -> bool:
-    """Whether these are weights of OpenAI's, in whatever type they are stored by now.
+def is_openai_checkpoint(state: Mapping[str, Tensor]) -> bool:
+    """Whether these weights come from an OpenAI checkpoint, in any storage type.
 
-    OpenAI published its CLIP models with the weights of linear maps in float16 and all else in float32. So the former
-    are exact in float16 and the embeddings are not: no other training leaves that, nor a model stored in one type.
+    OpenAI published its CLIP models with linear weights in float16 and everything else in float32. So the linear
+    weights are exact in float16 and the embeddings are not. No other training, and no model stored in one type,
+    has this property.
     """
     linear = [state[n] for n in state if n.endswith("resblocks.0.mlp.c_fc.weight")]
     embedding = next((state[n] for n in state if n.endswith("token_embedding.weight")), None)
@@ -126,7 +128,7 @@ def _runs_quick_gelu(model: nn.Module) -> bool:
 
 
 def _identify(where: Path | str) -> tuple[str, str | None]:
-    """open_clip's name and tag of what lies at `where`, or what is the matter with it."""
+    """open_clip's model name and tag for `where`. Raises EvaluationError if it is incomplete or unknown."""
     folder = Path(where)
     if folder.is_dir():
         for file in ("open_clip_config.json", "open_clip_model.safetensors"):
@@ -136,7 +138,7 @@ def _identify(where: Path | str) -> tuple[str, str | None]:
     identifier, _, tag = str(where).partition("/")
     if (identifier, tag) not in open_clip.list_pretrained():
         raise EvaluationError(
-            f"no CLIP model at {where}: expected a folder with open_clip_config.json, a file of OpenAI's, or a "
+            f"no CLIP model at {where}: expected a folder with open_clip_config.json, an OpenAI checkpoint file, or a "
             "published model/tag such as ViT-L-14-quickgelu/openai"
         )
     configured = bool(open_clip.get_model_config(identifier).get("quick_gelu", False))
@@ -145,34 +147,34 @@ def _identify(where: Path | str) -> tuple[str, str | None]:
         right = f"{identifier}-quickgelu" if trained else identifier.removesuffix("-quickgelu")
         raise EvaluationError(
             f"{where} runs weights trained with {'QuickGELU' if trained else 'plain GELU'} under the other activation, "
-            f"which scores wrongly without a word: use {right}/{tag}"
+            f"which gives wrong scores: use {right}/{tag}"
         )
     return identifier, tag
 
 
 def _from_openai(file: Path) -> tuple[nn.Module, Callable, Callable]:
-    """A model in OpenAI's names; sizes as its own loader reads them (a head is 64 wide), always under QuickGELU."""
+    """Build the model of an OpenAI checkpoint: sizes as OpenAI's loader reads them (heads are 64 wide), QuickGELU."""
     state = {name: tensor for name, tensor in read_tensors(file).items() if not name.endswith(".attn_mask")}
     if not {"visual.conv1.weight", "text_projection", "token_embedding.weight"} <= state.keys():
         raise EvaluationError(
-            f"{file} is no CLIP model of OpenAI's: expected visual.conv1.weight and text_projection, found "
+            f"{file} is not an OpenAI CLIP model: expected visual.conv1.weight and text_projection, found "
             f"{len(state)} tensors, first {min(state)}"
         )
-    if not made_by_openai(state):
+    if not is_openai_checkpoint(state):
         raise EvaluationError(
-            f"{file} does not tell whether it runs GELU or QuickGELU, as its weights are not OpenAI's: put it into a "
-            "folder as open_clip_model.safetensors with an open_clip_config.json"
+            f"{file} does not record whether it uses GELU or QuickGELU, and its weights are not OpenAI's: put it into "
+            "a folder as open_clip_model.safetensors with an open_clip_config.json"
         )
     try:
         model = build_model_from_openai_state_dict(state).float()
     except (RuntimeError, KeyError, AssertionError, ZeroDivisionError) as error:
         first = (str(error).splitlines() or [""])[0]
-        raise EvaluationError(f"{file} is no complete CLIP model of OpenAI's: {first}") from error
+        raise EvaluationError(f"{file} is not a complete OpenAI CLIP model: {first}") from error
     tokenizer = SimpleTokenizer(context_length=model.context_length)
     if model.vocab_size != tokenizer.vocab_size:
         raise EvaluationError(
-            f"{file} knows {model.vocab_size} tokens, OpenAI's tokenizer makes {tokenizer.vocab_size}: put it into a "
-            "folder with its own tokenizer in open_clip's local-dir layout"
+            f"{file} has {model.vocab_size} tokens, but OpenAI's tokenizer has {tokenizer.vocab_size}: put it into a "
+            "folder with its tokenizer in open_clip's local-dir layout"
         )
     transform = image_transform_v2(PreprocessCfg(size=model.visual.image_size), is_train=False)
     return model, transform, tokenizer
@@ -181,16 +183,16 @@ def _from_openai(file: Path) -> tuple[nn.Module, Callable, Callable]:
 def clip_score(
     image_features: Float32[np.ndarray, "views dim"], text_feature: Float32[np.ndarray, " dim"]
 ) -> Float32[np.ndarray, " views"]:
-    """100 cos, between unit vectors."""
+    """100 times the cosine similarity of unit vectors."""
     return 100 * image_features @ text_feature
 
 
 def is_nearest(
     image_features: Float[np.ndarray, "views dim"], text_features: Float[np.ndarray, "texts dim"], right: int
 ) -> Float[np.ndarray, " views"]:
-    """1 for every view whose nearest of all the texts is number `right`, else 0; a tie is not right.
+    """1 for every view whose nearest text is number `right`, else 0; a tie counts as 0.
 
-    The mean over views is R-precision (Jain et al. 2022). The images' lengths do not matter.
+    The mean over views is R-precision (Jain et al. 2022). The lengths of the image vectors do not matter.
     """
     similarity = image_features @ text_features.T
     rivals = np.delete(similarity, right, axis=1)

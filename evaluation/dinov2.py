@@ -1,7 +1,7 @@
-"""DINOv2 (Oquab et al. 2023, arXiv:2304.07193): features that agree with people's eyes better than Inception's.
+"""DINOv2 features (Oquab et al. 2023, arXiv:2304.07193), which agree with human judgement better than Inception's.
 
 For `fd_dinov2` (Stein et al. 2023, arXiv:2306.04675): the [CLS] state after the last norm, of views resized to
-224 × 224 by PIL's bicubic on bytes and normalised as ImageNet. Measured only where the weights are given.
+224 × 224 by PIL's bicubic on bytes and normalised as for ImageNet. Computed only if the weights are available.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from transformers.utils import logging as transformers_logging
 
 from evaluation import EvaluationError
 from evaluation.checkpoints import digest, read_tensors
-from evaluation.views import Views, each
+from evaluation.views import Views, parallel_map
 
 SIZE = 224
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 UNUSED = "embeddings.mask_token"
-"""A parameter of training alone, which some copies of the checkpoint lack."""
+"""A parameter used only in training, which some copies of the checkpoint lack."""
 
 
 class Dinov2Tower:
-    """A `FeatureNetwork`: views → the image's state, in float32."""
+    """A `FeatureNetwork`: views → [CLS] states, in float32."""
 
     name = "dinov2"
 
@@ -38,22 +38,22 @@ class Dinov2Tower:
 
     @staticmethod
     def load(folder: Path | str, device: torch.device | str = "cpu") -> Dinov2Tower:
-        """Read `config.json` and `model.safetensors` as transformers writes them.
+        """Load `config.json` and `model.safetensors` as transformers writes them.
 
-        Raises EvaluationError where one is missing or damaged, or the tensors are another model's.
+        Raises EvaluationError if a file is missing or damaged, or if the tensors belong to another model.
         """
         folder = Path(folder)
         if not (folder / "config.json").is_file():
             raise EvaluationError(f"no config.json in {folder}: expected DINOv2 as a transformers folder")
-        tensors = read_tensors(folder / "model.safetensors")  # says what is wrong with a file before transformers does
+        tensors = read_tensors(folder / "model.safetensors")  # its errors are clearer than transformers'
         try:
             kind = json.loads((folder / "config.json").read_text()).get("model_type")
         except (ValueError, AttributeError) as error:
-            raise EvaluationError(f"{folder / 'config.json'} is no model's configuration: fetch it again") from error
+            raise EvaluationError(f"{folder / 'config.json'} is not a model configuration: fetch it again") from error
         if kind != "dinov2":
             raise EvaluationError(f"{folder} holds a {kind} model; expected dinov2")
         shown = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.disable_progress_bar()  # one for every model it loads
+        transformers_logging.disable_progress_bar()  # transformers prints one for every model
         try:
             loaded: Any = Dinov2Model.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
@@ -67,8 +67,7 @@ class Dinov2Tower:
         network, found = loaded
         if odd := sorted({*found["missing_keys"], *found["unexpected_keys"]} - {UNUSED}):
             raise EvaluationError(
-                f"{folder} is not the model of its config.json: {len(odd)} tensors are missing or unknown, "
-                f"first {odd[0]}"
+                f"{folder} does not match its config.json: {len(odd)} tensors are missing or unknown, first {odd[0]}"
             )
         weights = digest({name: tensor for name, tensor in tensors.items() if name != UNUSED})
         return Dinov2Tower(network, weights, device)
@@ -77,13 +76,13 @@ class Dinov2Tower:
     def __call__(self, views: Views, batch_size: int = 30) -> Float32[np.ndarray, "views dim"]:
         features = []
         for chunk in np.split(views, range(batch_size, len(views), batch_size)):
-            pixels = torch.stack(each(preprocess, chunk)).to(self.device)
+            pixels = torch.stack(parallel_map(preprocess, chunk)).to(self.device)
             features.append(self.network(pixels).last_hidden_state[:, 0].cpu().numpy())
         return np.concatenate(features)
 
 
 def preprocess(view: UInt8[np.ndarray, "height width 3"]) -> Float[Tensor, "3 224 224"]:
-    """Bicubic to the whole 224 × 224 (nothing is cropped), normalised."""
+    """Bicubic resize to 224 × 224 without cropping, then normalisation."""
     resized = np.asarray(Image.fromarray(view).resize((SIZE, SIZE), Image.Resampling.BICUBIC))
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
     return (torch.tensor(resized).permute(2, 0, 1) / 255 - mean) / std

@@ -1,6 +1,7 @@
-"""Feature networks for the Fréchet and kernel distances: views → vectors, and what to call the distance.
+"""Feature networks for the Fréchet and kernel distances: views → feature vectors.
 
-A network is anything with a name, a digest and a call, so the published Inception stands beside the embedded tower.
+A network is any callable with a name and a digest, so the published Inception and the bundled CLIP tower share one
+interface.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ class FeatureNetwork(Protocol):
 
 
 class ClipTower:
-    """The scorer's image tower: its unit vectors times √D.
+    """The image tower of a CLIP scorer: its unit vectors times √D.
 
-    √D is the length of a vector whose entries have deviation 1, which the cubic kernel (x·y/D + 1)³ expects: of plain
-    unit vectors it would see little but the mean.
+    √D is the length of a vector whose entries have standard deviation 1, which the cubic kernel (x·y/D + 1)³ expects.
+    With plain unit vectors the kernel would depend on little but the mean.
     """
 
     def __init__(self, scorer: ClipScorer) -> None:
@@ -45,5 +46,5 @@ class ClipTower:
 
     @staticmethod
     def scaled(image_features: Float32[np.ndarray, "views dim"]) -> Float32[np.ndarray, "views dim"]:
-        """The features of views whose unit vectors are known already: the CLIP score needs the same."""
+        """The features of views whose unit vectors are already computed, as for the CLIP score."""
         return np.float32(math.sqrt(image_features.shape[1])) * image_features

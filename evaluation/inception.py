@@ -1,12 +1,12 @@
-"""Inception-v3 of 2015-12-05 (Heusel et al. 2017; Szegedy et al. 2016): the 2048 numbers that FID is measured in.
+"""Inception-v3 of 2015-12-05 (Heusel et al. 2017; Szegedy et al. 2016): the 2048 features of FID.
 
-The same weights under two resizings to 299 × 299, since FIDs of published tables are made with either:
+The same weights with two ways to resize to 299 × 299, because published tables use either:
 
 - `clean` (Parmar et al. 2022, arXiv:2104.11222): PIL's bicubic on floats, antialiased, clipped to [0, 255]: `fid`;
 - `tf`: TensorFlow 1's bilinear without antialiasing, as torch-fidelity computes it: `fid_tf`.
 
-The blocks are torch-fidelity's, with the two poolings in which this Inception differs from torchvision's. In float64,
-because float32 on GPUs depends on the size of the batch.
+The blocks are torch-fidelity's, with the two poolings in which this Inception differs from torchvision's. Features are
+computed in float64, because float32 results on GPUs depend on the batch size.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d
 
 from evaluation import EvaluationError
 from evaluation.checkpoints import digest, read_tensors
-from evaluation.views import Views, each
+from evaluation.views import Views, parallel_map
 
 SIZE = 299
 PUBLISHED = "weights-inception-2015-12-05-6726825d.pth"
@@ -34,7 +34,7 @@ Resize = Literal["clean", "tf"]
 
 
 class Inception(nn.Sequential):
-    """Pixels normalised to (x - 128) / 128 → the last pooling, under the parameter names of the published state."""
+    """Pixels normalised to (x - 128) / 128 → features of the last pooling. Parameter names as in the published file."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +66,8 @@ class Inception(nn.Sequential):
 class InceptionTower:
     """A `FeatureNetwork`: views → 2048 features.
 
-    Its name holds the resizing, and the precision where that is not float64, so a reference made otherwise is refused.
+    Its name includes the resizing, and the precision unless it is float64. So a reference set built with another
+    resizing or precision is refused.
     """
 
     def __init__(self, network: Inception, resize: Resize = "clean") -> None:
@@ -86,9 +87,9 @@ class InceptionTower:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float64,
     ) -> InceptionTower:
-        """Read a published file or the one in a folder: the state of torch-fidelity and pytorch-fid, or TorchScript.
+        """Load a published file or the one in a folder: the state of torch-fidelity and pytorch-fid, or TorchScript.
 
-        Raises EvaluationError where there is none, where it is damaged or would run code, or is another network.
+        Raises EvaluationError if the file is missing, damaged, would run code, or holds another network.
         """
         file = Path(file)
         if file.is_dir():
@@ -97,8 +98,8 @@ class InceptionTower:
 
     @property
     def weights(self) -> str:
-        """The same for both published forms of the same weights."""
-        return digest({name: tensor for name, tensor in self.network.state_dict().items() if _counts(name)})
+        """SHA-256 of the weights, the same for both published formats."""
+        return digest({name: tensor for name, tensor in self.network.state_dict().items() if _is_used(name)})
 
     @torch.no_grad()
     def __call__(self, views: Views, batch_size: int = 30) -> Float32[np.ndarray, "views dim"]:
@@ -117,37 +118,37 @@ def clean_resize(views: UInt8[np.ndarray, "views height width 3"]) -> Float[Tens
         sized = [Image.fromarray(channel).resize((SIZE, SIZE), Image.Resampling.BICUBIC) for channel in channels]
         return np.stack([np.asarray(channel) for channel in sized]).clip(0, 255)
 
-    return torch.from_numpy(np.stack(each(resized, views)))
+    return torch.from_numpy(np.stack(parallel_map(resized, views)))
 
 
 def tf_resize(
     views: UInt8[np.ndarray, "views height width 3"], device: torch.device | str = "cpu"
 ) -> Float[Tensor, "views 3 299 299"]:
-    """TensorFlow 1's bilinear in float64: corners not aligned, no antialiasing. Slow on one core (43 ms of 512 px)."""
+    """TensorFlow 1's bilinear in float64: corners not aligned, no antialiasing. 43 ms per 512 px view on one core."""
     pixels = torch.from_numpy(np.ascontiguousarray(views)).to(device).permute(0, 3, 1, 2).double()
     return interpolate_bilinear_2d_like_tensorflow1x(pixels, size=(SIZE, SIZE), align_corners=False)
 
 
 def network_of(state: dict[str, Tensor], source: str) -> Inception:
-    """The network with these tensors, whichever published names they have."""
+    """The network with these tensors, under either set of published names."""
     network = Inception()
-    own = {name: tensor for name, tensor in network.state_dict().items() if _counts(name)}
-    renamed = _from_torchscript(state, list(own)) if any(name.endswith(".beta") for name in state) else state
-    given = {name: t for name, t in renamed.items() if _counts(name) and not name.startswith("fc.")}
-    wrong = [name for name in given.keys() & own.keys() if given[name].shape != own[name].shape]
-    if odd := sorted((given.keys() ^ own.keys()) | set(wrong)):
+    expected = {name: tensor for name, tensor in network.state_dict().items() if _is_used(name)}
+    renamed = _from_torchscript(state, list(expected)) if any(name.endswith(".beta") for name in state) else state
+    found = {name: t for name, t in renamed.items() if _is_used(name) and not name.startswith("fc.")}
+    wrong = [name for name in found.keys() & expected.keys() if found[name].shape != expected[name].shape]
+    if odd := sorted((found.keys() ^ expected.keys()) | set(wrong)):
         raise EvaluationError(
             f"{source} is not Inception-v3 of 2015-12-05: {len(odd)} tensors are missing, unknown or of another shape, "
             f"first {odd[0]}; expected torch-fidelity's {PUBLISHED} or the network's TorchScript form"
         )
-    network.load_state_dict(given, strict=False)
+    network.load_state_dict(found, strict=False)
     return network
 
 
-def _from_torchscript(state: dict[str, Tensor], own: list[str]) -> dict[str, Tensor]:
-    """Convolutions in order of definition, which is ours too: kernel, shift, mean and variance; the scale is 1."""
+def _from_torchscript(state: dict[str, Tensor], expected: list[str]) -> dict[str, Tensor]:
+    """Rename TorchScript tensors: per convolution kernel, shift, mean and variance, in our order; the scale is 1."""
     layers = [name.removesuffix(".beta") for name in state if name.endswith(".beta")]
-    targets = [name.removesuffix(".conv.weight") for name in own if name.endswith(".conv.weight")]
+    targets = [name.removesuffix(".conv.weight") for name in expected if name.endswith(".conv.weight")]
     renamed = {}
     for layer, target in zip(layers, targets, strict=False):
         for theirs, ours in {
@@ -162,5 +163,5 @@ def _from_torchscript(state: dict[str, Tensor], own: list[str]) -> dict[str, Ten
     return renamed
 
 
-def _counts(name: str) -> bool:
+def _is_used(name: str) -> bool:
     return not name.endswith("num_batches_tracked")

@@ -1,6 +1,6 @@
-"""A user study: rankings of k methods by volunteers → average ranks and how far they can be trusted.
+"""User study statistics: rankings of k methods by volunteers → average ranks, intervals and tests.
 
-The unit is the volunteer: rankings of one are not independent, whatever groups and questions they are of.
+The unit is the volunteer, because the rankings of one volunteer are not independent across groups and questions.
 Friedman (1937), Kendall & Babington Smith (1939), Nemenyi (1963) as in Demšar (2006), with volunteers as blocks.
 """
 
@@ -20,7 +20,7 @@ SUM_TOLERANCE = 0.03  # five means printed to two decimals are off by at most 0.
 
 
 class MeanRank(NamedTuple):
-    """1 is best. The interval is the percentile bootstrap's over volunteers; absent (None) below two."""
+    """Average rank, 1 is best, with a percentile bootstrap interval over volunteers (None below two volunteers)."""
 
     value: float
     low: float | None
@@ -28,7 +28,7 @@ class MeanRank(NamedTuple):
 
 
 class Friedman(NamedTuple):
-    """Whether volunteers prefer any method: χ² with k - 1 degrees of freedom, its p, and Kendall's W from 0 to 1."""
+    """Friedman test of equal preference: χ² with k - 1 degrees of freedom, its p, and Kendall's W from 0 to 1."""
 
     chi_squared: float
     p: float
@@ -36,26 +36,26 @@ class Friedman(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What one question found, methods in the order of the columns."""
+    """Results of one question, methods in the order of the columns."""
 
     means: list[MeanRank]
     voters: int
     rankings: int
     friedman: Friedman | None
-    """None below three methods or two volunteers, or where all volunteers tie all methods."""
+    """None below three methods or two volunteers, or if all volunteers tie all methods."""
     critical_distance: float
-    """Nemenyi's, at 5 %: average ranks that differ by less cannot be told apart."""
+    """Nemenyi's critical distance at 5 %: average ranks that differ by less are not significantly different."""
     p: list[list[float]]
-    """Nemenyi's p of each pair."""
+    """Nemenyi's p-value of each pair."""
 
 
 def summarise(
     ranks: Int[np.ndarray, "rankings methods"], voters: Sequence[str], random: np.random.Generator
 ) -> Summary:
-    """All of one question; `voters[i]` gave `ranks[i]`. Raises EvaluationError for what is no ranking."""
+    """Summarise one question; `voters[i]` gave `ranks[i]`. Raises EvaluationError if a row is not a ranking."""
     check(ranks)
     if len(voters) != len(ranks):
-        raise EvaluationError(f"{len(ranks)} rankings come from {len(voters)} voters: name the voter of each")
+        raise EvaluationError(f"{len(ranks)} rankings but {len(voters)} voters: give one voter for each ranking")
     blocks = voter_means(ranks, voters)
     means = ranks.mean(axis=0)
     return Summary(
@@ -69,19 +69,19 @@ def summarise(
 
 
 def check(ranks: Int[np.ndarray, "rankings methods"]) -> None:
-    """Raise EvaluationError unless each row gives each rank from 1 to k once."""
+    """Raise EvaluationError unless each row contains each rank from 1 to k once."""
     if ranks.size == 0:
-        raise EvaluationError("no rankings to average: nobody has voted yet")
+        raise EvaluationError("no rankings to average: no votes were recorded")
     wrong = (np.sort(ranks, axis=1) != np.arange(1, ranks.shape[1] + 1)).any(axis=1)
     if wrong.any():
         number = int(np.flatnonzero(wrong)[0])
         raise EvaluationError(
-            f"ranking {number} is {ranks[number].tolist()}: each rank from 1 to {ranks.shape[1]} stands in it once"
+            f"ranking {number} is {ranks[number].tolist()}: expected each rank from 1 to {ranks.shape[1]} once"
         )
 
 
 def check_means(means: Sequence[float], tolerance: float = SUM_TOLERANCE) -> None:
-    """Raise EvaluationError unless published average ranks can be such: in 1 to k, with the sum k (k + 1) / 2."""
+    """Raise EvaluationError unless average ranks are consistent: each in 1 to k, with the sum k (k + 1) / 2."""
     k, total = len(means), math.fsum(means)
     outside = [mean for mean in means if not 1 <= mean <= k]
     if outside:
@@ -89,14 +89,14 @@ def check_means(means: Sequence[float], tolerance: float = SUM_TOLERANCE) -> Non
     if abs(total - k * (k + 1) / 2) > tolerance + 1e-9:
         raise EvaluationError(
             f"average ranks of {k} methods sum to {total:.2f}: expected {k * (k + 1) / 2:g} within {tolerance:g}, "
-            "as of rankings without ties or gaps"
+            "as for rankings without ties or gaps"
         )
 
 
 def voter_means(
     ranks: Int[np.ndarray, "rankings methods"], voters: Sequence[str]
 ) -> Float[np.ndarray, "voters methods"]:
-    """The blocks: each volunteer's average ranks, volunteers in the order of their names."""
+    """Average ranks of each volunteer (the blocks of the tests), volunteers sorted by name."""
     totals, counts = _by_voter(ranks, voters)
     return totals / counts[:, None]
 
@@ -108,7 +108,7 @@ def bootstrapped(
     confidence: float = 0.95,
     resamples: int = 10_000,
 ) -> list[MeanRank]:
-    """Average ranks over all rankings; volunteers are drawn with replacement, each with all that they ranked."""
+    """Average ranks over all rankings, bootstrapped over volunteers, each with all their rankings."""
     totals, counts = _by_voter(ranks, voters)
     values = ranks.mean(axis=0)
     if len(counts) < 2:
@@ -120,7 +120,10 @@ def bootstrapped(
 
 
 def friedman(blocks: Float[np.ndarray, "voters methods"]) -> Friedman | None:
-    """Of methods ranked within each block, ties counted; W = χ² / (n (k - 1)). None where there is nothing to test."""
+    """Friedman test with methods ranked within each block, corrected for ties; W = χ² / (n (k - 1)).
+
+    None below three methods or two volunteers, or if all volunteers tie all methods.
+    """
     n, k = blocks.shape
     ranks = rankdata(blocks.round(9), axis=1)  # means that differ by rounding tie
     if k < 3 or n < 2 or (ranks == ranks[:, :1]).all():
@@ -132,13 +135,13 @@ def friedman(blocks: Float[np.ndarray, "voters methods"]) -> Friedman | None:
 def critical_distance(methods: int, voters: int, level: float = 0.05) -> float:
     """Nemenyi's q √(k (k + 1) / 6 n) with q = Studentised range / √2.
 
-    Of average ranks over several groups a volunteer it is cautious: exact if each ranks all groups alike.
+    Conservative if each volunteer ranks several groups; exact if each volunteer ranks all groups alike.
     """
     return float(studentized_range.ppf(1 - level, methods, np.inf)) / math.sqrt(2) * _scale(methods, voters)
 
 
 def nemenyi_p(means: Float[np.ndarray, " methods"], voters: int) -> Float[np.ndarray, "methods methods"]:
-    """The level at which each pair's distance would be critical; 1 on the diagonal."""
+    """p-value of each pair: the level at which its distance would be critical. 1 on the diagonal."""
     distances = np.abs(means[:, None] - means) * math.sqrt(2) / _scale(len(means), voters)
     return studentized_range.sf(distances, len(means), np.inf)
 

@@ -1,6 +1,6 @@
-"""What a distance is measured from: moments and features of reference images, and the digest of what made them.
+"""Reference sets: moments and features of reference images, and a key that identifies how they were produced.
 
-Two distances mean something beside each other only if their references are one; the key says so. The format is `.npz`.
+Two distances are comparable only if they were measured from reference sets with the same key. The format is `.npz`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from evaluation.fid import Moments
 
 @dataclass(frozen=True)
 class Reference:
-    """Moments of all reference images, features of some of them (for the kernel distance), and their origin.
+    """Moments of all reference images, features of some of them (for the kernel distance), and their provenance.
 
-    `made_of` holds all that can change the numbers: `network` and `weights` of the features, the images' generator,
-    its weights, prompts, steps, guidance, seed and count. It must be plain JSON.
+    `made_of` holds every setting that affects the numbers: `network` and `weights` of the features; the prior that
+    generated the images, its weights, prompts, steps, guidance, seed and count. It must be plain JSON.
     """
 
     moments: Moments
@@ -39,17 +39,17 @@ class Reference:
         return hashlib.sha256(_canonical(self.made_of).encode()).hexdigest()
 
     def require_network(self, name: str, weights: str, *, is_label: bool = False) -> None:
-        """Raise EvaluationError unless these features are by this network; a name that is but a label may differ."""
+        """Raise EvaluationError unless the features come from this network. With `is_label`, the name may differ."""
         found = (self.made_of.get("network"), self.made_of.get("weights"))
         if found[1] != weights or (found[0] != name and not is_label):
             raise EvaluationError(
-                f"the reference holds features of {found[0]} ({str(found[1])[:12]}), the views were seen by {name} "
-                f"({weights[:12]}): make the reference again with the weights you evaluate with"
+                f"the reference set holds features of {found[0]} ({str(found[1])[:12]}), but the views were evaluated "
+                f"with {name} ({weights[:12]}): rebuild the reference set with the weights you evaluate with"
             )
 
 
 def require_one_reference(keys: Iterable[str], metric: str = "distances") -> str:
-    """The one key that all distances share. Raises EvaluationError where they were measured from several references."""
+    """The key that all distances share. Raises EvaluationError if they were measured from different reference sets."""
     found = sorted(set(keys))
     if len(found) != 1:
         raise EvaluationError(
@@ -60,7 +60,7 @@ def require_one_reference(keys: Iterable[str], metric: str = "distances") -> str
 
 
 def to_bytes(reference: Reference) -> bytes:
-    """The `.npz` of a reference; equal references give equal bytes."""
+    """The `.npz` bytes of a reference set. Equal reference sets give equal bytes."""
     arrays: dict[str, Any] = {
         "count": np.array(reference.moments.count),
         "total": reference.moments.total,
@@ -77,7 +77,7 @@ def to_bytes(reference: Reference) -> bytes:
 
 
 def from_bytes(data: bytes) -> Reference:
-    """Read a reference. Raises EvaluationError where it is no reference or its parts do not belong together."""
+    """Read a reference set. Raises EvaluationError if the bytes are not a reference set or were modified."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}

@@ -1,7 +1,7 @@
-"""Uncertainty over prompts: the unit is the prompt, because the views of one object are not independent.
+"""Confidence intervals and tests over prompts. The unit is the prompt: the views of one object are not independent.
 
-The t-interval covers 93 to 96 % at 40 prompts where the percentile bootstrap covers 93 to 95 and BCa 90 to 95
-(normal, Student-3 and exponential data), so it is the one that is reported; the paired bootstrap stands beside it.
+At 40 prompts the t-interval covers 93 to 96 %, the percentile bootstrap 93 to 95 % and BCa 90 to 95 % (normal,
+Student-3 and exponential data). So the t-interval is reported, together with the paired bootstrap.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from evaluation import EvaluationError
 
 
 class Mean(NamedTuple):
-    """A mean over so many prompts; standard error and interval are absent (None) below two prompts."""
+    """A mean over prompts with its standard error and interval, which are None below two prompts."""
 
     value: float
     standard_error: float | None
@@ -36,7 +36,7 @@ class PairedDifference(NamedTuple):
 
 
 def mean_over_prompts(values: Float[np.ndarray, " prompts"], confidence: float = 0.95) -> Mean:
-    """Mean, standard error and t-interval. Raises EvaluationError without values or where one is not finite."""
+    """Mean, standard error and t-interval. Raises EvaluationError if there are no values or one is not finite."""
     _check(values)
     count, mean = len(values), float(np.mean(values))
     if count < 2:
@@ -45,7 +45,10 @@ def mean_over_prompts(values: Float[np.ndarray, " prompts"], confidence: float =
 
 
 def with_interval(value: float, standard_error: float | None, prompts: int, confidence: float = 0.95) -> Mean:
-    """The t-interval of a value whose error over prompts is known, as a jackknife's; without one there is none."""
+    """The t-interval of a value with a known standard error over prompts, such as a jackknife error.
+
+    Without a standard error, or below two prompts, the interval is None.
+    """
     if standard_error is None or prompts < 2:
         return Mean(value, None, None, None, prompts)
     half = float(stdtrit(prompts - 1, 0.5 + confidence / 2)) * standard_error
@@ -59,7 +62,7 @@ def paired_difference(
     confidence: float = 0.95,
     resamples: int = 10_000,
 ) -> PairedDifference:
-    """Both arrays in one order of prompts. Prompts are drawn with replacement, each with both its values."""
+    """Compare values of the same prompts in the same order. The bootstrap resamples prompts with both their values."""
     if len(ours) != len(theirs):
         raise EvaluationError(
             f"a paired comparison needs the same prompts on both sides, found {len(ours)} and {len(theirs)}: "
@@ -77,22 +80,25 @@ def paired_difference(
 def sign_flip_p(
     difference: Float[np.ndarray, " prompts"], random: np.random.Generator, flips: int = 9_999
 ) -> float | None:
-    """Two-sided p of a mean paired difference of 0: how many changes of sign bring a mean as far from it as ours is.
+    """Two-sided p of the sign-flip test: the share of random sign changes whose mean is at least as far from 0.
 
-    Exact at every level for differences that are symmetric about 0, normal or not. Ours counts as one of them, so the
-    smallest p is 1 / (flips + 1); None below two prompts.
+    Exact at every level for differences that are symmetric about 0, normal or not. The observed signs count as one
+    of the changes, so the smallest p is 1 / (flips + 1). None below two prompts.
     """
     _check(difference)
     if len(difference) < 2:
         return None
     signs = random.integers(0, 2, size=(flips, len(difference)), dtype=np.int8) * 2 - 1
-    found = np.abs(signs @ difference)
-    as_far = int((found >= abs(difference.sum()) * (1 - 1e-12)).sum())  # sums in another order differ by rounding
+    sums = np.abs(signs @ difference)
+    as_far = int((sums >= abs(difference.sum()) * (1 - 1e-12)).sum())  # sums in another order differ by rounding
     return (as_far + 1) / (flips + 1)
 
 
 def t_p(mean: Mean) -> float | None:
-    """Two-sided p of a mean of 0 by Student's t, for values that no single prompt has; None without an error."""
+    """Two-sided p of Student's t-test for a mean of 0, for values without one number per prompt (FID, KID).
+
+    None without a standard error.
+    """
     if mean.standard_error is None:
         return None
     if mean.standard_error == 0:
@@ -101,7 +107,7 @@ def t_p(mean: Mean) -> float | None:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Holm's step-down p: all that are at most α may be believed at once with an error of α, whatever they share."""
+    """Holm's step-down p-values: rejecting all that are at most α has family-wise error α under any dependence."""
     adjusted, highest = [0.0] * len(ps), 0.0
     for rank, number in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
         highest = max(highest, min(1.0, (len(ps) - rank) * ps[number]))
@@ -110,12 +116,12 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def is_non_inferior(gain: Mean, margin: float) -> bool:
-    """Whether the interval of a gain (above 0 is better) lies wholly above -margin."""
+    """Whether the interval of a gain (positive is better) is entirely above -margin."""
     return gain.low is not None and gain.low > -margin
 
 
 def cusum(losses: Sequence[float], slack: float = 0.5) -> list[float]:
-    """Page's one-sided cumulative sum, S ← max(0, S + loss - slack): it rises while losses stay above `slack`."""
+    """Page's one-sided cumulative sum S ← max(0, S + loss - slack), which rises while losses exceed `slack`."""
     sums, total = [], 0.0
     for loss in losses:
         total = max(0.0, total + loss - slack)
@@ -124,16 +130,16 @@ def cusum(losses: Sequence[float], slack: float = 0.5) -> list[float]:
 
 
 def lowest_tenth(values: Float[np.ndarray, " views"]) -> float:
-    """The 10 % quantile over an object's views: what its bad sides score, which the mean hides."""
+    """The 10 % quantile over the views of an object: the score of its worst sides, which the mean hides."""
     _check(values)
     return float(np.quantile(values, 0.1))
 
 
 def _check(values: Float[np.ndarray, " n"]) -> None:
     if len(values) == 0:
-        raise EvaluationError("no values to average: not one object was evaluated")
+        raise EvaluationError("no values to average: no object was evaluated")
     if not np.isfinite(values).all():
         raise EvaluationError(
             f"{int((~np.isfinite(values)).sum())} of {len(values)} values are not finite: leave failed objects out and "
-            "count them, a missing number is never filled in"
+            "count them instead of filling in a number"
         )

@@ -1,4 +1,4 @@
-"""One array of bytes for every metric: RGB on white, rounded half up, lossless."""
+"""Rendered views as every metric receives them: 8-bit RGB on white, rounded half up."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -11,31 +11,30 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 Views = UInt8[np.ndarray, "views height width 3"]
-"""The pictures of one object, as every metric sees them."""
+"""The rendered views of one object."""
+
+MAX_THREADS = 8
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
-MOST_THREADS = 8
+def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """Apply `function` to every item in order, in threads. For PIL, which releases the GIL while it resizes.
 
-Given, Made = TypeVar("Given"), TypeVar("Made")
-
-
-def each(function: Callable[[Given], Made], items: Iterable[Given]) -> list[Made]:
-    """`function` of every item, in order, on several cores: for PIL, which lets go of the interpreter while it resizes.
-
-    One core would resize 120 views of 512² for three judges in 5 s, longer than a GPU takes to judge them.
+    One core would need 5 s to resize 120 views of 512² for three networks, longer than a GPU needs to score them.
     """
-    with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
         return list(pool.map(function, items))
 
 
 def to_bytes(images: Float[Tensor, "views 3 height width"]) -> Views:
-    """floor(255 x + 0.5) of colours clamped to [0, 1], the bytes that torchvision's `save_image` writes.
+    """floor(255 x + 0.5) of colours clamped to [0, 1]: the bytes that torchvision's `save_image` writes.
 
-    The product and the sum are rounded to float32 on the way, as they are there. Raises ValueError on NaN or infinity.
+    Product and sum are rounded to float32, as in torchvision. Raises ValueError on NaN or infinity.
     """
     if not torch.isfinite(images).all():
         raise ValueError(
-            f"{int((~torch.isfinite(images)).sum())} colour values are not finite: this asset cannot be judged"
+            f"{int((~torch.isfinite(images)).sum())} colour values are not finite: this asset cannot be scored"
         )
     return (images * 255 + 0.5).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
@@ -43,5 +42,5 @@ def to_bytes(images: Float[Tensor, "views 3 height width"]) -> Views:
 def on_white(
     rgb: Float[Tensor, "views 3 height width"], alpha: Float[Tensor, "views height width"]
 ) -> Float[Tensor, "views 3 height width"]:
-    """Premultiplied colour over white. Alpha is composited, never dropped: a dropped alpha judges hidden colours."""
+    """Composite premultiplied colours over white. Dropping alpha instead would score colours that nobody sees."""
     return rgb + (1 - alpha[:, None])

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.fid import Estimate, frechet, kernel_distance
+from evaluation.jackknife import Estimate, frechet
+from evaluation.kid import kernel_distance
 from evaluation.references import Reference
 from pipeline.weights.networks import Distance
 

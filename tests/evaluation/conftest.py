@@ -1,4 +1,4 @@
-"""Where published weights and other people's data lie, for tests that run only where they do."""
+"""Fixtures that locate published weights and shared data, and skip a test if they are missing."""
 
 import os
 from pathlib import Path
@@ -10,11 +10,11 @@ from tests.support.paths import FIXTURES
 
 @pytest.fixture(scope="session")
 def shared_file():
-    """Of a path, the file in shared/fixtures beside the checkout; where it is not there the test is skipped."""
+    """Function from a path to that file in shared/fixtures next to the checkout; skips the test if it is missing."""
 
     def find(path):
         if not (FIXTURES / path).is_file():
-            pytest.skip(f"needs shared/fixtures/{path} beside the checkout")
+            pytest.skip(f"needs shared/fixtures/{path} next to the checkout")
         return FIXTURES / path
 
     return find
@@ -22,7 +22,7 @@ def shared_file():
 
 @pytest.fixture(scope="session")
 def published():
-    """Of a part, its folder or file of published weights below SEGMENTDREAMER_WEIGHTS; without, a test is skipped."""
+    """Function from a part to its published weights in SEGMENTDREAMER_WEIGHTS; skips the test if they are missing."""
 
     def find(part):
         place = Path(os.environ.get("SEGMENTDREAMER_WEIGHTS", "/nonexistent"), part)

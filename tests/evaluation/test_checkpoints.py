@@ -1,4 +1,4 @@
-"""Each published form gives its tensors; what is damaged or would run code is refused in one sentence."""
+"""evaluation.checkpoints: every published format is read; damaged files and files with code are refused."""
 
 import pickle
 import zipfile
@@ -44,7 +44,7 @@ def same(found, expected):
     )
 
 
-def test_tensors_of_a_torch_file_old_and_new_and_of_safetensors(tensors, tmp_path):
+def test_torch_files_and_safetensors_are_read(tensors, tmp_path):
     torch.save(tensors, tmp_path / "new.pt")
     torch.save(tensors, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "it.safetensors")
@@ -54,14 +54,14 @@ def test_tensors_of_a_torch_file_old_and_new_and_of_safetensors(tensors, tmp_pat
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
 @pytest.mark.parametrize("half", [False, True])
-def test_tensors_of_torchscript_are_those_that_torch_itself_reads(tmp_path, half):
+def test_torchscript_tensors_match_torch_jit_load(tmp_path, half):
     module = Scripted().half() if half else Scripted()
     torch.jit.script(module).save(tmp_path / "scripted.pt")
     assert same(read_tensors(tmp_path / "scripted.pt"), dict(torch.jit.load(tmp_path / "scripted.pt").state_dict()))
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
-def test_code_in_a_file_never_runs(tmp_path):
+def test_code_in_a_file_is_not_run(tmp_path):
     torch.save({"a": Trap()}, tmp_path / "trap.pt")
     torch.save(Scripted(), tmp_path / "module.pt")
     torch.jit.script(Scripted()).save(tmp_path / "scripted.pt")
@@ -75,7 +75,7 @@ def test_code_in_a_file_never_runs(tmp_path):
         with pytest.raises(CodeInFileError, match=rf"^{name} holds more than tensors and would run code when opened"):
             read_tensors(tmp_path / name)
     tmp_path.joinpath("plain.pt").write_bytes(pickle.dumps({"a": Trap()}))
-    with pytest.raises(EvaluationError, match="cut short, damaged or no checkpoint"):
+    with pytest.raises(EvaluationError, match="truncated, damaged or not a checkpoint"):
         read_tensors(tmp_path / "plain.pt")
     assert not RAN
 
@@ -83,7 +83,7 @@ def test_code_in_a_file_never_runs(tmp_path):
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
 @pytest.mark.parametrize("name", ["new.pt", "old.pth", "it.safetensors", "scripted.pt"])
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.95])
-def test_a_file_cut_short_is_refused_in_one_sentence(tensors, tmp_path, name, share):
+def test_a_truncated_file_is_refused_in_one_sentence(tensors, tmp_path, name, share):
     if name == "scripted.pt":
         torch.jit.script(Scripted()).save(tmp_path / name)
     elif name == "it.safetensors":
@@ -94,12 +94,12 @@ def test_a_file_cut_short_is_refused_in_one_sentence(tensors, tmp_path, name, sh
     (tmp_path / name).write_bytes(data[: int(share * len(data))])
     with pytest.raises(EvaluationError) as refused:
         read_tensors(tmp_path / name)
-    assert f"{name} is cut short, damaged or no checkpoint (" in str(refused.value)
+    assert f"{name} is truncated, damaged or not a checkpoint (" in str(refused.value)
     assert str(refused.value).endswith(" bytes): fetch it again")
     assert "\n" not in str(refused.value)
 
 
-def test_other_files_are_named_for_what_they_are(tmp_path):
+def test_files_of_another_kind_are_refused_with_their_content(tmp_path):
     torch.save({"state_dict": {"a": torch.zeros(1)}}, tmp_path / "nested.pt")
     torch.save([torch.zeros(1)], tmp_path / "list.pt")
     tmp_path.joinpath("page.pt").write_text("<html>not found</html>")
@@ -107,13 +107,13 @@ def test_other_files_are_named_for_what_they_are(tmp_path):
         read_tensors(tmp_path / "nested.pt")
     with pytest.raises(EvaluationError, match="expected tensors by name, found list"):
         read_tensors(tmp_path / "list.pt")
-    with pytest.raises(EvaluationError, match=r"damaged or no checkpoint \(22 bytes\): fetch it again"):
+    with pytest.raises(EvaluationError, match=r"damaged or not a checkpoint \(22 bytes\): fetch it again"):
         read_tensors(tmp_path / "page.pt")
     with pytest.raises(EvaluationError, match=r"no checkpoint at .*nowhere\.pt"):
         read_tensors(tmp_path / "nowhere.pt")
 
 
-def test_the_digest_is_of_names_and_numbers_not_of_the_type_they_are_stored_in(tensors):
+def test_the_digest_depends_on_names_and_values_but_not_on_the_storage_type(tensors):
     whole = {"x": torch.tensor([0.5, 1.0]), "y": torch.ones(2)}
     assert digest(whole) == digest({name: tensor.half() for name, tensor in reversed(whole.items())})
     assert digest(whole) != digest({"x": whole["x"], "z": whole["y"]})

@@ -1,4 +1,4 @@
-"""The CLIP score against torchmetrics and transformers, its activation, its tokens, and R-precision of the features."""
+"""evaluation.clip_score: against torchmetrics and transformers; activation, tokens and R-precision."""
 
 import json
 import os
@@ -66,8 +66,8 @@ def views():
     return np.random.default_rng(0).integers(0, 256, (6, 45, 61, 3), dtype=np.uint8)
 
 
-def test_the_score_is_torchmetrics(scorer, views):
-    """Sec. 5.5 no. 5, through torchmetrics' callable hook; 1e-4 points (seen 1e-5: float32 sums in another order)."""
+def test_the_score_matches_torchmetrics(scorer, views):
+    """Sec. 5.5 no. 5, through torchmetrics' callable hook; 1e-4 points (observed: 1e-5, float32 summation order)."""
 
     class Adapter(torch.nn.Module):
         def __init__(self):
@@ -98,7 +98,7 @@ def test_the_score_is_torchmetrics(scorer, views):
         assert abs(max(float(score.mean()), 0.0) - float(metric.compute())) < 1e-4  # torchmetrics clamps the mean at 0
 
 
-def test_features_are_unit_vectors_whatever_the_batch(scorer, views):
+def test_features_are_unit_vectors_for_any_batch_size(scorer, views):
     whole, parts = scorer.image_features(views), scorer.image_features(views, batch_size=4)
     assert whole.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(whole, axis=1), 1, atol=1e-6)
@@ -106,13 +106,13 @@ def test_features_are_unit_vectors_whatever_the_batch(scorer, views):
     np.testing.assert_allclose(np.linalg.norm(scorer.text_features(PROMPTS), axis=1), 1, atol=1e-6)
 
 
-def test_a_negative_similarity_stays_negative():
-    """torchmetrics clamps the mean at 0 and Hessel et al. every sample; a clamp would hide how wrong an object is."""
+def test_negative_similarities_are_not_clamped():
+    """torchmetrics clamps the mean at 0, Hessel et al. every sample; a clamp would hide how wrong an object is."""
     image, text = np.array([[1, 0], [-0.6, 0.8]], np.float32), np.array([1, 0], np.float32)
     np.testing.assert_allclose(clip_score(image, text), [100, -60])
 
 
-def test_r_precision_asks_for_the_nearest_prompt_and_a_tie_is_not_right():
+def test_r_precision_requires_the_nearest_prompt_and_no_tie():
     texts = np.eye(3)
     images = np.array([[0.9, 0.1, 0], [0.1, 0.9, 0], [0.5, 0.5, 0]])
     assert is_nearest(images, texts, 0).tolist() == [1, 0, 0]
@@ -120,13 +120,13 @@ def test_r_precision_asks_for_the_nearest_prompt_and_a_tie_is_not_right():
     assert is_nearest(images, texts[:1], 0).tolist() == [1, 1, 1]
 
 
-def test_tower_features_have_the_length_of_root_width(scorer, views):
+def test_tower_features_have_length_root_of_width(scorer, views):
     tower = ClipTower(scorer)
     np.testing.assert_allclose(np.linalg.norm(tower(views), axis=1), 48**0.5, rtol=1e-6)
     assert tower.name == "embedded"
 
 
-def test_the_weights_digest_sees_one_number(folder, scorer):
+def test_the_weights_digest_changes_with_one_number(folder, scorer):
     other = ClipScorer.load(folder)
     assert other.weights == scorer.weights
     other.model.logit_scale.add_(1e-3)
@@ -134,7 +134,7 @@ def test_the_weights_digest_sees_one_number(folder, scorer):
 
 
 @pytest.mark.parametrize("missing", ["open_clip_config.json", "open_clip_model.safetensors"])
-def test_an_incomplete_folder_is_refused_and_never_scored_with_random_weights(folder, tmp_path, missing):
+def test_an_incomplete_folder_is_refused(folder, tmp_path, missing):
     for file in folder.iterdir():
         if file.name != missing:
             (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -142,10 +142,10 @@ def test_an_incomplete_folder_is_refused_and_never_scored_with_random_weights(fo
         ClipScorer.load(tmp_path)
 
 
-def test_a_name_that_is_neither_folder_nor_published_is_refused():
+def test_an_unknown_model_name_is_refused():
     with pytest.raises(
         EvaluationError,
-        match=r"expected a folder with open_clip_config\.json, a file of OpenAI's, or a published model/",
+        match=r"expected a folder with open_clip_config\.json, an OpenAI checkpoint file, or a published model/",
     ):
         ClipScorer.load("ViT-L-14-quickgelu/opnai")
 
@@ -158,7 +158,7 @@ SIZES = {
 
 
 def openai_model(size, seed=0):
-    """Random weights in OpenAI's architecture and types: linear maps in float16, all else in float32."""
+    """Random weights in OpenAI's architecture and types: linear weights in float16, everything else in float32."""
     sizes = SIZES[size]
     (width, layers, patch, image_size), (text_width, text_layers) = sizes["vision"], sizes["text"]
     vision = CLIPVisionCfg(image_size=image_size, patch_size=patch, width=width, layers=layers)
@@ -166,7 +166,7 @@ def openai_model(size, seed=0):
     torch.manual_seed(seed)
     model = CLIP(sizes["embed_dim"], vision, text, quick_gelu=True).eval()
     for name, parameter in model.named_parameters():
-        if name.endswith(("bias", "ln_1.weight", "ln_2.weight")):  # begun at 0 and 1, which would hide a mix-up
+        if name.endswith(("bias", "ln_1.weight", "ln_2.weight")):  # initialized to 0 and 1, which would hide a mix-up
             parameter.data.add_(0.1 * torch.randn(parameter.shape))
     convert_weights_to_lp(model, torch.float16)
     return model
@@ -252,10 +252,10 @@ def transformers_model(state, size):
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", SIZES)
-def test_an_openai_file_is_transformers_clip_model(size, views, tmp_path):
-    """Unit vectors of views and texts, 1e-5 (seen 1e-6): float32 sums of 1024 terms in another order, layer by layer.
+def test_an_openai_file_matches_transformers_clip_model(size, views, tmp_path):
+    """Unit vectors of views and texts, 1e-5 (observed 1e-6): float32 sums of 1024 terms in another order per layer.
 
-    The full depth takes a minute and 4 GB, so it runs where SEGMENTDREAMER_FULL_SIZE is set; two layers always do.
+    The full depth takes a minute and 4 GB, so it runs only if SEGMENTDREAMER_FULL_SIZE is set; two layers always run.
     """
     if size == "ViT-L/14" and not os.environ.get("SEGMENTDREAMER_FULL_SIZE"):
         pytest.skip("a minute and 4 GB: set SEGMENTDREAMER_FULL_SIZE=1")
@@ -274,7 +274,7 @@ def test_an_openai_file_is_transformers_clip_model(size, views, tmp_path):
 
 
 def test_an_openai_file_is_preprocessed_as_published(openai_file):
-    """Bicubic on bytes to the model's size, centre crop, CLIP's mean and deviation."""
+    """Bicubic on bytes to the model's size, centre crop, CLIP's mean and standard deviation."""
     view = np.random.default_rng(3).integers(0, 256, (40, 64, 3), dtype=np.uint8)
     resized = np.asarray(Image.fromarray(view).resize((51, 32), Image.Resampling.BICUBIC))[:, 10:42] / 255
     expected = (resized - [0.48145466, 0.4578275, 0.40821073]) / [0.26862954, 0.26130258, 0.27577711]
@@ -283,8 +283,8 @@ def test_an_openai_file_is_preprocessed_as_published(openai_file):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
-def test_openais_torchscript_archive_gives_the_same_scorer(openai_state, openai_file, tmp_path):
-    """As published: a module that runs, in float16, with three sizes among its tensors."""
+def test_openai_torchscript_archive_gives_the_same_scorer(openai_state, openai_file, tmp_path):
+    """As published: an executable module in float16, with three sizes among its tensors."""
 
     class Published(torch.nn.Module):
         def __init__(self):
@@ -320,17 +320,15 @@ def local_dir(folder, state, **model_cfg):
 @pytest.mark.parametrize("config", [{}, {"quick_gelu": False}])
 @pytest.mark.parametrize("stored", [None, torch.float32])
 def test_openai_weights_under_plain_gelu_are_refused(openai_state, tmp_path, config, stored):
-    """Sec. 5.5 no. 6: open_clip says nothing, whether they are stored as published or all in float32."""
+    """Sec. 5.5 no. 6: open_clip does not warn, whether they are stored as published or entirely in float32."""
     state = {name: tensor.to(stored or tensor.dtype) for name, tensor in openai_state.items()}
     with pytest.raises(
-        EvaluationError, match=r'trained with QuickGELU, under .* plain GELU.* put "quick_gelu": true into'
+        EvaluationError, match=r'trained with QuickGELU, under .* plain GELU.* set "quick_gelu": true in'
     ):
         ClipScorer.load(local_dir(tmp_path, state, **config))
 
 
-def test_openai_weights_under_quick_gelu_load_from_a_folder_and_score_otherwise_than_under_gelu(
-    openai_state, openai_file, tmp_path, views
-):
+def test_openai_weights_under_quick_gelu_load_from_a_folder(openai_state, openai_file, tmp_path, views):
     scorer = ClipScorer.load(local_dir(tmp_path, openai_state, quick_gelu=True))
     alone = ClipScorer.load(openai_file)
     assert scorer.weights == alone.weights
@@ -341,16 +339,16 @@ def test_openai_weights_under_quick_gelu_load_from_a_folder_and_score_otherwise_
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_weights_of_others_load_under_plain_gelu(openai_state, tmp_path, dtype):
-    """A model stored in one type is not taken for OpenAI's; without a configuration it cannot say what it runs."""
+def test_other_weights_load_under_plain_gelu(openai_state, tmp_path, dtype):
+    """A model stored in one type is not taken for OpenAI's. Without a configuration its activation is unknown."""
     random = torch.Generator().manual_seed(1)
     state = {n: torch.randn(t.shape, generator=random).to(dtype) for n, t in openai_state.items()}
     ClipScorer.load(local_dir(tmp_path, state))
-    with pytest.raises(EvaluationError, match="does not tell whether it runs GELU or QuickGELU"):
+    with pytest.raises(EvaluationError, match="does not record whether it uses GELU or QuickGELU"):
         ClipScorer.load(tmp_path / "open_clip_model.safetensors")
 
 
-def test_a_published_tag_under_the_other_activation_is_refused_before_anything_is_fetched():
+def test_a_published_tag_under_the_other_activation_is_refused_before_fetching():
     with pytest.raises(
         EvaluationError, match=r"trained with QuickGELU under the other activation.*use ViT-L-14-quickgelu/openai$"
     ):
@@ -360,16 +358,16 @@ def test_a_published_tag_under_the_other_activation_is_refused_before_anything_i
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.pop("visual.ln_post.weight"), "is no complete CLIP model of OpenAI's"),
-        (lambda s: s.update(extra=torch.zeros(1)), "is no complete CLIP model of OpenAI's"),
-        (lambda s: s.update({"visual.proj": torch.zeros(3, 3)}), "is no complete CLIP model of OpenAI's"),
+        (lambda s: s.pop("visual.ln_post.weight"), "is not a complete OpenAI CLIP model"),
+        (lambda s: s.update(extra=torch.zeros(1)), "is not a complete OpenAI CLIP model"),
+        (lambda s: s.update({"visual.proj": torch.zeros(3, 3)}), "is not a complete OpenAI CLIP model"),
         (
             lambda s: s.pop("text_projection"),
-            "is no CLIP model of OpenAI's: expected visual.conv1.weight and text_proj",
+            "is not an OpenAI CLIP model: expected visual.conv1.weight and text_proj",
         ),
         (
             lambda s: s.update({"token_embedding.weight": s["token_embedding.weight"][:999].clone()}),
-            "knows 999 tokens, OpenAI's tokenizer makes 49408",
+            "has 999 tokens, but OpenAI's tokenizer has 49408",
         ),
     ],
 )
@@ -382,7 +380,7 @@ def test_another_architecture_is_refused(openai_state, tmp_path, change, message
     assert "\n" not in str(refused.value)
 
 
-def test_a_folder_with_a_file_cut_short_or_of_another_model_is_refused(openai_state, openai_file, tmp_path):
+def test_a_folder_with_a_truncated_file_or_another_model_is_refused(openai_state, openai_file, tmp_path):
     folder = local_dir(tmp_path, openai_state, quick_gelu=True)
     weights = folder / "open_clip_model.safetensors"
     weights.write_bytes(openai_file.read_bytes()[:100_000])
@@ -398,24 +396,24 @@ def test_a_folder_with_a_file_cut_short_or_of_another_model_is_refused(openai_st
         ClipScorer.load(folder)
 
 
-def test_a_text_is_read_as_open_clip_reads_it_and_a_cut_is_said(openai_file):
-    """Sec. 5.5 no. 7: `&amp;` is unescaped (transformers' tokenizer would not), and 77 tokens are all there is."""
+def test_texts_are_tokenized_as_in_open_clip_and_truncation_warns(openai_file):
+    """Sec. 5.5 no. 7: `&amp;` is unescaped (transformers' tokenizer would not), and the context length is 77 tokens."""
     scorer = ClipScorer.load(openai_file)
     tokenizer = open_clip.get_tokenizer("ViT-L-14-quickgelu")
-    fits = "cube " * 75  # with beginning and end, 77
+    fits = "cube " * 75  # 77 tokens with start and end
     for text in ("salt &amp; pepper", "Ein Würfel", "", fits):
         assert torch.equal(scorer.tokenizer([text]), tokenizer([text]))
         scorer.text_features([text])  # without a warning
     np.testing.assert_array_equal(*(scorer.text_features([text]) for text in ("salt &amp; pepper", "salt & pepper")))
     with pytest.warns(
         UserWarning, match="the CLIP score reads 77 tokens, and this prompt is longer: 'cube cube "
-    ) as told:
+    ) as warned:
         long = scorer.text_features(["a cube", fits + "on a ball"])
-    assert len(told) == 1
+    assert len(warned) == 1
     np.testing.assert_allclose(long[1], scorer.text_features([fits])[0], atol=1e-6)
 
 
-def test_a_cut_is_said_by_a_tokenizer_that_pads_with_the_end_token_too(scorer):
+def test_truncation_warns_with_a_tokenizer_that_pads_with_the_end_token(scorer):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         scorer.text_features(["a" * 22, "b"])
@@ -423,7 +421,7 @@ def test_a_cut_is_said_by_a_tokenizer_that_pads_with_the_end_token_too(scorer):
         scorer.text_features(["a" * 23])
 
 
-def test_openais_probabilities_of_its_picture(shared_file, published):
+def test_published_probabilities_of_openais_example_image(shared_file, published):
     """OpenAI's README: ViT-B/32 on CLIP.png; within 1e-3, as published in float16."""
     scorer = ClipScorer.load(published("ViT-B-32.pt"))
     view = np.asarray(Image.open(shared_file("clip/CLIP.png")).convert("RGB"))

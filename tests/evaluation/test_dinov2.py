@@ -1,4 +1,4 @@
-"""DINOv2 features against timm's port of the same architecture and torchvision's transforms, on random weights."""
+"""evaluation.dinov2: against timm's port of the architecture and torchvision's transforms, with random weights."""
 
 import json
 
@@ -24,8 +24,8 @@ def views():
     return np.random.default_rng(0).integers(0, 256, (3, 60, 80, 3), dtype=np.uint8)
 
 
-def timms(state):
-    """The same weights in timm's vision transformer, its positions of 518 pixels interpolated to 224 as published."""
+def timm_model(state):
+    """The same weights in timm's vision transformer, with positions for 518 pixels interpolated to 224 as published."""
     model = timm.models.VisionTransformer(
         img_size=224,
         patch_size=14,
@@ -62,8 +62,8 @@ def timms(state):
 
 
 @torch.no_grad()
-def test_features_are_timms_of_torchvisions_pixels(folder, views):
-    """1e-5 of their size: two implementations of attention, in float32."""
+def test_features_match_timm_and_torchvision(folder, views):
+    """Relative tolerance 1e-5: two implementations of attention, in float32."""
     chain = transforms.Compose(
         [
             transforms.ToPILImage(),
@@ -72,7 +72,7 @@ def test_features_are_timms_of_torchvisions_pixels(folder, views):
             transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         ]
     )
-    model = timms(load_file(folder / "model.safetensors"))
+    model = timm_model(load_file(folder / "model.safetensors"))
     pixels = torch.stack([chain(view) for view in views])
     expected = model(pixels).numpy()
     features = Dinov2Tower.load(folder)(views)
@@ -81,13 +81,13 @@ def test_features_are_timms_of_torchvisions_pixels(folder, views):
     assert np.abs(features - expected).max() < 1e-5 * np.abs(expected).max()
 
 
-def test_features_do_not_depend_on_the_company(folder, views):
+def test_features_do_not_depend_on_the_batch(folder, views):
     tower = Dinov2Tower.load(folder)
     np.testing.assert_allclose(tower(views), tower(views, batch_size=2), atol=1e-5)
     assert tower.name == "dinov2"
 
 
-def test_the_digest_sees_one_number_but_not_the_token_of_training(folder, tmp_path):
+def test_the_digest_changes_with_one_number_but_ignores_the_mask_token(folder, tmp_path):
     state = load_file(folder / "model.safetensors")
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
     save_file({n: t for n, t in state.items() if n != "embeddings.mask_token"}, tmp_path / "model.safetensors")
@@ -111,5 +111,5 @@ def test_another_model_is_refused(folder, tmp_path):
     with pytest.raises(EvaluationError, match="holds a vit model; expected dinov2"):
         Dinov2Tower.load(tmp_path)
     (tmp_path / "config.json").write_text("<html>")
-    with pytest.raises(EvaluationError, match="is no model's configuration: fetch it again"):
+    with pytest.raises(EvaluationError, match="is not a model configuration: fetch it again"):
         Dinov2Tower.load(tmp_path)

@@ -1,4 +1,4 @@
-"""The reward model against transformers' BLIP, torchvision's transforms, and the published checkpoint's shape."""
+"""evaluation.image_reward: against transformers' BLIP, torchvision's transforms and the published sizes."""
 
 import dataclasses
 import os
@@ -53,7 +53,7 @@ TINY = RewardConfig(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A tiny reward model with lively random weights, as it lies on disk."""
+    """The folder of a tiny reward model with large random weights."""
     folder = tmp_path_factory.mktemp("reward")
     folder.joinpath("vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
     folder.joinpath("config.json").write_text(TINY.to_json())
@@ -74,7 +74,7 @@ def views():
     return [random.integers(0, 256, (1, *size, 3), dtype=np.uint8) for size in SIZES]
 
 
-def blip(model):
+def transformers_blip(model):
     """The same weights in transformers' BLIP classes, through evaluation.md's key map (Sec. 2.4)."""
     c = model.config
     vision = BlipVisionModel(
@@ -128,9 +128,9 @@ def blip(model):
 
 
 @torch.no_grad()
-def scores_here_and_in_blip(model, views):
-    """Of every view and prompt, ours and that of the same weights in transformers' BLIP classes."""
-    vision, text = blip(model)
+def scores_ours_and_blip(model, views):
+    """Scores of every view and prompt: ours, and those of the same weights in transformers' BLIP classes."""
+    vision, text = transformers_blip(model)
     c, scores, expected = model.config, [], []
     for view in views:
         pixels = preprocess(view[0], c.image_size)[None]
@@ -150,29 +150,29 @@ def scores_here_and_in_blip(model, views):
     return np.array(scores), np.array(expected)
 
 
-def test_scores_are_those_of_transformers_blip_classes(folder, views):
-    """Sec. 5.5 no. 1. BLIP pads to 35 tokens, we to the longest text: the mask makes that one score (float32: 1e-5)."""
-    scores, expected = scores_here_and_in_blip(ImageReward.load(folder), views)
+def test_scores_match_transformers_blip(folder, views):
+    """Sec. 5.5 no. 1. BLIP pads to 35 tokens, ours to the longest text; the mask makes them equal (1e-5)."""
+    scores, expected = scores_ours_and_blip(ImageReward.load(folder), views)
     assert np.ptp(expected) > 0.5
     assert np.abs(scores - expected).max() < 1e-5
 
 
 @pytest.mark.skipif(not os.environ.get("SEGMENTDREAMER_FULL_SIZE"), reason="a minute, 5 GB: SEGMENTDREAMER_FULL_SIZE=1")
-def test_scores_at_the_published_sizes_are_those_of_transformers_blip_classes(folder, views):
-    """Random weights, the head's enlarged so that scores range over units; 1e-4 after 24 + 12 layers in float32."""
+def test_scores_at_the_published_sizes_match_transformers_blip(folder, views):
+    """Random weights, larger in the head so that scores span units; 1e-4 after 24 + 12 layers in float32."""
     torch.manual_seed(0)
     model = ImageReward(RewardConfig(), load_tokenizer(folder / "vocab.txt")).eval().requires_grad_(False)
     for name, parameter in model.named_parameters():
         parameter.add_(0.02 * torch.randn(parameter.shape))
         if name.startswith("mlp.") and name.endswith("weight"):
             parameter.mul_(2)
-    scores, expected = scores_here_and_in_blip(model, [views[2], views[5]])
+    scores, expected = scores_ours_and_blip(model, [views[2], views[5]])
     assert np.ptp(expected) > 0.5
     assert np.abs(scores - expected).max() < 1e-4
 
 
-def test_the_batch_and_the_company_change_nothing(folder):
-    """40 views in batches of 30 and 10 score as they do alone; a longer text beside a text only adds masked padding."""
+def test_scores_do_not_depend_on_the_batch(folder):
+    """40 views in batches of 30 and 10 score as they do alone; a longer text in the batch only adds masked padding."""
     model = ImageReward.load(folder)
     many = np.random.default_rng(1).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
     alone = np.concatenate([model.score(many[i : i + 1], PROMPTS[0]) for i in range(40)])
@@ -184,7 +184,7 @@ def test_the_batch_and_the_company_change_nothing(folder):
 
 
 @pytest.mark.parametrize("size", [*SIZES, (50, 45), (45, 50)])
-def test_preprocessing_is_torchvisions_pil_chain_bit_for_bit(size):
+def test_preprocessing_matches_torchvision_on_pil_bit_for_bit(size):
     """Sec. 5.5 no. 3."""
     view = np.random.default_rng(2).integers(0, 256, (*size, 3), dtype=np.uint8)
     chain = transforms.Compose(
@@ -199,8 +199,8 @@ def test_preprocessing_is_torchvisions_pil_chain_bit_for_bit(size):
     assert torch.equal(preprocess(view, 32), chain(view))
 
 
-def test_wordpiece_ids_follow_from_greedy_longest_match(folder):
-    """Sec. 5.5 no. 4: accents stripped, CJK and punctuation split, cut at 35, the empty text; by a second tokeniser."""
+def test_wordpiece_ids_match_greedy_longest_match(folder):
+    """Sec. 5.5 no. 4: accents, CJK, punctuation, truncation at 35 and the empty text; against a second tokenizer."""
     tokenizer = load_tokenizer(folder / "vocab.txt")
     vocabulary = {word: i for i, word in enumerate(WORDS)}
 
@@ -224,8 +224,8 @@ def test_wordpiece_ids_follow_from_greedy_longest_match(folder):
         assert tokenizer(prompt, truncation=True, max_length=35).input_ids == expected
 
 
-def test_the_published_sizes_give_the_published_checkpoint(folder):
-    """625 tensors and 446.67 million numbers with the five that the score never uses (evaluation.md Sec. 2.3)."""
+def test_the_published_sizes_match_the_published_checkpoint(folder):
+    """625 tensors and 446.67 million parameters, with the five unused tensors (evaluation.md Sec. 2.3)."""
     with torch.device("meta"):
         model = ImageReward(RewardConfig(), BertTokenizer())
     unused = {
@@ -244,8 +244,8 @@ def test_the_published_sizes_give_the_published_checkpoint(folder):
     assert state["blip.text_encoder.encoder.layer.11.crossattention.self.key.weight"].shape == (768, 1024)
 
 
-def test_the_published_layout_loads_and_its_extras_are_dropped(folder, tmp_path):
-    """`ImageReward.pt` style: a plain torch file, a `module.` prefix, the unused heads and the position buffer."""
+def test_the_published_layout_loads_and_unused_tensors_are_dropped(folder, tmp_path):
+    """As in `ImageReward.pt`: a plain torch file, a `module.` prefix, the unused heads and the position buffer."""
     model = ImageReward.load(folder)
     extras = {
         "blip.vision_proj.weight": torch.zeros(256, 48),
@@ -262,11 +262,11 @@ def test_the_published_layout_loads_and_its_extras_are_dropped(folder, tmp_path)
     ("change", "message"),
     [
         (lambda s: s.pop("mlp.layers.0.bias"), "the checkpoint lacks 1 tensors, first mlp.layers.0.bias"),
-        (lambda s: s.update(extra=torch.zeros(1)), "the checkpoint does not know 1 tensors, first extra"),
-        (lambda s: s.update({"mlp.layers.7.bias": torch.zeros(2)}), "the checkpoint reshapes 1 tensors"),
+        (lambda s: s.update(extra=torch.zeros(1)), "the checkpoint has 1 unknown tensors, first extra"),
+        (lambda s: s.update({"mlp.layers.7.bias": torch.zeros(2)}), "the checkpoint has 1 tensors of another shape"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_refused(folder, change, message):
+def test_a_checkpoint_that_does_not_match_is_refused(folder, change, message):
     model = ImageReward.load(folder)
     state = model.state_dict()
     change(state)
@@ -325,20 +325,20 @@ def test_a_file_of_another_kind_is_refused_in_one_sentence(folder, tmp_path, con
 
 
 @pytest.mark.parametrize("name", ["ImageReward.pt", "model.safetensors"])
-def test_a_file_cut_short_is_refused_in_one_sentence(folder, tmp_path, name):
+def test_a_truncated_file_is_refused_in_one_sentence(folder, tmp_path, name):
     torch.save(ImageReward.load(folder).state_dict(), tmp_path / "ImageReward.pt")
     whole = (folder if name == "model.safetensors" else tmp_path) / name
     (tmp_path / name).write_bytes(whole.read_bytes()[:100_000])
     for other in ("config.json", "vocab.txt"):
         (tmp_path / other).write_bytes((folder / other).read_bytes())
-    with pytest.raises(EvaluationError, match=f"{name} is cut short, damaged or no checkpoint .*: fetch it again$"):
+    with pytest.raises(EvaluationError, match=f"{name} is truncated, damaged or not a checkpoint .*: fetch it again$"):
         ImageReward.load(tmp_path)
 
 
-def test_the_published_rewards_of_the_published_pictures(shared_file, published):
-    """Sec. 5.5 no. 2: ImageReward's README, one prompt, four pictures; 5e-3 in float32 (theirs are float16's)."""
+def test_published_rewards_of_the_published_images(shared_file, published):
+    """Sec. 5.5 no. 2: ImageReward's README, one prompt, four images; 5e-3 in float32 (published from float16)."""
     model = ImageReward.load(published("reward"))
     prompt = "a painting of an ocean with clouds and birds, day time, low depth field effect"
-    pictures = [Image.open(shared_file(f"imagereward/{number}.webp")).convert("RGB") for number in (1, 2, 3, 4)]
-    scores = [float(model.score(np.asarray(picture)[None], prompt)[0]) for picture in pictures]
+    images = [Image.open(shared_file(f"imagereward/{number}.webp")).convert("RGB") for number in (1, 2, 3, 4)]
+    scores = [float(model.score(np.asarray(image)[None], prompt)[0]) for image in images]
     np.testing.assert_allclose(scores, [0.5811622739, 0.2745276093, -1.4131819010, -2.0295696259], atol=5e-3)

@@ -1,4 +1,4 @@
-"""Inception against torch-fidelity, PIL and (where it is installed) clean-fid, on random weights; the published FID."""
+"""evaluation.inception: against torch-fidelity, PIL and (if installed) clean-fid, and one published FID."""
 
 import warnings
 
@@ -12,8 +12,9 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torch_fidelity.metric_kid import kid_features_to_metric
 
 from evaluation import EvaluationError
-from evaluation.fid import Moments, frechet_distance, kernel_distance
+from evaluation.fid import Moments, frechet_distance
 from evaluation.inception import PUBLISHED, InceptionTower, clean_resize, tf_resize
+from evaluation.kid import kernel_distance
 from evaluation.references import Reference
 from tests.support import tiny_models
 
@@ -44,14 +45,14 @@ def noise(*size, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
-def scaled(features, expected):
-    """The largest difference, in units of the features' size."""
+def relative_error(features, expected):
+    """The largest difference relative to the largest feature."""
     return np.abs(features - expected).max() / np.abs(expected).max()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_fid_tf_features_are_torch_fidelitys(file, dtype):
-    """Sec. 5.5 no. 12, noise of the paper's 512 px, of the embedded 64 px and of another shape; 1e-6 of their size."""
+def test_fid_tf_features_match_torch_fidelity(file, dtype):
+    """Sec. 5.5 no. 12: noise at the paper's 512 px, the synthetic world's 64 px and another shape; 1e-6 relative."""
     precision = str(dtype).removeprefix("torch.")
     theirs = FeatureExtractorInceptionV3("inception", ["2048"], str(file), precision)
     ours = InceptionTower.load(file, "tf", dtype=dtype)
@@ -59,10 +60,10 @@ def test_fid_tf_features_are_torch_fidelitys(file, dtype):
         views = noise(*size)
         expected = theirs(torch.tensor(views).permute(0, 3, 1, 2))[0].numpy()
         assert np.ptp(expected) > 0.1
-        assert scaled(ours(views), expected) < 1e-6
+        assert relative_error(ours(views), expected) < 1e-6
 
 
-def test_both_resizings_leave_a_view_of_299_pixels_as_it_is(clean, tf):
+def test_resizing_a_view_of_299_pixels_is_the_identity(clean, tf):
     views = noise(1, 299, 299)
     for resize in (clean_resize, tf_resize):
         assert np.array_equal(resize(views).numpy(), np.moveaxis(views, 3, 1))
@@ -71,9 +72,9 @@ def test_both_resizings_leave_a_view_of_299_pixels_as_it_is(clean, tf):
 
 @pytest.mark.parametrize("size", [(512, 512), (64, 64), (37, 91), (700, 120)])
 def test_clean_resize_is_antialiased_bicubic_of_floats(size):
-    """Against torch's antialiased bicubic (float32 sums: 1e-3 of 255), and PIL's own on bytes where nothing clips.
+    """Against torch's antialiased bicubic (float32 sums: 1e-3 of 255), and PIL on bytes without clipping.
 
-    On bytes PIL rounds, and clips, after each of its two passes: what clean-fid avoids.
+    On bytes PIL rounds and clips after each of its two passes, which clean-fid avoids.
     """
     view = noise(*size)
     ours = clean_resize(view[None])[0]
@@ -88,9 +89,9 @@ def test_clean_resize_is_antialiased_bicubic_of_floats(size):
     assert 0.4 < np.abs(difference).max() < 1.1
 
 
-def test_clean_resize_is_clean_fids_bit_for_bit():
+def test_clean_resize_matches_clean_fid_bit_for_bit():
     """Sec. 5.5 no. 12."""
-    resize = pytest.importorskip("cleanfid.resize", reason="needs clean-fid, which is no dependency")
+    resize = pytest.importorskip("cleanfid.resize", reason="needs clean-fid, which is not a dependency")
     for size in [(512, 512), (64, 64), (37, 91)]:
         view = noise(*size)
         with warnings.catch_warnings():
@@ -99,19 +100,19 @@ def test_clean_resize_is_clean_fids_bit_for_bit():
         assert np.array_equal(np.moveaxis(clean_resize(view[None])[0].numpy(), 0, 2), expected)
 
 
-def test_antialiasing_is_what_the_two_differ_in(clean, tf):
-    """Of a view with fine detail the features differ by percents: two metrics, not one."""
+def test_the_two_resizings_give_different_features(clean, tf):
+    """For a view with fine detail the features differ by percents, so the metrics differ."""
     views = noise(1, 512, 512)
-    assert scaled(clean(views), tf(views)) > 1e-2
+    assert relative_error(clean(views), tf(views)) > 1e-2
 
 
-def test_features_do_not_depend_on_the_company(tf):
+def test_features_do_not_depend_on_the_batch(tf):
     views = noise(3, 32, 32)
     together, alone = tf(views), np.concatenate([tf(view[None]) for view in views])
     assert together.shape == (3, 2048)
     assert together.dtype == np.float32
-    assert scaled(together, alone) < 1e-6
-    assert scaled(tf(views, batch_size=2), alone) < 1e-6
+    assert relative_error(together, alone) < 1e-6
+    assert relative_error(tf(views, batch_size=2), alone) < 1e-6
 
 
 class Layer(nn.Module):
@@ -122,7 +123,7 @@ class Layer(nn.Module):
 
 
 class Scripted(nn.Module):
-    """The tensors as the TorchScript form holds them: 94 convolutions in order, no scale, and the last map."""
+    """The tensors as in the TorchScript file: 94 convolutions in order, no scale, and the last linear layer."""
 
     def __init__(self, state):
         super().__init__()
@@ -136,7 +137,7 @@ class Scripted(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
-def test_the_torchscript_form_is_the_same_network(state, clean, tmp_path):
+def test_the_torchscript_file_gives_the_same_network(state, clean, tmp_path):
     scripted = Scripted(state)
     assert len(scripted.layers) == 94
     torch.jit.script(scripted).save(tmp_path / "inception-2015-12-05.pt")
@@ -145,7 +146,7 @@ def test_the_torchscript_form_is_the_same_network(state, clean, tmp_path):
     np.testing.assert_array_equal(other(noise(1, 40, 40)), clean(noise(1, 40, 40)))
 
 
-def test_the_key_of_a_reference_tells_resizing_precision_and_weights(state, file, clean, tf):
+def test_a_reference_key_includes_resizing_precision_and_weights(state, file, clean, tf):
     assert (clean.name, tf.name) == ("inception", "inception_tf")
     assert InceptionTower.load(file, dtype=torch.float32).name == "inception_float32"
     assert InceptionTower.load(file, dtype=torch.float32).weights == clean.weights == tf.weights
@@ -154,7 +155,7 @@ def test_the_key_of_a_reference_tells_resizing_precision_and_weights(state, file
     made_of = {"network": clean.name, "weights": clean.weights}
     reference = Reference(Moments.of(np.eye(2)), None, made_of)
     reference.require_network(clean.name, clean.weights)
-    with pytest.raises(EvaluationError, match=r"holds features of inception .* were seen by inception_tf"):
+    with pytest.raises(EvaluationError, match=r"holds features of inception .* were evaluated with inception_tf"):
         reference.require_network(tf.name, tf.weights)
 
 
@@ -175,14 +176,14 @@ def test_another_network_is_refused(state, tmp_path, change, first):
         InceptionTower.load(tmp_path / "other.pth")
 
 
-def test_a_folder_without_the_file_names_it(tmp_path):
+def test_a_folder_without_the_file_is_refused(tmp_path):
     with pytest.raises(EvaluationError, match=f"no checkpoint at .*{PUBLISHED}"):
         InceptionTower.load(tmp_path)
 
 
-def test_the_published_fid_of_cifar_10(shared_file, published):
-    """torch-fidelity's continuous integration: 256 training and 256 validation pictures, FID 110.28082617 ± 1e-2, KID
-    -0.00067925 ± 0.0017778 over its random subsets, of which ours is the whole."""
+def test_published_fid_of_cifar_10(shared_file, published):
+    """torch-fidelity's continuous integration: 256 training and 256 validation images, FID 110.28082617 ± 1e-2, KID
+    -0.00067925 ± 0.0017778 over random subsets; ours is over the whole set."""
     with np.load(shared_file("fid/cifar10_torchfidelity_256.npz")) as arrays:
         train, valid = (arrays[name] for name in ("train", "valid"))
     tower = InceptionTower.load(published("inception"), "tf", dtype=torch.float32)

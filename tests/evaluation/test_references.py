@@ -1,4 +1,4 @@
-"""A reference there and back; its key; and what may not be compared."""
+"""evaluation.references: round trip, keys, and references that must not be compared."""
 
 import dataclasses
 import io
@@ -19,7 +19,7 @@ def reference():
     return Reference(Moments.of(features), features[:20], MADE_OF)
 
 
-def test_there_and_back(reference):
+def test_reference_round_trip(reference):
     data = to_bytes(reference)
     other = from_bytes(data)
     assert to_bytes(other) == data
@@ -32,7 +32,7 @@ def test_there_and_back(reference):
     assert bare.key == reference.key
 
 
-def test_the_key_is_of_what_made_it_in_any_order(reference):
+def test_the_key_depends_on_the_provenance_but_not_on_its_order(reference):
     shuffled = dict(sorted(MADE_OF.items(), reverse=True))
     assert dataclasses.replace(reference, made_of=shuffled).key == reference.key
     for change in ({"steps": 50}, {"weights": "cd" * 32}, {"seed": 0}):
@@ -48,17 +48,17 @@ def test_distances_from_different_references_are_refused(reference):
 
 def test_features_of_another_network_are_refused(reference):
     reference.require_network("embedded", "ab" * 32)
-    with pytest.raises(EvaluationError, match=r"holds features of embedded \(abababababab\), .* by embedded \(efef"):
+    with pytest.raises(EvaluationError, match=r"holds features of embedded \(abababababab\), .* with embedded \(efef"):
         reference.require_network("embedded", "ef" * 32)
-    with pytest.raises(EvaluationError, match="make the reference again"):
+    with pytest.raises(EvaluationError, match="rebuild the reference set"):
         reference.require_network("inception", "ab" * 32)
     reference.require_network("copied", "ab" * 32, is_label=True)
-    with pytest.raises(EvaluationError, match=r"by copied \(efef"):
+    with pytest.raises(EvaluationError, match=r"with copied \(efef"):
         reference.require_network("copied", "ef" * 32, is_label=True)
 
 
 @pytest.mark.parametrize("name", ["outer", "made_of", "features", "count"])
-def test_a_changed_file_is_noticed(reference, name):
+def test_a_modified_file_is_refused(reference, name):
     with np.load(io.BytesIO(to_bytes(reference))) as file:
         arrays = {key: file[key] for key in file.files}
     arrays[name] = np.array('{"network":"inception"}') if name == "made_of" else arrays[name] + 1
@@ -69,12 +69,12 @@ def test_a_changed_file_is_noticed(reference, name):
 
 
 @pytest.mark.parametrize("data", [b"", b"not a zip at all", b"\x93NUMPY"])
-def test_a_file_of_another_kind_is_named(data):
+def test_a_file_of_another_kind_is_refused(data):
     with pytest.raises(EvaluationError, match="not a reference file"):
         from_bytes(data)
 
 
-def test_a_truncated_file_is_named(reference):
+def test_a_truncated_file_is_refused(reference):
     data = to_bytes(reference)
     with pytest.raises(EvaluationError, match="not a reference file"):
         from_bytes(data[: len(data) // 2])

@@ -146,7 +146,7 @@ def test_a_dinov2_folder_is_loaded_as_a_run_loads_it(tmp_path):
     assert only(check(ROLES["dinov2"], tmp_path), Status.REFUSED).endswith("holds a vit model; expected dinov2")
     config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "dinov2"}))
     save_file({"weight": torch.zeros(2)}, folder / "model.safetensors")
-    assert "is not the model of its config.json" in only(check(ROLES["dinov2"], tmp_path), Status.REFUSED)
+    assert "does not match its config.json" in only(check(ROLES["dinov2"], tmp_path), Status.REFUSED)
 
 
 # ---- published outputs --------------------------------------------------------------------------------------------
