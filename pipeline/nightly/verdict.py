@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.fid import Estimate, frechet_difference, kernel_difference
+from evaluation.jackknife import Estimate, frechet_difference
+from evaluation.kid import kernel_difference
 from evaluation.references import Reference
 from evaluation.statistics import Mean, cusum, holm, is_non_inferior, mean_over_prompts, sign_flip_p, t_p, with_interval
 from pipeline.errors import shortened

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from evaluation.fid import Moments, frechet
+from evaluation.fid import Moments
+from evaluation.jackknife import frechet
 from evaluation.references import Reference
 from evaluation.statistics import Mean, holm
 from pipeline.nightly import gates as gates_of
