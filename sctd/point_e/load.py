@@ -103,7 +103,7 @@ def _read_config(folder: Path) -> PointEConfig:
 
 
 def _parsed(default: Any, tree: Any, where: str) -> Any:
-    """`tree` as a value of the type of `default`; missing keys keep defaults, unknown keys and other types are errors."""
+    """`tree` as a value of the type of `default`. Missing keys keep defaults; unknown keys or other types raise."""
     if is_dataclass(default) and not isinstance(default, type) and isinstance(tree, dict):
         known = {field.name: getattr(default, field.name) for field in fields(default)}
         for name in tree:

@@ -169,9 +169,7 @@ class _PointTransformer(nn.Module):
         added: list[Float[Tensor, "batch width"]],
     ) -> Float[Tensor, "batch out_channels points"]:
         if x.shape[-1] != self.config.n_ctx:
-            raise PointEError(
-                f"found {x.shape[-1]} points; expected {self.config.n_ctx}, the number of points of this Point-E model"
-            )
+            raise PointEError(f"{x.shape[-1]} points for a Point-E model of {self.config.n_ctx} points: pass as many")
         points = self.input_proj(x.transpose(1, 2))
         for condition in added:
             points = points + condition[:, None]

@@ -1,9 +1,9 @@
-"""An objective of one's own: a function in a Python file outside this package, called as those in `sctd.objectives`.
+"""Custom objectives: functions in Python files outside this package, with the signature of `sctd.objectives`.
 
-The file says in `LIKE` which objective it is like, whose recipe it begins with, and in `SETTINGS` which keys differ. A
-recipe names it FILE.py:FUNCTION@DIGEST; the digest is the file's, and that of the files beside it that it names in
-relative imports, so a change in one of them is another objective. What the digest does not cover, no relative import
-finds. Reading a recipe runs nothing; `settings` and `function` run the file.
+In the file, `LIKE` names the objective whose recipe it starts from, and `SETTINGS` has the keys that differ. A recipe
+refers to it as FILE.py:FUNCTION@DIGEST. The digest covers the file and its relative imports from the same folder, so a
+change to any of them is another objective; relative imports find no other files. Reading a recipe runs no code;
+`settings` and `function` run the file.
 """
 
 import ast
@@ -20,17 +20,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-CALLED_WITH = "z_0", "denoise", "text", "noise", "times", "schedule"
+ARGUMENTS = "z_0", "denoise", "text", "noise", "times", "schedule"
 SIGNATURE = "(z_0, *, denoise, text, noise, times, schedule)"
 NAME = re.compile(r"(?P<path>.+\.py):(?P<function>[A-Za-z_]\w*)(@(?P<digest>[0-9a-f]{16}))?", re.ASCII)
 
 
 class CustomObjectiveError(ValueError):
-    """A file that gives no objective: one sentence with what was found and what would be right."""
+    """Raised for a file without a valid objective: one sentence with what was found and what was expected."""
 
 
 class Reference(NamedTuple):
-    """Where a function is, and the first 16 hexadecimal digits of the SHA-256 of its file and what it imports there."""
+    """A function in a file, and the first 16 hex digits of the SHA-256 of the file and its relative imports."""
 
     path: str
     function: str
@@ -41,42 +41,44 @@ class Reference(NamedTuple):
 
     @property
     def identity(self) -> str:
-        """What makes it an objective, wherever the file lies."""
+        """The function's name and the digest, independent of the path of the file."""
         return f"{self.function}@{self.digest}"
 
 
 def is_custom(name: str) -> bool:
-    """Whether a name is FILE.py:FUNCTION, with or without a digest."""
+    """Whether a name has the form FILE.py:FUNCTION, with or without a digest."""
     return NAME.fullmatch(name) is not None
 
 
 def reference(name: str) -> Reference:
-    """What FILE.py:FUNCTION names; without a digest, that of the file as it is now. Raises OwnObjectiveError."""
+    """Parse FILE.py:FUNCTION; without a digest, compute it from the file. Raises CustomObjectiveError."""
     found = NAME.fullmatch(name)
     if found is None:
-        raise CustomObjectiveError(f"{name!r} names no function of a file; write FILE.py:FUNCTION")
+        raise CustomObjectiveError(f"{name!r} is no function of a file; expected FILE.py:FUNCTION")
     path, function, digest = found["path"], found["function"], found["digest"]
     return Reference(path, function, digest or _digest(_sources(path)))
 
 
 def settings(named: Reference) -> tuple[str, dict[str, Any]]:
-    """The objective it is like, and the keys of a recipe that differ from that one's. Raises OwnObjectiveError."""
+    """LIKE, and the recipe keys of SETTINGS. Raises CustomObjectiveError."""
     module = _checked(named)
     like, changed = getattr(module, "LIKE", ""), getattr(module, "SETTINGS", {})
     if not isinstance(like, str) or not like:
-        raise CustomObjectiveError(f"{named.path} does not say whose times and weights it takes; write LIKE = 'sds'")
+        raise CustomObjectiveError(
+            f"{named.path} has no LIKE, the objective whose recipe it starts from; add, for example, LIKE = 'sds'"
+        )
     if not isinstance(changed, Mapping):
-        raise CustomObjectiveError(f"{named.path}: SETTINGS is {changed!r}; expected keys and values, as of --set")
+        raise CustomObjectiveError(f"{named.path}: SETTINGS is {changed!r}; expected a dict of recipe keys and values")
     return like, dict(changed)
 
 
 def function(named: Reference) -> Callable[..., Any]:
-    """The function, its residuals checked for their shape. Raises OwnObjectiveError."""
-    own = getattr(_checked(named), named.function)
+    """The function, with a check of the shape of its residuals. Raises CustomObjectiveError."""
+    objective = getattr(_checked(named), named.function)
 
-    @wraps(own)
+    @wraps(objective)
     def residual_of(z_0: Any, **given: Any) -> Any:
-        residual = own(z_0, **given)
+        residual = objective(z_0, **given)
         found = getattr(residual, "latents", residual)
         if getattr(found, "shape", None) != z_0.shape:
             what = tuple(found.shape) if hasattr(found, "shape") else type(found).__name__
@@ -90,17 +92,17 @@ def function(named: Reference) -> Callable[..., Any]:
 
 
 def _checked(named: Reference) -> ModuleType:
-    """The file's module, with a function of that name which can be called as objectives are."""
+    """The file's module, if its function exists and accepts the arguments of objectives."""
     module = _module(named)
-    own = getattr(module, named.function, None)
-    if not callable(own):
-        raise CustomObjectiveError(f"{named.path} has no function {named.function!r}; define it, or name another")
-    parameters = inspect.signature(own).parameters
+    objective = getattr(module, named.function, None)
+    if not callable(objective):
+        raise CustomObjectiveError(f"{named.path} has no function {named.function!r}; define it, or choose another")
+    parameters = inspect.signature(objective).parameters
     takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
-    missing = [name for name in CALLED_WITH if name not in parameters and not takes_any]
+    missing = [name for name in ARGUMENTS if name not in parameters and not takes_any]
     if missing:
         raise CustomObjectiveError(
-            f"{named.function} of {named.path} does not take {', '.join(missing)}; an objective is called as "
+            f"{named.function} of {named.path} does not accept {', '.join(missing)}; expected the signature "
             f"{named.function}{SIGNATURE}"
         )
     return module
@@ -110,22 +112,22 @@ def _checked(named: Reference) -> ModuleType:
 def _module(named: Reference) -> ModuleType:
     sources = _sources(named.path)
     if _digest(sources) != named.digest:
-        changed = named.path if len(sources) == 1 else f"{named.path}, or what it imports from beside it,"
+        changed = named.path if len(sources) == 1 else f"{named.path}, or one of its relative imports,"
         raise CustomObjectiveError(
-            f"{changed} has changed since this run was planned; put it back, or start the command again: what it "
-            "is now makes other assets"
+            f"{changed} has changed since this run was planned; restore it, or run the command again to generate "
+            "assets with the changed objective"
         )
-    package = f"own_objective_{named.digest}"
+    package = f"custom_objective_{named.digest}"
     beside = _Beside(package, Path(named.path), sources)
     sys.meta_path.append(beside)
     module = module_from_spec(beside.spec(package))
-    sys.modules[package] = module  # where dataclasses and pickle look
+    sys.modules[package] = module  # needed by dataclasses and pickle
     try:
         beside.exec_module(module)
     except Exception as error:
         sys.meta_path.remove(beside)
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise CustomObjectiveError(f"{named.path} cannot be run ({reason}); mend it") from error
+        raise CustomObjectiveError(f"{named.path} cannot be run ({reason}); correct the file") from error
     return module
 
 
@@ -134,12 +136,12 @@ def _read(path: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise CustomObjectiveError(
-            f"{path} cannot be read ({error.strerror}); give the path of a Python file"
+            f"{path} cannot be read ({error.strerror}); expected the path of a Python file"
         ) from None
 
 
 class _Beside(MetaPathFinder, Loader):
-    """Finds the files of a digest, which were read once, and no other: the file as a package, those beside it in it."""
+    """Import finder for the files of a digest only: the file as a package, its neighbours as submodules."""
 
     def __init__(self, package: str, path: Path, sources: Mapping[str, bytes]):
         self.sources = {f"{package}.{name}" if name else package: source for name, source in sources.items()}
@@ -153,7 +155,9 @@ class _Beside(MetaPathFinder, Loader):
         file = self.path if is_package else self.path.with_name(f"{name.rpartition('.')[2]}.py")
         spec = spec_from_file_location(name, file, loader=self)
         assert spec is not None
-        spec.submodule_search_locations = [] if is_package else None  # no folder: Python's own finder stays out
+        spec.submodule_search_locations = (
+            [] if is_package else None
+        )  # no folder, so that Python's default finder finds nothing
         return spec
 
     def exec_module(self, module: ModuleType) -> None:
@@ -161,7 +165,7 @@ class _Beside(MetaPathFinder, Loader):
 
 
 def _sources(path: str) -> dict[str, bytes]:
-    """The file, under "", and what it and they import from beside it, by name."""
+    """Sources by module name: the file under "", and its direct and indirect relative imports."""
     found, todo = {"": _read(path)}, [""]
     while todo:
         for name in _imported(found[todo.pop()]):
@@ -173,18 +177,18 @@ def _sources(path: str) -> dict[str, bytes]:
 
 
 def _imported(source: bytes) -> Iterator[str]:
-    """The names in `from .name import …` and `from . import name`, wherever they stand; some may be no files."""
+    """Names in all `from .name import …` and `from . import name` statements; some may not be files."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
-        return  # running it will say so
+        return  # the error is reported when the file runs
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level == 1:
             yield from [node.module] if node.module else [alias.name for alias in node.names]
 
 
 def _digest(sources: Mapping[str, bytes]) -> str:
-    """Without files beside it, that of the file alone."""
+    """Digest of all sources; without relative imports, that of the file alone."""
     digest = hashlib.sha256(sources[""])
     for name in sorted(sources.keys() - {""}):
         digest.update(f"\0{name}\0".encode() + hashlib.sha256(sources[name]).digest())

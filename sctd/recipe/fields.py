@@ -1,4 +1,4 @@
-"""What the parts of a recipe are made of: frozen models, fields with a unit and a source, ranges and rates."""
+"""Building blocks of recipes: frozen models, fields with unit and source, ranges and learning rates."""
 
 from typing import Any, Literal
 
@@ -8,13 +8,13 @@ RELEASE, OURS = "release", "ours"
 
 
 def field(default: Any, unit: str, source: str, meaning: str, **limits: Any) -> Any:
-    """A field with its unit and source; `limits` are pydantic's (`ge`, `le`, `gt`, …)."""
+    """A field with unit, source and meaning; `limits` are pydantic's constraints (`ge`, `le`, `gt`, …)."""
     extra: dict[str, Any] = {"unit": unit, "source": source, "meaning": meaning}
     return Field(default, description=f"{meaning} [{unit}; {source}]", json_schema_extra=extra, **limits)
 
 
 class Part(BaseModel):
-    """A frozen model that knows all its keys and refuses infinities."""
+    """Base of all parts of a recipe: a frozen model that rejects unknown keys, NaN and infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
@@ -23,24 +23,24 @@ Range = tuple[float, float]
 
 
 def ordered(part: Part, *names: str) -> None:
-    """ValueError unless each of these ranges runs upwards."""
+    """Raise ValueError if the lower end of one of these ranges exceeds the upper."""
     for name in names:
         low, high = getattr(part, name)
         if low > high:
-            raise ValueError(f"{name} runs from {low:g} to {high:g}; give the smaller first")
+            raise ValueError(f"{name} is {low:g},{high:g}; expected the smaller number first")
 
 
 class Rate(Part):
-    """A learning rate over the run: from `start` to `end`."""
+    """A learning rate that decays from `start` to `end` over the run."""
 
-    start: float = field(0.005, "a step", RELEASE, "at the first iteration", ge=0)
-    end: float = field(0.005, "a step", RELEASE, "at the last iteration", ge=0)
-    decay: Literal["linear", "log"] = field("linear", "–", RELEASE, "straight in the rate, or in its logarithm")
+    start: float = field(0.005, "per step", RELEASE, "rate at the first iteration", ge=0)
+    end: float = field(0.005, "per step", RELEASE, "rate at the last iteration", ge=0)
+    decay: Literal["linear", "log"] = field("linear", "–", RELEASE, "interpolate the rate, or its logarithm")
 
     @model_validator(mode="after")
     def _logarithm(self) -> "Rate":
         if self.decay == "log" and min(self.start, self.end) <= 0:
-            raise ValueError(f"rate {self.start:g} to {self.end:g} decays by its logarithm; both must be above 0")
+            raise ValueError(f"rate {self.start:g} to {self.end:g} has decay 'log'; both must be above 0")
         return self
 
     def at(self, progress: float) -> float:

@@ -1,8 +1,8 @@
-"""Each objective's recipe, derived from a whole one: what defines the method, and a second with its authors' settings.
+"""The recipe of each method, derived from a base recipe: with shared settings, and with its authors' settings.
 
-The first keeps the base's guidance scale, times, noise and weights wherever the method leaves them open, so that
-objectives are compared and nothing else. The second ("…-authors") takes its authors' guidance, times, noise and weights
-(sources: docs/objectives/). All keep the base's trainer, cameras, seed shape and prior.
+The first keeps guidance scale, times, noise and weights of the base unless they define the method, so that only the
+objectives are compared. The second ("…-authors") has its authors' guidance, times, noise and weights (sources:
+docs/objectives/). All keep trainer, cameras, initialization and prior of the base.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from sctd.recipe.recipe import Recipe, with_overrides
 
 
 def sctd(base: Recipe) -> Recipe:
-    """The base itself: whole recipes distil by SCTD."""
+    """The base itself: presets use SCTD."""
     return base
 
 
@@ -41,7 +41,7 @@ def sds_authors(base: Recipe) -> Recipe:
 
 
 def ism(base: Recipe) -> Recipe:
-    """LucidDreamer: t and s an interval Δ apart, inversion from the clean end."""
+    """LucidDreamer: t and s an interval Δ apart, inversion from time 0."""
     return _with(base, objective={"name": "ism"}, times={"rule": "interval"})
 
 
@@ -53,7 +53,7 @@ def ism_authors(base: Recipe) -> Recipe:
 
 
 def cds(base: Recipe) -> Recipe:
-    """Consistent3D: s falls from 700 to 100 as √progress, t 100 to 299 above it, one ε for all views."""
+    """Consistent3D: s falls from 700 to 100 as √progress, t is 100 to 299 above it, one ε for all views."""
     return _with(
         base,
         objective={"name": "cds"},
@@ -63,7 +63,7 @@ def cds(base: Recipe) -> Recipe:
 
 
 def cds_authors(base: Recipe) -> Recipe:
-    """Scale 30, the middle of the 20 to 40 that the paper compares with; w(t) = 1; numbers cut to ±2, later ±8."""
+    """Scale 30, the middle of the paper's 20 to 40; w(t) = 1; gradient clamped to ±2, at the end to ±8."""
     return _with(
         cds(base), objective={"time_weight": "one", "clamp": (2, 8)}, guidance={"scale": 30}, noise={"offset": 0}
     )
@@ -75,7 +75,7 @@ def gcs(base: Recipe) -> Recipe:
 
 
 def gcs_authors(base: Recipe) -> Recipe:
-    """Scale 7.5 with Perp-Neg, both bounds of t falling, and colours that outshine held down (BEG)."""
+    """Scale 7.5 with Perp-Neg, both bounds of t falling, and limited brightness (BEG)."""
     return _with(
         gcs(base),
         guidance={"scale": 7.5, "perp_neg": True},
@@ -85,7 +85,7 @@ def gcs_authors(base: Recipe) -> Recipe:
 
 
 def _with(base: Recipe, **parts: dict[str, Any]) -> Recipe:
-    """The base with some fields of some parts changed. Raises RecipeError where they do not go together."""
+    """The base with some fields changed. Raises RecipeError for incompatible settings."""
     fields = {f"{part}.{name}": value for part, fields in parts.items() for name, value in fields.items()}
     return with_overrides(base, fields)
 
@@ -105,15 +105,17 @@ FOR_OBJECTIVE = {
 
 
 def for_objective(base: Recipe, objective: str) -> Recipe:
-    """The base made fit for an objective: a name in FOR_OBJECTIVE, or FILE.py:FUNCTION, whose file is run for it.
+    """The base adapted to an objective: a name in FOR_OBJECTIVE, or FILE.py:FUNCTION, which runs the file.
 
-    Raises RecipeError where they do not go together, OwnObjectiveError for a file that gives no objective.
+    Raises RecipeError for incompatible settings, CustomObjectiveError for a file without a valid objective.
     """
     if not custom_objective.is_custom(objective):
         return FOR_OBJECTIVE[objective](base)
     named = custom_objective.reference(objective)
     if named.function in FOR_OBJECTIVE:
-        raise custom_objective.CustomObjectiveError(f"{objective} is called as an objective that there is; rename it")
+        raise custom_objective.CustomObjectiveError(
+            f"{objective} has the name of a built-in objective; rename the function"
+        )
     like, changed = custom_objective.settings(named)
     if like not in FOR_OBJECTIVE:
         known = ", ".join(FOR_OBJECTIVE)

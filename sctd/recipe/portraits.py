@@ -1,8 +1,8 @@
-"""People (the paper's last claim): recipes of heads and of whole bodies, each derived from a base.
+"""Portraits and avatars (the paper's last claim): recipes for heads and whole bodies, derived from a base recipe.
 
-From the authors' settings of heads are the cameras within ±90° of the front, Perp-Neg, and Perp-Neg's smaller noise
-offset. They begin with Shap-E's surfaces; here it is the base's shape, or a template: `initialization.kind=mesh` (or ply)
-and `initialization.path`. The other ranges are ours.
+Cameras within ±90° of the front, Perp-Neg and its smaller noise offset are the authors' settings for heads. They
+initialize from Shap-E; here the initialization is that of the base, or a template (`initialization.kind=mesh` or ply,
+and `initialization.path`). The other ranges are ours.
 """
 
 from typing import Any
@@ -10,19 +10,19 @@ from typing import Any
 from sctd.recipe.recipe import Recipe
 
 _PERP_NEG_NOISE_OFFSET = 0.05
-_TEMPLATE_RADIUS = 0.8  # fits the pictures of both bases and of the evaluation camera, with room for hair or a hat
+_TEMPLATE_RADIUS = 0.8  # fits the views of both bases and of the evaluation camera, with space for hair or a hat
 _LEVEL = {"elevation_degrees": (-10.0, 30.0), "overhead_share": 0.0}
 
 
 def portrait(base: Recipe) -> Recipe:
-    """A head, made from its front half: what no camera sees keeps the shape that it began with."""
+    """A head, with cameras in the front half; parts that no camera sees keep their initialization."""
     return _person(base, "portrait", {"azimuth_degrees": (-90.0, 90.0), **_LEVEL})
 
 
 def avatar(base: Recipe) -> Recipe:
-    """A whole body from all round; however narrow the views become, they show half of it from 3.5 away."""
-    least = max(base.cameras.fov_low_min, 0.23)
-    return _person(base, "avatar", {"azimuth_degrees": (-180.0, 180.0), **_LEVEL, "fov_low_min": least})
+    """A whole body, with cameras all around; even the narrowest view shows half of it from a distance of 3.5."""
+    fov_low_min = max(base.cameras.fov_low_min, 0.23)
+    return _person(base, "avatar", {"azimuth_degrees": (-180.0, 180.0), **_LEVEL, "fov_low_min": fov_low_min})
 
 
 def _person(base: Recipe, name: str, cameras: dict[str, Any]) -> Recipe:

@@ -1,7 +1,6 @@
-"""A recipe: all that makes an asset from a prompt, a prior and a seed, in one tree of frozen, validated models.
+"""A recipe: every setting that determines an asset, given prompt, prior and seed, as a tree of frozen models.
 
-Its parts, with unit and source of every field, stand in `gradient` and `scene`; whole recipes are
-functions in `recipes`.
+The parts, with unit and source of every field, are in `gradient`, `scene` and `compute`; presets are in `presets`.
 """
 
 import difflib
@@ -37,37 +36,37 @@ TIME_RULES = {
     "cds": ("annealed", "segments", "interval"),
     "gcs": ("two_intervals", "segments"),
 }
-"""From which rules the times of an objective make sense: one that spans an interval cannot do with t alone."""
+"""The times.rule values that each objective supports; only SDS can use t alone."""
 
 
 class RecipeError(ValueError):
-    """A recipe that cannot be: one sentence with the key, the value found and what would be right."""
+    """Raised for an invalid recipe: one sentence with the key, the value found and the expected value."""
 
 
 class Recipe(Part):
-    """All that makes an asset from a prompt, a prior and a seed."""
+    """Every setting that determines an asset, given prompt, prior and seed."""
 
-    name: str = field("paper", "–", "ours", "what tables call it", min_length=1, max_length=60)
+    name: str = field("paper", "–", "ours", "name in tables", min_length=1, max_length=60)
     iterations: int = field(5000, "iterations", "paper", "length of the run", ge=1)
     sh_degree: int = field(0, "–", "release", "degree of the spherical harmonics", ge=0, le=3)
     max_skipped_iterations: int = field(
-        20, "iterations", "ours", "skipped in a row for NaN or infinity, before an error", ge=1
+        20, "iterations", "ours", "consecutive iterations skipped for NaN or infinity before the run fails", ge=1
     )
-    objective: Objective = Field(default=Objective(), description="the gradient")
-    guidance: Guidance = Field(default=Guidance(), description="the prompt")
+    objective: Objective = Field(default=Objective(), description="objective and its weight")
+    guidance: Guidance = Field(default=Guidance(), description="prompts and guidance")
     times: Times = Field(default=Times(), description="noise levels")
     noise: Noise = Field(default=Noise(), description="ε*")
-    encoding: Encoding = Field(default=Encoding(), description="rendering to latent")
+    encoding: Encoding = Field(default=Encoding(), description="from render to latents")
     cameras: Cameras = Field(default=Cameras(), description="views")
-    background: Background = Field(default=Background(), description="behind the object")
+    background: Background = Field(default=Background(), description="colours behind the object")
     optimizer: Optimizer = Field(default=Optimizer(), description="Adam")
-    densify: Densify = Field(default=Densify(), description="more and fewer Gaussians")
-    relocate: Relocate = Field(default=Relocate(), description="moving dead Gaussians")
-    bounds: Bounds = Field(default=Bounds(), description="guards")
-    brightness: Brightness = Field(default=Brightness(), description="held down")
-    regularizers: Regularizers = Field(default=Regularizers(), description="added terms")
+    densify: Densify = Field(default=Densify(), description="adaptive density control")
+    relocate: Relocate = Field(default=Relocate(), description="relocation of dead Gaussians")
+    bounds: Bounds = Field(default=Bounds(), description="bounds of the parameters")
+    brightness: Brightness = Field(default=Brightness(), description="limit of brightness (BEG)")
+    regularizers: Regularizers = Field(default=Regularizers(), description="regularization terms")
     initialization: Initialization = Field(default=Initialization(), description="initial Gaussians")
-    compute: Compute = Field(default=Compute(), description="the prior's arithmetic")
+    compute: Compute = Field(default=Compute(), description="computation of the prior")
 
     @model_validator(mode="after")
     def _objective_has_its_times(self) -> "Recipe":
@@ -83,36 +82,36 @@ class Recipe(Part):
         return names.current_tree(tree) if isinstance(tree, Mapping) else tree
 
     def stored(self) -> dict[str, Any]:
-        """Plain values under the names of `run.json`, which stay when a key is renamed (`sctd.recipe.names`)."""
+        """Plain values under the key names of `run.json`, which do not change when a key is renamed."""
         return names.stored_tree(self.model_dump(mode="json"))
 
     def digest(self) -> str:
-        """SHA-256 of the canonical JSON of the stored form: equal exactly when every field is equal."""
+        """SHA-256 of the canonical JSON of the stored form; equal if and only if all fields are equal."""
         text = json.dumps(self.stored(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 def keys(part: Part, prefix: str = "") -> Iterator[str]:
-    """Every dotted key of a recipe, in the order of its fields."""
+    """Every dotted key of a recipe, in field order."""
     for name, value in part:
         yield from keys(value, f"{prefix}{name}.") if isinstance(value, Part) else [f"{prefix}{name}"]
 
 
 def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
-    """The recipe with some dotted keys set, as `{"guidance.scale": "7.5"}`; text is read as the field's type.
+    """The recipe with some dotted keys set, as in `{"guidance.scale": "7.5"}`; text is parsed as the field's type.
 
-    Pairs may be written `0.3,0.6`. RecipeError names the nearest key to an unknown one, or what a value should be.
+    Pairs may be written `0.3,0.6`. Raises RecipeError for an unknown key, with the nearest key, or an invalid value.
     """
     tree = recipe.model_dump()
     known = list(keys(recipe))
     given: dict[str, str] = {}
-    for asked, value in overrides.items():
-        key = names.current(asked)
+    for written, value in overrides.items():
+        key = names.current(written)
         if key not in known:
-            raise RecipeError(_unknown(asked, known))
+            raise RecipeError(_unknown(written, known))
         if key in given:
-            raise RecipeError(f"recipe keys {given[key]!r} and {asked!r} are two names of one key; set it once")
-        given[key] = asked
+            raise RecipeError(f"recipe keys {given[key]!r} and {written!r} are two names of one key; set it once")
+        given[key] = written
         *path, name = key.split(".")
         branch = tree
         for step in path:
@@ -124,7 +123,7 @@ def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
 
 
 def from_json(text: str, base: Recipe) -> Recipe:
-    """The recipe in a JSON text (nested, as `model_dump_json` writes it); what it leaves out is that of `base`."""
+    """The recipe of a JSON text (nested, as from `model_dump_json`); missing keys have the values of `base`."""
     try:
         tree = json.loads(text)
     except json.JSONDecodeError as error:

@@ -1,4 +1,4 @@
-"""A function of a file as an objective: what it is known by, its recipe, its refusals; the example as it stands."""
+"""Custom objectives: identity, recipe, rejected files, and the example."""
 
 import hashlib
 from dataclasses import replace
@@ -35,8 +35,8 @@ def written(folder: Path, source: str, name: str = "own.py") -> str:
     return str(folder / name)
 
 
-def test_the_example_is_what_its_docstring_says() -> None:
-    """The guided minus the plain prediction is the scale times their difference: the noise drops out."""
+def test_the_example_computes_its_documented_residual() -> None:
+    """With guidance, its residual is the scale times the difference of the predictions."""
     world, times = mixture(5, spread=0.3), Times(t=500, s=500, s_m=500)
     noise, z_0 = torch.randn(2, 3, *world.means.shape[1:], generator=torch.Generator().manual_seed(0)).double()
     text, z_t = world.text([0], 3), world.schedule.noised(z_0, noise, 500)
@@ -46,7 +46,7 @@ def test_the_example_is_what_its_docstring_says() -> None:
     torch.testing.assert_close(found, 7.5 * (world(z_t, 500, text) - world(z_t, 500, None)), rtol=1e-9, atol=1e-9)
 
 
-def test_it_begins_with_the_recipe_of_what_it_is_like() -> None:
+def test_it_starts_from_the_recipe_of_like() -> None:
     found, like = for_objective(embedded(), f"{EXAMPLE}:csd"), sds(embedded())
     changed = {"objective.time_weight": "one", "objective.function": found.objective.function}
     assert found == with_overrides(like, changed) != like
@@ -54,7 +54,7 @@ def test_it_begins_with_the_recipe_of_what_it_is_like() -> None:
     assert for_objective(embedded(), "sds") == like
 
 
-def test_a_copy_of_an_objective_makes_the_same_asset_bit_for_bit(tmp_path: Path) -> None:
+def test_a_copy_of_an_objective_generates_the_same_asset_bit_for_bit(tmp_path: Path) -> None:
     own = written(tmp_path, COPY)
     short = recipe(iterations=4)
     *_, theirs = run(for_objective(short, "sds"))
@@ -62,7 +62,7 @@ def test_a_copy_of_an_objective_makes_the_same_asset_bit_for_bit(tmp_path: Path)
     assert same(theirs, ours)
 
 
-def test_it_can_be_tried_on_exact_scores() -> None:
+def test_it_runs_in_the_testbed() -> None:
     """−132.5 nats after one iteration, −62.4 after a hundred."""
     one, hundred = (evaluate(settings(f"{EXAMPLE}:csd", {"iterations": number})) for number in (1, 100))
     assert hundred.log_p > one.log_p + 50
@@ -72,7 +72,7 @@ def job(name: str) -> Job:
     return Job(Prompt("a", "a cube", "cube"), for_objective(embedded(), name), seed=0, weights="w")
 
 
-def test_a_job_is_known_by_the_files_content_and_the_function_and_not_by_its_place(tmp_path: Path) -> None:
+def test_a_job_id_depends_on_file_content_and_function_but_not_on_the_path(tmp_path: Path) -> None:
     twice = COPY + "another = copied\n"
     one, elsewhere = (written(tmp_path, twice, name) for name in ("a.py", "b.py"))
     ids = [job(f"{one}:copied").id, job(f"{elsewhere}:copied").id]
@@ -93,7 +93,7 @@ def split(z_0, *, denoise, text, noise, times, schedule):
 """
 
 
-def test_what_it_imports_from_beside_it_counts_and_works_wherever_it_is_imported(tmp_path: Path) -> None:
+def test_relative_imports_are_part_of_the_job_id_and_work_anywhere_in_the_file(tmp_path: Path) -> None:
     def laid(name: str, factor: str = "2.0", by: str = "1.0") -> str:
         (tmp_path / name).mkdir(exist_ok=True)
         written(tmp_path / name, "from .numbers import factor\nimport torch\n", "weights.py")
@@ -112,16 +112,14 @@ def test_what_it_imports_from_beside_it_counts_and_works_wherever_it_is_imported
     planned = reference(one)
     assert (job(laid("one", by="5.0")).id != first, value(one)) == (True, 7.0)
     assert (job(laid("one", factor="3.0")).id != first, value(one)) == (True, 4.0)
-    with pytest.raises(
-        CustomObjectiveError, match=r"own.py, or what it imports from beside it, has changed since this"
-    ):
+    with pytest.raises(CustomObjectiveError, match=r"own.py, or one of its relative imports, has changed since this"):
         custom_objective._module.__wrapped__(planned)
     assert (job(laid("one")).id, value(one)) == (first, 3.0)
     written(tmp_path / "one", "not read", "unused.py")
     assert job(one).id == first
 
 
-def test_a_file_that_imports_nothing_from_beside_it_keeps_its_digest(tmp_path: Path) -> None:
+def test_without_relative_imports_the_digest_is_that_of_the_file(tmp_path: Path) -> None:
     own = written(tmp_path, COPY)
     assert reference(f"{own}:copied").digest == hashlib.sha256(COPY.encode()).hexdigest()[:16]
 
@@ -130,7 +128,7 @@ def test_a_relative_import_finds_only_what_the_digest_covers(tmp_path: Path) -> 
     written(tmp_path, "", "hidden.py")
     own = written(tmp_path, COPY + "import importlib\nimportlib.import_module('.hidden', __package__)\n")
     with pytest.raises(
-        CustomObjectiveError, match=r"own.py cannot be run \(ModuleNotFoundError: No module named 'own_obj"
+        CustomObjectiveError, match=r"own.py cannot be run \(ModuleNotFoundError: No module named 'custom"
     ):
         for_objective(embedded(), f"{own}:copied")
     (tmp_path / "sub").mkdir()
@@ -142,7 +140,7 @@ def test_a_relative_import_finds_only_what_the_digest_covers(tmp_path: Path) -> 
             for_objective(embedded(), f"{written(tmp_path, COPY + line)}:copied")
 
 
-def test_jobs_without_one_keep_the_ids_that_they_had() -> None:
+def test_job_ids_without_a_custom_objective_are_unchanged() -> None:
     assert "function" not in without_machine(embedded())["objective"]
     assert replace(job("sds"), recipe=with_overrides(sds(embedded()), {"objective.function": ""})).id == job("sds").id
 
@@ -155,58 +153,64 @@ def test_reading_a_recipe_runs_nothing_and_needs_no_file(tmp_path: Path) -> None
     assert Recipe.model_validate_json(text).objective.display_name == "copied"
 
 
-def test_a_file_that_changed_since_the_run_was_planned_is_not_run(tmp_path: Path) -> None:
+def test_a_file_changed_since_planning_is_not_run(tmp_path: Path) -> None:
     own = written(tmp_path, COPY)
     planned = reference(f"{own}:copied")
     written(tmp_path, "raise SystemExit('run')")
-    with pytest.raises(CustomObjectiveError, match=r"own.py has changed since this run was planned; put it back, or"):
+    with pytest.raises(CustomObjectiveError, match=r"own.py has changed since this run was planned; restore it, or"):
         custom_objective.function(planned)
 
 
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (None, r"own.py cannot be read \(No such file or directory\); give the path of a Python file"),
-        ("def f(:", r"own.py cannot be run \(SyntaxError: .*\); mend it"),
+        (None, r"own.py cannot be read \(No such file or directory\); expected the path of a Python file"),
+        ("def f(:", r"own.py cannot be run \(SyntaxError: .*\); correct the file"),
         ("import nowhere_to_be_found", r"cannot be run \(ModuleNotFoundError: No module named 'nowhere_to_be_found'\)"),
-        (COPY, "own.py has no function 'f'; define it, or name another"),
+        (COPY, "own.py has no function 'f'; define it, or choose another"),
         (
             "LIKE = 'sds'\ndef f(z_0, denoise, text): return z_0",
-            r"f of .*own.py does not take noise, times, schedule; an objective is called as f\(z_0, \*, denoise, ",
+            r"f of .*own.py does not accept noise, times, schedule; expected the signature f\(z_0, \*, denoise, ",
         ),
-        ("def f(z_0, **given): return z_0", "does not say whose times and weights it takes; write LIKE = 'sds'"),
+        (
+            "def f(z_0, **given): return z_0",
+            r"own.py has no LIKE, the objective whose recipe it .*; add, for example, LIKE = 'sds'",
+        ),
         ("LIKE = 'sdss'\ndef f(z_0, **given): return z_0", "LIKE is 'sdss'; expected one of sctd, sctd-official, sds"),
-        ("LIKE = 'sds'\nSETTINGS = 3\ndef f(z_0, **given): return z_0", "SETTINGS is 3; expected keys and values"),
+        (
+            "LIKE = 'sds'\nSETTINGS = 3\ndef f(z_0, **given): return z_0",
+            "SETTINGS is 3; expected a dict of recipe keys",
+        ),
     ],
 )
-def test_a_file_that_gives_no_objective_is_refused_in_one_sentence(source, message, tmp_path: Path) -> None:
+def test_a_file_without_a_valid_objective_is_rejected_in_one_sentence(source, message, tmp_path: Path) -> None:
     if source is not None:
         written(tmp_path, source)
     with pytest.raises(CustomObjectiveError, match=message):
         for_objective(embedded(), f"{tmp_path / 'own.py'}:f")
 
 
-def test_the_name_of_an_objective_that_there_is_is_taken(tmp_path: Path) -> None:
-    with pytest.raises(CustomObjectiveError, match="is called as an objective that there is; rename it"):
+def test_the_name_of_a_built_in_objective_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(CustomObjectiveError, match="has the name of a built-in objective; rename"):
         for_objective(embedded(), f"{written(tmp_path, COPY.replace('copied', 'ism'))}:ism")
     assert "ism" in FOR_OBJECTIVE
 
 
-def test_settings_that_no_recipe_has_are_refused_as_those_of_set(tmp_path: Path) -> None:
+def test_unknown_settings_are_rejected(tmp_path: Path) -> None:
     own = written(tmp_path, COPY + "SETTINGS = {'times.rules': 'single'}\n")
     with pytest.raises(RecipeError, match=r"unknown recipe key 'times.rules'; the nearest is 'times.rule'"):
         for_objective(embedded(), f"{own}:copied")
 
 
-def test_a_recipe_refuses_a_function_without_its_digest() -> None:
-    with pytest.raises(RecipeError, match=r"function is 'a.py:f'; expected FILE.py:FUNCTION@DIGEST, which --objective"):
+def test_a_recipe_rejects_a_function_without_digest() -> None:
+    with pytest.raises(RecipeError, match=r"function is 'a.py:f'; expected FILE.py:FUNCTION@DIGEST: pass --objective"):
         with_overrides(embedded(), {"objective.function": "a.py:f"})
 
 
 @pytest.mark.parametrize(
     ("result", "found"), [("z_0.mean()", r"\(\)"), ("z_0[:1]", r"\(1, 4, 2, 2\)"), ("None", "NoneType")]
 )
-def test_a_residual_of_another_shape_is_refused_and_not_broadcast(result: str, found: str, tmp_path: Path) -> None:
+def test_a_residual_of_another_shape_is_rejected_and_not_broadcast(result: str, found: str, tmp_path: Path) -> None:
     own = written(tmp_path, f"LIKE = 'sds'\ndef f(z_0, **given): return {result}")
     function = custom_objective.function(reference(f"{own}:f"))
     with pytest.raises(
@@ -215,7 +219,7 @@ def test_a_residual_of_another_shape_is_refused_and_not_broadcast(result: str, f
         function(torch.zeros(3, 4, 2, 2))
 
 
-def test_its_arguments_of_an_options_name_are_the_recipes(tmp_path: Path) -> None:
+def test_arguments_named_like_options_get_the_values_of_the_recipe(tmp_path: Path) -> None:
     own = written(tmp_path, "LIKE = 'sds'\ndef f(z_0, denoise, text, noise, times, schedule, outer_weight, mine=2.0):"
                             "\n    return z_0 * outer_weight * mine")  # fmt: skip
     chosen = with_overrides(for_objective(embedded(), f"{own}:f"), {"objective.outer_weight": 3})

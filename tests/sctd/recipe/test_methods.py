@@ -1,4 +1,4 @@
-"""What each method changes of the recipe that it derives from, and which recipes cannot be."""
+"""The settings that each method changes in its base recipe, and invalid combinations."""
 
 import pytest
 
@@ -55,7 +55,7 @@ SETTINGS = {
         "brightness.enabled": True,
     },
 }  # fmt: skip
-"""All that a method sets, whatever it was before."""
+"""All settings of a method, independent of the base."""
 
 
 def flat(recipe: Recipe) -> dict[str, object]:
@@ -69,7 +69,7 @@ def flat(recipe: Recipe) -> dict[str, object]:
 
 
 def otherwise(base: Recipe) -> Recipe:
-    """A base that has everything that a method sets set otherwise, as far as it may: what is set shows."""
+    """A base that differs from the settings of every method where possible, so that each setting is visible."""
     other = {
         "guidance.scale": 3, "noise.offset": 0.7, "objective.time_weight": "b_t", "times.start_high": 970,
         "times.gap": (50, 60), "brightness.enabled": False, "guidance.perp_neg": False, "noise.kind": "fixed",
@@ -79,7 +79,7 @@ def otherwise(base: Recipe) -> Recipe:
 
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("method", FOR_OBJECTIVE)
-def test_a_method_sets_what_defines_it_and_nothing_else(method: str, base: str) -> None:
+def test_a_method_changes_only_its_own_settings(method: str, base: str) -> None:
     for start in (BASES[base](), otherwise(BASES[base]())):
         before, after = flat(start), flat(FOR_OBJECTIVE[method](start))
         assert after == before | SETTINGS[method]
@@ -87,26 +87,26 @@ def test_a_method_sets_what_defines_it_and_nothing_else(method: str, base: str) 
 
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("method", FOR_OBJECTIVE)
-def test_what_comes_out_is_a_valid_recipe(method: str, base: str) -> None:
+def test_a_method_gives_a_valid_recipe_and_is_idempotent(method: str, base: str) -> None:
     recipe = FOR_OBJECTIVE[method](BASES[base]())
     assert Recipe.model_validate(recipe.model_dump()) == recipe
-    assert FOR_OBJECTIVE[method](recipe) == recipe  # set twice is set once
+    assert FOR_OBJECTIVE[method](recipe) == recipe
 
 
 @pytest.mark.parametrize(
     ("method", "scale"), [("sds-authors", 101), ("ism-authors", 7.5), ("cds-authors", 30), ("gcs-authors", 7.5)]
 )
 @pytest.mark.parametrize("base", BASES)
-def test_authors_scales(method: str, scale: float, base: str) -> None:
+def test_guidance_scales_of_the_authors(method: str, scale: float, base: str) -> None:
     assert FOR_OBJECTIVE[method](otherwise(BASES[base]())).guidance.scale == scale
 
 
-def test_the_others_keep_the_scale_of_their_base() -> None:
+def test_shared_settings_keep_the_scale_of_the_base() -> None:
     for method in ("sctd", "sctd-official", "sds", "ism", "cds", "gcs"):
         assert FOR_OBJECTIVE[method](otherwise(recipes.paper())).guidance.scale == 3
 
 
-def test_every_objective_has_a_method_by_its_name_and_all_but_sctd_one_of_its_authors() -> None:
+def test_every_objective_has_a_method_and_authors_methods_have_their_objective() -> None:
     from sctd.objectives import OBJECTIVES
 
     assert [name for name in FOR_OBJECTIVE if not name.endswith("-authors")] == list(OBJECTIVES)
@@ -145,12 +145,12 @@ def test_every_objective_has_a_method_by_its_name_and_all_but_sctd_one_of_its_au
         ),
         (
             lambda base: gcs_authors(with_overrides(base, {"guidance.view_text": "none"})),
-            "recipe key 'guidance': perp_neg is true and view_text 'none'; Perp-Neg needs the words for the views",
+            "recipe key 'guidance': perp_neg is true but view_text is 'none'; Perp-Neg needs view words",
         ),
         (
             lambda base: sctd_official(with_overrides(base, {"times.low": 10})),
             (
-                "recipe key 'times': segment_range 20–980 does not hold every t from 10 to 980; widen it, or raise "
+                "recipe key 'times': segment_range 20–980 does not contain every t from 10 to 980; widen it, or raise "
                 "low or lower start_high"
             ),
         ),
@@ -160,31 +160,31 @@ def test_every_objective_has_a_method_by_its_name_and_all_but_sctd_one_of_its_au
         ),
         (
             lambda base: with_overrides(cds(base), {"times.gap": (890, 900)}),
-            "recipe key 'times': gap 890 above low 100 passes start_high 980; t must find room between them",
+            "recipe key 'times': gap 890 above low 100 exceeds start_high 980; expected low + gap <= start_high",
         ),
         (
             lambda base: gcs(with_overrides(base, {"times.interval": 10})),
-            "recipe key 'times': interval 10 and epsilon 10 leave no room for s_m; interval must be at least 11",
+            "recipe key 'times': interval 10 and epsilon 10 leave no value for s_m; interval must be at least 11",
         ),
         (
             lambda base: gcs(with_overrides(base, {"times.interval": 500, "times.interval_extra": 480})),
-            "recipe key 'times': interval 500 and interval_extra 480 pass start_high 980; t must find room above them",
+            "recipe key 'times': interval 500 and interval_extra 480 exceed start_high 980; "
+            "expected interval + interval_extra < start_high",
         ),
         (
             lambda base: with_overrides(base, {"objective.clamp": (0, 2)}),
-            "recipe key 'objective': clamp is (0.0, 2.0); expected two bounds above 0, or 0,0 for none",
+            "recipe key 'objective': clamp is (0.0, 2.0); expected two bounds above 0, or 0,0 for no clamp",
         ),
     ],
 )
 @pytest.mark.parametrize("base", ["paper", "embedded"])
-def test_what_does_not_go_together_is_one_sentence(derived, message: str, base: str) -> None:
+def test_incompatible_settings_are_rejected_in_one_sentence(derived, message: str, base: str) -> None:
     with pytest.raises(RecipeError) as caught:
         derived(BASES[base]())
     assert str(caught.value) == message
 
 
-def test_what_does_not_go_together_for_one_goes_for_another() -> None:
-    """The guards are of the rule that needs them."""
+def test_checks_apply_only_to_the_rule_that_needs_them() -> None:
     short = {"times.interval": 10}
     assert sctd(with_overrides(recipes.paper(), short)).times.interval == 10
     assert ism(with_overrides(recipes.paper(), short)).times.interval == 10

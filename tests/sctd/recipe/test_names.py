@@ -1,4 +1,4 @@
-"""Former names of recipe keys: options, files and run folders may use them, digests keep them."""
+"""Former names of recipe keys: accepted in options, files and run folders, and kept in digests."""
 
 import json
 
@@ -43,12 +43,12 @@ def test_the_stored_form_has_the_former_names_and_reads_back(recipe):
     assert names.current_tree(stored) == recipe.model_dump(mode="json")
 
 
-def test_every_key_survives_there_and_back():
+def test_stored_and_current_names_are_inverse():
     for key in keys(embedded()):
         assert names.current(names.stored(key)) == names.current(key) == key
 
 
-def test_two_names_of_one_key_are_refused():
+def test_two_names_of_one_key_are_rejected():
     with pytest.raises(RecipeError) as caught:
         with_overrides(embedded(), {"seed_shape.count": 5, "initialization.count": 6})
     assert str(caught.value) == (

@@ -1,4 +1,4 @@
-"""Heads and bodies: what the recipes change, and that the embedded models make both."""
+"""Portraits and avatars: the settings that they change, and runs of both with the bundled models."""
 
 import re
 import shlex
@@ -32,7 +32,7 @@ def prior() -> StableDiffusionPrior:
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[Cameras]:
-    """The cameras of every iteration, as they are drawn."""
+    """The cameras drawn in every iteration."""
     cameras, views = [], draws.views
 
     def spy(*arguments: object) -> Cameras:
@@ -44,7 +44,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Cameras]:
 
 
 def azimuths(seen: list[Cameras]) -> torch.Tensor:
-    """In [-180, 180)."""
+    """All azimuths, in [-180, 180)."""
     return (torch.cat([cameras.azimuth_degrees for cameras in seen]) + 180) % 360 - 180
 
 
@@ -59,7 +59,7 @@ def changed(base: Recipe, recipe: Recipe) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("base", BASES)
-def test_a_portrait_is_seen_from_the_front_half_and_an_avatar_from_all_round(base):
+def test_portraits_have_cameras_in_the_front_half_and_avatars_all_around(base):
     common = {
         "guidance.perp_neg": True,
         "cameras.elevation_degrees": (-10.0, 30.0),
@@ -76,7 +76,7 @@ def test_a_portrait_is_seen_from_the_front_half_and_an_avatar_from_all_round(bas
 
 
 @pytest.mark.parametrize("name", ["paper-portrait", "paper-avatar", "embedded-portrait", "embedded-avatar"])
-def test_they_are_recipes_by_their_names_and_take_a_template(name):
+def test_presets_are_named_and_accept_a_template(name):
     recipe = recipes.RECIPES[name]()
     assert recipe.name == name
     assert Recipe.model_validate(recipe.model_dump()) == recipe
@@ -85,7 +85,7 @@ def test_they_are_recipes_by_their_names_and_take_a_template(name):
 
 
 @pytest.mark.parametrize("page", ["portrait.md", "initialization.md"])
-def test_commands_of_the_pages_name_recipes_and_settings_that_exist(page):
+def test_commands_in_the_docs_use_existing_recipes_and_settings(page):
     text = (DOCS / page).read_text(encoding="utf-8").replace("\\\n", " ")
     commands = [shlex.split(line) for line in re.findall(r"^segmentdreamer generate .*$", text, re.MULTILINE)]
     assert len(commands) == {"portrait.md": 7, "initialization.md": 1}[page]
@@ -105,22 +105,22 @@ def is_finite(step: optimize.Step) -> bool:
     return all(bool(tensor.isfinite().all()) for tensor in step.gaussians.tensors().values())
 
 
-def test_the_embedded_models_make_a_head_from_the_front(prior, seen):
+def test_the_bundled_models_generate_a_head_with_frontal_cameras(prior, seen):
     few = {"iterations": 3, "initialization.count": 128, "initialization.point_e_steps": 3}
     recipe = with_overrides(portrait(recipes.embedded()), few)
     scorer = ClipScorer.load(weights_folder() / "scorer", "cpu", "embedded")
     vector = torch.from_numpy(scorer.text_features([cloud_prompt(recipe.initialization, "a robot head")])[0])
     model = point_e.load(weights_folder() / "shape")
     initial = initial_gaussians(recipe.initialization, "a robot head", torch.Generator().manual_seed(0), model, vector)
-    made = list(steps(recipe, prior, initial, "a green robot head"))
-    assert len(made) == 3
-    assert all(is_finite(step) and step.skipped == 0 for step in made)
+    generated = list(steps(recipe, prior, initial, "a green robot head"))
+    assert len(generated) == 3
+    assert all(is_finite(step) and step.skipped == 0 for step in generated)
     assert bool((azimuths(seen).abs() <= 90.001).all())
-    assert not made[-1].gaussians.means.equal(initial.means)
+    assert not generated[-1].gaussians.means.equal(initial.means)
 
 
 def robot(path: Path) -> tuple[str, trimesh.Trimesh]:
-    """Body, head, arms and legs of boxes, one metre high and y-up, as a .glb: to our axes by its format alone."""
+    """A robot of boxes, one metre high and y-up, as a .glb, whose format determines the axes."""
     parts = [
         ((0.3, 0.35, 0.2), (0, 0.45, 0)),
         ((0.2, 0.2, 0.2), (0, 0.8, 0)),
@@ -135,20 +135,20 @@ def robot(path: Path) -> tuple[str, trimesh.Trimesh]:
     return str(path), mesh
 
 
-def test_the_embedded_models_make_a_body_from_a_template(prior, seen, tmp_path):
+def test_the_bundled_models_generate_a_body_from_a_template(prior, seen, tmp_path):
     path, template = robot(tmp_path / "robot.glb")
     few = {"iterations": 3, "initialization.count": 150, "initialization.kind": "mesh", "initialization.path": path}
     recipe = with_overrides(avatar(recipes.embedded()), few)
     initial = initial_gaussians(recipe.initialization, "a robot", torch.Generator().manual_seed(0))
     assert initial.num == 150 * recipe.initialization.replicas
-    # On the template: its y is our z, its z our x; its middle at the origin, its farthest corner 0.8 from there.
+    # On the template: its y is our z, its z our x; centred at the origin, with the farthest corner at 0.8.
     corners = template.vertices - template.bounds.mean(0)
     turned = trimesh.Trimesh(corners[:, [2, 0, 1]] * 0.8 / np.linalg.norm(corners, axis=1).max(), template.faces)
     _, away, _ = trimesh.proximity.closest_point_naive(turned, initial.means.double().numpy())
     assert away.max() <= recipe.initialization.replica_radius + 1e-6
     extent = initial.means.amax(0) - initial.means.amin(0)
     assert extent.argmax() == 2
-    made = list(steps(recipe, prior, initial, "a silver robot"))
-    assert all(is_finite(step) and step.skipped == 0 for step in made)
+    generated = list(steps(recipe, prior, initial, "a silver robot"))
+    assert all(is_finite(step) and step.skipped == 0 for step in generated)
     assert float(azimuths(seen).abs().max()) > 90
-    assert float((made[-1].gaussians.means - initial.means).norm(dim=1).max()) < 0.1
+    assert float((generated[-1].gaussians.means - initial.means).norm(dim=1).max()) < 0.1

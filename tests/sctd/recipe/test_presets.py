@@ -7,7 +7,7 @@ from sctd.recipe.recipe import keys
 from tests.support.paths import DOCS
 
 
-def test_paper_is_the_published_settings() -> None:
+def test_paper_has_the_published_settings() -> None:
     recipe = recipes.paper()
     assert (recipe.iterations, recipe.sh_degree, recipe.cameras.views) == (5000, 0, 4)
     assert (recipe.objective.name, recipe.objective.outer_weight, recipe.objective.weight) == ("sctd", 8.5, 0.1)
@@ -44,22 +44,27 @@ def test_paper_is_the_published_settings() -> None:
     assert (90 - cameras.elevation_degrees[1], 90 - cameras.elevation_degrees[0]) == (45, 105)
     assert (cameras.radius, cameras.fov_y_radians) == ((5.2, 5.5), (0.32, 0.6))
     assert (cameras.center_jitter, cameras.target_jitter, cameras.up_jitter) == (0.025, 0.05, 0.01)
-    seed = recipe.initialization
-    assert (seed.kind, seed.count * seed.replicas, seed.replica_radius, seed.opacity) == ("point_e", 81_920, 0.05, 0.1)
+    initial = recipe.initialization
+    assert (initial.kind, initial.count * initial.replicas, initial.replica_radius, initial.opacity) == (
+        "point_e",
+        81_920,
+        0.05,
+        0.1,
+    )
 
 
-def test_embedded_moves_3000_gaussians_and_never_grows() -> None:
+def test_embedded_relocates_3000_gaussians_without_densification() -> None:
     recipe = recipes.embedded()
-    seed = recipe.initialization
-    assert (recipe.iterations, seed.kind, seed.count * seed.replicas) == (300, "point_e", 3072)
+    initial = recipe.initialization
+    assert (recipe.iterations, initial.kind, initial.count * initial.replicas) == (300, "point_e", 3072)
     assert (recipe.densify.enabled, recipe.relocate.enabled, recipe.relocate.interval) == (False, True, 40)
-    # What just fills a picture while training leaves a margin in the evaluation camera's (3.5 away, 0.55 radians).
+    # What fills a training view leaves a margin in the evaluation view (distance 3.5, 0.55 radians).
     (near, far), (narrow, wide) = recipe.cameras.radius, recipe.cameras.fov_y_radians
     assert (near + far) / 2 * math.sin((narrow + wide) / 4) < 0.9 * 3.5 * math.sin(0.55 / 2)
     assert recipe.bounds.radius <= 3.5 * math.sin(0.55 / 2)
 
 
-def test_the_page_is_current() -> None:
+def test_the_recipe_page_is_current() -> None:
     page = DOCS / "recipe.md"
     assert page.read_text() == recipes.table(), "run: python -m sctd.recipe.presets > docs/recipe.md"
     rows = sum(line.startswith("| `") for line in recipes.table().splitlines())

@@ -21,7 +21,7 @@ def parts(part: Part, prefix: str = "") -> Iterator[tuple[str, type[Part]]]:
             yield from parts(value, f"{prefix}{name}.")
 
 
-def test_every_field_states_its_unit_and_its_source() -> None:
+def test_every_field_has_a_unit_and_a_source() -> None:
     for prefix, part in parts(Recipe()):
         for name, about in part.model_fields.items():
             assert about.description, prefix + name
@@ -32,7 +32,7 @@ def test_every_field_states_its_unit_and_its_source() -> None:
 
 
 @pytest.mark.parametrize("recipe", [recipes.paper(), recipes.embedded(), methods.sds(recipes.embedded())])
-def test_a_recipe_survives_json(recipe: Recipe) -> None:
+def test_a_recipe_round_trips_through_json(recipe: Recipe) -> None:
     text = recipe.model_dump_json()
     again = from_json(text, base=recipes.paper())
     assert again == recipe
@@ -49,10 +49,10 @@ def test_the_digest_changes_with_every_field() -> None:
         tuple: lambda value: (
             (value[0], value[1] - 1) if isinstance(value[1], int) else (value[0] + 0.001, value[1] + 0.002)
         ),
-        str: lambda value: None,  # names and texts are tried below
+        str: lambda value: None,  # names and texts are changed below
     }
     digests = {base.digest()}
-    tried = 0
+    changes = 0
     for key in keys(base):
         value = base
         for step in key.split("."):
@@ -60,15 +60,15 @@ def test_the_digest_changes_with_every_field() -> None:
         other = -1 if key == "objective.self_sign" else changed[type(value)](value)
         if other is not None:
             digests.add(with_overrides(base, {key: other}).digest())
-            tried += 1
+            changes += 1
     for key, text in {"name": "x", "guidance.negative_prompt": "x", "noise.kind": "fresh"}.items():
         digests.add(with_overrides(base, {key: text}).digest())
-        tried += 1
-    assert tried > 90
-    assert len(digests) == tried + 1
+        changes += 1
+    assert changes > 90
+    assert len(digests) == changes + 1
 
 
-def test_text_is_read_as_the_type_of_the_field() -> None:
+def test_text_is_parsed_as_the_type_of_the_field() -> None:
     texts = {
         "guidance.scale": "10",
         "iterations": "12",
@@ -108,38 +108,42 @@ def _at(recipe: Recipe, key: str) -> object:
         ("guidance.scale", "-1", "recipe key 'guidance.scale' is '-1': it should be greater than or equal to 0"),
         ("guidance.scale", "inf", "recipe key 'guidance.scale' is 'inf': it should be a finite number"),
         ("objective.name", "dreams", "recipe key 'objective.name' is 'dreams': it should be 'sctd', 'sctd-official'"),
-        ("cameras.radius", "4,3", "recipe key 'cameras': radius runs from 4 to 3; give the smaller first"),
+        ("cameras.radius", "4,3", "recipe key 'cameras': radius is 4,3; expected the smaller number first"),
         ("cameras.radius", "4", "recipe key 'cameras.radius' is ['4']"),
         ("times.low", "600", "low 600, high 500, start_high 980; expected low < high <= start_high"),
         ("times.epsilon", "40", "minimum_interval must be at least 81"),
         ("times.num_segments", "13", "the last of 13 segments is no longer than minimum_interval 80; use fewer"),
         ("times.rule", "single", "objective 'sctd' with times.rule 'single'; set times.rule to segments"),
-        ("times.rule", "interval", "objective 'sctd' with times.rule 'interval'; set times.rule to segments"),
-        ("times.segment_range", "50,1000", "segment_range 50–1000 does not hold every t from 20 to 980; widen it"),
-        ("times.gap", "0,10", "gap is (0, 10); expected two numbers from 1 on, the smaller first"),
-        ("objective.clamp", "0,8", "clamp is (0.0, 8.0); expected two bounds above 0, or 0,0 for none"),
+        (
+            "times.rule",
+            "interval",
+            "objective 'sctd' with times.rule 'interval'; set times.rule to segments",
+        ),
+        ("times.segment_range", "50,1000", "segment_range 50–1000 does not contain every t from 20 to 980; widen it"),
+        ("times.gap", "0,10", "gap is (0, 10); expected two numbers of at least 1, the smaller first"),
+        ("objective.clamp", "0,8", "clamp is (0.0, 8.0); expected two bounds above 0, or 0,0 for no clamp"),
         ("objective.self_sign", "0", "recipe key 'objective.self_sign' is '0': it should be 1 or -1"),
         ("guidance.control", "edges", "recipe key 'guidance.control' is 'edges': it should be 'none' or 'depth'"),
-        ("guidance.prompt_template", "a photo", "it must hold {prompt} exactly once"),
-        ("initialization.kind", "ply", "a path belongs to kind 'ply'"),
-        ("background.black_share", "0.9", "white 0.2 + black 0.9 + grey 0.4 exceed 1"),
+        ("guidance.prompt_template", "a photo", "it must contain {prompt} exactly once"),
+        ("initialization.kind", "ply", "kinds 'ply' (points or Gaussians) and 'mesh' need a path"),
+        ("background.black_share", "0.9", "white 0.2 + black 0.9 + grey 0.4 exceed 1; lower one of them"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_sentence(key: str, value: str, message: str) -> None:
+def test_invalid_settings_are_rejected_in_one_sentence(key: str, value: str, message: str) -> None:
     with pytest.raises(RecipeError) as caught:
         with_overrides(recipes.embedded(), {key: value})
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_increasing_segments_that_would_shrink_are_refused() -> None:
+def test_increasing_segments_that_would_shrink_are_rejected() -> None:
     wrong = {"times.segments": "increasing", "times.num_segments": "10"}
     with pytest.raises(RecipeError, match="10 increasing segments, the first of 150 steps, do not fit in 1000 steps"):
         with_overrides(recipes.paper(), wrong)
     assert Times(segments="increasing", num_segments=5).edges() == (0, 150, 325, 525, 750, 1000)
 
 
-def test_a_json_text_may_leave_things_out_but_not_misspell_them() -> None:
+def test_json_may_omit_keys_but_not_misspell_them() -> None:
     recipe = from_json('{"guidance": {"scale": 3}}', base=recipes.embedded())
     assert recipe == with_overrides(recipes.embedded(), {"guidance.scale": 3})
     with pytest.raises(RecipeError, match=r"unknown recipe key 'guidance.scales'; the nearest is 'guidance.scale'"):
@@ -152,26 +156,26 @@ def test_a_json_text_may_leave_things_out_but_not_misspell_them() -> None:
         from_json('{"guidance": 3}', base=recipes.embedded())
 
 
-def test_names_of_objectives_and_weights_are_those_of_the_mathematics() -> None:
+def test_recipe_names_of_objectives_and_weights_match_the_registries() -> None:
     names, weights = (Objective.model_fields[name].annotation.__args__ for name in ("name", "time_weight"))
     assert set(names) == set(OBJECTIVES) == {name.removesuffix("-authors") for name in methods.FOR_OBJECTIVE}
     assert set(weights) == set(WEIGHTS)
 
 
-def test_a_recipe_is_read_without_torch() -> None:
+def test_recipes_do_not_import_torch() -> None:
     code = "import sys; from sctd.recipe import presets; presets.embedded().digest(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_rates_have_closed_forms() -> None:
+def test_learning_rates_match_their_closed_forms() -> None:
     linear, log = Rate(start=0.004, end=0.0002), Rate(start=1e-2, end=1e-4, decay="log")
     assert [linear.at(progress) for progress in (0.0, 0.5, 1.0)] == pytest.approx([0.004, 0.0021, 0.0002])
     assert [log.at(progress) for progress in (0.0, 0.25, 0.5, 1.0)] == pytest.approx([1e-2, 10**-2.5, 1e-3, 1e-4])
-    with pytest.raises(ValueError, match="decays by its logarithm; both must be above 0"):
+    with pytest.raises(ValueError, match="has decay 'log'; both must be above 0"):
         Rate(start=1, end=0, decay="log")
 
 
-def test_camera_ranges_move_every_500_iterations_and_stop() -> None:
+def test_camera_ranges_change_every_500_iterations_up_to_their_limits() -> None:
     cameras = Cameras()
     assert cameras.ranges_at(499).radius == (5.2, 5.5)
     first = cameras.ranges_at(500)

@@ -219,7 +219,7 @@ def test_even_views_within_limits_have_a_sector_each():
 
 
 def test_azimuths_that_cannot_be_are_refused():
-    with pytest.raises(ValueError, match="azimuth_degrees runs from 90 to -90; give the smaller first"):
+    with pytest.raises(ValueError, match="azimuth_degrees is 90,-90; expected the smaller number first"):
         limited(recipes.embedded(), (90, -90))
     with pytest.raises(ValueError, match=r"azimuth_degrees is \(-90.0, 400.0\); expected between -360 and 360 degrees"):
         limited(recipes.embedded(), (-90, 400))

@@ -237,12 +237,12 @@ def test_colours_in_another_file_are_missed_only_when_asked_for(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"kind": "mesh"}, r"kind is 'mesh' and path is ''; a path belongs to kind 'ply' .*or 'mesh', and they need"),
-        ({"path": "head.glb"}, r"kind is 'ball' and path is 'head\.glb'; a path belongs to"),
-        ({"kind": "mesh", "path": "head.fbx"}, rf"ends with '\.fbx'; a mesh is one of {', '.join(MESH_SUFFIXES)}"),
+        ({"kind": "mesh"}, r"kind is 'mesh' and path is ''; kinds 'ply' .*and 'mesh' need a path, and o"),
+        ({"path": "head.glb"}, r"kind is 'ball' and path is 'head\.glb'; kinds 'ply' .* need"),
+        ({"kind": "mesh", "path": "head.fbx"}, rf"ends with '\.fbx'; expected {', '.join(MESH_SUFFIXES)}"),
         ({"kind": "ply", "path": "head.glb"}, r"'head\.glb' is a mesh, not a \.ply; set initialization\.kind=mesh"),
-        ({"mesh_up": "y", "mesh_front": "-y"}, r"mesh_front is '-y' where 'y' is up; expected an axis that is perpend"),
-        ({"kind": "mesh", "path": "head.glb", "mesh_front": "y"}, r"mesh_front is 'y' where 'y' is up"),
+        ({"mesh_up": "y", "mesh_front": "-y"}, r"mesh_front is '-y' and the up axis 'y'; expected perpendicular axes"),
+        ({"kind": "mesh", "path": "head.glb", "mesh_front": "y"}, r"mesh_front is 'y' and the up axis 'y'"),
     ],
 )  # fmt: skip
 def test_a_shape_that_cannot_be_is_refused_before_it_is_read(fields, sentence):
