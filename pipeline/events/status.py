@@ -99,7 +99,7 @@ def _age(path: Any, attempt: dict[str, Any] | None) -> float | None:
     try:
         if path is not None and (written := path.stat().st_mtime):
             return max(0.0, time.time() - written)
-    except FileNotFoundError:  # the job has moved on meanwhile
+    except FileNotFoundError:  # the job has moved on in the meantime
         return None
     if attempt is None:
         return None

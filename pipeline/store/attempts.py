@@ -109,7 +109,7 @@ class Fence:
 
 @dataclass(frozen=True)
 class Attempt:
-    """A generator's attempt at a job: its checkpoints, and a folder of its own for its outputs."""
+    """A generator's attempt at a job: its checkpoints, and its own folder for outputs."""
 
     fence: Fence
 

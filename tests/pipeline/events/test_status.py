@@ -14,7 +14,7 @@ from pipeline.store import files, lease, manifest
 from pipeline.store.attempts import ATTEMPT, NUMERIC_FAILURE, SCORING, Attempt, Checkpoint, Fence
 from pipeline.store.run_folder import Store
 
-TEXTS = "done", "failed", "running", "judging", "made", "begun", "waiting"
+TEXTS = "done", "failed", "running", "judging", "made", "restarted", "waiting"
 
 
 @pytest.fixture(params=["folder", "memory"])
@@ -31,12 +31,12 @@ def store(request, tmp_path, run_of) -> Store:
     reason = {"error_kind": "died", "error": "its process died"}
     store.write_record({"job_id": jobs["failed"], "status": "failed", "evaluation": run.evaluation} | reason)
     Fence.claim(store, jobs["judging"], SCORING)
-    Attempt.begin(store, jobs["running"])
-    Attempt.begin(store, jobs["running"]).save(Checkpoint(3, 1.5, b"state"))
+    Attempt.start(store, jobs["running"])
+    Attempt.start(store, jobs["running"]).save(Checkpoint(3, 1.5, b"state"))
     store.write_json(
-        store.item(jobs["begun"]) / NUMERIC_FAILURE, {"sub_seed": 1, "iteration": 2, "error": "NaN in the loss"}
+        store.item(jobs["restarted"]) / NUMERIC_FAILURE, {"sub_seed": 1, "iteration": 2, "error": "NaN in the loss"}
     )
-    Attempt.begin(store, jobs["begun"])
+    Attempt.start(store, jobs["restarted"])
     return store
 
 
@@ -52,7 +52,7 @@ def test_every_state_of_a_job_is_reported(store):
     with lease.held(store.root, "--out", print, alone=True):
         assert states(store) == {
             "done": "done", "failed": "failed", "running": "running", "judging": "judging", "made": "generated",
-            "begun": "running", "waiting": "waiting",
+            "restarted": "running", "waiting": "waiting",
         }  # fmt: skip
         found = status.of(store)
         running = next(job for job in found["jobs"] if job["prompt"] == "running")
@@ -63,7 +63,7 @@ def test_every_state_of_a_job_is_reported(store):
 
 
 def test_without_a_write_lease_jobs_are_stopped_and_the_resuming_command_is_shown(store):
-    assert (states(store)["running"], states(store)["begun"], states(store)["judging"]) == (
+    assert (states(store)["running"], states(store)["restarted"], states(store)["judging"]) == (
         "stopped",
         "stopped",
         "generated",
@@ -79,7 +79,7 @@ def test_table_has_a_line_for_each_failed_or_stopped_job(store):
     lines = status.table(status.of(store)).splitlines()
     assert lines[0].startswith(f"{store.root}: 7 jobs: 1 done, 1 failed, 2 generated, 2 stopped, 1 waiting; 0.0 MiB")
     assert "  failed (sctd): failed: died: its process died" in lines
-    assert any(line.startswith("  begun (sctd): stopped") and "numeric: NaN in the loss" in line for line in lines)
+    assert any(line.startswith("  restarted (sctd): stopped") and "numeric: NaN in the loss" in line for line in lines)
     assert any(line.startswith("  running (sctd): stopped at iteration 3 of 4, ") for line in lines)
 
 

@@ -88,7 +88,7 @@ def test_fault_7_an_interrupted_command_releases_its_lease_and_prints_how_to_res
     ended = zygote.run(command(tiny_weights, out), "before a checkpoint", number)
     assert ended.status == 130
     assert ended.stderr.splitlines()[-1].startswith(
-        "Interrupted. Start the same command again to go on: segmentdreamer"
+        "Interrupted. To resume, run: segmentdreamer"
     )
     assert lease.holder(out) is None
     assert zygote.run(command(tiny_weights, out)).status == 0
@@ -129,7 +129,7 @@ def test_fault_13_a_full_disk_delays_the_run_and_then_stops_it_with_an_error(
     assert result.exit_code == status, result.output
     if status:
         assert 6 <= len(failures) <= 12
-        advice = "see that the run folder can be written, then start the same command again: finished jobs are kept."
+        advice = "check that the run folder can be written, then run the same command again: finished jobs are kept."
         error = result.stderr.splitlines()[-1]
         assert error.startswith("Error: Storage fails for every worker (OSError: [Errno 28] No space left on device: ")
         assert error.endswith(advice)

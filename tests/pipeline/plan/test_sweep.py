@@ -121,14 +121,14 @@ def test_values_that_contain_commas_are_separated_by_semicolons():
         ),
         (
             ["times.segments=equal,increasing", "times.num_segments=1,3"],
-            ("The sweep cell 'sctd segments=increasing num_segments=1' is invalid: recipe key 'times': growing "
-            "segments need at least 2 of them, not 1: use equal segments for one."),
+            ("The sweep cell 'sctd segments=increasing num_segments=1' is invalid: recipe key 'times': expected "
+            "at least 2 increasing segments, found 1: use equal segments."),
         ),
         (
             ["times.segments=increasing", "times.num_segments=3,10", "times.threshold=150"],
             ("The sweep cell 'sctd segments=increasing num_segments=10 threshold=150' is invalid: recipe key 'times': "
-            "10 segments of which the first is 150 steps long would shrink to fit 1000 steps: use at most 6 segments "
-            "or a first segment of at most 100 steps."),
+            "10 increasing segments, the first of 150 steps, do not fit in 1000 steps: use at most 6 segments or a "
+            "first segment of at most 100 steps."),
         ),
         (
             ["iterations=5,"],

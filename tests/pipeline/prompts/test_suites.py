@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 from pipeline import prompts
 from pipeline.cli import app as cli
 from pipeline.errors import UserError
+from pipeline.prompts import suites
 from pipeline.prompts.prompt import Prompt
 from tests.support.paths import DOCS, FIXTURES
 
@@ -115,7 +116,7 @@ def test_invalid_prompts_are_errors(text, message):
 
 
 def test_missing_and_unreadable_suites_are_errors(tmp_path, monkeypatch):
-    monkeypatch.setattr(prompts, "bundled", lambda: ["embedded40", "dreamfusion40"])
+    monkeypatch.setattr(suites, "bundled", lambda: ["embedded40", "dreamfusion40"])
     with pytest.raises(UserError) as caught:
         prompts.suite("embeded40")
     assert str(caught.value) == (

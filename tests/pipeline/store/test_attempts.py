@@ -68,7 +68,7 @@ def test_fault_19_a_lost_worker_cannot_overwrite_the_checkpoint_of_a_later_attem
 
 
 def test_fault_19_a_lost_worker_cannot_replace_the_asset_of_a_later_attempt(store):
-    lost, later = Attempt.start(store, JOB), Attempt.begin(store, JOB)
+    lost, later = Attempt.start(store, JOB), Attempt.start(store, JOB)
     make(lost, b"lost")
     make(later, b"later")
     later.commit({"by": "later"})
@@ -83,7 +83,7 @@ def test_fault_19_a_lost_worker_cannot_replace_the_asset_of_a_later_attempt(stor
 def test_fault_19_of_two_concurrent_commits_the_first_is_accepted_whole(store, monkeypatch):
     """Both attempts pass the check, as if each had checked before either wrote."""
     monkeypatch.setattr(Fence, "check", lambda self: None)
-    first, second = Attempt.start(store, JOB), Attempt.begin(store, JOB)
+    first, second = Attempt.start(store, JOB), Attempt.start(store, JOB)
     make(first, b"first")
     make(second, b"second")
     real = files.move

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli.app import app
-from pipeline.cli.error_handling import INTERRUPTED, WRONG_INPUT
+from pipeline.cli.error_handling import INTERRUPTED, INVALID_INPUT
 from pipeline.embedded import frozen
 from pipeline.report import viewer
 from pipeline.store import files
@@ -97,14 +97,14 @@ def test_pages_of_a_run_in_a_bucket_are_written_to_a_local_folder(s3, tmp_path, 
 @pytest.mark.parametrize(
     ("options", "found"),
     [
-        ([], "s3://bucket/run is in a store and --out is missing"),
+        ([], "s3://bucket/run is in an object store and --out is missing"),
         (["--out", "s3://bucket/pages"], "--out is s3://bucket/pages"),
     ],
 )
 def test_pages_cannot_be_written_to_a_bucket(options, found):
     refused = invoke("report", "s3://bucket/run", *options)
     assert refused.exit_code == 2
-    assert refused.stderr == f"Error: {found}; pages open from a disk: give --out a folder of this machine.\n"
+    assert refused.stderr == f"Error: {found}; give --out a local folder, because the pages open from disk.\n"
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_an_asset_in_a_bucket_is_shown(s3, visited, named):
 @pytest.mark.parametrize("named", ["bucket/nothing", "bucket/nothing/asset.ply", "absent/run/items/a"])
 def test_a_missing_asset_in_a_bucket_is_an_error(s3, visited, named):
     refused = invoke("view", f"s3://{named}", "--port", 0, "--no-browser")
-    assert (refused.exit_code, visited) == (WRONG_INPUT, {})
+    assert (refused.exit_code, visited) == (INVALID_INPUT, {})
     assert refused.stderr.startswith(f"Error: s3://{named} cannot be read (")
     assert refused.stderr.endswith("; give an asset.ply, or the folder of an item that has one.\n")
 

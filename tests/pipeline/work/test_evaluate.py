@@ -95,7 +95,7 @@ def test_a_reference_of_another_network_is_an_error_when_the_worker_starts(tiny_
     reference = from_bytes((folder / "reference.npz").read_bytes())
     other = dataclasses.replace(reference, made_of=reference.made_of | {"weights": "ab" * 32})
     (folder / "reference.npz").write_bytes(to_bytes(other))
-    with pytest.raises(EvaluationError, match=r"the reference holds features of tiny \(abababababab\)"):
+    with pytest.raises(EvaluationError, match=r"the reference set holds features of tiny \(abababababab\)"):
         Evaluator(Store(tmp_path / "run"), weights, Protocol(6), TEXTS)
 
 

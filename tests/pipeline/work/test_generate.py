@@ -77,13 +77,13 @@ def test_snapshots_are_written_during_generation_and_do_not_change_the_asset(mak
 
     job = run_of(seed=21).jobs[0]
     watched = Generator(Store(tmp_path), models.resolve(str(tiny_weights)), 1e9, EMBEDDED, snapshot_seconds=0.0)
-    folder, kept, work = tmp_path / "items" / job.id, [], watched(job)
+    folder, snapshots, work = tmp_path / "items" / job.id, [], watched(job)
     for _ in range(3):
         next(work)
         (snapshot,) = folder.glob("attempt-*/now.splat")
-        kept.append(snapshot.read_bytes())
-    assert [splat.from_splat(content).num for content in kept] == [150] * 3
-    assert len(set(kept)) == 3
+        snapshots.append(snapshot.read_bytes())
+    assert [splat.from_splat(content).num for content in snapshots] == [150] * 3
+    assert len(set(snapshots)) == 3
     finish(work)
     finish(make(job))
     assert sorted(path.name for path in folder.iterdir()) == [ASSET, CONTACT, GENERATION, TURNTABLE]
