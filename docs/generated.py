@@ -22,8 +22,8 @@ MODULES = {
     ),
     "evaluation": (*("views", "clip_score", "image_reward", "features", "fid", "references", "statistics", "ranking"),),
     "cluster": (
-        *("scheduling.executor", "scheduling.protocol", "scheduling.failures", "scheduling.scheduler"),
-        "kubernetes.launcher",
+        *("scheduling.executor", "scheduling.protocol", "scheduling.failures", "scheduling.retries"),
+        *("scheduling.scheduler", "jobs.description", "jobs.launcher"),
     ),
     "pipeline": (
         "plan.run",

@@ -18,7 +18,7 @@ ALLOWED = {
     # Reads the attributes of a TorchScript archive; it finds no class but those it names, so it runs nothing.
     ("evaluation/checkpoints.py", "pickle.Unpickler"),
     # KubeRay's operator asks a RayJob's dashboard over the pods' network, where a token guards it.
-    ("cluster/kubernetes/job.py", "0.0.0.0"),
+    ("cluster/kubernetes/rayjob.py", "0.0.0.0"),
     # A word given to Typer: the shell whose completion script is printed.
     ("pipeline/cli/completion.py", "shell=True"),
     # The user's own objective: the file that --objective names, of the digest that the recipe holds.

@@ -1,7 +1,7 @@
-"""The benchmark as a pipeline of Kubeflow: its steps, and their IR YAML. With `kubeflow_runs.py` all there is of kfp.
+"""The benchmark as a Kubeflow pipeline, compiled to IR YAML.
 
-weights → reference → bench (a RayJob) → evaluate → leaderboard. The steps are pods of the image of the job, so that
-nothing is installed while they start (`install_kfp_package=False`), and nothing is cached: a night is a night.
+weights → reference → bench (a RayJob) → evaluate → leaderboard. The steps are pods of the job's image, so nothing is
+installed when they start (`install_kfp_package=False`). Caching is off, so that a nightly run always runs.
 """
 
 import tempfile
@@ -12,13 +12,15 @@ from typing import Any
 from kfp import compiler, dsl, kubernetes
 from kfp.dsl import Artifact, Dataset, Markdown, Metrics, Output, PipelineTask
 
+from cluster.jobs.description import NFS, STORAGE, WEIGHTS, Job, in_bucket
+from cluster.jobs.errors import ManifestError
 from cluster.kubeflow.steps import REFERENCE, RUN_CHARACTERS
-from cluster.kubernetes.job import NFS, STORAGE, WEIGHTS, Job, in_bucket, ray_job
-from cluster.kubernetes.manifests import MOST_CHARACTERS, ManifestError
+from cluster.kubernetes.models import MAX_CHARACTERS
+from cluster.kubernetes.rayjob import ray_job
 
 PIPELINE = "segmentdreamer"
-TRIES, STEP_MINUTES = 3, 60.0
-MOST = MOST_CHARACTERS["RayJob"] - len(f"-{REFERENCE}") - RUN_CHARACTERS - 1
+ATTEMPTS, STEP_MINUTES = 3, 60.0
+MAX_NAME_CHARACTERS = MAX_CHARACTERS["RayJob"] - len(f"-{REFERENCE}") - RUN_CHARACTERS - 1
 
 
 def weights(job: str, run_id: str, again: bool, listing: Output[Artifact]):
@@ -64,9 +66,9 @@ WAIT_FOR_RAY = reference, bench
 
 
 def compiled(job: Job, *, each_run: bool = False) -> str:
-    """The pipeline as IR YAML: its graph in the first document, what is Kubernetes' own in the second.
+    """The pipeline as IR YAML: its graph, then a second document with the Kubernetes settings.
 
-    With `each_run` every run of it has RayJobs and a run folder of its own. Raises ManifestError.
+    With `each_run`, each run of the pipeline has its own RayJobs and run folder. Raises ManifestError.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
@@ -74,31 +76,31 @@ def compiled(job: Job, *, each_run: bool = False) -> str:
         return path.read_text(encoding="utf-8")
 
 
-def pipeline_of(asked: Job, *, each_run: bool = False) -> Any:
-    """Its parameters: `Job.text`, and whether RayJobs of it that have failed are begun anew.
+def pipeline_of(described: Job, *, each_run: bool = False) -> Any:
+    """The pipeline of a job. Its parameters are a `Job.text` and whether to resubmit failed RayJobs.
 
-    Raises ManifestError for what a pipeline cannot do.
+    Raises ManifestError for a job that a pipeline does not support.
     """
-    _check(asked)
-    components = [dsl.component(base_image=asked.image, install_kfp_package=False)(step) for step in STEPS]
+    _check(described)
+    components = [dsl.component(base_image=described.image, install_kfp_package=False)(step) for step in STEPS]
 
-    @dsl.pipeline(name=PIPELINE, description="Weights, references, a bench on Ray, judgement, a board.")
-    def benchmark(job: str = asked.text, again: bool = False):
+    @dsl.pipeline(name=PIPELINE, description="Weights, reference set, bench on Ray, evaluation, leaderboard.")
+    def benchmark(job: str = described.text, again: bool = False):
         run_id = dsl.PIPELINE_JOB_ID_PLACEHOLDER if each_run else ""
         tasks: list[PipelineTask] = []
         for step, component in zip(STEPS, components, strict=True):
             more = {} if tasks else {"again": again}
             task = component(job=job, run_id=run_id, **more).after(*tasks[-1:])
-            _equip(task, asked, waits_for_ray=step in WAIT_FOR_RAY)
+            _configure(task, described, waits_for_ray=step in WAIT_FOR_RAY)
             tasks.append(task)
 
     return benchmark
 
 
-def _equip(task: PipelineTask, job: Job, *, waits_for_ray: bool) -> None:
-    """Tries, time, secrets and volumes of a step's pod."""
+def _configure(task: PipelineTask, job: Job, *, waits_for_ray: bool) -> None:
+    """Set retries, timeout, secrets and volumes of a step's pod."""
     task.set_caching_options(False)
-    task.set_retry(num_retries=TRIES - 1, backoff_duration="60s", backoff_factor=2.0)
+    task.set_retry(num_retries=ATTEMPTS - 1, backoff_duration="60s", backoff_factor=2.0)
     minutes = 60 * job.deadline_hours + job.start_minutes if waits_for_ray else 0
     kubernetes.set_timeout(task, round(60 * (minutes + STEP_MINUTES)))
     for secret in job.secrets:
@@ -109,19 +111,22 @@ def _equip(task: PipelineTask, job: Job, *, waits_for_ray: bool) -> None:
 
 
 def _check(job: Job) -> None:
-    """What KubeRay refuses, and what a pipeline cannot do that a RayJob can."""
+    """Raise ManifestError for a job that KubeRay rejects or a pipeline does not support."""
     ray_job(job)
     if not job.command or job.command[0] != "bench":
-        raise ManifestError(f"The command after -- is {(job.command or ('',))[0]!r}; a pipeline of Kubeflow benches.")
-    if len(job.name) > MOST:
         raise ManifestError(
-            f"--name is {job.name!r}; a pipeline's RayJobs append to it, so give at most {MOST} characters."
+            f"The command after -- is {(job.command or ('',))[0]!r}; a Kubeflow pipeline runs bench only."
+        )
+    if len(job.name) > MAX_NAME_CHARACTERS:
+        raise ManifestError(
+            f"--name is {job.name!r}; a pipeline appends to it to name its RayJobs: give at most "
+            f"{MAX_NAME_CHARACTERS} characters."
         )
     if in_bucket(job.folder):
         raise ManifestError(
-            f"The run folder is {job.folder}, and the steps of a pipeline read it on a volume: give a "
+            f"The run folder is {job.folder}, but the steps of a pipeline read it from a volume; give a "
             "PersistentVolumeClaim as --storage, and no --out in a bucket."
         )
     for option, claim in (("--storage", job.storage or ""), ("--weights", job.weights)):
         if claim.startswith(NFS):
-            raise ManifestError(f"{option} is {claim!r}; Kubeflow mounts claims only: give a PersistentVolumeClaim.")
+            raise ManifestError(f"{option} is {claim!r}; Kubeflow mounts only claims: give a PersistentVolumeClaim.")

@@ -1,6 +1,6 @@
-"""What the steps of the Kubeflow pipeline do in their pods. Without kfp: `kubeflow.py` makes components of them.
+"""The steps of the Kubeflow pipeline, as their pods run them. `pipeline.py` turns them into kfp components.
 
-Each takes `Job.text` and can be tried again: a RayJob is attached to, and the commands do nothing twice.
+A step can be retried: it attaches to its RayJob, and its commands do no work twice.
 """
 
 import csv
@@ -11,34 +11,38 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from cluster.kubernetes.job import EMBEDDED, PROGRAM, STORAGE, WEIGHTS, Job, from_text
+from cluster.jobs.description import EMBEDDED, PROGRAM, STORAGE, WEIGHTS, Job, from_text
+from cluster.jobs.errors import LaunchError
+from cluster.jobs.launcher import Status, run
 from cluster.kubernetes.jobs import KubeRayJobs
-from cluster.kubernetes.launcher import LaunchError, Status, run
 
 REFERENCE = "reference"
-RUN_CHARACTERS = 8  # of the pipeline run's id, which make a job's name that run's own
+RUN_CHARACTERS = 8  # of the pipeline run's id, appended to the job's name to make it unique
 POLL_SECONDS = 5.0
-COSTS = "n_prompts", "n_failed", "time_min", "peak_gib", "n_gauss"  # columns of a board; scores have an @
+COSTS = "n_prompts", "n_failed", "time_min", "peak_gib", "n_gauss"  # leaderboard columns; scores contain an @
 
 
 def job_of(text: str, run_id: str) -> Job:
-    """The job of a pipeline's run; with a run's id that run's own, as each night has. Raises ManifestError."""
+    """The job of a `Job.text`; with a run id, the job of that run, as in nightly runs. Raises ManifestError."""
     job = from_text(text)
     return job.model_copy(update={"name": f"{job.name}-{run_id[:RUN_CHARACTERS]}"}) if run_id else job
 
 
 def forget_failed(job: Job) -> None:
-    """Forget RayJobs that failed in an earlier run of this pipeline: they are begun anew. Raises LaunchError.
+    """Delete RayJobs that failed in an earlier run of this pipeline, so that they run again. Raises LaunchError.
 
-    Only the first step may: what a later one finds failed can be of its own run.
+    Only the first step may call it: a failed job that a later step finds may belong to the current run.
     """
     launcher = KubeRayJobs(job.namespace)
-    for made in (_reference_of(job), job):
-        launcher.forget_failed(made)
+    for each in (_reference_of(job), job):
+        launcher.forget_failed(each)
 
 
 def fetch_weights(job: Job) -> str:
-    """Fetch them where one volume holds them for all nodes; elsewhere a pod's loader does. What there is, as JSON."""
+    """Fetch the weights to the volume of all nodes, if there is one, and list them as JSON.
+
+    Without such a volume, the init container of each pod fetches them.
+    """
     if job.claims_weights:
         _program("weights", "fetch", "--weights", WEIGHTS)
         return _program("weights", "list", "--json", "--weights", WEIGHTS)
@@ -46,12 +50,12 @@ def fetch_weights(job: Job) -> str:
 
 
 def make_reference(job: Job) -> str:
-    """Make what the Fréchet distances are taken from, if nobody has; a line that says so. Raises LaunchError."""
+    """Make the reference set of the Fréchet distances if there is none. Returns a report line. Raises LaunchError."""
     if job.weights == EMBEDDED:
-        return "packaged with the embedded models"
+        return "bundled with the embedded models"
     places = [Path(WEIGHTS), Path(STORAGE)] if job.claims_weights else [Path(STORAGE)]
     if found := sorted(str(path) for place in places for path in place.glob("reference*.npz")):
-        return f"there: {', '.join(found)}"
+        return f"found: {', '.join(found)}"
     launch(_reference_of(job))
     return f"made by the RayJob {_reference_of(job).name}"
 
@@ -61,52 +65,52 @@ def _reference_of(job: Job) -> Job:
 
 
 def launch(job: Job, seconds: float | None = None) -> None:
-    """Run it as a RayJob to its end, print what it prints, and cancel it if told to stop. Raises LaunchError."""
-    signal.signal(signal.SIGTERM, _stop)  # an aborted run and a deadline come as SIGTERM
-    status = run(KubeRayJobs(job.namespace), job, _tell, seconds=seconds or POLL_SECONDS, echo=_echo)
+    """Run a job as a RayJob to its end and print its output. On SIGTERM, cancel it. Raises LaunchError."""
+    signal.signal(signal.SIGTERM, _stop)  # an aborted run and a deadline send SIGTERM
+    status = run(KubeRayJobs(job.namespace), job, _print_status, seconds=seconds or POLL_SECONDS, on_log=_print_log)
     if status.state == "failed":
         raise LaunchError(
-            f"RayJob {job.name} failed ({status.message}); see segmentdreamer job logs kuberay {job.name}, and begin "
-            "anew by submit kfp --again."
+            f"RayJob {job.name} failed ({status.message}); see segmentdreamer job logs kuberay {job.name}, then "
+            "resubmit it with submit kfp --resubmit."
         )
 
 
 def evaluate(job: Job) -> None:
-    """Judge what is not judged yet; nothing, as a rule, for a bench judges."""
+    """Score assets without scores. Usually there are none, because bench scores its assets."""
     _program("evaluate", job.folder, "--executor", "inline")
 
 
 def rank(job: Job) -> tuple[str, str, dict[str, float]]:
-    """The board as CSV, the report as Markdown, and the board's numbers by method and column."""
+    """The leaderboard as CSV, the report as Markdown, and the leaderboard's numbers by method and column."""
     _program("leaderboard", job.folder)
     folder = Path(job.folder)
-    board = (folder / "leaderboard.csv").read_text(encoding="utf-8")
-    return board, (folder / "report.md").read_text(encoding="utf-8"), metrics(board)
+    leaderboard = (folder / "leaderboard.csv").read_text(encoding="utf-8")
+    return leaderboard, (folder / "report.md").read_text(encoding="utf-8"), metrics(leaderboard)
 
 
-def metrics(board: str) -> dict[str, float]:
-    """Of each row of a board its scores and costs; an empty cell is no metric."""
+def metrics(leaderboard: str) -> dict[str, float]:
+    """The scores and costs of each row of a leaderboard CSV, without empty cells."""
     return {
         f"{row['method']} {column}": float(value)
-        for row in csv.DictReader(io.StringIO(board))
+        for row in csv.DictReader(io.StringIO(leaderboard))
         for column, value in row.items()
         if value and ("@" in column or column in COSTS)
     }
 
 
 def _program(*words: str) -> str:
-    """Run a command of this program, words as a list: no shell. Raises CalledProcessError."""
+    """Run a command of this program without a shell. Raises CalledProcessError."""
     print("+", PROGRAM, *words, flush=True)
     done = subprocess.run([PROGRAM, *words], stdout=subprocess.PIPE, text=True, check=True)
     sys.stdout.write(done.stdout)
     return done.stdout
 
 
-def _tell(status: Status) -> None:
+def _print_status(status: Status) -> None:
     print(status, flush=True)
 
 
-def _echo(text: str) -> None:
+def _print_log(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
 

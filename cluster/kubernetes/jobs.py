@@ -1,4 +1,7 @@
-"""RayJobs through the API of Kubernetes. The only file with its client, which the extra `kubernetes` installs."""
+"""The launcher of RayJobs and CronJobs through the Kubernetes API.
+
+The only file that imports the Kubernetes client, which the extra `kubernetes` installs.
+"""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -7,29 +10,31 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cluster.kubernetes.job import SPEC_ANNOTATION, Job, account_of, ray_job
-from cluster.kubernetes.launcher import (
-    GOING_SECONDS,
+from cluster.jobs.description import Job
+from cluster.jobs.errors import LaunchError
+from cluster.jobs.launcher import (
+    DELETION_SECONDS,
     Change,
     Handle,
-    LaunchError,
     State,
     Status,
-    another,
-    going,
-    missing,
+    name_taken,
+    no_such_job,
+    still_deleting,
 )
-from cluster.kubernetes.manifests import Manifest
+from cluster.kubernetes.cronjob import account_of
+from cluster.kubernetes.models import Manifest
+from cluster.kubernetes.rayjob import SPEC_ANNOTATION, ray_job
 
-CLOCK = {  # a kind's API and its name in the client's methods
+CRON_JOB_KINDS = {  # the API group of each kind, and its name in the client's methods
     "ServiceAccount": ("CoreV1Api", "service_account"),
     "Role": ("RbacAuthorizationV1Api", "role"),
     "RoleBinding": ("RbacAuthorizationV1Api", "role_binding"),
     "CronJob": ("BatchV1Api", "cron_job"),
 }
 RAY_JOBS = ("ray.io", "v1"), "rayjobs"
-OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")  # of a pod
-CONFLICT, NOT_FOUND, NOT_YET = 409, 404, 400
+POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+CONFLICT, NOT_FOUND, NOT_READY = 409, 404, 400
 STATES: dict[str, State] = {
     "Complete": "succeeded",
     "Failed": "failed",
@@ -40,15 +45,15 @@ TIMEOUT_SECONDS = 30
 
 
 class KubeRayJobs:
-    """A `Launcher`: in a pod as its service account, elsewhere as `kubectl` would."""
+    """A `Launcher`. In a pod it uses the pod's service account, elsewhere the configuration of `kubectl`."""
 
     def __init__(self, namespace: str | None = None):
-        self.client, here = _connected()
-        self.namespace = namespace or here
+        self.client, default = _connect()
+        self.namespace = namespace or default
 
     def submit(self, job: Job) -> Handle:
         manifest = ray_job(job).tree()
-        with self._asking():
+        with self._launch_errors():
             try:
                 self._ray_jobs("create_namespaced_custom_object", body=manifest)
             except self.client.ApiException as error:
@@ -57,15 +62,15 @@ class KubeRayJobs:
             else:
                 return Handle(job.name, is_new=True)
         if _digest_of(self._get(job.name)) != job.digest:
-            raise another(job.name)
+            raise name_taken(job.name)
         return Handle(job.name, is_new=False)
 
     def status(self, name: str) -> Status:
         return _status_of(self._get(name))
 
     def logs(self, name: str) -> str:
-        """Of the pod that submitted the command and follows it; of the last one, if there were several."""
-        with self._asking():
+        """The log of the pod that submitted the command and follows its output; of the newest if there are several."""
+        with self._launch_errors():
             pods = self.client.CoreV1Api().list_namespaced_pod(
                 self.namespace, label_selector=f"job-name={name}", _request_timeout=TIMEOUT_SECONDS
             )
@@ -77,74 +82,79 @@ class KubeRayJobs:
                     last.metadata.name, self.namespace, _request_timeout=TIMEOUT_SECONDS
                 )
             except self.client.ApiException as error:
-                if error.status in (NOT_YET, NOT_FOUND):  # the pod starts, or is gone
+                if error.status in (NOT_READY, NOT_FOUND):  # the pod is starting, or has been deleted
                     return ""
                 raise
 
     def cancel(self, name: str) -> None:
-        with self._asking(name):
+        with self._launch_errors(name):
             self._ray_jobs("delete_namespaced_custom_object", name=name)
 
     def forget_failed(self, job: Job, sleep: Callable[[float], None] = time.sleep) -> None:
-        """Delete this job if it has failed, and wait until it is gone; another stays. Raises LaunchError."""
-        there = self._perhaps(job.name)
-        if there is None or _digest_of(there) != job.digest or _status_of(there).state != "failed":
+        """Delete this job if it has failed, and wait until it no longer exists. Raises LaunchError.
+
+        A different job of the same name is kept.
+        """
+        found = self._get_or_none(job.name)
+        if found is None or _digest_of(found) != job.digest or _status_of(found).state != "failed":
             return
-        with self._asking():
-            self._if_there(partial(self._ray_jobs, "delete_namespaced_custom_object", name=job.name))
-        for _ in range(GOING_SECONDS):
-            if self._perhaps(job.name) is None:
+        with self._launch_errors():
+            self._none_if_missing(partial(self._ray_jobs, "delete_namespaced_custom_object", name=job.name))
+        for _ in range(DELETION_SECONDS):
+            if self._get_or_none(job.name) is None:
                 return
             sleep(1)
-        raise going(job.name)
+        raise still_deleting(job.name)
 
-    # ---- the clock ------------------------------------------------------------------------------------------------
+    # ---- schedules ------------------------------------------------------------------------------------------------
 
     def schedule(self, manifests: Sequence[Manifest]) -> Change:
-        """Have a CronJob, the last of these, and the rights that it needs. Raises LaunchError."""
+        """Create or replace a CronJob, the last manifest, and its account and role. Raises LaunchError."""
         cron = manifests[-1].tree()
-        with self._asking():
-            there = self._if_there(lambda: self._clock("read", "CronJob", name=cron["metadata"]["name"]))
-            asked = cron["metadata"]["annotations"][SPEC_ANNOTATION]
-            if there and (there.metadata.annotations or {}).get(SPEC_ANNOTATION) == asked:
+        with self._launch_errors():
+            found = self._none_if_missing(lambda: self._cron_job("read", "CronJob", name=cron["metadata"]["name"]))
+            digest = cron["metadata"]["annotations"][SPEC_ANNOTATION]
+            if found and (found.metadata.annotations or {}).get(SPEC_ANNOTATION) == digest:
                 return "unchanged"
             for manifest in manifests:
                 name, body = manifest.metadata.name, manifest.tree()
-                if self._if_there(partial(self._clock, "read", manifest.kind, name=name)):
-                    self._clock("replace", manifest.kind, name=name, body=body)
+                if self._none_if_missing(partial(self._cron_job, "read", manifest.kind, name=name)):
+                    self._cron_job("replace", manifest.kind, name=name, body=body)
                 else:
-                    self._clock("create", manifest.kind, body=body)
-        return "replaced" if there else "created"
+                    self._cron_job("create", manifest.kind, body=body)
+        return "replaced" if found else "created"
 
     def unschedule(self, name: str) -> Change:
-        """A tick that has begun goes on. Raises LaunchError."""
-        with self._asking():
-            there = self._if_there(partial(self._clock, "delete", "CronJob", name=name))
+        """Delete a CronJob with its account and role. A tick that has started continues. Raises LaunchError."""
+        with self._launch_errors():
+            found = self._none_if_missing(partial(self._cron_job, "delete", "CronJob", name=name))
             for kind in ("RoleBinding", "Role", "ServiceAccount"):
-                self._if_there(partial(self._clock, "delete", kind, name=account_of(name)))
-        return "deleted" if there else "unchanged"
+                self._none_if_missing(partial(self._cron_job, "delete", kind, name=account_of(name)))
+        return "deleted" if found else "unchanged"
 
-    def _clock(self, verb: str, kind: str, **arguments: Any) -> Any:
-        group, noun = CLOCK[kind]
+    # ---- requests -------------------------------------------------------------------------------------------------
+
+    def _cron_job(self, verb: str, kind: str, **arguments: Any) -> Any:
+        group, noun = CRON_JOB_KINDS[kind]
         call = getattr(getattr(self.client, group)(), f"{verb}_namespaced_{noun}")
         return call(namespace=self.namespace, _request_timeout=TIMEOUT_SECONDS, **arguments)
 
-    def _if_there(self, ask: Callable[[], Any]) -> Any:
-        """What is asked; None where there is no such object."""
+    def _none_if_missing(self, request: Callable[[], Any]) -> Any:
+        """The answer to a request; None if the object does not exist."""
         try:
-            return ask()
+            return request()
         except self.client.ApiException as error:
             if error.status == NOT_FOUND:
                 return None
             raise
 
     def _get(self, name: str) -> dict[str, Any]:
-        with self._asking(name):
+        with self._launch_errors(name):
             return self._ray_jobs("get_namespaced_custom_object", name=name)
 
-    def _perhaps(self, name: str) -> dict[str, Any] | None:
-        with self._asking():
-            return self._if_there(partial(self._ray_jobs, "get_namespaced_custom_object", name=name))
+    def _get_or_none(self, name: str) -> dict[str, Any] | None:
+        with self._launch_errors():
+            return self._none_if_missing(partial(self._ray_jobs, "get_namespaced_custom_object", name=name))
 
     def _ray_jobs(self, verb: str, **arguments: Any) -> Any:
         (group, version), plural = RAY_JOBS
@@ -159,46 +169,46 @@ class KubeRayJobs:
         )
 
     @contextmanager
-    def _asking(self, name: str = "") -> Iterator[None]:
-        """What the API answers in bad cases becomes a `LaunchError`."""
+    def _launch_errors(self, name: str = "") -> Iterator[None]:
+        """Turn errors of the API and its connection into a `LaunchError`."""
         from urllib3.exceptions import HTTPError
 
         try:
             yield
         except self.client.ApiException as error:
             if error.status == NOT_FOUND and name:
-                raise missing(name) from error
+                raise no_such_job(name) from error
             reason = f"{error.status} {error.reason}: {' '.join(str(error.body or '').split())[:300]}"
             raise LaunchError(
-                f"Kubernetes refused ({reason}); see that KubeRay is installed and that you may work in "
-                f"{self.namespace}."
+                f"Kubernetes refused the request ({reason}); check that KubeRay is installed and that you may use the "
+                f"namespace {self.namespace}."
             ) from error
         except HTTPError as error:
             raise LaunchError(
-                f"No API server of Kubernetes answers ({type(error).__name__}); see kubectl cluster-info."
+                f"The Kubernetes API server does not answer ({type(error).__name__}); check kubectl cluster-info."
             ) from error
 
 
-def _status_of(there: dict[str, Any]) -> Status:
-    status = there.get("status", {})
-    deployed, ran = status.get("jobDeploymentStatus", ""), status.get("jobStatus", "")
-    state = STATES.get(deployed, "waiting")
-    if state == "succeeded" and ran and ran != "SUCCEEDED":
+def _status_of(found: dict[str, Any]) -> Status:
+    status = found.get("status", {})
+    deployment, job = status.get("jobDeploymentStatus", ""), status.get("jobStatus", "")
+    state = STATES.get(deployment, "waiting")
+    if state == "succeeded" and job and job != "SUCCEEDED":
         state = "failed"
-    return Status(state, " ".join(filter(None, (deployed, ran, status.get("message", "")))))
+    return Status(state, " ".join(filter(None, (deployment, job, status.get("message", "")))))
 
 
-def _digest_of(there: dict[str, Any]) -> str | None:
-    return there["metadata"].get("annotations", {}).get(SPEC_ANNOTATION)
+def _digest_of(found: dict[str, Any]) -> str | None:
+    return found["metadata"].get("annotations", {}).get(SPEC_ANNOTATION)
 
 
-def _connected() -> tuple[Any, str]:
-    """The client, and the namespace that is meant where none is named."""
+def _connect() -> tuple[Any, str]:
+    """The client, and the default namespace."""
     try:
         from kubernetes import client, config
     except ImportError as error:
         raise LaunchError(
-            "The client of Kubernetes is not installed; run pip install 'segmentdreamer[kubernetes]'."
+            "The Kubernetes client is not installed; run pip install 'segmentdreamer[kubernetes]'."
         ) from error
     try:
         config.load_incluster_config()
@@ -209,4 +219,4 @@ def _connected() -> tuple[Any, str]:
         except config.ConfigException as error:
             raise LaunchError(f"No cluster is configured ({error}); set KUBECONFIG, as for kubectl.") from error
         return client, context["context"].get("namespace", "default")
-    return client, OWN_NAMESPACE.read_text(encoding="utf-8").strip()
+    return client, POD_NAMESPACE.read_text(encoding="utf-8").strip()

@@ -1,4 +1,4 @@
-"""Jobs on a Ray cluster that is there, through its Jobs API. With `ray_executor.py` the only files with ray."""
+"""The launcher of jobs on a running Ray cluster, through Ray's Jobs API."""
 
 import os
 import secrets
@@ -8,90 +8,91 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster.kubernetes.job import Job
-from cluster.kubernetes.launcher import Handle, LaunchError, State, Status, another, missing
+from cluster.jobs.description import Job
+from cluster.jobs.errors import LaunchError
+from cluster.jobs.launcher import Handle, State, Status, name_taken, no_such_job
 
-DIGEST, ASKED_BY = "segmentdreamer_spec", "segmentdreamer_asked_by"
+DIGEST, SUBMITTER = "segmentdreamer_spec", "segmentdreamer_asked_by"
 TOKEN_FILE = Path("~/.ray/auth_token")
-PATIENCE_SECONDS, STOP_SECONDS = 60, 60
-# Ray looks after a job once a second until it finds it ended. One that is deleted before that look is written down
-# anew, failed and with this in place of its command; if it was submitted again meanwhile, that one is called failed.
+RETRY_SECONDS, STOP_SECONDS = 60, 60
+# Ray checks a job once a second until it has ended. If the job is deleted before the last check, Ray records it again,
+# as failed and with this entrypoint. If it has been submitted again meanwhile, Ray marks the new job as failed.
 SETTLED_SECONDS, GHOST = 3.0, "Entrypoint not found."
-PASSING = "No available agent", "ServerDisconnectedError", "Cannot connect to host", "TimeoutError"
+TRANSIENT = "No available agent", "ServerDisconnectedError", "Cannot connect to host", "TimeoutError"
 STATES: dict[str, State] = {"PENDING": "waiting", "RUNNING": "running", "SUCCEEDED": "succeeded"}
 
 
 class RayJobs:
-    """A `Launcher`: the job's name is Ray's submission id, its digest in the metadata tells it from another."""
+    """A `Launcher`. A job's name is Ray's submission id, and its metadata holds its digest."""
 
     def __init__(self, address: str):
         if _has_token():
-            os.environ.setdefault("RAY_AUTH_MODE", "token")  # else Ray's client sends none
+            os.environ.setdefault("RAY_AUTH_MODE", "token")  # otherwise Ray's client sends no token
         from ray.job_submission import JobSubmissionClient
 
         self.address = address
-        with self._asking():
+        with self._launch_errors():
             self.client = JobSubmissionClient(address)
 
     def submit(self, job: Job) -> Handle:
-        metadata = {DIGEST: job.digest, ASKED_BY: secrets.token_hex(8)}
+        metadata = {DIGEST: job.digest, SUBMITTER: secrets.token_hex(8)}
 
-        def find_or_send() -> Any:
+        def find_or_submit() -> Any:
             return self._find(job.name) or self.client.submit_job(
                 entrypoint=job.entrypoint, submission_id=job.name, metadata=metadata
             )
 
-        with self._asking():
-            self._patiently(find_or_send)
-        there = self._get(job.name).metadata or {}
-        if there.get(DIGEST) != job.digest:
-            raise another(job.name)
-        return Handle(job.name, is_new=there.get(ASKED_BY) == metadata[ASKED_BY])
+        with self._launch_errors():
+            self._with_retries(find_or_submit)
+        found = self._get(job.name).metadata or {}
+        if found.get(DIGEST) != job.digest:
+            raise name_taken(job.name)
+        return Handle(job.name, is_new=found.get(SUBMITTER) == metadata[SUBMITTER])
 
-    def _patiently(self, ask: Callable[[], Any]) -> Any:
-        """Ask again for a while: a head that has just started, or is short of time, drops requests."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+    def _with_retries(self, request: Callable[[], Any]) -> Any:
+        """Retry a request for `RETRY_SECONDS`: a head that has just started, or is overloaded, drops requests."""
+        deadline = time.monotonic() + RETRY_SECONDS
         while True:
             try:
-                return ask()
+                return request()
             except (OSError, RuntimeError) as error:
-                passes = isinstance(error, OSError) or any(word in str(error) for word in PASSING)
-                if not passes or time.monotonic() > deadline:
+                is_transient = isinstance(error, OSError) or any(word in str(error) for word in TRANSIENT)
+                if not is_transient or time.monotonic() > deadline:
                     raise
             time.sleep(1)
 
     def status(self, name: str) -> Status:
-        there = self._get(name)
-        return Status(STATES.get(str(there.status.value), "failed"), " ".join((there.message or "").split()))
+        found = self._get(name)
+        return Status(STATES.get(str(found.status.value), "failed"), " ".join((found.message or "").split()))
 
     def logs(self, name: str) -> str:
         self._get(name)
-        with self._asking():
-            return self._patiently(lambda: self.client.get_job_logs(name))
+        with self._launch_errors():
+            return self._with_retries(lambda: self.client.get_job_logs(name))
 
     def cancel(self, name: str) -> None:
-        there = self._get(name)
-        with self._asking():
-            if not there.status.is_terminal():
-                self._patiently(lambda: self.client.stop_job(name))
-            for _ in range(STOP_SECONDS):  # Ray deletes no job that still ends
-                there = self._patiently(lambda: self._find(name))
-                if there is None or there.status.is_terminal():
+        found = self._get(name)
+        with self._launch_errors():
+            if not found.status.is_terminal():
+                self._with_retries(lambda: self.client.stop_job(name))
+            for _ in range(STOP_SECONDS):  # Ray cannot delete a job that is still stopping
+                found = self._with_retries(lambda: self._find(name))
+                if found is None or found.status.is_terminal():
                     break
                 time.sleep(1)
-            ended = ((there and there.end_time) or 0) / 1000
+            ended = ((found and found.end_time) or 0) / 1000
             time.sleep(min(SETTLED_SECONDS, max(0.0, ended + SETTLED_SECONDS - time.time())))
-            self._patiently(lambda: self._find(name) and self.client.delete_job(name))
+            self._with_retries(lambda: self._find(name) and self.client.delete_job(name))
 
     def _get(self, name: str) -> Any:
-        with self._asking():
-            there = self._patiently(lambda: self._find(name))
-        if there is None:
-            raise missing(name)
-        return there
+        with self._launch_errors():
+            found = self._with_retries(lambda: self._find(name))
+        if found is None:
+            raise no_such_job(name)
+        return found
 
     def _find(self, name: str) -> Any:
-        """The job, or None; what is left of one that was deleted goes."""
+        """The job, or None; what Ray has recorded of a deleted job is removed."""
         found = next((job for job in self.client.list_jobs() if job.submission_id == name), None)
         if found is not None and found.entrypoint == GHOST:
             self.client.delete_job(name)
@@ -99,22 +100,22 @@ class RayJobs:
         return found
 
     @contextmanager
-    def _asking(self) -> Iterator[None]:
-        """What Ray's client says becomes a `LaunchError` of one line."""
+    def _launch_errors(self) -> Iterator[None]:
+        """Turn errors of Ray's client into a `LaunchError` of one line."""
         from ray.exceptions import AuthenticationError
 
         try:
             yield
         except AuthenticationError as error:
-            found = "refuses the token in RAY_AUTH_TOKEN" if _has_token() else "asks for a token, and there is none"
+            reason = "rejects the token in RAY_AUTH_TOKEN" if _has_token() else "requires a token, and none is set"
             raise LaunchError(
-                f"Ray's dashboard at {self.address} {found}; set RAY_AUTH_TOKEN to the cluster's token."
+                f"Ray's dashboard at {self.address} {reason}; set RAY_AUTH_TOKEN to the cluster's token."
             ) from error
-        except (OSError, RuntimeError, ValueError) as error:  # OSError: those of requests, too
+        except (OSError, RuntimeError, ValueError) as error:  # OSError includes the errors of requests
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
             raise LaunchError(
-                f"Ray's dashboard at {self.address} does not do it ({reason}); see that it runs, and that "
-                "RAY_AUTH_TOKEN is its token."
+                f"Ray's dashboard at {self.address} did not accept the request ({reason}); check that it is running "
+                "and that RAY_AUTH_TOKEN is its token."
             ) from error
 
 

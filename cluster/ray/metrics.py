@@ -1,6 +1,6 @@
-"""What Prometheus may know of a run: Ray's exporter on the driver's node shows it, each name after `ray_`.
+"""Prometheus metrics of a run, exported by Ray on the driver's node; Ray prepends `ray_` to each name.
 
-`cluster/deploy/grafana.json` draws it. No prompt, no path and no message goes there: labels stay few.
+`cluster/deploy/grafana.json` plots them. They contain no prompt, path or message, so the number of labels stays small.
 """
 
 import math
@@ -30,86 +30,86 @@ class _Instruments(NamedTuple):
 
 @cache
 def _instruments() -> _Instruments:
-    """Made once in a process, however many runs it has."""
+    """Created once per process, for all its runs."""
     from ray.util.metrics import Counter, Gauge, Histogram
 
     return _Instruments(
-        Counter(ITEMS, "Ends of an item at a stage: done, failed or retried, and the kind of failure.",
+        Counter(ITEMS, "Items that left a stage, by status (done, failed or retried) and kind of failure.",
                 tag_keys=("stage", "status", "kind")),
-        Histogram(STEP, "Seconds from one sign of life to the next.", boundaries=STEP_SECONDS, tag_keys=("stage",)),
-        Histogram(STAGE, "Seconds an item has spent at a stage.", boundaries=STAGE_SECONDS, tag_keys=("stage",)),
-        Gauge(WORKERS, "Workers by what they do: starting, idle or busy.", tag_keys=("stage", "state")),
-        Gauge(NUMBER, "What a worker counts of its present item, by name: loss, gaussians, seconds.",
+        Histogram(STEP, "Seconds between two heartbeats.", boundaries=STEP_SECONDS, tag_keys=("stage",)),
+        Histogram(STAGE, "Seconds per item at a stage.", boundaries=STAGE_SECONDS, tag_keys=("stage",)),
+        Gauge(WORKERS, "Workers by state: starting, idle or busy.", tag_keys=("stage", "state")),
+        Gauge(NUMBER, "Measurements of a worker's current item, by name: loss, gaussians, seconds.",
               tag_keys=("stage", "worker", "name")),
     )  # fmt: skip
 
 
 class Metrics:
-    """A watcher of one run."""
+    """A watcher that exports the events of one run."""
 
     def __init__(self) -> None:
-        self.tools = _instruments()
+        self.instruments = _instruments()
         self.states: dict[tuple[str, int], str] = {}
-        self.begun: dict[tuple[str, int], float] = {}
-        self.beat: dict[tuple[str, int], float] = {}
+        self.started_at: dict[tuple[str, int], float] = {}
+        self.last_beat: dict[tuple[str, int], float] = {}
         self.stages = set[str]()
-        self.told: dict[tuple[str, int], set[str]] = {}  # names of what is shown of a worker's present item
+        self.exported: dict[tuple[str, int], set[str]] = {}  # names of the numbers of each worker's current item
 
     def watch(self, event: Event) -> None:
         now, key = time.monotonic(), (event.stage, event.worker)
         self.stages.add(event.stage)
         if event.kind == "progress":
-            self._count(event, key)
-            if key in self.beat:
-                self.tools.step.observe(now - self.beat[key], {"stage": event.stage})
-            self.beat[key] = now
+            self._export_numbers(event, key)
+            if key in self.last_beat:
+                self.instruments.step.observe(now - self.last_beat[key], {"stage": event.stage})
+            self.last_beat[key] = now
             return
         if event.kind != "checkpoint":
-            self._forget(key)
+            self._clear_numbers(key)
         if event.kind in STATUS:
-            self.tools.items.inc(
+            self.instruments.items.inc(
                 1, {"stage": event.stage, "status": STATUS[event.kind], "kind": event.error_kind or "none"}
             )
-            if key in self.begun and event.kind == "finished":
-                self.tools.stage.observe(now - self.begun[key], {"stage": event.stage})
+            if key in self.started_at and event.kind == "finished":
+                self.instruments.stage.observe(now - self.started_at[key], {"stage": event.stage})
         if event.kind == "started":
-            self.begun[key] = now
-            self.beat.pop(key, None)
-        self._state(event, key)
+            self.started_at[key] = now
+            self.last_beat.pop(key, None)
+        self._update_state(event, key)
 
-    def _count(self, event: Event, key: tuple[str, int]) -> None:
+    def _export_numbers(self, event: Event, key: tuple[str, int]) -> None:
         for name, value in event.progress.numbers.items() if event.progress else ():
-            self.told.setdefault(key, set()).add(name)
-            self._number(key, name, value)
+            self.exported.setdefault(key, set()).add(name)
+            self._set_number(key, name, value)
 
-    def _forget(self, key: tuple[str, int]) -> None:
-        """Show no number of an item that the worker is not at any more."""
-        for name in self.told.pop(key, ()):
-            self._number(key, name, math.nan)
+    def _clear_numbers(self, key: tuple[str, int]) -> None:
+        """Remove the numbers of an item that the worker has left."""
+        for name in self.exported.pop(key, ()):
+            self._set_number(key, name, math.nan)
 
-    def _number(self, key: tuple[str, int], name: str, value: float) -> None:
-        """NaN is no sample: Ray's exporter then leaves the series out."""
+    def _set_number(self, key: tuple[str, int], name: str, value: float) -> None:
+        """NaN is not a sample: Ray's exporter then omits the series."""
         stage, worker = key
-        self.tools.number.set(value, {"stage": stage, "worker": str(worker), "name": name})
+        self.instruments.number.set(value, {"stage": stage, "worker": str(worker), "name": name})
 
-    def _state(self, event: Event, key: tuple[str, int]) -> None:
+    def _update_state(self, event: Event, key: tuple[str, int]) -> None:
         state = {"starting": "starting", "ready": "idle", "started": "busy", "finished": "idle", "failed": "idle",
                  "retried": "idle"}.get(event.kind)  # fmt: skip
         if event.kind == "died":
             self.states.pop(key, None)
         elif state and (key in self.states or event.kind == "starting"):
             self.states[key] = state
-        self._show(event.stage)
+        self._export_workers(event.stage)
 
-    def _show(self, stage: str) -> None:
+    def _export_workers(self, stage: str) -> None:
         count = Count(state for (name, _), state in self.states.items() if name == stage)
         for state in STATES:
-            self.tools.workers.set(count[state], {"stage": stage, "state": state})
+            self.instruments.workers.set(count[state], {"stage": stage, "state": state})
 
     def close(self) -> None:
-        """Nobody works any more."""
-        for key in list(self.told):
-            self._forget(key)
+        """End the run: clear all numbers and set all worker counts to 0."""
+        for key in list(self.exported):
+            self._clear_numbers(key)
         self.states.clear()
         for stage in self.stages:
-            self._show(stage)
+            self._export_workers(stage)

@@ -1,4 +1,4 @@
-"""The nodes of a Ray cluster: which are leaving, how much room they have, how large their GPUs are."""
+"""The nodes of a Ray cluster: which are draining, how many workers they can hold, and how large their GPUs are."""
 
 import subprocess
 import time
@@ -6,71 +6,71 @@ from typing import Any
 
 from cluster.scheduling.executor import Stage
 
-POLL_SECONDS = 2.0  # between two questions whether this node is leaving: notices come at least 30 s before
-GPU_GIB = "gpu_gib"  # a node's custom resource, which says how large each of its GPUs is
-ANSWER_SECONDS = 30.0
+POLL_SECONDS = 2.0  # between two checks whether this node is draining; notices come at least 30 s before
+GPU_GIB = "gpu_gib"  # a custom resource of a node: the memory of each of its GPUs
+QUERY_SECONDS = 30.0
 NODE_ID = "ray.io/node-id"  # a label that Ray gives every node
 
 
-class Leaving:
-    """Whether the node of this process will be taken away. Called as often as one likes, it asks now and then."""
+class DrainCheck:
+    """Whether the node of this process is draining. Queries Ray at most every `POLL_SECONDS`."""
 
     def __init__(self, node: str):
-        self.node, self.asked_at, self.answer = node, float("-inf"), False
+        self.node, self.checked_at, self.answer = node, float("-inf"), False
 
     def __call__(self) -> bool:
-        if not self.answer and time.monotonic() - self.asked_at >= POLL_SECONDS:
-            self.asked_at = time.monotonic()
+        if not self.answer and time.monotonic() - self.checked_at >= POLL_SECONDS:
+            self.checked_at = time.monotonic()
             self.answer = self.node in draining()
         return self.answer
 
 
 def draining() -> set[str]:
-    """The nodes that will be taken away, by a notice of their cloud or of the autoscaler. Nobody, if Ray is silent."""
-    # Ray has no public name for it; its own libraries (Train, Serve, Data) ask here.
+    """The nodes that their cloud or the autoscaler has announced to remove; empty if Ray does not answer."""
+    # Ray has no public API for this; its own libraries (Train, Serve, Data) use this one.
     from ray._private.state import state
 
     try:
         return set(state.get_draining_nodes())
-    except Exception:  # whatever it is: a node that is lost without a notice is dealt with, too
+    except Exception:  # any error: the loss of a node without notice is handled as well
         return set()
 
 
 class Nodes:
-    """What the driver knows of them."""
+    """The driver's view of the nodes."""
 
     def __init__(self, ray: Any):
         self.ray = ray
-        self._gpu_gib: dict[str, float | None] = {}  # None: nobody knows
+        self._gpu_gib: dict[str, float | None] = {}  # None: unknown
 
     def alive(self) -> list[dict[str, Any]]:
-        """Those that will stay, as Ray describes them."""
+        """The nodes that are alive and not draining, as Ray describes them."""
         leaving = draining()
         return [node for node in self.ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
 
-    def room(self, stage: Stage) -> int:
+    def capacity(self, stage: Stage) -> int:
         """How many workers of a stage the cluster could hold if it held nothing else."""
-        return sum(_room(node["Resources"], stage) for node in self.alive() if self._fits(node, stage))
+        return sum(_capacity(node["Resources"], stage) for node in self.alive() if self._fits(node, stage))
 
     def can_hold(self, stage: Stage) -> bool:
         """Whether some node is large enough for one worker."""
-        return self.room(stage) > 0
+        return self.capacity(stage) > 0
 
     def is_fit(self, node_id: str, stage: Stage) -> bool:
         """Whether a node's GPUs are large enough for a stage."""
         return all(self._fits(node, stage) for node in self.alive() if node["NodeID"] == node_id)
 
     def selector(self, stage: Stage) -> dict[str, str]:
-        """A label selector that keeps a stage's workers from nodes with too small GPUs."""
+        """A label selector that excludes nodes whose GPUs are too small for a stage."""
         unfit = [node["NodeID"] for node in self.alive() if not self._fits(node, stage)]
         return {NODE_ID: f"!in({', '.join(unfit)})"} if unfit else {}
 
     def largest_gpu_gib(self) -> float:
-        """Memory of the largest GPU whose size is known; 0 where none is."""
+        """Memory of the largest GPU of known size; 0 if there is none."""
         return max((size for node in self.alive() if (size := self._size(node)) is not None), default=0.0)
 
     def _fits(self, node: dict[str, Any], stage: Stage) -> bool:
-        """A GPU of unknown size is tried: if it is too small, that is said by an out-of-memory error."""
+        """A GPU of unknown size is used; if it is too small, the worker fails with an out-of-memory error."""
         if not stage.min_gpu_gib or not stage.gpus or not node["Resources"].get("GPU"):
             return True
         size = self._size(node)
@@ -82,19 +82,19 @@ class Nodes:
         if GPU_GIB in node["Resources"]:
             return float(node["Resources"][GPU_GIB])
         if node["NodeID"] not in self._gpu_gib:
-            self._gpu_gib[node["NodeID"]] = self._asked(node["NodeID"])
+            self._gpu_gib[node["NodeID"]] = self._query(node["NodeID"])
         return self._gpu_gib[node["NodeID"]]
 
-    def _asked(self, node_id: str) -> float | None:
-        question = self.ray.remote(smallest_gpu_gib).options(num_cpus=0, label_selector={NODE_ID: node_id})
+    def _query(self, node_id: str) -> float | None:
+        query = self.ray.remote(smallest_gpu_gib).options(num_cpus=0, label_selector={NODE_ID: node_id})
         try:
-            return self.ray.get(question.remote(), timeout=ANSWER_SECONDS)
+            return self.ray.get(query.remote(), timeout=QUERY_SECONDS)
         except self.ray.exceptions.RayError:
             return None
 
 
 def smallest_gpu_gib() -> float | None:
-    """Memory of the smallest NVIDIA GPU of this machine, rounded to GiB; None where there is none to ask."""
+    """Memory of the smallest NVIDIA GPU of this machine, rounded to GiB; None if nvidia-smi reports none."""
     command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
@@ -103,12 +103,12 @@ def smallest_gpu_gib() -> float | None:
         return None
 
 
-def _room(resources: dict[str, float], stage: Stage) -> int:
-    """How many workers fit on a node: no one's share of a GPU is spread over two."""
-    rooms = []
+def _capacity(resources: dict[str, float], stage: Stage) -> int:
+    """How many workers fit on a node. A worker's share of a GPU is never split over two GPUs."""
+    counts = []
     if stage.cpus:
-        rooms.append(int(resources.get("CPU", 0.0) / stage.cpus + 1e-6))
+        counts.append(int(resources.get("CPU", 0.0) / stage.cpus + 1e-6))
     if stage.gpus:
-        count = int(resources.get("GPU", 0.0))
-        rooms.append(count * int(1 / stage.gpus + 1e-6) if stage.gpus <= 1 else int(count / stage.gpus))
-    return min(rooms, default=1)
+        gpus = int(resources.get("GPU", 0.0))
+        counts.append(gpus * int(1 / stage.gpus + 1e-6) if stage.gpus <= 1 else int(gpus / stage.gpus))
+    return min(counts, default=1)

@@ -1,6 +1,7 @@
-"""Where work runs, in six words: a worker of a stage turns an item into a result, reports progress, or fails.
+"""The executor contract, and the executor that runs everything in this process.
 
-Items and results are opaque here. Every item given to `Executor.run` comes back in exactly one `Outcome`.
+A worker of a stage turns an item into a result; while it works it yields progress. Items and results are opaque here.
+Every item given to `Executor.run` ends in exactly one `Outcome`.
 """
 
 import os
@@ -33,31 +34,31 @@ from cluster.scheduling.scheduler import Limits, Scheduler
 
 @dataclass(frozen=True)
 class Progress:
-    """A sign of life: `done` of `total` steps of the present item, up to `saved` of which another worker can go on."""
+    """A heartbeat: `done` of `total` steps of the current item; another worker can resume from step `saved`."""
 
     done: int
     total: int
     note: str = ""
-    memory_bytes: int | None = None  # the most that the worker has taken for this item
+    memory_bytes: int | None = None  # peak memory of the worker for this item
     saved: int = 0
-    numbers: Mapping[str, float] = field(default_factory=dict)  # whatever else the worker counts, by name
+    numbers: Mapping[str, float] = field(default_factory=dict)  # further measurements, by name
 
 
-# Called with one item; yields `Progress` as often as it likes and returns the result. An exception fails the item.
-# A `yield` that gives back True asks it to save its state at once, so that another worker can go on from there.
+# Called with one item; yields `Progress` any number of times and returns the result. An exception fails the item.
+# If a `yield` returns True, the worker should save a checkpoint at once, so that another worker can resume from it.
 Worker = Callable[[Any], Generator[Progress, Any, Any]]
 
 
-def unknown(item: Any) -> float:
-    """How long an item takes where nobody knows."""
+def unknown_duration(item: Any) -> float:
+    """The expected duration of an item if no estimate exists."""
     return 0.0
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One kind of worker: `make_worker` runs once in each worker's process; `gpus` and `cpus` are what one reserves.
+    """One kind of worker: `make_worker` runs once in each worker's process; each worker reserves `gpus` and `cpus`.
 
-    `expected_seconds` of an item, in any unit, lets the longest begin first (of the first stage alone).
+    Items with larger `expected_seconds`, in any unit, start first. Only the first stage's estimates are used.
     """
 
     name: str
@@ -65,21 +66,21 @@ class Stage:
     workers: int = 1
     gpus: float = 0.0
     cpus: float = 1.0
-    min_gpu_gib: float = 0.0  # memory of a GPU that is large enough
-    elastic: bool = False  # more workers as nodes join that have room, fewer as they leave
-    handoff: int = scheduling.HANDOFF  # items that may wait per worker before the stage before pauses
-    expected_seconds: Callable[[Any], float] = unknown
+    min_gpu_gib: float = 0.0  # memory that a GPU must have
+    elastic: bool = False  # add workers as nodes with free resources join, remove them as nodes leave
+    handoff: int = scheduling.HANDOFF  # items that may wait per worker before the previous stage pauses
+    expected_seconds: Callable[[Any], float] = unknown_duration
 
 
-def scheduler_of(stages: Sequence[Stage], items: Sequence[Any], limits: Limits) -> Scheduler:
-    """The scheduler of a run through these stages."""
+def make_scheduler(stages: Sequence[Stage], items: Sequence[Any], limits: Limits) -> Scheduler:
+    """The scheduler of a run of `items` through `stages`."""
     expected = stages[0].expected_seconds
     return Scheduler([stage.name for stage in stages], items, limits, expected, [stage.handoff for stage in stages])
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one item ended: the last stage's `result`, or the stage that failed and its `error`."""
+    """The end of one item: the last stage's `result`, or the stage that failed and its `error`."""
 
     item: Any
     result: Any = None
@@ -90,7 +91,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Event:
-    """What a watcher may want to show. `item` is None while a worker starts; `ready` says where it lives."""
+    """An event for a watcher. `item` is None while a worker starts; `ready` names its process, node and GPU."""
 
     kind: Literal["starting", "ready", "started", "progress", "checkpoint", "finished", "failed", "died", "retried"]
     stage: str
@@ -98,7 +99,7 @@ class Event:
     item: Any = None
     progress: Progress | None = None
     note: str = ""
-    error_kind: str = ""  # a kind of `failures.POLICIES`
+    error_kind: str = ""  # a kind of `retries.POLICIES`
     pid: int | None = None
     node: str = ""
     gpu: str = ""
@@ -107,8 +108,8 @@ class Event:
 Watcher = Callable[[Event], None]
 
 
-def unwatched(event: Event) -> None:
-    """The watcher that does not look."""
+def ignore_event(event: Event) -> None:
+    """A watcher that does nothing."""
 
 
 class BootError(RuntimeError):
@@ -120,32 +121,32 @@ class BootError(RuntimeError):
 
 
 class StorageError(RuntimeError):
-    """Nobody could write or read for a while, so the run stops; what is unfinished goes on with the next command."""
+    """Storage failed for every worker for a while, so the run stops. The same command resumes it."""
 
 
 class Executor(Protocol):
-    """Runs items through stages; both implementations pass tests/cluster/scheduling/test_contract.py."""
+    """Runs items through stages. Both implementations pass tests/cluster/scheduling/test_contract.py."""
 
     def gpus(self) -> int:
-        """How many GPUs there are to reserve."""
+        """The number of GPUs that can be reserved."""
         ...
 
-    def run(self, stages: Sequence[Stage], items: Sequence[Any], watcher: Watcher = unwatched) -> Iterator[Outcome]:
-        """Yield one `Outcome` per item, as they come. Raises `BootError`."""
+    def run(self, stages: Sequence[Stage], items: Sequence[Any], watcher: Watcher = ignore_event) -> Iterator[Outcome]:
+        """Yield one `Outcome` per item, in order of completion. Raises BootError, StorageError."""
         ...
 
 
 class InlineExecutor:
-    """Everything in this process, one item after the other: for debugging and for tests."""
+    """Runs everything in this process, one item after the other; for debugging and tests."""
 
     def __init__(self, limits: Limits = scheduling.DEFAULTS):
         self.limits = limits
 
     def gpus(self) -> int:
-        return 0  # nothing is reserved: the workers find the devices of this process themselves
+        return 0  # nothing is reserved: workers find the devices of this process themselves
 
-    def run(self, stages: Sequence[Stage], items: Sequence[Any], watcher: Watcher = unwatched) -> Iterator[Outcome]:
-        scheduler = scheduler_of(stages, items, self.limits)
+    def run(self, stages: Sequence[Stage], items: Sequence[Any], watcher: Watcher = ignore_event) -> Iterator[Outcome]:
+        scheduler = make_scheduler(stages, items, self.limits)
         workers: dict[Place, Worker] = {}
         todo: list[Command] = []
         for number in range(len(stages)):
@@ -158,12 +159,12 @@ class InlineExecutor:
             command = todo.pop(_next(todo))
             event: Ready | Succeeded | Failed
             if isinstance(command, Start):
-                event = self._born(command, stages[command.place.stage], workers, watcher)
+                event = self._boot(command, stages[command.place.stage], workers, watcher)
             elif isinstance(command, Assign):
                 stage = stages[command.place.stage]
                 watcher(Event("started", stage.name, 0, command.task.item))
-                answer = attempt(workers[command.place], command.task.payload)
-                reply = self._watched(answer, stage.name, command.task.item, watcher)
+                steps = attempt(workers[command.place], command.task.payload)
+                reply = self._finish(steps, stage.name, command.task.item, watcher)
                 if isinstance(reply, Failure):
                     event = Failed(command.ticket, reply)
                 else:
@@ -171,26 +172,26 @@ class InlineExecutor:
             else:
                 if isinstance(command, Stop):
                     workers.pop(command.place, None)
-                yield from told(command, stages, watcher)
+                yield from report(command, stages, watcher)
                 continue
             todo += scheduler.handle(event, time.monotonic())
 
     @staticmethod
-    def _watched(
-        answer: Generator[Progress, None, "Success | Failure"], stage: str, item: Any, watcher: Watcher
+    def _finish(
+        steps: Generator[Progress, None, "Success | Failure"], stage: str, item: Any, watcher: Watcher
     ) -> "Success | Failure":
         saved = 0
         while True:
             try:
-                progress = next(answer)
+                progress = next(steps)
             except StopIteration as stop:
                 return stop.value
-            for event in seen(progress, stage, 0, item, saved):
+            for event in progress_events(progress, stage, 0, item, saved):
                 watcher(event)
             saved = progress.saved
 
     @staticmethod
-    def _born(command: Start, stage: Stage, workers: dict[Place, Worker], watcher: Watcher) -> Ready | Failed:
+    def _boot(command: Start, stage: Stage, workers: dict[Place, Worker], watcher: Watcher) -> Ready | Failed:
         watcher(Event("starting", stage.name, 0))
         try:
             workers[command.place] = stage.make_worker()
@@ -200,26 +201,26 @@ class InlineExecutor:
         return Ready(command.ticket)
 
 
-def seen(progress: Progress, stage: str, worker: int, item: Any, saved: int) -> Iterator[Event]:
-    """The events of a sign of life after one that told of the checkpoint of step `saved`."""
+def progress_events(progress: Progress, stage: str, worker: int, item: Any, saved: int) -> Iterator[Event]:
+    """The events of one `Progress`; `saved` is the step of the last checkpoint that was reported."""
     if progress.saved > saved:
         yield Event("checkpoint", stage, worker, item, progress)
     yield Event("progress", stage, worker, item, progress)
 
 
 def _next(commands: Sequence[Command]) -> int:
-    """Which command comes first: what is only to be told, then the stage furthest on, so that what is begun ends."""
+    """The index of the next command: notifications first, then the latest stage, so that started items finish."""
     ranks = [command.place.stage if isinstance(command, Start | Assign) else len(commands) for command in commands]
     return ranks.index(max(ranks))
 
 
-def told(command: Command, stages: Sequence[Stage], watcher: Watcher) -> Iterator[Outcome]:
-    """What is said of a command, by both executors. Raises the error that stops a run."""
+def report(command: Command, stages: Sequence[Stage], watcher: Watcher) -> Iterator[Outcome]:
+    """Report a command to the watcher and yield its outcome, if any. Raises the error that stops a run."""
     if isinstance(command, Abort):
-        if command.failure.kind == "storage" and command.stopped_working:
+        if command.failure.kind == "storage" and command.is_outage:
             raise StorageError(
-                f"Storage fails for every worker ({command.failure.message}); see that the run folder can be written, "
-                "then start the same command again: finished jobs are kept."
+                f"Storage fails for every worker ({command.failure.message}); check that the run folder can be "
+                "written, then run the same command again: finished jobs are kept."
             )
         raise BootError(stages[command.stage].name, command.failure)
     place = command.place
@@ -245,19 +246,21 @@ def told(command: Command, stages: Sequence[Stage], watcher: Watcher) -> Iterato
 
 @dataclass(frozen=True)
 class Success:
+    """The result of an attempt."""
+
     value: Any
 
 
 def attempt(
-    worker: Worker, payload: Any, is_leaving: Callable[[], bool] = lambda: False
+    worker: Worker, payload: Any, is_draining: Callable[[], bool] = lambda: False
 ) -> Generator[Progress, None, Success | Failure]:
-    """Run a worker on an item; what it raises becomes a `Failure`, so that no exception crosses a process border.
+    """Run a worker on an item. Exceptions become a `Failure`, so that none crosses a process boundary.
 
-    Once `is_leaving`, nothing is begun, and what was begun ends with a checkpoint, if the worker writes any.
+    Once `is_draining` returns True no item is started, and a running one ends with its next checkpoint, if any.
     """
-    if is_leaving():
-        return LEAVING
-    asked: int | None = None  # the step that is to be saved
+    if is_draining():
+        return DRAINED
+    requested: int | None = None  # the step at which a checkpoint was requested
     try:
         steps = worker(payload)
         answer: bool | None = None
@@ -267,12 +270,12 @@ def attempt(
             except StopIteration as stop:
                 return Success(stop.value)
             yield progress
-            if asked is not None and progress.saved >= asked:
-                return LEAVING
-            if answer := asked is None and is_leaving():
-                asked = progress.done
+            if requested is not None and progress.saved >= requested:
+                return DRAINED
+            if answer := requested is None and is_draining():
+                requested = progress.done
     except Exception as error:
         return Failure.of(error)
 
 
-LEAVING = Failure("preempted", "its node is being taken away")
+DRAINED = Failure("preempted", "its node is being drained")

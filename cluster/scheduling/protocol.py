@@ -1,7 +1,7 @@
-"""The words between an executor and the scheduler: events say what happened, commands what to do.
+"""The events and commands exchanged by an executor and the scheduler.
 
-Whatever runs has a ticket: the boot of a worker and each attempt at an item have their own. An event carries the ticket
-of what it tells of, so that a worker that was given up cannot be heard any more.
+Each boot of a worker and each attempt at an item has its own ticket. An event carries the ticket of the boot or attempt
+it reports, so that late events of a lost worker are ignored.
 """
 
 from collections import Counter
@@ -12,7 +12,7 @@ from cluster.scheduling.failures import Failure
 
 
 class Place(NamedTuple):
-    """A slot: where one worker of a stage lives, and after its death the next one."""
+    """A slot for one worker of a stage. If its worker dies, the replacement gets the same place."""
 
     stage: int
     worker: int
@@ -20,7 +20,7 @@ class Place(NamedTuple):
 
 @dataclass(eq=False)
 class Task:
-    """An item on its way: the stage it is at, what that stage gets (`payload`), and the failures so far."""
+    """An item in progress: its current stage, the input of that stage (`payload`), and its failures so far."""
 
     item: Any
     payload: Any
@@ -28,59 +28,67 @@ class Task:
     expected_seconds: float = 0.0
     stage: int = 0
     failures: Counter[str] = field(default_factory=Counter)
-    successes_before: int = -1  # successes of the whole run when storage first failed for it
+    successes_before: int = -1  # successes of the whole run when storage first failed for this task
+
+
+# ---- events -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Joined:
-    """There is room for a worker."""
+    """A slot was added."""
 
     place: Place
 
 
 @dataclass(frozen=True)
 class Left:
-    """There is no such room any more."""
+    """A slot was removed."""
 
     place: Place
 
 
 @dataclass(frozen=True)
 class Ready:
-    """A worker is built."""
+    """A worker has been built."""
 
     ticket: int
 
 
 @dataclass(frozen=True)
 class Succeeded:
+    """An attempt returned its result."""
+
     ticket: int
     result: Any
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A boot or an attempt failed, or its process, or its node did."""
+    """A boot or an attempt failed, or its process or node was lost."""
 
     ticket: int
     failure: Failure
 
 
 @dataclass(frozen=True)
-class Crowded:
-    """The worker that is to live at `place` finds no room."""
+class Unplaced:
+    """The worker for `place` has been waiting for free resources."""
 
     place: Place
 
 
 @dataclass(frozen=True)
 class Tick:
-    """Time went by."""
+    """Time has passed."""
+
+
+# ---- commands -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Start:
-    """Build a worker, in a process of its own."""
+    """Build a worker in a new process."""
 
     place: Place
     ticket: int
@@ -88,7 +96,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Assign:
-    """Let the worker at `place` work on the task."""
+    """Give the task to the worker at `place`."""
 
     place: Place
     ticket: int
@@ -97,16 +105,16 @@ class Assign:
 
 @dataclass(frozen=True)
 class Stop:
-    """End the process at `place`, though it may be alive: nothing it says will be heard."""
+    """Kill the process at `place`, even if it is alive. Its later messages are ignored."""
 
     place: Place
     failure: Failure
-    given_up: bool = False  # no other will be started there
+    removes_slot: bool = False  # no replacement will be started
 
 
 @dataclass(frozen=True)
 class Retry:
-    """To be told: the task will be tried again."""
+    """Notification: the task will be retried."""
 
     place: Place
     task: Task
@@ -115,7 +123,7 @@ class Retry:
 
 @dataclass(frozen=True)
 class Advance:
-    """To be told: the task is done at this stage and waits for the next."""
+    """Notification: the task has finished this stage and waits for the next."""
 
     place: Place
     task: Task
@@ -123,7 +131,7 @@ class Advance:
 
 @dataclass(frozen=True)
 class End:
-    """The item has ended: with the last stage's result, or with the failure that was one too many."""
+    """The item has ended, with the last stage's result or with the failure that exhausted its attempts."""
 
     place: Place
     task: Task
@@ -133,12 +141,12 @@ class End:
 
 @dataclass(frozen=True)
 class Abort:
-    """Stop the run: no worker of the stage can be born, or nothing can be written."""
+    """Stop the run: no worker of the stage can be built, or (`is_outage`) storage fails for every worker."""
 
     stage: int
     failure: Failure
-    stopped_working: bool = False  # it was not a birth that failed
+    is_outage: bool = False
 
 
-Event = Joined | Left | Crowded | Ready | Succeeded | Failed | Tick
+Event = Joined | Left | Unplaced | Ready | Succeeded | Failed | Tick
 Command = Start | Assign | Stop | Retry | Advance | End | Abort

@@ -1,7 +1,7 @@
-"""The scheduler on a cluster that is only imagined: `python -m cluster.scheduling.simulation`.
+"""A simulation of the scheduler on a large cluster: `python -m cluster.scheduling.simulation`.
 
-The same `Scheduler` that commands real workers gets events from a queue in virtual time: boots, deaths, prompts that
-kill or hang their worker, and spot nodes that go with all their GPUs and are replaced.
+The `Scheduler` of real runs gets events from a queue in virtual time: boots, worker deaths, prompts that kill or hang
+their worker, and spot nodes that are lost with all their GPUs and replaced.
 """
 
 import argparse
@@ -32,12 +32,12 @@ from cluster.scheduling.protocol import (
 from cluster.scheduling.scheduler import Scheduler
 
 HOUR = 3600.0
-POISON_AT, HANG_AT = 0.3, 0.5  # how far such a prompt gets
+POISON_AT, HANG_AT = 0.3, 0.5  # fraction of an item after which it kills or hangs its worker
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """What is imagined; times in seconds."""
+    """The simulated cluster and its faults; times in seconds."""
 
     gpus: int = 1000
     gpus_per_node: int = 8
@@ -47,19 +47,19 @@ class Cluster:
     evaluators: int = 32
     evaluation_seconds: float = 30.0
     node_mtbf: float = math.inf
-    node_back_after: float = 300.0
+    node_replaced_after: float = 300.0
     worker_mtbf: float = 500 * HOUR
-    poison: float = 0.001
-    hang: float = 0.0005
-    stall_seconds: float = 60.0
-    checkpoint_seconds: float = math.inf
+    poison: float = 0.001  # fraction of prompts that kill their worker
+    hang: float = 0.0005  # fraction of prompts that hang their worker
+    stall_seconds: float = 60.0  # stall timeout
+    checkpoint_seconds: float = math.inf  # interval between checkpoints
     checkpoint_cost: float = 2.0
     seed: int = 0
 
 
 @dataclass
 class Waste:
-    """GPU seconds of the generators that made nothing that lasts, by cause."""
+    """GPU seconds of the generators that were wasted, by cause."""
 
     boots: float = 0.0
     repeated: float = 0.0
@@ -86,18 +86,18 @@ class Result:
 @dataclass(frozen=True)
 class _Work:
     place: Place
-    begun: float
+    started_at: float
     item: int | None = None  # None while a worker boots
-    from_seconds: float = 0.0  # of the item, from its checkpoint
+    resumed_seconds: float = 0.0  # of the item, from its checkpoint
 
 
 class Simulation:
-    """One imagined run."""
+    """One simulated run."""
 
     def __init__(self, cluster: Cluster):
-        self.cluster, self.dice = cluster, random.Random(cluster.seed)
+        self.cluster, self.rng = cluster, random.Random(cluster.seed)
         self.scheduler = Scheduler(["generate", "evaluate"], range(cluster.items))
-        self.saved: dict[int, float] = {}  # seconds of an item that a checkpoint holds
+        self.saved: dict[int, float] = {}  # seconds of each item that its checkpoint covers
         self.future: list[tuple[float, int, Any]] = []
         self.running: dict[int, _Work] = {}
         self.tickets: dict[Place, int] = {}
@@ -106,45 +106,45 @@ class Simulation:
     def run(self) -> Result:
         cluster, scheduler = self.cluster, self.scheduler
         for worker in range(cluster.gpus):
-            self._tell(Joined(Place(0, worker)))
+            self._handle(Joined(Place(0, worker)))
         for worker in range(cluster.evaluators):
-            self._tell(Joined(Place(1, worker)))
+            self._handle(Joined(Place(1, worker)))
         if cluster.node_mtbf < math.inf:
             for node in range(0, cluster.gpus, cluster.gpus_per_node):
-                self._later(self.dice.expovariate(1 / cluster.node_mtbf), node)
+                self._schedule(self.rng.expovariate(1 / cluster.node_mtbf), node)
         while not scheduler.finished:
             wakes_at = scheduler.wakes_at
             if wakes_at is not None and (not self.future or wakes_at < self.future[0][0]):
                 self.now = max(self.now, wakes_at)
-                self._tell(Tick())
+                self._handle(Tick())
                 continue
-            self.now, _, thing = heappop(self.future)
-            if isinstance(thing, int):
-                self._lose_node(thing)
+            self.now, _, due = heappop(self.future)
+            if isinstance(due, int):
+                self._lose_node(due)
             else:
-                self._tell(thing)
+                self._handle(due)
         self.result.makespan, self.result.aborted = self.now, scheduler.aborted
         return self.result
 
-    def _tell(self, event: Event) -> None:
+    def _handle(self, event: Event) -> None:
         self.result.events += 1
         if isinstance(event, Ready | Succeeded | Failed):
             self._account(event)
         for command in self.scheduler.handle(event, self.now):
-            self._obey(command)
+            self._execute(command)
 
-    def _obey(self, command: Command) -> None:
+    def _execute(self, command: Command) -> None:
         cluster = self.cluster
         if isinstance(command, Start):
-            self._begin(command.ticket, _Work(command.place, self.now))
-            self._later(cluster.boot_seconds, Ready(command.ticket))
+            self._track(command.ticket, _Work(command.place, self.now))
+            self._schedule(cluster.boot_seconds, Ready(command.ticket))
         elif isinstance(command, Assign) and command.place.stage:
-            self._later(cluster.evaluation_seconds, Succeeded(command.ticket, None))
+            self._schedule(cluster.evaluation_seconds, Succeeded(command.ticket, None))
         elif isinstance(command, Assign):
             item = command.task.number
             start = self.saved.get(item, 0.0)
-            self._begin(command.ticket, _Work(command.place, self.now, item, start))
-            self._later(*self._fate(command.ticket, item, start))
+            self._track(command.ticket, _Work(command.place, self.now, item, start))
+            self._schedule(*self._draw_event(command.ticket, item, start))
         elif isinstance(command, End):
             self.result.done += command.failure is None
             self.result.failed += command.failure is not None
@@ -152,13 +152,13 @@ class Simulation:
                 self.result.waste.failed_items += self.saved.get(command.task.number, 0.0)
             self.saved.pop(command.task.number, None)
         elif isinstance(command, Abort):
-            raise RuntimeError(f"the imagined run stopped: {command.failure.message}")
+            raise RuntimeError(f"the simulated run stopped: {command.failure.message}")
 
-    def _fate(self, ticket: int, item: int, start: float) -> tuple[float, Event]:
-        """What will become of an attempt, and when."""
+    def _draw_event(self, ticket: int, item: int, start: float) -> tuple[float, Event]:
+        """The seconds until an attempt ends, and its event."""
         cluster, whole = self.cluster, self.cluster.item_seconds
         kind = random.Random(item * 7919 + cluster.seed).random()
-        death = self.dice.expovariate(1 / cluster.worker_mtbf)
+        death = self.rng.expovariate(1 / cluster.worker_mtbf)
         if kind < cluster.poison:
             death = min(death, self._elapsed(max(0.0, whole * POISON_AT - start)))
         elif kind < cluster.poison + cluster.hang:
@@ -171,7 +171,7 @@ class Simulation:
         return end, Succeeded(ticket, None)
 
     def _elapsed(self, seconds: float) -> float:
-        """How long so many seconds of an item take with the checkpoints on the way."""
+        """The duration of `seconds` of an item, with its checkpoints."""
         interval = self.cluster.checkpoint_seconds
         return seconds + (seconds // interval * self.cluster.checkpoint_cost if interval < math.inf else 0.0)
 
@@ -179,12 +179,12 @@ class Simulation:
         work = self.running.pop(event.ticket, None)
         if work is None or work.place.stage:
             return
-        waste, elapsed = self.result.waste, self.now - work.begun
+        waste, elapsed = self.result.waste, self.now - work.started_at
         if work.item is None:
             waste.boots += elapsed
             return
         if isinstance(event, Succeeded):
-            waste.checkpoints += elapsed - (self.cluster.item_seconds - work.from_seconds)
+            waste.checkpoints += elapsed - (self.cluster.item_seconds - work.resumed_seconds)
             return
         if isinstance(event, Failed) and event.failure.kind == "stalled":
             waste.hung += self.cluster.stall_seconds
@@ -194,32 +194,33 @@ class Simulation:
         kept = count * interval if count else 0.0
         waste.checkpoints += count * cost
         waste.repeated += elapsed - count * cost - kept
-        self.saved[work.item] = work.from_seconds + kept
+        self.saved[work.item] = work.resumed_seconds + kept
 
     def _lose_node(self, node: int) -> None:
-        """All workers of a node are lost at once; another node comes, and will be lost in its turn."""
+        """Lose all workers of a node at once; a replacement joins, which is lost later in its turn."""
         cluster = self.cluster
         self.result.node_losses += 1
         for worker in range(node, min(node + cluster.gpus_per_node, cluster.gpus)):
             place = Place(0, worker)
             ticket = self.tickets.get(place)
             if ticket in self.running:
-                self._tell(Failed(ticket, Failure("node_lost", "its node was lost")))
-            self._tell(Left(place))
-            self._later(cluster.node_back_after, Joined(place))
-        self._later(cluster.node_back_after + self.dice.expovariate(1 / cluster.node_mtbf), node)
+                self._handle(Failed(ticket, Failure("node_lost", "its node was lost")))
+            self._handle(Left(place))
+            self._schedule(cluster.node_replaced_after, Joined(place))
+        self._schedule(cluster.node_replaced_after + self.rng.expovariate(1 / cluster.node_mtbf), node)
 
-    def _begin(self, ticket: int, work: _Work) -> None:
+    def _track(self, ticket: int, work: _Work) -> None:
         self.running[ticket] = work
         self.tickets[work.place] = ticket
 
-    def _later(self, seconds: float, thing: Event | int) -> None:
+    def _schedule(self, seconds: float, due: Event | int) -> None:
+        """Add an event, or the loss of a node, after `seconds`."""
         self.serial += 1
-        heappush(self.future, (self.now + seconds, self.serial, thing))
+        heappush(self.future, (self.now + seconds, self.serial, due))
 
 
 def table(cluster: Cluster, node_mtbf: float, checkpoints: Sequence[float]) -> str:
-    """Markdown: a row per kind of node and time between checkpoints."""
+    """A Markdown table with a row per kind of node and checkpoint interval."""
     ideal = cluster.items * cluster.item_seconds / cluster.gpus
     lines = [
         f"{cluster.gpus:,} GPUs, {cluster.items:,} prompts; at best {ideal / HOUR:.1f} h",
@@ -245,19 +246,19 @@ def table(cluster: Cluster, node_mtbf: float, checkpoints: Sequence[float]) -> s
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m cluster.scheduling.simulation", description="What faults and checkpoints cost."
+        prog="python -m cluster.scheduling.simulation", description="Simulate the cost of faults and checkpoints."
     )
     parser.add_argument("--gpus", type=int, default=Cluster.gpus)
     parser.add_argument("--items", type=int, default=Cluster.items)
-    parser.add_argument("--minutes", type=float, default=Cluster.item_seconds / 60, help="of an item")
-    parser.add_argument("--mtbf-hours", type=float, default=5.0, help="after which a spot node is lost")
-    parser.add_argument("--checkpoints", default="none,60,250,600", help="seconds between them")
+    parser.add_argument("--minutes", type=float, default=Cluster.item_seconds / 60, help="duration of an item")
+    parser.add_argument("--mtbf-hours", type=float, default=5.0, help="mean time between losses of a spot node")
+    parser.add_argument("--checkpoints", default="none,60,250,600", help="seconds between checkpoints, or none")
     options = parser.parse_args()
     cluster = Cluster(gpus=options.gpus, items=options.items, item_seconds=60 * options.minutes)
     checkpoints = [math.inf if text == "none" else float(text) for text in options.checkpoints.split(",")]
-    begun = time.perf_counter()
+    started_at = time.perf_counter()
     print(table(cluster, options.mtbf_hours * HOUR, checkpoints))
-    print(f"\n{2 * len(checkpoints)} runs in {time.perf_counter() - begun:.0f} s")
+    print(f"\n{2 * len(checkpoints)} runs in {time.perf_counter() - started_at:.0f} s")
 
 
 if __name__ == "__main__":

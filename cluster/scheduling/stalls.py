@@ -1,20 +1,21 @@
-"""When a worker that says nothing has hung: the silence that its own pace makes incredible."""
+"""Detection of stalled workers: a stall timeout that adapts to the interval between a worker's heartbeats."""
 
 from collections import deque
 from dataclasses import dataclass
 from statistics import median
 
-GAPS = 3  # signs of life, less one, before a worker's pace is known
-REMEMBERED = 21
+MIN_INTERVALS = 3  # intervals between heartbeats before a worker's pace is known
+REMEMBERED_INTERVALS = 21
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How long a worker may be silent: once its pace is known, `stall_steps` of its steps, at least `stall_seconds`.
+class StallTimeout:
+    """The longest time without a heartbeat.
 
-    Loading models, the way to the first steps (kernels are built, a first shape is made) and the way from the last step
-    to the result (views are rendered) may take `boot_seconds`. In between, a worker that runs out of memory builds its
-    networks anew for fewer views, which has taken up to 71 seconds on a GPU.
+    Once a worker's pace is known: `stall_steps` of its steps, and at least `stall_seconds`. `boot_seconds` applies to
+    loading models, to the first steps (kernels are compiled, the initialization is made) and to the time from the last
+    step to the result (views are rendered). In between, a worker that runs out of memory rebuilds its networks for
+    fewer views, which has taken up to 71 seconds on a GPU.
     """
 
     boot_seconds: float = 900.0
@@ -22,28 +23,28 @@ class Patience:
     stall_steps: float = 20.0
 
 
-DEFAULTS = Patience()
+DEFAULTS = StallTimeout()
 
 
-class Pulse:
-    """The signs of life of one boot or one attempt."""
+class Heartbeat:
+    """The heartbeats of one boot or one attempt."""
 
-    def __init__(self, patience: Patience, now: float):
-        self.patience, self.heard_at = patience, now
-        self.gaps: deque[float] = deque(maxlen=REMEMBERED)
+    def __init__(self, timeout: StallTimeout, now: float):
+        self.timeout, self.last_beat = timeout, now
+        self.intervals: deque[float] = deque(maxlen=REMEMBERED_INTERVALS)
         self.beats, self.is_last_step = 0, False
 
     def beat(self, now: float, *, is_last_step: bool = False) -> None:
         if self.beats:
-            self.gaps.append(now - self.heard_at)
-        self.beats, self.heard_at, self.is_last_step = self.beats + 1, now, is_last_step
+            self.intervals.append(now - self.last_beat)
+        self.beats, self.last_beat, self.is_last_step = self.beats + 1, now, is_last_step
 
     @property
     def limit_seconds(self) -> float:
-        patience = self.patience
-        if len(self.gaps) < GAPS or self.is_last_step:
-            return patience.boot_seconds
-        return max(patience.stall_seconds, patience.stall_steps * median(self.gaps))
+        timeout = self.timeout
+        if len(self.intervals) < MIN_INTERVALS or self.is_last_step:
+            return timeout.boot_seconds
+        return max(timeout.stall_seconds, timeout.stall_steps * median(self.intervals))
 
     def is_stalled(self, now: float) -> bool:
-        return now - self.heard_at > self.limit_seconds
+        return now - self.last_beat > self.limit_seconds

@@ -2,7 +2,7 @@ import ast
 
 import pytest
 
-from cluster.scheduling.scheduler import POLICIES
+from cluster.scheduling.retries import POLICIES
 from pipeline.errors import nearest, shortened
 from tests.support.paths import ROOT
 

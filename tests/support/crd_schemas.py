@@ -1,4 +1,4 @@
-"""KubeRay's own schemas as a validator: strict JSON Schema (no unknown field) and the CEL rules that lie in them."""
+"""A validator of KubeRay's CRD schemas: strict JSON Schema (no unknown fields) and the CEL rules in them."""
 
 import gzip
 import json
@@ -17,7 +17,7 @@ PLURALS = {"RayJob": "rayjobs", "RayCluster": "rayclusters", "RayCronJob": "rayc
 
 
 def problems(manifest: dict[str, Any]) -> list[str]:
-    """What an API server would refuse in a manifest of KubeRay; skips the test where the schemas are not."""
+    """The problems for which an API server would reject a KubeRay manifest. Without the schemas, skips the test."""
     schema = _schema(manifest["kind"], manifest["apiVersion"].rpartition("/")[2])
     if structural := [
         error.message for error in jsonschema.Draft202012Validator(_strict(schema)).iter_errors(manifest)
@@ -39,7 +39,7 @@ def _schema(kind: str, version: str) -> dict[str, Any]:
 
 
 def _strict(schema: Any, is_root: bool = True) -> Any:
-    """The JSON Schema of an OpenAPI schema of Kubernetes: objects hold what is named, and nothing else."""
+    """The JSON Schema of a Kubernetes OpenAPI schema, without unknown fields."""
     if not isinstance(schema, dict):
         return schema
     strict = {key: value for key, value in schema.items() if key not in ("properties", "items", "default", "format")}
@@ -53,7 +53,7 @@ def _strict(schema: Any, is_root: bool = True) -> Any:
     if "properties" in schema:
         properties = {key: _strict(value, False) for key, value in schema["properties"].items()}
         if is_root:
-            properties["metadata"] = {"type": "object"}  # the API server's own
+            properties["metadata"] = {"type": "object"}  # validated by the API server itself
         strict |= {"properties": properties}
         if not schema.get("x-kubernetes-preserve-unknown-fields"):
             strict["additionalProperties"] = False

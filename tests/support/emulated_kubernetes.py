@@ -1,4 +1,4 @@
-"""An emulated API server of Kubernetes, and an operator that runs RayJobs as KubeRay would, as processes here."""
+"""An emulated Kubernetes API server, and an operator that runs RayJobs as KubeRay does, as local processes."""
 
 import asyncio
 import os
@@ -27,7 +27,7 @@ Process = subprocess.Popen[bytes]
 
 
 class Cluster:
-    """What happened, by the name of the RayJob; `kill` is asked now and then whether a running attempt shall die."""
+    """The server, the operator and their history. A running attempt is killed when `kill` returns True."""
 
     def __init__(self, folder: Path):
         self.folder, self.kill = folder, lambda attempt: False
@@ -53,7 +53,7 @@ class Cluster:
 
     async def _serve(self) -> None:
         self.emulator[kmock.subresource("log")] << (lambda request: self.log_of(request.name))
-        self.emulator[kmock.method.PUT] << self._replace  # which the emulator lacks
+        self.emulator[kmock.method.PUT] << self._replace  # the emulator does not support PUT
         async with self.emulator, kmock.Server(self.emulator) as server:
             self.url = f"http://{server.host}:{server.port}"
             self._ready.set()
@@ -71,9 +71,9 @@ class Cluster:
 
     @property
     def changes(self) -> list[str]:
-        """What was asked that changes something, as "POST /apis/…"."""
-        asked = [f"{request.method.value} {request.url.path}" for request in self.emulator]
-        return [line for line in asked if not line.startswith("GET ")]
+        """The modifying requests, as "POST /apis/…"."""
+        requests = [f"{request.method.value} {request.url.path}" for request in self.emulator]
+        return [line for line in requests if not line.startswith("GET ")]
 
     def log_of(self, name: str) -> bytes:
         path = self.folder / f"{name}.log"
@@ -82,7 +82,7 @@ class Cluster:
     # ---- the operator -----------------------------------------------------------------------------------------
 
     def operate(self) -> None:
-        """Take each new RayJob through its phases, one thread a job."""
+        """Take each new RayJob through its phases, one thread per job."""
         threads: dict[str, threading.Thread] = {}
         while not self._ends.wait(0.05):
             found = self.call("GET", f"/apis/ray.io/v1/namespaces/{NAMESPACE}/rayjobs") or {}
@@ -90,26 +90,26 @@ class Cluster:
                 name = job["metadata"]["name"]
                 if name not in threads or not (threads[name].is_alive() or "status" in job):
                     self.created.append(name)
-                    threads[name] = threading.Thread(target=self._take, args=(name, job))
+                    threads[name] = threading.Thread(target=self._run_job, args=(name, job))
                     threads[name].start()
         for process in self.running.values():
             process.kill()
         for thread in threads.values():
             thread.join()
 
-    def _take(self, name: str, job: dict[str, Any]) -> None:
+    def _run_job(self, name: str, job: dict[str, Any]) -> None:
         if problems := crd_schemas.problems({key: part for key, part in job.items() if key != "status"}):
-            return self._say(name, jobDeploymentStatus="ValidationFailed", message=problems[0])
+            return self._set_status(name, jobDeploymentStatus="ValidationFailed", message=problems[0])
         for attempt in range(job["spec"]["backoffLimit"] + 1):
-            self._say(name, jobDeploymentStatus="Initializing")
-            self._say(name, jobDeploymentStatus="Running", jobStatus="RUNNING")
+            self._set_status(name, jobDeploymentStatus="Initializing")
+            self._set_status(name, jobDeploymentStatus="Running", jobStatus="RUNNING")
             if self._attempt(name, job["spec"]["entrypoint"]) == 0:
-                return self._say(name, jobDeploymentStatus="Complete", jobStatus="SUCCEEDED")
-            if not self._is_there(name):
+                return self._set_status(name, jobDeploymentStatus="Complete", jobStatus="SUCCEEDED")
+            if not self.exists(name):
                 return None
             if attempt < job["spec"]["backoffLimit"]:
-                self._say(name, jobDeploymentStatus="Retrying", jobStatus="FAILED")
-        return self._say(name, jobDeploymentStatus="Failed", jobStatus="FAILED", message="all attempts failed")
+                self._set_status(name, jobDeploymentStatus="Retrying", jobStatus="FAILED")
+        return self._set_status(name, jobDeploymentStatus="Failed", jobStatus="FAILED", message="all attempts failed")
 
     def _attempt(self, name: str, entrypoint: str) -> int:
         pod = f"{name}-{len(self.attempts)}"
@@ -121,27 +121,27 @@ class Cluster:
         }
         self.call("POST", f"/api/v1/namespaces/{NAMESPACE}/pods", {"metadata": metadata, "spec": {"containers": []}})
         with (self.folder / f"{pod}.log").open("wb") as log:
-            # As KubeRay's submitter and Ray's supervisor do it: a shell reads the entrypoint.
+            # A shell runs the entrypoint, as in KubeRay's submitter and Ray's supervisor.
             command = ["bash", "-ce", f"exec {entrypoint}"]
             process = subprocess.Popen(command, stdout=log, stderr=log, env=self.environment, cwd=self.folder)
             self.running[name] = process
             while process.poll() is None:
-                if self.kill(len(self.attempts)) or not self._is_there(name):
+                if self.kill(len(self.attempts)) or not self.exists(name):
                     process.kill()
                 time.sleep(0.02)
         return process.wait()
 
-    def _is_there(self, name: str) -> bool:
+    def exists(self, name: str) -> bool:
         return self.call("GET", f"/apis/ray.io/v1/namespaces/{NAMESPACE}/rayjobs/{name}") is not None
 
-    def _say(self, name: str, **status: str) -> None:
+    def _set_status(self, name: str, **status: str) -> None:
         self.phases.setdefault(name, []).append(status["jobDeploymentStatus"])
         self.call("PATCH", f"/apis/ray.io/v1/namespaces/{NAMESPACE}/rayjobs/{name}", {"status": status})
 
 
 @contextmanager
 def running(folder: Path) -> Iterator[tuple[Cluster, Path]]:
-    """The cluster, and the file that KUBECONFIG shall name."""
+    """A running cluster, and the file for KUBECONFIG."""
     cluster = Cluster(folder)
     threads = [threading.Thread(target=target) for target in (cluster.serve, cluster.operate)]
     threads[0].start()
@@ -158,12 +158,9 @@ def running(folder: Path) -> Iterator[tuple[Cluster, Path]]:
         threads[0].join()
 
 
-Until = Callable[[], bool]
-
-
-def until(holds: Until, seconds: float = 60.0) -> None:
-    """Wait for what another process does."""
+def until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Wait until a condition holds that another process fulfils."""
     deadline = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, f"the condition did not hold within {seconds} s"
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""As much of Kubeflow Pipelines' API (v2beta1) as a launcher meets: experiments, runs and recurring runs, over HTTP."""
+"""A fake of the Kubeflow Pipelines API (v2beta1) that launchers use: experiments, runs and recurring runs."""
 
 import json
 import threading
@@ -13,7 +13,7 @@ LISTED = {"experiments": "experiments", "runs": "runs", "recurringruns": "recurr
 
 
 class Server(ThreadingHTTPServer):
-    """`objects` by kind and id; `changes` are the requests that change something, in order."""
+    """`objects` by kind and id, and in `changes` the modifying requests, in order."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -31,7 +31,7 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        (kind, *_), query = self._asked()
+        (kind, *_), query = self._request()
         if self.server.refusal:
             return self._reply(self.server.refusal, {"error": "no"})
         (predicate,) = json.loads(query["filter"][0])["predicates"]
@@ -42,7 +42,7 @@ class Handler(BaseHTTPRequestHandler):
         return self._reply(200, {LISTED[kind]: found[::-1]})
 
     def do_POST(self) -> None:
-        (kind, *rest), _ = self._asked()
+        (kind, *rest), _ = self._request()
         self.server.changes.append(("POST", self.path.removeprefix("/apis/v2beta1/")))
         if rest:
             name, _, verb = rest[0].partition(":")
@@ -51,17 +51,17 @@ class Handler(BaseHTTPRequestHandler):
             return self._reply(200, {})
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         name = f"{kind}-{len(self.server.changes)}"
-        made = body | {ID[kind]: name} | ({"state": "PENDING"} if kind == "runs" else {})
-        self.server.objects[kind][name] = made
-        return self._reply(200, made)
+        created = body | {ID[kind]: name} | ({"state": "PENDING"} if kind == "runs" else {})
+        self.server.objects[kind][name] = created
+        return self._reply(200, created)
 
     def do_DELETE(self) -> None:
-        (kind, name), _ = self._asked()
+        (kind, name), _ = self._request()
         self.server.changes.append(("DELETE", f"{kind}/{name}"))
         del self.server.objects[kind][name]
         return self._reply(200, {})
 
-    def _asked(self) -> tuple[list[str], dict[str, list[str]]]:
+    def _request(self) -> tuple[list[str], dict[str, list[str]]]:
         url = urlsplit(self.path)
         self.server.tokens.append(self.headers.get("Authorization"))
         return url.path.removeprefix("/apis/v2beta1/").split("/"), parse_qs(url.query)
@@ -75,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *_: Any) -> None:
-        """Silent."""
+        """Print no log."""
 
 
 @contextmanager

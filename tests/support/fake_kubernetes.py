@@ -1,4 +1,4 @@
-"""As much of Kubernetes' API as a launcher meets: custom objects with 409 and 404, pods by label, their logs."""
+"""A fake of the Kubernetes API that launchers use: custom objects with 409 and 404, pods by label, their logs."""
 
 import json
 import threading
@@ -20,7 +20,7 @@ users: [{name: me, user: {}}]
 
 
 class Server(ThreadingHTTPServer):
-    """`objects` by path; `requests` in order; `pods` by the label job-name, with what they print."""
+    """`objects` by path, `requests` in order, and the logs of `pods` by their label job-name."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -28,7 +28,7 @@ class Server(ThreadingHTTPServer):
         self.requests: list[tuple[str, str]] = []
         self.pods: dict[str, str] = {}
         self.refusal: int | None = None
-        self.stays = False  # whether what is deleted stays for a while
+        self.keeps_deleted = False  # whether deleted objects continue to exist
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -58,7 +58,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_DELETE(self) -> None:
         url = self._path()
-        take = self.server.objects.get if self.server.stays else self.server.objects.pop
+        take = self.server.objects.get if self.server.keeps_deleted else self.server.objects.pop
         found = take(url.path, None)
         return self._reply(200, {"kind": "Status", "status": "Success"}) if found else self._refuse(404)
 
@@ -79,12 +79,12 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *_: Any) -> None:
-        """Silent."""
+        """Print no log."""
 
 
 @contextmanager
 def serving(folder: Path) -> Iterator[tuple[Server, Path]]:
-    """A server, and the file that KUBECONFIG shall name."""
+    """A running server, and the file for KUBECONFIG."""
     with Server() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         config = folder / "kubeconfig"

@@ -1,4 +1,4 @@
-"""Workers whose items say what shall happen to them. They log to a folder, because they may live anywhere."""
+"""Fake workers whose items name their fault. They log to files, because they may run in any process."""
 
 import os
 import signal
@@ -36,95 +36,95 @@ def save(checkpoint: Path, step: int) -> None:
 
 
 class Generate:
-    """`<what>-<name>`: ok, slow, invalid, crash, full, flaky, oom_once, die_once, held_once, poison, hang, stop, …
+    """Items are `FAULT-NAME`: slow, invalid, crash, full, flaky, oom_once, die_once, held_once, poison, hang, stop, …
 
-    A `long` one goes on until there is a file `released`, and saves its state when it is asked to, and only then.
+    A `long` item runs until the file `released` exists, and saves a checkpoint only when one is requested.
     """
 
     def __init__(self, folder: Path, pause: float):
         self.folder, self.pause = folder, pause
-        log(folder, f"born generate {os.getpid()}")
+        log(folder, f"started generate {os.getpid()}")
 
     def __call__(self, item):
-        what = item.split("-")[0]
+        fault = item.split("-")[0]
         checkpoint = self.folder / f"{item}.checkpoint"
         start = int(checkpoint.read_text()) if checkpoint.exists() else 0
         log(self.folder, f"begin {item} {start} {time.monotonic()}")
-        if what == "invalid":
+        if fault == "invalid":
             raise ValueError("the prompt is empty; write what the object is")
-        if what == "crash":
+        if fault == "crash":
             raise KeyError("nobody thought of this")
-        if what == "full":
+        if fault == "full":
             raise OSError(28, "No space left on device")
-        if what == "flaky" and len(logged(self.folder, "flaked")) < 2:
+        if fault == "flaky" and len(logged(self.folder, "flaked")) < 2:
             log(self.folder, f"flaked {item}")
             raise OSError(5, "Input/output error")
-        if what == "device_once" and not (self.folder / item).exists():
+        if fault == "device_once" and not (self.folder / item).exists():
             (self.folder / item).write_text(str(os.getpid()))
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
-        if what == "oom_once" and not (self.folder / item).exists():
+        if fault == "oom_once" and not (self.folder / item).exists():
             (self.folder / item).touch()
             raise MemoryError("CUDA out of memory")
         saved = start
-        while what == "long" and start < LONG and not (self.folder / "released").exists():
+        while fault == "long" and start < LONG and not (self.folder / "released").exists():
             time.sleep(0.1)
             start += 1
             if (yield Progress(start, LONG, saved=saved)):
                 save(checkpoint, start)
                 saved = start
         for step in range(start, STEPS):
-            time.sleep(0.3 if what == "slow" else self.pause)
+            time.sleep(0.3 if fault == "slow" else self.pause)
             yield Progress(step + 1, STEPS)
             save(checkpoint, step + 1)
-            if step == 2 and (what == "poison" or (what == "die_once" and not (self.folder / item).exists())):
+            if step == 2 and (fault == "poison" or (fault == "die_once" and not (self.folder / item).exists())):
                 (self.folder / item).touch()
-                save(checkpoint, 2 if what == "poison" else 3)
+                save(checkpoint, 2 if fault == "poison" else 3)
                 os.kill(os.getpid(), signal.SIGKILL)
-            if step == 2 and what == "held_once" and not (self.folder / item).exists():
+            if step == 2 and fault == "held_once" and not (self.folder / item).exists():
                 (self.folder / item).touch()
                 time.sleep(3600)
-            if step == 4 and what in ("hang", "stop"):
-                save(checkpoint, 1)  # so that the next attempt comes here, too
-            if step == 4 and what == "hang":
+            if step == 4 and fault in ("hang", "stop"):
+                save(checkpoint, 1)  # so that the next attempt reaches this step, too
+            if step == 4 and fault == "hang":
                 time.sleep(3600)
-            if step == 4 and what == "stop":
-                os.kill(os.getpid(), signal.SIGSTOP)  # even its signal handlers and threads stand still
-        log(self.folder, f"end {item} {os.getpid() if what == 'device_once' else time.monotonic()}")
-        return threading.Lock() if what == "unpicklable" else f"asset of {item}"
+            if step == 4 and fault == "stop":
+                os.kill(os.getpid(), signal.SIGSTOP)  # stops its signal handlers and threads as well
+        log(self.folder, f"end {item} {os.getpid() if fault == 'device_once' else time.monotonic()}")
+        return threading.Lock() if fault == "unpicklable" else f"asset of {item}"
 
 
 class Evaluate:
-    """Judges what `Generate` made."""
+    """Scores the assets of `Generate`."""
 
     def __init__(self, folder: Path, pause: float):
         self.folder, self.pause = folder, pause
-        log(folder, f"born evaluate {os.getpid()}")
+        log(folder, f"started evaluate {os.getpid()}")
 
     def __call__(self, asset):
-        log(self.folder, f"judge {asset.split()[-1]} {time.monotonic()}")
+        log(self.folder, f"score {asset.split()[-1]} {time.monotonic()}")
         time.sleep(self.pause)
         yield Progress(1, 1)
-        if "die_judged" in asset and len(logged(self.folder, "judge")) < 2:
+        if "die_scoring" in asset and len(logged(self.folder, "score")) < 2:
             os.kill(os.getpid(), signal.SIGKILL)
         if "unscorable" in asset:
-            raise ValueError("3 colour values are not finite: this asset cannot be judged")
+            raise ValueError("3 colour values are not finite: this asset cannot be scored")
         return f"score of {asset}"
 
 
-class Stillborn:
+class FailsAtStart:
     def __init__(self, folder: Path):
-        log(folder, "born stillborn 0")
+        log(folder, "started broken 0")
         raise FileNotFoundError("prior/unet is missing; expected a Stable Diffusion folder")
 
 
-class DiesAtBirth:
+class DiesAtStart:
     def __init__(self, folder: Path):
-        log(folder, "born dying 0")
+        log(folder, "started dying 0")
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Environment:
-    """Reads environment variables of the process it lives in."""
+    """Returns environment variables of its process."""
 
     def __call__(self, name):
         yield from ()

@@ -1,4 +1,4 @@
-"""Run by tests/cluster/ray/test_gpu_nodes.py in a process of its own: nodes with GPUs that only Ray believes in."""
+"""Script of tests/cluster/ray/test_gpu_nodes.py: nodes with declared GPUs that do not exist."""
 
 import json
 import os
@@ -17,7 +17,8 @@ import ray  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 from ray.core.generated import autoscaler_pb2  # noqa: E402
 
-from cluster.ray.executor import ClusterError, RayExecutor, disconnect  # noqa: E402
+from cluster.ray.executor import RayExecutor  # noqa: E402
+from cluster.ray.session import ClusterError, disconnect  # noqa: E402
 from cluster.scheduling.scheduler import HANDOFF, Limits  # noqa: E402
 
 ITEMS = [f"ok-{number}" for number in range(HANDOFF + 3)]
@@ -28,7 +29,7 @@ def run(executor, stages, items, watch):
 
 
 def drain(node: str) -> None:
-    """As a cloud does when it takes a node away in an hour."""
+    """Announce the removal of a node in an hour, as a cloud does."""
     reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
     ray._private.worker.global_worker.gcs_client.drain_node(node, reason, "spot", int(time.time() + 3600) * 1000)
 
@@ -39,24 +40,24 @@ def main(folder: Path) -> None:
     large = cluster.add_node(num_cpus=4, num_gpus=1, resources={"gpu_gib": 24})
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     ray.cloudpickle.register_pickle_by_value(fake_workers)
-    executor = RayExecutor(limits=Limits(backoff_seconds=0.5), infeasible_seconds=1, crowded_seconds=1)
+    executor = RayExecutor(limits=Limits(backoff_seconds=0.5), infeasible_seconds=1, placement_seconds=1)
     generate, evaluate = fake_workers.stages(folder, generators=1)
-    told, facts = [], {"large": large.node_id}
+    events, facts = [], {"large": large.node_id}
 
     def watch(event):
-        told.append([event.kind, event.stage, event.worker, event.item, event.node, event.error_kind])
+        events.append([event.kind, event.stage, event.worker, event.item, event.node, event.error_kind])
 
-    # Both stages want all of the one GPU that is large enough, and the first must pause for the second.
+    # Both stages need all of the only GPU that is large enough, so they must alternate.
     whole = {"gpus": 1, "min_gpu_gib": 16}
     facts["turns"] = run(executor, [replace(generate, **whole), replace(evaluate, **whole)], ITEMS, watch)
-    facts["turns_told"], told = told, []
+    facts["turns_events"], events = events, []
 
     try:
         run(executor, [replace(generate, gpus=1, min_gpu_gib=80)], ["ok-x"], watch)
     except ClusterError as error:
         facts["too_large"] = str(error)
 
-    told, joined = [], []
+    events, joined = [], []
 
     def watch_and_join(event):
         watch(event)
@@ -69,7 +70,7 @@ def main(folder: Path) -> None:
 
     elastic = replace(generate, **whole, elastic=True)
     facts["elastic"] = run(executor, [elastic], ["long-a", "long-b"], watch_and_join)
-    facts |= {"elastic_told": told, "joined": joined}
+    facts |= {"elastic_events": events, "joined": joined}
     (folder / "facts.json").write_text(json.dumps(facts))
     disconnect()
     cluster.shutdown()

@@ -8,7 +8,7 @@ import termios
 
 import pytest
 
-from tests.support.own_process import PATIENCE_SECONDS, without_ray
+from tests.support.own_process import TIMEOUT_SECONDS, without_ray
 
 
 class OnTerminal:
@@ -37,7 +37,7 @@ class OnTerminal:
 
     def status(self):
         self.until(None)
-        return self.process.wait(PATIENCE_SECONDS)
+        return self.process.wait(TIMEOUT_SECONDS)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Run by tests/cluster/ray/test_head.py in a process of its own: a run whose head is killed, or whose calls get lost."""
+"""Script of tests/cluster/ray/test_head.py: a run whose head is killed, or whose calls are lost."""
 
 import json
 import os
@@ -15,7 +15,8 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 import ray  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 
-from cluster.ray.executor import RayExecutor, disconnect  # noqa: E402
+from cluster.ray.executor import RayExecutor  # noqa: E402
+from cluster.ray.session import disconnect  # noqa: E402
 from cluster.scheduling.scheduler import Limits  # noqa: E402
 
 ITEMS = [f"slow-{number}" for number in range(8)]
@@ -25,11 +26,11 @@ def main(folder: Path, fault: str) -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     ray.cloudpickle.register_pickle_by_value(fake_workers)
-    steps = []
+    events = []
 
     def watch(event):
-        steps.append(event)
-        if fault == "head" and sum(event.kind == "progress" for event in steps) == 10:
+        events.append(event)
+        if fault == "head" and sum(event.kind == "progress" for event in events) == 10:
             (head,) = cluster.head_node.all_processes["gcs_server"]
             os.kill(head.process.pid, signal.SIGKILL)
 

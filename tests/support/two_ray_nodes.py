@@ -1,4 +1,4 @@
-"""Run by tests/cluster/ray/test_two_nodes.py in a process of its own, for Ray connects once: nodes come and go."""
+"""Script of tests/cluster/ray/test_two_nodes.py: a node is lost while it works, and another joins."""
 
 import json
 import os
@@ -16,10 +16,11 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 import ray  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 
-from cluster.ray.executor import RayExecutor, disconnect  # noqa: E402
+from cluster.ray.executor import RayExecutor  # noqa: E402
+from cluster.ray.session import disconnect  # noqa: E402
 from cluster.scheduling.scheduler import Limits  # noqa: E402
 
-ITEMS = ["held_once-a", "ok-b"]  # the first is held at its third step until its node is lost
+ITEMS = ["held_once-a", "ok-b"]  # the first stops at its third step until its node is lost
 
 
 def main(folder: Path) -> None:
@@ -27,10 +28,10 @@ def main(folder: Path) -> None:
     nodes = [cluster.add_node(num_cpus=1)]
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     ray.cloudpickle.register_pickle_by_value(fake_workers)
-    told, workers = [], []
+    events, workers = [], []
 
     def watch(event):
-        told.append([event.kind, event.stage, event.item, event.note])
+        events.append([event.kind, event.stage, event.item, event.note])
         if event.kind == "ready" and event.stage == "generate":
             workers.append(event.pid)
         if event.kind == "progress" and event.item == ITEMS[0] and event.progress.done == 3 and len(nodes) == 1:
@@ -41,7 +42,7 @@ def main(folder: Path) -> None:
     outcomes = [[outcome.item, outcome.result, outcome.deaths] for outcome in run]
     with suppress(ProcessLookupError):
         os.kill(workers[0], signal.SIGKILL)
-    (folder / "told.json").write_text(json.dumps({"outcomes": outcomes, "told": told}))
+    (folder / "facts.json").write_text(json.dumps({"outcomes": outcomes, "events": events}))
     disconnect()
     cluster.shutdown()
 

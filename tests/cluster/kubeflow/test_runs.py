@@ -1,12 +1,12 @@
-"""Runs and schedules through Kubeflow's own client, against a small server: one name, one run, one schedule."""
+"""The launcher of Kubeflow runs and schedules with the real client, against a fake server."""
 
 import pytest
 
+from cluster.jobs import description as jobs
+from cluster.jobs.errors import LaunchError, ManifestError
+from cluster.jobs.launcher import Handle, Status, resubmit
 from cluster.kubeflow import runs as kubeflow_runs
 from cluster.kubeflow.runs import KubeflowRuns, six_fields
-from cluster.kubernetes import job as jobs
-from cluster.kubernetes.launcher import Handle, LaunchError, Status, begin_anew
-from cluster.kubernetes.manifests import ManifestError
 from tests.support import fake_kubeflow
 
 JOB = jobs.job(
@@ -26,7 +26,7 @@ def only(found: dict) -> dict:
     return item
 
 
-def test_the_same_name_twice_is_one_run(server):
+def test_submitting_twice_attaches_to_one_run(server):
     assert KubeflowRuns(server.url).submit(JOB) == Handle("night", is_new=True)
     before = list(server.changes)
     assert KubeflowRuns(server.url).submit(JOB) == Handle("night", is_new=False)
@@ -34,7 +34,7 @@ def test_the_same_name_twice_is_one_run(server):
     run = only(server.objects["runs"])
     assert run["runtime_config"]["parameters"] == {"job": JOB.text}
     assert set(run["pipeline_spec"]) == {"pipeline_spec", "platform_spec"}
-    with pytest.raises(LaunchError, match="A job night is there and asks for something else"):
+    with pytest.raises(LaunchError, match="A different job named night exists"):
         KubeflowRuns(server.url).submit(JOB.model_copy(update={"gpus": 2}))
     assert server.changes == before
 
@@ -50,7 +50,7 @@ def test_the_same_name_twice_is_one_run(server):
         ("CANCELED", Status("failed")),
     ],
 )
-def test_what_kubeflow_says_of_a_run(server, state, found):
+def test_statuses_of_kubeflow(server, state, found):
     launcher = KubeflowRuns(server.url)
     launcher.submit(JOB)
     run = only(server.objects["runs"])
@@ -59,19 +59,19 @@ def test_what_kubeflow_says_of_a_run(server, state, found):
     assert launcher.logs("night").endswith("the bench: job logs kuberay night\n")
 
 
-def test_a_run_that_failed_is_begun_anew_under_its_name_and_any_other_is_attached_to(server):
-    launcher = KubeflowRuns(server.url, again=True)
-    assert begin_anew(launcher, JOB) == Handle("night", is_new=True)
+def test_resubmit_replaces_a_failed_run_and_attaches_to_any_other(server):
+    launcher = KubeflowRuns(server.url, resubmit=True)
+    assert resubmit(launcher, JOB) == Handle("night", is_new=True)
     first = only(server.objects["runs"])
     for state in ("PENDING", "RUNNING", "SUCCEEDED"):
         first["state"] = state
-        assert begin_anew(launcher, JOB) == Handle("night", is_new=False)
+        assert resubmit(launcher, JOB) == Handle("night", is_new=False)
     assert only(server.objects["runs"]) is first
     first["state"] = "FAILED"
-    with pytest.raises(LaunchError, match="A job night is there and asks for something else"):
-        begin_anew(launcher, JOB.model_copy(update={"gpus": 2}))
+    with pytest.raises(LaunchError, match="A different job named night exists"):
+        resubmit(launcher, JOB.model_copy(update={"gpus": 2}))
     before = len(server.changes)
-    assert begin_anew(launcher, JOB) == Handle("night", is_new=True)
+    assert resubmit(launcher, JOB) == Handle("night", is_new=True)
     assert server.changes[before:] == [("DELETE", f"runs/{first['run_id']}"), ("POST", "runs")]
     second = only(server.objects["runs"])
     assert second["runtime_config"]["parameters"] == {"job": JOB.text, "again": True}
@@ -84,33 +84,33 @@ def test_cancel_stops_a_run_and_frees_its_name(server):
     name = only(server.objects["runs"])["run_id"]
     launcher.cancel("night")
     assert server.changes[-2:] == [("POST", f"runs/{name}:terminate"), ("DELETE", f"runs/{name}")]
-    for ask in (launcher.status, launcher.cancel, launcher.logs):
+    for request in (launcher.status, launcher.cancel, launcher.logs):
         with pytest.raises(LaunchError, match="There is no job night"):
-            ask("night")
+            request("night")
 
 
-def test_a_schedule_is_one_at_a_time_uncached_and_makes_up_for_nothing(server):
+def test_a_schedule_runs_one_at_a_time_without_cache_or_catch_up(server):
     assert KubeflowRuns(server.url).schedule(JOB, "0 0 2 * * *") == "created"
-    made = only(server.objects["recurringruns"])
-    assert (made["max_concurrency"], made["no_catchup"], made["mode"]) == (1, True, "ENABLE")
-    assert made["trigger"] == {"cron_schedule": {"cron": "0 0 2 * * *"}}
-    tasks = made["pipeline_spec"]["pipeline_spec"]["root"]["dag"]["tasks"]
+    created = only(server.objects["recurringruns"])
+    assert (created["max_concurrency"], created["no_catchup"], created["mode"]) == (1, True, "ENABLE")
+    assert created["trigger"] == {"cron_schedule": {"cron": "0 0 2 * * *"}}
+    tasks = created["pipeline_spec"]["pipeline_spec"]["root"]["dag"]["tasks"]
     assert [task["cachingOptions"].get("enableCache", False) for task in tasks.values()] == [False] * 5
     assert "{{$.pipeline_job_uuid}}" in str(tasks["bench"])
 
 
 def test_the_same_schedule_twice_changes_nothing_and_another_replaces_it(server):
-    clock = KubeflowRuns(server.url)
-    clock.schedule(JOB, "0 0 2 * * *")
+    launcher = KubeflowRuns(server.url)
+    launcher.schedule(JOB, "0 0 2 * * *")
     first = only(server.objects["recurringruns"])
     before = list(server.changes)
-    assert clock.schedule(JOB, "0 0 2 * * *") == "unchanged"
+    assert launcher.schedule(JOB, "0 0 2 * * *") == "unchanged"
     assert server.changes == before
-    assert clock.schedule(JOB, "0 0 3 * * *") == "replaced"
-    assert clock.schedule(JOB.model_copy(update={"gpus": 2}), "0 0 3 * * *") == "replaced"
+    assert launcher.schedule(JOB, "0 0 3 * * *") == "replaced"
+    assert launcher.schedule(JOB.model_copy(update={"gpus": 2}), "0 0 3 * * *") == "replaced"
     assert only(server.objects["recurringruns"])["recurring_run_id"] != first["recurring_run_id"]
-    assert clock.unschedule("night") == "deleted"
-    assert clock.unschedule("night") == "unchanged"
+    assert launcher.unschedule("night") == "deleted"
+    assert launcher.unschedule("night") == "unchanged"
     assert server.objects["recurringruns"] == {}
 
 
@@ -121,11 +121,14 @@ def test_a_token_comes_from_the_environment(server, monkeypatch):
     assert "canary" not in str(server.objects)
 
 
-def test_what_cannot_be_asked(server):
+def test_refused_and_unanswered_requests_are_reported(server):
     server.refusal = 401
-    with pytest.raises(LaunchError, match=r"Kubeflow at http://127.* refused \(401 .*; see that KFP_TOKEN is a token"):
+    with pytest.raises(
+        LaunchError,
+        match=r"Kubeflow at http://127.* refused the request \(401 .*; check that KFP_TOKEN is a valid token",
+    ):
         KubeflowRuns(server.url).submit(JOB)
-    with pytest.raises(LaunchError, match=r"No API of Kubeflow Pipelines answers at http://127\.0\.0\.1:9 \("):
+    with pytest.raises(LaunchError, match=r"No Kubeflow Pipelines API answers at http://127\.0\.0\.1:9 \("):
         KubeflowRuns("http://127.0.0.1:9").submit(JOB)
 
 

@@ -1,4 +1,4 @@
-"""The steps against an emulated API server and an operator that runs entrypoints: one name, one job, to its end."""
+"""The steps of the pipeline against an emulated API server with an operator that runs entrypoints."""
 
 import os
 import signal
@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
+from cluster.jobs import description as jobs
+from cluster.jobs.errors import LaunchError
 from cluster.kubeflow import steps
-from cluster.kubernetes import job as jobs
-from cluster.kubernetes.launcher import LaunchError
 from tests.support import emulated_kubernetes
 from tests.support.emulated_kubernetes import until
 
@@ -18,7 +18,7 @@ HOSTILE = "{{$.inputs}} $(touch pwned) ../../x \"; rm -rf . #\n<b>'`"
 PROGRAM = """#!{python}
 import os, pathlib, sys, time, urllib.parse
 words = [urllib.parse.unquote(word) for word in sys.argv[2:]]
-print("begun", *words, flush=True)
+print("started", *words, flush=True)
 {body}
 """
 
@@ -37,7 +37,7 @@ def cluster(tmp_path, monkeypatch):
 
 @pytest.fixture
 def program(tmp_path):
-    """Writes what stands for `segmentdreamer` in the pods."""
+    """Writes a program that replaces `segmentdreamer` in the pods."""
 
     def write(body: str) -> None:
         path = tmp_path / jobs.PROGRAM
@@ -56,7 +56,7 @@ def handlers():
 pytestmark = pytest.mark.usefixtures("handlers")
 
 
-def test_a_job_that_failed_in_an_earlier_run_is_begun_anew_if_the_pipeline_is_told_so(cluster, program, tmp_path):
+def test_the_first_step_deletes_a_failed_job_if_requested(cluster, program, tmp_path):
     from cluster.kubeflow import pipeline as kubeflow
 
     class Listing:
@@ -66,10 +66,10 @@ def test_a_job_that_failed_in_an_earlier_run_is_begun_anew_if_the_pipeline_is_to
         kubeflow.weights(job.text, "", again, Listing)
 
     job = JOB.model_copy(update={"retries": 0})
-    program("sys.exit(words[:1] == ['bench'] and not os.path.exists('mended'))")
+    program("sys.exit(words[:1] == ['bench'] and not os.path.exists('fixed'))")
     with pytest.raises(LaunchError, match="RayJob night failed"):
         steps.launch(job, seconds=0.02)
-    (tmp_path / "mended").touch()
+    (tmp_path / "fixed").touch()
     first_step(again=False)
     with pytest.raises(LaunchError, match="RayJob night failed"):
         steps.launch(job, seconds=0.02)
@@ -77,7 +77,7 @@ def test_a_job_that_failed_in_an_earlier_run_is_begun_anew_if_the_pipeline_is_to
     first_step(again=True)
     steps.launch(job, seconds=0.02)
     assert len(cluster.attempts) == 2
-    first_step(again=True)  # what has succeeded stays
+    first_step(again=True)  # a job that has succeeded is kept
     steps.launch(job, seconds=0.02)
     assert len(cluster.attempts) == 2
 
@@ -87,12 +87,12 @@ def test_a_job_runs_to_its_end_and_its_log_is_printed_once(cluster, program, cap
     steps.launch(JOB, seconds=0.1)
     assert cluster.phases == {"night": ["Initializing", "Running", "Complete"]}
     printed = capsys.readouterr().out
-    assert printed.count("begun bench --out /storage/night\n") == 1
+    assert printed.count("started bench --out /storage/night\n") == 1
     assert printed.count("4 of 4 assets\n") == 1
     assert printed.count("succeeded: Complete SUCCEEDED\n") == 1
 
 
-def test_a_second_attempt_has_its_log_printed_too_and_the_last_failure_is_told(cluster, program, capsys):
+def test_the_log_of_each_attempt_is_printed_and_the_last_failure_reported(cluster, program, capsys):
     program("sys.exit(len(list(pathlib.Path('.').glob('night-*.log'))) < 2)")
     steps.launch(JOB, seconds=0.02)
     assert cluster.phases["night"] == ["Initializing", "Running", "Retrying", "Initializing", "Running", "Complete"]
@@ -106,24 +106,24 @@ def test_a_second_attempt_has_its_log_printed_too_and_the_last_failure_is_told(c
 
 def test_an_invalid_manifest_fails_at_once_with_the_operators_reason(cluster, program, monkeypatch):
     program("")
-    made = steps.KubeRayJobs.submit.__globals__["ray_job"]
+    original = steps.KubeRayJobs.submit.__globals__["ray_job"]
 
-    class Wrong:
+    class Invalid:
         def __init__(self, job):
             self.job = job
 
         def tree(self):
-            tree = made(self.job).tree()
+            tree = original(self.job).tree()
             tree["spec"]["entrypointt"] = "x"
             return tree
 
-    monkeypatch.setitem(steps.KubeRayJobs.submit.__globals__, "ray_job", Wrong)
+    monkeypatch.setitem(steps.KubeRayJobs.submit.__globals__, "ray_job", Invalid)
     with pytest.raises(LaunchError, match=r"RayJob night failed \(ValidationFailed .*entrypointt"):
         steps.launch(JOB, seconds=0.02)
     assert cluster.attempts == []
 
 
-def test_a_step_that_is_killed_and_tried_again_attaches_to_the_one_job(cluster, program):
+def test_a_retried_step_attaches_to_its_job(cluster, program):
     """Fault test 22."""
     program("while not os.path.exists('go'): time.sleep(0.02)")
     script = f"from cluster.kubeflow import steps as s; s.launch(s.job_of({JOB.text!r}, ''), seconds=0.05)"
@@ -131,11 +131,11 @@ def test_a_step_that_is_killed_and_tried_again_attaches_to_the_one_job(cluster, 
     until(lambda: len(cluster.attempts) == 1)
     step.kill()
     step.wait()
-    again = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    assert again.stdout.readline() == "running: Running RUNNING\n"
+    retried = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert retried.stdout.readline() == "running: Running RUNNING\n"
     (cluster.folder / "go").touch()
-    printed, _ = again.communicate(timeout=60)
-    assert again.returncode == 0
+    printed, _ = retried.communicate(timeout=60)
+    assert retried.returncode == 0
     assert "succeeded: Complete SUCCEEDED" in printed
     assert cluster.created == ["night"]
     assert len(cluster.attempts) == 1
@@ -148,11 +148,11 @@ def test_a_step_that_is_aborted_cancels_its_job(cluster, program):
     until(lambda: len(cluster.attempts) == 1)
     step.send_signal(signal.SIGTERM)
     assert step.wait(240) == 128 + signal.SIGTERM
-    assert not cluster._is_there("night")
+    assert not cluster.exists("night")
     until(lambda: cluster.running["night"].poll() is not None)
 
 
-def test_a_prompt_reaches_the_program_whole_and_nothing_else(cluster, program, tmp_path):
+def test_a_hostile_prompt_reaches_the_program_unchanged_and_runs_nothing(cluster, program, tmp_path):
     program("pathlib.Path('words').write_text(repr(words))")
     job = JOB.model_copy(update={"command": ("bench", "--prompt", HOSTILE)})
     assert "{{" not in job.text
@@ -162,38 +162,38 @@ def test_a_prompt_reaches_the_program_whole_and_nothing_else(cluster, program, t
     assert sorted({path.name for path in tmp_path.iterdir()} - set(before)) == ["night-0.log", "words"]
 
 
-def test_a_run_of_a_schedule_has_jobs_of_its_own():
+def test_each_scheduled_run_has_its_own_job():
     assert steps.job_of(JOB.text, "") == JOB
     job = steps.job_of(JOB.text, "0123456789abcdef")
     assert (job.name, job.folder) == ("night-01234567", "/storage/night-01234567")
 
 
-def test_a_reference_is_made_once_by_a_job_of_its_own(cluster, program, tmp_path, monkeypatch):
-    assert steps.make_reference(JOB) == "packaged with the embedded models"
+def test_the_reference_set_is_made_once_by_its_own_job(cluster, program, tmp_path, monkeypatch):
+    assert steps.make_reference(JOB) == "bundled with the embedded models"
     monkeypatch.setattr(steps, "STORAGE", str(tmp_path))
     monkeypatch.setattr(steps, "POLL_SECONDS", 0.02)
     program("pathlib.Path('reference.npz').touch()")
     job = JOB.model_copy(update={"weights": "published"})
     assert steps.make_reference(job) == "made by the RayJob night-reference"
     assert cluster.attempts == [["segmentdreamer", "encoded", "reference", "--out", "/storage"]]
-    assert steps.make_reference(job) == f"there: {tmp_path}/reference.npz"
+    assert steps.make_reference(job) == f"found: {tmp_path}/reference.npz"
     assert len(cluster.attempts) == 1
 
 
-def test_weights_are_fetched_onto_a_volume_of_all_nodes_and_only_there(program, tmp_path, monkeypatch):
+def test_weights_are_fetched_only_to_a_volume_of_all_nodes(program, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    program("with open(sys.argv[0] + '.asked', 'a') as file: print(*sys.argv[1:], file=file)")
-    asked = tmp_path / f"{jobs.PROGRAM}.asked"
+    program("with open(sys.argv[0] + '.calls', 'a') as file: print(*sys.argv[1:], file=file)")
+    calls = tmp_path / f"{jobs.PROGRAM}.calls"
     steps.fetch_weights(JOB)
-    assert asked.read_text() == "weights list --json\n"
-    asked.unlink()
+    assert calls.read_text() == "weights list --json\n"
+    calls.unlink()
     steps.fetch_weights(JOB.model_copy(update={"weights": "models"}))
-    assert asked.read_text() == "weights fetch --weights /weights\nweights list --json --weights /weights\n"
+    assert calls.read_text() == "weights fetch --weights /weights\nweights list --json --weights /weights\n"
 
 
-def test_metrics_are_a_boards_scores_and_costs_and_no_empty_cell():
-    board = "method,n_prompts,clip@embedded,fd@embedded,prompts_sha\nsctd,4,65.5,,1234\nsds,3,60,1e2,1234\n"
-    assert steps.metrics(board) == {
+def test_metrics_are_the_scores_and_costs_of_a_leaderboard_without_empty_cells():
+    leaderboard = "method,n_prompts,clip@embedded,fd@embedded,prompts_sha\nsctd,4,65.5,,1234\nsds,3,60,1e2,1234\n"
+    assert steps.metrics(leaderboard) == {
         "sctd n_prompts": 4.0, "sctd clip@embedded": 65.5,
         "sds n_prompts": 3.0, "sds clip@embedded": 60.0, "sds fd@embedded": 100.0,
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The Dockerfiles, as far as they can be tried without an engine: lint, what they copy, what they install."""
+"""The Dockerfiles, tested without a container engine: lint, copied files, installed packages."""
 
 import re
 import shutil
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.kubernetes.job import USER
+from cluster.kubernetes.pod_template import USER
 from tests.support.paths import ROOT
 
 FILES = sorted((ROOT / "cluster" / "deploy").glob("Dockerfile.?pu"))
@@ -16,17 +16,17 @@ CONSTRAINTS = (ROOT / "constraints.txt").read_text(encoding="utf-8")
 
 
 def instructions(path: Path) -> list[tuple[str, str]]:
-    """Each with its words, continued lines joined, comments left out."""
+    """Each instruction with its arguments; continued lines are joined and comments removed."""
     text = re.sub(r"^#.*\n", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE).replace("\\\n", " ")
     return [(line.split()[0], line.split(maxsplit=1)[1]) for line in text.splitlines() if line.strip()]
 
 
-def test_there_are_two():
+def test_there_are_two_dockerfiles():
     assert [path.name for path in FILES] == ["Dockerfile.cpu", "Dockerfile.gpu"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_hadolint_has_nothing_to_say(path):
+def test_hadolint_finds_no_problem(path):
     linter = shutil.which("hadolint")
     assert linter, "uv sync installs it"
     done = subprocess.run([linter, "--no-color", path], capture_output=True, text=True, check=False)
@@ -34,7 +34,7 @@ def test_hadolint_has_nothing_to_say(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_what_is_copied_exists_and_is_all_that_is_sent(path):
+def test_copied_files_exist_and_are_the_whole_build_context(path):
     sources = [words.split()[:-1] for verb, words in instructions(path) if verb == "COPY" and "--from" not in words]
     copied = {source for line in sources for source in line}
     assert [source for source in copied if not (ROOT / source).exists()] == []
@@ -63,7 +63,7 @@ def test_the_gpu_image_has_the_cuda_of_its_torch():
 
 
 def run_uv(*words: str, folder: Path) -> str:
-    """What `uv pip …` prints; skips where no package index answers."""
+    """The output of `uv pip …`. Skips the test if no package index answers."""
     uv = shutil.which("uv")
     if not uv:
         pytest.skip("uv is not on the PATH")
@@ -77,7 +77,7 @@ def run_uv(*words: str, folder: Path) -> str:
 def test_the_libraries_of_the_images_resolve_against_the_constraints():
     (line,) = re.findall(r"-r pyproject\.toml(.*) -c constraints", FILES[1].read_text(encoding="utf-8"))
     extras = [*line.split(), "--extra", "gpu"]
-    assert {"kubernetes", "kubeflow", "s3", "gcs"} <= set(extras), "runs lie in buckets, too"
+    assert {"kubernetes", "kubeflow", "s3", "gcs"} <= set(extras), "runs can be stored in buckets"
     found = run_uv(
         "compile", "-q", "pyproject.toml", *extras, "-c", "constraints.txt", "--python-version", "3.12", folder=ROOT
     )
@@ -86,8 +86,8 @@ def test_the_libraries_of_the_images_resolve_against_the_constraints():
     assert re.findall(r"^torch==\S+", found, re.MULTILINE) == re.findall(r"^torch==\S+", CONSTRAINTS, re.MULTILINE)
 
 
-def test_the_program_installs_from_what_is_copied(tmp_path):
-    """The last step of both builds, in a folder that holds no more than the image."""
+def test_the_program_installs_from_the_copied_files(tmp_path):
+    """The last step of both builds, in a folder with only the copied files."""
     for verb, words in instructions(FILES[0]):
         for source in words.split()[:-1] if verb == "COPY" and "--from" not in words else []:
             if (ROOT / source).is_dir():

@@ -1,11 +1,13 @@
-"""RayJobs through the real client, against a small API server: one name, one job."""
+"""The launcher of RayJobs with the real client, against a fake and an emulated API server."""
 
 import pytest
 
-from cluster.kubernetes import job as jobs
+from cluster.jobs import description as jobs
+from cluster.jobs.errors import LaunchError
+from cluster.jobs.launcher import Handle, Status, resubmit, wait
+from cluster.kubernetes import cronjob, rayjob
 from cluster.kubernetes import jobs as kube_jobs
 from cluster.kubernetes.jobs import KubeRayJobs
-from cluster.kubernetes.launcher import Handle, LaunchError, Status, begin_anew, wait
 from tests.support import emulated_kubernetes, fake_kubernetes
 
 JOB = jobs.job(name="night", command=("bench",), image="x:1", ray_version="2.60.0", storage="runs")
@@ -22,11 +24,11 @@ def server(tmp_path, monkeypatch):
         yield server
 
 
-def test_the_same_name_twice_is_one_job(server):
+def test_submitting_twice_attaches_to_one_job(server):
     assert KubeRayJobs().submit(JOB) == Handle("night", is_new=True)
     assert KubeRayJobs().submit(JOB) == Handle("night", is_new=False)
-    assert server.objects == {f"{PATH}/night": jobs.ray_job(JOB).tree()}
-    with pytest.raises(LaunchError, match="A job night is there and asks for something else"):
+    assert server.objects == {f"{PATH}/night": rayjob.ray_job(JOB).tree()}
+    with pytest.raises(LaunchError, match="A different job named night exists"):
         KubeRayJobs().submit(JOB.model_copy(update={"gpus": 2}))
 
 
@@ -42,21 +44,21 @@ def test_the_same_name_twice_is_one_job(server):
         ({"jobDeploymentStatus": "Failed", "message": "too late"}, Status("failed", "Failed too late")),
     ],
 )
-def test_what_kuberay_says_of_a_job(server, status, found):
-    server.objects[f"{PATH}/night"] = jobs.ray_job(JOB).tree() | ({"status": status} if status else {})
+def test_statuses_of_kuberay(server, status, found):
+    server.objects[f"{PATH}/night"] = rayjob.ray_job(JOB).tree() | ({"status": status} if status else {})
     assert KubeRayJobs().status("night") == found
 
 
-def test_waiting_tells_what_changes_and_ends_with_the_job(server):
-    launcher, told = KubeRayJobs(), []
+def test_wait_reports_changes_and_returns_at_the_end(server):
+    launcher, reported = KubeRayJobs(), []
     launcher.submit(JOB)
     steps = iter(["Running", "Running", "Complete"])
 
     def sleep(_):
         server.objects[f"{PATH}/night"]["status"] = {"jobDeploymentStatus": next(steps)}
 
-    assert wait(launcher, "night", told.append, sleep=sleep) == Status("succeeded", "Complete")
-    assert [status.state for status in told] == ["waiting", "running", "succeeded"]
+    assert wait(launcher, "night", reported.append, sleep=sleep) == Status("succeeded", "Complete")
+    assert [status.state for status in reported] == ["waiting", "running", "succeeded"]
 
 
 def test_logs_are_those_of_the_submitter_and_cancel_frees_the_name(server):
@@ -67,40 +69,42 @@ def test_logs_are_those_of_the_submitter_and_cancel_frees_the_name(server):
     assert launcher.logs("night") == "4 of 4 assets\n"
     launcher.cancel("night")
     assert server.objects == {}
-    for ask in (launcher.status, launcher.cancel):
+    for request in (launcher.status, launcher.cancel):
         with pytest.raises(LaunchError, match="There is no job night"):
-            ask("night")
+            request("night")
 
 
-def test_a_job_that_failed_is_begun_anew_when_it_is_gone_and_any_other_is_attached_to(server):
+def test_resubmit_replaces_a_failed_job_and_attaches_to_any_other(server):
     launcher = KubeRayJobs()
-    assert begin_anew(launcher, JOB) == Handle("night", is_new=True)
+    assert resubmit(launcher, JOB) == Handle("night", is_new=True)
     for status in ({"jobDeploymentStatus": "Running"}, {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}):
         server.objects[f"{PATH}/night"]["status"] = status
-        assert begin_anew(launcher, JOB) == Handle("night", is_new=False)
+        assert resubmit(launcher, JOB) == Handle("night", is_new=False)
     failed = {"jobDeploymentStatus": "Failed"}
     server.objects[f"{PATH}/night"]["status"] = failed
-    with pytest.raises(LaunchError, match="A job night is there and asks for something else"):
-        begin_anew(launcher, JOB.model_copy(update={"gpus": 2}))
+    with pytest.raises(LaunchError, match="A different job named night exists"):
+        resubmit(launcher, JOB.model_copy(update={"gpus": 2}))
 
-    server.stays, waits = True, []  # KubeRay's finalizer holds it until the operator has cleaned up
+    server.keeps_deleted, waits = True, []  # KubeRay's finalizer keeps it until the operator has cleaned up
 
     def sleep(seconds):
         waits.append(seconds)
         if len(waits) == 3:
             del server.objects[f"{PATH}/night"]
 
-    assert begin_anew(launcher, JOB, sleep) == Handle("night", is_new=True)
+    assert resubmit(launcher, JOB, sleep) == Handle("night", is_new=True)
     assert waits == [1, 1, 1]
     assert "status" not in server.objects[f"{PATH}/night"]
     server.objects[f"{PATH}/night"]["status"] = failed
-    with pytest.raises(LaunchError, match="The failed job night is still going after 60 s; start the same command"):
-        begin_anew(launcher, JOB, lambda _: None)
+    with pytest.raises(
+        LaunchError, match="The failed job night still exists 60 s after its deletion; run the same command"
+    ):
+        resubmit(launcher, JOB, lambda _: None)
 
 
-def test_only_this_job_is_forgotten_and_only_if_it_has_failed(server):
+def test_forget_failed_deletes_only_this_job_and_only_if_it_failed(server):
     launcher, failed = KubeRayJobs(), {"jobDeploymentStatus": "Failed"}
-    launcher.forget_failed(JOB)  # there is none
+    launcher.forget_failed(JOB)  # no such job
     launcher.submit(JOB)
     for status in ({"jobDeploymentStatus": "Running"}, {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}):
         server.objects[f"{PATH}/night"]["status"] = status
@@ -108,7 +112,7 @@ def test_only_this_job_is_forgotten_and_only_if_it_has_failed(server):
     server.objects[f"{PATH}/night"]["status"] = failed
     launcher.forget_failed(JOB.model_copy(update={"gpus": 2}))
     assert ("DELETE", f"{PATH}/night") not in server.requests
-    server.stays, waits = True, []
+    server.keeps_deleted, waits = True, []
 
     def sleep(seconds):
         waits.append(seconds)
@@ -119,18 +123,23 @@ def test_only_this_job_is_forgotten_and_only_if_it_has_failed(server):
     assert waits == [1, 1, 1]
     launcher.submit(JOB)
     server.objects[f"{PATH}/night"]["status"] = failed
-    with pytest.raises(LaunchError, match="The failed job night is still going after 60 s; start the same command"):
+    with pytest.raises(
+        LaunchError, match="The failed job night still exists 60 s after its deletion; run the same command"
+    ):
         launcher.forget_failed(JOB, lambda _: None)
 
 
-def test_another_namespace(server):
+def test_a_job_in_another_namespace(server):
     KubeRayJobs("others").submit(JOB)
     assert list(server.objects) == ["/apis/ray.io/v1/namespaces/others/rayjobs/night"]
 
 
-def test_what_cannot_be_asked(server, tmp_path, monkeypatch):
+def test_refused_and_unanswered_requests_are_reported(server, tmp_path, monkeypatch):
     server.refusal = 403
-    with pytest.raises(LaunchError, match=r"Kubernetes refused \(403 .*; see that KubeRay is installed .* in team\."):
+    with pytest.raises(
+        LaunchError,
+        match=r"Kubernetes refused the request \(403 .*; check that KubeRay is installed .* namespace team\.",
+    ):
         KubeRayJobs().submit(JOB)
     from kubernetes.config import kube_config
 
@@ -145,9 +154,9 @@ def test_the_same_schedule_twice_changes_nothing_and_another_replaces_it(tmp_pat
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
 
     def of(cron: str):
-        return jobs.cron_job(JOB, cron, None, ["--image", "x:1"])
+        return cronjob.cron_job(JOB, cron, None, ["--image", "x:1"])
 
-    def there(kind: str, name: str):
+    def stored(kind: str, name: str):
         group = {"cronjobs": "/apis/batch/v1", "serviceaccounts": "/api/v1"}.get(
             kind, "/apis/rbac.authorization.k8s.io/v1"
         )
@@ -155,17 +164,17 @@ def test_the_same_schedule_twice_changes_nothing_and_another_replaces_it(tmp_pat
 
     with emulated_kubernetes.running(tmp_path) as (cluster, config):
         monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(config))
-        clock = KubeRayJobs()
-        assert clock.schedule(of("0 2 * * *")) == "created"
-        assert there("cronjobs", "night")["spec"]["concurrencyPolicy"] == "Forbid"
-        assert there("roles", "night-launcher")["rules"][0]["resources"] == ["rayjobs"]
+        launcher = KubeRayJobs()
+        assert launcher.schedule(of("0 2 * * *")) == "created"
+        assert stored("cronjobs", "night")["spec"]["concurrencyPolicy"] == "Forbid"
+        assert stored("roles", "night-launcher")["rules"][0]["resources"] == ["rayjobs"]
         before = cluster.changes
-        assert clock.schedule(of("0 2 * * *")) == "unchanged"
+        assert launcher.schedule(of("0 2 * * *")) == "unchanged"
         assert cluster.changes == before
         assert len(before) == 4
-        assert clock.schedule(of("0 3 * * *")) == "replaced"
-        assert there("cronjobs", "night")["spec"]["schedule"] == "0 3 * * *"
-        assert clock.unschedule("night") == "deleted"
-        assert clock.unschedule("night") == "unchanged"
+        assert launcher.schedule(of("0 3 * * *")) == "replaced"
+        assert stored("cronjobs", "night")["spec"]["schedule"] == "0 3 * * *"
+        assert launcher.unschedule("night") == "deleted"
+        assert launcher.unschedule("night") == "unchanged"
         names = {"cronjobs": "night"} | dict.fromkeys(("roles", "rolebindings", "serviceaccounts"), "night-launcher")
-        assert [there(kind, name) for kind, name in names.items()] == [None] * 4
+        assert [stored(kind, name) for kind, name in names.items()] == [None] * 4

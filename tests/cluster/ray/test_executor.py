@@ -1,4 +1,4 @@
-"""What only separate processes can show: deaths, overlap, and births that fail."""
+"""The Ray executor with real processes: deaths, stalls, overlap of stages, and failed starts."""
 
 import os
 import signal
@@ -9,18 +9,19 @@ from functools import partial
 
 import pytest
 
-from cluster.ray.executor import ClusterError, RayExecutor, connect
+from cluster.ray.executor import RayExecutor
+from cluster.ray.session import ClusterError, connect
 from cluster.scheduling.executor import BootError, Outcome, Stage
 from cluster.scheduling.scheduler import HANDOFF, Limits
-from cluster.scheduling.stalls import Patience
+from cluster.scheduling.stalls import StallTimeout
 from tests.support import own_process
-from tests.support.fake_workers import STEPS, DiesAtBirth, Environment, Generate, logged, stages
+from tests.support.fake_workers import STEPS, DiesAtStart, Environment, Generate, logged, stages
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
 
 def survivors(pids):
-    """Those of the processes that will not end."""
+    """The processes that have not exited after 20 seconds."""
     deadline = time.monotonic() + 20
     while (alive := {pid for pid in pids if os.path.exists(f"/proc/{pid}")}) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -29,7 +30,7 @@ def survivors(pids):
 
 @pytest.fixture(scope="module")
 def faulty(ray_session, tmp_path_factory):
-    """A run in which one worker kills itself once, one item kills each of its workers, and we kill another."""
+    """A run in which one worker kills itself, one item kills all its workers, and the test kills one worker."""
     folder = tmp_path_factory.mktemp("faulty")
     events, pids, killed = [], {}, []
 
@@ -50,12 +51,12 @@ def faulty(ray_session, tmp_path_factory):
     return outcomes, starts, events, killed
 
 
-def test_kill_9_in_the_middle_of_an_item(faulty):
+def test_an_item_survives_sigkill_of_its_worker(faulty):
     outcomes, starts, _, killed = faulty
     assert len(killed) == 1
     assert outcomes["slow-a"] == Outcome("slow-a", "score of asset of slow-a", deaths=1)
     first, second = starts["slow-a"]
-    assert first == 0 < second < STEPS, "the second attempt begins at the checkpoint"
+    assert first == 0 < second < STEPS, "the second attempt resumes from the checkpoint"
 
 
 def test_a_worker_that_dies_is_replaced_and_its_item_resumes(faulty):
@@ -72,57 +73,57 @@ def test_an_item_that_kills_every_worker_fails_after_three_deaths(faulty):
     assert starts["poison-c"] == [0, 2, 2]
 
 
-def test_the_other_items_do_not_notice(faulty):
+def test_other_items_are_unaffected(faulty):
     outcomes, starts, _, _ = faulty
     assert outcomes["ok-e"] == Outcome("ok-e", "score of asset of ok-e")
     assert starts["ok-e"] == [0]
 
 
-def test_a_result_that_cannot_travel_fails_its_item(faulty):
+def test_a_result_that_cannot_be_pickled_fails_its_item(faulty):
     outcomes, _, _, _ = faulty
     assert (outcomes["unpicklable-d"].failed_stage, outcomes["unpicklable-d"].error.kind) == ("generate", "error")
 
 
 @pytest.fixture(scope="module")
 def hanging(ray_session, tmp_path_factory):
-    """A run in which workers hang, stand still, and have a faulty GPU; and the evaluator dies once."""
+    """A run in which workers hang, are suspended or have a faulty GPU, and the evaluator dies once."""
     folder, pids = tmp_path_factory.mktemp("hanging"), []
-    patient = RayExecutor(patience=Patience(stall_seconds=2.0), limits=Limits(backoff_seconds=0.01))
+    executor = RayExecutor(stall_timeout=StallTimeout(stall_seconds=2.0), limits=Limits(backoff_seconds=0.01))
 
     def watch(event):
         if event.kind == "ready":
             pids.append(event.pid)
 
-    items = ["ok-die_judged-a", "device_once-b", "hang-c", "stop-d", "ok-e"]
-    outcomes = {outcome.item: outcome for outcome in patient.run(stages(folder), items, watch)}
+    items = ["ok-die_scoring-a", "device_once-b", "hang-c", "stop-d", "ok-e"]
+    outcomes = {outcome.item: outcome for outcome in executor.run(stages(folder), items, watch)}
     return outcomes, folder, pids
 
 
 @pytest.mark.parametrize("item", ["hang-c", "stop-d"])
-def test_a_worker_that_hangs_or_stands_still_is_killed_and_its_item_fails_the_second_time(hanging, item):
+def test_a_stalled_worker_is_killed_and_its_item_fails_the_second_time(hanging, item):
     outcomes, folder, pids = hanging
     error = outcomes[item].error
-    assert (error.kind, error.message) == ("stalled", "no sign of life for 2 s")
+    assert (error.kind, error.message) == ("stalled", "no heartbeat for 2 s")
     assert [int(start) for _, name, start, _ in logged(folder, "begin") if name == item] == [0, 1]
     assert not survivors(pids)
 
 
-def test_a_device_fault_condemns_the_process_though_it_lives(hanging):
+def test_a_device_fault_replaces_the_process(hanging):
     outcomes, folder, _ = hanging
     assert outcomes["device_once-b"].result == "score of asset of device_once-b"
     (second,) = [int(pid) for _, item, pid in logged(folder, "end") if item == "device_once-b"]
     assert second != int((folder / "device_once-b").read_text())
 
 
-def test_an_evaluator_that_dies_costs_no_generation(hanging):
+def test_the_death_of_an_evaluator_repeats_no_generation(hanging):
     outcomes, folder, _ = hanging
-    assert outcomes["ok-die_judged-a"] == Outcome("ok-die_judged-a", "score of asset of ok-die_judged-a", deaths=1)
-    assert [item for _, item, *_ in logged(folder, "begin")].count("ok-die_judged-a") == 1
+    assert outcomes["ok-die_scoring-a"] == Outcome("ok-die_scoring-a", "score of asset of ok-die_scoring-a", deaths=1)
+    assert [item for _, item, *_ in logged(folder, "begin")].count("ok-die_scoring-a") == 1
     assert outcomes["ok-e"] == Outcome("ok-e", "score of asset of ok-e")
 
 
-def test_evaluation_overlaps_generation_which_waits_when_too_much_lies_ahead(tmp_path):
-    """Made and not yet judged: at most `HANDOFF` wait, one is with the evaluator, one more was being made."""
+def test_evaluation_overlaps_generation_up_to_the_queue_limit(tmp_path):
+    """Assets without scores: at most `HANDOFF` wait, the evaluator holds one, and one more was being generated."""
     ahead = [0]
 
     def count(event):
@@ -132,30 +133,30 @@ def test_evaluation_overlaps_generation_which_waits_when_too_much_lies_ahead(tmp
     slow = stages(tmp_path, generators=1, evaluation_pause=0.15)
     assert len(list(RayExecutor().run(slow, [f"ok-{number}" for number in range(12)], count))) == 12
     assert 3 <= max(ahead) <= HANDOFF + 2
-    first_judged = min(float(moment) for _, _, moment in logged(tmp_path, "judge"))
+    first_scored = min(float(moment) for _, _, moment in logged(tmp_path, "score"))
     last_generated = max(float(moment) for _, _, moment in logged(tmp_path, "end"))
-    assert first_judged < last_generated
+    assert first_scored < last_generated
 
 
-def test_a_worker_that_dies_at_birth_three_times_stops_the_run(tmp_path):
+def test_a_worker_that_dies_three_times_at_its_start_stops_the_run(tmp_path):
     with pytest.raises(BootError, match="The generate worker could not start: its process died"):
-        list(RayExecutor().run([Stage("generate", partial(DiesAtBirth, tmp_path))], ["ok-a"]))
-    assert len(logged(tmp_path, "born")) == 3
+        list(RayExecutor().run([Stage("generate", partial(DiesAtStart, tmp_path))], ["ok-a"]))
+    assert len(logged(tmp_path, "started")) == 3
 
 
-def test_missing_resources_are_named(tmp_path):
-    greedy = [Stage("generate", partial(Generate, tmp_path, 0.0), gpus=7)]
+def test_missing_resources_are_reported(tmp_path):
+    oversized = [Stage("generate", partial(Generate, tmp_path, 0.0), gpus=7)]
     with pytest.raises(
-        ClusterError, match=r"No node can hold a generate worker: each asks for 1 CPU and 7 GPU, and the whole"
+        ClusterError, match=r"No node can hold a generate worker: each needs 1 CPU and 7 GPU, and the whole"
     ):
-        list(RayExecutor(infeasible_seconds=1).run(greedy, ["ok-a"]))
+        list(RayExecutor(infeasible_seconds=1).run(oversized, ["ok-a"]))
 
 
-def test_workers_end_with_the_run_also_when_nobody_wants_the_rest(tmp_path):
+def test_workers_exit_when_the_run_is_closed_early(tmp_path):
     run = RayExecutor().run(stages(tmp_path, generators=1), ["ok-a", "ok-b", "ok-c"])
     next(run)
     run.close()
-    pids = {int(pid) for _, _, pid in logged(tmp_path, "born")}
+    pids = {int(pid) for _, _, pid in logged(tmp_path, "started")}
     assert not survivors(pids)
 
 
@@ -164,7 +165,7 @@ def test_actors_compute_on_one_thread():
     assert [outcome.result for outcome in run] == ["1", "PASSIVE", "1"]
 
 
-def test_an_address_without_a_cluster_is_named(monkeypatch):
+def test_an_address_without_a_cluster_is_reported(monkeypatch):
     import ray
 
     def refused(**options):
@@ -181,20 +182,20 @@ def test_an_address_without_a_cluster_is_named(monkeypatch):
 
 TERMINATED = """
 import os, signal, time
-from cluster.ray.executor import connect
+from cluster.ray.session import connect
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 connect(1)
 try:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(60)
 except KeyboardInterrupt:
-    print("heard")
+    print("handled")
 """
 
 
-def test_sigterm_is_heard_by_who_heard_it_before_and_no_stack_is_printed():
+def test_connecting_keeps_the_sigterm_handler():
     done = subprocess.run(
         [sys.executable, "-c", TERMINATED], env=own_process.without_ray(), capture_output=True, text=True, timeout=300
     )
-    assert done.stdout == "heard\n"
+    assert done.stdout == "handled\n"
     assert "SIGTERM" not in done.stderr

@@ -1,4 +1,4 @@
-"""Nodes with GPUs of two sizes, one that joins and one that is taken away; the GPUs are only believed in."""
+"""Nodes with declared GPUs of two sizes; one node joins and one is drained."""
 
 import json
 
@@ -15,35 +15,35 @@ def facts(tmp_path_factory):
     return json.loads((folder / "facts.json").read_text()) | {"folder": folder}
 
 
-def test_stages_that_each_want_the_only_gpu_take_turns_and_nothing_is_lost(facts):
+def test_stages_that_need_the_only_gpu_alternate_and_lose_nothing(facts):
     assert sorted(facts["turns"]) == [[f"ok-{number}", f"score of asset of ok-{number}", 0] for number in range(7)]
-    ways = [stage for kind, stage, *_, error in facts["turns_told"] if (kind, error) == ("died", "preempted")]
-    assert ways[:2] == ["generate", "evaluate"], "the generator pauses after four, and goes on after the evaluator"
+    stopped = [stage for kind, stage, *_, error in facts["turns_events"] if (kind, error) == ("died", "preempted")]
+    assert stopped[:2] == ["generate", "evaluate"], "the generator pauses after four, and resumes after the evaluator"
 
 
-def test_no_worker_lives_on_a_gpu_that_is_too_small(facts):
-    nodes = {node for kind, *_, node, _ in facts["turns_told"] if kind == "ready"}
+def test_no_worker_runs_on_a_gpu_that_is_too_small(facts):
+    nodes = {node for kind, *_, node, _ in facts["turns_events"] if kind == "ready"}
     assert nodes == {facts["large"]}
 
 
-def test_a_gpu_larger_than_any_is_said_so(facts):
+def test_a_requirement_above_every_gpu_is_reported(facts):
     assert facts["too_large"] == (
-        "No GPU is large enough for a generate worker: each asks for one of 80 GiB (compute.min_gpu_gib), and the "
-        "largest of the cluster has 24 GiB; add a node with a larger one, or ask for less."
+        "No GPU is large enough for a generate worker: each needs one of 80 GiB (compute.min_gpu_gib), and the "
+        "largest of the cluster has 24 GiB; add a node with a larger GPU, or request less."
     )
 
 
 def test_a_node_that_joins_gets_a_worker(facts):
-    homes = [(worker, node) for kind, _, worker, _, node, _ in facts["elastic_told"] if kind == "ready"]
-    assert homes[:2] == [(0, facts["large"]), (1, facts["joined"][0])]
+    placed = [(worker, node) for kind, _, worker, _, node, _ in facts["elastic_events"] if kind == "ready"]
+    assert placed[:2] == [(0, facts["large"]), (1, facts["joined"][0])]
 
 
-def test_what_runs_on_a_node_that_is_taken_away_ends_with_a_checkpoint_and_goes_on_elsewhere(facts):
+def test_an_item_of_a_draining_node_resumes_elsewhere_from_its_checkpoint(facts):
     assert sorted(facts["elastic"]) == [["long-a", "asset of long-a", 0], ["long-b", "asset of long-b", 0]]
-    (checkpoint,) = [item for kind, _, _, item, *_ in facts["elastic_told"] if kind == "checkpoint"]
-    (retried,) = [(item, error) for kind, _, _, item, _, error in facts["elastic_told"] if kind == "retried"]
+    (checkpoint,) = [item for kind, _, _, item, *_ in facts["elastic_events"] if kind == "checkpoint"]
+    (retried,) = [(item, error) for kind, _, _, item, _, error in facts["elastic_events"] if kind == "retried"]
     assert retried == (checkpoint, "preempted")
     first, second = [int(start) for _, item, start, _ in logged(facts["folder"], "begin") if item == checkpoint]
     assert first == 0 < second < LONG
-    last_ready = [node for kind, *_, node, _ in facts["elastic_told"] if kind == "ready"][2:]
+    last_ready = [node for kind, *_, node, _ in facts["elastic_events"] if kind == "ready"][2:]
     assert facts["large"] not in last_ready

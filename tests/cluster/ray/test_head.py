@@ -1,4 +1,4 @@
-"""The head of the cluster is killed, and the same command again goes on; calls between processes get lost."""
+"""Loss of the cluster's head, after which the same command resumes the run; and lost calls between processes."""
 
 import json
 import os
@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 from tests.support.fake_workers import logged
-from tests.support.own_process import PATIENCE_SECONDS, without_ray
+from tests.support.own_process import TIMEOUT_SECONDS, without_ray
 
 ITEMS = [f"slow-{number}" for number in range(8)]
 
 
 def run(folder: Path, fault: str, **variables: str) -> int:
-    """The exit status of the script; its processes are a group, which is ended with it."""
+    """The exit status of the script. All processes of its session are killed at the end."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.support.one_ray_head", folder, fault],
         env=without_ray() | variables,
@@ -23,13 +23,13 @@ def run(folder: Path, fault: str, **variables: str) -> int:
         start_new_session=True,
     )
     try:
-        return process.wait(PATIENCE_SECONDS)
+        return process.wait(TIMEOUT_SECONDS)
     finally:
         end(process.pid)
 
 
 def end(session: int) -> None:
-    """End the processes of a session, whatever their groups."""
+    """Kill all processes of a session, in any process group."""
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
@@ -43,22 +43,22 @@ def outcomes(folder: Path) -> dict[str, list]:
     return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.outcome")}
 
 
-def test_a_run_whose_head_was_killed_is_finished_by_the_same_command(tmp_path):
+def test_the_same_command_finishes_a_run_whose_head_was_killed(tmp_path):
     assert run(tmp_path, "head", RAY_gcs_rpc_server_reconnect_timeout_s="3") != 0
     first = outcomes(tmp_path)
-    assert len(first) < len(ITEMS), "the head was lost in the middle"
+    assert len(first) < len(ITEMS), "the head was lost during the run"
     kept = {path.stem: int(path.read_text()) for path in tmp_path.glob("*.checkpoint")}
-    begun = {item for _, item, *_ in logged(tmp_path, "begin")}
+    started = {item for _, item, *_ in logged(tmp_path, "begin")}
     assert run(tmp_path, "none") == 0
     assert outcomes(tmp_path) == {item: [f"score of asset of {item}", 0] for item in ITEMS}
-    again = [(item, int(start)) for _, item, start, _ in logged(tmp_path, "begin")][len(begun) :]
-    assert {item for item, _ in again}.isdisjoint(first), "what was finished is not begun again"
-    resumed = {item: start for item, start in again if item in begun}
-    assert resumed, "something was in the middle"
-    assert resumed == {item: kept.get(item, 0) for item in resumed}, "from what was saved, or anew where nothing was"
+    resubmitted = [(item, int(start)) for _, item, start, _ in logged(tmp_path, "begin")][len(started) :]
+    assert {item for item, _ in resubmitted}.isdisjoint(first), "finished items are not repeated"
+    resumed = {item: start for item, start in resubmitted if item in started}
+    assert resumed, "some item was in progress"
+    assert resumed == {item: kept.get(item, 0) for item in resumed}, "from the checkpoint, if there is one"
 
 
-def test_calls_that_get_lost_cost_no_item(tmp_path):
+def test_lost_calls_fail_no_item(tmp_path):
     lost = {"num_failures": 6, "req_failure_prob": 25, "resp_failure_prob": 25, "in_flight_failure_prob": 0}
     calls = "PushTask", "ReportGeneratorItemReturns"
     chaos = {f"CoreWorkerService.grpc_client.{call}": lost for call in calls}

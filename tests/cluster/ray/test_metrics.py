@@ -1,4 +1,4 @@
-"""What Prometheus sees: read from the exporter of a real Ray, and compared with what the dashboard draws."""
+"""Metrics as Prometheus reads them from the exporter of a real Ray, compared with the queries of the dashboard."""
 
 import json
 import math
@@ -10,7 +10,8 @@ from collections.abc import Callable
 import pytest
 
 from cluster.ray import metrics as ray_metrics
-from cluster.ray.executor import RayExecutor, connect
+from cluster.ray.executor import RayExecutor
+from cluster.ray.session import connect
 from cluster.scheduling.executor import Event, Progress
 from cluster.scheduling.scheduler import Limits
 from tests.support.fake_workers import stages
@@ -23,13 +24,13 @@ EXPORTED = {
     "ray_segmentdreamer_number",
     *(f"ray_segmentdreamer_{kind}_seconds_{part}" for kind in ("step", "stage") for part in ("bucket", "count", "sum")),
 }
-PATIENCE_SECONDS = 60
+TIMEOUT_SECONDS = 60
 COUNTED = {"loss": 0.25, "gaussians": 1500.0}
 NUMBERS = {f"ray_segmentdreamer_number name={name} stage=generate worker=7": n for name, n in COUNTED.items()}
 
 
 def scraped(ray) -> dict[str, float]:
-    """Samples of ours by name and our labels."""
+    """Our samples, by name and our labels."""
     (node,) = [node for node in ray.nodes() if node["Alive"]]
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     with urllib.request.urlopen(url, timeout=10) as answer:
@@ -43,29 +44,29 @@ def scraped(ray) -> dict[str, float]:
     return samples
 
 
-def scraped_until(ray, is_there: Callable[[dict[str, float]], bool]) -> dict[str, float]:
-    """The first samples that satisfy, or the last before patience ended."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not is_there(found := scraped(ray)) and time.monotonic() < deadline:
+def scraped_until(ray, condition: Callable[[dict[str, float]], bool]) -> dict[str, float]:
+    """The first samples that satisfy the condition, or the last before the timeout."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not condition(found := scraped(ray)) and time.monotonic() < deadline:
         time.sleep(0.5)
     return found
 
 
 @pytest.fixture(scope="module")
 def ray(ray_session):
-    return connect(cpus=4)  # again, where a command that ran in this process has ended the session
+    return connect(cpus=4)  # reconnects if a command in this process has ended the session
 
 
 @pytest.fixture(scope="module")
-def beside():
-    """What another run tells, which is not at its end when the measured one is."""
-    told = ray_metrics.Metrics()
-    told.watch(Event("progress", "generate", 7, "d", Progress(1, 9, numbers=COUNTED)))
-    return told
+def other_run():
+    """The metrics of another run that continues after the measured one."""
+    metrics = ray_metrics.Metrics()
+    metrics.watch(Event("progress", "generate", 7, "d", Progress(1, 9, numbers=COUNTED)))
+    return metrics
 
 
 @pytest.fixture(scope="module")
-def samples(ray, beside, tmp_path_factory):
+def samples(ray, other_run, tmp_path_factory):
     folder, before = tmp_path_factory.mktemp("measured"), {}
     items = ["ok-a", "ok-b", "invalid-c", "oom_once-d"]
     done = "ray_segmentdreamer_items_total kind=none stage=evaluate status=done"
@@ -85,38 +86,38 @@ def grown(samples, key) -> float:
     return after.get(key, 0) - before.get(key, 0)
 
 
-def test_the_exporter_has_these_names(samples):
+def test_the_exporter_exports_these_names(samples):
     assert {key.split()[0] for key in samples[1]} == EXPORTED
 
 
-def test_items_are_counted_by_how_they_ended(samples):
+def test_items_are_counted_by_status(samples):
     name = "ray_segmentdreamer_items_total"
     assert grown(samples, f"{name} kind=none stage=evaluate status=done") == 3
     assert grown(samples, f"{name} kind=input stage=generate status=failed") == 1
     assert grown(samples, f"{name} kind=out_of_memory stage=generate status=retried") == 1
 
 
-def test_seconds_of_stages_are_counted(samples):
+def test_seconds_of_steps_and_stages_are_measured(samples):
     assert grown(samples, "ray_segmentdreamer_stage_seconds_count stage=generate") == 3
     assert grown(samples, "ray_segmentdreamer_step_seconds_count stage=generate") == 3 * 5
 
 
-def test_after_a_run_nobody_works(samples):
+def test_after_a_run_all_worker_counts_are_zero(samples):
     states = {key: value for key, value in samples[1].items() if key.startswith("ray_segmentdreamer_workers")}
     assert len(states) >= len(ray_metrics.STATES)
     assert set(states.values()) == {0.0}
 
 
-def test_what_a_worker_counts_of_its_item_is_shown_while_it_is_at_it(ray, beside, samples):
+def test_numbers_of_an_item_are_exported_only_while_it_runs(ray, other_run, samples):
     assert {key: value for key, value in samples[1].items() if "_number" in key} == NUMBERS
-    beside.close()
+    other_run.close()
     later = scraped_until(ray, lambda found: not NUMBERS.keys() & set(found))
     assert not [key for key in later if "_number" in key]
 
 
 @pytest.mark.parametrize("kind", ["finished", "failed", "retried", "died", "starting", "started"])
-def test_numbers_end_with_their_item_and_outlast_its_checkpoints(kind, monkeypatch):
-    class Tool:
+def test_numbers_are_cleared_at_the_end_of_an_item_but_not_at_checkpoints(kind, monkeypatch):
+    class Instrument:
         def __init__(self):
             self.shown = {}
 
@@ -128,9 +129,9 @@ def test_numbers_end_with_their_item_and_outlast_its_checkpoints(kind, monkeypat
 
         observe = inc
 
-    tools = ray_metrics._Instruments(*(Tool() for _ in range(5)))
-    monkeypatch.setattr(ray_metrics, "_instruments", lambda: tools)
-    metrics, shown = ray_metrics.Metrics(), tools.number.shown
+    instruments = ray_metrics._Instruments(*(Instrument() for _ in range(5)))
+    monkeypatch.setattr(ray_metrics, "_instruments", lambda: instruments)
+    metrics, shown = ray_metrics.Metrics(), instruments.number.shown
     for worker in (0, 1):
         for name in ("progress", "checkpoint"):
             metrics.watch(Event(name, "generate", worker, "d", Progress(1, 9, saved=1, numbers={"loss": 0.5 + worker})))
@@ -140,13 +141,13 @@ def test_numbers_end_with_their_item_and_outlast_its_checkpoints(kind, monkeypat
     assert shown["generate", "1", "loss"] == 1.5
 
 
-def test_the_dashboard_asks_for_what_is_exported_and_for_nothing_else():
+def test_the_dashboard_queries_exactly_the_exported_metrics():
     dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
-    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-    names = {name for query in asked for name in re.findall(r"ray_\w+", query)}
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    names = {name for query in queries for name in re.findall(r"ray_\w+", query)}
     counted = {name for name in EXPORTED if not name.endswith(("_count", "_sum"))}
     assert names == counted
-    labels = {label for query in asked for by in re.findall(r"by \(([^)]*)\)", query) for label in by.split(", ")}
+    labels = {label for query in queries for by in re.findall(r"by \(([^)]*)\)", query) for label in by.split(", ")}
     assert labels <= {"stage", "status", "kind", "state", "le"}
-    (loss,) = [query for query in asked if "_number" in query]
+    (loss,) = [query for query in queries if "_number" in query]
     assert 'name="loss"' in loss

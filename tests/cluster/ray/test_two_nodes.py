@@ -1,4 +1,4 @@
-"""A node is lost in the middle of an item and another joins: nothing is lost, and nobody is charged with it."""
+"""Loss of a node in the middle of an item while another joins: no item is lost or fails."""
 
 import json
 
@@ -12,20 +12,20 @@ from tests.support.fake_workers import STEPS, logged
 def lost(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lost")
     own_process.run("tests.support.two_ray_nodes", folder)
-    return json.loads((folder / "told.json").read_text()), folder
+    return json.loads((folder / "facts.json").read_text()), folder
 
 
-def test_the_item_of_a_lost_node_goes_on_from_its_checkpoint_on_the_node_that_joined(lost):
-    told, folder = lost
+def test_the_item_of_a_lost_node_resumes_on_the_node_that_joined(lost):
+    facts, folder = lost
     first, second = [int(start) for _, item, start, _ in logged(folder, "begin") if item == "held_once-a"]
     assert first == 0 < second < STEPS
-    assert sorted(told["outcomes"]) == [
+    assert sorted(facts["outcomes"]) == [
         ["held_once-a", "score of asset of held_once-a", 0],
         ["ok-b", "score of asset of ok-b", 0],
     ]
 
 
-def test_the_loss_is_told_as_one_of_a_node(lost):
-    told, _ = lost
-    (note,) = [note for kind, stage, _, note in told["told"] if (kind, stage) == ("retried", "generate")]
+def test_the_failure_is_reported_as_the_loss_of_a_node(lost):
+    facts, _ = lost
+    (note,) = [note for kind, stage, _, note in facts["events"] if (kind, stage) == ("retried", "generate")]
     assert note.startswith("its node was ")

@@ -1,4 +1,4 @@
-"""What an executor promises; every test runs in this process and on Ray."""
+"""The contract of executors; every test runs on the inline executor and on Ray."""
 
 from functools import partial
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pytest
 
 from cluster.scheduling.executor import BootError, Event, Failure, InlineExecutor, Outcome, Stage, StorageError
-from tests.support.fake_workers import STEPS, Stillborn, logged, stages
+from tests.support.fake_workers import STEPS, FailsAtStart, logged, stages
 
 FINE = ["ok-a", "ok-b", "ok-c"]
 ITEMS = [*FINE, "invalid-d", "crash-e", "full-f", "oom_once-g", "ok-unscorable-h"]
@@ -15,8 +15,8 @@ ITEMS = [*FINE, "invalid-d", "crash-e", "full-f", "oom_once-g", "ok-unscorable-h
 class Run(NamedTuple):
     outcomes: list[Outcome]
     events: list[Event]
-    born: list[str]  # the stage of every worker that was built
-    begun: list[str]  # the item of every attempt at generation
+    started: list[str]  # the stage of every worker
+    generated: list[str]  # the item of every attempt at generation
 
     def of(self, item: str) -> Outcome:
         (outcome,) = [outcome for outcome in self.outcomes if outcome.item == item]
@@ -28,8 +28,8 @@ def run(executor, tmp_path_factory) -> Run:
     folder = tmp_path_factory.mktemp("run")
     events: list[Event] = []
     outcomes = list(executor.run(stages(folder, generators=1), ITEMS, events.append))
-    born = [stage for _, stage, _ in logged(folder, "born")]
-    return Run(outcomes, events, born, [item for _, item, *_ in logged(folder, "begin")])
+    started = [stage for _, stage, _ in logged(folder, "started")]
+    return Run(outcomes, events, started, [item for _, item, *_ in logged(folder, "begin")])
 
 
 def test_every_item_ends_exactly_once(run):
@@ -41,8 +41,8 @@ def test_an_item_passes_through_all_stages(run):
 
 
 def test_a_worker_is_built_once_and_used_for_many_items(run):
-    assert run.born.count("evaluate") == 1
-    assert run.born.count("generate") == 2, "the second only because of the one that ran out of memory"
+    assert run.started.count("evaluate") == 1
+    assert run.started.count("generate") == 2, "the second replaces the one that ran out of memory"
 
 
 def test_an_input_error_is_one_sentence_without_a_traceback(run):
@@ -65,12 +65,12 @@ def test_the_stage_that_failed_is_named(run):
     assert run.of("ok-unscorable-h").failed_stage == "evaluate"
 
 
-def test_out_of_memory_is_tried_again_by_a_new_worker_storage_five_times_and_nothing_else_is(run):
+def test_out_of_memory_is_retried_once_storage_five_times_and_other_errors_never(run):
     assert run.of("oom_once-g").result == "score of asset of oom_once-g"
-    assert sorted(run.begun) == sorted([*ITEMS, "oom_once-g", *["full-f"] * 5])
+    assert sorted(run.generated) == sorted([*ITEMS, "oom_once-g", *["full-f"] * 5])
 
 
-def test_a_watcher_sees_births_progress_and_ends(run):
+def test_a_watcher_gets_start_progress_and_end_events(run):
     generation = [event for event in run.events if event.stage == "generate"]
     assert [event.kind for event in generation if event.item == "ok-a"] == [
         "started",
@@ -79,24 +79,24 @@ def test_a_watcher_sees_births_progress_and_ends(run):
     ]
     assert [event.kind for event in generation if event.item == "invalid-d"] == ["started", "failed"]
     assert [event.kind for event in generation if event.item == "oom_once-g"][:3] == ["started", "retried", "started"]
-    seen = [event.progress for event in generation if event.kind == "progress" and event.item == "ok-a"]
-    assert [(progress.done, progress.total) for progress in seen] == [(step + 1, STEPS) for step in range(STEPS)]
-    births = [event.kind for event in run.events if event.item is None and event.stage == "evaluate"]
-    assert births == ["starting", "ready"]
+    steps = [event.progress for event in generation if event.kind == "progress" and event.item == "ok-a"]
+    assert [(progress.done, progress.total) for progress in steps] == [(step + 1, STEPS) for step in range(STEPS)]
+    starts = [event.kind for event in run.events if event.item is None and event.stage == "evaluate"]
+    assert starts == ["starting", "ready"]
 
 
-def test_a_worker_that_cannot_be_born_stops_the_run(executor, tmp_path):
-    broken = [Stage("generate", partial(Stillborn, tmp_path), workers=1)]
+def test_a_worker_that_cannot_start_stops_the_run(executor, tmp_path):
+    broken = [Stage("generate", partial(FailsAtStart, tmp_path), workers=1)]
     with pytest.raises(BootError) as caught:
         list(executor.run(broken, ["ok-a", "ok-b"]))
     assert str(caught.value) == (
         "The generate worker could not start: "
         "FileNotFoundError: prior/unet is missing; expected a Stable Diffusion folder"
     )
-    assert len(logged(tmp_path, "born")) == 1
+    assert len(logged(tmp_path, "started")) == 1
 
 
-def test_storage_that_fails_for_a_while_costs_no_item(executor, tmp_path):
+def test_a_temporary_storage_failure_fails_no_item(executor, tmp_path):
     outcomes = list(executor.run(stages(tmp_path, generators=1), ["flaky-a", "ok-b"]))
     assert {outcome.item: outcome.result for outcome in outcomes} == {
         "flaky-a": "score of asset of flaky-a",
@@ -104,22 +104,22 @@ def test_storage_that_fails_for_a_while_costs_no_item(executor, tmp_path):
     }
 
 
-def test_storage_that_fails_for_everybody_stops_the_run_and_fails_no_item(executor, tmp_path):
+def test_a_storage_outage_stops_the_run_and_fails_no_item(executor, tmp_path):
     outcomes = []
     with pytest.raises(StorageError) as caught:
         outcomes.extend(executor.run(stages(tmp_path, generators=1), ["full-a", "full-b"]))
     assert str(caught.value) == (
-        "Storage fails for every worker (OSError: [Errno 28] No space left on device); see that the run folder can be "
-        "written, then start the same command again: finished jobs are kept."
+        "Storage fails for every worker (OSError: [Errno 28] No space left on device); check that the run folder can "
+        "be written, then run the same command again: finished jobs are kept."
     )
     assert outcomes == []
-    begun = [item for _, item, *_ in logged(tmp_path, "begin")]
-    assert max(begun.count("full-a"), begun.count("full-b")) == 6
+    attempts = [item for _, item, *_ in logged(tmp_path, "begin")]
+    assert max(attempts.count("full-a"), attempts.count("full-b")) == 6
 
 
-def test_no_items_need_no_workers(executor, tmp_path):
+def test_without_items_no_worker_starts(executor, tmp_path):
     assert list(executor.run(stages(tmp_path), [])) == []
-    assert logged(tmp_path, "born") == []
+    assert logged(tmp_path, "started") == []
 
 
 def test_inline_reserves_no_gpu():

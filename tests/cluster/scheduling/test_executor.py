@@ -1,12 +1,12 @@
-"""What an attempt does when its node is taken away."""
+"""Attempts on a draining node."""
 
 import pytest
 
-from cluster.scheduling.executor import LEAVING, Progress, Success, attempt
+from cluster.scheduling.executor import DRAINED, Progress, Success, attempt
 
 
 def worker(item):
-    """Ten steps; saves its state when it is asked to."""
+    """Ten steps; saves a checkpoint when one is requested."""
     saved = 0
     for step in range(1, 11):
         if (yield Progress(step, 10, saved=saved)):
@@ -21,32 +21,32 @@ def forgetful(item):
 
 
 def outcome(steps):
-    told = []
+    progress = []
     while True:
         try:
-            told.append(next(steps))
+            progress.append(next(steps))
         except StopIteration as stop:
-            return stop.value, told
+            return stop.value, progress
 
 
-@pytest.mark.parametrize("leaves_at", [1, 4, 9])
-def test_it_ends_as_soon_as_its_state_is_saved(leaves_at):
-    asked = iter(range(100))
-    reply, told = outcome(attempt(worker, "x", lambda: next(asked) >= leaves_at))
-    assert reply == LEAVING
-    assert (told[-1].done, told[-1].saved) == (leaves_at + 1, leaves_at)
+@pytest.mark.parametrize("drains_at", [1, 4, 9])
+def test_an_attempt_on_a_draining_node_ends_after_its_checkpoint(drains_at):
+    calls = iter(range(100))
+    reply, progress = outcome(attempt(worker, "x", lambda: next(calls) >= drains_at))
+    assert reply == DRAINED
+    assert (progress[-1].done, progress[-1].saved) == (drains_at + 1, drains_at)
 
 
-def test_a_worker_without_checkpoints_goes_on_to_its_end():
-    asked = iter(range(100))
-    assert outcome(attempt(forgetful, "x", lambda: next(asked) >= 3))[0] == Success("asset of x")
+def test_a_worker_without_checkpoints_runs_to_the_end():
+    calls = iter(range(100))
+    assert outcome(attempt(forgetful, "x", lambda: next(calls) >= 3))[0] == Success("asset of x")
 
 
-def test_nothing_is_begun_on_a_node_that_is_leaving():
-    assert outcome(attempt(worker, "x", lambda: True)) == (LEAVING, [])
+def test_no_item_starts_on_a_draining_node():
+    assert outcome(attempt(worker, "x", lambda: True)) == (DRAINED, [])
 
 
-def test_who_stays_is_asked_nothing():
-    reply, told = outcome(attempt(worker, "x"))
+def test_without_draining_no_checkpoint_is_requested():
+    reply, progress = outcome(attempt(worker, "x"))
     assert reply == Success("asset of x")
-    assert [progress.saved for progress in told] == [0] * 10
+    assert [step.saved for step in progress] == [0] * 10

@@ -1,4 +1,4 @@
-"""The scheduler under every order of events: each item ends once, budgets hold, nothing is idle or lost."""
+"""The scheduler in every order of events: each item ends once, attempts are limited, no worker idles."""
 
 import random
 from collections import Counter
@@ -7,12 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.scheduling.failures import POLICIES, Failure
+from cluster.scheduling.failures import Failure
 from cluster.scheduling.protocol import (
     Abort,
     Advance,
     Assign,
-    Crowded,
     End,
     Failed,
     Joined,
@@ -24,15 +23,17 @@ from cluster.scheduling.protocol import (
     Stop,
     Succeeded,
     Tick,
+    Unplaced,
 )
+from cluster.scheduling.retries import POLICIES
 from cluster.scheduling.scheduler import HANDOFF, Scheduler
 
 STAGES = ["generate", "evaluate"]
-NOT_CHARGED = 1  # an attempt more, of a task that met an outage of storage
+NOT_COUNTED = 1  # one more attempt of a task during a storage outage
 
 
 class World:
-    """Executes commands as an executor would, and lets the test choose what happens next. Time is a number."""
+    """Executes commands like an executor; the test chooses the next event and the time."""
 
     def __init__(self, items, slots=(1, 1), **options):
         self.scheduler = Scheduler(STAGES, items, **options)
@@ -43,29 +44,29 @@ class World:
         self.ends = {}
         for stage, count in enumerate(slots):
             for worker in range(count):
-                self.tell(Joined(Place(stage, worker)))
+                self.handle(Joined(Place(stage, worker)))
                 self.present.add(Place(stage, worker))
 
-    def tell(self, event):
+    def handle(self, event):
         commands = self.scheduler.handle(event, self.now)
         for command in commands:
-            self.obey(command)
+            self.execute(command)
         return commands
 
-    def obey(self, command):
+    def execute(self, command):
         self.log.append(command)
         if isinstance(command, Start):
             assert command.place not in self.running
             assert command.place not in self.idle
             self.running[command.place] = command
         elif isinstance(command, Assign):
-            self.idle.remove(command.place)  # only a worker that is ready, and does nothing else
+            self.idle.remove(command.place)  # only a worker that is ready and idle
             self.running[command.place] = command
             self.attempts[command.task.item] += 1
         elif isinstance(command, Stop):
             self.running.pop(command.place, None)
             self.idle.discard(command.place)
-            if command.given_up:
+            if command.removes_slot:
                 self.present.discard(command.place)
         elif isinstance(command, End):
             self.ended[command.task.item] += 1
@@ -74,25 +75,25 @@ class World:
             self.failures[command.task.item, command.task.stage, command.failure.kind] += 1
 
     def answer(self, place, failure=None, result=None):
-        """The worker at `place` is ready or done, or fails."""
+        """The worker at `place` becomes ready, succeeds or fails."""
         command = self.running.pop(place)
         if failure is None or not POLICIES[failure].replace_worker:
             self.idle.add(place)
         if isinstance(command, Start) and failure:
             self.idle.discard(place)
         if failure:
-            return self.tell(Failed(command.ticket, Failure(failure, "planned")))
+            return self.handle(Failed(command.ticket, Failure(failure, "planned")))
         if isinstance(command, Start):
-            return self.tell(Ready(command.ticket))
-        return self.tell(Succeeded(command.ticket, result or f"{command.task.payload}."))
+            return self.handle(Ready(command.ticket))
+        return self.handle(Succeeded(command.ticket, result or f"{command.task.payload}."))
 
     def sleep(self):
         self.now = self.scheduler.wakes_at
-        return self.tell(Tick())
+        return self.handle(Tick())
 
 
 def ready(items, slots=(1, 1), **options):
-    """A world whose first workers of every stage are built."""
+    """A world in which the first workers of every stage are built."""
     world = World(items, slots, **options)
     for _ in range(sum(slots)):
         for place, command in list(world.running.items()):
@@ -117,8 +118,8 @@ def finish(world):
     fault=st.sampled_from([0.0, 0.2, 0.5, 0.9]),
     elastic=st.booleans(),
 )
-def test_every_order_of_events_ends_every_item_once(items, slots, seed, fault, elastic):
-    dice = random.Random(seed)
+def test_in_every_order_of_events_each_item_ends_once(items, slots, seed, fault, elastic):
+    rng = random.Random(seed)
     world = World(range(items), slots)
     scheduler, old = world.scheduler, []
     for _ in range(20_000):
@@ -126,28 +127,28 @@ def test_every_order_of_events_ends_every_item_once(items, slots, seed, fault, e
             break
         for stage in (0, 1):  # work-conserving
             idle = [place for place in world.idle if place.stage == stage]
-            paused = scheduler._outage or (stage == 0 and scheduler.waiting(1) >= scheduler.bound(1))
+            paused = scheduler._outage or (stage == 0 and scheduler.waiting(1) >= scheduler.queue_limit(1))
             assert paused or not (idle and scheduler._queues[stage])
         assert scheduler.waiting(1) <= HANDOFF * slots[1] + slots[0] + slots[1]
-        if elastic and dice.random() < 0.05:
-            place = Place(stage := dice.randrange(2), dice.randrange(slots[stage]))
+        if elastic and rng.random() < 0.05:
+            place = Place(stage := rng.randrange(2), rng.randrange(slots[stage]))
             if place in world.present and sum(other.stage == stage for other in world.present) > 1:
-                world.tell(Left(place))
+                world.handle(Left(place))
                 world.present.discard(place)
             elif place not in world.present:
-                world.tell(Joined(place))
+                world.handle(Joined(place))
                 world.present.add(place)
-        elif old and dice.random() < 0.1:  # the voice of a worker that was given up, or said everything before
-            ticket = dice.choice(old)
-            assert world.tell(dice.choice([Succeeded(ticket, "late"), Failed(ticket, Failure("died", "late"))])) == []
+        elif old and rng.random() < 0.1:  # a late event of a lost worker, or of a ticket that has ended
+            ticket = rng.choice(old)
+            assert world.handle(rng.choice([Succeeded(ticket, "late"), Failed(ticket, Failure("died", "late"))])) == []
         elif world.running:
-            place = dice.choice(sorted(world.running))
+            place = rng.choice(sorted(world.running))
             old.append(world.running[place].ticket)
             is_boot = isinstance(world.running[place], Start)
-            fails = dice.random() < (fault / 3 if is_boot else fault)
-            world.answer(place, dice.choice(sorted(POLICIES)) if fails else None)
+            fails = rng.random() < (fault / 3 if is_boot else fault)
+            world.answer(place, rng.choice(sorted(POLICIES)) if fails else None)
         else:
-            assert scheduler.wakes_at is not None, "nothing runs, nothing will, and nothing is finished"
+            assert scheduler.wakes_at is not None, "nothing runs or is delayed, but the run has not finished"
             world.sleep()
     assert scheduler.finished
     assert not any(isinstance(command, Abort) for command in world.log[:-1])
@@ -155,10 +156,10 @@ def test_every_order_of_events_ends_every_item_once(items, slots, seed, fault, e
     if not scheduler.aborted:
         assert world.ended == Counter(range(items))
     for (_, _, kind), count in world.failures.items():
-        assert count <= POLICIES[kind].attempts + (NOT_CHARGED if kind == "storage" else 0)
+        assert count <= POLICIES[kind].attempts + (NOT_COUNTED if kind == "storage" else 0)
 
 
-def test_a_stage_gets_the_result_of_the_one_before():
+def test_a_stage_gets_the_result_of_the_previous_stage():
     world = ready(["prompt"])
     assert world.running[Place(0, 0)].task.payload == "prompt"
     world.answer(Place(0, 0), result="asset")
@@ -168,54 +169,54 @@ def test_a_stage_gets_the_result_of_the_one_before():
     assert world.scheduler.finished
 
 
-def test_generation_pauses_while_too_much_waits_for_evaluation():
+def test_generation_pauses_at_the_queue_limit_of_evaluation():
     world = ready(range(HANDOFF + 3))
-    for _ in range(HANDOFF + 1):  # one more is with the evaluator
+    for _ in range(HANDOFF + 1):  # the evaluator holds one more
         world.answer(Place(0, 0))
     assert Place(0, 0) in world.idle
     world.answer(Place(1, 0))
     assert Place(0, 0) in world.running
 
 
-def test_a_retried_item_comes_before_new_ones_so_that_its_checkpoint_is_used_while_it_is_warm():
+def test_a_retried_item_is_assigned_before_new_items():
     world = ready(["first", "second", "third"], slots=(2, 1))
     world.answer(Place(0, 0), "died")
     world.answer(Place(0, 1))
     assert world.running[Place(0, 1)].task.item == "first"
 
 
-def test_the_longest_begin_first():
+def test_the_longest_items_start_first():
     world = ready(["short", "long", "middle"], expected_seconds={"short": 1, "long": 9, "middle": 3}.get)
-    begun = []
+    order = []
     for _ in range(3):
-        begun.append(world.running[Place(0, 0)].task.item)
+        order.append(world.running[Place(0, 0)].task.item)
         world.answer(Place(0, 0))
-    assert begun == ["long", "middle", "short"]
+    assert order == ["long", "middle", "short"]
 
 
 @pytest.mark.parametrize("kind", POLICIES)
-def test_an_item_fails_when_its_budget_is_spent(kind):
+def test_an_item_fails_after_its_last_attempt(kind):
     world = ready(["item", *range(40)], slots=(2, 1))
     for _ in range(200):
         for place, command in list(world.running.items()):
             if world.running.get(place) is command:
-                is_it = isinstance(command, Assign) and command.task.item == "item"
-                world.answer(place, kind if is_it else None)
+                is_item = isinstance(command, Assign) and command.task.item == "item"
+                world.answer(place, kind if is_item else None)
         world.now += 1
-        world.tell(Tick())
+        world.handle(Tick())
     assert world.attempts["item"] == POLICIES[kind].attempts
     assert world.ends["item"].failure.kind == kind
 
 
 @pytest.mark.parametrize("kind", POLICIES)
-def test_a_worker_is_kept_or_replaced_as_its_policy_says(kind):
+def test_a_worker_is_kept_or_replaced_by_policy(kind):
     world = ready(["item"])
     commands = world.answer(Place(0, 0), kind)
     assert any(isinstance(command, Stop) for command in commands) == POLICIES[kind].replace_worker
 
 
 @pytest.mark.parametrize("kind", ["node_lost", "preempted"])
-def test_a_lost_node_is_not_charged_to_its_items(kind):
+def test_the_loss_of_a_node_does_not_count_against_its_items(kind):
     world = ready(["item"])
     for _ in range(5):
         world.answer(Place(0, 0), kind)
@@ -226,11 +227,11 @@ def test_a_lost_node_is_not_charged_to_its_items(kind):
     assert world.running[Place(0, 0)].task.item == "item"
 
 
-def test_a_slot_is_given_up_after_four_failures_in_a_row_and_its_work_goes_elsewhere():
+def test_a_slot_is_removed_after_four_consecutive_failures():
     world = ready(range(8), slots=(2, 1))
     for number in range(4):
         (stop,) = [command for command in world.answer(Place(0, 0), "died") if isinstance(command, Stop)]
-        assert stop.given_up == (number == 3)
+        assert stop.removes_slot == (number == 3)
         if number < 3:
             if Place(0, 0) not in world.running:
                 world.sleep()
@@ -239,7 +240,7 @@ def test_a_slot_is_given_up_after_four_failures_in_a_row_and_its_work_goes_elsew
     assert world.ended == Counter(range(8))
 
 
-def test_a_success_clears_the_strikes_of_a_slot():
+def test_a_success_resets_the_strikes_of_a_slot():
     world = ready(range(20), slots=(2, 1))
     for _ in range(6):
         world.answer(Place(0, 0), "died")
@@ -247,10 +248,10 @@ def test_a_success_clears_the_strikes_of_a_slot():
         world.answer(Place(0, 0))
         if Place(1, 0) in world.running:
             world.answer(Place(1, 0))
-    assert not any(isinstance(command, Stop) and command.given_up for command in world.log)
+    assert not any(isinstance(command, Stop) and command.removes_slot for command in world.log)
 
 
-def test_the_last_slot_is_kept_so_that_every_item_gets_its_row():
+def test_the_last_slot_is_kept_despite_worker_deaths():
     world = ready(range(3))
     for _ in range(100):
         if Place(0, 0) in world.running:
@@ -262,7 +263,7 @@ def test_the_last_slot_is_kept_so_that_every_item_gets_its_row():
     assert world.attempts == Counter({0: 3, 1: 3, 2: 3})
 
 
-def test_a_run_stops_only_when_the_workers_of_all_slots_cannot_be_built():
+def test_a_run_stops_only_if_no_slot_can_build_its_worker():
     world = World(["a", "b"], slots=(2, 1))
     world.answer(Place(0, 0), "error")
     assert not world.scheduler.finished
@@ -272,14 +273,14 @@ def test_a_run_stops_only_when_the_workers_of_all_slots_cannot_be_built():
     assert not world.ends
 
 
-def test_one_slot_that_cannot_be_built_is_done_without():
+def test_a_run_continues_without_a_slot_that_cannot_build_its_worker():
     world = World(["a", "b"], slots=(2, 1))
     world.answer(Place(0, 0), "error")
     finish(world)
     assert world.ended == Counter(["a", "b"])
 
 
-def test_a_birth_that_died_is_tried_again_later_and_later():
+def test_failed_boots_are_retried_with_backoff():
     world = World(["a"])
     waits = []
     for _ in range(2):
@@ -290,7 +291,7 @@ def test_a_birth_that_died_is_tried_again_later_and_later():
     assert isinstance(world.answer(Place(0, 0), "died")[-1], Abort)
 
 
-def test_storage_that_fails_for_everybody_stops_the_run_after_five_waits():
+def test_a_storage_outage_stops_the_run_after_five_backoffs():
     world = ready(["a"])
     waits = []
     for _ in range(11):
@@ -300,11 +301,11 @@ def test_storage_that_fails_for_everybody_stops_the_run_after_five_waits():
             waits.append(world.scheduler.wakes_at - world.now)
             world.sleep()
     assert waits == [1.0, 2.0, 4.0, 8.0, 16.0]
-    assert world.log[-1] == Abort(0, Failure("storage", "planned"), stopped_working=True)
-    assert not world.ends, "the item has not failed: the next command goes on with it"
+    assert world.log[-1] == Abort(0, Failure("storage", "planned"), is_outage=True)
+    assert not world.ends, "the item has not failed: the next command resumes it"
 
 
-def test_nothing_is_begun_while_storage_fails_and_a_success_ends_that():
+def test_no_task_starts_during_a_storage_outage_until_a_success():
     world = ready(["a", "b", "c"], slots=(2, 1))
     slow = next(place for place, command in world.running.items() if command.task.item == "b")
     for _ in range(100):
@@ -321,69 +322,69 @@ def test_nothing_is_begun_while_storage_fails_and_a_success_ends_that():
     assert {item: end.failure for item, end in world.ends.items()} == {"a": None, "b": None, "c": None}
 
 
-def test_a_slot_that_leaves_gives_its_item_back_and_one_that_joins_gets_work():
+def test_the_item_of_a_removed_slot_is_assigned_to_a_new_slot():
     world = ready(["a", "b"])
-    world.tell(Left(Place(0, 0)))
+    world.handle(Left(Place(0, 0)))
     assert Place(0, 0) not in world.running
-    assert isinstance(world.tell(Joined(Place(0, 5)))[-1], Start)
+    assert isinstance(world.handle(Joined(Place(0, 5)))[-1], Start)
     world.answer(Place(0, 5))
     assert world.running[Place(0, 5)].task.item == "a"
 
 
-def test_what_a_stopped_worker_says_is_not_heard():
+def test_events_of_a_stopped_worker_are_ignored():
     world = ready(["a"])
-    zombie = world.running[Place(0, 0)].ticket
+    lost = world.running[Place(0, 0)].ticket
     world.answer(Place(0, 0), "stalled")
-    assert world.tell(Succeeded(zombie, "late")) == []
+    assert world.handle(Succeeded(lost, "late")) == []
     world.answer(Place(0, 0))
-    assert world.tell(Failed(zombie, Failure("died", "late"))) == []
+    assert world.handle(Failed(lost, Failure("died", "late"))) == []
     assert world.running[Place(0, 0)].task.failures == Counter(stalled=1)
 
 
-def test_time_that_jumps_or_goes_back_loses_nothing():
+def test_a_clock_that_jumps_loses_no_item():
     world = ready(["a", "b"])
     world.answer(Place(0, 0), "storage")
     world.now = -1e9
-    world.tell(Tick())
+    world.handle(Tick())
     world.now = 1e12
-    world.tell(Tick())
+    world.handle(Tick())
     finish(world)
     assert world.ended == Counter(["a", "b"])
 
 
-def test_workers_are_wanted_only_while_there_is_work_ahead_of_them():
+def test_no_more_workers_start_than_items_remain():
     world = World(["a", "b"], slots=(5, 5))
     assert sorted(world.running) == [Place(0, 0), Place(0, 1)]
     world.answer(Place(0, 0))
     assert sum(place.stage == 1 for place in world.running) == 2
 
 
-def test_the_end_of_a_stage_is_told_once():
+def test_the_end_of_a_stage_is_reported_once():
     world = ready(["a"])
     commands = world.answer(Place(0, 0))
     assert [type(command) for command in commands] == [Advance, Assign]
 
 
-def test_no_items_is_a_finished_run():
+def test_a_run_without_items_is_finished():
     assert Scheduler(STAGES, []).finished
 
 
-def test_a_worker_without_room_gets_that_of_an_idle_one_of_another_stage():
+def test_an_idle_worker_of_another_stage_is_stopped_for_an_unplaced_one():
     world = World(range(HANDOFF + 2), slots=(1, 1))
     world.answer(Place(0, 0))
-    assert world.tell(Crowded(Place(1, 0))) == [], "the generator works: nobody is in the way who could go"
+    assert world.handle(Unplaced(Place(1, 0))) == [], "the generator is busy, so no worker can be stopped"
     for _ in range(HANDOFF):
         world.answer(Place(0, 0))
-    assert Place(0, 0) in world.idle, "it pauses"
-    (stop,) = world.tell(Crowded(Place(1, 0)))
-    assert (stop.place, stop.given_up) == (Place(0, 0), False)
-    assert stop.failure == Failure("preempted", "it makes way for a worker of stage evaluate")
+    assert Place(0, 0) in world.idle, "it is paused"
+    (stop,) = world.handle(Unplaced(Place(1, 0)))
+    assert (stop.place, stop.removes_slot) == (Place(0, 0), False)
+    assert stop.failure == Failure("preempted", "stopped to free resources for the evaluate stage")
     world.answer(Place(1, 0))
     for _ in range(HANDOFF):
         world.answer(Place(1, 0))
     world.sleep()
-    assert isinstance(world.running[Place(0, 0)], Start), "it comes back, for there is work"
-    (stop,) = world.tell(Crowded(Place(0, 0)))
+    assert isinstance(world.running[Place(0, 0)], Start), "it restarts, because there is work"
+    (stop,) = world.handle(Unplaced(Place(0, 0)))
     assert stop.place == Place(1, 0)
     world.answer(Place(0, 0))
     finish_with_sleep(world)
@@ -401,13 +402,13 @@ def finish_with_sleep(world):
     raise AssertionError("a thousand events did not end the run")
 
 
-def test_who_has_others_of_its_stage_at_work_asks_nobody_to_go():
+def test_an_unplaced_worker_stops_no_other_if_its_stage_has_workers():
     world = ready(range(3), slots=(2, 1))
     world.answer(Place(0, 0), "died")
-    assert world.tell(Crowded(Place(0, 0))) == []
+    assert world.handle(Unplaced(Place(0, 0))) == []
 
 
-def test_a_stage_may_take_all_that_the_one_before_makes():
+def test_a_larger_handoff_lets_the_previous_stage_finish():
     world = ready(range(30), handoffs=[HANDOFF, 30])
     for _ in range(30):
         world.answer(Place(0, 0))

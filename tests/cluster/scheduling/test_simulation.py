@@ -1,4 +1,4 @@
-"""The imagined cluster: what it loses is what was planned, and checkpoints are worth what theory says."""
+"""The simulated cluster: it loses only what is planned, and checkpoints save as much as theory predicts."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ SMALL = Cluster(gpus=40, items=2000, evaluators=4, worker_mtbf=50 * HOUR, poison
 SPOT = replace(SMALL, node_mtbf=2 * HOUR)
 
 
-def test_every_prompt_ends_and_only_those_fail_that_were_planned_to():
+def test_every_prompt_ends_and_only_planned_failures_occur():
     harmless = Simulation(replace(SPOT, poison=0.0, hang=0.0, worker_mtbf=1e12, checkpoint_seconds=250.0)).run()
     assert (harmless.done, harmless.failed) == (2000, 0)
     assert harmless.node_losses > 20

@@ -1,6 +1,6 @@
-"""The pipeline of Kubeflow: what it compiles to, and a whole run of it here, whose bench is a RayJob that dies once.
+"""The Kubeflow pipeline: its IR YAML, and a whole local run whose bench is a RayJob that dies once.
 
-Of `cluster/kubeflow/pipeline.py`; here because the run needs the tiny weights of the pipeline's tests.
+Tests `cluster/kubeflow/pipeline.py`. They are here because the run needs the tiny weights of the pipeline's tests.
 """
 
 import os
@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cluster.jobs import description as jobs
+from cluster.jobs.errors import ManifestError
 from cluster.kubeflow import pipeline as kubeflow
-from cluster.kubernetes import job as jobs
-from cluster.kubernetes.manifests import ManifestError
 from tests.support import emulated_kubernetes
 from tests.support.paths import ROOT
 
@@ -30,12 +30,12 @@ def documents(text: str) -> tuple[dict, dict]:
     return graph, platforms["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 
 
-def test_what_the_pipeline_compiles_to():
-    """After a change that is meant: python tests/pipeline/commands/test_kubeflow.py writes it anew."""
+def test_the_pipeline_compiles_to_the_golden_file():
+    """After an intended change, `python -m tests.pipeline.commands.test_kubeflow` rewrites the golden file."""
     assert kubeflow.compiled(JOB) == GOLDEN.read_text(encoding="utf-8")
 
 
-def test_steps_follow_one_another_uncached_and_are_tried_again():
+def test_steps_run_in_order_without_cache_and_are_retried():
     graph, executors = documents(kubeflow.compiled(JOB))
     tasks = graph["root"]["dag"]["tasks"]
     after = {name: task.get("dependentTasks", []) for name, task in tasks.items()}
@@ -44,8 +44,8 @@ def test_steps_follow_one_another_uncached_and_are_tried_again():
     for task in tasks.values():
         assert not task["cachingOptions"].get("enableCache")
         assert task["retryPolicy"]["maxRetryCount"] == 2
-    asked = [name for name, task in tasks.items() if "again" in task["inputs"]["parameters"]]
-    assert asked == ["weights"]
+    resubmitting = [name for name, task in tasks.items() if "again" in task["inputs"]["parameters"]]
+    assert resubmitting == ["weights"]
     assert graph["root"]["inputDefinitions"]["parameters"]["again"]["defaultValue"] is False
     for executor in graph["deploymentSpec"]["executors"].values():
         assert executor["container"]["image"] == JOB.image
@@ -55,7 +55,7 @@ def test_steps_follow_one_another_uncached_and_are_tried_again():
     assert [mount["mountPath"] for mount in executors["exec-bench"]["pvcMount"]] == ["/storage", "/weights"]
 
 
-def test_a_secret_is_named_and_a_prompt_is_no_template():
+def test_a_secret_is_referenced_by_name_and_a_prompt_is_not_a_template():
     text = kubeflow.compiled(JOB)
     _, executors = documents(text)
     (secret,) = executors["exec-weights"]["secretAsEnv"]
@@ -68,22 +68,22 @@ def test_a_secret_is_named_and_a_prompt_is_no_template():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"command": ("reference",)}, "The command after -- is 'reference'; a pipeline of Kubeflow benches."),
-        ({"name": "n" * 29}, "append to it, so give at most 28 characters"),
-        ({"storage": "nfs://files/runs"}, "--storage is 'nfs://files/runs'; Kubeflow mounts claims only"),
-        ({"storage": None}, "There is no --storage"),
-        ({"storage": "s3://bucket/runs"}, "The run folder is s3://bucket/runs/paper, and the steps of a pipeline read"),
-        ({"command": ("bench", "--out", "gs://bucket/x")}, "The run folder is gs://bucket/x, and the steps"),
+        ({"command": ("reference",)}, "The command after -- is 'reference'; a Kubeflow pipeline runs bench only."),
+        ({"name": "n" * 29}, "to name its RayJobs: give at most 28 characters"),
+        ({"storage": "nfs://files/runs"}, "--storage is 'nfs://files/runs'; Kubeflow mounts only claims"),
+        ({"storage": None}, "The command writes to no --storage"),
+        ({"storage": "s3://bucket/runs"}, "The run folder is s3://bucket/runs/paper, but the steps of a pipeline read"),
+        ({"command": ("bench", "--out", "gs://bucket/x")}, "The run folder is gs://bucket/x, but the steps"),
     ],
 )
-def test_what_a_pipeline_cannot_do(change, message):
+def test_jobs_that_a_pipeline_does_not_support(change, message):
     with pytest.raises(ManifestError) as error:
         kubeflow.compiled(JOB.model_copy(update=change))
     assert message in str(error.value)
 
 
 def test_a_whole_pipeline_whose_rayjob_dies_once_and_only_resumes(tiny_weights, tmp_path, monkeypatch):
-    """Fault test 21. The second attempt makes what the first has not, and touches nothing else."""
+    """Fault test 21. The second attempt generates what the first has not, and changes nothing else."""
     from kfp import local
 
     run, records = tmp_path / "run", {}

@@ -1,13 +1,14 @@
-"""Manifests against KubeRay's schemas and CEL rules, and the controllers' rules that are in no schema."""
+"""The models, tested against KubeRay's schemas and CEL rules and against the rules of its and Kueue's controllers."""
 
 import copy
 
 import kubernetes_validate
 import pytest
 
-from cluster.kubernetes import job as jobs
-from cluster.kubernetes import manifests as m
-from cluster.kubernetes.manifests import ManifestError, refusing
+from cluster.jobs import description as jobs
+from cluster.jobs.errors import ManifestError, manifest_errors
+from cluster.kubernetes import cronjob, rayjob
+from cluster.kubernetes import models as m
 from tests.support import crd_schemas
 
 JOB = jobs.job(
@@ -18,27 +19,27 @@ UNQUEUED = JOB.model_copy(update={"queue": None})
 
 
 def tree() -> dict:
-    return copy.deepcopy(jobs.ray_job(JOB).tree())
+    return copy.deepcopy(rayjob.ray_job(JOB).tree())
 
 
 @pytest.mark.parametrize(
     "manifest",
     [
-        jobs.ray_job(JOB),
-        jobs.ray_job(UNQUEUED.model_copy(update={"weights": "models", "storage": "nfs://files/runs", "gpus": 0})),
-        jobs.ray_cluster(JOB),
-        jobs.ray_cron_job(UNQUEUED, "0 2 * * *", "Europe/Berlin"),
+        rayjob.ray_job(JOB),
+        rayjob.ray_job(UNQUEUED.model_copy(update={"weights": "models", "storage": "nfs://files/runs", "gpus": 0})),
+        rayjob.ray_cluster(JOB),
+        cronjob.ray_cron_job(UNQUEUED, "0 2 * * *", "Europe/Berlin"),
     ],
     ids=lambda manifest: manifest.kind,
 )
-def test_kuberays_schemas_take_what_we_print(manifest):
+def test_kuberays_schemas_accept_our_manifests(manifest):
     assert crd_schemas.problems(manifest.tree()) == []
 
 
-def test_kubernetes_schemas_take_what_the_clock_needs():
-    for manifest in jobs.cron_job(JOB, "0 2 * * *", "Europe/Berlin", ["--gpus", "8"]):
+def test_kubernetes_schemas_accept_our_cron_job():
+    for manifest in cronjob.cron_job(JOB, "0 2 * * *", "Europe/Berlin", ["--gpus", "8"]):
         kubernetes_validate.validate(manifest.tree(), "1.31", strict=True)
-    broken = jobs.cron_job(JOB, "@daily", None, [])[-1].tree()
+    broken = cronjob.cron_job(JOB, "@daily", None, [])[-1].tree()
     broken["spec"]["concurencyPolicy"] = broken["spec"].pop("concurrencyPolicy")
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(broken, "1.31", strict=True)
@@ -87,7 +88,7 @@ def another_manager(spec):
         (another_manager, "managedBy field value must be"),
     ],
 )
-def test_the_validator_sees_what_an_api_server_would_refuse(mutate, problem):
+def test_the_schema_validator_finds_invalid_manifests(mutate, problem):
     manifest = tree()
     mutate(manifest["spec"])
     assert [found for found in crd_schemas.problems(manifest) if problem in found]
@@ -95,7 +96,7 @@ def test_the_validator_sees_what_an_api_server_would_refuse(mutate, problem):
 
 # ---- rules of the controllers -------------------------------------------------------------------------------------
 
-SPEC = jobs.ray_job(UNQUEUED).spec
+SPEC = rayjob.ray_job(UNQUEUED).spec
 CLUSTER, GROUP = SPEC.ray_cluster_spec, SPEC.ray_cluster_spec.worker_group_specs[0]
 RULE = m.DeletionStrategy(
     deletion_rules=(m.DeletionRule(policy="DeleteSelf", condition=m.Condition(job_status="FAILED")),)
@@ -105,8 +106,8 @@ RESTARTED = POD.model_copy(update={"spec": POD.spec.model_copy(update={"restart_
 
 
 def with_(model, **changes):
-    """A model of the same fields but these, and the ManifestError that building it raises."""
-    with refusing():
+    """A copy of a model with changed fields. Raises ManifestError."""
+    with manifest_errors():
         return type(model)(**{key: getattr(model, key) for key in type(model).model_fields} | changes)
 
 
@@ -115,58 +116,64 @@ def with_(model, **changes):
     [
         ({"cluster_selector": {"ray.io/cluster": "a"}}, "give exactly one"),
         ({"ray_cluster_spec": None}, "give exactly one"),
-        ({"ray_cluster_spec": None, "cluster_selector": {"ray.io/cluster": "a"}}, "clusterSelector none"),
+        (
+            {"ray_cluster_spec": None, "cluster_selector": {"ray.io/cluster": "a"}},
+            "clusterSelector selects an existing one",
+        ),
         ({"backoff_limit": -1}, "backoffLimit is -1"),
         ({"submission_mode": "InteractiveMode"}, "InteractiveMode"),
-        ({"suspend": True, "shutdown_after_job_finishes": False, "ttl_seconds_after_finished": None}, "suspend takes"),
+        (
+            {"suspend": True, "shutdown_after_job_finishes": False, "ttl_seconds_after_finished": None},
+            "suspend deletes",
+        ),
         ({"submission_mode": "SidecarMode", "submitter_pod_template": POD}, "SidecarMode has no submitter"),
         ({"submission_mode": "SidecarMode", "submitter_config": m.SubmitterConfig(backoff_limit=1)}, "no submitter"),
         ({"active_deadline_seconds": 0}, "A deadline is 0 s"),
-        ({"deletion_strategy": RULE}, "deletionRules say what is deleted"),
+        ({"deletion_strategy": RULE}, "deletionRules replace"),
         ({"shutdown_after_job_finishes": False}, "The TTL is 3600 s"),
         ({"ttl_seconds_after_finished": -1}, "The TTL is -1 s"),
     ],
 )
-def test_what_kuberay_would_refuse_in_a_job(change, message):
+def test_ray_jobs_that_kuberay_rejects(change, message):
     with pytest.raises(ManifestError) as error:
         with_(SPEC, **change)
     assert message in str(error.value)
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_a_head_that_restarts_goes_with_neither_the_sidecar_nor_the_autoscaler():
+def test_a_restarting_head_conflicts_with_the_sidecar_and_the_autoscaler():
     cluster = with_(CLUSTER, head_group_spec=with_(CLUSTER.head_group_spec, template=RESTARTED))
-    with pytest.raises(ManifestError, match="restartPolicy is Always; SidecarMode expects Never"):
+    with pytest.raises(ManifestError, match="restartPolicy is Always; SidecarMode requires Never"):
         with_(SPEC, submission_mode="SidecarMode", ray_cluster_spec=cluster)
-    with pytest.raises(ManifestError, match="restartPolicy is Always; the autoscaler v2 expects Never"):
+    with pytest.raises(ManifestError, match="restartPolicy is Always; autoscaler v2 requires Never"):
         with_(cluster, enable_in_tree_autoscaling=True, autoscaler_options=m.AutoscalerOptions(version="v2"))
 
 
-def test_what_kuberay_would_refuse_in_a_cluster():
-    with pytest.raises(ManifestError, match="without autoscaling KubeRay expects both"):
+def test_ray_clusters_that_kuberay_rejects():
+    with pytest.raises(ManifestError, match="without autoscaling KubeRay requires both"):
         with_(CLUSTER, worker_group_specs=(with_(GROUP, max_replicas=None),))
-    with pytest.raises(ManifestError, match="8 replicas between 9 and 8"):
+    with pytest.raises(ManifestError, match="8 replicas, minReplicas 9 and maxReplicas 8"):
         with_(GROUP, min_replicas=9)
-    with pytest.raises(ManifestError, match="is suspended and the autoscaler on"):
+    with pytest.raises(ManifestError, match="is suspended and autoscaling is on"):
         with_(CLUSTER, enable_in_tree_autoscaling=True, worker_group_specs=(with_(GROUP, suspend=True),))
     auth = m.AuthOptions(enable_k8s_token_auth=True)
-    with pytest.raises(ManifestError, match="Kubernetes' own tokens"):
+    with pytest.raises(ManifestError, match="cannot use Kubernetes tokens"):
         with_(SPEC, ray_cluster_spec=with_(CLUSTER, auth_options=auth))
 
 
-def test_what_kueue_would_refuse():
-    queued = jobs.ray_job(JOB)
+def test_resources_that_kueue_rejects():
+    queued = rayjob.ray_job(JOB)
     scaled = with_(CLUSTER, enable_in_tree_autoscaling=True)
     elastic = with_(queued.metadata, annotations={m.ELASTIC_ANNOTATION: "true"})
-    with pytest.raises(ManifestError, match="Kueue queues a RayJob with a cluster of its own"):
+    with pytest.raises(ManifestError, match="Kueue queues only RayJobs that create"):
         with_(queued, spec=with_(SPEC, shutdown_after_job_finishes=False, ttl_seconds_after_finished=None))
-    with pytest.raises(ManifestError, match="There are 18 worker groups and Kueue takes 17"):
+    with pytest.raises(ManifestError, match="There are 18 worker groups and Kueue accepts 17"):
         with_(queued, spec=with_(SPEC, ray_cluster_spec=with_(CLUSTER, worker_group_specs=(GROUP,) * 18)))
-    with pytest.raises(ManifestError, match="Kueue admits no autoscaling cluster"):
+    with pytest.raises(ManifestError, match="Kueue does not admit autoscaling clusters"):
         with_(queued, spec=with_(SPEC, ray_cluster_spec=scaled))
     with_(queued, metadata=elastic, spec=with_(SPEC, ray_cluster_spec=scaled))
 
 
-def test_an_unknown_field_is_told_by_its_name():
+def test_an_unknown_field_is_named():
     with pytest.raises(ManifestError, match="backoffLimits is 3"):
         with_(SPEC, backoffLimits=3)

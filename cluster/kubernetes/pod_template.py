@@ -1,0 +1,106 @@
+"""The pods of a Ray cluster: resources, volumes, node selection, and the init container that fetches the weights."""
+
+from cluster.jobs.description import EMBEDDED, NFS, PROGRAM, PUBLISHED, STORAGE, WEIGHTS, Job
+from cluster.kubernetes import models as m
+
+USER = 1000  # as in deploy/Dockerfile.gpu
+NODE_CACHE = "/var/cache/segmentdreamer/weights"
+WEIGHTS_VARIABLE = "SEGMENTDREAMER_WEIGHTS"
+GPU, GPU_PRODUCT, GPU_MEMORY = "nvidia.com/gpu", "nvidia.com/gpu.product", "nvidia.com/gpu.memory"
+UNPRIVILEGED = m.SecurityContext(run_as_user=USER, run_as_non_root=True)
+# A folder that Kubernetes creates on a node belongs to root, so its loader runs as root, without any capability.
+_LOADER = m.SecurityContext(run_as_user=0)
+
+
+def pod_template(job: Job, name: str, amounts: dict[str, str], gpus: int) -> m.PodTemplate:
+    """A pod whose container `name` has the resources `amounts` and `gpus` GPUs."""
+    on_gpu = bool(job.gpus and gpus)
+    volumes, mounts = [m.Volume(name="shm", empty_dir=m.EmptyDir(medium="Memory", size_limit="2Gi"))], []
+    mounts.append(m.VolumeMount(name="shm", mount_path="/dev/shm"))
+    if job.volume:
+        volumes.append(_volume("storage", job.volume))
+        mounts.append(m.VolumeMount(name="storage", mount_path=STORAGE))
+    if job.weights != EMBEDDED:
+        volumes.append(_volume("weights", job.weights))
+        mounts.append(m.VolumeMount(name="weights", mount_path=WEIGHTS, read_only=not job.claims_weights))
+    container = m.Container(
+        name=name,
+        image=job.image,
+        env=_environment(job) or None,
+        resources=resources(amounts | ({GPU: str(gpus)} if on_gpu else {})),
+        security_context=UNPRIVILEGED,
+        volume_mounts=tuple(mounts),
+    )
+    pod = m.PodSpec(
+        containers=(container,),
+        init_containers=(_loader(job),) if job.weights != EMBEDDED else None,
+        volumes=tuple(volumes),
+        node_selector=_node_selector(job) if on_gpu else None,
+        affinity=_affinity(job) if on_gpu else None,
+        tolerations=(m.Toleration(key=GPU, operator="Exists", effect="NoSchedule"),) if on_gpu else None,
+        restart_policy="Never",
+        security_context=m.PodSecurity(fs_group=USER),
+        automount_service_account_token=False,
+    )
+    return m.PodTemplate(spec=pod)
+
+
+def resources(amounts: dict[str, str]) -> m.Resources:
+    """Requests equal to limits: Ray's scheduler uses the limits, and such a pod is evicted last."""
+    return m.Resources(limits=amounts, requests=amounts)
+
+
+def _loader(job: Job) -> m.Container:
+    """The init container that fetches the weights. One of the pods that share a volume fetches, the others wait.
+
+    A node's cache also gets the reference sets that `segmentdreamer reference` wrote to the storage.
+    """
+    fetch: tuple[str, ...] = (PROGRAM, "weights", "fetch")
+    mounts = [m.VolumeMount(name="weights", mount_path=WEIGHTS)]
+    if job.volume and not job.claims_weights:
+        copy = f"find {STORAGE} -maxdepth 1 -name 'reference*.npz' -exec cp -u -t {WEIGHTS} {{}} +"
+        fetch = ("sh", "-c", f"{' '.join(fetch)} && {copy}")
+        mounts.append(m.VolumeMount(name="storage", mount_path=STORAGE, read_only=True))
+    return m.Container(
+        name="weights",
+        image=job.image,
+        command=("flock", f"{WEIGHTS}/.loading", *fetch),
+        env=(*_environment(job), m.EnvVar(name="HF_HOME", value=f"{WEIGHTS}/.hub")),
+        resources=resources({"cpu": "1", "memory": "4Gi"}),
+        security_context=UNPRIVILEGED if job.claims_weights else _LOADER,
+        volume_mounts=tuple(mounts),
+    )
+
+
+def _environment(job: Job) -> tuple[m.EnvVar, ...]:
+    weights = () if job.weights == EMBEDDED else (m.EnvVar(name=WEIGHTS_VARIABLE, value=WEIGHTS),)
+    return weights + tuple(
+        m.EnvVar(name=s.key, value_from=m.ValueFrom(secret_key_ref=m.SecretKey(name=s.name, key=s.key)))
+        for s in job.secrets
+    )
+
+
+def _volume(name: str, where: str) -> m.Volume:
+    if where.startswith(NFS):
+        server, _, path = where.removeprefix(NFS).partition("/")
+        return m.Volume(name=name, nfs=m.Nfs(server=server, path=f"/{path}"))
+    if name == "weights" and where == PUBLISHED:
+        return m.Volume(name=name, host_path=m.HostPath(path=NODE_CACHE))
+    return m.Volume(name=name, persistent_volume_claim=m.Claim(claim_name=where))
+
+
+def _node_selector(job: Job) -> dict[str, str] | None:
+    if not job.gpu_type:
+        return None
+    label, equals, value = job.gpu_type.rpartition("=")
+    return {label if equals else GPU_PRODUCT: value}
+
+
+def _affinity(job: Job) -> m.Affinity | None:
+    if job.gpu_memory is None:
+        return None
+    # The label counts MiB, an 80 GB card has 81,559, and Gt means "more than".
+    mib = str(job.gpu_memory * 10**9 // 2**20 - 1)
+    term = m.NodeSelectorTerm(match_expressions=(m.Expression(key=GPU_MEMORY, operator="Gt", values=(mib,)),))
+    selector = m.NodeSelector(node_selector_terms=(term,))
+    return m.Affinity(node_affinity=m.NodeAffinity(required_during_scheduling_ignored_during_execution=selector))

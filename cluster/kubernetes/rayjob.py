@@ -1,0 +1,73 @@
+"""The RayJob and RayCluster manifests of a job."""
+
+from cluster.jobs.description import Job
+from cluster.jobs.errors import ManifestError, manifest_errors
+from cluster.kubernetes import models as m
+from cluster.kubernetes.pod_template import pod_template
+
+SPEC_ANNOTATION = "segmentdreamer/spec"  # the digest of the job
+
+
+def ray_job(job: Job) -> m.RayJob:
+    """A RayJob, whose cluster is created for its command and deleted with it. Raises ManifestError."""
+    with manifest_errors():
+        return m.RayJob(metadata=metadata(job), spec=ray_job_spec(job))
+
+
+def ray_cluster(job: Job) -> m.RayCluster:
+    """A long-lived RayCluster, for `submit ray`. Raises ManifestError."""
+    with manifest_errors():
+        return m.RayCluster(metadata=metadata(job), spec=_cluster(job, job.dashboard_host))
+
+
+def metadata(job: Job) -> m.Metadata:
+    """Name, namespace, queue label and digest of a job."""
+    return m.Metadata(
+        name=job.name,
+        namespace=job.namespace,
+        labels={m.QUEUE_LABEL: job.queue} if job.queue else None,
+        annotations={SPEC_ANNOTATION: job.digest},
+    )
+
+
+def ray_job_spec(job: Job) -> m.RayJobSpec:
+    """The spec of a job's RayJob. Raises ManifestError."""
+    check_storage(job)
+    return m.RayJobSpec(
+        entrypoint=job.entrypoint,
+        backoff_limit=job.retries,
+        active_deadline_seconds=round(job.deadline_hours * 3600),
+        pre_running_deadline_seconds=round(job.start_minutes * 60),
+        ttl_seconds_after_finished=round(job.keep_minutes * 60),
+        # The operator and the submitter reach the dashboard over the pod network, where a token protects it.
+        ray_cluster_spec=_cluster(job, "0.0.0.0"),
+    )
+
+
+def check_storage(job: Job) -> None:
+    """Raise ManifestError if the results of a job would be lost with its pods."""
+    if not job.volume and not job.keeps_in_bucket:
+        raise ManifestError(
+            "The command writes to no --storage, and files in a pod are lost when it ends; give a "
+            "PersistentVolumeClaim that many nodes can write, nfs://SERVER/PATH or, except for reference, "
+            "s3://BUCKET/PATH."
+        )
+
+
+def _cluster(job: Job, dashboard_host: str) -> m.RayClusterSpec:
+    group = m.WorkerGroup(
+        group_name="gpu" if job.gpus else "cpu",
+        replicas=(replicas := job.gpus // job.gpus_per_worker if job.gpus else 1),
+        min_replicas=replicas,
+        max_replicas=replicas,
+        ray_start_params={},
+        template=pod_template(
+            job, "ray-worker", {"cpu": str(job.cpus), "memory": f"{job.memory}Gi"}, job.gpus_per_worker
+        ),
+    )
+    head = m.HeadGroup(
+        # The head runs the command and no worker, so its resources do not grow with the cluster.
+        ray_start_params={"dashboard-host": dashboard_host, "num-cpus": "0"},
+        template=pod_template(job, "ray-head", {"cpu": "2", "memory": "8Gi"}, 0),
+    )
+    return m.RayClusterSpec(ray_version=job.ray_version, head_group_spec=head, worker_group_specs=(group,))

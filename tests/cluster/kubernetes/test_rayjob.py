@@ -1,0 +1,127 @@
+"""RayJob and RayCluster manifests: what each option of a job becomes, and which options are refused."""
+
+import pytest
+
+from cluster.jobs import description as jobs
+from cluster.jobs.errors import ManifestError
+from cluster.kubernetes import rayjob
+from cluster.kubernetes.models import RayJob, as_yaml
+
+BASE = {"name": "night", "image": "images.example/sd:1", "ray_version": "2.60.0", "storage": "runs"}
+
+
+def made(**options) -> RayJob:
+    return rayjob.ray_job(jobs.job(**BASE | {"command": ("bench",)} | options))
+
+
+def container(manifest: RayJob, group: int = 0):
+    return manifest.spec.ray_cluster_spec.worker_group_specs[group].template.spec.containers[0]
+
+
+def test_a_ray_job_has_retries_limits_and_a_token():
+    spec = made(deadline_hours=2, start_minutes=10, keep_minutes=5).spec
+    assert (spec.submission_mode, spec.backoff_limit, spec.shutdown_after_job_finishes) == ("K8sJobMode", 2, True)
+    limits = spec.active_deadline_seconds, spec.pre_running_deadline_seconds, spec.ttl_seconds_after_finished
+    assert limits == (7200, 600, 300)
+    assert spec.ray_cluster_spec.auth_options.mode == "token"
+    assert spec.ray_cluster_spec.head_group_spec.service_type == "ClusterIP"
+
+
+def test_the_dashboard_of_a_ray_cluster_listens_on_loopback_by_default():
+    job = jobs.job(**BASE)
+    assert rayjob.ray_cluster(job).spec.head_group_spec.ray_start_params["dashboard-host"] == "127.0.0.1"
+    public = job.model_copy(update={"dashboard_host": "0.0.0.0"})
+    assert rayjob.ray_cluster(public).spec.head_group_spec.ray_start_params["dashboard-host"] == "0.0.0.0"
+
+
+def test_gpus_are_spread_over_pods_on_nodes_that_have_them():
+    manifest = made(gpus=16, gpus_per_worker=8, gpu_type="NVIDIA-H100-80GB-HBM3", gpu_memory=80)
+    (group,) = manifest.spec.ray_cluster_spec.worker_group_specs
+    pod = group.template.spec
+    assert (group.replicas, pod.containers[0].resources.limits["nvidia.com/gpu"]) == (2, "8")
+    assert pod.node_selector == {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
+    (expression,) = pod.affinity.node_affinity.required_during_scheduling_ignored_during_execution.node_selector_terms[
+        0
+    ].match_expressions
+    assert 40_960 < int(expression.values[0]) < 81_559, "an H100 of 80 GB has 81,559 MiB"
+    assert made(gpus=1, gpu_type="cloud/accelerator=l4").spec.ray_cluster_spec.worker_group_specs[
+        0
+    ].template.spec.node_selector == {"cloud/accelerator": "l4"}
+    assert "nvidia.com/gpu" not in as_yaml(made(gpus=0))
+
+
+@pytest.mark.parametrize(
+    ("weights", "volume", "user", "is_read_only"),
+    [("published", "host_path", 0, True), ("models", "persistent_volume_claim", 1000, False)],
+)
+def test_one_pod_per_volume_fetches_the_weights(weights, volume, user, is_read_only):
+    pod = made(weights=weights).spec.ray_cluster_spec.worker_group_specs[0].template.spec
+    (loader,) = pod.init_containers
+    assert loader.command[:2] == ("flock", "/weights/.loading")
+    assert "weights fetch" in " ".join(loader.command)
+    assert loader.security_context.run_as_user == user
+    assert getattr(next(v for v in pod.volumes if v.name == "weights"), volume)
+    (mount,) = [m for m in pod.containers[0].volume_mounts if m.name == "weights"]
+    assert mount.read_only is is_read_only
+    assert pod.containers[0].security_context.run_as_non_root
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"storage": "s3://bucket/runs/"}, ["bench", "--out", "s3://bucket/runs/night"]),
+        ({"storage": None, "command": ("bench", "--out=gs://bucket/x")}, ["bench", "--out=gs://bucket/x"]),
+        ({"storage": None, "command": ("evaluate", "s3://bucket/x")}, ["evaluate", "s3://bucket/x"]),
+    ],
+)
+def test_a_bucket_is_storage_without_a_volume(options, words):
+    """Each job, and so each tick of a schedule, has its own folder in the bucket."""
+    job = jobs.job(**BASE | {"command": ("bench",), "weights": "published"} | options)
+    assert job.words == words
+    text = as_yaml(rayjob.ray_job(job))
+    assert "/storage" not in text
+    assert "mountPath: /weights" in text
+
+
+def test_secrets_are_referenced_by_name_only():
+    job = {"secrets": (jobs.secret("hub=HF_TOKEN"),), "weights": "published"}
+    (variable,) = [v for v in container(made(**job)).env if v.name == "HF_TOKEN"]
+    assert variable.value is None
+    assert variable.value_from.secret_key_ref.name == "hub"
+    for literal in ("HF_TOKEN=hf_secretsecret", "hub", "hub=", "hub=a-b", "=HF_TOKEN"):
+        with pytest.raises(ManifestError) as error:
+            jobs.secret(literal)
+        assert "hf_secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gpus": 3, "gpus_per_worker": 2}, "--gpus is 3 and --gpus-per-worker 2; give a multiple"),
+        ({"cpus": 0}, "--cpus is 0 and --memory 32"),
+        ({"gpus": 0, "gpu_memory": 24}, "--gpus is 0, but --gpu-type or --gpu-memory is given"),
+        ({"deadline_hours": 0}, "--deadline-hours 0"),
+        (
+            {"storage": "ftp://files/runs"},
+            "--storage is 'ftp://files/runs'; give the name of a PersistentVolumeClaim, nfs://SERVER/PATH or s3://",
+        ),
+        (
+            {"weights": "s3://bucket/w"},
+            "--weights is 's3://bucket/w'; give the name of a PersistentVolumeClaim, nfs://SERVER/PATH: weights",
+        ),
+        ({"storage": None}, "The command writes to no --storage"),
+        ({"storage": None, "command": ("bench", "--out", "/storage/x")}, "The command writes to no --storage"),
+        ({"storage": None, "command": ("reference", "--out", "s3://bucket/x")}, "The command writes to no --storage"),
+        ({"storage": "s3://bucket/runs", "command": ("reference",)}, "The command writes to no --storage"),
+        ({"storage": "s3://bucket/runs", "command": ("bench", "--out", "/x")}, "The command writes to no --storage"),
+        ({"command": ("bench", "")}, "The command contains an empty word"),
+        ({"name": "n" * 48}, "the name of a RayJob has 1 to 47 characters of a-z"),
+        ({"name": "1st"}, "--name is '1st'"),
+        ({"ray_version": "2.51.0"}, "--ray-version is '2.51.0'; token authentication requires Ray 2.52 or later."),
+        ({"gpus": "many"}, "gpus is 'many'"),
+    ],
+)
+def test_invalid_options_are_refused(options, message):
+    with pytest.raises(ManifestError) as error:
+        made(**options)
+    assert message in str(error.value)
