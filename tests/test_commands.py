@@ -10,8 +10,8 @@ import trimesh
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from pipeline.cli import error_handling as cli_guard
-from pipeline.cli import examples as cli_examples
+from pipeline.cli import error_handling
+from pipeline.cli import examples
 from pipeline.cli.app import app
 from pipeline.store.run_folder import Store
 from sctd.formats import ply
@@ -106,18 +106,18 @@ VERBS = dict(verbs(get_command(app)))
 
 
 def test_every_verb_has_examples_and_they_are_those_of_the_table():
-    assert {*VERBS, ""} == set(cli_examples.EXAMPLES)
+    assert {*VERBS, ""} == set(examples.EXAMPLES)
     for name in VERBS:
         shown = CliRunner().invoke(app, [*name.split(), "--help"]).stdout
         assert "\n  Examples:\n" in shown, name
-        for line in cli_examples.lines(name):
+        for line in examples.lines(name):
             assert f"\n    {line}\n" in shown
             assert line.startswith(f"segmentdreamer {name} ".rstrip()) or "$(" in line or name == "completion"
 
 
-@pytest.mark.parametrize("verb", cli_examples.EXAMPLES)
+@pytest.mark.parametrize("verb", examples.EXAMPLES)
 def test_examples_can_be_typed(verb):
-    for line in cli_examples.lines(verb):
+    for line in examples.lines(verb):
         (words,) = of_line(line)
         if words[-1] != "--help":
             check_verb(list(words[1:]))
@@ -195,10 +195,10 @@ def test_what_can_run_runs(finished, tmp_path, monkeypatch):
                 continue
             made.add(words)
             lay_out(words, runs)
-            monkeypatch.setenv(cli_guard.DEBUG, "")
+            monkeypatch.setenv(error_handling.DEBUG, "")
             monkeypatch.setattr("sys.argv", list(words))
             ended = CliRunner().invoke(app, small(words, tiny))
-            assert ended.exit_code == cli_guard.OK, f"{name_of(page)}: {shlex.join(words)}\n{ended.output[-1500:]}"
+            assert ended.exit_code == error_handling.OK, f"{name_of(page)}: {shlex.join(words)}\n{ended.output[-1500:]}"
             assert ended.output.strip()
 
 

@@ -1,4 +1,4 @@
-"""The verbs for clusters: `manifest`, `submit`, `job`. Options → a checked job → YAML, or a launcher."""
+"""The commands `manifest`, `submit`, `schedule` and `job`: options become a checked job, then YAML or a submission."""
 
 import functools
 import inspect
@@ -7,97 +7,110 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.completion import words_of
+from pipeline.cli.completion import choices
+from pipeline.cli.error_handling import handle_errors
 from pipeline.cli.options import AsJson
 
-Guard = Callable[[Callable[..., int]], Callable[..., None]]
-
 Command = Annotated[
-    list[str], typer.Argument(metavar="-- COMMAND...", help="bench, generate, evaluate or reference, and its options.")
+    list[str],
+    typer.Argument(
+        metavar="-- COMMAND...", help="Command to run: bench, generate, evaluate or reference with options."
+    ),
 ]
-Name = Annotated[str, typer.Option(metavar="NAME", help="Of the job: the same name again changes nothing.")]
-Schedule = Annotated[str, typer.Option(metavar="CRON", help="When, as '0 2 * * *'.")]
-TimeZone = Annotated[str | None, typer.Option(metavar="ZONE", help="Of the schedule, as Europe/Berlin.")]
-Wait = Annotated[bool, typer.Option("--wait", help="Until the job has ended; status 3 if it failed.")]
-Namespace = Annotated[str | None, typer.Option(metavar="NAME", show_default="the current one")]
+Name = Annotated[
+    str, typer.Option(metavar="NAME", help="Job name. Submitting a job again under its name changes nothing.")
+]
+Schedule = Annotated[str, typer.Option(metavar="CRON", help="Cron schedule: '0 2 * * *'.")]
+TimeZone = Annotated[str | None, typer.Option(metavar="ZONE", help="Time zone of the schedule: Europe/Berlin.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait until the job has ended; status 3 if it failed.")]
+Resubmit = Annotated[
+    bool, typer.Option("--resubmit", "--again", help="Replace a failed job of this name; its files are kept.")
+]
+Namespace = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Kubernetes namespace.", show_default="the current one")
+]
 Address = Annotated[
-    str, typer.Option(metavar="URL", envvar="RAY_API_SERVER_ADDRESS", help="Of the cluster's dashboard.")
+    str, typer.Option(metavar="URL", envvar="RAY_API_SERVER_ADDRESS", help="Address of the Ray dashboard.")
 ]
 Endpoint = Annotated[
-    str, typer.Option(metavar="URL", envvar="KF_PIPELINES_ENDPOINT", help="Of the API of Kubeflow Pipelines.")
+    str, typer.Option(metavar="URL", envvar="KF_PIPELINES_ENDPOINT", help="Address of the Kubeflow Pipelines API.")
 ]
 KFP_LOOPBACK = "http://127.0.0.1:8888"
 LOOPBACK = "http://127.0.0.1:8265"
 
 
-Again = Annotated[bool, typer.Option("--again", help="If the job of this name has failed, begin it anew; files stay.")]
-
-
-def machines(
+def cluster_options(
     name: Name,
-    image: Annotated[str, typer.Option(metavar="IMAGE", help="With this program: see cluster/deploy.")],
+    image: Annotated[str, typer.Option(metavar="IMAGE", help="Container image with this program; see cluster/deploy.")],
     namespace: Namespace = None,
-    gpus: Annotated[int, typer.Option(help="GPUs in all; 0: one worker without.")] = 1,
-    gpus_per_worker: Annotated[int, typer.Option(help="GPUs of one pod.")] = 1,
+    gpus: Annotated[int, typer.Option(help="Total number of GPUs; 0 starts one worker without a GPU.")] = 1,
+    gpus_per_worker: Annotated[int, typer.Option(help="GPUs per pod.")] = 1,
     gpu_type: Annotated[
         str | None,
-        typer.Option(metavar="VALUE", help="A value of the node label nvidia.com/gpu.product, or LABEL=VALUE."),
+        typer.Option(
+            metavar="VALUE", help="GPU type: a value of the node label nvidia.com/gpu.product, or LABEL=VALUE."
+        ),
     ] = None,
-    gpu_memory: Annotated[int | None, typer.Option(metavar="GB", help="What a GPU has at least.")] = None,
-    cpus: Annotated[int, typer.Option(help="Cores of a worker's pod.")] = 8,
-    memory: Annotated[int, typer.Option(metavar="GIB", help="Memory of a worker's pod.")] = 32,
+    gpu_memory: Annotated[int | None, typer.Option(metavar="GB", help="Minimum memory of a GPU, in GB.")] = None,
+    cpus: Annotated[int, typer.Option(help="CPU cores per worker pod.")] = 8,
+    memory: Annotated[int, typer.Option(metavar="GIB", help="Memory per worker pod, in GiB.")] = 32,
     storage: Annotated[
         str | None,
         typer.Option(
             metavar="CLAIM|NFS|URL",
-            help="Where run folders are made: a PersistentVolumeClaim that many nodes write, or nfs://SERVER/PATH "
-            "(/storage in every pod), or s3://BUCKET/PATH.",
-            show_default="where the command's --out is",
+            help="Storage for run folders: a ReadWriteMany PersistentVolumeClaim or nfs://SERVER/PATH (both mounted at "
+            "/storage), or s3://BUCKET/PATH.",
+            show_default="the command's --out",
         ),
     ] = None,
     weights: Annotated[
         str | None,
         typer.Option(
             metavar="NAME|CLAIM|NFS",
-            help="embedded; published: fetched once a node; or a volume for all nodes, fetched once.",
-            show_default="what the command's recipe runs on",
+            help="Model weights: embedded, published (downloaded once per node), or a volume shared by all nodes "
+            "(downloaded once).",
+            show_default="the weights of the command's recipe",
         ),
     ] = None,
     secret: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=KEY", help="A key of a Kubernetes Secret, as an environment variable of that name."),
+        typer.Option(
+            metavar="NAME=KEY", help="Pass a key of a Kubernetes Secret as an environment variable of that name."
+        ),
     ] = None,
-    queue: Annotated[str | None, typer.Option(metavar="NAME", help="A LocalQueue of Kueue.")] = None,
+    queue: Annotated[str | None, typer.Option(metavar="NAME", help="Kueue LocalQueue.")] = None,
     retries: Annotated[
-        int, typer.Option(help="New clusters for a job that failed; each goes on where it stopped.")
+        int, typer.Option(help="Number of retries of a failed job, each with a new cluster that resumes the run.")
     ] = 2,
-    deadline_hours: Annotated[float, typer.Option(help="The most that the job may take.")] = 24.0,
-    start_minutes: Annotated[float, typer.Option(help="The most that it may take to start.")] = 30.0,
-    keep_minutes: Annotated[float, typer.Option(help="How long the pods of a job stay that ended.")] = 60.0,
+    deadline_hours: Annotated[float, typer.Option(help="Maximum duration of the job, in hours.")] = 24.0,
+    start_minutes: Annotated[float, typer.Option(help="Maximum time until the job starts, in minutes.")] = 30.0,
+    keep_minutes: Annotated[
+        float, typer.Option(help="Time to keep the pods after the job has ended, in minutes.")
+    ] = 60.0,
     ray_version: Annotated[
-        str | None, typer.Option(help="Of the image.", show_default="the one installed here")
+        str | None, typer.Option(help="Ray version in the image.", show_default="the installed version")
     ] = None,
 ) -> dict[str, Any]:
-    """The options that describe a job; `manifest` and `submit kuberay` share them."""
+    """The options of the commands that describe a job on Kubernetes, by name."""
     return dict(locals())
 
 
 def program_of(context: typer.Context) -> Any:
-    """The command line that the context belongs to: `submit` and `manifest` parse the command after -- with it."""
+    """The whole command line, with which `submit` and `manifest` parse the command after --."""
     return context.find_root().command
 
 
-def with_machines(command: Callable[..., int]) -> Callable[..., int]:
-    """`command`, called with the options of `machines` as its first argument."""
+def with_cluster_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Add the options of `cluster_options` to a command, which gets them as its first argument."""
     own = list(inspect.signature(command).parameters.values())[1:]
-    shared = dict(inspect.signature(machines).parameters)
+    shared = dict(inspect.signature(cluster_options).parameters)
     if any(parameter.name == "delete" for parameter in own):
-        shared["image"] = shared["image"].replace(default="")  # what is deleted needs none
+        shared["image"] = shared["image"].replace(default="")  # not needed with --delete
 
     @functools.wraps(command)
     def run(context: typer.Context, **options: Any) -> int:
-        asked = {key: options.pop(key) for key in shared}
-        return command(asked | {"program": program_of(context)}, **options)
+        chosen = {key: options.pop(key) for key in shared}
+        return command(chosen | {"program": program_of(context)}, **options)
 
     context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     parameters = [context, *(p.replace(kind=p.KEYWORD_ONLY) for p in (*own, *shared.values()))]
@@ -109,65 +122,77 @@ def with_machines(command: Callable[..., int]) -> Callable[..., int]:
 Verbs = tuple[tuple[str, Callable[..., int]], ...]
 
 
-def add_to(app: typer.Typer, guarded: Guard) -> None:
-    """Hang these verbs into the command line."""
+def add_to(app: typer.Typer) -> None:
+    """Add these groups of commands."""
     for name, text, verbs in (
-        ("manifest", "Print manifests for Kubernetes: pipe them into kubectl apply -f -.", MANIFESTS),
-        ("submit", "Run a command: here, on a Ray cluster, or as a RayJob on Kubernetes.", SUBMITS),
-        ("schedule", "Have a command run by the clock. The same name again changes nothing, or what differs.", CLOCKS),
-        ("job", "Look after a job that was submitted.", JOBS),
+        ("manifest", "Print Kubernetes manifests for kubectl apply -f -.", MANIFESTS),
+        ("submit", "Run a command here, on Ray, KubeRay or Kubeflow Pipelines.", SUBMITS),
+        ("schedule", "Run a command on a schedule. The same name updates the existing schedule.", SCHEDULES),
+        ("job", "Show the status and logs of a submitted job, or cancel it.", JOBS),
     ):
         group = typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None)
         for verb, command in verbs:
-            group.command(verb)(guarded(command))
+            group.command(verb)(handle_errors(command))
         app.add_typer(group, name=name)
-    app.command("encoded", hidden=True, context_settings={"ignore_unknown_options": True})(guarded(_encoded))
+    app.command("encoded", hidden=True, context_settings={"ignore_unknown_options": True})(handle_errors(_encoded))
 
 
 # ---- manifest -----------------------------------------------------------------------------------------------------
 
 
-@with_machines
-def _ray_job(asked: dict[str, Any], command: Command) -> int:
-    """A RayJob: a cluster for one command, which ends with it; three attempts, each of which goes on."""
-    from pipeline.commands import cluster as commands_cluster
+@with_cluster_options
+def _ray_job(chosen: dict[str, Any], command: Command) -> int:
+    """Print a RayJob: a cluster for one command.
 
-    return commands_cluster.show_ray_job(asked, command)
+    The cluster ends with the command. A failed job is retried on a new cluster, and each retry resumes the run.
+    """
+    from pipeline.commands import cluster as commands
+
+    return commands.show_ray_job(chosen, command)
 
 
-@with_machines
+@with_cluster_options
 def _ray_cluster(
-    asked: dict[str, Any],
-    dashboard_host: Annotated[str, typer.Option(help="What its dashboard listens on.")] = "127.0.0.1",
+    chosen: dict[str, Any],
+    dashboard_host: Annotated[str, typer.Option(help="Address that the dashboard listens on.")] = "127.0.0.1",
 ) -> int:
-    """A RayCluster, which stays: for `submit ray` through kubectl port-forward."""
-    from pipeline.commands import cluster as commands_cluster
+    """Print a RayCluster, for `submit ray` through kubectl port-forward."""
+    from pipeline.commands import cluster as commands
 
-    return commands_cluster.show_ray_cluster(asked, dashboard_host)
-
-
-@with_machines
-def _cron_job(asked: dict[str, Any], command: Command, schedule: Schedule, time_zone: TimeZone = None) -> int:
-    """A CronJob whose ticks run `submit kuberay`, one at a time, and the rights that it needs."""
-    from pipeline.commands import cluster as commands_cluster
-
-    return commands_cluster.show_cron_job(asked, command, schedule, time_zone)
+    return commands.show_ray_cluster(chosen, dashboard_host)
 
 
-@with_machines
-def _ray_cron_job(asked: dict[str, Any], command: Command, schedule: Schedule, time_zone: TimeZone = None) -> int:
-    """A RayCronJob, KubeRay's own clock: alpha, off by default, without queues and without a guard against overlap."""
-    from pipeline.commands import cluster as commands_cluster
+@with_cluster_options
+def _cron_job(chosen: dict[str, Any], command: Command, schedule: Schedule, time_zone: TimeZone = None) -> int:
+    """Print a CronJob that runs `submit kuberay`, and its RBAC objects.
 
-    return commands_cluster.show_ray_cron_job(asked, command, schedule, time_zone)
+    Jobs do not overlap.
+    """
+    from pipeline.commands import cluster as commands
+
+    return commands.show_cron_job(chosen, command, schedule, time_zone)
 
 
-@with_machines
-def _pipeline(asked: dict[str, Any], command: Command) -> int:
-    """A pipeline of Kubeflow as IR YAML: weights, references, the bench as a RayJob, judgement, a board."""
-    from pipeline.commands import cluster as commands_cluster
+@with_cluster_options
+def _ray_cron_job(chosen: dict[str, Any], command: Command, schedule: Schedule, time_zone: TimeZone = None) -> int:
+    """Print a RayCronJob, KubeRay's own schedule.
 
-    return commands_cluster.show_pipeline(asked, command)
+    RayCronJobs are alpha and disabled by default. They have no queues, and jobs may overlap.
+    """
+    from pipeline.commands import cluster as commands
+
+    return commands.show_ray_cron_job(chosen, command, schedule, time_zone)
+
+
+@with_cluster_options
+def _pipeline(chosen: dict[str, Any], command: Command) -> int:
+    """Print a Kubeflow pipeline as IR YAML.
+
+    Its steps are weights, reference, bench (a RayJob), evaluate and leaderboard.
+    """
+    from pipeline.commands import cluster as commands
+
+    return commands.show_pipeline(chosen, command)
 
 
 MANIFESTS: Verbs = (
@@ -179,20 +204,24 @@ MANIFESTS: Verbs = (
 )
 
 
-# ---- submit, and what comes after ---------------------------------------------------------------------------------
+# ---- submit ------------------------------------------------------------------------------------------------------
 
 
 def _local(
     context: typer.Context,
     command: Command,
     name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of the run folder in runs/.", show_default="by the settings")
+        str | None,
+        typer.Option(metavar="NAME", help="Name of the run folder in runs/.", show_default="named after the settings"),
     ] = None,
 ) -> int:
-    """Run the command here; again, it finishes what is unfinished and does nothing twice."""
-    from pipeline.commands import cluster as commands_cluster
+    """Run the command on this machine.
 
-    return commands_cluster.run_named(program_of(context), command, name)
+    Run it again to resume; finished work is not repeated.
+    """
+    from pipeline.commands import cluster as commands
+
+    return commands.run_named(program_of(context), command, name)
 
 
 def _on_ray(
@@ -201,137 +230,154 @@ def _on_ray(
     name: Name,
     address: Address = LOOPBACK,
     wait: Wait = False,
-    again: Again = False,
+    resubmit: Resubmit = False,
 ) -> int:
-    """Run it on a Ray cluster that is there, through its Jobs API."""
-    from pipeline.commands import cluster as commands_cluster
+    """Run the command on an existing Ray cluster, through its Jobs API."""
+    from pipeline.commands import cluster as commands
 
-    return commands_cluster.submit_to_ray(program_of(context), command, name, address, wait=wait, again=again)
-
-
-@with_machines
-def _on_kuberay(asked: dict[str, Any], command: Command, wait: Wait = False, again: Again = False) -> int:
-    """Run it as a RayJob: a cluster is made for it. Attaches to a job of this name that asks for the same."""
-    from pipeline.commands import cluster as commands_cluster
-
-    return commands_cluster.submit_to_kuberay(asked, command, wait=wait, again=again)
+    return commands.submit_to_ray(program_of(context), command, name, address, wait=wait, resubmit=resubmit)
 
 
-@with_machines
+@with_cluster_options
+def _on_kuberay(chosen: dict[str, Any], command: Command, wait: Wait = False, resubmit: Resubmit = False) -> int:
+    """Run the command as a RayJob, on a cluster of its own.
+
+    If a job of this name with the same request exists, attach to it.
+    """
+    from pipeline.commands import cluster as commands
+
+    return commands.submit_to_kuberay(chosen, command, wait=wait, resubmit=resubmit)
+
+
+@with_cluster_options
 def _on_kubeflow(
-    asked: dict[str, Any],
+    chosen: dict[str, Any],
     command: Command,
     endpoint: Endpoint = KFP_LOOPBACK,
     wait: Wait = False,
-    again: Again = False,
+    resubmit: Resubmit = False,
 ) -> int:
-    """Run a bench as a pipeline of Kubeflow. Attaches to a run of this name that asks for the same."""
-    from pipeline.commands import cluster as commands_cluster
+    """Run bench as a Kubeflow pipeline.
 
-    return commands_cluster.submit_to_kubeflow(asked, command, endpoint, wait=wait, again=again)
+    If a run of this name with the same request exists, attach to it.
+    """
+    from pipeline.commands import cluster as commands
+
+    return commands.submit_to_kubeflow(chosen, command, endpoint, wait=wait, resubmit=resubmit)
 
 
 SUBMITS: Verbs = (("local", _local), ("ray", _on_ray), ("kuberay", _on_kuberay), ("kfp", _on_kubeflow))
 
 # ---- schedule -----------------------------------------------------------------------------------------------------
 
-When = Annotated[str, typer.Option("--schedule", metavar="CRON", help="When, as '0 2 * * *' or @daily.")]
-Delete = Annotated[bool, typer.Option("--delete", help="Have no such schedule; what it has begun goes on.")]
-PerhapsCommand = Annotated[
-    list[str] | None, typer.Argument(metavar="-- COMMAND...", help="What to run; nothing with --delete.")
+OptionalSchedule = Annotated[
+    str, typer.Option("--schedule", metavar="CRON", help="Cron schedule: '0 2 * * *' or @daily.")
+]
+Delete = Annotated[bool, typer.Option("--delete", help="Delete the schedule; jobs that it started continue.")]
+OptionalCommand = Annotated[
+    list[str] | None, typer.Argument(metavar="-- COMMAND...", help="Command to run; omit it with --delete.")
 ]
 
 
-@with_machines
+@with_cluster_options
 def _by_cron_job(
-    asked: dict[str, Any],
-    command: PerhapsCommand = None,
-    schedule: When = "",
+    chosen: dict[str, Any],
+    command: OptionalCommand = None,
+    schedule: OptionalSchedule = "",
     time_zone: TimeZone = None,
     delete: Delete = False,
 ) -> int:
-    """A CronJob of Kubernetes: each tick a RayJob with a run folder of its own, never two at a time."""
-    from pipeline.commands import cluster as commands_cluster
+    """Create, update or delete a Kubernetes CronJob.
 
-    return commands_cluster.schedule_by_cron_job(asked, command, schedule, time_zone, delete=delete)
+    It starts a RayJob with a new run folder each time. Jobs do not overlap.
+    """
+    from pipeline.commands import cluster as commands
+
+    return commands.schedule_by_cron_job(chosen, command, schedule, time_zone, delete=delete)
 
 
-@with_machines
+@with_cluster_options
 def _by_kubeflow(
-    asked: dict[str, Any],
-    command: PerhapsCommand = None,
-    schedule: When = "",
+    chosen: dict[str, Any],
+    command: OptionalCommand = None,
+    schedule: OptionalSchedule = "",
     time_zone: TimeZone = None,
     endpoint: Endpoint = KFP_LOOPBACK,
     delete: Delete = False,
 ) -> int:
-    """A recurring run of Kubeflow: each a pipeline with a RayJob and a run folder of its own, never two at a time."""
-    from pipeline.commands import cluster as commands_cluster
+    """Create, update or delete a recurring run of Kubeflow.
 
-    return commands_cluster.schedule_by_kubeflow(asked, command, schedule, time_zone, endpoint, delete=delete)
+    It starts a pipeline with a RayJob and a new run folder each time. Runs do not overlap.
+    """
+    from pipeline.commands import cluster as commands
+
+    return commands.schedule_by_kubeflow(chosen, command, schedule, time_zone, endpoint, delete=delete)
 
 
-CLOCKS: Verbs = (("cronjob", _by_cron_job), ("kfp", _by_kubeflow))
+SCHEDULES: Verbs = (("cronjob", _by_cron_job), ("kfp", _by_kubeflow))
 
 # ---- job ----------------------------------------------------------------------------------------------------------
 
-Where = Annotated[
+Target = Annotated[
     str,
     typer.Argument(
         metavar="ray|kuberay|kfp",
-        autocompletion=words_of("pipeline.commands.cluster", "PLACES"),
-        help="Where it was submitted.",
+        autocompletion=choices("pipeline.commands.cluster", "TARGETS"),
+        help="Where the job was submitted.",
     ),
 ]
-Which = Annotated[str, typer.Argument(metavar="NAME", help="Of the job.")]
+JobName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the job.")]
 
 
 def _status(
-    where: Where,
-    name: Which,
+    target: Target,
+    name: JobName,
     address: Address = LOOPBACK,
     namespace: Namespace = None,
     endpoint: Endpoint = KFP_LOOPBACK,
     json: AsJson = False,
 ) -> int:
-    """waiting, running, succeeded or failed, and why. Status 3 if it failed."""
-    from pipeline.commands import cluster as commands_cluster
+    """Print the state of a job: waiting, running, succeeded or failed.
 
-    return commands_cluster.show_status(where, name, address if where == "ray" else endpoint, namespace, as_json=json)
+    A failed job has its reason, and exit status 3.
+    """
+    from pipeline.commands import cluster as commands
+
+    return commands.show_status(target, name, address if target == "ray" else endpoint, namespace, as_json=json)
 
 
 def _logs(
-    where: Where,
-    name: Which,
+    target: Target,
+    name: JobName,
     address: Address = LOOPBACK,
     namespace: Namespace = None,
     endpoint: Endpoint = KFP_LOOPBACK,
 ) -> int:
-    """What the command has printed."""
-    from pipeline.commands import cluster as commands_cluster
+    """Print the output of a job."""
+    from pipeline.commands import cluster as commands
 
-    return commands_cluster.show_logs(where, name, address if where == "ray" else endpoint, namespace)
+    return commands.show_logs(target, name, address if target == "ray" else endpoint, namespace)
 
 
 def _cancel(
-    where: Where,
-    name: Which,
+    target: Target,
+    name: JobName,
     address: Address = LOOPBACK,
     namespace: Namespace = None,
     endpoint: Endpoint = KFP_LOOPBACK,
 ) -> int:
-    """Stop it and forget it, so that its name is free; the run folder stays."""
-    from pipeline.commands import cluster as commands_cluster
+    """Stop and delete a job; its run folder is kept."""
+    from pipeline.commands import cluster as commands
 
-    return commands_cluster.cancel(where, name, address if where == "ray" else endpoint, namespace)
+    return commands.cancel(target, name, address if target == "ray" else endpoint, namespace)
 
 
 JOBS: Verbs = (("status", _status), ("logs", _logs), ("cancel", _cancel))
 
 
 def _encoded(context: typer.Context, command: Annotated[list[str], typer.Argument()]) -> int:
-    """Run a command whose words `cluster.kubernetes.job.encoded` wrote."""
-    from cluster.kubernetes.job import decoded
-    from pipeline.commands import cluster as commands_cluster
+    """Run a command that `cluster.jobs.description.encoded` encoded."""
+    from cluster.jobs.description import decoded
+    from pipeline.commands import cluster as commands
 
-    return commands_cluster.run_here(program_of(context), decoded(command))
+    return commands.run_here(program_of(context), decoded(command))

@@ -1,6 +1,6 @@
-"""Completion in a shell: `segmentdreamer completion bash` prints the script, functions here the values of options.
+"""Shell completion: `segmentdreamer completion bash` prints the script, and functions here complete option values.
 
-A function gets what has been typed of a value, and returns all that it could become. Nothing here loads torch.
+A completion function takes the incomplete value and returns all possible values. None of them imports torch.
 """
 
 import importlib
@@ -15,11 +15,14 @@ from pipeline.errors import UserError, nearest
 PROGRAM, VARIABLE = "segmentdreamer", "_SEGMENTDREAMER_COMPLETE"
 SHELLS = "bash", "zsh", "fish"
 
-Shell = Annotated[str, typer.Argument(metavar="|".join(SHELLS), help="Which.", autocompletion=lambda: list(SHELLS))]
+Shell = Annotated[str, typer.Argument(metavar="|".join(SHELLS), help="Shell.", autocompletion=lambda: list(SHELLS))]
 
 
 def script(shell: Shell) -> None:
-    """Print what makes the shell complete verbs, options, suites, objectives and recipes."""
+    """Print the shell completion script.
+
+    It completes commands, options, suites, objectives and recipes.
+    """
     from typer.completion import get_completion_script
 
     if shell not in SHELLS:
@@ -30,32 +33,32 @@ def script(shell: Shell) -> None:
 
 
 def prepare() -> None:
-    """Where a shell asks for completions: teach typer to answer as its scripts ask."""
+    """Register typer's completion formats if a shell requests completions."""
     if VARIABLE in os.environ:
         from typer.completion import completion_init
 
         completion_init()
 
 
-def words_of(module: str, name: str) -> Callable[[str], list[str]]:
-    """Completes one of the words that a module lists under this name."""
+def choices(module: str, name: str) -> Callable[[str], list[str]]:
+    """Complete from the names in this variable of a module, which is imported on demand."""
 
     def complete(incomplete: str) -> list[str]:
-        words = getattr(importlib.import_module(module), name)
-        return [word for word in words if word.startswith(incomplete)]
+        known = getattr(importlib.import_module(module), name)
+        return [each for each in known if each.startswith(incomplete)]
 
     return complete
 
 
 def suites(incomplete: str) -> list[str]:
-    """Of `--suite`."""
-    from pipeline.prompts import packaged
+    """Complete `--suite`."""
+    from pipeline.prompts import bundled
 
-    return [name for name in packaged() if name.startswith(incomplete)]
+    return [name for name in bundled() if name.startswith(incomplete)]
 
 
 def objectives(incomplete: str) -> list[str]:
-    """Of `--objective`: the last of several, as in sctd,sd."""
+    """Complete the last objective of a list such as sctd,sd."""
     from sctd.recipe.methods import FOR_OBJECTIVE
 
     before, comma, last = incomplete.rpartition(",")
@@ -64,7 +67,7 @@ def objectives(incomplete: str) -> list[str]:
 
 
 def settings(incomplete: str) -> list[str]:
-    """Of `--set` and `--sweep`: a key and its =."""
+    """Complete the key of `--set` and `--sweep`, with its =."""
     from sctd.recipe.recipe import Recipe, keys
 
     return [f"{key}=" for key in keys(Recipe()) if key.startswith(incomplete)]

@@ -1,4 +1,4 @@
-"""What every verb ends with: an exit status, one line for an error, and how to go on after Ctrl-C."""
+"""Exit statuses, one-line errors and signal handlers of all commands."""
 
 import functools
 import os
@@ -11,47 +11,50 @@ from typing import Any
 
 import typer
 
-# docs/errors.md has their meanings; 70 is what sysexits.h calls an error of the software itself.
-OK, NOT_ALL_THERE, WRONG_INPUT, SOME_FAILED, WORSE, BROKEN, INTERRUPTED = 0, 1, 2, 3, 5, 70, 130
-OURS = {"pipeline", "sctd", "evaluation", "cluster"}
-DEBUG = "SEGMENTDREAMER_DEBUG"  # set by --debug, too, so that what is started from here knows of it
+# docs/errors.md explains them. 70 is EX_SOFTWARE of sysexits.h.
+OK, CHECK_FAILED, INVALID_INPUT, JOBS_FAILED, REGRESSION, INTERNAL_ERROR, INTERRUPTED = 0, 1, 2, 3, 5, 70, 130
+OWN_PACKAGES = {"pipeline", "sctd", "evaluation", "cluster"}
+DEBUG = "SEGMENTDREAMER_DEBUG"  # --debug sets it, so that child processes inherit it
 
 
-def guarded(command: Callable[..., int | None]) -> Callable[..., None]:
-    """An error becomes one line, with its traceback above where that was asked for; an interruption says how to go on.
+def status_of(failed_jobs: int) -> int:
+    """The exit status of a run with this number of failed jobs."""
+    return JOBS_FAILED if failed_jobs else OK
 
-    Status 2 for what the user can mend, 70 for what only we can.
+
+def handle_errors(command: Callable[..., int | None]) -> Callable[..., None]:
+    """Make a command exit with its status and print an exception as one line.
+
+    Exceptions of this program and OSError exit with status 2, other exceptions with 70, an interruption with 130.
+    Debug mode prints the traceback before the error.
     """
 
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> None:
         try:
             status = command(*arguments, **options)
-        except (KeyboardInterrupt, SystemExit):  # the latter is what Ray makes of SIGTERM while it starts
-            print(f"Interrupted. Start the same command again to go on: {_command()}", file=sys.stderr)
+        except (KeyboardInterrupt, SystemExit):  # Ray turns SIGTERM into SystemExit while it starts
+            print(f"Interrupted. To resume, run: {_command()}", file=sys.stderr)
             status = INTERRUPTED
         except Exception as error:
             if os.environ.get(DEBUG):
                 traceback.print_exc()
-            is_ours = type(error).__module__.partition(".")[0] in OURS or isinstance(error, OSError)
-            print(f"Error: {_line(str(error)) if is_ours else _unexpected(error)}", file=sys.stderr)
-            status = WRONG_INPUT if is_ours else BROKEN
+            is_own = type(error).__module__.partition(".")[0] in OWN_PACKAGES or isinstance(error, OSError)
+            print(f"Error: {_line(str(error)) if is_own else _internal(error)}", file=sys.stderr)
+            status = INVALID_INPUT if is_own else INTERNAL_ERROR
         if status is not None:
             raise typer.Exit(status)
 
     return run
 
 
-def _unexpected(error: Exception) -> str:
-    what = _line(f"{type(error).__name__}: {error}").rstrip(".: ")
-    return (
-        f"{what}. This is a fault of the program, not of the command: {_command('--debug')} shows where; please report "
-        "that."
-    )
+def _internal(error: Exception) -> str:
+    text = _line(f"{type(error).__name__}: {error}").rstrip(".: ")
+    return f"{text}. This is a bug of this program. For the traceback, run {_command('--debug')}; please report it."
 
 
 def _command(*options: str) -> str:
-    """The one that was given, to be given again."""
+    """The command line of this process, with these global options."""
     words = [word for word in sys.argv[1:] if word not in options]
     return shlex.join(["segmentdreamer", *options, *words])
 
@@ -60,10 +63,10 @@ def _line(text: str) -> str:
     return " ".join(text.split())
 
 
-def hear_signals() -> None:
-    """SIGTERM, by which Kubernetes ends a pod, and Ctrl-C give back what is held; a second Ctrl-C kills at once."""
+def install_signal_handlers() -> None:
+    """Make SIGTERM, which ends a Kubernetes pod, and Ctrl-C stop cleanly; a second Ctrl-C kills the process."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a background job of a shell
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # shells ignore it for background jobs
         signal.signal(signal.SIGINT, _interrupt)
 
 

@@ -1,4 +1,4 @@
-"""What stands below each verb's `--help`: commands that can be typed as they are. A test reads them all."""
+"""Example commands at the end of each `--help`. A test parses all of them."""
 
 import typer
 
@@ -43,10 +43,10 @@ EXAMPLES = {
     ),
     "manifest raycluster": ("manifest raycluster --name shared --image IMAGE:1 --gpus 16 --storage runs",),
     "manifest cronjob": (
-        "manifest cronjob --name night --image IMAGE:1 --storage runs --schedule '0 2 * * *' -- bench",
+        "manifest cronjob --name nightly --image IMAGE:1 --storage runs --schedule '0 2 * * *' -- bench",
     ),
     "manifest raycronjob": (
-        "manifest raycronjob --name night --image IMAGE:1 --storage runs --schedule '0 2 * * *' -- bench",
+        "manifest raycronjob --name nightly --image IMAGE:1 --storage runs --schedule '0 2 * * *' -- bench",
     ),
     "manifest kfp": ("manifest kfp --name paper --image IMAGE:1 --storage runs -- bench --recipe paper",),
     "submit local": ("submit local --name mine -- bench",),
@@ -56,12 +56,12 @@ EXAMPLES = {
     ),
     "submit kfp": ("submit kfp --wait --name paper --image IMAGE:1 --storage runs -- bench --recipe paper",),
     "schedule cronjob": (
-        "schedule cronjob --name night --image IMAGE:1 --storage runs --schedule '0 2 * * *' -- bench",
-        "schedule cronjob --name night --delete",
+        "schedule cronjob --name nightly --image IMAGE:1 --storage runs --schedule '0 2 * * *' -- bench",
+        "schedule cronjob --name nightly --delete",
     ),
     "schedule kfp": (
-        "schedule kfp --name night --image IMAGE:1 --storage runs --schedule '0 2 * * *' -- bench",
-        "schedule kfp --name night --delete",
+        "schedule kfp --name nightly --image IMAGE:1 --storage runs --schedule '0 2 * * *' -- bench",
+        "schedule kfp --name nightly --delete",
     ),
     "job status": ("job status kuberay paper", "job status kfp paper --json"),
     "job logs": ("job logs kuberay paper",),
@@ -73,18 +73,18 @@ EXAMPLES = {
         "study serve studies/first",
         "study serve studies/first --host 0.0.0.0 --url https://study.example",
     ),
-    "study results": ("study results studies/first --board", "study results studies/first --json"),
+    "study results": ("study results studies/first --leaderboard", "study results studies/first --json"),
     "study published": ("study published table2.csv --voters 40",),
 }
 
 
 def lines(verb: str) -> list[str]:
-    """The examples of a verb, whole."""
+    """The examples of a command, with the name of the program."""
     return [text if "segmentdreamer" in text else f"segmentdreamer {text}" for text in EXAMPLES.get(verb, ())]
 
 
 def add_to(app: typer.Typer, before: str = "") -> None:
-    """Put the examples below the help of each verb of the app, and below its own."""
+    """Append the examples to the help of the app and of all its commands."""
     if app.registered_callback is not None:
         app.registered_callback.epilog = _epilog(before.rstrip())
     for command in app.registered_commands:
@@ -95,5 +95,5 @@ def add_to(app: typer.Typer, before: str = "") -> None:
 
 
 def _epilog(verb: str) -> str:
-    r"""\b keeps click from filling the lines."""
+    r"""The help text of the examples. \b keeps click from wrapping the lines."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines(verb)) if verb in EXAMPLES else ""

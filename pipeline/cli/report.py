@@ -1,56 +1,59 @@
-"""The verbs of what people look at: `report`, `view`, `viewer fetch`. Options → a site, or a page that is served."""
+"""The commands `report`, `view` and `viewer fetch`."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from pipeline.cli.error_handling import handle_errors
+from pipeline.cli.options import RunFolders
 from pipeline.store.files import place
 
-Runs = Annotated[list[str], typer.Argument(metavar="DIR|URL...", help="Run folders.")]
 Out = Annotated[
-    str | None, typer.Option(metavar="DIR", help="Where to write it.", show_default="report/ in the run folder")
+    str | None, typer.Option(metavar="DIR", help="Folder to write to.", show_default="report/ in the run folder")
 ]
 Paper = Annotated[
     bool | None,
-    typer.Option("--paper/--no-paper", help="The paper's Table 2 below.", show_default="as for leaderboard"),
+    typer.Option("--paper/--no-paper", help="Append the paper's Table 2.", show_default="as for leaderboard"),
 ]
 Asset = Annotated[str, typer.Argument(metavar="ASSET", help="An asset.ply, or the folder of an item that has one.")]
-Port = Annotated[int, typer.Option(help="Of the loopback address; 0: any that is free.")]
+Port = Annotated[int, typer.Option(help="Port on the loopback address; 0 picks a free one.")]
 NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Only print the address.")]
-From = Annotated[
-    Path | None, typer.Option("--from", metavar="FILE", help="Its archive, where this machine does not reach npm.")
+Archive = Annotated[
+    Path | None,
+    typer.Option("--from", metavar="FILE", help="The viewer's archive, for a machine that cannot reach npm."),
 ]
 
 
-def report(folders: Runs, out: Out = None, paper: Paper = None) -> None:
-    """Write runs as pages that open from a disk: leaderboard, turntables, scores all round, a viewer of each asset."""
-    from pipeline.commands import report as commands_report
+def report(folders: RunFolders, out: Out = None, paper: Paper = None) -> None:
+    """Write run folders as web pages that open from disk.
 
-    print(commands_report.report([place(folder) for folder in folders], None if out is None else place(out), paper))
+    The pages have the leaderboard, turntables, scores of all views and a viewer of each asset.
+    """
+    from pipeline.commands import report as commands
+
+    print(commands.report([place(folder) for folder in folders], None if out is None else place(out), paper))
 
 
 def view(asset: Asset, port: Port = 8008, no_browser: NoBrowser = False) -> None:
-    """Show an asset in the browser, to turn and walk through; served to this machine only."""
-    from pipeline.commands import report as commands_report
+    """Show an asset in the browser, from a server on this machine."""
+    from pipeline.commands import report as commands
 
-    commands_report.view(place(asset), port, browser=not no_browser)
+    commands.view(place(asset), port, browser=not no_browser)
 
 
-def fetch(source: From = None) -> None:
-    """Bring the viewer of assets from npm, check its SHA-256, keep it in the user's cache."""
+def fetch(source: Archive = None) -> None:
+    """Download the asset viewer from npm to the user's cache and check its SHA-256."""
     from pipeline.report import viewer
 
     viewer.fetch(source)
     print(viewer.archive())
 
 
-def add_to(app: typer.Typer, guarded: Callable[[Callable[..., Any]], Callable[..., None]]) -> None:
-    """Put the verbs on the command line."""
-    app.command()(guarded(report))
-    app.command()(guarded(view))
-    viewer_app = typer.Typer(help="The viewer of assets.", no_args_is_help=True, rich_markup_mode=None)
-    viewer_app.command("fetch")(guarded(fetch))
-    viewer_app.callback()(lambda: None)
+def add_to(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.command()(handle_errors(report))
+    app.command()(handle_errors(view))
+    viewer_app = typer.Typer(help="The asset viewer.", no_args_is_help=True, rich_markup_mode=None)
+    viewer_app.command("fetch")(handle_errors(fetch))
     app.add_typer(viewer_app, name="viewer")

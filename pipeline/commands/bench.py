@@ -1,4 +1,4 @@
-"""What the verbs of the command line do, once their options are read. Checks come first, work after."""
+"""The commands `bench`, `generate`, `evaluate`, `leaderboard` and `status`."""
 
 import json
 import math
@@ -23,7 +23,7 @@ from pipeline.prompts import suite_name
 from pipeline.prompts.prompt import Prompt
 from pipeline.report import live
 from pipeline.store import files, manifest
-from pipeline.store.run_folder import BOARD, GRID, Store
+from pipeline.store.run_folder import GRID, LEADERBOARD, Store
 from pipeline.weights import models
 from pipeline.work import flow
 from pipeline.work.placement import check_placement
@@ -37,7 +37,7 @@ MOST_CHECKPOINT_SECONDS = MOST_STALL_SECONDS = 86_400
 def prompts(
     suite: str | None, texts: Sequence[str] | None, limit: int | None, default_suite: str, default_limit: int
 ) -> tuple[str, list[Prompt]]:
-    """The prompts asked for, and what a run over them is called. Raises UserError."""
+    """The run's default name and its prompts. Raises UserError."""
     if limit is not None and limit < 1:
         raise UserError(f"--limit is {limit}; give at least 1, or leave it out for all prompts.")
     if suite is not None and texts:
@@ -61,22 +61,22 @@ def checked_run(
     settings: list[str] | None,
     swept: list[str] | None = None,
     *,
-    judged: bool = True,
+    scored: bool = True,
 ) -> Run:
-    """The run that the options describe. Raises UserError for all that would stop it later."""
+    """The run that the options describe. Raises UserError for options with which it could not run."""
     names = recipes.objectives(objective)
     base, saved = recipes.named(recipe)
-    if saved and not judged:
-        raise UserError(f"{recipe} holds a sweep, whose cells are to be compared; run it by bench.")
-    sweeps = sweep.combined(saved, sweep.given(swept or [], base))
+    if saved and not scored:
+        raise UserError(f"{recipe} contains a sweep; run it with bench.")
+    sweeps = sweep.combined(saved, sweep.from_options(swept or [], base))
     methods = sweep.methods(base, names, recipes.settings(settings or []), sweeps)
     run = Run(name, prompts, methods, seed, models.resolve(weights or models.default_for(recipe)), Protocol(views))
-    run.check(judged=judged)
+    run.check(scored=scored)
     return run
 
 
-class Means(NamedTuple):
-    """How to work, which changes no result."""
+class ExecutionOptions(NamedTuple):
+    """Options that do not affect the results."""
 
     executor: str
     workers: int | None
@@ -85,16 +85,16 @@ class Means(NamedTuple):
     eval_placement: str = "auto"
     stall_seconds: float = 180.0
     track: str | None = None
-    report: bool = True  # as pages, too
-    live: int | None = None  # the port of a page that shows the work
+    report: bool = True  # whether to write the report pages
+    live: int | None = None  # port of the live view
 
     @property
     def snapshot_seconds(self) -> float:
-        """How often a worker leaves a snapshot of its asset."""
+        """Time between a worker's snapshots of its asset."""
         return math.inf if self.live is None else SNAPSHOT_SECONDS
 
     def check(self) -> None:
-        """Raise UserError for an executor there is not, or numbers that cannot be meant."""
+        """Raise UserError for unknown names and values out of range."""
         check_log(self.log)
         check_placement(self.eval_placement)
         tracking.check(self.track)
@@ -108,42 +108,42 @@ class Means(NamedTuple):
             )
 
 
-def bench(run: Run, out: Path | None, means: Means) -> int:
-    """Make and judge what is missing, write the tables, say where; the number of failed jobs."""
-    means.check()
+def bench(run: Run, out: Path | None, execution: ExecutionOptions) -> int:
+    """Generate and score unfinished jobs, then write and print the leaderboard. Returns the number of failed jobs."""
+    execution.check()
     if _is_finished(run, out):
         return 0
     with _opened(run, out) as store:
-        _say_left_out(run.weights)
+        _log_left_out(run.weights)
         trackers: list[tracking.Tracker] = []
         if todo := store.unfinished(run.jobs, run.evaluation):
-            made = len(todo) - len(store.unfinished(todo, None))
-            there = f", {made} of them made already" if made else ""
-            _begin(store, run, f"{len(todo)} of {len(run.jobs)} assets to make and judge in {store.root}{there}")
-            trackers = [tracking.Tracker(means.track, store, run.settings())] if means.track else []
-            display = _display(store, run, len(todo), "evaluate", means, trackers)
-            with executing(means.executor, means.workers, means.stall_seconds) as executor, display:
+            generated = len(todo) - len(store.unfinished(todo, None))
+            note = f", {generated} of them already generated" if generated else ""
+            _begin(store, run, f"{len(todo)} of {len(run.jobs)} assets to generate and score in {store.root}{note}")
+            trackers = [tracking.Tracker(execution.track, store, run.settings())] if execution.track else []
+            display = _display(store, run, len(todo), "evaluate", execution, trackers)
+            with executing(execution.executor, execution.workers, execution.stall_seconds) as executor, display:
                 flow.bench(
                     run,
                     executor,
                     store,
-                    means.workers,
-                    means.checkpoint_seconds,
+                    execution.workers,
+                    execution.checkpoint_seconds,
                     display.watcher,
-                    means.eval_placement,
-                    means.snapshot_seconds,
+                    execution.eval_placement,
+                    execution.snapshot_seconds,
                 )
         from pipeline.report.publish import publish
 
-        print(publish(store, site=means.report), end="")
+        print(publish(store, pages=execution.report), end="")
         for tracker in trackers:
             tracker.finish()
-        _where(store)
+        _print_outputs(store)
         return _failed(store, run)
 
 
 def _is_finished(run: Run, out: Path | None) -> bool:
-    """Whether all is made, judged and written; then the board is told, and nothing is touched."""
+    """Whether the run is finished and published. If so, print its leaderboard without changing any file."""
     store = _store(run, out)
     if manifest.check_same(store, run) is None or store.unfinished(run.jobs, run.evaluation):
         return False
@@ -151,9 +151,9 @@ def _is_finished(run: Run, out: Path | None) -> bool:
 
     if not is_published(store, [job.id for job in run.jobs]):
         return False
-    _say(f"All {len(run.jobs)} assets are made and judged, so there is nothing to do: {store.root}/leaderboard.csv")
+    _log(f"All {len(run.jobs)} assets are generated and scored, nothing to do: {store.root}/leaderboard.csv")
     print(printed(store), end="")
-    _where(store)
+    _print_outputs(store)
     return True
 
 
@@ -161,22 +161,22 @@ def _store(run: Run, out: Path | None) -> Store:
     return Store(out if out is not None else Path("runs") / run.name)
 
 
-def generate(run: Run, out: Path | None, means: Means) -> int:
-    """Make what is missing, say where it lies; the number of failed jobs."""
-    means.check()
+def generate(run: Run, out: Path | None, execution: ExecutionOptions) -> int:
+    """Generate unfinished jobs and print the paths of the assets. Returns the number of failed jobs."""
+    execution.check()
     with _opened(run, out) as store:
         if todo := store.unfinished(run.jobs, None):
-            _begin(store, run, f"{len(todo)} of {len(run.jobs)} assets to make in {store.root}")
-            display = _display(store, run, len(todo), "generate", means)
-            with executing(means.executor, means.workers, means.stall_seconds) as executor, display:
+            _begin(store, run, f"{len(todo)} of {len(run.jobs)} assets to generate in {store.root}")
+            display = _display(store, run, len(todo), "generate", execution)
+            with executing(execution.executor, execution.workers, execution.stall_seconds) as executor, display:
                 flow.generate(
                     run,
                     executor,
                     store,
-                    means.workers,
-                    means.checkpoint_seconds,
+                    execution.workers,
+                    execution.checkpoint_seconds,
                     display.watcher,
-                    means.snapshot_seconds,
+                    execution.snapshot_seconds,
                 )
         for job in run.jobs:
             if (store.item(job.id) / "asset.ply").exists():
@@ -185,7 +185,7 @@ def generate(run: Run, out: Path | None, means: Means) -> int:
 
 
 def evaluate(folder: Path, views: int | None, weights: str | None, executor_name: str, log: str = "auto") -> int:
-    """Judge a folder's assets as asked, write its tables; the number of failed jobs."""
+    """Score a folder's assets where needed, then update its outputs. Returns the number of failed jobs."""
     check_workers(None, executor_name)
     check_log(log)
     store = Store(folder)
@@ -194,38 +194,41 @@ def evaluate(folder: Path, views: int | None, weights: str | None, executor_name
     check_views(protocol.num_views)
     known = settings["weights"]
     default = models.EMBEDDED if known["name"] == models.EMBEDDED else known["folder"]
-    judges = models.resolve(default if weights is None else weights)
-    judges.require(models.EVALUATION)
+    scorers = models.resolve(default if weights is None else weights)
+    scorers.require(models.EVALUATION)
     texts = list(dict.fromkeys(job["prompt"] for job in settings["jobs"]))
-    digest = evaluation_digest(judges, protocol, texts)
+    digest = evaluation_digest(scorers, protocol, texts)
     store.prepare(0)
-    with store.locked(_say) as store:
-        _say_left_out(judges)
-        settings = manifest.judged_anew(settings, judges, protocol, METRIC_VERSION, digest, sys.argv[1:])
+    with store.locked(_log) as store:
+        _log_left_out(scorers)
+        settings = manifest.rescored(settings, scorers, protocol, METRIC_VERSION, digest, sys.argv[1:])
         store.write_json(store.root / manifest.FILE, settings)
-        assets = flow.unjudged(store, settings, digest)
+        assets = flow.unscored(store, settings, digest)
         if assets:
-            _say(f"{len(assets)} of {len(settings['jobs'])} assets to judge in {store.root}")
+            _log(f"{len(assets)} of {len(settings['jobs'])} assets to score in {store.root}")
             display = Display(len(assets), "evaluate", log=log, sinks=[EventLog(store)])
             with executing(executor_name, None) as executor, display:
-                flow.evaluate(store, settings, judges, digest, assets, executor, display.watcher)
+                flow.evaluate(store, settings, scorers, digest, assets, executor, display.watcher)
         from pipeline.report.publish import failures, publish
 
         print(publish(store), end="")
-        _where(store)
+        _print_outputs(store)
         return len(failures(store, [job["job_id"] for job in settings["jobs"]]))
 
 
 def leaderboard(folders: list[Path], out: Path | None, paper: bool | None = None, *, as_json: bool = False) -> None:
-    """Print the board of these run folders; renew the files of a single one. `paper`: with Table 2 or without."""
+    """Print the leaderboard of these run folders, and update the outputs of a single one.
+
+    `paper`: append the paper's Table 2; None decides by recipe and weights.
+    """
     from pipeline.report.publish import compared, publish, rows
 
     stores = [Store(folder) for folder in folders]
     for store in stores:
         manifest.read(store)
-    is_renewed = len(stores) == 1 and out is None
-    if is_renewed:
-        table, csv = publish(stores[0], paper=paper), files.read(stores[0].root / BOARD)
+    is_updated = len(stores) == 1 and out is None
+    if is_updated:
+        table, csv = publish(stores[0], paper=paper), files.read(stores[0].root / LEADERBOARD)
     else:
         table, csv = compared(stores, paper=paper)
     if out is not None:
@@ -234,22 +237,22 @@ def leaderboard(folders: list[Path], out: Path | None, paper: bool | None = None
         print(rows(csv))
         return
     print(table, end="")
-    if is_renewed:
-        _where(stores[0])
+    if is_updated:
+        _print_outputs(stores[0])
     elif out is not None:
-        print(f"\nBoard: {out}")
+        print(f"\nLeaderboard: {out}")
 
 
 def status(folder: Path, *, as_json: bool) -> None:
-    """Print how a run stands."""
-    from pipeline.events import status as standing
+    """Print the progress of a run."""
+    from pipeline.events import status as statuses
 
-    found = standing.of(Store(folder))
-    print(json.dumps(found, indent=2, ensure_ascii=False) if as_json else standing.table(found), end="\n" * as_json)
+    found = statuses.of(Store(folder))
+    print(json.dumps(found, indent=2, ensure_ascii=False) if as_json else statuses.table(found), end="\n" * as_json)
 
 
 def check_workers(workers: int | None, executor_name: str) -> None:
-    """Raise UserError for an executor there is not, or a number of workers that cannot be meant."""
+    """Raise UserError for an unknown executor, or a number of workers out of range."""
     if executor_name not in EXECUTORS:
         hint = nearest(executor_name, EXECUTORS)
         raise UserError(f"There is no executor {executor_name!r}; choose from {', '.join(EXECUTORS)}{hint}.")
@@ -257,23 +260,24 @@ def check_workers(workers: int | None, executor_name: str) -> None:
     elsewhere = os.environ.get("RAY_ADDRESS", "local") != "local"
     most = 1 if executor_name == "inline" else MOST_WORKERS if elsewhere else MOST_WORKERS_PER_CORE * cores
     if workers is not None and not 1 <= workers <= most:
-        limit = "1 (inline works in one process)" if executor_name == "inline" else f"1 to {most} ({cores} cores here)"
+        limit = "1 (inline runs in one process)" if executor_name == "inline" else f"1 to {most} ({cores} cores here)"
         raise UserError(f"--workers is {workers}; give {limit}, or leave it out.")
 
 
 @contextmanager
 def executing(name: str, workers: int | None, stall_seconds: float = 180.0) -> Iterator[Executor]:
-    """The executor of this name, and its end."""
+    """The executor of this name, shut down at the end."""
     if name == "inline":
         yield InlineExecutor()
         return
-    from cluster.ray.executor import RayExecutor, disconnect
-    from cluster.scheduling.stalls import Patience
+    from cluster.ray.executor import RayExecutor
+    from cluster.ray.session import disconnect
+    from cluster.scheduling.stalls import StallTimeout
 
     try:
-        yield RayExecutor(cpus=workers or 0, patience=Patience(stall_seconds=stall_seconds))
+        yield RayExecutor(cpus=workers or 0, stall_timeout=StallTimeout(stall_seconds=stall_seconds))
     except BootError as error:
-        error.add_note(error.failure.details)  # where in the worker, for --debug
+        error.add_note(error.failure.details)  # the worker's traceback, for --debug
         raise
     finally:
         disconnect()
@@ -281,35 +285,35 @@ def executing(name: str, workers: int | None, stall_seconds: float = 180.0) -> I
 
 @contextmanager
 def _opened(run: Run, out: Path | None) -> Iterator[Store]:
-    """The run's folder: writable, with room, made by the same settings, and ours alone."""
+    """The run's folder, locked. Raises UserError if its settings differ, it is not writable or the disk is full."""
     store = _store(run, out)
     manifest.check_same(store, run)
     todo = store.unfinished(run.jobs, run.evaluation)
     store.prepare(run.needed_bytes(todo))
-    with store.locked(_say) as ours:
+    with store.locked(_log) as ours:
         yield ours
 
 
 def _begin(store: Store, run: Run, line: str) -> None:
     store.write_json(store.root / manifest.FILE, manifest.describe(store, run, sys.argv[1:]))
-    _say(line)
+    _log(line)
 
 
-def _say_left_out(judges: models.Weights) -> None:
-    for sentence in judges.left_out():
-        _say(sentence)
+def _log_left_out(scorers: models.Weights) -> None:
+    for sentence in scorers.left_out():
+        _log(sentence)
 
 
 def _display(
-    store: Store, run: Run, jobs: int, last_stage: str, means: Means, trackers: Sequence[Sink] = ()
+    store: Store, run: Run, jobs: int, last_stage: str, execution: ExecutionOptions, trackers: Sequence[Sink] = ()
 ) -> Display:
     names = prompt_and_method_of if len(run.methods) > 1 else prompt_of
     sinks: list[Sink] = [EventLog(store), *trackers]
-    if means.live is not None:
-        view = live.Live(store, {job.id: names(job) for job in run.jobs}, means.live)
-        _say(f"Live, until this command ends: {view.url}")
+    if execution.live is not None:
+        view = live.LiveView(store, {job.id: names(job) for job in run.jobs}, execution.live)
+        _log(f"Live view until this command ends: {view.url}")
         sinks.append(view)
-    return Display(jobs, last_stage, names, log=means.log, sinks=sinks)
+    return Display(jobs, last_stage, names, log=execution.log, sinks=sinks)
 
 
 def _failed(store: Store, run: Run) -> int:
@@ -317,14 +321,14 @@ def _failed(store: Store, run: Run) -> int:
 
     failed = failures(store, [job.id for job in run.jobs])
     for line in failed:
-        _say(f"failed: {line}")
+        _log(f"failed: {line}")
     return len(failed)
 
 
-def _where(store: Store) -> None:
+def _print_outputs(store: Store) -> None:
     names = "leaderboard.csv", "report.md", "contact.png", GRID, "report/index.html"
     print("\n" + "\n".join(str(store.root / name) for name in names if (store.root / name).exists()))
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
-"""A/A runs: how far two seeds of one program are apart. `python -m pipeline.commands.calibration RUN RUN RUN …`
+"""A/A comparison of runs that differ only in their seeds: `python -m pipeline.commands.calibration RUN RUN RUN …`
 
-Every pair of the runs is compared as a night with its baseline, seeds left aside. What they show is chance: δ below it
-makes nights INCONCLUSIVE, and a gate that fails here would fail without a reason.
+Every pair of runs is compared as a nightly run with its baseline, ignoring the seeds. All differences are chance: a
+smaller δ makes nightly runs INCONCLUSIVE, and a gate that fails here fails without a regression.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pipeline.store.run_folder import Store
 
 
 def table(pairs: Sequence[Sequence[nightly.GateResult]]) -> str:
-    """Markdown: a row per gate, over all pairs. Of a distance there is no deviation per prompt, only its error."""
+    """Markdown: a row per gate, over all pairs. Distances have a standard error but no deviation per prompt."""
     lines = [
         "| metric | pairs | means | deviation per prompt | standard error | largest δ | verdicts |",
         "|---|---|---|---|---|---|---|",

@@ -1,8 +1,8 @@
-"""What a run's assets show: the right thing, and its front in front: `python -m pipeline.commands.embedded_assets RUN`.
+"""Recognition and orientation of a run's assets: `python -m pipeline.commands.embedded_assets RUN`.
 
-A prompt is named right where the scorer's mean cosine over the views is largest for it. An object with a front passes
-where "…, front view" beats "…, back view" at azimuth 0 and loses at 180°, both at the height of the evaluation camera.
-The back of a portrait, which no camera saw, is not asked for.
+An asset is recognized if, among the run's prompts, its own has the highest mean cosine over the views. An object with a
+front passes if "…, front view" scores higher than "…, back view" at azimuth 0 and lower at 180°, both at the elevation
+of the evaluation camera. The back of a portrait is not tested, because no training camera shows it.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from sctd.scene.gaussians import Gaussians
 
 
 class Found(NamedTuple):
-    """One asset: its method and prompt, whether it is named right, and front and back (None where not asked for)."""
+    """One asset: method, prompt, whether it is recognized, and its front and back tests (None: not tested)."""
 
     method: str
     prompt: str
@@ -56,7 +56,7 @@ def look(run: Path, scorer: ClipScorer) -> list[Found]:
 
 
 def _sees_backs(recipe: dict[str, Any]) -> bool:
-    """Whether its cameras go all round; a portrait's stay within ±90° of the front."""
+    """Whether the training cameras surround the object; a portrait's stay within ±90° of the front."""
     low, high = recipe.get("cameras", {}).get("azimuth_degrees", (-180, 180))
     return high - low >= 360
 
@@ -65,7 +65,7 @@ def _sees_backs(recipe: dict[str, Any]) -> bool:
 def _sides(prompt: str, gaussians: Gaussians, scorer: ClipScorer) -> tuple[bool | None, bool | None]:
     try:
         name = world.parse(prompt)[0]
-    except ValueError:  # a prompt of the user's own, such as a head's
+    except ValueError:  # not a prompt of the synthetic world
         return None, None
     if name not in world.TYPES or not world.has_front(name):
         return None, None
@@ -76,8 +76,8 @@ def _sides(prompt: str, gaussians: Gaussians, scorer: ClipScorer) -> tuple[bool 
 
 
 def summary(found: list[Found]) -> str:
-    """Markdown: a line per method, and the paired difference of each one's cosines from sctd's, or from the first's."""
-    lines = ["| method | assets | named right | front at 0° | back at 180° | cosine |", "|---|---|---|---|---|---|"]
+    """Markdown: a row per method, and paired differences of the cosines from sctd, or else from the first method."""
+    lines = ["| method | assets | recognized | front at 0° | back at 180° | cosine |", "|---|---|---|---|---|---|"]
     by_method = {method: [f for f in found if f.method == method] for method in dict.fromkeys(f.method for f in found)}
     for method, assets in by_method.items():
         fronts = [f.front for f in assets if f.front is not None]
@@ -97,13 +97,13 @@ def summary(found: list[Found]) -> str:
     wrong = [f"{f.prompt} ({f.method})" for f in found if not f.named]
     turned = [f"{f.prompt} ({f.method})" for f in found if f.front is False or f.back is False]
     lines.append(
-        f"\nNot named right: {', '.join(wrong) or 'none'}.\nFront or back wrong: {', '.join(turned) or 'none'}."
+        f"\nNot recognized: {', '.join(wrong) or 'none'}.\nFront or back wrong: {', '.join(turned) or 'none'}."
     )
     return "\n".join(lines)
 
 
 def _against(reference: str, method: str, by_method: dict[str, list[Found]]) -> str:
-    """The mean of method − reference over the prompts that both made."""
+    """The mean of method − reference over the prompts that both generated."""
     ours, theirs = ({f.prompt: f.cosine for f in by_method[name]} for name in (method, reference))
     both = [prompt for prompt in ours if prompt in theirs]
     if not both:

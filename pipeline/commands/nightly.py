@@ -1,4 +1,4 @@
-"""`segmentdreamer nightly`: a bench beside a pinned baseline, and `nightly accept`, which pins one."""
+"""The commands `nightly` and `nightly accept`."""
 
 import getpass
 import io
@@ -23,19 +23,22 @@ from pipeline.store.run_folder import EVALUATION, TREND, VERDICT, Store
 from pipeline.weights.models import SCORERS
 
 REPORT, JUNIT = "verdict.md", "junit.xml"
-MEANS_OF, TENTHS_OF = ("clip", "ir", "clip_rprec"), ("clip", "ir")
+AVERAGED, TENTH_PERCENTILES = ("clip", "ir", "clip_rprec"), ("clip", "ir")
 
 
 def required(folder: Path | None) -> Path:
-    """The option --baseline. Raises UserError where it was left out."""
+    """The option --baseline. Raises UserError if it was not passed."""
     if folder is None:
-        raise UserError("--baseline is missing; give the folder of the pinned baselines, as --baseline baselines.")
+        raise UserError("--baseline is missing; give the folder of the baselines: --baseline baselines.")
     return folder
 
 
-def run(asked: Run, folder: Path, gates: Path | None, out: Path | None, means: commands.Means) -> str:
-    """Check the metric, run what is missing, compare, write, print. Returns the verdict's word."""
-    held_to = gates_of.read(gates)
+def run(planned: Run, folder: Path, gates: Path | None, out: Path | None, execution: commands.ExecutionOptions) -> str:
+    """Check the metrics, finish the run, compare it with the baseline, and write and print the verdict.
+
+    Returns PASS, INCONCLUSIVE or FAIL.
+    """
+    limits = gates_of.read(gates)
     pinned = baseline.read(folder)
     store = Store(out if out is not None else _default_folder())
     _check_commit(store)
@@ -43,11 +46,11 @@ def run(asked: Run, folder: Path, gates: Path | None, out: Path | None, means: c
         f"{item.name} of the frozen renders is {item.found:.6g}, was {item.expected:.6g} ± {item.tolerance:.2g}"
         for item in frozen.check()
     ]
-    commands.bench(asked, store.root, means._replace(report=False))  # its pages tell the verdict, too: below
+    commands.bench(planned, store.root, execution._replace(report=False))  # the pages need the verdict, see below
     finished = RunResults.read(store)
     candidate, history = nightly_run(finished), _past(folder, pinned.number, finished.manifest["run_id"])
     verdict = nightly.overall_verdict(
-        pinned.nightly_run, candidate, held_to, references(finished), metric_changes=metric_changes, history=history
+        pinned.nightly_run, candidate, limits, references(finished), metric_changes=metric_changes, history=history
     )
     line = nightly_report.line(verdict, pinned, candidate)
     from pipeline.nightly.trend import draw
@@ -58,7 +61,7 @@ def run(asked: Run, folder: Path, gates: Path | None, out: Path | None, means: c
     store.write(store.root / JUNIT, nightly_report.junit(verdict, candidate))
     store.write(store.root / TREND, draw([*history, line], pinned.number))
     baseline.append(folder, line)
-    if means.report:
+    if execution.report:
         publish(store, pages=True)
     print(f"\n{nightly_report.table(verdict.gates)}", end="")
     print("".join(f"{note}\n" for note in verdict.notes), end="")
@@ -67,25 +70,25 @@ def run(asked: Run, folder: Path, gates: Path | None, out: Path | None, means: c
 
 
 def accept(run_folder: Path, folder: Path, reason: str) -> None:
-    """Pin a finished run as the baseline; older ones stay."""
+    """Pin a finished run as the baseline; older baselines are kept."""
     if not reason.strip():
-        raise UserError("--reason is empty; say why this run is the one to compare with from now on.")
+        raise UserError("--reason is empty; say why later runs are compared with this one.")
     finished = RunResults.read(Store(run_folder))
-    made = nightly_run(finished)
+    candidate = nightly_run(finished)
     if unfinished := [
         job_id for job_id, record in finished.records.items() if (record or {}).get("status") in (None, "generated")
     ]:
         raise UserError(
-            f"{run_folder} is not finished: {len(unfinished)} of its {len(finished.records)} assets are not made or "
-            "not judged; start its command again first."
+            f"{run_folder} is not finished: {len(unfinished)} of its {len(finished.records)} assets are not "
+            "scored; run its command again first."
         )
     accepted = {"by": _user(), "date_utc": datetime.now(UTC).isoformat(timespec="seconds"), "reason": reason.strip()}
-    pinned = baseline.pin(folder, made, accepted)
-    print(f"Baseline {pinned.number} in {folder}: {made.run_id}, {len(made.objects)} assets")
+    pinned = baseline.pin(folder, candidate, accepted)
+    print(f"Baseline {pinned.number} in {folder}: {candidate.run_id}, {len(candidate.objects)} assets")
 
 
 def nightly_run(finished: RunResults) -> nightly.NightlyRun:
-    """A run folder as far as nights compare: numbers and features of every job."""
+    """What is compared of a run folder: the scores, costs and features of every job."""
     settings = finished.manifest
     session = settings["sessions"][-1]
     hardware = session["hardware"]
@@ -100,22 +103,22 @@ def nightly_run(finished: RunResults) -> nightly.NightlyRun:
         machine=", ".join(hardware["gpus"]) or f"{hardware['cpu']}, {hardware['cores']} cores",
         keys=keys,
         recipes=settings["recipes"],
-        objects=tuple(_made(finished, job) for job in settings["jobs"]),
+        objects=tuple(_result(finished, job) for job in settings["jobs"]),
     )
 
 
-def _made(finished: RunResults, job: dict[str, Any]) -> nightly.JobResult:
+def _result(finished: RunResults, job: dict[str, Any]) -> nightly.JobResult:
     record = finished.records[job["job_id"]] or {"status": "unfinished"}
     about = job["method"], job["prompt"], job["seed"]
     if record["status"] != "done":
         return nightly.JobResult(*about, None, record.get("error") or record["status"])
     scores, facts = record["scores"], record["generation"]
-    values = {metric: scores[metric]["mean"] for metric in MEANS_OF}
-    values |= {f"{metric}_p10": scores[metric]["p10"] for metric in TENTHS_OF}
+    values = {metric: scores[metric]["mean"] for metric in AVERAGED}
+    values |= {f"{metric}_p10": scores[metric]["p10"] for metric in TENTH_PERCENTILES}
     values["memory"] = facts["peak_bytes"]
-    if "mean_loss" in facts:  # of assets made before it was kept there is none
+    if "mean_loss" in facts:  # older versions did not record it
         values["loss"] = facts["mean_loss"]
-    if not facts["resumed_from"]:  # else it has the seconds since then
+    if not facts["resumed_from"]:  # otherwise it covers only the time since the checkpoint
         values["time"] = facts["seconds"]
     with np.load(io.BytesIO((finished.store.item(job["job_id"]) / EVALUATION).read_bytes())) as file:
         features = {d.metric: file[d.features] for d in finished.distances if d.features in file.files}
@@ -123,18 +126,18 @@ def _made(finished: RunResults, job: dict[str, Any]) -> nightly.JobResult:
 
 
 def references(finished: RunResults) -> dict[str, Reference]:
-    """What its distances are taken from. Raises UserError where one is gone or another."""
+    """The references of its distances. Raises UserError if one is missing or has changed."""
     return {distance.metric: finished.reference(distance) for distance in finished.distances}
 
 
 def _past(folder: Path, number: int, run_id: str) -> list[dict[str, Any]]:
-    """The nights before this one whose numbers mean what the baseline's do."""
+    """Earlier nightly runs whose metrics are comparable with the baseline's."""
     lines = baseline.history(folder, number)
     return [line for line in lines if line["run"] != run_id and not line["reason"].startswith(nightly.METRIC_CHANGED)]
 
 
 def _default_folder() -> Path:
-    """A folder of its own for every day and commit, so that no night finds the assets of another."""
+    """A folder named after the day and the commit, so that nightly runs do not share assets."""
     commit = manifest.commit()
     name = f"nightly-{datetime.now(UTC):%Y-%m-%d}" + (
         f"-{commit[:8]}{'+' if commit.endswith('+') else ''}" if commit else ""
@@ -143,19 +146,19 @@ def _default_folder() -> Path:
 
 
 def _check_commit(store: Store) -> None:
-    """What older code made says nothing of tonight's. Raises UserError."""
+    """Raise UserError if the folder has assets of another commit."""
     before = store.read_json(store.root / manifest.FILE)
     commit = manifest.commit()
     for session in before["sessions"] if before else []:
         if session["commit"] != commit:
             raise UserError(
-                f"{store.root} was made by commit {session['commit'] or 'unknown'}, and this is {commit or 'unknown'}; "
-                "choose another --out, or leave it out for a folder of tonight's."
+                f"{store.root} was generated by commit {session['commit'] or 'unknown'}, and this is "
+                f"{commit or 'unknown'}; choose another --out, or omit it to use a new folder."
             )
 
 
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (OSError, KeyError):  # no name for this user id, as in some containers
+    except (OSError, KeyError):  # some containers have no name for the user id
         return "unknown"

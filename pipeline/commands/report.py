@@ -1,4 +1,4 @@
-"""`report`, `view` and `viewer fetch`: what people look at, in a browser."""
+"""The commands `report` and `view`."""
 
 import http.server
 import sys
@@ -16,23 +16,23 @@ LOOPBACK = "127.0.0.1"
 
 
 def report(folders: list[Path], out: Path | None, paper: bool | None = None) -> Path:
-    """Write the report of these run folders; returns its first page. Fetches the viewer if it is not here."""
+    """Write the report pages of these run folders; returns the index page. Fetches the viewer if it is not cached."""
     from pipeline.leaderboard.table import RunResults, leaderboard
     from pipeline.report.pages import FOLDER, write
 
     if out is None and len(folders) > 1:
-        raise UserError("--out is missing; of several runs, say into which folder their report goes.")
+        raise UserError("--out is missing; give a folder for the report of several runs.")
     if not files.is_local(folders[0] if out is None else out):
-        found = f"{folders[0]} is in a store and --out is missing" if out is None else f"--out is {out}"
-        raise UserError(f"{found}; pages open from a disk: give --out a folder of this machine.")
+        found = f"{folders[0]} is in an object store and --out is missing" if out is None else f"--out is {out}"
+        raise UserError(f"{found}; give --out a local folder, because the pages open from disk.")
     out = folders[0] / FOLDER if out is None else out
     if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; choose another --out, where a folder can be made.")
+        raise UserError(f"{out} is a file; give --out a folder.")
     runs = [RunResults.read(Store(folder)) for folder in folders]
     try:
         viewer_files = viewer.fetch()
     except UserError as error:
-        print(f"Without a viewer of assets: {error}", file=sys.stderr)
+        print(f"The report has no asset viewer: {error}", file=sys.stderr)
         viewer_files = None
     store = Store(out)
     store.prepare(0)
@@ -40,13 +40,13 @@ def report(folders: list[Path], out: Path | None, paper: bool | None = None) -> 
 
 
 def view(asset: Path, port: int, *, browser: bool) -> None:
-    """Serve a page that shows the asset, to this machine only, until interrupted."""
+    """Serve a page that shows the asset on the loopback address, until interrupted."""
     path = asset / ASSET if asset.is_dir() else asset
     try:
         ply = files.read(path)
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read ({error.strerror or 'it is not there'}); give an asset.ply, or the folder of an "
+            f"{path} cannot be read ({error.strerror or 'file not found'}); give an asset.ply, or the folder of an "
             "item that has one."
         ) from error
     viewer.check(ply, str(path))
@@ -62,7 +62,7 @@ def view(asset: Path, port: int, *, browser: bool) -> None:
         store.write(store.root / "index.html", page)
         with _server(folder, port) as server:
             url = f"http://{LOOPBACK}:{server.server_address[1]}/"
-            print(f"{path}: {url}\nCtrl-C ends it.", flush=True)
+            print(f"{path}: {url}\nPress Ctrl-C to stop.", flush=True)
             if browser:
                 webbrowser.open(url)
             server.serve_forever()
@@ -70,7 +70,7 @@ def view(asset: Path, port: int, *, browser: bool) -> None:
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing of every file that the page loads."""
+        """Do not log requests."""
 
 
 def _server(folder: str, port: int) -> http.server.ThreadingHTTPServer:
@@ -78,5 +78,5 @@ def _server(folder: str, port: int) -> http.server.ThreadingHTTPServer:
         return http.server.ThreadingHTTPServer((LOOPBACK, port), partial(_Quiet, directory=folder))
     except (OSError, OverflowError) as error:
         raise UserError(
-            f"Port {port} cannot be had ({error}); choose another --port, or 0 for any that is free."
+            f"Port {port} is not available ({error}); choose another --port, or 0 for a free one."
         ) from error

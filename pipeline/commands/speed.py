@@ -1,4 +1,4 @@
-"""What `segmentdreamer benchmark …` does, once its options are read."""
+"""The command `benchmark speed`."""
 
 import sys
 from pathlib import Path
@@ -26,7 +26,7 @@ def speed(
     *,
     as_json: bool,
 ) -> None:
-    """Print what `pipeline.benchmarks.speed` measures, and write it if asked to."""
+    """Print the measurements of `pipeline.benchmarks.speed`, and write them to `out`."""
     (name,) = names if len(names := recipes.objectives(objective)) == 1 else _one(objective)
     if not FEWEST_ITERATIONS <= iterations <= MOST_ITERATIONS:
         raise UserError(f"--iterations is {iterations}; give {FEWEST_ITERATIONS} to {MOST_ITERATIONS}.")
@@ -46,4 +46,4 @@ def speed(
 
 
 def _one(objective: str) -> list[str]:
-    raise UserError(f"--objective is {objective!r}; give one, for one loop is timed.")
+    raise UserError(f"--objective is {objective!r}; give one objective.")

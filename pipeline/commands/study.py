@@ -1,4 +1,4 @@
-"""What `segmentdreamer study …` does, once its options are read."""
+"""The commands `study create`, `invite`, `serve`, `results` and `published`."""
 
 import importlib.util
 import json
@@ -16,31 +16,36 @@ MOST_VOLUNTEERS = 10_000
 
 
 def create(runs: str, out: Path, prompts: int, volunteers: int, methods: str | None, url: str, seed: int) -> int:
-    """Write the study's folder; print its links."""
+    """Write the study folder and print the invitation links."""
     _require()
     _check_count("--volunteers", volunteers)
     base = _checked_url(url)
     folders = [Path(folder.strip()) for folder in runs.split(",") if folder.strip()]
     chosen = [name.strip() for name in (methods or "").split(",") if name.strip()]
-    made = plan.planned(folders, chosen, prompts, seed)
+    planned = plan.planned(folders, chosen, prompts, seed)
     store = Store(out)
     if (store.root / plan.FILE).exists():
-        raise UserError(f"{store.root} holds a study already; choose another --out, or segmentdreamer study invite it.")
+        raise UserError(
+            f"{store.root} already holds a study; choose another --out, or run segmentdreamer study invite."
+        )
     store.prepare(0)
     with store.locked():
-        paths = [made.clip(store, g, c) for g in range(len(made.prompts)) for c in range(len(made.competitors))]
-        turntables = [Path(path) for group in made.turntables for path in group]
+        paths = [
+            planned.clip(store, g, c) for g in range(len(planned.prompts)) for c in range(len(planned.competitors))
+        ]
+        turntables = [Path(path) for group in planned.turntables for path in group]
         for path, content in zip(paths, clips.padded([clips.clip(path) for path in turntables]), strict=True):
             store.write(path, content)
-        plan.write(store, made)
-    _say(
-        f"{store.root}: {len(made.competitors)} methods, {len(made.prompts)} groups, {made.steps} rankings a "
-        "volunteer. One link each; they are not stored:"
+        plan.write(store, planned)
+    _log(
+        f"{store.root}: {len(planned.competitors)} methods, {len(planned.prompts)} groups, {planned.steps} rankings "
+        "per volunteer. Each link is for one volunteer; links are not stored:"
     )
-    return _print_links(store, made, volunteers, base)
+    return _print_links(store, planned, volunteers, base)
 
 
 def invite(folder: Path, count: int, url: str) -> int:
+    """Print more invitation links."""
     _require()
     _check_count("--count", count)
     base, store = _checked_url(url), Store(folder)
@@ -48,42 +53,46 @@ def invite(folder: Path, count: int, url: str) -> int:
 
 
 def serve(folder: Path, host: str, port: int, url: str | None) -> int:
-    """Until it is interrupted."""
+    """Serve the study until interrupted."""
     _require()
     if not 0 <= port < 65536:
         raise UserError(f"--port is {port}; give 0 to 65535.")
     store = Store(folder)
-    made = plan.read(store)
+    planned = plan.read(store)
     from pipeline.study import web
 
-    web.serve(store, made, host, port, _checked_url(url) if url else None)
+    web.serve(store, planned, host, port, _checked_url(url) if url else None)
     return OK
 
 
-def results(folder: Path, seed: int, *, board: bool, as_json: bool) -> int:
-    """Print and write what was found."""
+def results(folder: Path, seed: int, *, leaderboard: bool, as_json: bool) -> int:
+    """Print and write the results; with `leaderboard`, also add them to the leaderboards of the runs."""
     _require()
     from pipeline.study import results
     from pipeline.study.database import Database
 
     store = Store(folder)
-    made = plan.read(store)
+    planned = plan.read(store)
     database = Database(store.root / plan.DATABASE)
     try:
         ballots, invited = database.ballots(), database.voters()
     finally:
         database.close()
-    found = results.found(made, ballots, seed)
-    results.write(store, made, found, ballots)
-    print(json.dumps(results.as_values(made, found), indent=2) if as_json else results.markdown(made, found, invited))
-    if board:
-        for path in results.to_leaderboards(made, found):
-            _say(f"Board: {path}")
+    found = results.found(planned, ballots, seed)
+    results.write(store, planned, found, ballots)
+    print(
+        json.dumps(results.as_values(planned, found), indent=2)
+        if as_json
+        else results.markdown(planned, found, invited)
+    )
+    if leaderboard:
+        for path in results.to_leaderboards(planned, found):
+            _log(f"Leaderboard: {path}")
     return OK
 
 
 def published(table: Path, voters: int) -> int:
-    """Refuse ranks that cannot be; say which distance means something."""
+    """Check published ranks and print the critical distance. Raises UserError for impossible ranks."""
     from evaluation.ranking import critical_distance
     from pipeline.leaderboard import table as leaderboard
     from pipeline.leaderboard import user_study
@@ -97,12 +106,12 @@ def published(table: Path, voters: int) -> int:
     return OK
 
 
-def _print_links(store: Store, made: plan.Plan, count: int, base: str) -> int:
+def _print_links(store: Store, planned: plan.Plan, count: int, base: str) -> int:
     from pipeline.study.database import Database
 
     database = Database(store.root / plan.DATABASE)
     try:
-        tokens = database.invite([made.shuffled() for _ in range(count)])
+        tokens = database.invite([planned.shuffled() for _ in range(count)])
     finally:
         database.close()
     print("\n".join(f"{base}/i/{token}" for token in tokens))
@@ -127,5 +136,5 @@ def _checked_url(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)

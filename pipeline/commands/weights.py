@@ -1,4 +1,4 @@
-"""What `segmentdreamer weights …`, `reference` and `doctor` do, once their options are read."""
+"""The commands `weights list`, `weights fetch`, `weights check`, `doctor` and `reference`."""
 
 import contextlib
 import json
@@ -8,18 +8,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.commands.bench import Means, executing
+from pipeline.commands.bench import ExecutionOptions, executing
 from pipeline.errors import UserError
 from pipeline.weights import catalogue, check, models
 from pipeline.weights.catalogue import Role
 from pipeline.weights.fetch import Network, Progress, fetch
 
-NOT_KNOWN = "not known"
-PACKAGED = "prior", "scorer", "reward", "shape", "reference"
+UNKNOWN = "not known"
+BUNDLED = "prior", "scorer", "reward", "shape", "reference"
 
 
 def list_weights(where: str | None, *, as_json: bool) -> None:
-    """Print every role: its model, sources, files, licence, and where it is on this machine."""
+    """Print the model, sources, files, licence and folder of every role."""
     weights = folder_of(where)
     if as_json:
         print(json.dumps([_described(role, weights) for role in catalogue.ROLES.values()], indent=2))
@@ -29,7 +29,7 @@ def list_weights(where: str | None, *, as_json: bool) -> None:
 
 
 def fetch_weights(names: Sequence[str], where: str | None, *, offline: bool) -> None:
-    """Bring what is missing of these roles; of none, all that a benchmark may need."""
+    """Download the missing files of these roles, or of all roles that a benchmark may need."""
     roles = catalogue.roles(names or catalogue.DEFAULT, catalogue.FETCHED)
     weights = folder_of(where)
     is_terminal = sys.stderr.isatty()
@@ -39,37 +39,37 @@ def fetch_weights(names: Sequence[str], where: str | None, *, offline: bool) -> 
         disable_progress_bars()
     network = Network(offline, _bar if is_terminal else None)
     for role in roles:
-        brought = fetch(role, weights, network, _say)
-        _say(f"{role.name}: {'all there' if not brought else f'{brought} files fetched'}, in {weights / role.folder}")
+        fetched = fetch(role, weights, network, _log)
+        _log(f"{role.name}: {f'{fetched} files downloaded' if fetched else 'complete'}, in {weights / role.folder}")
     print(weights)
 
 
 def check_weights(names: Sequence[str], where: str | None, golden: Path | None, *, as_json: bool = False) -> bool:
-    """Print what `pipeline.weights.check` says of these roles, of none of all that are there; whether all is well."""
+    """Print the results of `pipeline.weights.check` for these roles, or for all. Returns whether all passed."""
     weights = models.resolve(where or models.PUBLISHED)
     if golden is not None and not golden.is_dir():
-        raise UserError(f"There is no folder {golden}; give one with the pictures, or leave --golden out.")
-    is_packaged = weights.name == models.EMBEDDED
-    known = PACKAGED if is_packaged else tuple(catalogue.ROLES)
-    is_well, found = True, list[dict[str, str]]()
+        raise UserError(f"There is no folder {golden}; give the folder with the images, or omit --golden.")
+    is_bundled = weights.name == models.EMBEDDED
+    known = BUNDLED if is_bundled else tuple(catalogue.ROLES)
+    has_passed, found = True, list[dict[str, str]]()
     for role in catalogue.roles(names or known, known):
-        # What is packaged stands for the published models and has none of their files.
-        asked = replace(role, groups=()) if is_packaged else role
+        # The bundled models have other files than the published ones.
+        checked = replace(role, groups=()) if is_bundled else role
         may_lack = not names and (role.is_optional or not weights.is_published)
-        for result in check.check(asked, weights.folder, golden, is_published=weights.is_published):
-            excused = may_lack and result.status is check.Status.MISSING
-            status = check.Status.NOTE if excused else result.status
-            is_well = is_well and status in (check.Status.OK, check.Status.NOTE)
+        for result in check.check(checked, weights.folder, golden, is_published=weights.is_published):
+            is_optional = may_lack and result.status is check.Status.MISSING
+            status = check.Status.NOTE if is_optional else result.status
+            has_passed = has_passed and status in (check.Status.OK, check.Status.NOTE)
             found.append({"role": result.role, "status": str(status), "text": result.text})
             if not as_json:
                 print(f"{result.role:10} {status:8} {result.text}", flush=True)
     if as_json:
         print(json.dumps(found, indent=2, ensure_ascii=False))
-    return is_well
+    return has_passed
 
 
 def examine(recipe_name: str, where: str | None, *, as_json: bool) -> bool:
-    """Print what this machine has and lacks for a recipe; whether it can run."""
+    """Print the findings of `pipeline.weights.doctor`. Returns whether the recipe can run on this machine."""
     from pipeline.plan import recipes
     from pipeline.weights import doctor, machine
 
@@ -99,15 +99,15 @@ def make_reference(
     out: Path | None,
     cache: Path | None,
     dtype: str | None,
-    means: Means,
+    execution: ExecutionOptions,
     *,
     keep_images: bool,
 ) -> int:
-    """Write the moments of the prior's own pictures, and print where; the number of shards that failed."""
+    """Write the statistics of the reference images and print their paths. Returns the number of failed shards."""
     from pipeline.prompts import suite as read_suite
     from pipeline.prompts import suite_name
 
-    means.check()
+    execution.check()
     weights = models.resolve(where or models.PUBLISHED)
     suite = suite or ("embedded40" if weights.name == models.EMBEDDED else "dreamfusion40")
     prompts = read_suite(suite)
@@ -117,18 +117,18 @@ def make_reference(
         weights, suite_name(suite), prompts, count, tuple(networks), out or weights.folder, cache, keep_images, dtype
     ).checked()
     if not networks and weights.name != models.EMBEDDED and (lacking := without_weights(weights)):
-        _say(f"{weights.folder} has no weights of {', '.join(lacking)}: no reference of theirs is made")
-    with executing(means.executor, means.workers) as executor:
-        files, failures = make(request, executor, means.workers, _say)
+        _log(f"{weights.folder} has no weights for {', '.join(lacking)}: their references are not computed")
+    with executing(execution.executor, execution.workers) as executor:
+        files, failures = make(request, executor, execution.workers, _log)
     for line in failures:
-        _say(f"failed: {line}")
+        _log(f"failed: {line}")
     for file in files:
         print(file)
     return len(failures)
 
 
 def folder_of(where: str | None) -> Path:
-    """The folder to fetch into or to list, which need not be there yet."""
+    """The folder of weights to download to or to list; it need not exist."""
     if where == models.EMBEDDED:
         return models.resolve(where).folder
     return models.published_folder() if where in (None, models.PUBLISHED) else Path(where).expanduser().absolute()
@@ -158,22 +158,22 @@ def _described(role: Role, weights: Path) -> dict[str, Any]:
 
 def _lines(role: Role, weights: Path) -> Iterator[str]:
     missing = role.missing(weights)
-    state = f"there, in {weights / role.folder}" if not missing else f"missing ({missing[0]}); run {role.command}"
+    state = f"complete, in {weights / role.folder}" if not missing else f"missing ({missing[0]}); run {role.command}"
     optional = ", optional" if role.is_optional else ""
     yield f"{role.name}: {role.model}, about {role.about_bytes / 1e9:.2f} GB, {role.licence}{optional}"
-    yield f"  here     {state}"
+    yield f"  local    {state}"
     yield f"  format   {role.format}"
     for group in role.groups:
         yield f"  sources  {', then '.join(map(str, group.sources))}"
         for file in group.files:
             if not file.path.endswith((".json", "merges.txt")):
-                size = f"{file.num_bytes:,} bytes" if file.num_bytes else f"size {NOT_KNOWN}"
-                yield f"  file     {file.path}: {size}, SHA-256 {file.sha256 or NOT_KNOWN}"
+                size = f"{file.num_bytes:,} bytes" if file.num_bytes else f"size {UNKNOWN}"
+                yield f"  file     {file.path}: {size}, SHA-256 {file.sha256 or UNKNOWN}"
 
 
 @contextlib.contextmanager
 def _bar(name: str) -> Iterator[Progress]:
-    """On a terminal, how far a download is."""
+    """A progress bar of a download on a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
     from rich.progress import Progress as Bars
@@ -181,8 +181,8 @@ def _bar(name: str) -> Iterator[Progress]:
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
     with Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
         task = bars.add_task(name, total=None)
-        yield lambda there, whole: bars.update(task, completed=there, total=whole)
+        yield lambda downloaded, total: bars.update(task, completed=downloaded, total=total)
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)

@@ -35,7 +35,7 @@ WITHOUT_PARSER = {
     "pipeline.benchmarks.full_size": 1,
 }
 ONE_OF = {
-    "to": export.FORMATS, "executor": commands.EXECUTORS, "log": progress.LOGS, "where": commands_cluster.PLACES,
+    "to": export.FORMATS, "executor": commands.EXECUTORS, "log": progress.LOGS, "target": commands_cluster.TARGETS,
     "eval_placement": placement.PLACEMENTS, "role": catalogue.ROLES,
 }  # fmt: skip
 

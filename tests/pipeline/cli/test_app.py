@@ -91,11 +91,11 @@ def no_work(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["bench", "--prompt", ""], 'The prompt is empty; say what the object is, as in "a red mushroom".'),
-        (["generate", " "], 'The prompt is empty; say what the object is, as in "a red mushroom".'),
+        (["bench", "--prompt", ""], 'The prompt is empty; describe an object, as in "a red mushroom".'),
+        (["generate", " "], 'The prompt is empty; describe an object, as in "a red mushroom".'),
         (
             ["bench", "--prompt", "red " * 1250],
-            f"The prompt {('red ' * 10)[:39] + '…'!r} has 5,000 characters; the most is 1,000: shorten it.",
+            f"The prompt {('red ' * 10)[:39] + '…'!r} has 5,000 characters; the limit is 1,000. Shorten it.",
         ),
         (["bench", "--limit", "0"], "--limit is 0; give at least 1, or leave it out for all prompts."),
         (["bench", "--prompt", "a cube", "--views", "0"], "--views is 0; give 1 to 1000, or 120 to follow the paper."),
@@ -123,8 +123,8 @@ def no_work(monkeypatch):
         ),
         (
             ["bench", "--prompt", "a", "--sweep", "times.segments=increasing", "--sweep", "times.num_segments=3,1"],
-            ("No recipe can be the cell 'sctd segments=increasing num_segments=1': recipe key 'times': growing "
-            "segments need at least 2 of them, not 1: use equal segments for one."),
+            ("The sweep cell 'sctd segments=increasing num_segments=1' is invalid: recipe key 'times': expected "
+            "at least 2 increasing segments, found 1: use equal segments."),
         ),
         (
             ["bench", "--prompt", "a cube", "--sweep", "times.num_segment=1,3"],
@@ -132,10 +132,10 @@ def no_work(monkeypatch):
         ),
         (
             ["generate", "a cube", "--recipe", str(EXAMPLES / "figure6.yaml")],
-            f"{EXAMPLES / 'figure6.yaml'} holds a sweep, whose cells are to be compared; run it by bench.",
+            f"{EXAMPLES / 'figure6.yaml'} contains a sweep; run it with bench.",
         ),
-        (["evaluate", "nowhere"], "nowhere holds no run (no run.json); give the folder that a bench wrote."),
-        (["leaderboard", "nowhere"], "nowhere holds no run (no run.json); give the folder that a bench wrote."),
+        (["evaluate", "nowhere"], "nowhere contains no run (no run.json); give the run folder of a bench."),
+        (["leaderboard", "nowhere"], "nowhere contains no run (no run.json); give the run folder of a bench."),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_sentence_and_status_2_before_any_work(arguments, message, tmp_path, monkeypatch):
@@ -155,7 +155,7 @@ def test_bad_input_is_one_sentence_and_status_2_before_any_work(arguments, messa
         ("0", "ray", "--workers is 0; give 1 to 16 (2 cores here), or leave it out."),
         ("-2", "ray", "--workers is -2; give 1 to 16 (2 cores here), or leave it out."),
         ("99999", "ray", "--workers is 99999; give 1 to 16 (2 cores here), or leave it out."),
-        ("2", "inline", "--workers is 2; give 1 (inline works in one process), or leave it out."),
+        ("2", "inline", "--workers is 2; give 1 (inline runs in one process), or leave it out."),
         ("1", "rai", "There is no executor 'rai'; choose from ray, inline; the nearest is 'ray'."),
     ],
 )
@@ -171,8 +171,8 @@ def test_workers_that_cannot_be_meant(workers, executor, message, tiny_weights, 
 def test_a_prompt_the_prior_cannot_read_to_its_end(tiny_weights, tmp_path):
     line = refused("bench", "--prompt", "x" * 60, "--weights", tiny_weights, *BALL, "--out", tmp_path / "run")
     assert line == (
-        f"Error: The prompt {'x' * 39 + '…'!r} comes to 87 tokens with its view words, and this prior reads 64: "
-        "shorten it."
+        f"Error: The prompt {'x' * 39 + '…'!r} has 87 tokens with its view words, but this prior reads at most "
+        "64; shorten it."
     )
     assert not (tmp_path / "run").exists()
 
@@ -225,7 +225,7 @@ def test_a_run_folder_has_all_that_was_promised(command):
         }  # fmt: skip
     assert result.stdout.splitlines()[0].startswith("| method | prompts | clip@tiny ↑ ")
     assert f"{out}/leaderboard.csv" in result.stdout
-    assert f"4 of 4 assets to make and judge in {out}" in result.stderr
+    assert f"4 of 4 assets to generate and score in {out}" in result.stderr
     assert "evaluate 0: a blue ball (sds): done (4 of 4)" in result.stderr
 
 
@@ -261,7 +261,7 @@ def test_a_finished_run_is_told_of_in_one_sentence_and_not_touched(command, monk
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     monkeypatch.setattr("pipeline.report.publish.publish", lambda *_: pytest.fail("tables were written"))
     again = invoke(*arguments)
-    assert again.stderr == f"All 4 assets are made and judged, so there is nothing to do: {out}/leaderboard.csv\n"
+    assert again.stderr == f"All 4 assets are generated and scored, nothing to do: {out}/leaderboard.csv\n"
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
@@ -291,8 +291,7 @@ def test_other_settings_in_the_same_folder_are_refused(command):
     arguments, out, _ = command
     line = refused(*arguments, "--set", "iterations=5")
     assert line == (
-        f"Error: {out} was made with other settings: its iterations is 4, this one 5; use those, or choose another "
-        "--out."
+        f"Error: {out} was generated with other settings: iterations 4, now 5; use those, or choose another --out."
     )
 
 
@@ -312,7 +311,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(command, tmp_path, monkeypa
         patch.setattr(commands.Display, "watcher", interrupt)
         stopped = invoke(*arguments)
     assert stopped.exit_code == 130
-    assert stopped.stderr.splitlines()[-1].startswith("Interrupted. Start the same command again to go on: ")
+    assert stopped.stderr.splitlines()[-1].startswith("Interrupted. To resume, run: ")
     assert len(assets(tmp_path / "run")) == 1
     assert len(list((tmp_path / "run").glob("items/*/checkpoint"))) == 1
 
@@ -374,11 +373,11 @@ def test_a_sweep_has_a_row_and_a_column_per_cell_and_does_nothing_twice(tmp_path
     assert {path: path.stat().st_mtime_ns for path in out.glob("items/*/*")} == before
 
     more = invoke(*base, "--sweep", "times.num_segments=1,3,5")
-    assert "2 of 6 assets to make and judge" in more.stderr
+    assert "2 of 6 assets to generate and score" in more.stderr
     assert before.items() <= {path: path.stat().st_mtime_ns for path in out.glob("items/*/*")}.items()
     assert len(pd.read_csv(out / "leaderboard.csv")) == 3
     fewer = refused(*base, "--sweep", "times.num_segments=1,5")
-    assert "its methods are sctd num_segments=1, sctd num_segments=3, sctd num_segments=5, these are" in fewer
+    assert "methods sctd num_segments=1, sctd num_segments=3, sctd num_segments=5, now" in fewer
 
 
 def test_a_job_that_breaks_down_is_a_row_with_its_reason_and_status_3(tiny_weights, tmp_path):

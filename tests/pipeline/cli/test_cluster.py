@@ -1,4 +1,4 @@
-"""`manifest`, `submit` and `job` as a user meets them: golden files, refusals, and the commands of docs/cluster.md."""
+"""The commands `manifest`, `submit`, `schedule` and `job`: golden files, errors, the commands of docs/cluster.md."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import yaml
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from cluster.kubernetes.job import decoded
+from cluster.jobs.description import decoded
 from pipeline.cli.app import app
 from pipeline.commands import cluster as commands_cluster
 from tests.support import crd_schemas, emulated_kubernetes, fake_kubeflow, fake_kubernetes
@@ -48,7 +48,7 @@ def printed(*arguments: str) -> list[dict]:
 
 
 def check(document: dict) -> None:
-    """As an API server would."""
+    """Validate a manifest as an API server does."""
     if document["apiVersion"] == "ray.io/v1":
         assert crd_schemas.problems(document) == []
     else:
@@ -56,33 +56,33 @@ def check(document: dict) -> None:
 
 
 @pytest.mark.parametrize("name", TYPICAL)
-def test_typical_manifests(name):
-    """After a change that is meant: python tests/pipeline/cli/test_cluster.py writes them anew."""
+def test_manifests_equal_golden_files(name):
+    """After an intended change, run python tests/pipeline/cli/test_cluster.py to rewrite the golden files."""
     assert invoke("manifest", *TYPICAL[name]).stdout == (GOLDEN / f"{name}.yaml").read_text(encoding="utf-8")
     for document in printed(*TYPICAL[name]):
         check(document)
 
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.yaml")), ids=lambda path: path.stem)
-def test_manifests_hold_no_secret(path):
-    """A variable whose name sounds like a secret has no value; nothing looks like a token of a hub or a cloud."""
+def test_golden_files_contain_no_secret(path):
+    """Variables with secret-like names have no value, and nothing looks like an access token."""
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"hf_[A-Za-z0-9]{8}|AKIA[A-Z0-9]{12}|BEGIN [A-Z ]*PRIVATE KEY", text)
     assert not re.findall(r"name: \S*(?:TOKEN|KEY|SECRET|PASSWORD)\S*\n\s*value:", text)
 
 
-def test_a_command_is_read_before_it_is_sent():
+def test_command_is_parsed_before_it_is_submitted():
     machine = ["manifest", "rayjob", "--name", "a", *IMAGE, "--storage", "runs", "--"]
     assert refused(*machine, "bensh") == (
-        "Error: The command after -- is 'bensh'; it begins with one of bench, generate, evaluate, reference; "
+        "Error: The command after -- is 'bensh'; expected one of bench, generate, evaluate, reference; "
         "the nearest is 'bench'."
     )
     line = refused(*machine, "bench", "--limit", "many")
-    assert line.startswith("Error: The command after -- cannot run: Invalid value for '--limit': ")
+    assert line.startswith("Error: The command after -- is invalid: Invalid value for '--limit': ")
     assert line.endswith("; see bench --help.")
 
 
-def test_refusals_are_one_line():
+def test_invalid_options_are_one_line_errors():
     for options, words in (
         (["--name", "A"], "--name is 'A'"),
         (["--name", "a", "--secret", "HF_TOKEN=hf_123"], "--secret names no key of a Secret"),
@@ -103,22 +103,22 @@ def test_refusals_are_one_line():
         (["reference"], "published"),
     ],
 )
-def test_pods_have_the_weights_that_the_command_runs_on(command, weights):
+def test_weights_follow_from_the_command(command, weights):
     assert commands_cluster.weights_of(get_command(app), command) == weights
 
 
-def test_the_clock_asks_for_the_same_machines():
-    """The launcher's own options, read by the launcher, describe the job that was asked for."""
+def test_cronjob_submits_the_same_job():
+    """The options in the CronJob describe the job of the manifest."""
     options = ["--gpus", "8", "--gpus-per-worker", "2", "--storage", "runs", "--secret", "hub=HF_TOKEN", "--queue", "q"]
     command = ["bench", "--recipe", "paper", "--prompt", "a b"]
     *_, cron = printed("cronjob", "--name", "tick", *IMAGE, *options, "--schedule", "@daily", "--", *command)
     (container,) = cron["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
-    (again,) = printed("rayjob", "--name", "tick", *container["args"])
+    (tick,) = printed("rayjob", "--name", "tick", *container["args"])
     (first,) = printed("rayjob", "--name", "tick", *IMAGE, *options, "--", *command)
-    assert again == first
+    assert tick == first
 
 
-def test_a_run_in_a_bucket_needs_no_storage_and_a_clock_makes_a_folder_there_for_each_tick():
+def test_run_in_a_bucket_needs_no_storage_and_a_cronjob_gets_a_folder_per_tick():
     (manifest,) = printed("rayjob", "--name", "a", *IMAGE, "--", "bench", "--out", "s3://bucket/run")
     check(manifest)
     assert manifest["spec"]["entrypoint"] == "segmentdreamer encoded bench --out s3://bucket/run"
@@ -130,43 +130,52 @@ def test_a_run_in_a_bucket_needs_no_storage_and_a_clock_makes_a_folder_there_for
     assert tick["spec"]["entrypoint"] == "segmentdreamer encoded bench --out s3://bucket/nights/tick-1"
 
 
-def test_submit_local_and_encoded_words_run_here():
-    told = []
+def test_submit_local_and_encoded_commands_run_in_this_process():
+    errors = []
     for words in (["submit", "local", "--", "bench", "--prompt", ""], ["encoded", "bench", "--prompt", "%20"]):
         result = invoke(*words)
         assert result.exit_code == 2
-        told.append(result.stderr.split(";")[0])
-    assert told == ["Error: The prompt is empty"] * 2
+        errors.append(result.stderr.split(";")[0])
+    assert errors == ["Error: The prompt is empty"] * 2
     assert decoded(["a%20b"]) == ["a b"]
 
 
-def test_submit_kuberay_twice_is_one_job_and_its_end_is_the_status(tmp_path, monkeypatch):
+def test_submit_kuberay_twice_creates_one_job_and_returns_its_status(tmp_path, monkeypatch):
     from kubernetes.config import kube_config
 
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    options = ["--name", "night", *IMAGE, "--storage", "runs", "--", "bench"]
+    options = ["--name", "nightly", *IMAGE, "--storage", "runs", "--", "bench"]
     with fake_kubernetes.serving(tmp_path) as (server, config):
         monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(config))
-        assert invoke("submit", "kuberay", *options).stdout == "night: submitted\n"
-        assert invoke("submit", "kuberay", *options).stdout == "night: there already\n"
+        assert invoke("submit", "kuberay", *options).stdout == "nightly: submitted\n"
+        assert invoke("submit", "kuberay", *options).stdout == "nightly: already submitted\n"
         (there,) = server.objects.values()
         assert there == printed("rayjob", *options)[0]
         there["status"] = {"jobDeploymentStatus": "Failed", "message": "3 attempts"}
         ended = invoke("submit", "kuberay", "--wait", *options)
-        assert (ended.exit_code, ended.stdout) == (3, "night: there already\nfailed: Failed 3 attempts\n")
-        asked = invoke("job", "status", "kuberay", "night", "--json")
+        assert (ended.exit_code, ended.stdout) == (3, "nightly: already submitted\nfailed: Failed 3 attempts\n")
+        asked = invoke("job", "status", "kuberay", "nightly", "--json")
         assert (asked.exit_code, json.loads(asked.stdout)) == (3, {"state": "failed", "message": "Failed 3 attempts"})
-        assert invoke("job", "status", "kuberay", "night").exit_code == 3
-        assert invoke("submit", "kuberay", "--again", *options).stdout == "night: submitted\n"
-        assert invoke("submit", "kuberay", "--again", *options).stdout == "night: there already\n"
-        assert invoke("job", "status", "kuberay", "night").stdout == "waiting\n"
-        server.pods["night"] = "4 of 4 assets\n"
-        assert invoke("job", "logs", "kuberay", "night").stdout == "4 of 4 assets\n"
-        assert invoke("job", "cancel", "kuberay", "night").exit_code == 0
-        assert refused("job", "status", "kuberay", "night").startswith("Error: There is no job night")
-    assert refused("job", "status", "kubray", "night") == (
-        "Error: There is no place 'kubray' to send jobs to; choose from ray, kuberay, kfp; the nearest is 'kuberay'."
+        assert invoke("job", "status", "kuberay", "nightly").exit_code == 3
+        assert invoke("submit", "kuberay", "--resubmit", *options).stdout == "nightly: submitted\n"
+        assert invoke("submit", "kuberay", "--again", *options).stdout == "nightly: already submitted\n"
+        assert invoke("job", "status", "kuberay", "nightly").stdout == "waiting\n"
+        server.pods["nightly"] = "4 of 4 assets\n"
+        assert invoke("job", "logs", "kuberay", "nightly").stdout == "4 of 4 assets\n"
+        assert invoke("job", "cancel", "kuberay", "nightly").exit_code == 0
+        assert refused("job", "status", "kuberay", "nightly").startswith("Error: There is no job nightly")
+    assert refused("job", "status", "kubray", "nightly") == (
+        "Error: There is no target 'kubray' for jobs; choose from ray, kuberay, kfp; the nearest is 'kuberay'."
     )
+
+
+@pytest.mark.parametrize("option", ["--resubmit", "--again"])
+@pytest.mark.parametrize("target", ["ray", "kuberay", "kfp"])
+def test_resubmit_has_the_alias_again(target, option):
+    options = ["--name", "nightly", *([] if target == "ray" else IMAGE)]
+    submit = get_command(app).commands["submit"].commands[target]
+    assert submit.make_context(target, [*options, option, "--", "bench"]).params["resubmit"] is True
+    assert submit.make_context(target, [*options, "--", "bench"]).params["resubmit"] is False
 
 
 def kubernetes_at(config, monkeypatch):
@@ -176,7 +185,7 @@ def kubernetes_at(config, monkeypatch):
     monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(config))
 
 
-def test_schedule_cronjob_is_declared(tmp_path, monkeypatch):
+def test_schedule_cronjob_is_idempotent(tmp_path, monkeypatch):
     options = ["schedule", "cronjob", "--name", "nightly", *IMAGE, "--storage", "runs"]
     with emulated_kubernetes.running(tmp_path) as (_, config):
         kubernetes_at(config, monkeypatch)
@@ -186,38 +195,38 @@ def test_schedule_cronjob_is_declared(tmp_path, monkeypatch):
         assert invoke("schedule", "cronjob", "--name", "nightly", "--delete").stdout == "nightly: deleted\n"
         assert invoke("schedule", "cronjob", "--name", "nightly", "--delete").stdout == "nightly: unchanged\n"
     assert refused(*options, "--", "bench") == (
-        "Error: There is no --schedule; give it, or --delete for no such schedule."
+        "Error: There is no --schedule; give it, or --delete to delete the schedule."
     )
     assert refused(*options, "--schedule", "@daily", "--storage", "sftp://x", "--", "bench").startswith(
         "Error: --storage is 'sftp://x'"
     )
 
 
-def test_submit_and_schedule_kfp_are_declared():
+def test_submit_and_schedule_kfp_are_idempotent():
     with fake_kubeflow.serving() as server:
-        options = ["--name", "night", *IMAGE, "--storage", "runs", "--endpoint", server.url]
-        assert invoke("submit", "kfp", *options, "--", "bench").stdout == "night: submitted\n"
-        assert invoke("submit", "kfp", *options, "--", "bench").stdout == "night: there already\n"
+        options = ["--name", "nightly", *IMAGE, "--storage", "runs", "--endpoint", server.url]
+        assert invoke("submit", "kfp", *options, "--", "bench").stdout == "nightly: submitted\n"
+        assert invoke("submit", "kfp", *options, "--", "bench").stdout == "nightly: already submitted\n"
         assert refused("submit", "kfp", *options, "--gpus", "2", "--", "bench").startswith(
-            "Error: A job night is there"
+            "Error: A different job named nightly exists"
         )
-        assert invoke("job", "status", "kfp", "night", "--endpoint", server.url).stdout == "waiting\n"
+        assert invoke("job", "status", "kfp", "nightly", "--endpoint", server.url).stdout == "waiting\n"
         (run,) = server.objects["runs"].values()
         run["state"] = "FAILED"
-        assert invoke("submit", "kfp", *options, "--", "bench").stdout == "night: there already\n"
-        assert invoke("submit", "kfp", "--again", *options, "--", "bench").stdout == "night: submitted\n"
+        assert invoke("submit", "kfp", *options, "--", "bench").stdout == "nightly: already submitted\n"
+        assert invoke("submit", "kfp", "--resubmit", *options, "--", "bench").stdout == "nightly: submitted\n"
         (anew,) = server.objects["runs"].values()
         assert [made["runtime_config"]["parameters"].get("again") for made in (run, anew)] == [None, True]
-        assert invoke("submit", "kfp", "--again", *options, "--", "bench").stdout == "night: there already\n"
+        assert invoke("submit", "kfp", "--again", *options, "--", "bench").stdout == "nightly: already submitted\n"
         clock = ["schedule", "kfp", *options, "--schedule", "0 2 * * *"]
-        assert invoke(*clock, "--", "bench").stdout == "night: created\n"
-        assert invoke(*clock, "--", "bench").stdout == "night: unchanged\n"
-        assert invoke(*clock, "--gpus", "2", "--", "bench").stdout == "night: replaced\n"
-        assert invoke(*clock, "--delete").stdout == "night: deleted\n"
-    assert list(printed("kfp", "--name", "night", *IMAGE, "--storage", "runs", "--", "bench")[1]) == ["platforms"]
+        assert invoke(*clock, "--", "bench").stdout == "nightly: created\n"
+        assert invoke(*clock, "--", "bench").stdout == "nightly: unchanged\n"
+        assert invoke(*clock, "--gpus", "2", "--", "bench").stdout == "nightly: replaced\n"
+        assert invoke(*clock, "--delete").stdout == "nightly: deleted\n"
+    assert list(printed("kfp", "--name", "nightly", *IMAGE, "--storage", "runs", "--", "bench")[1]) == ["platforms"]
 
 
-def test_submit_local_twice_changes_nothing_and_another_request_is_refused(tiny_weights, tmp_path, monkeypatch):
+def test_submit_local_resumes_the_same_command_and_refuses_another(tiny_weights, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = ["--weights", tiny_weights, "--views", 4, "--executor", "inline", "--set", "iterations=2"]
     small += ["--set", "initialization.kind=ball", "--set", "initialization.count=150"]
@@ -228,7 +237,7 @@ def test_submit_local_twice_changes_nothing_and_another_request_is_refused(tiny_
     assert invoke(*words).exit_code == 0
     assert record.stat().st_mtime_ns == before
     line = refused(*words, "--seed", "1")
-    assert "was made with other settings" in line
+    assert "was generated with other settings" in line
 
 
 def commands_of_the_page() -> list[list[str]]:
@@ -237,7 +246,7 @@ def commands_of_the_page() -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in blocks.splitlines() if "segmentdreamer manifest" in line]
 
 
-def test_every_manifest_of_the_page_is_printed_and_valid():
+def test_every_manifest_command_of_the_page_prints_valid_manifests():
     for words in commands_of_the_page():
         end = words.index("|") if "|" in words else len(words)
         for document in printed(*words[words.index("manifest") + 1 : end]):

@@ -1,4 +1,4 @@
-"""Completion in a real bash, and by the functions that answer for each option."""
+"""Shell completion: the functions of each option, and a real bash."""
 
 import shutil
 import sys
@@ -7,9 +7,9 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from pipeline.cli import completion as cli_complete
+from pipeline.cli import completion
 from pipeline.cli.app import app
-from pipeline.prompts import packaged
+from pipeline.prompts import bundled
 from sctd.recipe.methods import FOR_OBJECTIVE
 from sctd.recipe.presets import RECIPES
 from sctd.recipe.recipe import Recipe, keys
@@ -18,22 +18,22 @@ END, DELETE_LINE = "<", b"\x15"
 BASH = shutil.which("bash")
 
 
-def test_each_function_completes_from_what_there_is():
-    assert cli_complete.suites("") == packaged()
-    assert cli_complete.suites("emb") == ["embedded40"]
-    assert cli_complete.words_of("sctd.recipe.presets", "RECIPES")("") == list(RECIPES)
-    assert cli_complete.words_of("sctd.recipe.presets", "RECIPES")("paper-p") == ["paper-portrait"]
-    assert cli_complete.settings("guidance.sc") == ["guidance.scale="]
-    assert cli_complete.settings("") == [f"{key}=" for key in keys(Recipe())]
+def test_values_are_completed_from_the_known_names():
+    assert completion.suites("") == bundled()
+    assert completion.suites("emb") == ["embedded40"]
+    assert completion.choices("sctd.recipe.presets", "RECIPES")("") == list(RECIPES)
+    assert completion.choices("sctd.recipe.presets", "RECIPES")("paper-p") == ["paper-portrait"]
+    assert completion.settings("guidance.sc") == ["guidance.scale="]
+    assert completion.settings("") == [f"{key}=" for key in keys(Recipe())]
 
 
-def test_the_last_of_several_objectives_is_completed_and_none_comes_twice():
-    assert cli_complete.objectives("") == list(FOR_OBJECTIVE)
-    assert cli_complete.objectives("sctd,sd") == ["sctd,sds", "sctd,sds-authors"]
-    assert cli_complete.objectives("sds,sd") == ["sds,sds-authors"]
+def test_last_of_several_objectives_is_completed_without_repetition():
+    assert completion.objectives("") == list(FOR_OBJECTIVE)
+    assert completion.objectives("sctd,sd") == ["sctd,sds", "sctd,sds-authors"]
+    assert completion.objectives("sds,sd") == ["sds,sds-authors"]
 
 
-def test_every_option_of_names_is_completed():
+def test_every_option_with_known_values_is_completed():
     bench = {option.name: option for option in get_command(app).commands["bench"].params}
     context = get_command(app).commands["bench"].make_context("bench", [])
     for name, word in (
@@ -43,14 +43,14 @@ def test_every_option_of_names_is_completed():
         assert word in [item.value for item in bench[name].shell_complete(context, word[:2])], name
 
 
-@pytest.mark.parametrize("shell", cli_complete.SHELLS)
-def test_there_is_a_script_for_each_shell(shell):
+@pytest.mark.parametrize("shell", completion.SHELLS)
+def test_each_shell_has_a_script(shell):
     result = CliRunner().invoke(app, ["completion", shell])
     assert result.exit_code == 0
-    assert f"{cli_complete.VARIABLE}=complete_{shell}" in result.stdout
+    assert f"{completion.VARIABLE}=complete_{shell}" in result.stdout
 
 
-def test_a_shell_there_is_not_is_named():
+def test_unknown_shell_is_an_error():
     result = CliRunner().invoke(app, ["completion", "bsh"])
     assert (result.exit_code, result.output) == (
         2,
@@ -59,8 +59,8 @@ def test_a_shell_there_is_not_is_named():
 
 
 @pytest.mark.skipif(BASH is None, reason="there is no bash")
-def test_bash_completes_what_is_typed(terminals, tmp_path):
-    """On a terminal, by the tabulator key: verbs, options, suites, the last of several objectives, recipes, files."""
+def test_completion_in_bash(terminals, tmp_path):
+    """The Tab key completes commands, options, suites, the last of several objectives, recipes and files."""
     program = tmp_path / "segmentdreamer"
     program.write_text(f"#!{sys.executable}\nfrom pipeline.cli.app import main\nmain()\n", encoding="utf-8")
     program.chmod(0o755)

@@ -1,4 +1,4 @@
-"""`study` as its users meet it: create, invite, vote, results; and what is refused."""
+"""The study commands: create, invite, vote and results, and errors."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ def refused(*arguments) -> str:
     return line.removeprefix("Error: ")
 
 
-def test_from_runs_to_results(runs, tmp_path):
+def test_study_from_runs_to_results(runs, tmp_path, monkeypatch):
     out = tmp_path / "study"
     options = ["--runs", ",".join(map(str, runs)), "--prompts", 1, "--volunteers", 2, "--out", out]
     made = invoke("create", *options, "--url", "https://study.example.org/")
@@ -34,7 +34,7 @@ def test_from_runs_to_results(runs, tmp_path):
     links = made.stdout.splitlines()
     assert len(links) == 2
     assert all(re.fullmatch(r"https://study\.example\.org/i/[\w-]{43}", link) for link in links)
-    assert "3 methods, 1 groups, 3 rankings a volunteer" in made.stderr
+    assert "3 methods, 1 groups, 3 rankings per volunteer" in made.stderr
     more = invoke("invite", out, "--count", 1)
     assert more.stdout.startswith("http://127.0.0.1:8000/i/")
     assert refused("results", out).startswith("Not every question has an answer yet")
@@ -48,17 +48,21 @@ def test_from_runs_to_results(runs, tmp_path):
                 page = client.get(f"/step/{step}").text
                 fields = {"A": "1", "B": "2", "C": "3", "csrf": csrf(page)}
                 assert client.post(f"/step/{step}", data=fields, follow_redirects=False).status_code == 303
-    told = invoke("results", out)
-    assert "3 of 3 invited volunteers have voted" in told.stdout
-    assert "| sds-secret" in told.stdout
+    printed = invoke("results", out)
+    assert "3 of 3 invited volunteers have voted" in printed.stdout
+    assert "| sds-secret" in printed.stdout
     values = json.loads(invoke("results", out, "--json").stdout)
     assert sum(row["mean_rank"] for row in values["ranks"] if row["question"] == "q1") == pytest.approx(6)
+    monkeypatch.setattr("pipeline.study.results.to_leaderboards", lambda *_: ["alpha/leaderboard.csv"])
+    assert invoke("results", out).stderr == ""
+    for option in ("--leaderboard", "--board"):  # the latter is an alias
+        assert invoke("results", out, option).stderr == "Leaderboard: alpha/leaderboard.csv\n"
     with open(out / "votes.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == 27
-    assert "holds a study already" in refused("create", *options)
+    assert "already holds a study" in refused("create", *options)
 
 
-def test_refusals(runs, tmp_path, monkeypatch):
+def test_invalid_options_are_errors(runs, tmp_path, monkeypatch):
     options = ["--runs", runs[0], "--out", tmp_path / "study"]
     assert refused("create", *options, "--volunteers", 0) == "--volunteers is 0; give 1 to 10000."
     assert "give scheme, host and port alone" in refused("create", *options, "--url", "study.example.org")
@@ -74,8 +78,8 @@ def test_refusals(runs, tmp_path, monkeypatch):
 
 def test_published_ranks(tmp_path):
     (tmp_path / "ranks.csv").write_text("method,q1_rank\na,1.4\nb,1.6\n")
-    told = invoke("published", tmp_path / "ranks.csv", "--voters", 40).stdout
-    assert "| a      | 1.4     |" in told
-    assert "40 volunteers: ranks closer than 0.310 do not differ significantly (Nemenyi)." in told
+    printed = invoke("published", tmp_path / "ranks.csv", "--voters", 40).stdout
+    assert "| a      | 1.4     |" in printed
+    assert "40 volunteers: ranks closer than 0.310 do not differ significantly (Nemenyi)." in printed
     (tmp_path / "ranks.csv").write_text("method,q1_rank\na,1.4\nb,1.4\n")
     assert "sum to 2.80: expected 3 within 0.03" in refused("published", tmp_path / "ranks.csv", "--voters", 40)

@@ -1,0 +1,108 @@
+"""The commands `nightly` and `nightly accept`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli import completion
+from pipeline.cli.error_handling import OK, REGRESSION, handle_errors
+from pipeline.cli.options import (
+    DEFAULT_SUITE,
+    NIGHTLY_LIMIT,
+    BaselineFolder,
+    CheckpointSeconds,
+    EvalPlacement,
+    ExecutorName,
+    Limit,
+    Log,
+    Objective,
+    RecipeName,
+    Report,
+    RunFolder,
+    Seed,
+    Settings,
+    StallSeconds,
+    Views,
+    WeightsFolder,
+    Workers,
+    optional_path,
+)
+from pipeline.store.files import place
+
+
+def nightly(
+    context: typer.Context,
+    baseline: BaselineFolder = None,
+    gates: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="TOML file with the tolerance of each metric.", show_default="bundled gates"),
+    ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            autocompletion=completion.suites,
+            help="Prompt suite.",
+            show_default=f"first {NIGHTLY_LIMIT} prompts of {DEFAULT_SUITE}",
+        ),
+    ] = None,
+    limit: Limit = None,
+    objective: Objective = "sctd",
+    recipe: RecipeName = "embedded",
+    weights: WeightsFolder = None,
+    seed: Seed = 0,
+    views: Views = 120,
+    workers: Workers = None,
+    executor: ExecutorName = "ray",
+    eval_placement: EvalPlacement = "auto",
+    stall_seconds: StallSeconds = 180.0,
+    checkpoint_seconds: CheckpointSeconds = 20.0,
+    log: Log = "auto",
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR|URL", help="Run folder.", show_default="runs/nightly-DATE-COMMIT")
+    ] = None,
+    set_: Settings = None,
+    report: Report = True,
+) -> int | None:
+    """Benchmark this version and test it against a baseline.
+
+    Assets are compared prompt by prompt. The verdict is PASS or INCONCLUSIVE (status 0) or FAIL (status 5). Before the run,
+    the metrics are checked on frozen renders. `nightly accept RUN` pins a baseline.
+    """
+    if context.invoked_subcommand is not None:
+        return None
+    from pipeline.commands import bench as bench_commands
+    from pipeline.commands import nightly as commands
+
+    baselines = commands.required(optional_path(baseline))
+    name, prompts = bench_commands.prompts(suite, None, limit, DEFAULT_SUITE, NIGHTLY_LIMIT)
+    run = bench_commands.checked_run(name, prompts, objective, recipe, weights, seed, views, set_)
+    execution = bench_commands.ExecutionOptions(
+        executor, workers, checkpoint_seconds, log, eval_placement, stall_seconds, report=report
+    )
+    verdict = commands.run(run, baselines, gates, optional_path(out), execution)
+    return REGRESSION if verdict == "FAIL" else OK
+
+
+def accept(
+    folder: RunFolder,
+    baseline: BaselineFolder = None,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why later runs are compared with this one.")] = "",
+) -> int:
+    """Pin a finished run as the baseline.
+
+    Older baselines are kept.
+    """
+    from pipeline.commands import nightly as commands
+
+    commands.accept(place(folder), commands.required(optional_path(baseline)), reason)
+    return OK
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the group `nightly`."""
+    group = typer.Typer(rich_markup_mode=None)
+    group.callback(invoke_without_command=True)(handle_errors(nightly))
+    group.command()(handle_errors(accept))
+    app.add_typer(group, name="nightly")

@@ -1,0 +1,160 @@
+"""The commands for run folders: `bench`, `generate`, `evaluate`, `leaderboard` and `status`."""
+
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.error_handling import OK, handle_errors, status_of
+from pipeline.cli.options import (
+    DEFAULT_LIMIT,
+    DEFAULT_SUITE,
+    AsJson,
+    CheckpointSeconds,
+    EvalPlacement,
+    ExecutorName,
+    Limit,
+    Live,
+    Log,
+    Objective,
+    Out,
+    Prompts,
+    RecipeName,
+    Report,
+    RunFolder,
+    RunFolders,
+    Seed,
+    Settings,
+    StallSeconds,
+    Suite,
+    Sweeps,
+    Track,
+    Views,
+    WeightsFolder,
+    Workers,
+    optional_path,
+)
+from pipeline.store.files import place
+
+
+def bench(
+    suite: Suite = None,
+    prompt: Prompts = None,
+    limit: Limit = None,
+    objective: Objective = "sctd",
+    recipe: RecipeName = "embedded",
+    weights: WeightsFolder = None,
+    seed: Seed = 0,
+    views: Views = 120,
+    workers: Workers = None,
+    executor: ExecutorName = "ray",
+    eval_placement: EvalPlacement = "auto",
+    stall_seconds: StallSeconds = 180.0,
+    checkpoint_seconds: CheckpointSeconds = 20.0,
+    log: Log = "auto",
+    track: Track = None,
+    out: Out = None,
+    set_: Settings = None,
+    sweep: Sweeps = None,
+    report: Report = True,
+    live: Live = None,
+) -> int:
+    """Generate an asset for every prompt, score it from all sides and rank the methods.
+
+    The methods are the objectives, or the settings of a sweep. Run the same command again to resume; finished work is
+    not repeated.
+    """
+    from pipeline.commands import bench as commands
+
+    name, prompts = commands.prompts(suite, prompt, limit, DEFAULT_SUITE, DEFAULT_LIMIT)
+    run = commands.checked_run(name, prompts, objective, recipe, weights, seed, views, set_, sweep)
+    execution = commands.ExecutionOptions(
+        executor, workers, checkpoint_seconds, log, eval_placement, stall_seconds, track, report, live
+    )
+    return status_of(commands.bench(run, optional_path(out), execution))
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text prompt: 'a red mushroom'.")],
+    objective: Objective = "sctd",
+    recipe: RecipeName = "embedded",
+    weights: WeightsFolder = None,
+    seed: Seed = 0,
+    workers: Workers = None,
+    executor: ExecutorName = "ray",
+    stall_seconds: StallSeconds = 180.0,
+    checkpoint_seconds: CheckpointSeconds = 20.0,
+    log: Log = "auto",
+    out: Out = None,
+    set_: Settings = None,
+    live: Live = None,
+) -> int:
+    """Generate an asset without scoring it.
+
+    The item's folder gets asset.ply, turntable.mp4 and contact.png.
+    """
+    from pipeline.commands import bench as commands
+
+    name, prompts = commands.prompts(None, [prompt], None, DEFAULT_SUITE, DEFAULT_LIMIT)
+    run = commands.checked_run(name, prompts, objective, recipe, weights, seed, 120, set_, scored=False)
+    execution = commands.ExecutionOptions(
+        executor, workers, checkpoint_seconds, log, stall_seconds=stall_seconds, live=live
+    )
+    return status_of(commands.generate(run, optional_path(out), execution))
+
+
+def evaluate(
+    folder: RunFolder,
+    views: Annotated[
+        int | None, typer.Option(help="Number of views to score per asset.", show_default="as in the run")
+    ] = None,
+    weights: WeightsFolder = None,
+    executor: ExecutorName = "ray",
+    log: Log = "auto",
+) -> int:
+    """Score the assets of a run folder.
+
+    Scored assets are scored again only if the views or weights differ.
+    """
+    from pipeline.commands import bench as commands
+
+    return status_of(commands.evaluate(place(folder), views, weights, executor, log))
+
+
+def leaderboard(
+    folders: RunFolders,
+    out: Annotated[str | None, typer.Option(metavar="FILE", help="Write the leaderboard to a CSV file.")] = None,
+    paper: Annotated[
+        bool | None,
+        typer.Option(
+            "--paper/--no-paper",
+            help="Append the paper's Table 2, in columns of its own.",
+            show_default="for --recipe paper with published weights",
+        ),
+    ] = None,
+    json: AsJson = False,
+) -> int:
+    """Rank the methods of one or more run folders.
+
+    For a single folder, also update its tables and report.
+    """
+    from pipeline.commands import bench as commands
+
+    commands.leaderboard([place(folder) for folder in folders], optional_path(out), paper, as_json=json)
+    return OK
+
+
+def status(folder: RunFolder, json: AsJson = False) -> int:
+    """Show how far a run is, its failures and what to do next.
+
+    The run folder is only read.
+    """
+    from pipeline.commands import bench as commands
+
+    commands.status(place(folder), as_json=json)
+    return OK
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands."""
+    for command in (bench, generate, evaluate, leaderboard, status):
+        app.command()(handle_errors(command))
