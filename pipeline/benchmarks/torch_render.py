@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from sctd.render.contract import Rasterized
 from sctd.scene.cameras import Cameras
-from sctd.scene.densify import rotations
+from sctd.scene.gaussians import rotations
 
 TILE = 16
 ALPHA_MIN, ALPHA_MAX, TRANSMITTANCE_MIN, BLUR, NEAR = 1 / 255, 0.999, 1e-4, 0.3, 0.01

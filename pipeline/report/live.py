@@ -153,8 +153,7 @@ def _splats(content: bytes, *, is_final: bool) -> dict[str, Any]:
     import torch
 
     from sctd.formats import ply, splat
-    from sctd.scene.densify import rotations
-    from sctd.scene.gaussians import sh_to_rgb
+    from sctd.scene.gaussians import rotations, sh_to_rgb
 
     gaussians = ply.from_ply(content) if is_final else splat.from_splat(content)
     axes = rotations(gaussians.quats) * gaussians.scales[:, None, :]

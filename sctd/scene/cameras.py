@@ -1,8 +1,8 @@
-"""Where pictures are taken from: rigid pinhole cameras, the published evaluation orbits, random training views.
+"""Rigid pinhole cameras, the published evaluation orbits, and random training views.
 
-World: right-handed, z up, front at +x. Azimuth 0 looks at the front; it grows counter-clockwise seen from above, so the
-camera's centre is r (cos el cos az, cos el sin az, sin el). Camera: OpenCV (x right, y down, z forward), pixel centres
-at +0.5. Rotations stay rigid under every jitter; those of the released code do not.
+World: right-handed, z up, front at +x. Azimuth 0 views the front and grows counter-clockwise seen from above, so the
+camera centre is r (cos el cos az, cos el sin az, sin el). Camera: OpenCV (x right, y down, z forward), pixel centres at
++0.5. Rotations stay rigid under any jitter, unlike those of the released code.
 """
 
 import math
@@ -21,10 +21,10 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Cameras:
-    """`views` pinhole cameras of one picture size.
+    """`views` pinhole cameras with one image size.
 
-    `intrinsics` are in pixels. `azimuth_degrees` in [0, 360) and `elevation_degrees` in [-90, 90] say from where the
-    camera's centre sees the origin: the words of a view prompt follow from them.
+    `intrinsics` are in pixels. `azimuth_degrees` in [0, 360) and `elevation_degrees` in [-90, 90] are those of the
+    camera centre as seen from the origin. They determine the view-dependent words of the prompt.
     """
 
     world_to_camera: Float[Tensor, "views 4 4"]
@@ -36,12 +36,12 @@ class Cameras:
 
     @property
     def num(self) -> int:
-        """How many cameras there are."""
+        """Number of cameras."""
         return self.world_to_camera.shape[0]
 
     @property
     def centers(self) -> Float[Tensor, "views 3"]:
-        """Camera centres in the world: -Rᵀ t, as the rotations are rigid."""
+        """Camera centres in world coordinates: -Rᵀ t, because the rotations are rigid."""
         rotation, translation = self.world_to_camera[:, :3, :3], self.world_to_camera[:, :3, 3]
         return -torch.einsum("vji,vj->vi", rotation, translation)
 
@@ -67,14 +67,14 @@ class Cameras:
 def look_at(
     centers: Float[Tensor, "views 3"], targets: Float[Tensor, "views 3"], up: Float[Tensor, "views 3"]
 ) -> Float[Tensor, "views 4 4"]:
-    """Rigid world-to-camera matrices of cameras at `centers` that look at `targets` with `up` upwards in the picture.
+    """Rigid world-to-camera matrices of cameras at `centers` that look at `targets`, with `up` upwards in the image.
 
-    `up` need be neither unit nor perpendicular; where it is parallel to the line of sight, +x takes its place.
-    Computed in float64, returned in the dtype of `centers`. ValueError where a centre is its own target.
+    `up` need not be a unit vector or perpendicular. If it is parallel to the line of sight, +x replaces it.
+    Computed in float64, returned in the dtype of `centers`. Raises ValueError if a centre equals its target.
     """
     forward = (targets - centers).double()
     if bool((forward.norm(dim=-1) == 0).any()):
-        raise ValueError("A camera's centre equals its target, so it looks nowhere: move one of them.")
+        raise ValueError("A camera centre equals its target, so the view direction is undefined: move one of them.")
     forward = torch.nn.functional.normalize(forward, dim=-1)
     up = torch.nn.functional.normalize(up.double(), dim=-1)
     parallel = torch.linalg.cross(forward, up).norm(dim=-1, keepdim=True) < 1e-6
@@ -90,7 +90,7 @@ def look_at(
 
 
 def pinhole(fov_y_radians: Float[Tensor, " views"], width: int, height: int) -> Float[Tensor, "views 3 3"]:
-    """Intrinsics in pixels of square pixels with the principal point in the middle of the picture."""
+    """Intrinsics in pixels, for square pixels and a principal point at the centre of the image."""
     focal_pixels = height / 2 / torch.tan(fov_y_radians / 2)
     intrinsics = torch.zeros(fov_y_radians.shape[0], 3, 3, dtype=fov_y_radians.dtype, device=fov_y_radians.device)
     intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = focal_pixels
@@ -105,7 +105,7 @@ def on_sphere(
     fov_y_radians: Float[Tensor, " views"],
     size: int,
 ) -> Cameras:
-    """Cameras on spheres about the origin that look at it, z upwards, `size` × `size` pixels."""
+    """Cameras on spheres around the origin that look at it, z upwards, `size` × `size` pixels."""
     centers = _centers(azimuth_degrees, elevation_degrees, radius)
     up = torch.tensor([0.0, 0.0, 1.0]).expand_as(centers)
     return Cameras(
@@ -119,7 +119,7 @@ def on_sphere(
 
 
 def orbit(num_views: int, elevation_degrees: float, radius: float, fov_y_radians: float, size: int) -> Cameras:
-    """`num_views` evenly spread over a full turn at one elevation, the first from the front."""
+    """`num_views` cameras evenly spaced over a full turn at one elevation, starting at the front."""
     azimuth_degrees = 360 / num_views * torch.arange(num_views)
     return on_sphere(
         azimuth_degrees,
@@ -136,7 +136,7 @@ def paper120(size: int) -> Cameras:
 
 
 def official240(size: int) -> Cameras:
-    """What the official code writes: `paper120`, then the same ring at elevation 30°."""
+    """The views of the official code: `paper120`, then the same ring at elevation 30°."""
     rings = [orbit(120, elevation_degrees=el, radius=3.5, fov_y_radians=0.55, size=size) for el in (0.0, 30.0)]
     return Cameras(
         torch.cat([ring.world_to_camera for ring in rings]),
@@ -151,7 +151,7 @@ def official240(size: int) -> Cameras:
 def threestudio120(size: int) -> Cameras:
     """threestudio's test views: azimuth linspace(0°, 360°, 120) with both ends, elevation 15°, radius 1.5, fov 70°.
 
-    The first view is also the last, and a whole unit ball does not fit the picture: both are the convention's.
+    By this convention the first and last view are equal, and a unit ball does not fit into the image.
     """
     return on_sphere(
         torch.linspace(0, 360, 120),
@@ -185,13 +185,13 @@ def random_views(
     target_jitter: float = 0.0,
     up_jitter: float = 0.0,
 ) -> Cameras:
-    """`count` random training views, `size` × `size` pixels; each quantity is uniform in its range.
+    """`count` random training views of `size` × `size` pixels; each quantity is uniform in its range.
 
-    `azimuth_spread="even"` gives every view its own sector of the azimuth range, the sectors turned by one random
-    angle, so that each view alone is still uniform; "uniform" draws them independently. A view is overhead with
+    `azimuth_spread="even"` gives every view its own sector of the azimuth range and rotates all sectors by one random
+    angle, so that each view alone is still uniform. "uniform" draws azimuths independently. A view is overhead with
     probability `overhead_share` and then has `overhead_elevation_degrees`. Jitter, in world units: the centre moves by
-    U(±center_jitter) per axis, the target by N(0, target_jitter²), the up vector by N(0, up_jitter²); the angles that
-    come back are those of the moved centre.
+    U(±center_jitter) per axis, the target by N(0, target_jitter²), the up vector by N(0, up_jitter²). The returned
+    angles are those of the moved centre.
     """
 
     def uniform(low: float, high: float) -> Float[Tensor, " views"]:
@@ -222,7 +222,7 @@ def random_views(
 
 
 def _one_turn(degrees: Float[Tensor, " views"]) -> Float[Tensor, " views"]:
-    """Angles in [0, 360): twice, as float32 rounds the remainder of -1e-8 to 360."""
+    """Angles in [0, 360). Applied twice because float32 rounds the remainder of -1e-8 to 360."""
     return degrees % 360 % 360
 
 

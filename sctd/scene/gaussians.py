@@ -1,7 +1,7 @@
-"""The asset: a set of 3D Gaussians, and their colour in a given direction (Kerbl et al. 2023, Sec. 4 and App. A).
+"""The asset: a set of 3D Gaussians with view-dependent colour (Kerbl et al. 2023, Sec. 4 and App. A).
 
-Fields hold what the optimiser moves (logarithms, logits, spherical harmonics); properties give what the renderer
-needs (lengths, probabilities). World axes: right-handed, z up, the front of an object faces +x.
+Fields hold the optimized parameters (logarithms, logits, spherical harmonics). Properties give the values that the
+renderer needs (lengths, probabilities). World axes: right-handed, z up, the front of an object faces +x.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ SH_C3 = 0.5900435899266435, 2.890611442640554, 0.4570457994644658, 0.37317633259
 
 @dataclass(frozen=True)
 class Gaussians:
-    """`num` Gaussians. Unit of length: the world's. Quaternions are (w, x, y, z) of any length but zero.
+    """`num` Gaussians. Lengths are in world units. Quaternions are (w, x, y, z) of any nonzero length.
 
     `sh[:, 0]` is the constant term: rgb = 0.5 + 0.28209479 sh[:, 0] for a Gaussian of degree 0 (`basis` = 1);
     `basis` is 1, 4, 9 or 16 for degree 0, 1, 2, 3.
@@ -34,7 +34,7 @@ class Gaussians:
 
     @property
     def num(self) -> int:
-        """How many Gaussians there are."""
+        """Number of Gaussians."""
         return self.means.shape[0]
 
     @property
@@ -77,7 +77,7 @@ class Gaussians:
         return self.map(lambda tensor: tensor.to(device))
 
     def detach(self) -> "Gaussians":
-        """The same values without their history."""
+        """The same values, detached from the autograd graph."""
         return self.map(torch.Tensor.detach)
 
     def colors(self, camera_centers: Float[Tensor, "views 3"]) -> Float[Tensor, "views num 3"]:
@@ -91,22 +91,33 @@ class Gaussians:
 
 
 def rgb_to_sh(rgb: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """The constant SH coefficient that shows as this colour."""
+    """The constant SH coefficient of a colour."""
     return (rgb - 0.5) / SH_C0
 
 
 def sh_to_rgb(constant: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """The colour that a constant SH coefficient shows."""
+    """The colour of a constant SH coefficient."""
     return 0.5 + SH_C0 * constant
 
 
 def srgb_to_linear(rgb: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Light in [0, 1] of colours as they are shown (IEC 61966-2-1)."""
+    """Linear light in [0, 1] of sRGB colours (IEC 61966-2-1)."""
     return torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
 
 
+def rotations(quats: Float[Tensor, "num 4"]) -> Float[Tensor, "num 3 3"]:
+    """Rotation matrices of quaternions (w, x, y, z) of any nonzero length."""
+    w, x, y, z = torch.nn.functional.normalize(quats, dim=-1).unbind(-1)
+    rows = [
+        torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)], dim=-1),
+        torch.stack([2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)], dim=-1),
+        torch.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], dim=-1),
+    ]
+    return torch.stack(rows, dim=-2)
+
+
 def sh_degree(num_basis: int) -> int:
-    """Degree whose harmonics number `num_basis`; ValueError unless that is 1, 4, 9 or 16."""
+    """The SH degree with `num_basis` basis functions. Raises ValueError unless that is 1, 4, 9 or 16."""
     degrees = {1: 0, 4: 1, 9: 2, 16: 3}
     if num_basis not in degrees:
         raise ValueError(f"{num_basis} spherical harmonics per Gaussian; expected 1, 4, 9 or 16 (degree 0 to 3).")
@@ -116,15 +127,15 @@ def sh_degree(num_basis: int) -> int:
 def sh_basis(directions: Float[Tensor, "*shape 3"], degree: int) -> Float[Tensor, "*shape basis"]:
     """Real spherical harmonics of unit directions (camera to Gaussian), up to `degree` ≤ 3."""
     x, y, z = directions.unbind(-1)
-    harmonics = [torch.full_like(x, SH_C0)]
+    basis = [torch.full_like(x, SH_C0)]
     if degree >= 1:
-        harmonics += [-SH_C1 * y, SH_C1 * z, -SH_C1 * x]
+        basis += [-SH_C1 * y, SH_C1 * z, -SH_C1 * x]
     if degree >= 2:
         a, b, c = SH_C2
-        harmonics += [a * x * y, -a * y * z, b * (3 * z * z - 1), -a * x * z, c * (x * x - y * y)]
+        basis += [a * x * y, -a * y * z, b * (3 * z * z - 1), -a * x * z, c * (x * x - y * y)]
     if degree >= 3:
         a, b, c, d, e = SH_C3
-        harmonics += [
+        basis += [
             -a * y * (3 * x * x - y * y),
             b * x * y * z,
             -c * y * (5 * z * z - 1),
@@ -133,4 +144,4 @@ def sh_basis(directions: Float[Tensor, "*shape 3"], degree: int) -> Float[Tensor
             e * z * (x * x - y * y),
             -a * x * (x * x - 3 * y * y),
         ]
-    return torch.stack(harmonics, dim=-1)
+    return torch.stack(basis, dim=-1)

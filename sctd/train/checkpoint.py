@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from sctd.scene.densify import Population
 from sctd.scene.gaussians import Gaussians
+from sctd.scene.population import Population
 from sctd.train.draws import generator_of
 
 FORMAT = 1

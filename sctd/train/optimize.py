@@ -14,9 +14,11 @@ from sctd.recipe.recipe import Recipe
 from sctd.render.contract import Rendering
 from sctd.render.rasterize import render
 from sctd.scene import densify
+from sctd.scene.bounds import clamp_to_bounds
 from sctd.scene.brightness import brightest, dimmed
-from sctd.scene.densify import Population
 from sctd.scene.gaussians import Gaussians
+from sctd.scene.population import Population
+from sctd.scene.relocate import relocate
 from sctd.train import adam, draws
 from sctd.train.checkpoint import Identity, State, from_bytes, to_bytes
 from sctd.train.gradient import Controlled, Prior, Puller
@@ -113,7 +115,7 @@ def initial_state(recipe: Recipe, prior: Prior, initial: Gaussians, seed: int) -
     """Before the first iteration."""
     generator = draws.generator_of(seed)
     noise = draws.noise(recipe, prior.latent_shape, generator).to(initial.means.device)
-    gaussians = densify.bounded(_with_sh_degree(initial.detach(), recipe.sh_degree), recipe.bounds)
+    gaussians = clamp_to_bounds(_with_sh_degree(initial.detach(), recipe.sh_degree), recipe.bounds)
     return State(0, 0, 0, 0, 0.0, Population.of(gaussians), noise, generator.get_state())
 
 
@@ -194,7 +196,7 @@ class _Run:
             count=count,
             optimizer=recipe.optimizer,
         )
-        gaussians = densify.bounded(gaussians, recipe.bounds)
+        gaussians = clamp_to_bounds(gaussians, recipe.bounds)
         return replace(population, gaussians=gaussians, first_moment=first, second_moment=second)
 
     def _repopulates(self, iteration: int) -> bool:
@@ -213,7 +215,7 @@ class _Run:
                 population = densify.reset_opacity(population, grows.reset_opacity)
         last = moves.until_share * self.recipe.iterations
         if moves.enabled and iteration % moves.interval == 0 and iteration <= last:
-            population = densify.relocate(population, moves, generator)
+            population = relocate(population, moves, generator)
         return population
 
     def _dimmed(self, population: Population, lit: Images, iteration: int) -> Population:

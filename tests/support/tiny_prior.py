@@ -11,8 +11,8 @@ import torch
 from sctd.diffusion.schedule import NoiseSchedule
 from sctd.recipe import presets as recipes
 from sctd.recipe.recipe import Recipe, with_overrides
-from sctd.scene.densify import Population
 from sctd.scene.gaussians import Gaussians
+from sctd.scene.population import Population
 from sctd.train import optimize
 from sctd.train.optimize import Step
 from sctd.types import Latents

@@ -1,4 +1,4 @@
-"""sctd.scene.cameras: rigid whatever jitters, in the directions of docs/conventions.md, and the published protocols."""
+"""sctd.scene.cameras: rigid under jitter, axes as in docs/conventions.md, and the published protocols."""
 
 import math
 
@@ -19,7 +19,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def pixels(cameras: Cameras, point: list[float]) -> torch.Tensor:
-    """Where a world point falls in every picture: [views, 2]."""
+    """Pixel coordinates of a world point in every view: [views, 2]."""
     in_camera = torch.einsum("vij,j->vi", cameras.world_to_camera, torch.tensor([*point, 1.0]))[:, :3]
     homogeneous = torch.einsum("vij,vj->vi", cameras.intrinsics, in_camera)
     return homogeneous[:, :2] / homogeneous[:, 2:]
@@ -35,24 +35,24 @@ def assert_rigid(world_to_camera: torch.Tensor) -> None:
 def test_random_views_stay_rigid_under_strong_jitter_and_keep_their_centers():
     cameras = random_views(seeded(), 200, **RANGES, **JITTER, overhead_share=0.3)
     assert_rigid(cameras.world_to_camera)
-    # The official cameras are off by 0.094 on average (method.md §2): the inverse shows where ours are.
+    # The official cameras are off by 0.094 on average (method.md §2); ours must agree with the matrix inverse.
     centers = torch.linalg.inv(cameras.world_to_camera.double())[:, :3, 3].float()
     torch.testing.assert_close(cameras.centers, centers, atol=3e-6, rtol=0)
 
 
 @pytest.mark.parametrize("up", [[0.0, 0, 1], [0.0, 0, -2]])
-def test_look_at_is_rigid_where_up_is_the_line_of_sight(up):
+def test_look_at_is_rigid_if_up_is_parallel_to_the_line_of_sight(up):
     matrices = look_at(torch.tensor([[0.0, 0, 3]]), torch.zeros(1, 3), torch.tensor([up]))
     assert_rigid(matrices)
     torch.testing.assert_close(matrices[0, 2, :3], torch.tensor([0.0, 0, -1]))
 
 
-def test_look_at_refuses_a_center_that_is_its_target():
-    with pytest.raises(ValueError, match="centre equals its target, so it looks nowhere"):
+def test_look_at_refuses_a_center_equal_to_its_target():
+    with pytest.raises(ValueError, match="centre equals its target, so the view direction is undefined"):
         look_at(torch.ones(1, 3), torch.ones(1, 3), torch.tensor([[0.0, 0, 1]]))
 
 
-def test_look_at_puts_the_target_in_the_middle_and_up_upwards():
+def test_look_at_centers_the_target_with_up_upwards():
     cameras = random_views(seeded(1), 20, **RANGES)
     torch.testing.assert_close(pixels(cameras, [0.0, 0, 0]), torch.full((20, 2), 16.0), atol=1e-4, rtol=0)
     above = pixels(cameras, [0.0, 0, 0.1])
@@ -65,7 +65,7 @@ def test_azimuth_0_looks_at_the_front_and_grows_counter_clockwise_from_above():
     expected = 3.5 * torch.tensor([[1.0, 0, 0], [0, 1, 0], [-1, 0, 0], [0, -1, 0]])
     torch.testing.assert_close(cameras.centers, expected, atol=1e-6, rtol=0)
     assert cameras.azimuth_degrees.tolist() == [0, 90, 180, 270]
-    # +y is to the right of who looks at the front, and straight behind the middle from azimuth 90.
+    # Viewed from the front, +y is on the right; from azimuth 90 it is in line with the centre.
     assert pixels(cameras, [0.0, 0.5, 0])[:, 0].sub(32).sign().tolist()[::2] == [1, -1]
     assert pixels(cameras, [0.0, 0.5, 0])[1].tolist() == pytest.approx([32, 32], abs=1e-4)
 
@@ -76,20 +76,20 @@ def test_azimuth_is_reported_within_one_turn():
     assert cameras.azimuth_degrees.tolist() == [0, 0, 270]
 
 
-def test_elevation_lifts_the_camera():
+def test_elevation_raises_the_camera():
     cameras = on_sphere(torch.tensor([30.0]), torch.tensor([60.0]), torch.tensor([2.0]), torch.tensor([0.5]), 8)
     expected = 2 * torch.tensor([[0.5 * math.cos(math.pi / 6), 0.25, math.sin(math.pi / 3)]])
     torch.testing.assert_close(cameras.centers, expected, atol=1e-6, rtol=0)
 
 
-def test_field_of_view_reaches_from_edge_to_edge():
+def test_field_of_view_spans_the_image_from_edge_to_edge():
     cameras = orbit(1, 0.0, 3.5, 0.55, 64)
     half_height = 3.5 * math.tan(0.55 / 2)
     assert pixels(cameras, [0.0, 0, half_height])[0].tolist() == pytest.approx([32, 0], abs=1e-4)
     assert pixels(cameras, [0.0, half_height, 0])[0].tolist() == pytest.approx([64, 32], abs=1e-4)
 
 
-def test_protocols_are_the_published_ones():
+def test_protocols_match_the_published_views():
     paper, official, threestudio = (PROTOCOLS[name](512) for name in ("paper120", "official240", "threestudio120"))
     assert (paper.num, official.num, threestudio.num) == (120, 240, 120)
     assert paper.azimuth_degrees.tolist() == pytest.approx([3 * i for i in range(120)])
@@ -117,7 +117,7 @@ def test_random_views_stay_in_their_ranges():
         assert high - 0.03 * span < float(values.max()) <= high + 1e-4
 
 
-def test_overhead_share_lifts_that_share_of_views():
+def test_overhead_share_is_the_share_of_overhead_views():
     cameras = random_views(seeded(3), 4000, **RANGES, overhead_share=0.25, overhead_elevation_degrees=(70.0, 85.0))
     overhead = cameras.elevation_degrees > 69
     assert float(overhead.float().mean()) == pytest.approx(0.25, abs=0.03)  # 4 standard errors
@@ -125,7 +125,7 @@ def test_overhead_share_lifts_that_share_of_views():
     assert float(cameras.elevation_degrees[~overhead].max()) <= 45.001
 
 
-def test_even_azimuths_leave_no_gap_and_each_view_is_uniform_alone():
+def test_even_azimuths_leave_no_gap_and_each_view_is_uniform():
     generator, first = seeded(4), []
     for _ in range(400):
         azimuth = random_views(generator, 4, **RANGES).azimuth_degrees
@@ -133,7 +133,7 @@ def test_even_azimuths_leave_no_gap_and_each_view_is_uniform_alone():
         gaps = torch.cat([ordered.diff(), ordered[:1] + 360 - ordered[-1:]])
         assert float(gaps.max()) < 180  # two neighbouring sectors of 90°
         first.append(float(azimuth[0]))
-    # A uniform angle's mean vector over n draws is about 1/√n long; 4 / √400 = 0.2.
+    # The mean vector of n uniform angles has length about 1/√n; 4 / √400 = 0.2.
     angles = torch.deg2rad(torch.tensor(first))
     assert math.hypot(angles.cos().mean(), angles.sin().mean()) < 0.2
 
@@ -146,7 +146,7 @@ def test_uniform_azimuths_are_independent():
     assert float((torch.minimum(apart, 360 - apart) < 45).float().mean()) == pytest.approx(0.25, abs=0.13)
 
 
-def test_angles_are_those_of_the_jittered_center():
+def test_returned_angles_are_those_of_the_jittered_center():
     cameras = random_views(seeded(5), 50, **RANGES, **JITTER)
     x, y, z = cameras.centers.double().unbind(-1)
     torch.testing.assert_close(
@@ -177,7 +177,7 @@ def signed(cameras: Cameras) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("base", [recipes.paper(), recipes.embedded()], ids=["paper", "embedded"])
-def test_without_limits_a_recipe_draws_the_numbers_that_it_drew_before_there_were_any(base):
+def test_a_recipe_without_azimuth_limits_draws_the_same_views_as_before_limits_existed(base):
     settings, ranges = base.cameras, base.cameras.ranges_at(1)
     expected = random_views(
         seeded(7),
@@ -201,15 +201,15 @@ def test_without_limits_a_recipe_draws_the_numbers_that_it_drew_before_there_wer
 
 
 @pytest.mark.parametrize("spread", ["even", "uniform"])
-def test_a_recipe_keeps_its_cameras_within_its_azimuths(spread):
+def test_cameras_stay_within_the_azimuth_range_of_the_recipe(spread):
     recipe, generator = limited(recipes.embedded(), (-90, 60), spread), seeded(8)
     azimuth = torch.cat([signed(draws.views(recipe, 1, 8, generator)) for _ in range(60)])
     assert -90.001 <= float(azimuth.min()) < -87
     assert 57 < float(azimuth.max()) <= 60.001
 
 
-def test_even_views_within_limits_have_a_sector_each():
-    """8 sectors of 15°, turned by one angle: neighbours are never farther apart than two sectors."""
+def test_even_views_have_one_sector_each_of_a_limited_range():
+    """8 sectors of 15°, rotated by one angle: neighbours are at most two sectors apart."""
     recipe, generator = limited(recipes.embedded(), (-60, 60)), seeded(9)
     for _ in range(50):
         azimuth = signed(draws.views(recipe, 1, 8, generator)).sort().values
@@ -218,7 +218,7 @@ def test_even_views_within_limits_have_a_sector_each():
         assert float(azimuth[-1]) > 30
 
 
-def test_azimuths_that_cannot_be_are_refused():
+def test_invalid_azimuth_ranges_are_refused():
     with pytest.raises(ValueError, match="azimuth_degrees is 90,-90; expected the smaller number first"):
         limited(recipes.embedded(), (90, -90))
     with pytest.raises(ValueError, match=r"azimuth_degrees is \(-90.0, 400.0\); expected between -360 and 360 degrees"):

@@ -3,8 +3,8 @@ import io
 import pytest
 import torch
 
-from sctd.scene.densify import Population
 from sctd.scene.gaussians import Gaussians
+from sctd.scene.population import Population
 from sctd.train.checkpoint import CheckpointError, Identity, State, from_bytes, to_bytes
 
 IDENTITY = Identity(recipe="0123456789abcdef", prompt="a red cube", seed=3)
