@@ -18,7 +18,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 # By default Ray's workers run at nice 15, behind all other processes, such as tests that run in parallel.
 os.environ.setdefault("RAY_worker_niceness", "0")
-# As in cluster/ray/executor.py, for tests that use Ray directly.
+# As in cluster/ray/session.py, for tests that use Ray directly.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
 
