@@ -1,8 +1,8 @@
-"""Exact scores: objectives distil particles from a mixture whose score is a closed form, in a second a run.
+"""Testbed: objectives distil particles from a Gaussian mixture with a closed-form score, in about a second per run.
 
-`python -m sctd.experiments.testbed` prints the table of docs/testbed.md. A recipe says all of a run: objective, times, noise,
-guidance, weight over time, iterations. A particle is a latent, z_0 = θ: no renderer, no encoder, no error of a network,
-so that what is seen is the objective's own doing.
+`python -m sctd.experiments.testbed` prints the table of docs/testbed.md. A recipe determines a run: objective, times,
+noise, guidance, time weight, iterations. A particle is a latent, z_0 = θ. There is no renderer, no encoder and no
+network error, so the results show the objective alone.
 """
 
 import argparse
@@ -38,7 +38,7 @@ RATE_START, RATE_END = 0.04, 0.004  # Adam's, falling linearly; the modes have n
 class Mixture:
     """Latents from modes N(means[m], spread² I); callable as a Denoiser.
 
-    A text embedding of this world is one token, the weights of the modes; the empty prompt weighs all alike.
+    A text embedding is one token, the weights of the modes; in the empty prompt all weights are equal.
     """
 
     schedule: NoiseSchedule
@@ -46,7 +46,7 @@ class Mixture:
     spread: float
 
     def text(self, modes: Iterable[int], batch: int = 1) -> Text:
-        """The embedding that asks for `modes`, each as likely as the others."""
+        """The embedding of a prompt for `modes`, with equal weights."""
         weights = self.means.new_zeros(len(self.means))
         weights[list(modes)] = 1
         return (weights / weights.sum()).expand(batch, 1, -1)
@@ -74,14 +74,14 @@ class Mixture:
         return joint - 0.5 * (flat**2).sum(-1) / self.spread**2 - constant
 
     def _log_joint(self, z: Latents, alpha: Tensor, variance: Tensor, text: Text) -> Float[Tensor, "batch modes"]:
-        """log p(mode, z) but for what all modes share, with ‖z − αμ‖² multiplied out."""
+        """log p(mode, z) without the terms shared by all modes, with ‖z − αμ‖² expanded."""
         means = self.means.flatten(1)
         inner = z.flatten(1) @ means.T - 0.5 * alpha * (means**2).sum(-1)
         return text[:, 0].log() + (alpha / variance) * inner
 
 
 def twelve_modes(seed: int = 0) -> Mixture:
-    """The world of the table: modes in random directions of 32 dimensions, all of norm √32, float64."""
+    """The mixture of the table: twelve modes in random directions of 32 dimensions, all of norm √32, float64."""
     generator = torch.Generator().manual_seed(seed)
     means = torch.randn(MODES, FEATURES, generator=generator, dtype=torch.float64)
     means = means * math.sqrt(FEATURES) / means.norm(dim=1, keepdim=True)
@@ -89,7 +89,7 @@ def twelve_modes(seed: int = 0) -> Mixture:
 
 
 class Evaluation(NamedTuple):
-    """How good the particles of one run are, each number a mean over them."""
+    """The metrics of one run, averaged over its particles."""
 
     log_p: float  # log p(z_0 | text), nats
     norm_ratio: float  # ‖z_0‖ / ‖mode‖: above 1 is oversaturation, below it smoothness
@@ -97,19 +97,19 @@ class Evaluation(NamedTuple):
 
 
 def settings(method: str, overrides: Mapping[str, object] | None = None) -> Recipe:
-    """The paper's settings with 64 particles and 1000 iterations, made into those of `method` by `methods.fitted`.
+    """The recipe of `method` (`methods.for_objective`) from the paper's settings with 64 particles, 1000 iterations.
 
-    Dotted keys override any of it; RecipeError for one that is none.
+    `overrides` sets dotted keys. Raises RecipeError for an unknown key.
     """
     base = with_overrides(paper(), {"cameras.views": 64, "iterations": 1000})
     return with_overrides(for_objective(base, method), overrides or {})
 
 
 def distil(recipe: Recipe, seed: int = 0, world: Mixture | None = None) -> Latents:
-    """z_0 after `recipe.iterations` of Adam along the objective's gradient; as many particles as the recipe has views.
+    """z_0 after `recipe.iterations` of Adam along the objective's gradient, for `recipe.cameras.views` particles.
 
-    Reads of the recipe what makes the gradient: objective, guidance.scale, times, noise. There are no views, so no
-    Perp-Neg; ∅ is the empty prompt.
+    Uses the settings of the gradient: objective, guidance.scale, times, noise. Without views there is no Perp-Neg; ∅ is
+    the empty prompt.
     """
     world = world or twelve_modes()
     shape = (world.means.shape[1], world.means.shape[2], world.means.shape[3])
@@ -117,7 +117,7 @@ def distil(recipe: Recipe, seed: int = 0, world: Mixture | None = None) -> Laten
     denoise = cfg(world, recipe.guidance.scale, world.null)
     text = world.text(TEXT_MODES, recipe.cameras.views)
     objective = recipe.objective
-    # There is no decoder here, hence no loss on pixels, and all objectives return latents.
+    # Without a decoder there is no pixel loss, so all objectives return latents.
     residual_of = with_options(objective.name, {**objective.model_dump(), "threshold": recipe.times.threshold})
 
     z_0 = 0.3 * torch.randn(recipe.cameras.views, *shape, generator=generator, dtype=torch.float64)
@@ -129,7 +129,7 @@ def distil(recipe: Recipe, seed: int = 0, world: Mixture | None = None) -> Laten
         times = draws.times(recipe, iteration, generator)
         residual = residual_of(z_0, denoise=denoise, text=text, noise=noise, times=times, schedule=world.schedule)
         progress = iteration / recipe.iterations
-        pull = gradient(
+        grad = gradient(
             cast(Tensor, residual),
             schedule=world.schedule,
             times=times,
@@ -138,24 +138,24 @@ def distil(recipe: Recipe, seed: int = 0, world: Mixture | None = None) -> Laten
             clamp=objective.clamp,
             progress=progress,
         )
-        first, second = 0.9 * first + 0.1 * pull, 0.999 * second + 0.001 * pull**2
+        first, second = 0.9 * first + 0.1 * grad, 0.999 * second + 0.001 * grad**2
         step = first / (1 - 0.9**iteration) / ((second / (1 - 0.999**iteration)).sqrt() + 1e-15)
         z_0 = z_0 - (RATE_START + (RATE_END - RATE_START) * progress) * step
     return z_0
 
 
 def evaluate(recipe: Recipe, seed: int = 0, world: Mixture | None = None) -> Evaluation:
-    """Distil and judge."""
-    world, begin = world or twelve_modes(), time.perf_counter()
+    """Distil and compute the metrics."""
+    world, start = world or twelve_modes(), time.perf_counter()
     z_0 = distil(recipe, seed, world)
-    seconds = time.perf_counter() - begin
+    seconds = time.perf_counter() - start
     norms = z_0.flatten(1).norm(dim=1) / world.means.flatten(1).norm(dim=1).mean()
     return Evaluation(
         float(world.log_density(z_0, world.text(TEXT_MODES, len(z_0))).mean()), float(norms.mean()), seconds
     )
 
 
-# What the table varies, beside the settings as they are.
+# The variants in the table, in addition to the unchanged settings of each method.
 VARIANTS: dict[str, list[dict[str, object]]] = {
     "sctd": [
         {"noise.kind": "fresh"},
@@ -178,7 +178,7 @@ VARIANTS: dict[str, list[dict[str, object]]] = {
 
 
 def rows(methods: Iterable[str], seeds: int, common: Mapping[str, object] | None = None) -> Iterator[str]:
-    """The table in Markdown, row by row as they are done: means over the seeds, log p with its range."""
+    """The rows of the Markdown table as they are computed: means over seeds, log p with its range."""
     yield "| objective | varied | log p(x \\| y), nats | norm ratio | seconds |"
     yield "|---|---|---|---|---|"
     for method in methods:
@@ -193,7 +193,7 @@ def rows(methods: Iterable[str], seeds: int, common: Mapping[str, object] | None
 
 
 def references(world: Mixture) -> str:
-    """What to compare with: 4096 samples of the truth, and a particle at the centre of a mode."""
+    """Reference values of log p: 4096 samples of the mixture, and the centres of its modes."""
     generator = torch.Generator().manual_seed(0)
     which = torch.randint(len(TEXT_MODES), (4096,), generator=generator)
     samples = world.means[list(TEXT_MODES)][which]
@@ -206,27 +206,28 @@ def references(world: Mixture) -> str:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m sctd.experiments.testbed", description="Objectives on exact scores."
+        prog="python -m sctd.experiments.testbed", description="Compare objectives on exact scores."
     )
-    parser.add_argument("--objective", default=",".join(FOR_OBJECTIVE), help="names, with commas (default: all)")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of every row (default: 3)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the recipe")
+    parser.add_argument("--objective", default=",".join(FOR_OBJECTIVE), help="comma-separated names (default: all)")
+    parser.add_argument("--seeds", type=int, default=3, help="runs per row (default: 3)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a recipe key")
     given = parser.parse_args()
     methods = given.objective.split(",")
     unknown = [name for name in methods if name not in FOR_OBJECTIVE and not is_custom(name)]
     if unknown:
-        parser.error(f"no objective {', '.join(unknown)}; there are {', '.join(FOR_OBJECTIVE)}")
+        parser.error(f"unknown objective {', '.join(unknown)}; choose from {', '.join(FOR_OBJECTIVE)}")
     if given.seeds < 1:
-        parser.error(f"{given.seeds} seeds; give at least 1")
+        parser.error(f"--seeds is {given.seeds}; expected at least 1")
     wrong = [pair for pair in given.set if "=" not in pair]
     if wrong:
-        parser.error(f"--set {wrong[0]}: expected KEY=VALUE")
+        parser.error(f"--set is {wrong[0]}; expected KEY=VALUE")
     common = dict(pair.split("=", 1) for pair in given.set)
     torch.set_num_threads(1)
     try:
-        evaluate(settings(methods[0], {**common, "iterations": 1}))  # what only a first call costs
+        # A warm-up, so that no row includes the cost of a first call.
+        evaluate(settings(methods[0], {**common, "iterations": 1}))
         print(references(twelve_modes()) + "\n")
         for row in rows(methods, given.seeds, common):
             print(row, flush=True)

@@ -96,7 +96,7 @@ def _checked(named: Reference) -> ModuleType:
     module = _module(named)
     objective = getattr(module, named.function, None)
     if not callable(objective):
-        raise CustomObjectiveError(f"{named.path} has no function {named.function!r}; define it, or choose another")
+        raise CustomObjectiveError(f"{named.path} has no function {named.function!r}; define it, or name another")
     parameters = inspect.signature(objective).parameters
     takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
     missing = [name for name in ARGUMENTS if name not in parameters and not takes_any]

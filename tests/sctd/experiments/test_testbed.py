@@ -1,4 +1,4 @@
-"""sctd.experiments.testbed: the mixture is exact, and objectives rank as measured. Margins are of seeds 0–4; tests run seed 0."""
+"""The testbed: exactness of the mixture, ranking of objectives. Margins are over seeds 0–4; tests run seed 0."""
 
 import sys
 from functools import cache
@@ -31,8 +31,8 @@ def run(objective: str, *varied: tuple[str, object]) -> Evaluation:
     return evaluate(settings(objective, {"iterations": 600, **dict(varied)}))
 
 
-def test_the_score_is_the_gradient_of_the_log_density():
-    """By autograd through the tests' own mixture, whose densities (their constant is float32) agree, too."""
+def test_the_score_equals_the_gradient_of_the_log_density():
+    """By autograd through the mixture of the tests. Densities agree too (their constant is float32)."""
     world = twelve_modes()
     theirs = Counted(world.schedule, world.means, world.spread)
     z = world.means[:3] + 0.4 * torch.randn(3, 32, 1, 1, generator=torch.Generator().manual_seed(0)).double()
@@ -57,22 +57,22 @@ def test_a_seed_gives_the_same_particles():
 
 
 @pytest.mark.parametrize("method", FOR_OBJECTIVE)
-def test_every_method_finds_the_text(method):
-    """Particles begin nearest to any of the twelve modes; all end nearest to the two that the text names."""
+def test_every_method_converges_to_modes_of_the_text(method):
+    """Particles start nearest to any of the twelve modes and end nearest to the two modes of the text."""
     world, ends = twelve_modes(), distil(settings(method, {"iterations": 300}))
     nearest = torch.cdist(ends.flatten(1), world.means.flatten(1)).argmin(1)
     assert (nearest < len(TEXT_MODES)).double().mean() > 0.95
 
 
 def test_fixed_noise_beats_fresh_noise():
-    """Sec. 4.4's ε*: −21.8 … −29.4 against −46.7 … −73.6 nats; the least difference of a seed is 23."""
+    """Sec. 4.4's ε*: −21.8 … −29.4 against −46.7 … −73.6 nats; the smallest difference over seeds is 23."""
     assert run("sctd").log_p > run("sctd", ("noise.kind", "fresh")).log_p + 20
 
 
 def test_five_segments_beat_one_and_ten():
-    """Fig. 6: one smooths over (norm 0.72 … 0.77), ten oversaturate (1.15 … 1.26; five 0.97 … 1.02).
+    """Fig. 6: one is oversmoothed (norm 0.72 … 0.77), ten oversaturate (1.15 … 1.26; five 0.97 … 1.02).
 
-    −21.8 … −29.4 against −52.0 … −52.8 and −36.7 … −59.5 nats; the least difference of a seed is 13.
+    −21.8 … −29.4 against −52.0 … −52.8 and −36.7 … −59.5 nats; the smallest difference over seeds is 13.
     """
     one, five, ten = run("sctd", ("times.num_segments", 1)), run("sctd"), run("sctd", ("times.num_segments", 10))
     assert five.log_p > max(one.log_p, ten.log_p) + 8
@@ -87,10 +87,10 @@ def test_sds_oversaturates_at_dreamfusions_scale_and_times():
     assert theirs.norm_ratio > 2
 
 
-def test_order_of_the_objectives():
-    """SCTD's −21.8 … −29.4 nats lead the released code's by 31 or more, ISM's by 31, CDS's by 60 in every seed.
+def test_ranking_of_the_objectives():
+    """SCTD's −21.8 … −29.4 nats exceed the released code's by 31 or more, ISM's by 31, CDS's by 60 for every seed.
 
-    ISM is smooth (norm 0.79 … 0.85), the released code and CDS oversaturate (1.19 … 1.34, 1.45 … 2.41).
+    ISM is oversmoothed (norm 0.79 … 0.85), the released code and CDS oversaturate (1.19 … 1.34, 1.45 … 2.41).
     """
     ours, ism = run("sctd"), run("ism")
     assert ours.log_p > max(run("sctd-official").log_p, ism.log_p) + 20
@@ -99,7 +99,7 @@ def test_order_of_the_objectives():
 
 
 def test_weight_outside_does_not_replace_guidance_inside():
-    """Eq. 10 as printed, (w + 1)² outside and no guidance inside, is too smooth: norm 0.82 … 0.85, not 0.97 … 1.02."""
+    """Eq. 10 as printed, (w + 1)² outside and no guidance inside, oversmooths: norm 0.82 … 0.85, not 0.97 … 1.02."""
     printed = run("sctd", ("guidance.scale", 1), ("objective.outer_weight", 72.25))
     assert printed.norm_ratio < 0.9 < run("sctd").norm_ratio
 
@@ -122,7 +122,7 @@ def test_the_page_has_a_row_for_every_objective_and_variant(method):
         )
 
 
-def test_variants_are_of_objectives_there_are():
+def test_variants_belong_to_existing_objectives():
     assert set(VARIANTS) <= set(FOR_OBJECTIVE)
     for objective, several in VARIANTS.items():
         assert all(settings(objective, varied) != settings(objective) for varied in several)
@@ -131,13 +131,13 @@ def test_variants_are_of_objectives_there_are():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--objective", "sdf"], "no objective sdf; there are sctd, "),
+        (["--objective", "sdf"], "unknown objective sdf; choose from sctd, "),
         (["--objective", "sds", "--set", "guidance.scal=1"], "unknown recipe key 'guidance.scal'; the nearest is"),
-        (["--seeds", "0"], "0 seeds; give at least 1"),
-        (["--set", "iterations"], "--set iterations: expected KEY=VALUE"),
+        (["--seeds", "0"], "--seeds is 0; expected at least 1"),
+        (["--set", "iterations"], "--set is iterations; expected KEY=VALUE"),
     ],
 )
-def test_what_cannot_be_is_one_sentence(arguments, message, monkeypatch, capsys):
+def test_invalid_arguments_are_rejected_in_one_sentence(arguments, message, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["testbed", *arguments])
     with pytest.raises(SystemExit) as end:
         testbed.main()

@@ -1,4 +1,4 @@
-"""Claims of the paper as assertions where score and flow are closed forms: Eq. 7 to 9, and Theorem 1."""
+"""Claims of the paper with closed-form scores and flows: Eq. 7 to 9, and Theorem 1."""
 
 from itertools import pairwise
 
@@ -20,7 +20,7 @@ PAGE = (DOCS / "testbed.md").read_text(encoding="utf-8")
 @pytest.mark.parametrize("times", [Times(t=560, s=450, s_m=400), Times(t=120, s=60, s_m=20)])
 @pytest.mark.parametrize("w", [0.0, 6.5, 100.0])
 def test_equations_7_8_and_9_are_equal(times, w):
-    """SDS rewritten by consistency functions; w is the paper's, one less than ours. ẑ_s cancels, so may be any."""
+    """SDS by consistency functions. w is the paper's, one less than ours. ẑ_s cancels, so any value is valid."""
     world, (t, s, s_m) = mixture(5, spread=0.3), times
     schedule, text = world.schedule, world.text([0], 3)
     z_0, noise = torch.randn(2, 3, 4, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).unbind()
@@ -46,10 +46,10 @@ def test_equations_7_8_and_9_are_equal(times, w):
 
 @pytest.mark.parametrize("scale", [1.0, 7.5])
 @pytest.mark.parametrize("times", [Times(t=560, s=450, s_m=400), Times(t=120, s=60, s_m=20)])
-def test_on_point_data_cds_gives_no_gradient_while_the_others_pull_to_the_text(times, scale):
-    """A flow towards one point keeps its ε, so both ends of CDS's step agree, wherever the asset is.
+def test_for_data_at_one_point_only_cds_gives_no_gradient_towards_the_text(times, scale):
+    """ε is constant along a flow towards one point, so both predictions of CDS agree, for any asset.
 
-    ISM, SCTD and GCS point from the empty prompt's point to the text's, SDS from the asset to it.
+    ISM, SCTD and GCS point from the empty prompt's point to the text's. SDS points from the asset to the text's point.
     """
     schedule, (target, elsewhere) = mixture(2, spread=0.0).schedule, mixture(2, spread=0.0).means
     z_0, noise = torch.randn(2, 3, 4, 2, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64).unbind()
@@ -79,7 +79,7 @@ def test_on_point_data_cds_gives_no_gradient_while_the_others_pull_to_the_text(t
         )
 
 
-def test_one_step_cross_consistency_is_ism_from_the_start_of_the_segment():
+def test_one_step_cross_consistency_equals_ism_from_the_segment_start():
     """LucidDreamer's residual with s = s_m, times the interval."""
     world, (t, s, s_m) = mixture(5, spread=0.3), Times(t=120, s=60, s_m=20)
     z_0, noise = torch.randn(2, 3, 4, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).unbind()
@@ -91,27 +91,29 @@ def test_one_step_cross_consistency_is_ism_from_the_start_of_the_segment():
     torch.testing.assert_close(one - none, length * ism, rtol=0, atol=1e-12)
 
 
-def test_the_exact_way_is_what_ever_smaller_steps_lead_to():
+def test_smaller_steps_converge_to_the_exact_flow():
     data = theorem.Gaussian(mean=0.5, spread=0.4)
     z_t = torch.tensor([-2.0, 0.3, 1.5], dtype=torch.float64).view(-1, 1, 1, 1)
     for t, s in [(980, 20), (20, 980)]:
         one, two = (steps_of(step)(data, z_t, t, s) for step in (2, 1))
-        torch.testing.assert_close(2 * two - one, exact_flow(data, z_t, t, s), rtol=0, atol=1e-4)  # Richardson's
+        torch.testing.assert_close(
+            2 * two - one, exact_flow(data, z_t, t, s), rtol=0, atol=1e-4
+        )  # Richardson extrapolation
         assert torch.equal(steps_of(960)(data, z_t, t, s), one_jump(data, z_t, t, s))
 
 
 @pytest.mark.parametrize("spread", [0.35, 1.0])
 @pytest.mark.parametrize("segments", [1, 4, 32])
-def test_theorem_1_the_error_is_of_first_order_in_the_solvers_step(segments, spread):
+def test_theorem_1_error_is_of_first_order_in_the_solver_step(segments, spread):
     errors = [largest_trajectory_error(steps_of(step), segments, spread=spread) for step in (3, 5, 15)]
     assert slope((3, 5, 15), errors) == pytest.approx(1, abs=0.02)
 
 
 @pytest.mark.parametrize("spread", [0.35, 1.0])
-def test_theorem_1_bounds_the_error_by_the_segments_length(spread):
-    """It shrinks with every halving, and C Δt (s_{m+1} − s_m) with the C of the shortest holds for all.
+def test_theorem_1_error_is_bounded_by_the_segment_length(spread):
+    """It shrinks with every halving, and C Δt (s_{m+1} − s_m) with C of the shortest segment bounds all.
 
-    But the bound is not reached: a flow forgets part of an early error, so that the slope is below 1.
+    The bound is not tight: the flow contracts early errors, so the slope is below 1.
     """
     segments = (1, 2, 4, 8, 16, 32)
     errors = [largest_trajectory_error(steps_of(15), n, spread=spread) for n in segments]
@@ -122,20 +124,20 @@ def test_theorem_1_bounds_the_error_by_the_segments_length(spread):
 
 
 @pytest.mark.parametrize("start", [260, 500])
-def test_theorem_1_the_slope_in_length_is_nearly_1_where_noise_is_not_small(start):
+def test_theorem_1_slope_in_length_is_nearly_1_at_high_noise(start):
     lengths = (30, 60, 120)
     errors = [trajectory_error(steps_of(15), start, start + length) for length in lengths]
     assert 0.88 < slope(lengths, errors) < 1
 
 
-def test_one_jump_has_the_segments_length_for_its_step_and_errs_by_its_square():
+def test_error_of_one_jump_is_of_second_order_in_the_segment_length():
     lengths = (15, 30, 60, 120)
     errors = [trajectory_error(one_jump, 500, 500 + length) for length in lengths]
     assert slope(lengths, errors) == pytest.approx(2, abs=0.1)
 
 
-def test_table_1_the_order_of_the_objectives():
-    """Whole trajectories err more, but by less than the bounds' 5 and 2.5 times: 2.5 and 1.9."""
+def test_table_1_ranking_of_the_objectives():
+    """Whole trajectories have 2.5 and 1.9 times the error, less than the bounds' 5 and 2.5 times."""
     cds, gcs, sctd = (error for _, _, error in theorem.bounds(15 // 5).values())
     assert 2 < cds / sctd < 5
     assert 1.5 < gcs / sctd < 2.5
@@ -143,8 +145,8 @@ def test_table_1_the_order_of_the_objectives():
 
 
 @pytest.mark.parametrize(("start", "end"), [(20, 100), (20, 150)])
-def test_the_loop_is_the_objectives_own(start, end):
-    """With one jump, and a segment short enough for one step of inversion."""
+def test_inversion_residual_equals_the_sctd_objective(start, end):
+    """For one jump, and segments short enough for one step of inversion."""
     z_0, noise = torch.randn(2, 1, 1, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64).unbind()
 
     def denoise(z_t, t, text):
@@ -162,8 +164,8 @@ def test_the_loop_is_the_objectives_own(start, end):
 
 
 @pytest.mark.parametrize("start", [260, 500])
-def test_the_loop_errs_by_the_solvers_step_but_not_by_the_segments_length(start):
-    """What pulls the asset home is as short as the segment, so the length cancels: beyond what the theorem says."""
+def test_inversion_error_depends_on_the_solver_step_but_not_on_the_segment_length(start):
+    """The residual scales with the segment length too, so the length cancels. The theorem does not cover this."""
     across = [theorem.inversion_error(steps_of(step), start, start + 240) for step in (3, 5, 15)]
     assert slope((3, 5, 15), across) == pytest.approx(1, abs=0.05)
     along = [theorem.inversion_error(steps_of(15), start, start + length) for length in (30, 60, 120, 240)]
@@ -172,23 +174,23 @@ def test_the_loop_errs_by_the_solvers_step_but_not_by_the_segments_length(start)
     assert slope((30, 60, 120, 240), jumped) == pytest.approx(0.93, abs=0.06)
 
 
-def test_exact_flows_do_not_lead_the_loop_to_the_datas_mean_either():
-    """It ends beyond the text's mean at 1, on the side away from the empty prompt's at 0, the more so the noisier."""
+def test_with_exact_flows_the_inversion_asset_is_not_the_mean_of_the_data():
+    """It is beyond the text's mean at 1, away from the empty prompt's at 0, and farther for noisier segments."""
     ends = [theorem.inversion_asset(exact_flow, start, start + 120) for start in (20, 260, 500)]
     assert 1.3 < ends[0] < ends[1] < ends[2]
 
 
-def test_steps_that_would_miss_the_end_are_refused():
-    with pytest.raises(ValueError, match="steps of 7 do not lead from 100 to 20: use a divisor of 80"):
+def test_steps_that_do_not_divide_the_interval_are_rejected():
+    with pytest.raises(ValueError, match="steps of 7 do not divide 100 to 20: use a divisor of 80"):
         trajectory_error(steps_of(7), 20, 100)
 
 
-def test_slope_is_the_exponent():
+def test_slope_equals_the_exponent():
     assert slope((1, 3, 7), (2.0, 2 * 3**1.5, 2 * 7**1.5)) == pytest.approx(1.5, abs=1e-12)
 
 
-@pytest.mark.parametrize("name", ["taught", "length", "bounds", "loop"])
-def test_tables_of_the_page_are_current(name, tables):
+@pytest.mark.parametrize("name", ["trajectory", "length", "bounds", "inversion"])
+def test_tables_of_the_testbed_page_are_current(name, tables):
     assert tables[name] in PAGE, (
         "docs/testbed.md is out of date: paste what `python -m sctd.experiments.theorem` prints"
     )

@@ -167,7 +167,7 @@ def test_a_file_changed_since_planning_is_not_run(tmp_path: Path) -> None:
         (None, r"own.py cannot be read \(No such file or directory\); expected the path of a Python file"),
         ("def f(:", r"own.py cannot be run \(SyntaxError: .*\); correct the file"),
         ("import nowhere_to_be_found", r"cannot be run \(ModuleNotFoundError: No module named 'nowhere_to_be_found'\)"),
-        (COPY, "own.py has no function 'f'; define it, or choose another"),
+        (COPY, "own.py has no function 'f'; define it, or name another"),
         (
             "LIKE = 'sds'\ndef f(z_0, denoise, text): return z_0",
             r"f of .*own.py does not accept noise, times, schedule; expected the signature f\(z_0, \*, denoise, ",

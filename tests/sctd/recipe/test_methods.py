@@ -168,8 +168,10 @@ def test_every_objective_has_a_method_and_authors_methods_have_their_objective()
         ),
         (
             lambda base: gcs(with_overrides(base, {"times.interval": 500, "times.interval_extra": 480})),
-            "recipe key 'times': interval 500 and interval_extra 480 exceed start_high 980; "
-            "expected interval + interval_extra < start_high",
+            (
+                "recipe key 'times': interval 500 and interval_extra 480 exceed start_high 980; "
+                "expected interval + interval_extra < start_high"
+            ),
         ),
         (
             lambda base: with_overrides(base, {"objective.clamp": (0, 2)}),

@@ -19,7 +19,7 @@ from sctd.recipe.portraits import avatar, portrait
 from sctd.recipe.recipe import Recipe, keys, with_overrides
 from sctd.scene.cameras import Cameras
 from sctd.train import draws, optimize
-from sctd.train.initialization import cloud_prompt, initial_gaussians
+from sctd.train.initialization import point_e_prompt, initial_gaussians
 from tests.support.paths import DOCS
 
 BASES = {"paper": recipes.paper, "embedded": recipes.embedded}
@@ -109,7 +109,7 @@ def test_the_bundled_models_generate_a_head_with_frontal_cameras(prior, seen):
     few = {"iterations": 3, "initialization.count": 128, "initialization.point_e_steps": 3}
     recipe = with_overrides(portrait(recipes.embedded()), few)
     scorer = ClipScorer.load(weights_folder() / "scorer", "cpu", "embedded")
-    vector = torch.from_numpy(scorer.text_features([cloud_prompt(recipe.initialization, "a robot head")])[0])
+    vector = torch.from_numpy(scorer.text_features([point_e_prompt(recipe.initialization, "a robot head")])[0])
     model = point_e.load(weights_folder() / "shape")
     initial = initial_gaussians(recipe.initialization, "a robot head", torch.Generator().manual_seed(0), model, vector)
     generated = list(steps(recipe, prior, initial, "a green robot head"))
