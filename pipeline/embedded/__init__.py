@@ -1,8 +1,8 @@
-"""The embedded world: procedural objects with captions, and the small models trained on them (docs/models.md)."""
+"""The synthetic world: procedural objects with captions, and the small models trained on them (docs/models.md)."""
 
 from pathlib import Path
 
 
 def weights_folder() -> Path:
-    """The packaged models: `prior/ scorer/ reward/ shape/ judge/ reference.npz`, each in its published format."""
+    """The bundled models: `prior/ scorer/ reward/ shape/ judge/ reference.npz`, each in its published format."""
     return Path(__file__).parent / "weights"

@@ -1,4 +1,7 @@
-"""Damage that distilled Gaussian renders show: blur, floaters, smears, noise; scorer and judge train on it too."""
+"""Artefacts typical of distilled Gaussian splats: blur, floaters, smears, noise.
+
+The scorer and the gate classifier are trained on them too.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +15,7 @@ def blur(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def floaters(images: Tensor, blobs: int, strength: Tensor) -> Tensor:
-    """Blend `blobs` soft ellipses, coloured as pixels of the same picture, over each image; `strength` [B] in 0..1."""
+    """Blend `blobs` soft ellipses, coloured as pixels of the same image, over each image; `strength` [B] in 0..1."""
     batch, _, height, width = images.shape
     device = images.device
     axis_y = torch.linspace(-1, 1, height, device=device)[:, None]
@@ -39,7 +42,7 @@ def smear(images: Tensor, strength: Tensor, cells: int = 8) -> Tensor:
 
 
 def like_splats(images: Tensor) -> Tensor:
-    """Random light damage of all kinds on half of a batch [B,3,H,W] in [-1,1]; what a fair judge must see through."""
+    """Apply random mild artefacts of all kinds to half of a batch [B,3,H,W] in [-1,1]."""
     batch, device = len(images), images.device
 
     def some(share: float, most: float) -> Tensor:

@@ -1,6 +1,6 @@
-"""Ways to spoil a picture, each with a strength: what a reward model must like less the stronger it is.
+"""Image damages with a strength. A reward model must give a lower reward the stronger the damage is.
 
-Pictures are [B, 3, S, S] in [0, 1]; `strength` [B] in 0..1, where 0 leaves the picture as it is.
+Images are [B, 3, S, S] in [0, 1]; `strength` [B] is in 0..1, where 0 leaves the image unchanged.
 """
 
 from collections.abc import Callable
@@ -13,16 +13,16 @@ from torch import Tensor
 from pipeline.embedded import augment
 
 VISIBLE = 0.008
-"""Mean change of a colour value below which a damage missed its object and proves nothing."""
+"""Mean change of a colour value below which a damage has missed the object, so the pair is ignored."""
 
 
 def blur(images: Tensor, strength: Tensor) -> Tensor:
-    """Gaussian blur of deviation 4 x strength pixels, renormalised at the border."""
+    """Gaussian blur with a standard deviation of 4 x strength pixels, renormalised at the border."""
     return blur_by(images, 4 * strength)
 
 
 def blur_by(images: Tensor, pixels: Tensor) -> Tensor:
-    """Gaussian blur of deviation `pixels` [B]: one matrix for the rows and the same for the columns."""
+    """Gaussian blur with standard deviation `pixels` [B]: the same matrix for rows and columns."""
     place = torch.arange(images.shape[-1], device=images.device, dtype=images.dtype)
     distance = (place[:, None] - place) ** 2
     matrix = torch.exp(-0.5 * distance / pixels.clamp(min=1e-3)[:, None, None] ** 2)
@@ -31,7 +31,7 @@ def blur_by(images: Tensor, pixels: Tensor) -> Tensor:
 
 
 def floaters(images: Tensor, strength: Tensor, blobs: int = 12) -> Tensor:
-    """Soft ellipses in the object's own colours, anywhere: what stray Gaussians leave."""
+    """Soft ellipses in the object's colours at random places, as stray Gaussians cause."""
     batch, _, size, _ = images.shape
     device = images.device
     place = torch.linspace(-1, 1, size, device=device)
@@ -46,19 +46,19 @@ def floaters(images: Tensor, strength: Tensor, blobs: int = 12) -> Tensor:
 
 
 def smear(images: Tensor, strength: Tensor) -> Tensor:
-    """Pixels displaced by a smooth random field: melted shapes."""
+    """Displace pixels by a smooth random field: melted shapes."""
     return augment.smear(images, 0.12 * strength)
 
 
 def grain(images: Tensor, strength: Tensor) -> Tensor:
-    """Noise of one or two pixels' size, as of splats too small to join."""
+    """Noise one or two pixels in size, as from splats too small to overlap."""
     noise = torch.randn_like(images)
     noise = (noise + F.avg_pool2d(noise, 3, stride=1, padding=1) * 2) / 1.2
     return (images + 0.15 * strength[:, None, None, None] * noise).clamp(0, 1)
 
 
 def saturate(images: Tensor, strength: Tensor) -> Tensor:
-    """Colours driven away from grey and contrast up, as too much guidance does."""
+    """Increase saturation and contrast, as too much guidance does."""
     factor = strength[:, None, None, None]
     grey = images.mean(1, keepdim=True)
     vivid = grey + (1 + 4 * factor) * (images - grey)
@@ -66,7 +66,7 @@ def saturate(images: Tensor, strength: Tensor) -> Tensor:
 
 
 def cut_out(images: Tensor, strength: Tensor) -> Tensor:
-    """A disc of the object replaced by the background of its rows: a missing part."""
+    """Replace a disc of the object by the background of its rows: a missing part."""
     size = images.shape[-1]
     centre = _object_pixels(images, 1)
     place = torch.arange(size, device=images.device)
@@ -76,7 +76,7 @@ def cut_out(images: Tensor, strength: Tensor) -> Tensor:
 
 
 def _background(images: Tensor) -> Tensor:
-    """[B, 3, S, 1]: plain along a row in this world, so the border knows it."""
+    """[B, 3, S, 1]: in the synthetic world it is constant along a row, so the border pixels give it."""
     return (images[..., :1] + images[..., -1:]) / 2
 
 
@@ -87,7 +87,7 @@ def _object_pixels(images: Tensor, count: int) -> Tensor:
 
 
 def push_out(images: Tensor, strength: Tensor) -> Tensor:
-    """The picture moved by 0.25 to 0.7 of its size in any direction (0: not at all): the frame cuts the object off."""
+    """Shift the image by 0.25 to 0.7 of its size in a random direction (0: no shift); the border cuts the object."""
     batch = len(images)
     turn = 2 * torch.pi * torch.rand(batch, device=images.device)
     shift = (strength > 0)[:, None] * (0.5 + 0.9 * strength[:, None]) * torch.stack([turn.cos(), turn.sin()], 1)
@@ -98,7 +98,7 @@ def push_out(images: Tensor, strength: Tensor) -> Tensor:
 
 
 def two_faces(images: Tensor, strength: Tensor) -> Tensor:
-    """One half and its mirror image, where strength is above 0: a side view with two fronts, as Janus had."""
+    """One half and its mirror image if strength is above 0: a side view with two fronts (the Janus problem)."""
     left = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
     columns = torch.arange(images.shape[-1], device=images.device) < images.shape[-1] // 2
     mirrored = torch.where(columns == left, images, images.flip(-1))
@@ -116,25 +116,25 @@ DAMAGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "two_faces": two_faces,
 }
 ALL_OR_NOTHING = ("push_out", "two_faces")
-"""Damages that have no mild form: a small shift cuts nothing off."""
+"""Damages without a mild form: a small shift cuts nothing off."""
 
 
 def visible(name: str, better: Tensor, worse: Tensor) -> Tensor:
-    """Bool [B]: pictures that the damage `name` really changed. A mirrored ball is the same ball in another light."""
+    """Bool [B]: images that the damage `name` changed visibly. A mirrored ball is the same ball in another light."""
     change = (better - worse).abs().mean((1, 2, 3))
     return change > (3 * VISIBLE if name == "two_faces" else VISIBLE)
 
 
-class Worse(NamedTuple):
-    """Two versions of a batch [B, 3, S, S], and bool [B] where the second is visibly the worse one."""
+class DamagedPair(NamedTuple):
+    """Two versions of a batch [B, 3, S, S]; `sure` is bool [B]: the second is visibly worse."""
 
     mild: Tensor
     bad: Tensor
     sure: Tensor
 
 
-def worse_and_worse(images: Tensor) -> Worse:
-    """Clean or mildly damaged pictures, and the same more damaged in the same way; kinds in equal parts."""
+def damaged_pairs(images: Tensor) -> DamagedPair:
+    """Clean or mildly damaged images, and the same with more of the same damage; all damages in equal shares."""
     made, device = [], images.device
     for (name, damage), part in zip(DAMAGES.items(), images.tensor_split(len(DAMAGES)), strict=True):
         start = 0.5 * torch.rand(len(part), device=device) * (torch.rand(len(part), device=device) < 0.5)
@@ -143,5 +143,5 @@ def worse_and_worse(images: Tensor) -> Worse:
         end = start + 0.2 + (0.8 - start) * torch.rand(len(part), device=device)
         mild = torch.where((start > 0)[:, None, None, None], damage(part, start), part)
         bad = damage(part, end)
-        made.append(Worse(mild, bad, visible(name, mild, bad)))
-    return Worse(*(torch.cat(tensors) for tensors in zip(*made, strict=True)))
+        made.append(DamagedPair(mild, bad, visible(name, mild, bad)))
+    return DamagedPair(*(torch.cat(tensors) for tensors in zip(*made, strict=True)))

@@ -1,4 +1,4 @@
-"""Training data out of nothing but a seed: scenes and captions on the CPU's cores, pictures on the given device."""
+"""Training data generated from a seed: scenes and captions on the CPU cores, images on the given device."""
 
 import multiprocessing
 import os
@@ -20,16 +20,16 @@ _SCENES_PER_TASK = 250
 
 @dataclass(frozen=True)
 class Scenes:
-    """The scenes' tables and what is said of their pictures; `views` consecutive pictures belong to one scene."""
+    """Tables of the scenes and the captions of their images; `views` consecutive images belong to one scene."""
 
     rows: np.ndarray  # float32 [primitives, PRIM]
     counts: np.ndarray  # int32 [scenes]
     cameras: np.ndarray  # float32 [N, CAM]
     azimuth: np.ndarray  # degrees [N]
     elevation: np.ndarray  # degrees [N]
-    keys: list[tuple]  # one a scene: what its phrase says
-    phrases: list[str]  # one a scene
-    captions: list[str]  # CAPTIONS_PER_IMAGE a picture, in order
+    keys: list[tuple]  # one per scene: the meaning of its phrase
+    phrases: list[str]  # one per scene
+    captions: list[str]  # CAPTIONS_PER_IMAGE per image, in order
     views: int
 
     @property
@@ -43,13 +43,13 @@ class Scenes:
 
 @dataclass(frozen=True)
 class Data:
-    """Pictures with captions. N = scenes x views."""
+    """Images with captions. N = scenes x views."""
 
     images: Tensor  # uint8 [N, 3, 64, 64], on the device
     captions: list[tuple[str, str]]  # [N]
-    keys: list[tuple]  # [N]: equal keys mean the same thing said
-    key_ids: Tensor  # int64 [N], on the device: a digest of the key
-    view_ids: Tensor  # int64 [N, 2], on the device: 0 = no view word in that caption, else 1 + index in VIEW_WORDS
+    keys: list[tuple]  # [N]: captions with equal keys have the same meaning
+    key_ids: Tensor  # int64 [N], on the device: digest of the key
+    view_ids: Tensor  # int64 [N, 2], on the device: 0 = that caption has no view word, else 1 + index in VIEW_WORDS
     scene_index: np.ndarray
     azimuth: np.ndarray
     elevation: np.ndarray
@@ -59,7 +59,7 @@ class Data:
 
 
 def describe(scenes: int, views: int, seed: int, *, workers: int, heldout: bool = False) -> Scenes:
-    """Draw scenes, cameras and captions on `workers` processes. Call it before the process touches CUDA: it forks."""
+    """Draw scenes, cameras and captions in `workers` processes. It forks, so call it before the process uses CUDA."""
     tasks = [
         (seed * 1_000_003 + i, min(_SCENES_PER_TASK, scenes - start))
         for i, start in enumerate(range(0, scenes, _SCENES_PER_TASK))
@@ -117,8 +117,8 @@ def _draw(task: tuple[int, int], views: int, heldout: bool) -> tuple:
     )
 
 
-def photograph(scenes: Scenes, device: str, size: int = 64) -> Tensor:
-    """The pictures of `scenes`: uint8 [N, 3, size, size] on `device`."""
+def render_images(scenes: Scenes, device: str, size: int = 64) -> Tensor:
+    """The images of `scenes`: uint8 [N, 3, size, size] on `device`."""
     return raytrace.render(
         scenes.rows, scenes.starts, scenes.counts, scenes.scene_index, scenes.cameras, size=size, device=device
     )
@@ -127,17 +127,17 @@ def photograph(scenes: Scenes, device: str, size: int = 64) -> Tensor:
 def make(
     scenes: int, views: int, seed: int, device: str = "cpu", workers: int | None = None, heldout: bool = False
 ) -> Data:
-    """`scenes` x `views` pictures with two captions each; the same seed gives the same data for any `workers`."""
-    return shoot(describe(scenes, views, seed, workers=workers or os.cpu_count() or 1, heldout=heldout), device)
+    """`scenes` x `views` images with two captions each. The same seed gives the same data for any `workers`."""
+    return render_data(describe(scenes, views, seed, workers=workers or os.cpu_count() or 1, heldout=heldout), device)
 
 
-def shoot(scenes: Scenes, device: str) -> Data:
-    """Turn described scenes into pictures on `device`."""
+def render_data(scenes: Scenes, device: str) -> Data:
+    """Render the images of `scenes` on `device`."""
     keys = [key for key in scenes.keys for _ in range(scenes.views)]
     digests = [zlib.crc32(repr(key).encode()) for key in scenes.keys]
     views = [view_id(caption) for caption in scenes.captions]
     return Data(
-        images=photograph(scenes, device),
+        images=render_images(scenes, device),
         captions=list(zip(scenes.captions[::2], scenes.captions[1::2], strict=True)),
         keys=keys,
         key_ids=torch.tensor(digests, device=device).repeat_interleave(scenes.views),
@@ -149,5 +149,5 @@ def shoot(scenes: Scenes, device: str) -> Data:
 
 
 def view_id(caption: str) -> int:
-    """0 where the caption names no view, else 1 + the index of its view word in `VIEW_WORDS`."""
+    """0 if the caption has no view word, else 1 + the index of its view word in `VIEW_WORDS`."""
     return next((i for i, word in enumerate(VIEW_WORDS, start=1) if word in caption), 0)

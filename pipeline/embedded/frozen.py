@@ -1,7 +1,8 @@
-"""The metric check: renders that never change, and what the packaged judges said of them when they were frozen.
+"""The metric check: frozen renders, and the scores that the bundled scorers gave them when they were frozen.
 
-Where these numbers move, the metric changed: preprocessing, a judge, a library, the arithmetic of a distance. Where
-they stand and a night's numbers move, the generation changed. `python -m pipeline.embedded.frozen` makes both files.
+If these scores change, the metric has changed: preprocessing, a scorer, a library, or the arithmetic of a distance. If
+they are unchanged and the scores of a nightly run differ, generation has changed. `python -m pipeline.embedded.frozen`
+writes both files.
 """
 
 import io
@@ -12,14 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 TOLERANCES = {"clip": 1e-3, "ir": 1e-4, "fd": 1e-6}
-"""Of `clip` and `ir` absolute, of `fd` relative: above what another CPU's order of float32 sums moves, and below what
-a change of resampling, rounding or normalisation does."""
+"""Absolute for `clip` and `ir`, relative for `fd`. They are above the effect of another CPU's order of float32 sums,
+and below that of a change of resampling, rounding or normalisation."""
 VIEWS, SEED = 4, 0
 PHRASES = "a red mushroom", "a yellow duck", "a green robot head", "a blue penguin with a white belly"
 
 
-class Moved(NamedTuple):
-    """A number that is not what it was."""
+class Deviation(NamedTuple):
+    """A score that differs from its golden value."""
 
     name: str
     found: float
@@ -28,21 +29,21 @@ class Moved(NamedTuple):
 
 
 def folder() -> Path:
-    """`renders.npz` and `golden.json`."""
+    """The folder with `renders.npz` and `golden.json`."""
     return Path(__file__).parent / "frozen_renders"
 
 
-def check() -> list[Moved]:
-    """The numbers that moved by more than their tolerance; none if the metric is what it was."""
+def check() -> list[Deviation]:
+    """The scores that differ by more than their tolerance; none if the metric is unchanged."""
     golden = json.loads((folder() / "golden.json").read_text())
     found = measure(read())
-    moved = []
+    deviations = []
     for name, expected in golden.items():
         metric = name.split(" ", 1)[0]
         tolerance = TOLERANCES[metric] * (abs(expected) if metric == "fd" else 1)
-        if not abs(found[name] - expected) <= tolerance:  # NaN is not within it, either
-            moved.append(Moved(name, found[name], expected, tolerance))
-    return moved
+        if not abs(found[name] - expected) <= tolerance:  # also true for NaN
+            deviations.append(Deviation(name, found[name], expected, tolerance))
+    return deviations
 
 
 def read() -> dict[str, np.ndarray]:
@@ -52,11 +53,11 @@ def read() -> dict[str, np.ndarray]:
 
 
 def measure(renders: dict[str, np.ndarray]) -> dict[str, float]:
-    """`clip` and `ir` of each prompt, mean over its views, and `fd` of all: by the packaged judges, on the CPU."""
+    """`clip` and `ir` of each prompt, mean over its views, and `fd` of all views, by the bundled scorers on the CPU."""
     from evaluation.clip_score import ClipScorer, clip_score
     from evaluation.features import ClipTower
-    from evaluation.fid import frechet
     from evaluation.image_reward import ImageReward
+    from evaluation.jackknife import frechet
     from evaluation.references import from_bytes
     from pipeline.embedded import weights_folder
 
@@ -66,24 +67,24 @@ def measure(renders: dict[str, np.ndarray]) -> dict[str, float]:
     texts = scorer.text_features(list(renders))
     features = [scorer.image_features(views) for views in renders.values()]
     numbers: dict[str, float] = {}
-    for (phrase, views), seen, text in zip(renders.items(), features, texts, strict=True):
-        numbers[f"clip {phrase}"] = float(clip_score(seen, text).mean())
+    for (phrase, views), view_features, text in zip(renders.items(), features, texts, strict=True):
+        numbers[f"clip {phrase}"] = float(clip_score(view_features, text).mean())
         numbers[f"ir {phrase}"] = float(reward.score(views, phrase).mean())
-    numbers["fd"] = frechet([ClipTower.scaled(seen) for seen in features], reference.moments).value
+    numbers["fd"] = frechet([ClipTower.scaled(each) for each in features], reference.moments).value
     return numbers
 
 
 def draw() -> dict[str, np.ndarray]:
-    """The renders: objects of the embedded world from all round, on white."""
+    """Render objects of the synthetic world from all sides, on white."""
     from pipeline.embedded import raytrace, world
     from pipeline.embedded.views import orbit_cameras
 
     random = np.random.default_rng(SEED)
     scenes = [world.scene_of(random, phrase) for phrase in PHRASES]
     cameras = orbit_cameras(np.tile(np.arange(VIEWS) * 360.0 / VIEWS, len(scenes)), 15.0)
-    shown = np.repeat(np.arange(len(scenes), dtype=np.int32), VIEWS)
-    pictures = raytrace.render(*world.table(scenes), shown, cameras.table)
-    views = pictures.permute(0, 2, 3, 1).contiguous().numpy()
+    scene_index = np.repeat(np.arange(len(scenes), dtype=np.int32), VIEWS)
+    images = raytrace.render(*world.table(scenes), scene_index, cameras.table)
+    views = images.permute(0, 2, 3, 1).contiguous().numpy()
     return dict(zip(PHRASES, np.split(views, len(PHRASES)), strict=True))
 
 

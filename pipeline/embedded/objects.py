@@ -1,9 +1,9 @@
-"""Objects of the embedded world as rows of numbers: the builder, the registry of types, a tight fit to the unit ball.
+"""Objects of the synthetic world as rows of numbers: object builder, registry of types, tight fit to the unit ball.
 
-A scene is a table of primitives, one row of `PRIM` floats each; `raytrace.py` draws exactly these rows, so the same
-table yields pictures, ground-truth views and surface points. The types themselves live in the `objects_*.py` files.
+A scene is a table of primitives, one row of `PRIM` floats each. `raytrace.py` renders exactly these rows, so the same
+table gives images, ground-truth views and surface points. The types are defined in the `objects_*.py` files.
 
-World: right-handed, z up, centred at the origin, bounding radius 1. What has a front turns it towards +x.
+World: right-handed, z up, centred at the origin, bounding radius 1. Objects with a front face +x.
 """
 
 import functools
@@ -19,7 +19,7 @@ PRIM = 27
 POSITION, ROTATION, SIZES, COLOR, SECOND = slice(1, 4), slice(4, 13), slice(13, 16), slice(17, 20), slice(20, 23)
 ROUNDING, PATTERN, FREQUENCY, GLOSS, BOUND = 16, 23, 24, 25, 26
 
-# Kinds of primitive and the meaning of their three sizes (half lengths unless said otherwise; local axes x, y, z).
+# Kinds of primitive and the meaning of their three sizes (half lengths unless noted otherwise; local axes x, y, z).
 ELLIPSOID = 0  # radii
 BOX = 1  # half edges, edges rounded inwards
 CONE = 2  # half height, radius at -z, radius at +z: cylinders, cones and frustums
@@ -61,7 +61,7 @@ Vector = tuple[float, float, float]
 
 @functools.cache
 def turned(x_degrees: float = 0, y_degrees: float = 0, z_degrees: float = 0) -> np.ndarray:
-    """Rotation local to world [3, 3]: first about x, then y, then z. Do not write into it: it is cached."""
+    """Rotation local to world [3, 3]: first about x, then y, then z. The array is cached: do not modify it."""
     a, b, c = math.radians(x_degrees), math.radians(y_degrees), math.radians(z_degrees)
     about_x = np.array([[1, 0, 0], [0, math.cos(a), -math.sin(a)], [0, math.sin(a), math.cos(a)]])
     about_y = np.array([[math.cos(b), 0, math.sin(b)], [0, 1, 0], [-math.sin(b), 0, math.cos(b)]])
@@ -72,8 +72,8 @@ def turned(x_degrees: float = 0, y_degrees: float = 0, z_degrees: float = 0) -> 
 ALONG_X, ALONG_Y, UPRIGHT = turned(0, 90, 0), turned(-90, 0, 0), turned()
 
 
-class Sculptor:
-    """Collects the primitives of one object. `patterned=True` marks the part that carries the scene's pattern."""
+class ObjectBuilder:
+    """Collects the primitives of one object. `patterned=True` marks the part that has the scene's pattern."""
 
     def __init__(self, rng: np.random.Generator, pattern: tuple[int, str, float] | None = None):
         self.rng, self.pattern = rng, pattern
@@ -135,21 +135,21 @@ class Sculptor:
 
 
 Vary = Callable[[float, float], float]
-Build = Callable[[Sculptor, Paint, Paint, Vary], None]
+Build = Callable[[ObjectBuilder, Paint, Paint, Vary], None]
 
 
 @dataclass(frozen=True)
 class ObjectType:
-    """One type: how to build it, what it is called, what may be coloured. The first noun is its name."""
+    """A type of object: its builder, its nouns (the first is its name) and its colours."""
 
     build: Build
     nouns: tuple[str, ...]
     colors: tuple[str, ...]
-    part: str | None  # what the second colour paints, in words: "roof"
-    part_color: str | None  # its colour where the caption is silent; None: the main colour
-    has_front: bool  # whether front and back truly differ
+    part: str | None  # the part that has the second colour, as in "roof"
+    part_color: str | None  # its colour if the caption names none; None: the main colour
+    has_front: bool  # front and back differ
     can_have_pattern: bool
-    solid: bool  # a bare geometric solid: used on top of and beneath other things
+    solid: bool  # a plain geometric solid: used on top of and below other objects
 
 
 REGISTRY: dict[str, ObjectType] = {}
@@ -159,7 +159,7 @@ ALL_COLORS = tuple(COLORS)
 def object_type(
     *nouns: str, part=None, part_color=None, colors=ALL_COLORS, front=False, pattern=False, solid=False
 ) -> Callable[[Build], Build]:
-    """Register the decorated builder `(sculptor, paint, trim, vary)`; `vary(low, high)` draws a proportion."""
+    """Register the decorated function `(builder, paint, trim, vary)`; `vary(low, high)` draws a proportion."""
 
     def register(build: Build) -> Build:
         REGISTRY[nouns[0]] = ObjectType(build, nouns, tuple(colors), part, part_color, front, pattern, solid)
@@ -199,7 +199,7 @@ _HEART = np.array([[0, 0, -0.5], *_LOBES])
 
 
 def hull(row: np.ndarray) -> np.ndarray:
-    """Points [n, 3] on the outside of one primitive, in world coordinates; their convex hull is its own within 1 %."""
+    """Points [n, 3] on one primitive in world coordinates; their convex hull equals the primitive's within 1 %."""
     kind, (a, b, c), rounding = int(row[0]), row[SIZES], row[ROUNDING]
     if kind == ELLIPSOID:
         local = _SPHERE * (a, b, c)
@@ -229,27 +229,27 @@ def hull(row: np.ndarray) -> np.ndarray:
 
 
 def bounds(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest corner of the box around all primitives."""
+    """Lowest and highest corner of the bounding box of all primitives."""
     points = np.concatenate([hull(row) for row in rows])
     return points.min(0), points.max(0)
 
 
 def moved(rows: np.ndarray, centre, scale: float) -> np.ndarray:
-    """The same object seen from `centre` and scaled: x -> (x - centre) * scale."""
+    """The object translated and scaled: x -> (x - centre) * scale."""
     rows = rows.copy()
     rows[:, POSITION] = (rows[:, POSITION] - centre) * scale
     inner_ratio = rows[:, 14].copy()
     rows[:, SIZES] *= scale
-    rows[:, 14] = np.where(rows[:, 0] == STAR, inner_ratio, rows[:, 14])  # a ratio has no length
+    rows[:, 14] = np.where(rows[:, 0] == STAR, inner_ratio, rows[:, 14])  # a ratio is not a length
     rows[:, [ROUNDING, BOUND]] *= scale
     rows[:, FREQUENCY] /= scale
     return rows
 
 
 def fitted(rows: np.ndarray) -> np.ndarray:
-    """Centre the object on its bounding box and scale it until its farthest point lies 1 away (tight: a ball fills it).
+    """Centre the object on its bounding box and scale it so that its farthest point is at distance 1 (a ball fills it).
 
-    Scaling by the diagonal of the box instead would leave round things small in their pictures.
+    Scaling by the diagonal of the box would make round objects small in their images.
     """
     clouds = [hull(row) for row in rows]
     points = np.concatenate(clouds)
@@ -260,4 +260,4 @@ def fitted(rows: np.ndarray) -> np.ndarray:
         for cloud, row in zip(clouds, rows, strict=True)
     ]
     radius = math.sqrt(((points - centre) ** 2).sum(1).max())
-    return moved(rows, centre, 1 / (1.015 * radius))  # 1.5 %: what `hull` may miss between its points
+    return moved(rows, centre, 1 / (1.015 * radius))  # 1.5 %: `hull` can miss this much between its points

@@ -1,4 +1,4 @@
-"""Animals and figures of the embedded world. Their faces look to +x, so each has an unmistakable front."""
+"""Animals and figures of the synthetic world. They face +x, so each has an unmistakable front."""
 
 from pipeline.embedded.objects import ALONG_X, ALONG_Y, object_type, turned
 
@@ -6,7 +6,7 @@ BEAK, MUZZLE = "orange", (0.85, 0.7, 0.5)
 
 
 def contrast(paint):
-    """Black on anything but black: eyes, noses and mouths must be seen."""
+    """Black, or white on black, so that eyes, noses and mouths are visible."""
     return "black" if paint != "black" else "white"
 
 

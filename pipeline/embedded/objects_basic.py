@@ -1,4 +1,4 @@
-"""Solids, food, plants and small things of the embedded world. Builders take (sculptor, paint, trim, vary)."""
+"""Solids, food, plants and small objects of the synthetic world. Functions take (builder, paint, trim, vary)."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Furniture, vessels and tools of the embedded world."""
+"""Furniture, vessels and tools of the synthetic world."""
 
 from pipeline.embedded.objects import ALONG_X, ALONG_Y, GLASS, around, object_type, turned
 

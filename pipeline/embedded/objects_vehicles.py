@@ -1,4 +1,4 @@
-"""Vehicles and buildings of the embedded world: the bonnet, the door or the bow points to +x."""
+"""Vehicles and buildings of the synthetic world; their bonnet, door or bow faces +x."""
 
 from pipeline.embedded.objects import ALONG_X, ALONG_Y, GLASS, WINDOW, around, object_type, turned
 
@@ -6,7 +6,7 @@ LAMP, TAIL_LAMP, RUBBER = (1.0, 0.95, 0.6), (0.7, 0.05, 0.05), (0.06, 0.06, 0.07
 
 
 def wheels(s, xs, y, z, radius, half_width, hub="silver"):
-    """A pair of wheels at each x, with hubs that stand out a little."""
+    """A pair of wheels at each x, with hubs that protrude slightly."""
     for x in xs:
         for side in (1, -1):
             s.cone((x, side * y, z), half_width, radius, radius, RUBBER, ALONG_Y)
@@ -14,7 +14,7 @@ def wheels(s, xs, y, z, radius, half_width, hub="silver"):
 
 
 def lamps(s, front_x, back_x, y, z, radius=0.07):
-    """Pale lamps in front, red ones behind: what tells the two ends of a vehicle apart."""
+    """Pale lamps in front and red ones behind, so that the two ends of a vehicle differ."""
     for side in (1, -1):
         s.ball((front_x, side * y, z), radius, LAMP)
         s.ball((back_x, side * y, z), radius * 0.8, TAIL_LAMP)

@@ -1,12 +1,11 @@
-"""Rays against rows of primitives: what one ray sees, as small functions that run on the CPU and on the GPU alike.
+"""Ray tracing of primitives: the colour that a ray shows and random points of a surface, for the CPU and CUDA.
 
-numba compiles them for the CPU here, and for the GPU when a CUDA kernel of `raytrace.py` calls them. All arithmetic is
-float32: a bare literal would be float64 to numba, and the GPU would then spend its time in double precision, so every
-constant is made with `f32` or named here.
+numba compiles these functions for the CPU here, and for the GPU when a kernel of `raytrace_cuda.py` calls them. All
+arithmetic is float32 (see `signed_distance.py`).
 
-A ray meets each primitive separately, in the primitive's own coordinates: first its bounding sphere, then the
-ellipsoid in closed form or sphere tracing of the signed distance. Threads of a warp thus always trace the same kind.
-The signed distances of the star and the heart follow I. Quilez' formulas.
+A ray is intersected with each primitive separately, in the primitive's coordinates: first with its bounding sphere,
+then with the ellipsoid in closed form, or by sphere tracing of the signed distance. So the threads of a warp always
+trace the same kind of primitive.
 """
 
 import math
@@ -16,34 +15,29 @@ import numba
 import numpy as np
 from numpy import float32 as f32
 
-from pipeline.embedded.objects import (
-    BOX,
-    CAPSULE,
-    CHECKERED,
-    CONE,
-    DOME,
-    DOTTED,
-    ELLIPSOID,
-    HEART,
-    PRISM,
-    PYRAMID,
-    STAR,
-    STRIPED,
-    TORUS,
-    TUBE,
+from pipeline.embedded.objects import CHECKERED, DOTTED, ELLIPSOID, STRIPED
+from pipeline.embedded.signed_distance import (
+    FAR,
+    HALF,
+    ONE,
+    TWO,
+    ZERO,
+    clamp,
+    function,
+    larger,
+    length3,
+    signed_distance,
+    smaller,
 )
 
 # One camera: 0-2 eye | 3-5 right | 6-8 up | 9-11 forward | 12 tan(fov / 2) | 13-15 background at the top
 # | 16-18 at the bottom | 19-21 direction to the light | 22 ambient | 23 strength of the light.
 CAM = 24
-MAX_PRIMITIVES = 64  # of one scene: what a CUDA block keeps in shared memory
-ZERO, HALF, ONE, TWO, FAR = f32(0), f32(0.5), f32(1), f32(2), f32(1e3)
+MAX_PRIMITIVES = 64  # of one scene: as many as a CUDA block stores in shared memory
 MAX_STEPS = 48
-SURFACE = f32(0.001)  # closer than this is a hit
-RELAXATION = f32(0.95)  # of a step: some distances are only nearly exact
-DIFFERENCE = f32(0.002)  # for normals
-TENTH_TURN_COS, TENTH_TURN_SIN = f32(math.cos(math.pi / 5)), f32(math.sin(math.pi / 5))
-LOBE = f32(math.sqrt(2) / 4)  # radius of the heart's lobes
+SURFACE = f32(0.001)  # a point closer than this is a hit
+RELAXATION = f32(0.95)  # factor on a step: some distances are not quite exact
+DIFFERENCE = f32(0.002)  # step of the finite differences for normals
 FULL_TURN = f32(2 * math.pi)
 LAUNCH_RADIUS = f32(1.02)
 
@@ -53,130 +47,12 @@ MIX_A, MIX_B, STRIDE = np.uint64(0x7FEB352D), np.uint64(0x846CA68B), np.uint64(0
 UNIT = f32(2.0**-24)
 MAX_LAUNCHES = 256
 
-# numba's cache asks only whether the file of a function has changed, so the loops stand here with what they call.
-function = numba.njit(cache=True, fastmath=True, error_model="numpy")
 parallel: Any = numba.njit(cache=True, fastmath=True, error_model="numpy", parallel=True)
 
 
 @function
-def smaller(a, b):
-    """min(a, b): numba's own CUDA target knows no min and max of plain numbers (0.68)."""
-    return a if a < b else b
-
-
-@function
-def larger(a, b):
-    return a if a > b else b
-
-
-@function
-def length2(x, y):
-    return math.sqrt(x * x + y * y)
-
-
-@function
-def length3(x, y, z):
-    return math.sqrt(x * x + y * y + z * z)
-
-
-@function
-def clamp(x, low, high):
-    return smaller(larger(x, low), high)
-
-
-@function
-def extruded(flat, beyond):
-    """Distance to an extrusion, from the distance in the plane and the distance beyond its half thickness."""
-    return smaller(larger(flat, beyond), ZERO) + length2(larger(flat, ZERO), larger(beyond, ZERO))
-
-
-@function
-def ellipsoid_distance(x, y, z, a, b, c):
-    """First-order distance to an ellipsoid: exact on its surface."""
-    k0 = length3(x / a, y / b, z / c)
-    k1 = length3(x / (a * a), y / (b * b), z / (c * c))
-    return k0 * (k0 - ONE) / larger(k1, f32(1e-6))
-
-
-@function
-def frustum_distance(x, y, z, half_height, bottom, top):
-    q = length2(x, y)
-    end_x = q - smaller(q, bottom if z < ZERO else top)
-    end_z = abs(z) - half_height
-    slope_x, slope_z = top - bottom, TWO * half_height
-    along = ((top - q) * slope_x + (half_height - z) * slope_z) / (slope_x * slope_x + slope_z * slope_z)
-    along = clamp(along, ZERO, ONE)
-    side_x, side_z = q - top + slope_x * along, z - half_height + slope_z * along
-    nearest = math.sqrt(smaller(end_x * end_x + end_z * end_z, side_x * side_x + side_z * side_z))
-    return -nearest if side_x < ZERO and end_z < ZERO else nearest
-
-
-@function
-def star_distance(y, z, radius, inner_ratio):
-    """Five-pointed star in the plane: fold into one half of one point, then the distance to its edge."""
-    p, q = abs(y), z
-    for side in range(2):
-        fold_x = TENTH_TURN_COS if side == 0 else -TENTH_TURN_COS
-        reach = TWO * larger(fold_x * p - TENTH_TURN_SIN * q, ZERO)
-        p -= reach * fold_x
-        q += reach * TENTH_TURN_SIN
-    p = abs(p)
-    q -= radius
-    edge_x, edge_z = inner_ratio * TENTH_TURN_SIN, inner_ratio * TENTH_TURN_COS - ONE
-    along = clamp((p * edge_x + q * edge_z) / (edge_x * edge_x + edge_z * edge_z), ZERO, radius)
-    distance = length2(p - edge_x * along, q - edge_z * along)
-    return -distance if q * edge_x - p * edge_z < ZERO else distance
-
-
-@function
-def heart_distance(y, z, size):
-    p, q = abs(y) / size, z / size + HALF
-    if p + q > ONE:
-        return (length2(p - f32(0.25), q - f32(0.75)) - LOBE) * size
-    u = larger(p + q, ZERO) * HALF
-    nearest = math.sqrt(smaller(p * p + (q - ONE) * (q - ONE), (p - u) * (p - u) + (q - u) * (q - u)))
-    return -nearest * size if p < q else nearest * size
-
-
-@function
-def signed_distance(kind, x, y, z, a, b, c, rounding):
-    """Distance of a point, in the primitive's coordinates, to its surface; negative inside. See objects.py."""
-    if kind == ELLIPSOID:
-        return ellipsoid_distance(x, y, z, a, b, c)
-    if kind == BOX:
-        p, q, s = abs(x) - a + rounding, abs(y) - b + rounding, abs(z) - c + rounding
-        return (
-            length3(larger(p, ZERO), larger(q, ZERO), larger(s, ZERO))
-            + smaller(larger(p, larger(q, s)), ZERO)
-            - rounding
-        )
-    if kind == CONE:
-        bottom, top = larger(b - rounding, ZERO), larger(c - rounding, ZERO)
-        return frustum_distance(x, y, z, a - rounding, bottom, top) - rounding
-    if kind == TORUS:
-        return length2(length2(x, y) - a, z) - b
-    if kind == CAPSULE:
-        return length3(x, y, z - clamp(z, -a, a)) - b
-    if kind == PYRAMID:
-        side = (larger(abs(x), abs(y)) * TWO * b + (z - b) * a) / length2(TWO * b, a)
-        return larger(side, -z - b)
-    if kind == STAR:
-        return extruded(star_distance(y, z, a, b), abs(x) - c) - rounding
-    if kind == TUBE:
-        return extruded(abs(length2(x, y) - a) - b, abs(z) - c) - rounding
-    if kind == DOME:
-        return larger(ellipsoid_distance(x, y, z, a, b, c), -z)
-    if kind == PRISM:
-        side = (abs(y) * c + (z - HALF * c) * b) / length2(c, b)
-        return larger(larger(side, -z - HALF * c), abs(x) - a)
-    if kind == HEART:
-        return extruded(heart_distance(y, z, a), abs(x) - c) - rounding
-    return FAR
-
-
-@function
 def to_local(prims, i, x, y, z):
-    """A direction in the world, in the coordinates of primitive i (subtract its position first for a point)."""
+    """A world direction in the coordinates of primitive i (for a point, subtract its position first)."""
     return (
         prims[i, 4] * x + prims[i, 5] * y + prims[i, 6] * z,
         prims[i, 7] * x + prims[i, 8] * y + prims[i, 9] * z,
@@ -185,8 +61,8 @@ def to_local(prims, i, x, y, z):
 
 
 @function
-def meet_ellipsoid(x, y, z, dx, dy, dz, a, b, c):
-    """Where a ray from outside enters the ellipsoid, or FAR."""
+def intersect_ellipsoid(x, y, z, dx, dy, dz, a, b, c):
+    """Distance at which a ray from outside enters the ellipsoid, or FAR."""
     x, y, z, dx, dy, dz = x / a, y / b, z / c, dx / a, dy / b, dz / c
     speed = dx * dx + dy * dy + dz * dz
     half_b = x * dx + y * dy + z * dz
@@ -197,15 +73,15 @@ def meet_ellipsoid(x, y, z, dx, dy, dz, a, b, c):
 
 
 @function
-def meet_primitive(prims, i, ox, oy, oz, dx, dy, dz, limit):
-    """Distance along the unit ray at which it first meets primitive i before `limit`, or FAR."""
+def intersect_primitive(prims, i, ox, oy, oz, dx, dy, dz, limit):
+    """Distance along the unit ray of its first intersection with primitive i before `limit`, or FAR."""
     mx, my, mz = ox - prims[i, 1], oy - prims[i, 2], oz - prims[i, 3]
     nearest = -(mx * dx + my * dy + mz * dz)
     px, py, pz = mx + nearest * dx, my + nearest * dy, mz + nearest * dz
-    room = prims[i, 26] * prims[i, 26] - (px * px + py * py + pz * pz)
-    if room < ZERO:
+    half_chord_squared = prims[i, 26] * prims[i, 26] - (px * px + py * py + pz * pz)
+    if half_chord_squared < ZERO:
         return FAR
-    half_chord = math.sqrt(room)
+    half_chord = math.sqrt(half_chord_squared)
     start, end = larger(nearest - half_chord, ZERO), smaller(nearest + half_chord, limit)
     if start >= end:
         return FAR
@@ -214,7 +90,7 @@ def meet_primitive(prims, i, ox, oy, oz, dx, dy, dz, limit):
     kind = int(prims[i, 0])
     a, b, c, rounding = prims[i, 13], prims[i, 14], prims[i, 15], prims[i, 16]
     if kind == ELLIPSOID:
-        t = meet_ellipsoid(x, y, z, dx, dy, dz, a, b, c)
+        t = intersect_ellipsoid(x, y, z, dx, dy, dz, a, b, c)
         return start + t if start + t < end else FAR
     t, length = ZERO, end - start
     for _ in range(MAX_STEPS):
@@ -232,7 +108,7 @@ def first_hit(prims, count, ox, oy, oz, dx, dy, dz):
     """Nearest primitive on the ray: (distance, its index), or (FAR, -1)."""
     best, index = FAR, -1
     for i in range(count):
-        t = meet_primitive(prims, i, ox, oy, oz, dx, dy, dz, best)
+        t = intersect_primitive(prims, i, ox, oy, oz, dx, dy, dz, best)
         if t < best:
             best, index = t, i
     return best, index
@@ -262,7 +138,7 @@ def local_normal(prims, i, x, y, z):
 
 @function
 def cell(x):
-    """The integer below; math.floor alone is an integer on the CPU and a float on CUDA."""
+    """floor(x) as an integer; math.floor alone gives an integer on the CPU and a float on CUDA."""
     return int(math.floor(x))  # noqa: RUF046
 
 
@@ -287,7 +163,7 @@ def surface_color(prims, i, x, y, z):
 
 @function
 def ray_color(prims, count, camera, u, v):
-    """Colour seen along the ray through (u, v) in [-1, 1], v upwards: soft light from one side and from the sky."""
+    """Colour of the ray through (u, v) in [-1, 1], v upwards, with soft light from one side and from the sky."""
     spread = camera[12]
     dx = camera[9] + spread * (u * camera[3] + v * camera[6])
     dy = camera[10] + spread * (u * camera[4] + v * camera[7])
@@ -312,12 +188,12 @@ def ray_color(prims, count, camera, u, v):
     nz = prims[i, 6] * x + prims[i, 9] * y + prims[i, 12] * z
     diffuse = larger(nx * camera[19] + ny * camera[20] + nz * camera[21], ZERO)
     shade = camera[22] + f32(0.3) * (HALF + HALF * nz) + camera[23] * diffuse
-    hx, hy, hz = camera[19] - dx, camera[20] - dy, camera[21] - dz  # half way between the light and the eye
+    hx, hy, hz = camera[19] - dx, camera[20] - dy, camera[21] - dz  # halfway between the light and the eye
     highlight = larger((nx * hx + ny * hy + nz * hz) / larger(length3(hx, hy, hz), f32(1e-6)), ZERO)
     cubed = highlight * highlight * highlight
     twelfth = cubed * cubed * cubed * cubed
     highlight = prims[i, 25] * twelfth * twelfth  # the 24th power
-    if prims[i, 25] > f32(0.4):  # metals brighten where they face the eye
+    if prims[i, 25] > f32(0.4):  # metals are brighter where they face the eye
         shade += f32(0.25) * (larger(-(nx * dx + ny * dy + nz * dz), ZERO) - HALF)
     return (
         clamp(red * shade + highlight, ZERO, ONE),
@@ -344,7 +220,7 @@ def pixel_color(prims, count, camera, column, row, size, samples):
 
 @function
 def scramble(state):
-    """A 32-bit integer hash (C. Wellons' lowbias32), carried in 64 bits."""
+    """A 32-bit integer hash (C. Wellons' lowbias32) in 64 bits."""
     state = ((state ^ (state >> SHIFT_16)) * MIX_A) & WORD
     state = ((state ^ (state >> SHIFT_15)) * MIX_B) & WORD
     return state ^ (state >> SHIFT_16)
@@ -352,7 +228,7 @@ def scramble(state):
 
 @function
 def uniform(state):
-    """Next state and a number in [0, 1)."""
+    """The next state and a number in [0, 1)."""
     state = scramble((state + STRIDE) & WORD)
     return state, f32(state >> SHIFT_8) * UNIT
 
@@ -370,8 +246,8 @@ def point_on_sphere(state):
 def surface_point(prims, count, seed):
     """One visible point of the surface and its colour: (x, y, z, red, green, blue).
 
-    A chord between two random points of a sphere is a uniformly random line, and such lines meet a surface in
-    proportion to its area (Crofton). The first thing the chord meets is a point that can be seen from outside.
+    A chord between two random points of a sphere is a uniformly random line, and such lines intersect a surface in
+    proportion to its area (Crofton). The first intersection is a point that is visible from outside.
     """
     state = scramble(np.uint64(seed) & WORD)
     for _ in range(MAX_LAUNCHES):
@@ -387,22 +263,22 @@ def surface_point(prims, count, seed):
             lx, ly, lz = to_local(prims, i, x - prims[i, 1], y - prims[i, 2], z - prims[i, 3])
             red, green, blue = surface_color(prims, i, lx, ly, lz)
             return x, y, z, red, green, blue
-    # No chord of 256 met the object: the place and colour of its first primitive.
+    # None of 256 chords intersects the object: return position and colour of its first primitive.
     return prims[0, 1], prims[0, 2], prims[0, 3], prims[0, 17], prims[0, 18], prims[0, 19]
 
 
 @parallel
-def draw_on_cpu(rows, starts, counts, scene_index, cameras, samples, pictures):
+def draw_on_cpu(rows, starts, counts, scene_index, cameras, samples, images):
     """Fill `pictures` [n, 3, size, size]: see `raytrace.render`."""
-    size = pictures.shape[2]
-    for line in numba.prange(pictures.shape[0] * size):
+    size = images.shape[2]
+    for line in numba.prange(images.shape[0] * size):
         image, row = line // size, line % size
         scene = scene_index[image]
         start, count = starts[scene], counts[scene]
         for column in range(size):
             color = pixel_color(rows[start : start + count], count, cameras[image], column, row, size, samples)
             for channel in range(3):
-                pictures[image, channel, row, column] = color[channel]
+                images[image, channel, row, column] = color[channel]
 
 
 @parallel

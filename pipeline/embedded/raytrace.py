@@ -1,7 +1,7 @@
-"""The renderer of the embedded world: pictures and surface points of many scenes at once, on the CPU or on a GPU.
+"""The renderer of the synthetic world: images and surface points of many scenes at once, on the CPU or on a GPU.
 
-What a ray sees is in `rays.py`, one source for both. The loops around it are threads over picture lines on the CPU
-(there) and one block per picture on a GPU (`raytrace_cuda.py`), to which tensors are handed over in place.
+The ray functions in `rays.py` are shared by both devices. The loops around them are threads over image rows on the CPU
+(in `rays.py`) and one block per image on a GPU (`raytrace_cuda.py`). Tensors are passed to the GPU without a copy.
 """
 
 from typing import Any
@@ -13,7 +13,9 @@ from pipeline.embedded.rays import CAM, MAX_PRIMITIVES, draw_on_cpu, sample_on_c
 
 
 def _table(rows: Any, starts: Any, counts: Any, cameras: Any, device: torch.device) -> list[torch.Tensor]:
-    on_gpu = isinstance(counts, torch.Tensor) and counts.is_cuda  # then checked before: looking would stall the stream
+    on_gpu = (
+        isinstance(counts, torch.Tensor) and counts.is_cuda
+    )  # reading them would synchronise the stream; the caller has checked them
     most = 0 if on_gpu or not len(counts) else int(torch.as_tensor(counts).max())
     if most > MAX_PRIMITIVES:
         raise ValueError(f"a scene has {most} primitives, expected at most {MAX_PRIMITIVES}: simplify its objects")
@@ -42,32 +44,33 @@ def render(
     samples: int = 2,
     device: str | torch.device = "cpu",
 ) -> torch.Tensor:
-    """Pictures of scenes: torch.uint8 [n, 3, size, size] on `device`.
+    """Render images of scenes: torch.uint8 [n, 3, size, size] on `device`.
 
     `rows` [P, PRIM] holds the primitives of all scenes, scene k in rows starts[k] .. starts[k] + counts[k];
-    `scene_index` [n] and `cameras` [n, CAM] say what each picture shows. Arrays or tensors; those already on the device
-    are used in place. samples x samples rays a pixel. ValueError: rows of the wrong width, or a scene too large.
+    `scene_index` [n] and `cameras` [n, CAM] give the scene and camera of each image. Arrays or tensors; tensors already
+    on the device are not copied. samples x samples rays per pixel. Raises ValueError for rows of the wrong width and
+    for a scene with too many primitives.
     """
     device = torch.device(device)
     table = _table(rows, starts, counts, cameras, device)
     scene_index, cameras = _on(scene_index, torch.int32, device), _on(cameras, torch.float32, device)
-    pictures = torch.empty(len(cameras), 3, size, size, dtype=torch.uint8, device=device)
-    if not len(pictures):
-        return pictures
+    images = torch.empty(len(cameras), 3, size, size, dtype=torch.uint8, device=device)
+    if not len(images):
+        return images
     if device.type == "cuda":
         from pipeline.embedded.raytrace_cuda import draw_on_cuda, launch
 
-        launch(draw_on_cuda, len(pictures), *table, scene_index, cameras, samples, pictures)
+        launch(draw_on_cuda, len(images), *table, scene_index, cameras, samples, images)
     else:
         arrays = [tensor.numpy() for tensor in (*table, scene_index, cameras)]
-        draw_on_cpu(*arrays, samples, pictures.numpy())
-    return pictures
+        draw_on_cpu(*arrays, samples, images.numpy())
+    return images
 
 
 def surface_points(
     rows: Any, starts: Any, counts: Any, points: int, seed: int, device: str | torch.device = "cpu"
 ) -> torch.Tensor:
-    """Visible points of every scene, even in area: torch.float32 [S, points, 6], xyz in the unit ball, rgb in 0..1."""
+    """Visible points of each scene, even in area: torch.float32 [S, points, 6], xyz in the unit ball, rgb in 0..1."""
     device = torch.device(device)
     table = _table(rows, starts, counts, None, device)
     cloud = torch.empty(len(table[1]), points, 6, dtype=torch.float32, device=device)

@@ -1,6 +1,6 @@
-"""The CUDA kernels of the renderer. Import this only where there is a GPU: it loads `numba.cuda`.
+"""The CUDA kernels of the renderer. Import this module only on a machine with a GPU: it loads `numba.cuda`.
 
-The ray functions are those of the CPU (`rays.py`): numba compiles what a kernel calls for the kernel's own target.
+The ray functions are those of the CPU (`rays.py`): numba compiles the functions that a kernel calls for the GPU.
 """
 
 from typing import Any
@@ -12,17 +12,17 @@ from numba import cuda as numba_cuda
 from pipeline.embedded.objects import PRIM
 from pipeline.embedded.rays import CAM, MAX_PRIMITIVES, pixel_color, surface_point
 
-cuda: Any = numba_cuda  # thread indices and shared arrays are no types that a checker knows
+cuda: Any = numba_cuda  # the type checker does not know thread indices and shared arrays
 
-THREADS = 256  # of a block
-TILE = 8  # pixels: neighbouring threads draw neighbouring pixels
+THREADS = 256  # per block
+TILE = 8  # pixels: neighbouring threads render neighbouring pixels
 
-cuda.config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # one picture is a block, however few there are
+cuda.config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # one image is one block, even if there are few
 
 
 @cuda.jit(fastmath=True)
-def draw_on_cuda(rows, starts, counts, scene_index, cameras, samples, pictures):
-    """One block a picture: its scene and camera in shared memory, its threads over tiles of pixels."""
+def draw_on_cuda(rows, starts, counts, scene_index, cameras, samples, images):
+    """One block per image: its scene and camera in shared memory, its threads over tiles of pixels."""
     prims = cuda.shared.array((MAX_PRIMITIVES, PRIM), numba.float32)
     camera = cuda.shared.array(CAM, numba.float32)
     image, thread = cuda.blockIdx.x, cuda.threadIdx.x
@@ -35,7 +35,7 @@ def draw_on_cuda(rows, starts, counts, scene_index, cameras, samples, pictures):
     if thread < CAM:
         camera[thread] = cameras[image, thread]
     cuda.syncthreads()
-    size = pictures.shape[2]
+    size = images.shape[2]
     tiles = (size + TILE - 1) // TILE
     for k in range(thread, tiles * tiles * TILE * TILE, THREADS):
         tile, inside = k // (TILE * TILE), k % (TILE * TILE)
@@ -43,12 +43,12 @@ def draw_on_cuda(rows, starts, counts, scene_index, cameras, samples, pictures):
         if column < size and row < size:
             color = pixel_color(prims, count, camera, column, row, size, samples)
             for channel in range(3):
-                pictures[image, channel, row, column] = color[channel]
+                images[image, channel, row, column] = color[channel]
 
 
 @cuda.jit(fastmath=True)
 def sample_on_cuda(rows, starts, counts, seed, points):
-    """One block a scene, its threads over the points."""
+    """One block per scene, its threads over the points."""
     prims = cuda.shared.array((MAX_PRIMITIVES, PRIM), numba.float32)
     scene, thread = cuda.blockIdx.x, cuda.threadIdx.x
     start, count = starts[scene], numba.int64(counts[scene])
@@ -65,10 +65,10 @@ def sample_on_cuda(rows, starts, counts, seed, points):
 
 
 def launch(kernel: Any, blocks: int, *arguments: Any) -> None:
-    """Run a CUDA kernel on torch's current stream; tensors are handed over in place, never copied."""
+    """Run a CUDA kernel on torch's current stream. Tensors are passed without a copy."""
     device = next(a.device for a in arguments if isinstance(a, torch.Tensor))
-    with torch.cuda.device(device):  # numba takes the context that it finds
+    with torch.cuda.device(device):  # numba uses the current context
         handle = torch.cuda.current_stream().cuda_stream
         stream = cuda.external_stream(handle) if handle else cuda.default_stream()
-        handed = [cuda.as_cuda_array(a, sync=False) if isinstance(a, torch.Tensor) else a for a in arguments]
-        kernel[blocks, THREADS, stream](*handed)
+        passed = [cuda.as_cuda_array(a, sync=False) if isinstance(a, torch.Tensor) else a for a in arguments]
+        kernel[blocks, THREADS, stream](*passed)

@@ -1,6 +1,6 @@
-"""Does the embedded Point-E make what it is asked for? Its clouds against true clouds of all the types of the world.
+"""The gate of the bundled Point-E: its point clouds compared with true point clouds of all types of the world.
 
-A cloud counts as right if, of all types, true objects of the type asked for are nearest to it by Chamfer distance.
+A point cloud counts as right if, of all types, true objects of the requested type are nearest by Chamfer distance.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ Vectors = Callable[[list[str]], Tensor]
 
 
 def clouds_of(rows: np.ndarray, counts: np.ndarray, points: int, seed: int, device: str) -> Tensor:
-    """Network channels of every scene's surface: x y z, then rgb from -1 to 1; [scenes, points, 6], half on CUDA."""
+    """Point clouds of the surfaces as network channels: x y z, rgb in -1..1; [scenes, points, 6], half on CUDA."""
     dtype = torch.float16 if torch.device(device).type == "cuda" else torch.float32
     clouds = torch.empty(len(counts), points, 6, dtype=dtype, device=device)
     ends = np.cumsum(counts)
@@ -26,15 +26,15 @@ def clouds_of(rows: np.ndarray, counts: np.ndarray, points: int, seed: int, devi
         part = counts[start : start + 10_000]
         first = ends[start] - counts[start]
         starts = (np.cumsum(part) - part).astype(np.int32)
-        own = rows[first : ends[start + len(part) - 1]]
-        cloud = raytrace.surface_points(own, starts, part, points, seed + start * points, device)
+        part_rows = rows[first : ends[start + len(part) - 1]]
+        cloud = raytrace.surface_points(part_rows, starts, part, points, seed + start * points, device)
         cloud[..., 3:] = 2 * cloud[..., 3:] - 1
         clouds[start : start + len(part)] = cloud
     return clouds
 
 
 def vectors_of(scorer: Path, device: str) -> Vectors:
-    """From texts to the scorer's unit vectors [texts, 192], each distinct text read once."""
+    """A function from texts to the scorer's unit vectors [texts, 192]; each distinct text is encoded once."""
     from safetensors.torch import load_file
 
     from pipeline.embedded import train_scorer
@@ -54,7 +54,7 @@ def vectors_of(scorer: Path, device: str) -> Vectors:
 
 
 def squared_chamfer(a: Tensor, b: Tensor) -> Tensor:
-    """Mean squared distance to the nearest point, both ways added: [A, P, 3], [B, Q, 3] → [A, B]."""
+    """Mean squared distance to the nearest point, summed over both directions: [A, P, 3], [B, Q, 3] → [A, B]."""
     rows = []
     for cloud in a:
         product = cloud @ b.transpose(1, 2)
@@ -64,7 +64,7 @@ def squared_chamfer(a: Tensor, b: Tensor) -> Tensor:
 
 
 def truth(names: Sequence[str], colors: Sequence[str], points: int, seed: int, device: str) -> Tensor:
-    """Surface points x y z of one fresh object for each (type, colour): [names, points, 3]."""
+    """Surface points x y z of one new object for each (type, colour): [names, points, 3]."""
     rng = np.random.default_rng(seed)
     rows, _, counts = world.table([world.single(rng, n, c) for n, c in zip(names, colors, strict=True)])
     return clouds_of(rows, counts, points, seed, device)[..., :3].float()
@@ -80,31 +80,35 @@ def measure(
     points: int = 512,
     seed: int = 700_001,
 ) -> dict[str, float]:
-    """Does the cloud for "a red cube" look most like a cube? Nearest type by Chamfer distance, of all the types.
+    """Share of point clouds whose nearest type by Chamfer distance is the one in the prompt.
 
-    `colors` clouds for each type, against `templates` true objects of each type. The same for true clouds that nobody
-    sampled says how well this judge can do.
+    Compares `colors` point clouds of each type with `templates` true objects of each type. The `…_of_truth` values are
+    the same for true point clouds: the ceiling of this measurement.
     """
     rng = np.random.default_rng(seed)
     names = [name for name in world.TYPES for _ in range(colors)]
-    said = [
+    chosen = [
         views.pick(rng, [c for n, c in world.classes() if n == name and not world.held_out(n, c)]) for name in names
     ]
     generator = torch.Generator().manual_seed(seed)
-    text = vectors([world.phrase(*pair) for pair in zip(names, said, strict=True)])
+    text = vectors([world.phrase(*pair) for pair in zip(names, chosen, strict=True)])
     clouds = torch.cat([sample_point_clouds(model, part, generator).coords for part in text.split(512)])
     kinds = world.TYPES * templates
     known = truth(kinds, [world.REGISTRY[name].colors[0] for name in kinds], points, seed + 1, device)
     right = torch.arange(len(world.TYPES), device=device).repeat_interleave(colors)
 
-    def judged(clouds: Tensor) -> tuple[Tensor, Tensor]:
+    def nearest_type(clouds: Tensor) -> tuple[Tensor, Tensor]:
         distance = squared_chamfer(clouds[:, :points], known).view(len(clouds), templates, -1).amin(1)
         return distance.argmin(1), distance[torch.arange(len(clouds), device=device), right].sqrt()
 
-    found, distance = judged(clouds)
-    found_truth, distance_truth = judged(truth(names, said, points, seed + 2, device))
+    found, distance = nearest_type(clouds)
+    found_truth, distance_truth = nearest_type(truth(names, chosen, points, seed + 2, device))
     mistakes = [f"{names[i]} → {world.TYPES[int(found[i])]}" for i in range(len(names)) if found[i] != right[i]]
-    log("shape", f"{len(mistakes)} of {len(names)} clouds look like another type:", ", ".join(mistakes[:40]) or "none")
+    log(
+        "shape",
+        f"{len(mistakes)} of {len(names)} point clouds are nearest to another type:",
+        ", ".join(mistakes[:40]) or "none",
+    )
     return {
         "shape_nearest_class": float((found == right).float().mean()),
         "shape_nearest_class_of_truth": float((found_truth == right).float().mean()),
@@ -114,7 +118,7 @@ def measure(
 
 
 def gate(weights: Path, device: str) -> dict[str, float]:
-    """The gate `shape_nearest_class` and what goes with it, for a folder of embedded weights; less of it on a CPU."""
+    """The values of `measure` for a folder of bundled weights; with fewer samples on a CPU."""
     model = load(weights / "shape", device)
     cheap = {} if torch.device(device).type == "cuda" else {"colors": 1, "templates": 2, "points": 256}
     return measure(model, vectors_of(weights / "scorer", device), device, **cheap)

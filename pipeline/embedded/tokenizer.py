@@ -1,4 +1,4 @@
-"""A CLIP byte-pair tokenizer for the embedded world: every text tokenises, the world's own words are single tokens."""
+"""A CLIP byte-pair tokenizer for the synthetic world. It tokenises any text; the world's words are single tokens."""
 
 import json
 import multiprocessing
@@ -13,7 +13,7 @@ from pipeline.embedded import world
 
 MAX_LENGTH = 32
 _NEGATIVE = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, low-resolution, oversaturation"
-# CLIP's own splitting of text into words, contractions, single digits and runs of punctuation.
+# CLIP's splitting of text into words, contractions, single digits and runs of punctuation.
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
@@ -22,9 +22,9 @@ def corpus(captions: int = 6000, seed: int = 5) -> list[str]:
     rng = np.random.default_rng(seed)
     texts = [world.phrase(kind, colour) for kind, colour in world.classes()] + [_NEGATIVE] * 3
     for _ in range(captions):
-        scene, seen = world.random_scene(rng), world.random_cameras(rng, 1)
-        where = seen.azimuth_degrees[0], seen.elevation_degrees[0]
-        texts.append(world.caption(rng, scene.phrase, *where, seen.background_kind[0]))
+        scene, camera = world.random_scene(rng), world.random_cameras(rng, 1)
+        angles = camera.azimuth_degrees[0], camera.elevation_degrees[0]
+        texts.append(world.caption(rng, scene.phrase, *angles, camera.background_kind[0]))
     return texts
 
 
@@ -73,7 +73,7 @@ def encode(folder: Path, texts: list[str]) -> np.ndarray:
 
 
 def encode_many(folder: Path, texts: list[str], workers: int) -> np.ndarray:
-    """`encode` on several processes, for millions of captions; call it before the process touches CUDA: it forks."""
+    """`encode` in several processes, for millions of captions. It forks, so call it before the process uses CUDA."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     chunks = [texts[start : start + 10_000] for start in range(0, len(texts), 10_000)]
     if workers == 1:

@@ -1,4 +1,4 @@
-"""Train the embedded latent diffusion prior: a VAE, then U-Net and text encoder; in Stable Diffusion's format."""
+"""Train the bundled latent diffusion prior: a VAE, then U-Net and text encoder; in Stable Diffusion's format."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ def build_vae():
 
 
 def build_unet():
-    """UNet2DConditionModel laid out as SD 2.1's: cross-attention everywhere but at the coarsest level."""
+    """UNet2DConditionModel structured like SD 2.1's: cross-attention at all levels but the coarsest."""
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
@@ -101,7 +101,7 @@ def autocast(device: str):
 
 
 def train_vae(vae, data: Data, plan: Plan, *, batch: int = 256, compiled: bool = True) -> dict[str, float]:
-    """L1 + gradient L1 + MSE + a light KL term; then whiten the latents."""
+    """Train with L1 + gradient L1 + MSE + a small KL term."""
     device = data.images.device.type
     vae.to(device, memory_format=torch.channels_last).train()
     forward = torch.compile(_vae_forward) if compiled else _vae_forward
@@ -131,9 +131,9 @@ def _vae_forward(vae, x: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def whiten(vae, images: Tensor) -> None:
-    """Fold mean and deviation of the posterior mean into the two 1x1 convolutions: an exact change of coordinates.
+    """Fold mean and standard deviation of the posterior mean into the two 1x1 convolutions, exactly.
 
-    Latents then have zero mean and unit deviation in every channel, with `scaling_factor` 1 and no change of format.
+    Latents then have mean 0 and standard deviation 1 in every channel, with `scaling_factor` 1 in the same format.
     """
     means = torch.cat([vae.encode(as_input(part)).latent_dist.mean for part in images.split(512)])
     mean, deviation = means.mean((0, 2, 3)), means.std((0, 2, 3))
@@ -148,7 +148,7 @@ def whiten(vae, images: Tensor) -> None:
 
 @torch.no_grad()
 def reconstruction_psnr(vae, images: Tensor) -> float:
-    """Mean over the images of the PSNR in dB between pictures (range 1) and their reconstruction from the mean."""
+    """Mean PSNR in dB between images (range 1) and their reconstructions from the posterior mean."""
     values = []
     for part in images.split(256):
         x = as_input(part)
@@ -175,10 +175,10 @@ def train_denoiser(
     batch: int = 1024,
     compiled: bool = True,
 ) -> dict[str, float]:
-    """ε-prediction with min-SNR-5 weights, a tenth of the captions empty.
+    """Train ε-prediction with min-SNR-5 weights and a tenth of the captions empty.
 
-    `latents` [N,4,16,16], `ids` int [N,2,tokens] and the empty prompt's ids `null` [tokens], all on one device. Both
-    networks are trained in bf16 with fp32 masters on a GPU: normalisation under autocast would double its traffic.
+    `latents` [N,4,16,16], `ids` int [N,2,tokens] and the empty prompt's ids `null` [tokens], all on one device. On
+    a GPU both networks are trained in bf16 with fp32 masters: normalisation under autocast would double its traffic.
     """
     device = latents.device.type
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
@@ -213,8 +213,8 @@ def _predict_noise(unet, text_encoder, z_t: Tensor, t: Tensor, tokens: Tensor) -
 
 def start_from_scorer(text_encoder, scorer_state: dict[str, Tensor]) -> None:
     """Copy the text tower of an open_clip model (its parameter names) into a CLIPTextModel of the same size."""
-    own = text_encoder.state_dict()
-    prefix = "text_model." if any(name.startswith("text_model.") for name in own) else ""
+    target = text_encoder.state_dict()
+    prefix = "text_model." if any(name.startswith("text_model.") for name in target) else ""
     new = {
         prefix + "embeddings.token_embedding.weight": scorer_state["token_embedding.weight"],
         prefix + "embeddings.position_embedding.weight": scorer_state["positional_embedding"],
@@ -231,10 +231,10 @@ def start_from_scorer(text_encoder, scorer_state: dict[str, Tensor]) -> None:
                 new[f"{there}self_attn.{projection}.{kind}"] = value
             for theirs, ours in names.items():
                 new[f"{there}{ours}.{kind}"] = scorer_state[f"{here}{theirs}.{kind}"]
-    missing = {name for name in own if name not in new and not name.endswith("position_ids")}
+    missing = {name for name in target if name not in new and not name.endswith("position_ids")}
     if missing:
-        raise ValueError(f"The scorer's text tower lacks {sorted(missing)[:3]}; both towers must have one size.")
-    text_encoder.load_state_dict({name: value.to(own[name].dtype) for name, value in new.items()}, strict=False)
+        raise ValueError(f"The scorer's text tower lacks {sorted(missing)[:3]}; both towers must have the same size.")
+    text_encoder.load_state_dict({name: value.to(target[name].dtype) for name, value in new.items()}, strict=False)
 
 
 def save_prior(folder: Path, vae, unet, text_encoder, tokenizer_folder: Path) -> None:
@@ -262,7 +262,7 @@ def save_prior(folder: Path, vae, unet, text_encoder, tokenizer_folder: Path) ->
 
 
 def part(plan: Plan, name: str, seconds: float) -> Plan:
-    """The plan of one of several trainings that share a process."""
+    """The plan of one of several trainings in the same process."""
     return replace(plan, seconds=seconds, state=plan.state.parent / f"{name}.pt")
 
 
@@ -270,11 +270,11 @@ def part(plan: Plan, name: str, seconds: float) -> Plan:
 def sample(
     vae, unet, text_encoder, ids: Tensor, null: Tensor, *, guidance_scale: float, steps: int = 25, seed: int = 0
 ) -> Tensor:
-    """Pictures uint8 [B,3,64,64] by DDIM with CFG for token ids [B,tokens]; batched, on the networks' device."""
+    """Sample images uint8 [B,3,64,64] by DDIM with CFG for token ids [B,tokens]; batched, on the networks' device."""
     device, dtype = ids.device, unet.dtype
     scheduler = build_scheduler()
     scheduler.set_timesteps(steps, device=device)
-    pictures = []
+    images = []
     for start in range(0, len(ids), 1024):
         tokens = ids[start : start + 1024].long()
         text = torch.cat([null.long().expand_as(tokens), tokens])
@@ -285,5 +285,5 @@ def sample(
             eps_null, eps_text = unet(torch.cat([z, z]).to(dtype), t, hidden).sample.float().chunk(2)
             z = scheduler.step(eps_null + guidance_scale * (eps_text - eps_null), t, z).prev_sample
         pixels = vae.decode(z.to(vae.dtype)).sample.float()
-        pictures.append(((pixels.clamp(-1, 1) + 1) * 127.5).round().byte())
-    return torch.cat(pictures)
+        images.append(((pixels.clamp(-1, 1) + 1) * 127.5).round().byte())
+    return torch.cat(images)

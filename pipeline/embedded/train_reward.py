@@ -1,9 +1,8 @@
-"""Train the embedded reward model: ImageReward's class, small, by Bradley-Terry on pairs whose better side is known.
+"""Train the bundled reward model: a small ImageReward, with the Bradley-Terry loss on pairs whose better side is known.
 
-Each step asks two questions of every picture: is its caption better than a wrong one (other type, other colour, other
-view, other relation: captions that are right elsewhere, so that the text alone tells nothing), and is it better than
-the same picture spoiled. Afterwards rewards are standardised as ImageReward's are: mean 0 and deviation 1 over
-undamaged pictures with right captions.
+Each step compares two pairs per image: its caption against a wrong one (`caption_pairs`), and the image against a
+damaged version of itself (`damage`). Afterwards rewards are standardised as ImageReward's are: mean 0 and standard
+deviation 1 over undamaged images with right captions.
 """
 
 import dataclasses
@@ -19,8 +18,8 @@ from torch import Tensor
 from evaluation.blip import RewardConfig
 from evaluation.image_reward import ImageReward, load_tokenizer, normalise
 from pipeline.embedded import damage, data, tokenizer
+from pipeline.embedded.caption_pairs import CaptionPairs, Captions, encode, images_per_scene
 from pipeline.embedded.data import Data
-from pipeline.embedded.reward_questions import Captions, Questions, encode, pictures_per_scene
 from pipeline.embedded.training import Plan, fit, log
 
 SIZES = RewardConfig(
@@ -39,13 +38,13 @@ SIZES = RewardConfig(
     mean=0.0,
     std=1.0,
 )
-MOST_PICTURES = 400_000
-"""Of the shared data; more would cost more time to tokenise than it would teach."""
+MAX_IMAGES = 400_000
+"""Images of the shared data used; more would cost time to tokenise without improving the model."""
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def vocabulary() -> list[str]:
-    """BERT's special tokens, the world's words whole, and every letter, so that any text in ASCII has pieces."""
+    """BERT's special tokens, the world's words, and every character, so that any ASCII text can be tokenised."""
     words = {word for text in tokenizer.corpus() for word in re.findall(r"[a-z0-9]+", text.lower())}
     letters = string.ascii_lowercase + string.digits
     alphabet = [*letters, *string.punctuation, *("##" + letter for letter in letters)]
@@ -53,7 +52,7 @@ def vocabulary() -> list[str]:
 
 
 def build_model(words: list[str], folder: Path) -> ImageReward:
-    """A randomly initialised model; `vocab.txt` is written to `folder`, from where the tokenizer reads it."""
+    """A randomly initialised model; `vocab.txt` is written to `folder`, where the tokenizer reads it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
     config = dataclasses.replace(SIZES, vocab_size=len(words))
@@ -76,35 +75,35 @@ def save_model(folder: Path, model: ImageReward, mean: float, std: float) -> Non
 
 
 def _rewards(model: ImageReward, mild: Tensor, bad: Tensor, right: Tensor, wrong: Tensor) -> Tensor:
-    """[3, B]: the right caption, the wrong one, and the right one on the spoiled picture."""
-    states, spoiled = model.see(torch.cat([mild, bad])).chunk(2)
+    """[3, B]: the right caption, the wrong one, and the right one on the damaged image."""
+    states, damaged = model.encode_image(torch.cat([mild, bad])).chunk(2)
     ids = torch.cat([right, wrong, right])
-    return model.judge(torch.cat([states, states, spoiled]), ids, ids > 0).view(3, -1)
+    return model.raw_reward(torch.cat([states, states, damaged]), ids, ids > 0).view(3, -1)
 
 
-def train_reward(model: ImageReward, pictures: Data, plan: Plan, *, batch: int = 512, compiled: bool = True) -> dict:
-    """Bradley-Terry: -log σ(better - worse), on captions and on damage."""
-    device = pictures.images.device.type
-    count = min(len(pictures), MOST_PICTURES - MOST_PICTURES % pictures_per_scene(pictures))
+def train_reward(model: ImageReward, dataset: Data, plan: Plan, *, batch: int = 512, compiled: bool = True) -> dict:
+    """Minimise the Bradley-Terry loss -log σ(better - worse) over captions and damages."""
+    device = dataset.images.device.type
+    count = min(len(dataset), MAX_IMAGES - MAX_IMAGES % images_per_scene(dataset))
     model.to(device).train()
-    captions = Captions(model, pictures, count)
-    log("reward", f"{count} pictures, vocabulary {model.config.vocab_size}")
+    captions = Captions(model, dataset, count)
+    log("reward", f"{count} images, vocabulary {model.config.vocab_size}")
     rewards = torch.compile(_rewards) if compiled else _rewards
 
     def step(_: int) -> tuple[Tensor, dict[str, Tensor]]:
-        shuffled = torch.randperm(batch, device=device)  # so that every damage meets every reason
-        asked = Questions(*(tensor[shuffled] for tensor in captions.draw(batch)))
-        clean = pictures.images[asked.picture].float() / 255
-        mild, bad, seen = damage.worse_and_worse(clean)
+        shuffled = torch.randperm(batch, device=device)  # so that every damage is combined with every reason
+        pairs = CaptionPairs(*(tensor[shuffled] for tensor in captions.draw(batch)))
+        clean = dataset.images[pairs.image].float() / 255
+        mild, bad, visible = damage.damaged_pairs(clean)
         with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
-            good, wrong, spoiled = rewards(model, _pixels(mild), _pixels(bad), asked.right, asked.wrong).float()
-        by_caption = _mean(F.softplus(wrong - good), asked.sure)
-        by_damage = _mean(F.softplus(spoiled - good), seen)
-        # Rewards are free up to a constant: hold the right ones near 0, or bfloat16 loses their differences.
+            good, wrong, damaged = rewards(model, _pixels(mild), _pixels(bad), pairs.right, pairs.wrong).float()
+        by_caption = _mean(F.softplus(wrong - good), pairs.sure)
+        by_damage = _mean(F.softplus(damaged - good), visible)
+        # Rewards are defined up to a constant. Keep the right ones near 0, or bfloat16 loses their differences.
         loss = by_caption + by_damage + 1e-3 * good.square().mean()
         return loss, {
-            "caption": _mean((good > wrong).float(), asked.sure),
-            "damage": _mean((good > spoiled).float(), seen),
+            "caption": _mean((good > wrong).float(), pairs.sure),
+            "damage": _mean((good > damaged).float(), visible),
         }
 
     done = fit("reward", list(model.parameters()), step, plan, lr=7e-4, warmup=300, weight_decay=0.02)
@@ -113,7 +112,7 @@ def train_reward(model: ImageReward, pictures: Data, plan: Plan, *, batch: int =
 
 
 def _pixels(images: Tensor) -> Tensor:
-    """As the scorer would see the same picture in bytes."""
+    """Normalise images in [0,1] after rounding them to bytes, as the scorer does."""
     return normalise((images * 255 + 0.5).clamp(0, 255).to(torch.uint8))
 
 
@@ -121,56 +120,56 @@ def _mean(values: Tensor, kept: Tensor) -> Tensor:
     return (values * kept).sum() / kept.sum().clamp(min=1)
 
 
-def train(shop) -> dict:
+def train(context) -> dict:
     """The stage of build.py: train, standardise, save; returns the record."""
-    folder = shop.out / "reward"
+    folder = context.out / "reward"
     model = build_model(vocabulary(), folder)
-    pictures = shop.pictures()
-    batch = 512 if shop.device == "cuda" else 32  # a CPU can only try whether it runs
-    record = train_reward(model, pictures, shop.plan("reward"), batch=batch, compiled=shop.compiled)
-    raw = right_rewards(model, pictures, min(8192, len(pictures)))
+    dataset = context.dataset()
+    batch = 512 if context.device == "cuda" else 32  # on a CPU only a test whether it runs
+    record = train_reward(model, dataset, context.plan("reward"), batch=batch, compiled=context.compiled)
+    raw = right_rewards(model, dataset, min(8192, len(dataset)))
     save_model(folder, model, float(raw.mean()), float(raw.std()))
     return record | {"mean": float(raw.mean()), "std": float(raw.std())}
 
 
 @torch.no_grad()
 def score(model: ImageReward, images: Tensor, ids: Tensor) -> Tensor:
-    """Raw rewards [N] of pictures [N,3,64,64] in [0,1] for ids [N, tokens], in float32."""
+    """Raw rewards [N] of images [N,3,64,64] in [0,1] for ids [N, tokens], in float32."""
     parts = zip(images.split(512), ids.split(512), strict=True)
     return torch.cat([model(_pixels(part), text, text > 0) for part, text in parts])
 
 
-def right_rewards(model: ImageReward, pictures: Data, count: int) -> Tensor:
-    """Raw rewards of random undamaged pictures with a right caption each."""
-    index = torch.randperm(len(pictures))[:count].tolist()
-    ids = encode(model, [pictures.captions[i][0] for i in index])
-    images = pictures.images[torch.tensor(index, device=pictures.images.device)].float() / 255
+def right_rewards(model: ImageReward, dataset: Data, count: int) -> Tensor:
+    """Raw rewards of random undamaged images with a right caption each."""
+    index = torch.randperm(len(dataset))[:count].tolist()
+    ids = encode(model, [dataset.captions[i][0] for i in index])
+    images = dataset.images[torch.tensor(index, device=dataset.images.device)].float() / 255
     return score(model, images, ids.to(images.device))
 
 
 @torch.no_grad()
-def measure(model: ImageReward, pictures: Data, *, seed: int = 0) -> dict[str, float]:
-    """Shares of pairs in the right order on `pictures`, by kind; float32, undamaged pictures for the captions."""
+def measure(model: ImageReward, dataset: Data, *, seed: int = 0) -> dict[str, float]:
+    """Shares of pairs in the right order on `dataset`, by kind; in float32, with undamaged images for the captions."""
     torch.manual_seed(seed)
-    device = pictures.images.device
-    captions = Captions(model, pictures, len(pictures))
-    clean = pictures.images.float() / 255
+    device = dataset.images.device
+    captions = Captions(model, dataset, len(dataset))
+    clean = dataset.images.float() / 255
     result: dict[str, float] = {}
     for reason in ("type", "colour", "view", "relation"):
-        asked = captions.ask(captions.pools[reason], reason)
-        asked = Questions(*(tensor[asked.sure] for tensor in asked))
-        if len(asked.picture):
-            seen = clean[asked.picture]
-            better = score(model, seen, asked.right) > score(model, seen, asked.wrong)
+        pairs = captions.pairs_for(captions.pools[reason], reason)
+        pairs = CaptionPairs(*(tensor[pairs.sure] for tensor in pairs))
+        if len(pairs.image):
+            images = clean[pairs.image]
+            better = score(model, images, pairs.right) > score(model, images, pairs.wrong)
             result[f"right_over_wrong_{reason}"] = float(better.float().mean())
     result["right_over_wrong_caption"] = float(np.mean([result[key] for key in sorted(result)]))
     right = captions.ids[:, 0]
     clean_rewards = score(model, clean, right)
     orders = []
-    for name, spoil in damage.DAMAGES.items():
-        spoiled = spoil(clean, 0.4 + 0.6 * torch.rand(len(clean), device=device))
-        seen = damage.visible(name, clean, spoiled)
-        better = (clean_rewards > score(model, spoiled, right))[seen]
+    for name, apply in damage.DAMAGES.items():
+        damaged = apply(clean, 0.4 + 0.6 * torch.rand(len(clean), device=device))
+        visible = damage.visible(name, clean, damaged)
+        better = (clean_rewards > score(model, damaged, right))[visible]
         result[f"clean_over_{name}"] = float(better.float().mean())
         orders.append(result[f"clean_over_{name}"])
     result["clean_over_damaged"] = float(np.mean(orders))
@@ -186,10 +185,10 @@ def measure(model: ImageReward, pictures: Data, *, seed: int = 0) -> dict[str, f
 
 
 def gate(weights: Path, device: str) -> dict[str, float]:
-    """The gates of build.py's model: unseen scenes of seen combinations, and held-out ones (`reward_heldout_...`)."""
+    """The reward gates: new scenes of trained combinations, and of held-out ones (`reward_heldout_…`)."""
     model = ImageReward.load(weights / "reward", device)
     result: dict[str, float] = {}
     for prefix, heldout in (("reward_", False), ("reward_heldout_", True)):
-        pictures = data.make(500, 8, seed=900_020 + heldout, device=device, heldout=heldout)
-        result |= {prefix + name: value for name, value in measure(model, pictures).items()}
+        dataset = data.make(500, 8, seed=900_020 + heldout, device=device, heldout=heldout)
+        result |= {prefix + name: value for name, value in measure(model, dataset).items()}
     return result

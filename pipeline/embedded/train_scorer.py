@@ -1,4 +1,4 @@
-"""Train the embedded scorer: a CLIP of open_clip's own class, written as the `local-dir:` folder open_clip reads."""
+"""Train the bundled scorer: an open_clip CLIP model, saved as a folder that open_clip reads with `local-dir:`."""
 
 import json
 import math
@@ -35,7 +35,7 @@ def config(vocabulary: int) -> dict:
 
 
 def build_model(vocabulary: int):
-    """A randomly initialised open_clip CLIP of the embedded size."""
+    """A randomly initialised open_clip CLIP of the bundled size."""
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
     cfg = config(vocabulary)
@@ -55,10 +55,10 @@ def save_scorer(folder: Path, model, tokenizer_folder: Path) -> None:
 
 
 def train_scorer(model, data: Data, ids: Tensor, plan: Plan, *, batch: int = 2048, compiled: bool = True):
-    """Contrastive training on pictures and captions; `ids` [N,2,tokens].
+    """Contrastive training on images and captions; `ids` [N,2,tokens].
 
-    Half of each batch looks like splats. Two captions that say the same thing are no negatives of each other, and a
-    caption without a view word is none of a sibling view of the same thing.
+    Half of each batch has splat artefacts (`like_splats`). Captions with the same meaning are not negatives of each
+    other, and a caption without a view word is not a negative of another view of the same object.
     """
     device = data.images.device.type
     model.to(device).train()
@@ -67,15 +67,15 @@ def train_scorer(model, data: Data, ids: Tensor, plan: Plan, *, batch: int = 204
         model.logit_scale.fill_(math.log(14.0))
 
     def step(_: int) -> tuple[Tensor, dict[str, Tensor]]:
-        # Sibling views come in pairs, so that the view word alone must tell them apart.
+        # Each batch has pairs of views of one scene, which only the view word distinguishes.
         first = torch.randint(len(data), (batch // 2,), device=device)
         per_scene = len(data) // int(data.scene_index[-1] + 1)
         sibling = first - first % per_scene + torch.randint(per_scene, (batch // 2,), device=device)
         index = torch.cat([first, sibling])
         caption = torch.randint(ids.shape[1], (batch,), device=device)
-        pictures = like_splats(data.images[index].float() / 127.5 - 1)
+        images = like_splats(data.images[index].float() / 127.5 - 1)
         with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
-            image, text = encode(model, pictures, ids[index, caption].long())
+            image, text = encode(model, images, ids[index, caption].long())
         image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
         logits = image @ text.T * model.logit_scale.exp().clamp(max=100)
         key, view = data.key_ids[index], data.view_ids[index, caption]
@@ -93,13 +93,13 @@ def train_scorer(model, data: Data, ids: Tensor, plan: Plan, *, batch: int = 204
     return done
 
 
-def _encode(model, pictures: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    return model.encode_image(pictures), model.encode_text(ids)
+def _encode(model, images: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    return model.encode_image(images), model.encode_text(ids)
 
 
 @torch.no_grad()
 def image_features(model, images: Tensor) -> Tensor:
-    """Unit-norm float32 features [N, WIDTH] of uint8 pictures [N,3,64,64]."""
+    """Unit-norm float32 features [N, WIDTH] of uint8 images [N,3,64,64]."""
     parts = [model.encode_image(part.float() / 127.5 - 1) for part in images.split(1024)]
     return F.normalize(torch.cat(parts).float(), dim=-1)
 

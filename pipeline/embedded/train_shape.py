@@ -1,9 +1,9 @@
-"""Train the embedded Point-E: a text vector of the scorer → a coloured cloud of 512 points, in one canonical pose.
+"""Train the bundled Point-E: a text vector of the scorer → a coloured cloud of 512 points, in one canonical pose.
 
 `python -m pipeline.embedded.train_shape --scorer weights/scorer --out weights/shape --seconds 390`, or the stage
-`shape` of build.py. The study's training failed: its network used neither the text nor the other points (embedded.md,
-Sec. 5). Hence the larger initial weights, the text vector added to every point, noise levels drawn where shapes
-decide themselves, ten times the steps, and a probe that prints what the text is worth while it trains.
+`shape` of build.py. An earlier training failed: its network used neither the text nor the other points (embedded.md,
+Sec. 5). Hence the larger initial weights, the text vector added to every point, noise levels drawn where shapes are
+decided, ten times the steps, and a probe that logs during training how much the text helps.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from torch import Tensor
 from pipeline.embedded import views, world
 from pipeline.embedded.shape_gate import Vectors, clouds_of, gate, measure, vectors_of
 from pipeline.embedded.training import Plan, fit, log
-from pipeline.embedded.workshop import Workshop
+from pipeline.embedded.training_context import TrainingContext
 from sctd.point_e import (
     DiffusionConfig,
     PointDiffusionTransformer,
@@ -37,7 +37,7 @@ CONFIG = PointEConfig(
     width=128,
     layers=5,
     heads=4,
-    init_scale=1.0,  # OpenAI's 0.25 starts nearly linear: blind to the other points for thousands of steps
+    init_scale=1.0,  # OpenAI's 0.25 starts nearly linear and ignores the other points for thousands of steps
     token_cond=False,
     time_token_cond=False,
     clip_width=192,
@@ -45,22 +45,22 @@ CONFIG = PointEConfig(
     diffusion=DiffusionConfig(channel_scales=(1.0, 1.0, 1.0, *[2 / 255] * 3)),  # the unit ball is the range of x0
     sampler=SamplerConfig(steps=20, sigma_min=0.02, sigma_max=20.0, s_churn=3.0, guidance_scale=2.5),
 )
-POOL = 1024  # points kept of each scene; a step draws a part of them
+POOL = 1024  # points stored per scene; a step draws some of them
 SCENES_PER_TASK = 500
 SIGMA_DATA = 0.4  # root mean square of a coordinate
-LOG_SIGMA_MEAN, LOG_SIGMA_STD = -0.4, 1.3  # of the noise levels drawn: objects take shape between 0.2 and 3
+LOG_SIGMA_MEAN, LOG_SIGMA_STD = -0.4, 1.3  # of the drawn noise levels: shapes are decided between 0.2 and 3
 LARGEST_WEIGHT = 50.0
-COLOUR_WEIGHT = 0.5  # of a colour channel's error against a coordinate's
-PROBED = (0.1, 0.3, 1.0, 3.0)  # noise levels of the probe
-GUIDANCE, TUNING_SEED = (1.0, 2.0, 3.0, 5.0), 600_001  # tried once trained
-ALMOST_ALWAYS = 0.9  # share of examples that keep their text; the others train the unconditional prediction
+COLOUR_WEIGHT = 0.5  # of a colour channel's error relative to a coordinate's
+PROBE_SIGMAS = (0.1, 0.3, 1.0, 3.0)  # noise levels of the probe
+GUIDANCE, TUNING_SEED = (1.0, 2.0, 3.0, 5.0), 600_001  # guidance scales tried after training
+TEXT_PROBABILITY = 0.9  # share of examples with text; the others train the unconditional prediction
 
 
 # ---- data -----------------------------------------------------------------------------------------------------------
 
 
 def draw_scenes(task: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, list[tuple[str, str]]]:
-    """`count` scenes from a seed: all rows, each scene's number of rows, and two texts for each."""
+    """`count` scenes from a seed: all rows, the number of rows and two texts of each scene."""
     seed, count = task
     rng = np.random.default_rng(seed)
     scenes = [world.random_scene(rng) for _ in range(count)]
@@ -70,13 +70,13 @@ def draw_scenes(task: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, list[tup
 
 
 def draw_all(scenes: int, seed: int, workers: int) -> tuple[np.ndarray, np.ndarray, list[tuple[str, str]]]:
-    """`scenes` training scenes on `workers` processes; the same for any number of them."""
+    """`scenes` training scenes in `workers` processes; the result does not depend on their number."""
     tasks = [
         (seed * 1_000_003 + 500_000 + n, min(SCENES_PER_TASK, scenes - start))
         for n, start in enumerate(range(0, scenes, SCENES_PER_TASK))
     ]
     if workers > 1:
-        # A process that has touched CUDA must not fork.
+        # A process that has used CUDA must not fork.
         method = "spawn" if torch.cuda.is_initialized() else "fork"
         with multiprocessing.get_context(method).Pool(workers) as pool:
             parts = pool.map(draw_scenes, tasks, chunksize=1)
@@ -99,7 +99,7 @@ class Noise:
         self.weights = (1 + (self.sigmas / SIGMA_DATA) ** 2).clamp(max=LARGEST_WEIGHT)
 
     def draw(self, count: int) -> Tensor:
-        """Times whose log σ is normal: most of them where the object takes shape."""
+        """Timesteps with a normally distributed log σ, most of them where shapes are decided."""
         log_sigma = LOG_SIGMA_MEAN + LOG_SIGMA_STD * torch.randn(count, device=self.sigmas.device)
         return torch.bucketize(log_sigma.exp(), self.sigmas).clamp(max=len(self.sigmas) - 1)
 
@@ -120,7 +120,7 @@ def fit_shape(
     warmup: int = 500,
     compiled: bool = True,
 ) -> dict[str, float]:
-    """Minimise the weighted error in ε; `clouds` [S, P, 6], `texts` [S, K, width]. Leaves the EMA in the model."""
+    """Minimise the weighted error in ε; `clouds` [S, P, 6], `texts` [S, K, width]. The model then holds the EMA."""
     device, points = clouds.device.type, model.config.n_ctx
     noise = Noise(model.config.diffusion, device)
     channels = torch.tensor([1.0] * 3 + [COLOUR_WEIGHT] * 3, device=device)[:, None]
@@ -133,14 +133,14 @@ def fit_shape(
                 "shape",
                 n,
                 "rms error of x y z with | without | wrong text | oracle",
-                _probed(probe(model, clouds, texts)),
+                _format_errors(probe(model, clouds, texts)),
             )
         scene = torch.randint(len(clouds), (batch,), device=device)
         first = torch.randint(clouds.shape[1], (batch, 1), device=device)
         window = (first + torch.arange(points, device=device)) % clouds.shape[1]
         x0 = clouds[scene[:, None], window].float().transpose(1, 2)
         text = texts[scene, torch.randint(texts.shape[1], (batch,), device=device)].float()
-        text = text * (torch.rand(batch, 1, device=device) < ALMOST_ALWAYS)
+        text = text * (torch.rand(batch, 1, device=device) < TEXT_PROBABILITY)
         t = noise.draw(batch)
         x_t, eps = noise.add(x0, t)
         with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
@@ -151,27 +151,33 @@ def fit_shape(
 
     done = fit("shape", list(model.parameters()), step, plan, lr=lr, warmup=warmup, weight_decay=0.01, log_every=500)
     model.eval().requires_grad_(False)
-    log("shape", "EMA: rms error of x y z with | without | wrong text | oracle", _probed(probe(model, clouds, texts)))
+    log(
+        "shape",
+        "EMA: rms error of x y z with | without | wrong text | oracle",
+        _format_errors(probe(model, clouds, texts)),
+    )
     return done
 
 
 @torch.no_grad()
 def probe(model: PointDiffusionTransformer, clouds: Tensor, texts: Tensor, count: int = 64) -> dict[float, list[float]]:
-    """Root mean square error of the predicted x y z at some noise levels: with its text, with none, with another's;
-    and that of an oracle who knows the scene.
+    """Root mean square error of the predicted x y z by noise level: with its text, without text, with a wrong text;
+    and the error of an oracle that knows the scene.
 
-    Points are independent draws from a surface, so even the oracle errs much: it is the floor. A network that uses
-    neither text nor other points stays 0.02 above it. The wrong text must hurt, once the text is used.
+    Points are independent draws from a surface, so even the oracle's error is large: it is the lower bound. A network
+    that uses neither text nor other points is 0.02 above it. The wrong text must increase the error once text is used.
     """
     noise, device, points = Noise(model.config.diffusion, clouds.device.type), clouds.device, model.config.n_ctx
     count = count if device.type == "cuda" else min(count, 8)
     x0 = clouds[:count, :points].float().transpose(1, 2)
-    own = texts[:count, 0].float()
+    right = texts[:count, 0].float()
     found = {}
-    for sigma in PROBED:
+    for sigma in PROBE_SIGMAS:
         t = torch.bucketize(torch.full((len(x0),), sigma, device=device), noise.sigmas)
         x_t, eps = noise.add(x0, t)
-        errors = [(model(x_t, t, text)[:, :3] - eps[:, :3]).square().mean() for text in (own, 0 * own, own.roll(1, 0))]
+        errors = [
+            (model(x_t, t, text)[:, :3] - eps[:, :3]).square().mean() for text in (right, 0 * right, right.roll(1, 0))
+        ]
         known = posterior_mean((x0 + sigma * eps).transpose(1, 2), clouds[:count, points:].float(), sigma)
         oracle = (known.transpose(1, 2) - x0)[:, :3].square().mean()
         found[sigma] = [*(sigma * math.sqrt(error) for error in errors), math.sqrt(oracle)]
@@ -179,11 +185,11 @@ def probe(model: PointDiffusionTransformer, clouds: Tensor, texts: Tensor, count
 
 
 def posterior_mean(noised: Tensor, surface: Tensor, sigma: float) -> Tensor:
-    """E[x0 | x0 + σ ε] where x0 is any of the surface's points: [B, P, C], [B, Q, C] → [B, P, C]."""
+    """E[x0 | x0 + σ ε] for x0 uniform over the surface's points: [B, P, C], [B, Q, C] → [B, P, C]."""
     return (-torch.cdist(noised, surface).square() / (2 * sigma**2)).softmax(-1) @ surface
 
 
-def _probed(errors: dict[float, list[float]]) -> str:
+def _format_errors(errors: dict[float, list[float]]) -> str:
     return "; ".join(f"σ={sigma:g}: {' | '.join(f'{e:.3f}' for e in row)}" for sigma, row in errors.items())
 
 
@@ -203,7 +209,7 @@ def run(
     init: Path | None = None,
     batch: int = 256,
 ) -> dict[str, float]:
-    """Draw the data, train, write the folder, and measure it once training has finished."""
+    """Draw the data, train, write the folder, and measure the model after training has finished."""
     rows, counts, pairs = draw_all(scenes, seed, workers)
     log("shape", f"{len(counts)} scenes, {len({text for pair in pairs for text in pair})} texts")
     vectors = vectors_of(scorer, device)
@@ -221,7 +227,7 @@ def run(
 
 
 def tuned(model: PointDiffusionTransformer, vectors: Vectors, device: str) -> PointDiffusionTransformer:
-    """The model with the best guidance of a few, judged as the gate does but on seeds of its own."""
+    """The model with the best of a few guidance scales, measured as in the gate but with another seed."""
 
     def quality(scale: float) -> tuple[float, float]:
         model.config = replace(model.config, sampler=replace(model.config.sampler, guidance_scale=scale))
@@ -240,17 +246,17 @@ def write(model: PointDiffusionTransformer, out: Path) -> None:
         (out / name).write_bytes(content)
 
 
-def train(shop: Workshop) -> dict[str, float]:
+def train(context: TrainingContext) -> dict[str, float]:
     """The stage `shape` of build.py."""
     return run(
-        shop.out / "scorer",
-        shop.out / "shape",
-        shop.plan("shape"),
-        scenes=shop.scenes,
-        seed=shop.seed,
-        workers=shop.workers,
-        device=shop.device,
-        compiled=shop.compiled,
+        context.out / "scorer",
+        context.out / "shape",
+        context.plan("shape"),
+        scenes=context.scenes,
+        seed=context.seed,
+        workers=context.workers,
+        device=context.device,
+        compiled=context.compiled,
     )
 
 
@@ -258,11 +264,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scorer", type=Path, required=True, help="folder of the trained scorer")
     parser.add_argument("--out", type=Path, required=True, help="folder of the model")
-    parser.add_argument("--state", type=Path, default=Path(".embedded/shape.pt"), help="state to resume from")
+    parser.add_argument("--state", type=Path, default=Path(".embedded/shape.pt"), help="training state to resume from")
     parser.add_argument("--init", type=Path, default=None, help="folder of a model to start from")
-    parser.add_argument("--seconds", type=float, default=390.0, help="of training")
-    parser.add_argument("--part-seconds", type=float, default=math.inf, help="save and stop at this age of the process")
-    parser.add_argument("--steps", type=int, default=None, help="this many steps instead of the seconds")
+    parser.add_argument("--seconds", type=float, default=390.0, help="duration of the training")
+    parser.add_argument(
+        "--part-seconds", type=float, default=math.inf, help="save and stop when the process has run this long"
+    )
+    parser.add_argument("--steps", type=int, default=None, help="number of steps, instead of the seconds")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--scenes", type=int, default=100_000)
     parser.add_argument("--workers", type=int, default=16)

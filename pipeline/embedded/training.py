@@ -1,7 +1,7 @@
-"""One training loop for every embedded model: fp32 masters, cosine schedule, EMA, and parts that resume.
+"""The training loop of the bundled models: fp32 masters, cosine schedule, EMA, resumable parts.
 
-A training is planned in seconds, because it is bought in seconds: the first part times its own steps and fixes their
-number, which then stands in the state file and in the model card. Later parts continue from that state.
+A training is planned in seconds, because GPU time is paid in seconds. The first part times its steps and derives their
+number, which is stored in the state file and in the model card. Later parts resume from that state.
 """
 
 import math
@@ -18,9 +18,9 @@ STARTED = time.monotonic()
 
 @dataclass(frozen=True)
 class Plan:
-    """How long to train and where to keep the state.
+    """How long to train, and the file of the training state.
 
-    `seconds` is the whole training, `part_seconds` the age of this process at which it saves and stops.
+    `seconds` is the whole training; this process saves and stops after `part_seconds` of run time.
     """
 
     seconds: float
@@ -30,7 +30,7 @@ class Plan:
 
 
 def log(*words: object) -> None:
-    """One line with the age of the process in seconds."""
+    """Print one line with the run time of the process in seconds."""
     print(f"[{time.monotonic() - STARTED:6.1f}]", *words, flush=True)
 
 
@@ -39,7 +39,7 @@ def parameters_of(*modules: nn.Module) -> list[nn.Parameter]:
 
 
 class Masters:
-    """fp32 copies of bf16 parameters, so that small updates survive rounding; fp32 ones stand for themselves."""
+    """fp32 copies of bf16 parameters, so that small updates survive rounding. fp32 parameters are used directly."""
 
     def __init__(self, parameters: Sequence[nn.Parameter]):
         self.parameters: list[Tensor] = list(parameters)
@@ -54,7 +54,7 @@ class Masters:
             p.grad = None
 
     @torch.no_grad()
-    def publish(self, values: Sequence[Tensor] | None = None) -> None:
+    def copy_to_parameters(self, values: Sequence[Tensor] | None = None) -> None:
         """Copy the masters (or `values`) into the parameters."""
         if values is None:
             if self.half:
@@ -77,10 +77,10 @@ def fit(
     clip_norm: float = 1.0,
     log_every: int = 250,
 ) -> dict[str, float]:
-    """Minimise `step(n) -> (loss, numbers to print)`; leaves the EMA in the parameters.
+    """Minimise `step(n) -> (loss, values to log)`; the parameters then hold the EMA.
 
-    Returns `{"steps": done, "planned": total, "finished": 0 or 1, "seconds": spent}`. Where the state file exists,
-    training continues from it; it is written at the end of a part.
+    Returns `{"steps": done, "planned": total, "finished": 0 or 1, "seconds": spent}`. If the state file exists,
+    training resumes from it. It is written at the end of a part.
     """
     masters = Masters(parameters)
     device = masters.values[0].device
@@ -94,15 +94,15 @@ def fit(
         with torch.no_grad():
             torch._foreach_copy_(masters.values, state["values"])
             torch._foreach_copy_(ema, state["ema"])
-        masters.publish()
+        masters.copy_to_parameters()
         optimizer.load_state_dict(state["optimizer"])
-        log(name, f"continues at step {done} of {planned}")
+        log(name, f"resumes at step {done} of {planned}")
     started = clock = time.monotonic()
     averages: dict[str, Tensor] = {}
     while planned is None or done < planned:
         if done % 10 == 0 and time.monotonic() - STARTED > plan.part_seconds:
             break
-        # Until the number of steps is known (a first few dozen), the schedule is inside its warm-up anyway.
+        # The number of steps is unknown for the first few dozen steps, which are within the warm-up anyway.
         fraction = done / planned if planned else 0.0
         rate = lr * min(1.0, (done + 1) / warmup) * (0.5 + 0.5 * math.cos(math.pi * min(fraction, 1.0)))
         for group in optimizer.param_groups:
@@ -113,20 +113,20 @@ def fit(
         torch.nn.utils.clip_grad_norm_(masters.values, clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        masters.publish()
+        masters.copy_to_parameters()
         with torch.no_grad():
             torch._foreach_lerp_(ema, masters.values, 1 - min(ema_decay, (1 + done) / (10 + done)))
             for key, value in {"loss": loss, **numbers}.items():
                 averages[key] = value.detach() if key not in averages else averages[key].lerp(value.detach(), 0.02)
         done += 1
         if planned is None and done == 20:
-            _wait(device)
+            _synchronize(device)
             clock = time.monotonic()
         if planned is None and done == 60:
-            _wait(device)
+            _synchronize(device)
             per_step = (time.monotonic() - clock) / 40
             planned = done + max(1, int((plan.seconds - (time.monotonic() - started)) / per_step))
-            log(name, f"{1000 * per_step:.1f} ms a step: {planned} steps")
+            log(name, f"{1000 * per_step:.1f} ms per step: {planned} steps")
         if done in (1, 60) or done % log_every == 0:
             log(name, done, {key: round(value.item(), 5) for key, value in averages.items()})
     spent += time.monotonic() - started
@@ -145,11 +145,11 @@ def fit(
         },
         plan.state,
     )
-    masters.publish(ema)
+    masters.copy_to_parameters(ema)
     log(name, "finished" if finished else "stopped", f"at step {done} of {planned} after {spent:.0f} s")
     return {"steps": done, "planned": planned or done, "finished": float(finished), "seconds": round(spent, 1)}
 
 
-def _wait(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""How the embedded world is looked at: cameras, backgrounds and light, and the sentence that goes with a picture."""
+"""Cameras, backgrounds and light of the synthetic world, and the captions of its images."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,7 +17,7 @@ def pick(rng: np.random.Generator, choices: Sequence[str]) -> str:
 
 
 class WorldCameras(NamedTuple):
-    """Camera rows [n, CAM] for raytrace.py, and what a caption needs to know of them."""
+    """Camera rows [n, CAM] for raytrace.py, and the values that captions use."""
 
     table: np.ndarray
     azimuth_degrees: np.ndarray
@@ -40,11 +40,11 @@ def _cameras(azimuth, elevation, radius, fov_y_radians, target, top, bottom, lig
 
 
 def random_cameras(rng: np.random.Generator, n: int) -> WorldCameras:
-    """Views for training: all round, mostly from -10 to 60 degrees; the object fills 0.8 to 1.2 of the picture."""
+    """Training views: from all sides, elevated mostly by -10 to 60 degrees; the object fills 0.8 to 1.2 of an image."""
     azimuth = rng.uniform(-180, 180, n)
     elevation = np.where(rng.random(n) < 0.88, rng.uniform(-10, 60, n), rng.uniform(60, 85, n))
     fov = rng.uniform(0.45, 0.8, n)
-    radius = rng.uniform(0.85, 1.25, n) / np.sin(fov / 2)  # 1: the unit ball just touches the border
+    radius = rng.uniform(0.85, 1.25, n) / np.sin(fov / 2)  # 1: the unit ball touches the border
     kind = rng.integers(4, size=n)
     gray, tint = rng.uniform(0.15, 1, (n, 1)), rng.uniform(0.1, 1, (n, 3))
     plain = np.select([kind[:, None] == WHITE, kind[:, None] == GRAY], [np.ones((n, 3)), gray.repeat(3, 1)], tint)
@@ -59,7 +59,7 @@ def random_cameras(rng: np.random.Generator, n: int) -> WorldCameras:
 def orbit_cameras(
     azimuth_degrees, elevation_degrees, radius: float = 3.5, fov_y_radians: float = 0.55, background=(1, 1, 1)
 ) -> WorldCameras:
-    """Exact views: aimed at the origin, one background, the mean of the training light (above, behind the camera)."""
+    """Views without jitter: aimed at the origin, one background, the mean training light (above, behind the camera)."""
     azimuth, elevation = np.broadcast_arrays(np.atleast_1d(azimuth_degrees), np.atleast_1d(elevation_degrees))
     azimuth, elevation = azimuth.astype(np.float64), elevation.astype(np.float64)
     shape = azimuth.shape
@@ -96,7 +96,7 @@ def caption(
     background_kind: int,
     view_probability: float = 0.75,
 ) -> str:
-    """A sentence about one picture: "a DSLR photo of a red cube, toy, on a white background, front view"."""
+    """A caption of one image: "a DSLR photo of a red cube, toy, on a white background, front view"."""
     words = pick(rng, PREFIXES) + phrase + pick(rng, SUFFIXES)
     chance = rng.random()
     if background_kind == WHITE and chance < 0.3:

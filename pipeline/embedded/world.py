@@ -1,8 +1,8 @@
-"""The procedural world of the embedded models: its scenes and what they are called. `views.py` looks at them.
+"""The synthetic world: its scenes and the phrases that describe them. `views.py` has its cameras and captions.
 
-Everything is drawn from one `numpy.random.Generator`, so a seed is a data set. A tenth of the (type, colour) pairs is
-held out for ever: `held_out` hashes the words themselves, so the split needs no file and never moves. Held-out pairs
-appear in no training scene, neither alone nor in a relation; they test whether the models compose what they know.
+Everything is drawn from one `numpy.random.Generator`, so a seed defines a data set. A tenth of the (type, colour) pairs
+is permanently held out: `held_out` hashes the words, so the split needs no file and never changes. Held-out pairs occur
+in no training scene, neither alone nor in a relation. They test whether the models generalise to new combinations.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Imported for their registrations: each file adds its types to REGISTRY, in this order.
+# Imported for registration: each file adds its types to REGISTRY, in this order.
 from pipeline.embedded import objects_animals, objects_basic, objects_household, objects_vehicles  # noqa: F401
 from pipeline.embedded.objects import (
     ALL_COLORS,
@@ -25,7 +25,7 @@ from pipeline.embedded.objects import (
     SECOND,
     SOLID,
     STRIPED,
-    Sculptor,
+    ObjectBuilder,
     bounds,
     fitted,
     moved,
@@ -89,7 +89,7 @@ def classes() -> list[tuple[str, str]]:
 
 
 def held_out(name: str, color: str) -> bool:
-    """Whether this pair is kept from all training: md5 of "type/colour" divisible by ten, types of five colours up."""
+    """Whether this pair is held out: MD5 of "type/colour" divisible by ten, and the type has at least five colours."""
     digest = hashlib.md5(f"{name}/{color}".encode(), usedforsecurity=False).hexdigest()
     return int(digest, 16) % 10 == 0 and len(REGISTRY[name].colors) >= 5
 
@@ -99,12 +99,12 @@ _TRAINING_COLORS = {name: [c for c in REGISTRY[name].colors if (name, c) not in 
 
 
 def has_front(name: str) -> bool:
-    """Whether front (+x) and back of this type truly differ."""
+    """Whether front (+x) and back of this type differ."""
     return REGISTRY[name].has_front
 
 
 def noun(name: str) -> str:
-    """What the type is called: its name is its first noun."""
+    """The first noun of the type, which is its name."""
     return REGISTRY[name].nouns[0]
 
 
@@ -122,10 +122,10 @@ def phrase(name: str, color: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """Rows of primitives [n, PRIM] float32 within the unit ball, the phrase, and the key of what the phrase says.
+    """Rows of primitives [n, PRIM] float32 within the unit ball, their phrase, and its key.
 
-    Keys: (type, colour, second colour, pattern), "" where the phrase is silent; for two objects the relation, then
-    both keys. Scenes with equal keys are described by the same words up to synonyms.
+    Keys: (type, colour, second colour, pattern), with "" for what the phrase does not mention. For two objects: the
+    relation, then both keys. Scenes with equal keys have the same phrase up to synonyms.
     """
 
     rows: np.ndarray
@@ -141,33 +141,33 @@ def single(
     pattern: str = "",
     *,
     noun: str | None = None,
-    say_color: bool = True,
-    say_second: bool = True,
+    name_color: bool = True,
+    name_second: bool = True,
 ) -> Scene:
-    """One object, in its own proportions and shade. `second` paints the pattern if there is one, else the part.
+    """One object with random proportions and shade. `second` is the colour of the pattern if any, else of the part.
 
-    `noun` is a synonym to say instead of the name. ValueError: this type has no such part or pattern.
+    `noun` is a synonym used instead of the name. Raises ValueError if this type has no such part or pattern.
     """
     kind = REGISTRY[name]
     if pattern and not kind.can_have_pattern:
         raise ValueError(
-            f"a {name} carries no pattern; patterned types: {[n for n in TYPES if REGISTRY[n].can_have_pattern]}"
+            f"a {name} cannot have a pattern; types that can: {[n for n in TYPES if REGISTRY[n].can_have_pattern]}"
         )
     if second and not pattern and kind.part is None:
         raise ValueError(f"a {name} has no part of a second colour; leave `second` empty")
-    say_second = say_second and bool(second)
+    name_second = name_second and bool(second)
     if pattern and not second:
-        second, say_second = pick(rng, [c for c in PATTERN_COLORS if c != color]), False
-    sculptor = Sculptor(rng, (PATTERNS[pattern], second, float(rng.uniform(3, 5))) if pattern else None)
+        second, name_second = pick(rng, [c for c in PATTERN_COLORS if c != color]), False
+    builder = ObjectBuilder(rng, (PATTERNS[pattern], second, float(rng.uniform(3, 5))) if pattern else None)
     trim = (second if not pattern else "") or kind.part_color or color
-    kind.build(sculptor, color, trim, rng.uniform)
-    rows = fitted(np.stack(sculptor.rows))
-    gain, shift = rng.uniform(0.9, 1.08), rng.normal(0, 0.025, 3)  # a shade of its own, the same on all parts
+    kind.build(builder, color, trim, rng.uniform)
+    rows = fitted(np.stack(builder.rows))
+    gain, shift = rng.uniform(0.9, 1.08), rng.normal(0, 0.025, 3)  # a random shade, the same on all parts
     for paint in (COLOR, SECOND):
         rows[:, paint] = np.clip(rows[:, paint] * gain + shift, 0, 1)
-    said_color, said_second = color if say_color else "", second if say_second else ""
-    words = _describe(noun or kind.nouns[0], kind.part, said_color, said_second, pattern)
-    return Scene(rows.astype(np.float32), with_article(words), (name, said_color, said_second, pattern))
+    named_color, named_second = color if name_color else "", second if name_second else ""
+    words = _describe(noun or kind.nouns[0], kind.part, named_color, named_second, pattern)
+    return Scene(rows.astype(np.float32), with_article(words), (name, named_color, named_second, pattern))
 
 
 def _describe(noun: str, part: str | None, color: str, second: str, pattern: str) -> str:
@@ -185,7 +185,7 @@ def _describe(noun: str, part: str | None, color: str, second: str, pattern: str
 def pair(
     rng: np.random.Generator, name_a: str, color_a: str, relation: str, name_b: str, color_b: str, *, words: str = ""
 ) -> Scene:
-    """Two objects, a "on" or "next to" b. `words` may say the relation otherwise ("on top of")."""
+    """Two objects, a "on" or "next to" b. `words` can give the relation in other words ("on top of")."""
     if relation not in RELATIONS:
         raise ValueError(f"unknown relation {relation!r}; expected one of {RELATIONS}")
     a, b = single(rng, name_a, color_a), single(rng, name_b, color_b)
@@ -201,15 +201,15 @@ def pair(
 
 
 def random_scene(rng: np.random.Generator, *, heldout: bool = False, type: str | None = None) -> Scene:
-    """A training scene; a quarter of them relate two objects. `type` asks for one object of that type.
+    """A training scene; a quarter of them have two objects. `type` requests one object of that type.
 
-    `heldout=True` draws single objects of held-out pairs only, always naming their colour; otherwise none is drawn.
+    `heldout=True` draws single objects of held-out pairs only and always names their colour; otherwise none is drawn.
     """
     if heldout:
         candidates = sorted(p for p in HELD_OUT if type in (None, p[0]))
         if not candidates:
             raise ValueError(f"no colour of {type!r} is held out; types with one: {sorted({n for n, _ in HELD_OUT})}")
-        return _random_single(rng, *candidates[int(rng.integers(len(candidates)))], silent=0.0)
+        return _random_single(rng, *candidates[int(rng.integers(len(candidates)))], unnamed_probability=0.0)
     if type is None and rng.random() < 0.25:
         relation = RELATIONS[int(rng.random() < 0.35)]
         name_a = pick(rng, TOPS)
@@ -218,31 +218,33 @@ def random_scene(rng: np.random.Generator, *, heldout: bool = False, type: str |
         words = "on top of" if relation == "on" and rng.random() < 0.3 else relation
         return pair(rng, name_a, color_a, relation, name_b, color_b, words=words)
     name = type or pick(rng, TYPES)
-    return _random_single(rng, name, pick(rng, _TRAINING_COLORS[name]), silent=0.1)
+    return _random_single(rng, name, pick(rng, _TRAINING_COLORS[name]), unnamed_probability=0.1)
 
 
-def _random_single(rng: np.random.Generator, name: str, color: str, silent: float) -> Scene:
-    """Second colours, patterns, synonyms as they come; the colour goes unsaid with probability `silent`."""
+def _random_single(rng: np.random.Generator, name: str, color: str, unnamed_probability: float) -> Scene:
+    """An object with random second colour, pattern and synonym. `unnamed_probability`: that no colour is named."""
     kind = REGISTRY[name]
-    second, pattern, say_second = "", "", True
+    second, pattern, name_second = "", "", True
     if kind.can_have_pattern and rng.random() < 0.25:
         pattern = pick(rng, list(PATTERNS)[1:])
-        second, say_second = pick(rng, [c for c in PATTERN_COLORS if c != color]), bool(rng.random() < 0.6)
+        second, name_second = pick(rng, [c for c in PATTERN_COLORS if c != color]), bool(rng.random() < 0.6)
     elif kind.part and rng.random() < 0.4:
         second = pick(rng, [c for c in ALL_COLORS if c != color])
-    say_color = bool(pattern) or rng.random() >= (0.5 if silent and len(kind.colors) == 1 else silent)
+    name_color = bool(pattern) or rng.random() >= (
+        0.5 if unnamed_probability and len(kind.colors) == 1 else unnamed_probability
+    )
     synonym = pick(rng, kind.nouns) if rng.random() < 0.4 else None
-    return single(rng, name, color, second, pattern, noun=synonym, say_color=say_color, say_second=say_second)
+    return single(rng, name, color, second, pattern, noun=synonym, name_color=name_color, name_second=name_second)
 
 
 def table(scenes: Sequence[Scene]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What the renderer takes: all rows [P, PRIM] float32, and each scene's start and count, int32 [S]."""
+    """The renderer's input: all rows [P, PRIM] float32, and each scene's start and count, int32 [S]."""
     counts = np.array([len(scene.rows) for scene in scenes], np.int32)
     starts = (np.cumsum(counts) - counts).astype(np.int32)
     return np.concatenate([scene.rows for scene in scenes]), starts, counts
 
 
-# ---- from words back to scenes --------------------------------------------------------------------------------------
+# ---- from phrases to scenes ----------------------------------------------------------------------------------------
 
 _NOUNS = {word: name for name in TYPES for word in REGISTRY[name].nouns}
 _ONE = re.compile(
@@ -254,28 +256,30 @@ _ONE = re.compile(
 
 
 def parse(words: str) -> Key:
-    """The key of a phrase of this world. ValueError for words that it does not know."""
+    """The key of a phrase of this world. Raises ValueError for a phrase that does not follow its grammar."""
     for relation, spelled in (("on", " on top of "), ("on", " on "), ("next to", " next to ")):
         if spelled in words:
             first, second = words.split(spelled, 1)
             return (relation, *parse(first), *parse(second))
     match = _ONE.fullmatch(words)
     if match is None:
-        raise ValueError(f"not a phrase of the embedded world: {words!r}; expected for example 'a red mushroom'")
+        raise ValueError(f"not a phrase of the synthetic world: {words!r}; expected for example 'a red mushroom'")
     name = _NOUNS[match["noun"]]
     part, pattern = match["part"], match["pattern"] or ""
     if part == "dots":
         pattern = "polka dot"
     elif part and part != REGISTRY[name].part:
-        raise ValueError(f"{words!r}: a {name} has no {part}; its second colour paints: {REGISTRY[name].part}")
+        raise ValueError(
+            f"{words!r}: a {name} has no {part}; the part with the second colour is: {REGISTRY[name].part}"
+        )
     return (name, match["color"] or "", match["mixed"] or match["second"] or "", pattern)
 
 
 def scene_of(rng: np.random.Generator, words: str) -> Scene:
-    """A scene for a phrase, the colours that it leaves open drawn at random."""
+    """A scene for a phrase; colours that it does not name are drawn at random."""
     key = parse(words)
     if key[0] in RELATIONS:
         relation, name_a, color_a, _, _, name_b, color_b, *_ = key
         return pair(rng, name_a, color_a, relation, name_b, color_b)
     name, color, second, pattern = key
-    return single(rng, name, color or pick(rng, _TRAINING_COLORS[name]), second, pattern, say_color=bool(color))
+    return single(rng, name, color or pick(rng, _TRAINING_COLORS[name]), second, pattern, name_color=bool(color))

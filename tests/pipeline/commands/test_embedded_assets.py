@@ -37,7 +37,7 @@ def test_a_line_per_method_and_its_paired_difference_from_sctd():
     ]
     assert " − sds" not in text
     assert "cds − ism: no prompt in common" in summary([each for each in found if each.method in ("cds", "ism")])
-    assert "Not named right: a red mushroom (sctd)." in text
+    assert "Not recognized: a red mushroom (sctd)." in text
     assert "Front or back wrong: a red car (sctd)." in text
 
 
@@ -88,7 +88,7 @@ def test_the_five_models_take_at_most_48_mib():
     assert sum(file.stat().st_size for file in files) <= 48 * MIB
 
 
-def test_the_reference_was_made_by_the_packaged_prior_and_scorer():
+def test_the_reference_was_made_with_the_bundled_prior_and_scorer():
     from evaluation.clip_score import ClipScorer
     from evaluation.references import from_bytes
 
@@ -99,19 +99,19 @@ def test_the_reference_was_made_by_the_packaged_prior_and_scorer():
 
 
 @pytest.mark.parametrize("colour", ["red", "blue", "yellow"])
-def test_scorer_and_judge_know_a_ground_truth_cube(colour):
+def test_scorer_and_gate_classifier_recognise_a_ground_truth_cube(colour):
     """A smoke test of the weights as they are read in production; the gates measure all types."""
     from evaluation.clip_score import ClipScorer
-    from pipeline.embedded.gates import photographs
-    from pipeline.embedded.judge import COLOURS, judged, load_judge
+    from pipeline.embedded.gate_classifier import COLOURS, classify, load_gate_classifier
+    from pipeline.embedded.gates import render_views
 
     scene = world.single(np.random.default_rng(0), "cube", colour)
-    images = photographs([scene], np.array([20.0, 110.0]), 20.0, "cpu")[0]
+    images = render_views([scene], np.array([20.0, 110.0]), 20.0, "cpu")[0]
     texts = [f"a {other} {noun}" for other in ("red", "blue", "yellow") for noun in ("cube", "ball")]
     scorer = ClipScorer.load(weights_folder() / "scorer")
     views = images.permute(0, 2, 3, 1).numpy()
     best = (scorer.image_features(views) @ scorer.text_features(texts).T).argmax(1)
     assert [texts[i] for i in best] == [f"a {colour} cube"] * 2
-    verdict = judged(load_judge(weights_folder() / "judge"), images)
-    assert [world.TYPES[i] for i in verdict.kind] == ["cube"] * 2
-    assert [COLOURS[i] for i in verdict.colour] == [colour] * 2
+    predicted = classify(load_gate_classifier(weights_folder() / "judge"), images)
+    assert [world.TYPES[i] for i in predicted.kind] == ["cube"] * 2
+    assert [COLOURS[i] for i in predicted.colour] == [colour] * 2

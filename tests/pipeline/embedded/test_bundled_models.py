@@ -1,4 +1,4 @@
-"""A few iterations of the real thing, where the packaged models are; their quality is the gates' matter."""
+"""A few iterations with the bundled models. The gates measure their quality."""
 
 import pandas as pd
 from typer.testing import CliRunner
@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 from pipeline.cli.app import app
 
 
-def test_the_packaged_models_carry_a_run_to_its_board(packaged_weights, tmp_path):
+def test_a_run_with_the_bundled_models_has_a_complete_leaderboard(bundled_weights, tmp_path):
     out = tmp_path / "run"
     options = ["--set", "iterations=3", "--views", "3", "--executor", "inline", "--out", str(out)]
     result = CliRunner().invoke(app, ["bench", "--limit", "2", *options])

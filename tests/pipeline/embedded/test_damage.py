@@ -1,4 +1,4 @@
-"""Damage grows with its strength and is nothing at 0; what missed its object is not counted."""
+"""Damage grows with its strength and is zero at 0; damages that miss the object are not counted."""
 
 import pytest
 import torch
@@ -18,23 +18,23 @@ def images():
 
 
 @pytest.mark.parametrize("name", damage.DAMAGES)
-def test_no_strength_is_no_damage(images, name):
+def test_strength_0_leaves_the_image_unchanged(images, name):
     torch.manual_seed(0)
     assert (damage.DAMAGES[name](images, torch.zeros(6)) - images).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("name", damage.DAMAGES)
-def test_strength_shows_and_stays_in_range(images, name):
+def test_damage_is_visible_and_stays_in_range(images, name):
     torch.manual_seed(0)
-    spoiled = damage.DAMAGES[name](images, torch.full((6,), 0.8))
-    assert spoiled.shape == images.shape
-    assert spoiled.min() > -0.01
-    assert spoiled.max() < 1.01
-    assert damage.visible(name, images, spoiled).all()
+    damaged = damage.DAMAGES[name](images, torch.full((6,), 0.8))
+    assert damaged.shape == images.shape
+    assert damaged.min() > -0.01
+    assert damaged.max() < 1.01
+    assert damage.visible(name, images, damaged).all()
 
 
 @pytest.mark.parametrize("name", [name for name in damage.DAMAGES if name not in damage.ALL_OR_NOTHING])
-def test_more_strength_is_more_damage(images, name):
+def test_damage_grows_with_strength(images, name):
     change = []
     for strength in (0.2, 0.5, 1.0):
         torch.manual_seed(1)
@@ -44,7 +44,7 @@ def test_more_strength_is_more_damage(images, name):
 
 
 def test_blur_is_a_gaussian_that_keeps_the_mean():
-    """An impulse far from the border becomes the normal density; a plain picture stays plain up to the border."""
+    """An impulse far from the border becomes the normal density; a constant image stays constant up to the border."""
     impulse = torch.zeros(1, 3, 64, 64)
     impulse[:, :, 32, 32] = 1
     blurred = damage.blur_by(impulse, torch.tensor([2.0]))
@@ -56,7 +56,7 @@ def test_blur_is_a_gaussian_that_keeps_the_mean():
     torch.testing.assert_close(damage.blur_by(plain, torch.tensor([3.0])), plain)
 
 
-def test_two_faces_is_its_own_mirror_image_and_a_symmetric_picture_is_not_counted(images):
+def test_two_faces_is_symmetric_and_not_visible_on_a_symmetric_image(images):
     torch.manual_seed(2)
     twins = damage.two_faces(images, torch.ones(6))
     assert torch.equal(twins, twins.flip(-1))
@@ -64,7 +64,7 @@ def test_two_faces_is_its_own_mirror_image_and_a_symmetric_picture_is_not_counte
     assert not damage.visible("two_faces", twins, again).any()
 
 
-def test_a_cut_out_shows_the_background_of_its_rows(images):
+def test_cut_out_replaces_pixels_by_the_background_of_their_rows(images):
     torch.manual_seed(3)
     cut = damage.cut_out(images, torch.full((6,), 0.5))
     changed = (cut != images).any(1)
@@ -73,13 +73,13 @@ def test_a_cut_out_shows_the_background_of_its_rows(images):
     assert torch.equal(cut.permute(1, 0, 2, 3)[:, changed], rows.permute(1, 0, 2, 3)[:, changed])
 
 
-def test_pairs_are_ordered_in_damage(images):
+def test_pairs_are_ordered_by_damage(images):
     torch.manual_seed(4)
-    worse = damage.worse_and_worse(images.repeat(8, 1, 1, 1))
-    assert worse.mild.shape == worse.bad.shape == (48, 3, 64, 64)
+    pairs = damage.damaged_pairs(images.repeat(8, 1, 1, 1))
+    assert pairs.mild.shape == pairs.bad.shape == (48, 3, 64, 64)
     clean = images.repeat(8, 1, 1, 1)
-    mild, bad = ((x - clean).abs().mean((1, 2, 3)) for x in (worse.mild, worse.bad))
+    mild, bad = ((x - clean).abs().mean((1, 2, 3)) for x in (pairs.mild, pairs.bad))
     assert (mild == 0).any()
     assert (mild > 0).any()
     assert bad.mean() > 2 * mild.mean()
-    assert worse.sure.float().mean() > 0.8
+    assert pairs.sure.float().mean() > 0.8

@@ -1,4 +1,4 @@
-"""Data from a seed: the same for any number of processes, with captions that say what the pictures show."""
+"""Data from a seed: the same for any number of processes, with captions that match the images."""
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ def test_the_same_seed_gives_the_same_scenes_for_any_number_of_processes():
     np.testing.assert_array_equal(one.cameras, two.cameras)
 
 
-def test_pictures_captions_and_keys_stand_in_one_order():
+def test_images_captions_and_keys_are_in_the_same_order():
     made = data.make(6, 3, seed=1, workers=1)
     assert made.images.shape == (18, 3, 64, 64)
     assert made.images.dtype == torch.uint8
@@ -22,12 +22,12 @@ def test_pictures_captions_and_keys_stand_in_one_order():
     assert torch.equal(made.key_ids.view(6, 3), made.key_ids.view(6, 3)[:, :1].expand(6, 3))
     for i, pair in enumerate(made.captions):
         for j, caption in enumerate(pair):
-            seen = world.view_word(made.azimuth[i], made.elevation[i])
+            expected = world.view_word(made.azimuth[i], made.elevation[i])
             assert int(made.view_ids[i, j]) == data.view_id(caption)
             if data.view_id(caption):
-                assert data.VIEW_WORDS[data.view_id(caption) - 1] == seen
+                assert data.VIEW_WORDS[data.view_id(caption) - 1] == expected
 
 
-def test_held_out_data_hold_nothing_else():
+def test_held_out_data_has_held_out_pairs_only():
     made = data.describe(40, 1, seed=2, workers=1, heldout=True)
     assert all(world.held_out(key[0], key[1]) for key in made.keys if key[1])

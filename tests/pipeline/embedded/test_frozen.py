@@ -1,4 +1,4 @@
-"""The metric check: it is quiet where the metric is what it was, and tells a changed metric by its numbers."""
+"""The metric check reports nothing for an unchanged metric, and the changed scores for a changed one."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from evaluation.clip_score import ClipScorer
 from pipeline.embedded import frozen
 
-pytestmark = pytest.mark.usefixtures("packaged_weights")
+pytestmark = pytest.mark.usefixtures("bundled_weights")
 
 
 def test_the_frozen_renders_are_few_and_small():
@@ -19,21 +19,21 @@ def test_the_frozen_renders_are_few_and_small():
     assert all((views == 255).mean() > 0.3 for views in renders.values()), "on white"
 
 
-def test_nothing_has_moved_since_they_were_frozen():
+def test_the_scores_equal_the_golden_values():
     assert frozen.check() == []
 
 
-def test_a_change_of_preprocessing_is_told(monkeypatch):
-    """One level of 255 less, as truncation instead of rounding makes of half the pixels, moves all that clip sees."""
+def test_a_change_of_preprocessing_is_reported(monkeypatch):
+    """One level of 255 less, as truncation instead of rounding gives for half the pixels, changes every CLIP score."""
     plain = ClipScorer.image_features
     monkeypatch.setattr(ClipScorer, "image_features", lambda self, views: plain(self, views - (views > 0)))
-    moved = frozen.check()
-    assert {item.name.split(" ", 1)[0] for item in moved} == {"clip", "fd"}
-    for item in moved:
+    deviations = frozen.check()
+    assert {item.name.split(" ", 1)[0] for item in deviations} == {"clip", "fd"}
+    for item in deviations:
         assert abs(item.found - item.expected) > 2 * item.tolerance, item
 
 
-def test_no_number_counts_as_moved(monkeypatch):
+def test_nan_is_reported(monkeypatch):
     measured = frozen.measure(frozen.read())
     monkeypatch.setattr(frozen, "measure", lambda renders: measured | {"fd": float("nan")})
     assert [item.name for item in frozen.check()] == ["fd"]

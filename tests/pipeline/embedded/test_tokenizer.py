@@ -1,4 +1,4 @@
-"""The packaged tokenizer: CLIP's class, every text, the world's captions whole."""
+"""The bundled tokenizer: CLIP's class, any text, the world's words as single tokens."""
 
 import json
 
@@ -16,7 +16,7 @@ def test_every_caption_fits_and_any_text_tokenises():
     end = len(json.loads((FOLDER / "vocab.json").read_text())) - 1
     assert ids.shape[1] == tokenizer.MAX_LENGTH
     assert (ids[:, 0] == end - 1).all()
-    assert (ids[:, -1] == end).all(), "every text ends inside the length"
+    assert (ids[:, -1] == end).all(), "every text ends within the length"
     assert (ids.argmax(1) == (ids == end).argmax(1)).all(), "the first largest id is the end token"
 
 
@@ -27,12 +27,12 @@ def test_the_worlds_words_are_single_tokens():
     assert whole > 0.9
 
 
-def test_several_processes_encode_alike():
+def test_encode_many_equals_encode():
     texts = tokenizer.corpus(200, seed=4)
     np.testing.assert_array_equal(tokenizer.encode_many(FOLDER, texts, 1), tokenizer.encode(FOLDER, texts))
 
 
-def test_scorer_and_prior_read_the_same_tokens():
+def test_scorer_and_prior_have_the_same_tokenizer():
     import open_clip
 
     tokenize = open_clip.get_tokenizer(f"local-dir:{weights_folder() / 'scorer'}")

@@ -1,4 +1,4 @@
-"""The prior's training: whitening is exact, towers agree, and a few steps of each training run."""
+"""The prior's training: whitening is exact, text towers agree, and every training makes a step."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ VOCABULARY = 40
 
 
 @pytest.fixture
-def pictures() -> Data:
+def dataset() -> Data:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8, generator=generator)
     keys = [("cube", "red", "", "")] * 8
@@ -21,23 +21,23 @@ def pictures() -> Data:
 
 
 @torch.no_grad()
-def test_whitening_is_a_change_of_coordinates(pictures):
+def test_whitening_is_exact(dataset):
     torch.manual_seed(0)
     vae = train_prior.build_vae().eval()
-    x = train_prior.as_input(pictures.images)
+    x = train_prior.as_input(dataset.images)
     before = vae.encode(x).latent_dist
-    picture, std = vae.decode(before.mean).sample, before.std
-    train_prior.whiten(vae, pictures.images)
+    image, std = vae.decode(before.mean).sample, before.std
+    train_prior.whiten(vae, dataset.images)
     after = vae.encode(x).latent_dist
     torch.testing.assert_close(after.mean.mean((0, 2, 3)), torch.zeros(4), atol=1e-4, rtol=0)
     torch.testing.assert_close(after.mean.std((0, 2, 3)), torch.ones(4), atol=1e-4, rtol=0)
-    torch.testing.assert_close(vae.decode(after.mean).sample, picture, atol=1e-4, rtol=0)
+    torch.testing.assert_close(vae.decode(after.mean).sample, image, atol=1e-4, rtol=0)
     scale = before.mean.std((0, 2, 3))[None, :, None, None]
     torch.testing.assert_close(after.std, std / scale, atol=0, rtol=1e-3)
 
 
 @torch.no_grad()
-def test_the_text_encoder_begins_as_the_scorers_text_tower():
+def test_the_text_encoder_starts_from_the_scorers_text_tower():
     torch.manual_seed(1)
     scorer = train_scorer.build_model(VOCABULARY).eval()
     text = train_prior.build_text_encoder(VOCABULARY).eval()
@@ -55,17 +55,17 @@ def test_a_scorer_of_another_size_is_refused():
         train_prior.start_from_scorer(text, smaller)
 
 
-def test_trainings_step_and_the_prior_is_written_in_the_published_format(pictures, tmp_path):
+def test_trainings_make_a_step_and_the_prior_is_saved_in_the_published_format(dataset, tmp_path):
     from pipeline.embedded import weights_folder
     from sctd.prior.stable_diffusion import StableDiffusionPrior
 
     torch.manual_seed(2)
     ids = torch.randint(0, VOCABULARY, (8, 2, 32), dtype=torch.int16)
     vae, unet = train_prior.build_vae(), train_prior.build_unet()
-    vocabulary = 1068  # of the packaged tokenizer, which the folder is read back with
+    vocabulary = 1068  # of the bundled tokenizer, with which the folder is loaded
     text = train_prior.build_text_encoder(vocabulary)
-    train_prior.train_vae(vae, pictures, Plan(1, tmp_path / "vae.pt", steps=1), batch=2, compiled=False)
-    latents = train_prior.latents_of(vae, pictures.images)
+    train_prior.train_vae(vae, dataset, Plan(1, tmp_path / "vae.pt", steps=1), batch=2, compiled=False)
+    latents = train_prior.latents_of(vae, dataset.images)
     assert latents.shape == (8, 4, 16, 16)
     plan = Plan(1, tmp_path / "denoiser.pt", steps=1)
     done = train_prior.train_denoiser(unet, text, latents, ids, ids[0, 0], plan, batch=2, compiled=False)
@@ -76,7 +76,7 @@ def test_trainings_step_and_the_prior_is_written_in_the_published_format(picture
     assert prior.image_size == 64
 
 
-def test_psnr_of_a_perfect_and_of_a_constant_reconstruction(pictures):
+def test_psnr_of_a_perfect_and_of_a_constant_reconstruction(dataset):
     class Perfect(torch.nn.Module):
         error = 0.0
 
@@ -86,7 +86,7 @@ def test_psnr_of_a_perfect_and_of_a_constant_reconstruction(pictures):
         def decode(self, z):
             return type("S", (), {"sample": z + 2 * self.error})
 
-    grey = torch.full_like(pictures.images, 128)
+    grey = torch.full_like(dataset.images, 128)
     model = Perfect()
     assert train_prior.reconstruction_psnr(model, grey) == pytest.approx(100.0)
     model.error = 0.1

@@ -1,4 +1,4 @@
-"""Training of the embedded Point-E: its data, its noise levels, what its probe and its gate can tell."""
+"""Training of the bundled Point-E: its data, its noise levels, its probe and its gate."""
 
 import math
 from dataclasses import replace
@@ -28,8 +28,8 @@ def test_scenes_are_the_same_for_any_number_of_workers(monkeypatch):
     assert not np.array_equal(draw_all(3, 6, 1)[0], draw_all(3, 5, 1)[0])
 
 
-def test_clouds_lie_in_the_network_s_range():
-    """x0 is clipped to ±1 when sampling, so the data must lie within, and so must the scale back to world and rgb."""
+def test_point_clouds_are_in_the_networks_range():
+    """x0 is clipped to ±1 when sampling, so the data must be in that range; the scales map it to world and rgb."""
     rows, counts, _ = draw_all(4, 1, 1)
     clouds = clouds_of(rows, counts, 64, 1, "cpu")
     assert clouds.shape == (4, 64, 6)
@@ -39,12 +39,12 @@ def test_clouds_lie_in_the_network_s_range():
     torch.testing.assert_close((torch.tensor([1.0, 1, 1, 255, 255, 255]) * scales + biases), torch.ones(6))
 
 
-def test_the_model_fits_its_share_of_the_package():
-    """6 MiB at most in half precision, of 48 for all five models."""
+def test_the_model_is_at_most_6_mib():
+    """In half precision; all five models have 48 MiB."""
     assert 2 * sum(p.numel() for p in PointDiffusionTransformer(CONFIG).parameters()) < 6 * 2**20
 
 
-def test_noise_levels_are_where_shapes_are_decided():
+def test_noise_levels_are_drawn_where_shapes_are_decided():
     noise = Noise(CONFIG.diffusion, "cpu")
     torch.manual_seed(0)
     t = noise.draw(20_000)
@@ -74,7 +74,7 @@ def test_chamfer_distance_in_closed_form():
 
 
 def test_true_objects_are_nearest_to_their_own_type():
-    """What the gate's judge can do at best: 20 types, one true object against another."""
+    """The ceiling of the gate: 20 types, one true object compared with another."""
     names = world.TYPES[::4]
     colors = [world.REGISTRY[name].colors[0] for name in names]
     first, second = (truth(names, colors, 192, seed, "cpu") for seed in (1, 2))
@@ -82,7 +82,7 @@ def test_true_objects_are_nearest_to_their_own_type():
     assert right.float().mean() >= 0.9
 
 
-def test_training_learns_two_shapes_by_their_texts(tmp_path):
+def test_training_learns_two_shapes_from_their_texts(tmp_path):
     """A flat and an upright disc under two texts: after 400 small steps the samples are flat and upright."""
     torch.manual_seed(0)
     angle, radius = 2 * math.pi * torch.rand(16, 96), torch.rand(16, 96).sqrt()
@@ -97,12 +97,11 @@ def test_training_learns_two_shapes_by_their_texts(tmp_path):
     done = fit_shape(model, clouds[order], texts[order], plan, batch=32, lr=4e-3, warmup=40, compiled=False)
     assert done["finished"] == 1
     errors = probe(model, clouds[order], texts[order])[0.3]
-    own, _, wrong, oracle = errors
-    assert own < min(1.1 * oracle, 0.9 * wrong)
+    right, _, wrong, oracle = errors
+    assert right < min(1.1 * oracle, 0.9 * wrong)
     sampler = SamplerConfig(steps=10, sigma_min=0.02, sigma_max=20.0, s_churn=0.0, guidance_scale=2.0)
-    coords = sample_point_clouds(model, torch.eye(4)[:2].repeat_interleave(4, 0), torch.Generator().manual_seed(1), sampler)[
-        0
-    ]
+    prompts = torch.eye(4)[:2].repeat_interleave(4, 0)
+    coords = sample_point_clouds(model, prompts, torch.Generator().manual_seed(1), sampler).coords
     spread = coords.std(1).view(2, 4, 3).mean(1)
     assert spread[0, 2] < 0.5 * spread[0, :2].min()
     assert spread[1, 0] < 0.5 * spread[1, 1:].min()

@@ -1,4 +1,4 @@
-"""The training loop: it minimises, its parts add up to the whole, and bf16 parameters have fp32 masters."""
+"""The training loop: it minimises, parts are equal to one training, and bf16 parameters have fp32 masters."""
 
 import math
 
@@ -9,7 +9,7 @@ from pipeline.embedded.training import Masters, Plan, fit
 
 
 def problem(seed: int = 0):
-    """A line to fit, its parameters, and a step that depends on nothing but the parameters."""
+    """A linear fit: its parameters, and a step that depends on the parameters only."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(64, 3, generator=generator)
     y = x @ torch.tensor([1.0, -2.0, 0.5])
@@ -22,7 +22,7 @@ def problem(seed: int = 0):
     return weight, step
 
 
-def test_it_minimises_and_leaves_the_average_in_the_parameters(tmp_path):
+def test_fit_minimises_and_the_parameters_hold_the_average(tmp_path):
     weight, step = problem()
     done = fit("line", [weight], step, Plan(1.0, tmp_path / "s.pt", steps=400), lr=0.1, warmup=10, weight_decay=0.0)
     assert (done["steps"], done["finished"]) == (400, 1.0)
@@ -32,14 +32,14 @@ def test_it_minimises_and_leaves_the_average_in_the_parameters(tmp_path):
     assert not torch.equal(state["values"][0], weight.detach())
 
 
-def test_a_training_in_two_parts_is_the_training_in_one(tmp_path):
+def test_a_training_in_two_parts_equals_one_training(tmp_path):
     whole, step = problem()
     fit("whole", [whole], step, Plan(1.0, tmp_path / "whole.pt", steps=60), lr=0.05)
     parts, step = problem()
 
     def stopping(n: int):
         if n == 30:
-            raise KeyboardInterrupt  # anything that ends the process in the middle of the second part
+            raise KeyboardInterrupt  # ends the process in the middle of the second part
         return step(n)
 
     short = Plan(1.0, tmp_path / "parts.pt", steps=60, part_seconds=-math.inf)
@@ -51,7 +51,7 @@ def test_a_training_in_two_parts_is_the_training_in_one(tmp_path):
     assert torch.equal(parts.detach(), whole.detach())
 
 
-def test_a_parameter_that_is_not_finite_is_refused_and_nothing_is_written(tmp_path):
+def test_a_non_finite_parameter_is_an_error_and_nothing_is_saved(tmp_path):
     weight = torch.nn.Parameter(torch.ones(1))
     plan = Plan(1.0, tmp_path / "s.pt", steps=3)
     sentence = r"^broken: a parameter is not finite after 3 steps; nothing was saved$"
@@ -60,11 +60,11 @@ def test_a_parameter_that_is_not_finite_is_refused_and_nothing_is_written(tmp_pa
     assert not plan.state.exists()
 
 
-def test_updates_smaller_than_bf16_can_hold_are_kept_in_the_master():
+def test_updates_below_bf16_precision_accumulate_in_the_master():
     weight = torch.nn.Parameter(torch.ones(1, dtype=torch.bfloat16))
     masters = Masters([weight])
     for _ in range(8):
         masters.values[0].data += 0.001  # a quarter of the spacing of bf16 above 1
-        masters.publish()
+        masters.copy_to_parameters()
     assert masters.values[0].item() == pytest.approx(1.008)
     assert weight.item() == pytest.approx(1.0078125)

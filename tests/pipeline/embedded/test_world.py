@@ -1,4 +1,4 @@
-"""The embedded world: its types, its words, the pairs it withholds, its cameras."""
+"""The synthetic world: its types, phrases, held-out pairs and cameras."""
 
 from importlib import resources
 
@@ -8,9 +8,9 @@ import pytest
 from pipeline.embedded import raytrace, views, world
 from pipeline.embedded.objects import PRIM, bounds, fitted, hull
 
-# Types of which front and back are one picture: a view word says nothing of them. (Marks break the symmetry of the
+# Types whose front and back views are equal, so that a view word adds nothing. (Details break the symmetry of the
 # other types without a front: the sprinkles of a donut, the dots of a dice.)
-TURNED_ROUND = [
+SYMMETRIC = [
     *("ball", "cube", "cone", "cylinder", "pyramid", "ring", "capsule", "star", "heart", "mushroom", "pine tree"),
     *("cactus", "ice cream cone", "pumpkin", "lollipop", "balloon", "traffic cone", "crown", "top hat", "table"),
     *("stool", "mug", "bucket", "hammer", "dumbbell", "hourglass", "lamp", "bottle", "vase", "teapot", "barrel"),
@@ -38,9 +38,9 @@ def every_type() -> list[world.Scene]:
     return [world.random_scene(rng, type=name) for name in world.TYPES]
 
 
-def seen_on_black(shown: list[world.Scene], azimuth: float, elevation: float, radius: float) -> np.ndarray:
-    cameras = world.orbit_cameras(np.full(len(shown), azimuth), elevation, radius=radius, background=(0, 0, 0))
-    return raytrace.render(*world.table(shown), np.arange(len(shown)), cameras.table).numpy()
+def rendered_on_black(drawn: list[world.Scene], azimuth: float, elevation: float, radius: float) -> np.ndarray:
+    cameras = world.orbit_cameras(np.full(len(drawn), azimuth), elevation, radius=radius, background=(0, 0, 0))
+    return raytrace.render(*world.table(drawn), np.arange(len(drawn)), cameras.table).numpy()
 
 
 def test_the_world_is_large_enough():
@@ -49,10 +49,10 @@ def test_the_world_is_large_enough():
     assert len(world.classes()) > 700
 
 
-def test_every_type_fills_its_picture_and_none_is_cut(every_type):
-    touching = 1 / np.sin(0.55 / 2)  # zoom 1: the unit ball touches the border of the picture
+def test_every_type_fills_its_image_and_none_is_cut_off(every_type):
+    touching = 1 / np.sin(0.55 / 2)  # zoom 1: the unit ball touches the border of the image
     for azimuth, elevation in ((20, 15), (110, 50), (-70, -10)):
-        inside = seen_on_black(every_type, azimuth, elevation, touching * 1.03).max(1) > 0
+        inside = rendered_on_black(every_type, azimuth, elevation, touching * 1.03).max(1) > 0
         border = np.concatenate([inside[:, 0], inside[:, -1], inside[:, :, 0], inside[:, :, -1]], 1)
         assert not border.any(), [world.TYPES[i] for i in np.flatnonzero(border.any(1))]
         columns, rows = inside.any(1).sum(1), inside.any(2).sum(1)
@@ -61,7 +61,7 @@ def test_every_type_fills_its_picture_and_none_is_cut(every_type):
 
 
 def test_the_fit_is_tight():
-    """The farthest point of a fitted object lies within 2 % of the unit sphere."""
+    """The farthest point of a fitted object is within 2 % of the unit sphere."""
     for scene in scenes(60, seed=5):
         radius = max(np.linalg.norm(hull(row), axis=1).max() for row in scene.rows)
         assert 0.98 < radius <= 1
@@ -75,44 +75,44 @@ def test_fitting_again_changes_almost_nothing(every_type):
 def test_front_types_look_different_from_behind():
     rng = np.random.default_rng(3)
     plain = [world.single(rng, name, world.REGISTRY[name].colors[0]) for name in world.TYPES]
-    front, back = (seen_on_black(plain, azimuth, 10, 3.7).astype(float) for azimuth in (0, 180))
-    # A picture from behind shows the outline mirrored: compare with the mirrored one, so that only the face counts.
+    front, back = (rendered_on_black(plain, azimuth, 10, 3.7).astype(float) for azimuth in (0, 180))
+    # The outline is mirrored from behind. Compare with the mirrored image, so that only the face counts.
     difference = np.abs(front - back[..., ::-1]).mean((1, 2, 3)) / front.mean((1, 2, 3))
     share = dict(zip(world.TYPES, difference, strict=True))
     assert {name: s for name, s in share.items() if world.has_front(name) and s < 0.03} == {}
-    assert {name: s for name, s in share.items() if (s < 0.001) != (name in TURNED_ROUND)} == {}
+    assert {name: s for name, s in share.items() if (s < 0.001) != (name in SYMMETRIC)} == {}
 
 
-def test_a_tenth_is_held_out_for_ever():
+def test_a_tenth_of_the_pairs_is_held_out():
     share = len(world.HELD_OUT) / len(world.classes())
     assert 0.07 < share < 0.13
-    # Pinned: a change of the rule would let the shipped models' test pairs into their training.
+    # Pinned: after a change of the rule, the bundled models would be tested on pairs that they were trained on.
     assert world.held_out("cube", "red")
     assert world.held_out("robot head", "green")
     assert not world.held_out("mushroom", "red")
     assert {pair for pair in world.classes() if world.held_out(*pair)} == world.HELD_OUT
 
 
-def test_training_scenes_never_show_a_held_out_pair(monkeypatch):
+def test_training_scenes_have_no_held_out_pair(monkeypatch):
     built = []
     original = world.single
     monkeypatch.setattr(
         world, "single", lambda rng, *what, **how: built.append(what[:2]) or original(rng, *what, **how)
     )
     made = scenes(1500, seed=1)
-    assert len(built) > 1750  # relations build two
+    assert len(built) > 1750  # relations build two objects
     assert not world.HELD_OUT.intersection(built)
     assert {name for name, _ in built} == set(world.TYPES)
     assert 0.2 < np.mean([scene.key[0] in world.RELATIONS for scene in made]) < 0.3
 
 
-def test_held_out_scenes_show_nothing_else():
-    shown = {pair for scene in scenes(600, seed=2, heldout=True) for pair in pairs_of(scene.key)}
-    assert shown <= world.HELD_OUT
-    assert len(shown) > 0.95 * len(world.HELD_OUT)
+def test_held_out_scenes_have_held_out_pairs_only():
+    pairs = {pair for scene in scenes(600, seed=2, heldout=True) for pair in pairs_of(scene.key)}
+    assert pairs <= world.HELD_OUT
+    assert len(pairs) > 0.95 * len(world.HELD_OUT)
 
 
-def test_held_out_of_a_type_without_any():
+def test_a_type_without_held_out_pairs_is_an_error():
     with pytest.raises(ValueError, match="no colour of 'snowman' is held out; types with one:"):
         world.random_scene(np.random.default_rng(0), heldout=True, type="snowman")
 
@@ -123,23 +123,23 @@ def test_the_same_seed_gives_the_same_world():
     assert all((a.rows == b.rows).all() for a, b in zip(first, second, strict=True))
 
 
-def test_captions_are_short_and_say_what_they_should():
+def test_captions_are_short_and_match_phrase_view_and_background():
     rng = np.random.default_rng(4)
     captions = []
     for scene in scenes(1250, seed=4):
         cameras = world.random_cameras(rng, 4)
         for azimuth, elevation, kind in zip(*cameras[1:], strict=True):
-            said = world.caption(rng, scene.phrase, azimuth, elevation, kind)
-            captions.append(said)
-            assert scene.phrase in said
-            view = said.rsplit(", ", 1)[-1]
+            sentence = world.caption(rng, scene.phrase, azimuth, elevation, kind)
+            captions.append(sentence)
+            assert scene.phrase in sentence
+            view = sentence.rsplit(", ", 1)[-1]
             assert not view.endswith(" view") or view == world.view_word(azimuth, elevation)
-            assert "white background" not in said or kind == views.WHITE
-            assert "plain background" not in said or kind != views.GRADIENT
+            assert "white background" not in sentence or kind == views.WHITE
+            assert "plain background" not in sentence or kind != views.GRADIENT
     assert len(captions) == 5000
-    assert max(len(said.split()) for said in captions) <= 28
-    assert 0.72 < np.mean([said.endswith(" view") for said in captions]) < 0.78
-    assert 0.05 < np.mean(["on a white background" in said for said in captions]) < 0.1
+    assert max(len(sentence.split()) for sentence in captions) <= 28
+    assert 0.72 < np.mean([sentence.endswith(" view") for sentence in captions]) < 0.78
+    assert 0.05 < np.mean(["on a white background" in sentence for sentence in captions]) < 0.1
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_orbit_cameras_follow_the_convention():
     assert (up[:, 2] > 0).all()
 
 
-def test_single_says_what_it_shows():
+def test_the_phrase_of_a_single_object_describes_it():
     rng = np.random.default_rng(0)
     assert world.single(rng, "cube", "red").phrase == world.phrase("cube", "red") == "a red cube"
     house = world.single(rng, "house", "orange", "blue")
@@ -197,11 +197,11 @@ def test_single_says_what_it_shows():
     assert (ball.phrase, ball.key) == ("a red and white striped ball", ("ball", "red", "white", "striped"))
     with pytest.raises(ValueError, match="a cube has no part of a second colour"):
         world.single(rng, "cube", "red", "white")
-    with pytest.raises(ValueError, match="a house carries no pattern"):
+    with pytest.raises(ValueError, match="a house cannot have a pattern; types that can"):
         world.single(rng, "house", "red", pattern="striped")
 
 
-def test_pair_stands_on_or_beside():
+def test_the_first_object_of_a_pair_is_on_or_beside_the_second():
     rng = np.random.default_rng(0)
     on = world.pair(rng, "ball", "red", "on", "cube", "blue")
     assert on.phrase == "a red ball on a blue cube"
@@ -214,19 +214,19 @@ def test_pair_stands_on_or_beside():
         world.pair(rng, "ball", "red", "under", "cube", "blue")
 
 
-def test_phrases_can_be_read_back():
+def test_parse_inverts_the_phrase_of_a_scene():
     for scene in scenes(1000, seed=6):
         assert world.parse(scene.phrase) == scene.key, scene.phrase
 
 
 def test_unknown_phrases_are_refused():
-    with pytest.raises(ValueError, match="not a phrase of the embedded world: 'a tiger made of yarn'"):
+    with pytest.raises(ValueError, match="not a phrase of the synthetic world: 'a tiger made of yarn'"):
         world.parse("a tiger made of yarn")
-    with pytest.raises(ValueError, match="a house has no belly; its second colour paints: roof"):
+    with pytest.raises(ValueError, match="a house has no belly; the part with the second colour is: roof"):
         world.parse("a red house with a blue belly")
 
 
-def test_the_forty_prompts():
+def test_the_embedded40_prompts_are_distinct_phrases_of_the_world():
     lines = prompts()
     keys = [world.parse(line) for line in lines]
     assert len(lines) == len(set(keys)) == 40
@@ -240,7 +240,7 @@ def test_the_forty_prompts():
     assert len(singles) == len(set(singles))
 
 
-def test_a_table_is_what_the_renderer_takes():
+def test_a_table_has_the_rows_of_all_scenes():
     made = scenes(7)
     rows, starts, counts = world.table(made)
     assert rows.shape == (sum(counts), PRIM)

@@ -1,4 +1,4 @@
-"""What the training stages of one process share: folders, settings, data."""
+"""Folders, settings and data that the training stages of one process share."""
 
 import json
 import time
@@ -14,8 +14,8 @@ SECONDS = {"vae": 300.0, "scorer": 310.0, "judge": 200.0, "denoiser": 620.0, "re
 
 
 @dataclass
-class Workshop:
-    """Where things are, and the data that stages of one process share."""
+class TrainingContext:
+    """Folders and settings of a training process, and the data that its stages share."""
 
     out: Path
     state: Path
@@ -46,30 +46,30 @@ class Workshop:
     def vocabulary(self) -> int:
         return len(json.loads((self.tokenizer / "vocab.json").read_text()))
 
-    def pictures(self) -> data.Data:
+    def training_data(self) -> data.Data:
         if self.shared is None:
             described = data.describe(self.scenes, self.views, 1000 + self.seed, workers=self.workers)
             tokens = tokenizer.encode_many(self.tokenizer, described.captions, self.workers)
             log(f"{len(described.counts)} scenes, {len(described.captions)} captions")
             self.caption_tokens = torch.from_numpy(tokens).view(-1, 2, tokenizer.MAX_LENGTH).to(self.device)
-            self.shared = data.shoot(described, self.device)
-            log("pictures", tuple(self.shared.images.shape))
+            self.shared = data.render_data(described, self.device)
+            log("images", tuple(self.shared.images.shape))
         return self.shared
 
     def describe_heldout(self) -> None:
-        """Scenes of the held-out pairs, a tenth as many, for the judge alone: a judge must know what it judges."""
+        """Draw scenes of the held-out pairs, a tenth as many, for the gate classifier only (see gate_classifier.py)."""
         self.described_heldout = data.describe(
             max(1, self.scenes // 10), self.views, 500_000 + self.seed, workers=self.workers, heldout=True
         )
 
-    def everything(self) -> list[data.Data]:
-        """The shared pictures and those of the held-out pairs, which no model that makes or scores assets may see."""
-        assert self.described_heldout is not None, "the judge's scenes are drawn before CUDA is touched"
-        return [self.pictures(), data.shoot(self.described_heldout, self.device)]
+    def training_and_heldout_data(self) -> list[data.Data]:
+        """The shared data and the held-out data. Only the gate classifier is trained on the latter."""
+        assert self.described_heldout is not None, "the held-out scenes are drawn before CUDA is used"
+        return [self.training_data(), data.render_data(self.described_heldout, self.device)]
 
     def caption_ids(self) -> torch.Tensor:
         """int16 [N, 2, tokens]."""
-        self.pictures()
+        self.training_data()
         assert self.caption_tokens is not None
         return self.caption_tokens
 
@@ -80,7 +80,7 @@ class Workshop:
         return self.record(stage).exists() and bool(json.loads(self.record(stage).read_text())["finished"])
 
     def await_stage(self, stage: str) -> None:
-        """Another process may be running it beside this one."""
+        """Wait for a stage that may be running in another process; raises FileNotFoundError after `wait_seconds`."""
         until = time.monotonic() + self.wait_seconds
         while not self.finished(stage):
             if time.monotonic() > until:

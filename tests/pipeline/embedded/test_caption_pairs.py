@@ -1,4 +1,4 @@
-"""Wrong captions are wrong for the reason that was asked for, and say nothing that training never holds true."""
+"""Wrong captions are wrong for the requested reason, and are right for some other scene in training."""
 
 import re
 from dataclasses import replace
@@ -9,14 +9,14 @@ import torch
 
 from evaluation.image_reward import ImageReward, load_tokenizer
 from pipeline.embedded import data, train_reward, world
-from pipeline.embedded.reward_questions import OVERHEAD, SHARES, Captions, other_relation
+from pipeline.embedded.caption_pairs import OVERHEAD, SHARES, Captions, other_relation
 
 PHRASE = re.compile(r"(?:a (?:photo|dslr photo|3d render|picture|rendering) of )?(an? .*?)(?:, .*)?")
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """Only its tokenizer is asked here."""
+    """Only its tokenizer is used."""
     folder = tmp_path_factory.mktemp("reward")
     folder.joinpath("vocab.txt").write_text("\n".join(train_reward.vocabulary()) + "\n")
     tokenizer = load_tokenizer(folder / "vocab.txt")
@@ -25,8 +25,8 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures():
-    """Captions without pictures: nothing here looks at one."""
+def dataset():
+    """Captions with blank images, which these tests do not use."""
     scenes = data.describe(150, 4, 7, workers=1)
     keys = [key for key in scenes.keys for _ in range(4)]
     return data.Data(
@@ -45,55 +45,55 @@ def words(model, ids):
     return [model.tokenizer.decode(row[row > 0], skip_special_tokens=True) for row in ids]
 
 
-def said(text):
-    """The key of what a caption says; decoding puts spaces around commas and lowers "3D"."""
+def key_of(text):
+    """The key of a caption; decoding puts spaces around commas and lowers "3D"."""
     return world.parse(PHRASE.fullmatch(text.replace(" ,", ","))[1])
 
 
 @pytest.mark.parametrize("reason", ["type", "colour", "view", "relation"])
-def test_a_wrong_caption_is_wrong_for_its_reason(model, pictures, reason):
+def test_a_wrong_caption_is_wrong_for_its_reason(model, dataset, reason):
     torch.manual_seed(0)
-    captions = Captions(model, pictures, 600)
-    asked = captions.ask(captions.pools[reason], reason)
-    assert asked.sure.sum() > 20
-    picture = asked.picture[asked.sure].tolist()
+    captions = Captions(model, dataset, 600)
+    pairs = captions.pairs_for(captions.pools[reason], reason)
+    assert pairs.sure.sum() > 20
+    image = pairs.image[pairs.sure].tolist()
     for i, right, wrong in zip(
-        picture, words(model, asked.right[asked.sure]), words(model, asked.wrong[asked.sure]), strict=True
+        image, words(model, pairs.right[pairs.sure]), words(model, pairs.wrong[pairs.sure]), strict=True
     ):
-        assert said(right) == pictures.keys[i]
+        assert key_of(right) == dataset.keys[i]
         if reason == "type":
-            assert said(wrong)[0] != said(right)[0]
+            assert key_of(wrong)[0] != key_of(right)[0]
         elif reason == "colour":
-            assert said(wrong)[0] == said(right)[0]
-            assert said(wrong)[1] not in ("", said(right)[1])
+            assert key_of(wrong)[0] == key_of(right)[0]
+            assert key_of(wrong)[1] not in ("", key_of(right)[1])
         elif reason == "view":
             views = data.view_id(right), data.view_id(wrong)
-            assert said(wrong) == said(right)
+            assert key_of(wrong) == key_of(right)
             assert 0 not in views
             assert views[0] != views[1]
-            assert world.REGISTRY.get(said(right)[0], world.REGISTRY["ball"]).has_front or OVERHEAD in views
+            assert world.REGISTRY.get(key_of(right)[0], world.REGISTRY["ball"]).has_front or OVERHEAD in views
         else:
-            a, b = said(right), said(wrong)
+            a, b = key_of(right), key_of(wrong)
             assert a != b
             assert (a[1], a[5]) == (b[1], b[5])
             assert (b[2], b[6]) == ((a[2], a[6]) if b[0] != a[0] else (a[6], a[2]))
 
 
-def test_a_batch_has_its_shares_and_knows_its_pictures(model, pictures):
+def test_a_batch_has_the_share_of_each_reason(model, dataset):
     torch.manual_seed(1)
-    captions = Captions(model, pictures, 600)
-    asked = captions.draw(200)
-    assert asked.right.shape == asked.wrong.shape == (200, 35)
-    assert asked.sure.float().mean() > 0.6
+    captions = Captions(model, dataset, 600)
+    pairs = captions.draw(200)
+    assert pairs.right.shape == pairs.wrong.shape == (200, 35)
+    assert pairs.sure.float().mean() > 0.6
     assert sum(SHARES.values()) == pytest.approx(1)
-    relations = captions.has_swapped.any(1)[asked.picture].float().mean()
+    relations = captions.has_swapped.any(1)[pairs.image].float().mean()
     assert relations >= SHARES["relation"]
 
 
-def test_no_wrong_caption_speaks_of_a_held_out_pair():
-    """Else the model would learn that held-out pairs are wrong, from their words alone."""
+def test_no_wrong_caption_mentions_a_held_out_pair():
+    """Otherwise the model would learn from the text alone that held-out pairs are wrong."""
     rng = np.random.default_rng(2)
-    seen = 0
+    count = 0
     for _ in range(400):
         scene = world.random_scene(rng)
         for exchange in (True, False):
@@ -101,10 +101,10 @@ def test_no_wrong_caption_speaks_of_a_held_out_pair():
             if scene.key[0] not in world.RELATIONS:
                 assert other is None
             elif other is not None:
-                key, seen = said(other), seen + 1
+                key, count = key_of(other), count + 1
                 assert not {(key[1], key[2]), (key[5], key[6])} & world.HELD_OUT
                 assert key[5] in (world.BASES if key[0] == "on" else world.TOPS)
-    assert seen > 50
+    assert count > 50
 
 
 def test_articles_follow_the_exchanged_colours():
@@ -114,7 +114,7 @@ def test_articles_follow_the_exchanged_colours():
     assert other == "an orange cone on top of a red pyramid, toy"
 
 
-def test_a_relation_is_changed_where_both_can_be():
+def test_relations_are_exchanged_if_both_are_possible():
     key = ("on", "cone", "green", "", "", "cylinder", "blue", "", "")
     assert other_relation("a green cone on a blue cylinder", key, False) == "a green cone next to a blue cylinder"
     key = ("next to", *key[1:])
