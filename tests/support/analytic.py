@@ -1,7 +1,7 @@
-"""A world where the prior is known exactly: data are a Gaussian, or a mixture of them, and "text" chooses the modes.
+"""A prior with closed forms: data are a Gaussian or a mixture of Gaussians, and a "text" selects modes.
 
-A text embedding of this world has one token, the weights of the modes; `None`, the empty prompt, weighs all alike. So
-the whole algebra of guidance applies, and the score, the denoiser and (for one mode) the flow's solution are closed.
+A text embedding has one token, the weights of the modes. `None`, the empty prompt, has equal weights. Guidance works as
+usual, and the score, the denoiser and (for one mode) the solution of the flow are closed forms.
 """
 
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ def schedule() -> NoiseSchedule:
 
 @dataclass
 class Mixture:
-    """Modes N(means[m], spread² I) of latents. Callable as a Denoiser; counts what it is asked."""
+    """Modes N(means[m], spread² I) of latents. Callable as a Denoiser; counts calls and samples."""
 
     schedule: NoiseSchedule
     means: Tensor  # [modes, channels, height, width]
@@ -32,7 +32,7 @@ class Mixture:
     samples: int = field(default=0)
 
     def text(self, modes: list[int], batch: int = 1) -> Tensor:
-        """The embedding that asks for `modes`, each as likely as the others."""
+        """The embedding of a prompt for `modes`, with equal weights."""
         weights = torch.zeros(len(self.means), dtype=self.means.dtype)
         weights[modes] = 1 / len(modes)
         return weights.expand(batch, 1, -1)
@@ -42,7 +42,7 @@ class Mixture:
         return self.text(list(range(len(self.means))))
 
     def log_density(self, z_t: Tensor, t: int | None, text: Tensor) -> Tensor:
-        """log p_t(z_t | text) per sample; `t=None` is the data themselves."""
+        """log p_t(z_t | text) per sample; `t=None` is the data distribution."""
         alpha, variance = self._marginal(t)
         return self._joint(z_t, alpha, variance, text).logsumexp(-1)
 
@@ -56,7 +56,7 @@ class Mixture:
         return self.schedule.sigma[t] * (z_t - alpha * expected) / variance
 
     def flow(self, z_t: Tensor, t: int, s: int) -> Tensor:
-        """The exact solution of the probability flow from t to s, for a single mode: (z − α μ)/std stays."""
+        """The exact probability flow from t to s for a single mode: (z − α μ)/std is constant."""
         (alpha_t, variance_t), (alpha_s, variance_s) = self._marginal(t), self._marginal(s)
         return alpha_s * self.means[0] + (variance_s / variance_t) ** 0.5 * (z_t - alpha_t * self.means[0])
 

@@ -1,4 +1,4 @@
-"""Stable Diffusion's published architectures, all layers and blocks, a few channels wide; and a single file of one."""
+"""Stable Diffusion's published architectures with few channels but all layers, as folders and as single files."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ SCHEDULER = {
 
 
 def write_tokenizer(folder: Path) -> None:
-    """Bytes, bytes that end a word, a merge and the two special tokens, in the files of the published checkpoints."""
+    """A tokenizer in the published format: bytes, bytes at the end of a word, one merge and two special tokens."""
     folder.mkdir(parents=True)
     alphabet = sorted(ByteLevel.alphabet())
     tokens = [*alphabet, *(f"{byte}</w>" for byte in alphabet), "at</w>", "<|startoftext|>", "<|endoftext|>"]
@@ -36,7 +36,7 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def write_models(folder: Path, vae: AutoencoderKL, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
-    """The three in their folders, silently."""
+    """Save the models in their folders, without progress bars."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     for part, model in {"vae": vae, "unet": unet, "text_encoder": text_encoder}.items():
@@ -65,7 +65,7 @@ def write_narrow(folder: Path, *, version: int, sample_size: int, prediction: st
         layers_per_block=2,
         norm_num_groups=4,
         cross_attention_dim=text_width,
-        attention_head_dim=2 if version == 1 else (1, 2, 2, 2),  # a number of heads, for all levels or for each
+        attention_head_dim=2 if version == 1 else (1, 2, 2, 2),  # a number of heads for all levels, or per level
         use_linear_projection=version == 2,
     )
     text_encoder = CLIPTextModel(
@@ -84,7 +84,7 @@ def write_narrow(folder: Path, *, version: int, sample_size: int, prediction: st
 def single_file(
     vae: AutoencoderKL, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, *, version: int
 ) -> dict[str, Tensor]:
-    """The tensors under the names of the authors' own checkpoints, with the extras that those have."""
+    """The tensors under the names of the original checkpoints, with their additional tensors."""
     found = _renamed(unet.state_dict(), "model.diffusion_model.", _unet_name(unet.config["layers_per_block"]))
     levels = len(vae.config["block_out_channels"])
     for name, tensor in vae.state_dict().items():
@@ -127,7 +127,7 @@ def _unet_name(layers: int) -> Callable[[str], str]:
             per_level = layers + 1
             if kind == "downsamplers":
                 return f"input_blocks.{per_level * (int(level) + 1)}.0.op.{rest[-1]}"
-            if kind == "upsamplers":  # behind the attention, where the level has one: all but the first have
+            if kind == "upsamplers":  # after the attention, which all levels but the first have
                 return f"output_blocks.{per_level * int(level) + layers}.{1 if level == '0' else 2}.conv.{rest[-1]}"
             side, first = ("input", 1) if block == "down_blocks" else ("output", 0)
             place = f"{side}_blocks.{first + per_level * int(level) + int(number)}.{int(kind == 'attentions')}"
@@ -157,7 +157,7 @@ def _vae_name(name: str, levels: int) -> str:
 
 
 def _open_clip(text: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """With the joint matrices of the attentions, one layer more than is used, and the projection that is not used."""
+    """open_clip's tensors: joint attention matrices, one unused layer, and the unused projection."""
     found = {}
     for name, tensor in text.items():
         if ".k_proj." in name or ".v_proj." in name:

@@ -1,4 +1,4 @@
-"""A folder of weights with tiny random models in the published formats: everything runs, nothing is recognisable."""
+"""A folder of weights with tiny random models in the published formats, to run everything quickly."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ SPECIAL = {
 
 
 def write(folder: Path) -> Path:
-    """prior/ (16 px), scorer/, reward/ and reference.npz in `folder`; 1.5 MB, a few seconds."""
+    """Write prior/ (16 px), scorer/, reward/ and reference.npz to `folder`; 1.5 MB, a few seconds."""
     write_prior(folder / "prior")
     _write_scorer(folder / "scorer")
     _write_reward(folder / "reward")
@@ -29,7 +29,7 @@ def write(folder: Path) -> Path:
 
 
 def write_prior(folder: Path) -> Path:
-    """vae/, unet/, text_encoder/, tokenizer/ and scheduler/ in `folder`: 16 px images, 8 px latents."""
+    """Write vae/, unet/, text_encoder/, tokenizer/ and scheduler/ to `folder`: 16 px images, 8 px latents."""
     torch.manual_seed(0)
     _write_tokenizer(folder / "tokenizer")
     _write_prior(folder)
@@ -37,7 +37,7 @@ def write_prior(folder: Path) -> Path:
 
 
 def write_control(folder: Path, prior: Path) -> Path:
-    """A ControlNet for this prior in `folder`: random where training begins with zeros, so that it changes pictures."""
+    """Write a ControlNet for this prior; layers that are initialized to zero are random, so that it has an effect."""
     from diffusers import ControlNetModel, UNet2DConditionModel
 
     torch.manual_seed(1)
@@ -51,7 +51,7 @@ def write_control(folder: Path, prior: Path) -> Path:
 
 
 def write_references(folder: Path, *metrics: str, name: str = "tiny") -> None:
-    """A reference of random features for each of these distances, whose networks lie in `folder`."""
+    """Write a reference of random features for each of these distances, whose networks are in `folder`."""
     from pipeline.weights.models import Weights
     from pipeline.weights.networks import DISTANCES
 
@@ -65,7 +65,7 @@ def write_references(folder: Path, *metrics: str, name: str = "tiny") -> None:
 
 
 def write_inception(folder: Path, seed: int = 0) -> Path:
-    """Inception-v3 at its published sizes (96 MB) and under its published name in `folder`."""
+    """Write Inception-v3 at full size (96 MB) and under its published name to `folder`."""
     from evaluation.inception import PUBLISHED
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def write_inception(folder: Path, seed: int = 0) -> Path:
 
 
 def inception_state(seed: int = 0) -> dict[str, torch.Tensor]:
-    """Random weights that keep the signal's scale, with the parts of the published state that no feature needs."""
+    """Random weights that preserve the scale of activations, plus the published tensors that features do not use."""
     from evaluation.inception import Inception
 
     random = torch.Generator().manual_seed(seed)
@@ -90,7 +90,7 @@ def inception_state(seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def write_dinov2(folder: Path) -> Path:
-    """DINOv2 with 2 layers of width 48 as a transformers folder."""
+    """Write DINOv2 with 2 layers of width 48 as a transformers folder."""
     from transformers import Dinov2Config, Dinov2Model
 
     torch.manual_seed(0)

@@ -1,7 +1,7 @@
-"""A prior that needs no training, and small runs of the trainer on it.
+"""A prior that needs no training, and small training runs with it.
 
-A random convolution encodes, its transpose decodes, and the denoiser is the closed form for Gaussian data around what
-the prompt says.
+A random convolution encodes, its transpose decodes, and the denoiser is the closed form for Gaussian data around the
+latent of the prompt.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ COLOURS = {"red": (0.9, 0.1, 0.1), "green": (0.1, 0.8, 0.2), "front": (0.9, 0.1,
 
 
 class TinyPrior:
-    """Text is its own target: the embedding of a prompt is the latent of a picture in the first colour it names."""
+    """The embedding of a prompt is its target: the latent of an image in the first colour that the prompt names."""
 
     latent_shape = (4, 4, 4)
     image_size = SIZE
@@ -42,7 +42,7 @@ class TinyPrior:
         return mean if noise is None else mean + 0.01 * noise
 
     def decode(self, z_0: Latents) -> torch.Tensor:
-        """The picture with these latents that has nothing besides: the transpose of an orthonormal map."""
+        """The minimum-norm image of these latents, by the transpose of an orthonormal map."""
         return (torch.nn.functional.conv_transpose2d(z_0, self.kernel, stride=4) / 2 + 0.5).clamp(0, 1)
 
     def embed(self, texts: list[str]) -> torch.Tensor:
@@ -64,13 +64,13 @@ class TinyPrior:
 
 
 def recipe(**overrides: object) -> Recipe:
-    """The embedded recipe, shortened; keys are written with __ for a dot."""
+    """The embedded recipe, shortened; in keyword names, __ stands for a dot."""
     small = {"iterations": 12, "relocate.interval": 4, "cameras.views": 2, "guidance.scale": 2}
     return with_overrides(recipes.embedded(), small | {key.replace("__", "."): x for key, x in overrides.items()})
 
 
 def growing(**overrides: object) -> Recipe:
-    """Clones, splits, prunes and resets within 12 iterations; everything random that the paper's recipe has."""
+    """A recipe that clones, splits, prunes and resets within 12 iterations, with all randomness of the paper's."""
     small = {
         "iterations": 12,
         "cameras.views": 2,
