@@ -1,19 +1,19 @@
-"""What a user can mend: one sentence with what was found, what was expected and what to do. Exit status 2."""
+"""Errors that the user can fix, with exit status 2. The message says what was found, expected, and what to do."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """The command, its options or its files are wrong; nothing has been computed yet."""
+    """The command, its options or its files are invalid; nothing has been computed yet."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """What to choose instead of an unknown word: '; the nearest is 'sctd'', or nothing."""
+    """A hint for an unknown word, such as "; the nearest is 'sctd'"; empty if no known word is similar."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; the nearest is {close[0]!r}" if close else ""
 
 
 def shortened(text: str, length: int = 40) -> str:
-    """The beginning of a long text, for a message."""
+    """The text, truncated to `length` characters for a message."""
     return text if len(text) <= length else f"{text[: length - 1].rstrip()}…"

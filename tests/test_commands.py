@@ -1,4 +1,4 @@
-"""Every command of README, CONTRIBUTING, docs and `--help` can be typed: all are parsed, and what can run here runs."""
+"""Every command in README, CONTRIBUTING, docs and `--help` is valid; those that can run here run."""
 
 import re
 import shlex
@@ -10,8 +10,7 @@ import trimesh
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from pipeline.cli import error_handling
-from pipeline.cli import examples
+from pipeline.cli import error_handling, examples
 from pipeline.cli.app import app
 from pipeline.store.run_folder import Store
 from sctd.formats import ply
@@ -22,17 +21,17 @@ SHOWN = {page: of_page(page.read_text(encoding="utf-8")) for page in PAGES}
 WITH_COMMANDS = [page for page in PAGES if SHOWN[page]]
 CANNOT_RUN = {
     r"pytest": "runs this",
-    r"python -m": "trains, measures for minutes, or takes a path; each has tests of its own",
+    r"python -m": "trains, measures for minutes, or needs a path; each has its own tests",
     r".*--recipe paper": "real weights, and a GPU",
-    r".*--weights (FOLDER|DIR|my_weights|published)": "weights of the reader",
+    r".*--weights (FOLDER|DIR|my_weights|published)": "needs the reader's weights",
     r"segmentdreamer weights (fetch|check)": "fetches or opens 9 GB",
     r"segmentdreamer reference": "real weights; tests/pipeline/reference/test_moments.py",
     r"segmentdreamer benchmark speed": "measures; tests/pipeline/benchmarks/test_speed.py",
     r"segmentdreamer (submit|schedule|job)": "a cluster; tests/pipeline/cli/test_cluster.py runs them on emulated ones",
-    r".*--live": "takes a port; tests/pipeline/report/test_live.py",
+    r".*--live": "needs a port; tests/pipeline/report/test_live.py",
     r".*s3://": "a bucket; tests/pipeline/store/test_object_store.py",
-    r"segmentdreamer nightly": "the packaged judges' golden values; tests/pipeline/commands/test_nightly.py",
-    r"segmentdreamer study (serve|results|published)": "serves for ever; takes votes, a table; tests/pipeline/study",
+    r"segmentdreamer nightly": "needs the golden scores of the bundled models; tests/pipeline/commands/test_nightly.py",
+    r"segmentdreamer study (serve|results|published)": "serves forever or needs votes; tests/pipeline/study",
     r"segmentdreamer (view|viewer)\b": "serves until Ctrl-C, or fetches from npm; tests/pipeline/report/test_viewer.py",
 }  # fmt: skip
 
@@ -42,7 +41,7 @@ def name_of(page):
 
 
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=name_of)
-def test_every_command_of_a_page_can_be_typed(page):
+def test_every_command_of_a_page_is_valid(page):
     wrong = {}
     for shown in SHOWN[page]:
         try:
@@ -52,7 +51,7 @@ def test_every_command_of_a_page_can_be_typed(page):
     assert wrong == {}
 
 
-def test_commands_are_found():
+def test_commands_are_extracted_from_pages():
     assert sum(map(len, SHOWN.values())) > 120
     assert of_line("PYTHON=3 uv run segmentdreamer bench --limit 1 && segmentdreamer status RUN | cat > a  # c") == [
         ("segmentdreamer", "bench", "--limit", "1"), ("segmentdreamer", "status", "RUN"),
@@ -87,7 +86,7 @@ def test_commands_are_found():
         "uv run pytest tests/none.py",
     ],
 )
-def test_a_wrong_command_is_noticed(line):
+def test_invalid_commands_are_detected(line):
     (shown,) = of_page(f"```\n{line}\n```")
     with pytest.raises((Exception, SystemExit)):
         check(shown)
@@ -105,7 +104,7 @@ def verbs(command, before=""):
 VERBS = dict(verbs(get_command(app)))
 
 
-def test_every_verb_has_examples_and_they_are_those_of_the_table():
+def test_every_command_shows_its_examples():
     assert {*VERBS, ""} == set(examples.EXAMPLES)
     for name in VERBS:
         shown = CliRunner().invoke(app, [*name.split(), "--help"]).stdout
@@ -116,29 +115,29 @@ def test_every_verb_has_examples_and_they_are_those_of_the_table():
 
 
 @pytest.mark.parametrize("verb", examples.EXAMPLES)
-def test_examples_can_be_typed(verb):
+def test_examples_are_valid(verb):
     for line in examples.lines(verb):
         (words,) = of_line(line)
         if words[-1] != "--help":
             check_verb(list(words[1:]))
 
 
-# ---- what runs ----------------------------------------------------------------------------------------------------
+# ---- running the commands -------------------------------------------------------------------------------------------
 
 
 def reason_against(words):
-    """Why a command cannot run here, or None."""
+    """Why a command cannot run here; None if it can."""
     text = " ".join(words)
     return next((reason for pattern, reason in CANNOT_RUN.items() if re.match(pattern, text)), None)
 
 
 def runnable(page):
-    """Those of the blocks, each once. `manifest` and others keep their placeholders as names."""
+    """The commands in code blocks that can run, each once. Placeholders are kept as names."""
     blocks = dict.fromkeys(shown.words for shown in SHOWN[page] if not shown.is_inline)
     return [words for words in blocks if reason_against(words) is None]
 
 
-def test_what_cannot_run_is_named_for_a_reason_that_still_holds():
+def test_every_reason_for_not_running_a_command_applies():
     texts = [" ".join(shown.words) for page in PAGES for shown in SHOWN[page] if not shown.is_inline]
     assert [pattern for pattern in CANNOT_RUN if not any(re.match(pattern, text) for text in texts)] == []
     assert sum(len(runnable(page)) for page in PAGES) >= 35
@@ -150,12 +149,12 @@ def finished(tmp_path_factory):
     root = tmp_path_factory.mktemp("finished")
     texts = ["a red car", *(f"a {colour} ball" for colour in ("red", "green", "blue", "pink", "grey", "teal", "gold"))]
     for name, method in (("first", "sctd"), ("second", "sds")):
-        finished_run.write(Store(root / name), root / "judges", texts, [method])
+        finished_run.write(Store(root / name), root / "scorers", texts, [method])
     return root, tiny_models.write(root / "tiny")
 
 
-def lay_out(words, finished):
-    """Beside a command lies what it names: finished runs and items of them."""
+def copy_runs(words, finished):
+    """Copy finished runs and items to the paths that a command names."""
     if words[1] in ("bench", "generate"):
         return
     for name in (name for word in words for name in word.split(",") if re.match(r"(runs/|RUN$|DIR$|studies/)", name)):
@@ -167,8 +166,8 @@ def lay_out(words, finished):
             shutil.copytree(next(run.rglob("asset.ply")).parent, name)
 
 
-def small(words, tiny):
-    """The same command at a size that a test can pay for."""
+def with_small_options(words, tiny):
+    """The command with options that make it fast enough for a test."""
     options = []
     if words[1] in ("bench", "generate"):
         options += ["--weights", str(tiny), "--executor", "inline", "--set", "iterations=2"]
@@ -181,29 +180,29 @@ def small(words, tiny):
     return [*(word.replace("$seed", "0") for word in words[1:]), *options]
 
 
-def test_what_can_run_runs(finished, tmp_path, monkeypatch):
-    """Page by page, in order: what one command makes is there for the next. What several pages show runs once."""
-    made = set()
+def test_commands_that_can_run_succeed(finished, tmp_path, monkeypatch):
+    """Commands run page by page in order and share files; a command on several pages runs once."""
+    done = set()
     runs, tiny = finished
     for page in WITH_COMMANDS:
         here = tmp_path / name_of(page).replace("/", "-")
         here.mkdir()
         monkeypatch.chdir(here)
-        bring(here)
+        write_files_of_reader(here)
         for words in runnable(page):
-            if words in made and words[1] in ("bench", "generate") and "--out" not in words:
+            if words in done and words[1] in ("bench", "generate") and "--out" not in words:
                 continue
-            made.add(words)
-            lay_out(words, runs)
+            done.add(words)
+            copy_runs(words, runs)
             monkeypatch.setenv(error_handling.DEBUG, "")
             monkeypatch.setattr("sys.argv", list(words))
-            ended = CliRunner().invoke(app, small(words, tiny))
+            ended = CliRunner().invoke(app, with_small_options(words, tiny))
             assert ended.exit_code == error_handling.OK, f"{name_of(page)}: {shlex.join(words)}\n{ended.output[-1500:]}"
             assert ended.output.strip()
 
 
-def bring(here):
-    """What the reader of a page would."""
+def write_files_of_reader(here):
+    """Write the files that the reader of a page has."""
     (here / "examples").symlink_to(ROOT / "examples")
     (here / "my_prompts.txt").write_text("a red cube\n# not this\na blue ball | a ball\n", encoding="utf-8")
     (here / "my_recipe.yaml").write_text("base: embedded\nguidance:\n  scale: 10\n", encoding="utf-8")

@@ -1,3 +1,5 @@
+"""docs/errors.md has every error message of the source; helpers of messages."""
+
 import ast
 
 import pytest
@@ -12,7 +14,7 @@ SOURCES = sorted(path for part in ("pipeline", "cluster") for path in ROOT.glob(
 
 
 def messages() -> dict[str, str]:
-    """Every message of these errors in the source, what varies replaced by '…', and where it stands."""
+    """Every message of these errors in the source, with '…' for values, and its place."""
     found = {}
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -30,7 +32,7 @@ def _pattern(message: ast.expr) -> str:
     return text
 
 
-def test_every_refusal_is_on_the_page_of_errors():
+def test_every_error_message_is_documented():
     found = messages()
     assert len(found) > 150
     missing = {text: place for text, place in found.items() if f"`{text}`" not in PAGE}
@@ -38,16 +40,16 @@ def test_every_refusal_is_on_the_page_of_errors():
 
 
 @pytest.mark.parametrize("kind", POLICIES)
-def test_every_kind_of_failure_is_on_the_page_of_errors(kind):
+def test_every_kind_of_failure_is_documented(kind):
     assert f"| `{kind}` |" in PAGE
 
 
-def test_the_nearest_word_is_named_if_there_is_one():
+def test_nearest_known_word_is_a_hint():
     assert nearest("sctdd", ["sds", "sctd"]) == "; the nearest is 'sctd'"
     assert nearest("zzz", ["sds", "sctd"]) == ""
 
 
-def test_long_texts_are_shortened():
+def test_long_texts_are_truncated():
     assert shortened("short") == "short"
     assert shortened("a" * 50) == "a" * 39 + "…"
     assert shortened("word " * 20, 11) == "word word…"

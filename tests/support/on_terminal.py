@@ -1,4 +1,4 @@
-"""Processes on a terminal of their own: what is typed there reaches all of its foreground, as in a shell."""
+"""Processes on a pseudo-terminal. Keys reach the whole foreground process group, as in a shell."""
 
 import fcntl
 import os
@@ -12,7 +12,7 @@ from tests.support.own_process import TIMEOUT_SECONDS, without_ray
 
 
 class OnTerminal:
-    """A process that a terminal of its own controls: what is typed there reaches all of its foreground."""
+    """A process with its own controlling terminal."""
 
     def __init__(self, command, env):
         self.master, slave = pty.openpty()
@@ -24,7 +24,7 @@ class OnTerminal:
         self.seen = ""
 
     def until(self, text):
-        """Read on until this has been shown, or until the end for None."""
+        """Read until this text has been printed, or until the process ends for None."""
         while text is None or text not in self.seen:
             try:
                 self.seen += os.read(self.master, 65536).decode(errors="replace")

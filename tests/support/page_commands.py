@@ -1,4 +1,4 @@
-"""Commands that the pages show: found in blocks and in inline code, split as a shell does, parsed and not run."""
+"""Commands in code blocks and inline code of the documentation: found, split like a shell does, and parsed."""
 
 import argparse
 import importlib
@@ -41,7 +41,7 @@ ONE_OF = {
 
 
 class Shown(NamedTuple):
-    """A command of this program, without what stands before it; `is_inline` where it is part of a sentence."""
+    """A command of this program without prefixes such as `uv run`; `is_inline` if it is in a sentence."""
 
     words: tuple[str, ...]
     is_inline: bool
@@ -51,7 +51,7 @@ class Shown(NamedTuple):
 
 
 def of_page(text: str) -> list[Shown]:
-    """All commands, in order."""
+    """All commands of a Markdown page, in order."""
     found = []
     for block, span in re.findall(r"```\w*\n(.*?)```|`([^`\n]+)`", text, re.DOTALL):
         if block:
@@ -63,7 +63,7 @@ def of_page(text: str) -> list[Shown]:
 
 
 def of_line(line: str) -> list[tuple[str, ...]]:
-    """`a | b && c > d` has three commands; `$(…)` has some, too."""
+    """The commands of a shell line. `a | b && c > d` has three; those in `$(…)` come first."""
     if not re.search(r"segmentdreamer |python -m |pytest", line):
         return []
     inner = [words for text in re.findall(r"\$\(([^)]*)\)", line) for words in of_line(text)]
@@ -89,14 +89,14 @@ def _ours(words: list[str]) -> tuple[str, ...]:
 
 
 def is_placeholder(word: str) -> bool:
-    """What the reader replaces: RUN, DIR, NAME-authors, `…`, $seed, or a file that the reader brings."""
+    """Whether the reader replaces the word: RUN, DIR, NAME-authors, `…`, $seed, or a file of the reader."""
     return bool(re.search(r"[A-Z]{2}|^[A-Z]$|…|\$", word)) or (
         word.endswith((".txt", ".yaml")) and not word.startswith("examples/")
     )
 
 
 def check(shown: Shown) -> None:
-    """Raise what the parser raises, or AssertionError for a name there is not."""
+    """Parse a command. Raises the parser's errors, and AssertionError for unknown names."""
     program, *words = shown.words
     words = ["1" if word in ("N", "$seed") else word for word in words]
     if program == "pytest":
@@ -119,7 +119,7 @@ def check_verb(words: list[str], *, may_be_bare: bool = False) -> None:
         command, words = command.commands[words[0]], words[1:]
     if may_be_bare and set(words) <= {"…"}:
         return
-    assert not hasattr(command, "commands") or command.callback is not None, f"there is no verb {words[:1]}"
+    assert not hasattr(command, "commands") or command.callback is not None, f"there is no command {words[:1]}"
     context = command.make_context(command.name, list(words))
     extra = [*getattr(context, "_protected_args", ()), *context.args]
     assert not extra, extra
@@ -149,7 +149,7 @@ def _check_values(values: dict[str, Any]) -> None:
 
 
 class _ReadError(Exception):
-    """The arguments were read."""
+    """Stops a module after it has parsed its arguments."""
 
 
 def _check_module(name: str, words: list[str]) -> None:

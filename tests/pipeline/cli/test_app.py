@@ -1,4 +1,4 @@
-"""The command line as a user meets it: help, refusals before any work, whole runs in this process, exit statuses."""
+"""The command line: help, errors before any work, whole runs in this process, exit statuses."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def invoke(*arguments: str):
 
 
 def refused(*arguments: str) -> str:
-    """The one line of a command that is refused, with status 2 and nothing on standard output."""
+    """The error of a command: one line, with status 2 and nothing on standard output."""
     result = invoke(*arguments)
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
@@ -35,18 +35,24 @@ def refused(*arguments: str) -> str:
     return line
 
 
+def imported(arguments: list[str], modules: set[str]) -> set[str]:
+    """Those of the modules that a command has imported at its end, in a process of its own."""
+    code = (
+        f"import sys; from pipeline.cli.app import main; sys.argv[1:] = {arguments!r}\n"
+        f"try: main()\nexcept SystemExit: print(*({modules!r} & set(sys.modules)), sep=' ')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
 # ---- help ---------------------------------------------------------------------------------------------------------
 
 
-def test_help_loads_neither_torch_nor_ray_nor_pandas():
-    code = (
-        "import sys; from pipeline.cli.app import main; sys.argv[1:] = ['--help']\n"
-        "try: main()\n"
-        "except SystemExit: print(sorted({'torch', 'ray', 'pandas', 'numpy', 'rich', 'pydantic'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
-    assert done.stderr == ""
+def test_help_imports_nothing_heavy():
+    heavy = {"torch", "ray", "pandas", "numpy", "rich"}
+    assert imported(["--help"], heavy | {"pydantic"}) == set()
+    for command in (["bench"], ["submit", "kuberay"], ["doctor"], ["export"], ["nightly"], ["study", "serve"]):
+        assert imported([*command, "--help"], heavy) == set()
 
 
 @pytest.mark.parametrize(
@@ -69,22 +75,22 @@ def test_help_loads_neither_torch_nor_ray_nor_pandas():
         "study",
     ],
 )
-def test_every_verb_has_help(verb):
+def test_every_command_has_help(verb):
     assert verb in invoke("--help").stdout
     assert "Usage:" in invoke(verb, "--help").stdout
 
 
-# ---- refusals -----------------------------------------------------------------------------------------------------
+# ---- errors -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def no_work(monkeypatch):
-    """Whoever starts an executor fails."""
+    """Starting an executor fails the test."""
 
-    def started(*_):
-        raise AssertionError("work began")
+    def start(*_):
+        raise AssertionError("an executor was started")
 
-    monkeypatch.setattr(commands, "executing", started)
+    monkeypatch.setattr(commands, "executing", start)
 
 
 @pytest.mark.usefixtures("no_work")
@@ -138,7 +144,7 @@ def no_work(monkeypatch):
         (["leaderboard", "nowhere"], "nowhere contains no run (no run.json); give the run folder of a bench."),
     ],
 )  # fmt: skip
-def test_bad_input_is_one_sentence_and_status_2_before_any_work(arguments, message, tmp_path, monkeypatch):
+def test_invalid_input_is_a_one_line_error_before_any_work(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     weights = ["--weights", "embedded"] if "--weights" not in arguments and "paper" not in arguments else []
     monkeypatch.setattr(commands.models.Weights, "require", lambda *_: None)
@@ -159,7 +165,7 @@ def test_bad_input_is_one_sentence_and_status_2_before_any_work(arguments, messa
         ("1", "rai", "There is no executor 'rai'; choose from ray, inline; the nearest is 'ray'."),
     ],
 )
-def test_workers_that_cannot_be_meant(workers, executor, message, tiny_weights, monkeypatch):
+def test_number_of_workers_out_of_range(workers, executor, message, tiny_weights, monkeypatch):
     monkeypatch.setattr(commands.manifest, "cores", lambda: 2)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     options = ["--weights", tiny_weights, *BALL, "--workers", workers, "--executor", executor]
@@ -168,7 +174,7 @@ def test_workers_that_cannot_be_meant(workers, executor, message, tiny_weights, 
 
 
 @pytest.mark.usefixtures("no_work")
-def test_a_prompt_the_prior_cannot_read_to_its_end(tiny_weights, tmp_path):
+def test_prompt_with_too_many_tokens(tiny_weights, tmp_path):
     line = refused("bench", "--prompt", "x" * 60, "--weights", tiny_weights, *BALL, "--out", tmp_path / "run")
     assert line == (
         f"Error: The prompt {'x' * 39 + '…'!r} has 87 tokens with its view words, but this prior reads at most "
@@ -178,7 +184,7 @@ def test_a_prompt_the_prior_cannot_read_to_its_end(tiny_weights, tmp_path):
 
 
 @pytest.mark.usefixtures("no_work")
-def test_a_folder_that_cannot_be_written(tiny_weights, tmp_path):
+def test_folder_that_is_not_writable(tiny_weights, tmp_path):
     (tmp_path / "file").write_text("")
     out = tmp_path / "file" / "run"
     line = refused("bench", "--prompt", "a cube", "--weights", tiny_weights, *BALL, "--out", out)
@@ -186,7 +192,7 @@ def test_a_folder_that_cannot_be_written(tiny_weights, tmp_path):
 
 
 @pytest.mark.usefixtures("no_work")
-def test_a_folder_on_a_full_disk(tiny_weights, tmp_path, monkeypatch):
+def test_folder_on_a_full_disk(tiny_weights, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.store.run_folder.shutil.disk_usage", lambda _: type("Usage", (), {"free": 2**20}))
     line = refused("bench", "--prompt", "a cube", "--weights", tiny_weights, *BALL, "--out", tmp_path)
     assert line.startswith(f"Error: {tmp_path} has 1 MiB free and this run may need ")
@@ -211,12 +217,13 @@ def assets(out: Path) -> dict[str, bytes]:
     return {path.parent.name: path.read_bytes() for path in out.glob("items/*/asset.ply")}
 
 
-def test_a_run_folder_has_all_that_was_promised(command):
+def test_files_of_a_run_folder(command):
     _, out, result = command
     names = {path.name for path in out.iterdir()}
     assert names == {
-        ".lock", "blank.json", "columns.json", "contact.png", "differences.csv", "distances.json", "events",
-        "grid.csv", "grid.png", "items", "leaderboard.csv", "per_object.csv", "report", "report.md", "run.json",
+        ".lock", ".published.json", "blank.json", "columns.json", "contact.png", "differences.csv", "distances.json",
+        "events", "grid.csv", "grid.png", "items", "leaderboard.csv", "per_object.csv", "report", "report.md",
+        "run.json",
     }  # fmt: skip
     assert len(assets(out)) == 4
     for item in out.glob("items/*"):
@@ -229,7 +236,7 @@ def test_a_run_folder_has_all_that_was_promised(command):
     assert "evaluate 0: a blue ball (sds): done (4 of 4)" in result.stderr
 
 
-def test_the_board_has_a_row_per_objective(command):
+def test_leaderboard_has_a_row_per_objective(command):
     _, out, _ = command
     board = pd.read_csv(out / "leaderboard.csv")
     assert list(board["method"]) == ["sctd", "sds"]
@@ -243,7 +250,7 @@ def test_the_board_has_a_row_per_objective(command):
     assert set(json.loads((out / "columns.json").read_text())) <= set(board.columns)
 
 
-def test_the_same_command_again_does_nothing_twice(command, monkeypatch):
+def test_same_command_again_repeats_no_work(command, monkeypatch):
     arguments, out, first = command
     before = {path: path.stat().st_mtime_ns for path in out.glob("items/*/*")}
     manifest = (out / "run.json").read_bytes()
@@ -256,7 +263,7 @@ def test_the_same_command_again_does_nothing_twice(command, monkeypatch):
     assert (out / "run.json").read_bytes() == manifest
 
 
-def test_a_finished_run_is_told_of_in_one_sentence_and_not_touched(command, monkeypatch):
+def test_finished_run_is_reported_in_one_line_and_not_changed(command, monkeypatch):
     arguments, out, _ = command
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     monkeypatch.setattr("pipeline.report.publish.publish", lambda *_: pytest.fail("tables were written"))
@@ -265,19 +272,19 @@ def test_a_finished_run_is_told_of_in_one_sentence_and_not_touched(command, monk
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
-def test_a_finished_run_needs_neither_torch_nor_ray(command):
-    arguments, _, _ = command
-    code = (
-        "import sys; from pipeline.cli.app import main\n"
-        f"sys.argv[1:] = {[word for word in arguments if word not in ('--executor', 'inline')]!r}\n"
-        "try: main()\n"
-        "except SystemExit: print(sorted({'torch', 'ray'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+def test_commands_on_a_finished_run_import_neither_torch_nor_ray(command):
+    arguments, out, _ = command
+    bench = [word for word in arguments if word not in ("--executor", "inline")]
+    for words in (bench, ["leaderboard", str(out)], ["leaderboard", str(out), str(out)]):
+        assert imported(words, {"torch", "ray"}) == set()
+    assert imported(["status", str(out)], {"torch", "ray", "pandas", "scipy", "numpy"}) == set()
 
 
-def test_tables_that_are_older_than_a_record_are_written_again(command):
+def test_doctor_imports_neither_torch_nor_ray():
+    assert imported(["doctor"], {"torch", "torchvision", "ray", "gsplat", "diffusers", "pandas", "numba"}) == set()
+
+
+def test_tables_older_than_a_record_are_rewritten(command):
     arguments, out, first = command
     record = next(out.glob("items/*/record.json"))
     os.utime(record, (9e9, 9e9))
@@ -287,7 +294,7 @@ def test_tables_that_are_older_than_a_record_are_written_again(command):
     os.utime(record, (1e9, 1e9))
 
 
-def test_other_settings_in_the_same_folder_are_refused(command):
+def test_other_settings_in_the_same_folder_are_an_error(command):
     arguments, out, _ = command
     line = refused(*arguments, "--set", "iterations=5")
     assert line == (
@@ -295,7 +302,7 @@ def test_other_settings_in_the_same_folder_are_refused(command):
     )
 
 
-def test_an_interrupted_run_goes_on_to_the_same_bits(command, tmp_path, monkeypatch):
+def test_interrupted_run_resumes_to_identical_assets(command, tmp_path, monkeypatch):
     arguments, out, _ = command
     arguments = [*arguments[:-1], str(tmp_path / "run"), "--checkpoint-seconds", "0"]
     seen = []
@@ -322,10 +329,10 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(command, tmp_path, monkeypa
     assert not list((tmp_path / "run").glob("items/*/checkpoint"))
 
 
-def test_a_superset_makes_only_what_is_new_and_judges_all_among_the_new_prompts(tmp_path, tiny_weights):
+def test_additional_prompts_are_generated_and_all_assets_are_scored_again(tmp_path, tiny_weights):
     base = ["bench", "--prompt", "a red cube", "--weights", tiny_weights, *SMALL, "--out", tmp_path / "run"]
     assert invoke(*base).exit_code == 0
-    assert pd.read_csv(tmp_path / "run" / "leaderboard.csv")["clip_rprec@tiny"].isna().all(), "one prompt has no rivals"
+    assert pd.read_csv(tmp_path / "run" / "leaderboard.csv")["clip_rprec@tiny"].isna().all(), "undefined for one prompt"
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("items/*/asset.ply")}
     assert invoke(*base, "--prompt", "a green cube").exit_code == 0
     now = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("items/*/asset.ply")}
@@ -334,7 +341,7 @@ def test_a_superset_makes_only_what_is_new_and_judges_all_among_the_new_prompts(
     assert pd.read_csv(tmp_path / "run" / "leaderboard.csv")["clip_rprec@tiny"].notna().all()
 
 
-def test_a_sweep_has_a_row_and_a_column_per_cell_and_does_nothing_twice(tmp_path, tiny_weights, monkeypatch):
+def test_sweep_has_a_row_and_a_column_per_cell_and_repeats_no_work(tmp_path, tiny_weights, monkeypatch):
     out = tmp_path / "run"
     base = [
         "bench",
@@ -380,8 +387,8 @@ def test_a_sweep_has_a_row_and_a_column_per_cell_and_does_nothing_twice(tmp_path
     assert "methods sctd num_segments=1, sctd num_segments=3, sctd num_segments=5, now" in fewer
 
 
-def test_a_job_that_breaks_down_is_a_row_with_its_reason_and_status_3(tiny_weights, tmp_path):
-    """Guidance of 1e38 overflows every latent: the trainer gives up, the run does not."""
+def test_job_with_a_numeric_failure_is_a_row_with_its_reason_and_status_3(tiny_weights, tmp_path):
+    """Guidance of 1e38 overflows every latent: the job fails and the run continues."""
     arguments = ["bench", "--prompt", "a red cube", "--weights", tiny_weights, *SMALL, "--out", tmp_path / "run"]
     result = invoke(*arguments, "--set", "guidance.scale=1e38", "--set", "max_skipped_iterations=2")
     assert result.exit_code == 3
@@ -395,7 +402,7 @@ def test_a_job_that_breaks_down_is_a_row_with_its_reason_and_status_3(tiny_weigh
     assert "Traceback" in next((tmp_path / "run").glob("items/*/record.json")).read_text()
 
 
-def test_generate_makes_an_asset_that_evaluate_judges(tiny_weights, tmp_path):
+def test_evaluate_scores_a_generated_asset(tiny_weights, tmp_path):
     out = tmp_path / "run"
     options = ["--weights", str(tiny_weights), "--set", "iterations=3", *BALL]
     made = invoke("generate", "a red cube", *options, "--executor", "inline", "--out", out)
@@ -408,10 +415,10 @@ def test_generate_makes_an_asset_that_evaluate_judges(tiny_weights, tmp_path):
     (row,) = pd.read_csv(out / "leaderboard.csv").to_dict("records")
     assert (row["n_views"], row["protocol"], row["n_failed"]) == (5, "paper5", 0)
     assert row["clip@tiny"] == row["clip@tiny"]
-    assert "0 of" not in invoke("evaluate", out, "--executor", "inline").stderr, "judged already"
+    assert "0 of" not in invoke("evaluate", out, "--executor", "inline").stderr, "already scored"
 
 
-def test_leaderboard_compares_folders(command, tmp_path):
+def test_leaderboard_of_several_folders(command, tmp_path):
     _, out, first = command
     (out / "leaderboard.csv").unlink()
     assert invoke("leaderboard", out).stdout == first.stdout
@@ -421,7 +428,7 @@ def test_leaderboard_compares_folders(command, tmp_path):
     assert list(pd.read_csv(tmp_path / "both.csv")["method"]) == ["sctd", "sds"] * 2
 
 
-def test_a_board_for_scripts_is_json_with_null_for_what_a_row_lacks(command, tmp_path):
+def test_leaderboard_as_json_has_null_for_empty_cells(command, tmp_path):
     _, out, _ = command
     rows = json.loads(invoke("leaderboard", out, "--json").stdout)
     board = pd.read_csv(out / "leaderboard.csv")
@@ -435,7 +442,7 @@ def test_a_board_for_scripts_is_json_with_null_for_what_a_row_lacks(command, tmp
     assert (tmp_path / "both.csv").exists()
 
 
-def test_a_check_of_weights_for_scripts_is_json_and_keeps_its_status(tiny_weights, monkeypatch):
+def test_weights_check_as_json_keeps_its_status(tiny_weights, monkeypatch):
     from pipeline.weights import check
 
     found = check.Result("prior", check.Status.MISSING, "no unet/config.json")
@@ -447,18 +454,18 @@ def test_a_check_of_weights_for_scripts_is_json_and_keeps_its_status(tiny_weight
     ]
 
 
-def test_the_default_folder_lies_under_runs_and_the_default_run_is_the_first_four(monkeypatch, tiny_weights, tmp_path):
+def test_default_run_has_the_first_four_prompts_and_a_folder_in_runs(monkeypatch, tiny_weights, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
         commands, "read_suite", lambda name: commands.prompts_of(f"thing {i} of {name}" for i in range(9))
     )
-    asked = []
-    monkeypatch.setattr(commands, "bench", lambda run, out, means: asked.append((run, out, means)) or 0)
+    calls = []
+    monkeypatch.setattr(commands, "bench", lambda *arguments: calls.append(arguments) or 0)
     assert invoke("bench", "--weights", tiny_weights, *BALL).exit_code == 0
-    run, out, means = asked[0]
+    run, out, execution = calls[0]
     assert [prompt.text for prompt in run.prompts] == [f"thing {i} of embedded40" for i in range(4)]
     assert run.name.startswith("embedded40-sctd-")
     assert out is None
-    assert means == ("ray", None, 20.0, "auto", "auto", 180.0, None, True, None)
+    assert execution == ("ray", None, 20.0, "auto", "auto", 180.0, None, True, None)
     assert invoke("bench", "--suite", "mine", "--weights", tiny_weights, *BALL).exit_code == 0
-    assert len(asked[1][0].prompts) == 9
+    assert len(calls[1][0].prompts) == 9
