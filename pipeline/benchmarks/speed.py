@@ -24,7 +24,7 @@ from sctd.prior.stable_diffusion import StableDiffusionPrior
 from sctd.recipe.recipe import Recipe, with_overrides
 from sctd.render.rasterize import render, render_by
 from sctd.scene.gaussians import Gaussians
-from sctd.train.gradient import Puller
+from sctd.train.gradient import Distillation
 from sctd.train.initialization import initial_gaussians
 from sctd.train.optimize import initial_state, optimize
 
@@ -161,9 +161,9 @@ def steady(recipe: Recipe, gaussians: int) -> Recipe:
 def gradient(recipe: Recipe, prior: StableDiffusionPrior, initial: Gaussians) -> torch.Tensor:
     """∂L/∂z_0 of an iteration in which the inversion takes two steps."""
     device = initial.means.device
-    pull = Puller.of(recipe, prior, PROMPT, SEED, device, None, render)
+    distillation = Distillation.of(recipe, prior, PROMPT, SEED, device, None, render)
     state = initial_state(recipe, prior, initial, SEED)
-    return pull(state, EXAMINED, torch.Generator().manual_seed(SEED)).gradient.double().cpu()
+    return distillation(state, EXAMINED, torch.Generator().manual_seed(SEED)).gradient.double().cpu()
 
 
 def text_effect(prior: StableDiffusionPrior) -> float:
@@ -191,7 +191,7 @@ def loop(
 ) -> Loop:
     """Warm up, then take the time of each part."""
     device, views = initial.means.device, recipe.cameras.views
-    devices.forget_peak(device)
+    devices.reset_peak(device)
     clock = clock_for(device)
     steps = optimize(recipe, prior, initial, PROMPT, SEED, ahead=ahead, mark=clock, renderer=renderer)
     for _ in range(WARM_UP + iterations):

@@ -33,7 +33,7 @@ from sctd.scene.densify import DensifyError
 from sctd.scene.gaussians import Gaussians
 from sctd.train.checkpoint import reseeded
 from sctd.train.gradient import Controlled
-from sctd.train.initialization import cloud_prompt, initial_gaussians
+from sctd.train.initialization import initial_gaussians, point_e_prompt
 from sctd.train.optimize import OptimizeError, Step, optimize
 
 TURNTABLE_VIEWS, TURNTABLE_ELEVATION_DEGREES = 120, 15.0
@@ -148,7 +148,7 @@ class Generator:
         if config.kind != "point_e":
             return initial_gaussians(config, text, generator).to(self.device)
         scorer, model, upsampler = self._point_e_models
-        vector = torch.from_numpy(scorer.text_features([cloud_prompt(config, text)])[0])
+        vector = torch.from_numpy(scorer.text_features([point_e_prompt(config, text)])[0])
         return initial_gaussians(config, text, generator, model, vector.to(self.device), upsampler).to(self.device)
 
     @cached_property

@@ -1,6 +1,6 @@
-"""Adam (Kingma & Ba 2015, Algorithm 1) as a pure function, one learning rate an attribute of the Gaussians.
+"""Adam (Kingma & Ba 2015, Algorithm 1) as a pure function, with one learning rate per attribute of the Gaussians.
 
-The moments are themselves shaped like `Gaussians`, so that index arithmetic (densify.py) moves them along.
+The moments have the structure of `Gaussians`, so that densification can index them in the same way.
 """
 
 import torch
@@ -11,7 +11,7 @@ from sctd.transfer import to_device
 
 
 def rates_at(optimizer: Optimizer, progress: float, num_basis: int) -> dict[str, torch.Tensor | float]:
-    """The learning rate of every attribute at `progress` in [0, 1]; of `sh`, one a harmonic (basis 1)."""
+    """The learning rate of every attribute at `progress` in [0, 1]; for `sh` one per basis function, [basis, 1]."""
     rest = [optimizer.sh_rest.at(progress)] * (num_basis - 1)
     return {
         "means": optimizer.means.at(progress),
@@ -23,7 +23,7 @@ def rates_at(optimizer: Optimizer, progress: float, num_basis: int) -> dict[str,
 
 
 def clipped(gradients: Gaussians, optimizer: Optimizer, progress: float) -> Gaussians:
-    """Each attribute's gradient, shortened where its norm exceeds the limit of `progress`; no limit where that is 0."""
+    """Clip the gradient norm of each attribute to the limit at `progress`; a limit of 0 disables clipping."""
     first, last = optimizer.clip_norm
     done = min(progress / optimizer.clip_share, 1) if optimizer.clip_share else 1
     limit = first + (last - first) * done
@@ -42,7 +42,7 @@ def update(
     count: int,
     optimizer: Optimizer,
 ) -> tuple[Gaussians, Gaussians, Gaussians]:
-    """The `count`-th step (from 1): new Gaussians, first and second moments. The arguments stay as they are."""
+    """The `count`-th step (from 1): new Gaussians, first and second moments. The arguments are not modified."""
     beta1, beta2 = optimizer.beta1, optimizer.beta2
     moved, firsts, seconds = {}, {}, {}
     for name, gradient in gradients.tensors().items():

@@ -1,8 +1,8 @@
-"""The state of a run between two iterations, and its bytes: enough to go on as if nothing had happened.
+"""Checkpoints: the complete state of a run between two iterations, and its serialization.
 
-On the CPU a resumed run equals an undisturbed one in every bit: the state holds the random generator's own state, ε*,
-Adam's moments and the densification statistics beside the Gaussians. The bytes are plain tensors and numbers, read
-back with `weights_only=True`, so that a checkpoint cannot run code.
+On the CPU a resumed run is bit-identical to an uninterrupted one: the state holds the Gaussians, Adam's moments, the
+densification statistics, ε* and the state of the random generator. The bytes are plain tensors and numbers, loaded
+with `weights_only=True`, so that a checkpoint cannot run code.
 """
 
 import io
@@ -22,11 +22,11 @@ FORMAT = 1
 
 
 class CheckpointError(ValueError):
-    """Bytes that are no checkpoint, or that of another run."""
+    """The bytes are not a checkpoint, or belong to another run."""
 
 
 class Identity(NamedTuple):
-    """Which run a state belongs to."""
+    """The run that a state belongs to."""
 
     recipe: str  # digest
     prompt: str
@@ -35,9 +35,10 @@ class Identity(NamedTuple):
 
 @dataclass(frozen=True)
 class State:
-    """After `iteration` iterations. `updates` counts Adam's steps, `skipped` the iterations lost to NaN or infinity.
+    """The state after `iteration` iterations.
 
-    `noise` is ε*, of `views` latents; `random` the state of the run's generator; `loss` that of the last iteration.
+    `updates` counts optimizer steps, `skipped` the iterations that were undone because of NaN or infinity. `noise` is
+    ε* for `views` latents, `random` the state of the run's generator, `loss` the loss of the last iteration.
     """
 
     iteration: int
@@ -51,7 +52,7 @@ class State:
 
 
 def to_bytes(state: State, identity: Identity) -> bytes:
-    """A checkpoint."""
+    """Serialize a checkpoint."""
     content = {"format": FORMAT, "identity": identity._asdict(), "state": _tree(state)}
     file = io.BytesIO()
     torch.save(content, file)
@@ -59,34 +60,34 @@ def to_bytes(state: State, identity: Identity) -> bytes:
 
 
 def from_bytes(content: bytes, identity: Identity, device: torch.device) -> State:
-    """The state in a checkpoint, on `device`. CheckpointError if it is damaged or of another run than `identity`."""
+    """Load a checkpoint onto `device`. Raises CheckpointError if it is damaged or belongs to another run."""
     try:
         tree = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         version, found = tree["format"], Identity(**tree["identity"])
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{len(content)} bytes are no checkpoint ({type(error).__name__}); delete them to start anew"
+            f"{len(content)} bytes are not a checkpoint ({type(error).__name__}); delete them to start over"
         ) from error
     if version != FORMAT:
-        raise CheckpointError(f"the checkpoint has format {version}, expected {FORMAT}; delete it to start anew")
+        raise CheckpointError(f"the checkpoint has format {version}, expected {FORMAT}; delete it to start over")
     for name in Identity._fields:
-        there, here = getattr(found, name), getattr(identity, name)
-        if there != here:
-            there, here = (value[:12] if name == "recipe" else repr(value) for value in (there, here))
+        stored, expected = getattr(found, name), getattr(identity, name)
+        if stored != expected:
+            stored, expected = (value[:12] if name == "recipe" else repr(value) for value in (stored, expected))
             raise CheckpointError(
-                f"the checkpoint is of {name} {there}, this run is of {name} {here}; delete it or run that"
+                f"the checkpoint has {name} {stored}, this run has {name} {expected}; delete it or resume that run"
             )
     return _state(tree["state"], device)
 
 
 def reseeded(content: bytes, seed: int) -> bytes:
-    """The same state, but what is drawn from here on is drawn as a run of `seed` would. CheckpointError if damaged."""
+    """The same state with the random generator of a run of `seed`. Raises CheckpointError if it is damaged."""
     try:
         tree = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         tree["identity"]["seed"] = seed
         tree["state"] |= {"random": generator_of(seed).get_state(), "skipped_in_a_row": 0}
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{len(content)} bytes are no checkpoint ({type(error).__name__})") from error
+        raise CheckpointError(f"{len(content)} bytes are not a checkpoint ({type(error).__name__})") from error
     file = io.BytesIO()
     torch.save(tree, file)
     return file.getvalue()

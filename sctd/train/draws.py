@@ -1,6 +1,6 @@
-"""What one iteration draws: noise, times, cameras, backgrounds.
+"""Random draws of an iteration: noise, times, cameras, backgrounds and encoder input.
 
-The generator lives on the CPU, so that a seed means the same on every device.
+The generator is on the CPU, so that a seed gives the same numbers on every device.
 """
 
 import hashlib
@@ -28,18 +28,18 @@ from sctd.scene.gaussians import Gaussians
 from sctd.transfer import to_device
 
 
-class Shows(NamedTuple):
-    """What the encoder is shown of an iteration's views: colours or disparity, mirrored or not."""
+class EncoderInput(NamedTuple):
+    """How the views of an iteration are encoded: as disparity instead of colours, mirrored or not."""
 
     disparity: bool
     mirrored: bool
 
 
 def generator_of(seed: int, iteration: int | None = None) -> torch.Generator:
-    """The trainer's own stream: who drew the initial Gaussians from the same seed shares no numbers with it.
+    """The random stream of the trainer, independent of the initial Gaussians drawn from the same seed.
 
-    With an iteration, the stream of what every objective sees then: cameras, backgrounds, whether views are mirrored or
-    shown as disparity. What an objective draws besides, its times and noise, must not shift these.
+    With an iteration: the stream of cameras, backgrounds and encoder input, which all objectives share. The times and
+    noise of an objective come from the other stream, so that they do not shift these draws.
     """
     name = f"sctd.optimize {seed}" if iteration is None else f"sctd.optimize {seed} scene {iteration}"
     digest = hashlib.sha256(name.encode()).digest()
@@ -49,7 +49,7 @@ def generator_of(seed: int, iteration: int | None = None) -> torch.Generator:
 def noise(
     recipe: Recipe, latent_shape: tuple[int, int, int], generator: torch.Generator
 ) -> Float[Tensor, "views channels height width"]:
-    """ε for every view: standard normal, plus a constant per channel (`noise.offset`)."""
+    """ε for every view: standard normal plus a random constant per channel (`noise.offset`)."""
     channels, height, width = latent_shape
     views = recipe.cameras.views
     standard = torch.randn(1 if recipe.noise.shared else views, channels, height, width, generator=generator)
@@ -58,7 +58,7 @@ def noise(
 
 
 def backgrounds(settings: Background, views: int, generator: torch.Generator) -> Float[Tensor, "views 3"]:
-    """A plain colour behind each view: white, black, grey or any, by their shares."""
+    """A uniform background colour per view: white, black, grey or random, by their shares."""
     kind = torch.rand(views, 1, generator=generator)
     colour = settings.darkest + (1 - settings.darkest) * torch.rand(views, 3, generator=generator)
     white, black = settings.white_share, settings.white_share + settings.black_share
@@ -67,11 +67,11 @@ def backgrounds(settings: Background, views: int, generator: torch.Generator) ->
     return torch.where(kind < white, 1.0, colour)
 
 
-def shows(recipe: Recipe, generator: torch.Generator) -> Shows:
-    """Disparity in some iterations, mirrored in others: all views alike."""
+def encoder_input(recipe: Recipe, generator: torch.Generator) -> EncoderInput:
+    """Draw whether this iteration encodes disparity and whether it mirrors, the same for all views."""
     shares = torch.tensor([recipe.encoding.disparity_share, recipe.encoding.flip_share])
     disparity, mirrored = (torch.rand(2, generator=generator) < shares).tolist()
-    return Shows(disparity, mirrored)
+    return EncoderInput(disparity, mirrored)
 
 
 def views(recipe: Recipe, iteration: int, size: int, generator: torch.Generator) -> Cameras:
@@ -85,7 +85,7 @@ def views(recipe: Recipe, iteration: int, size: int, generator: torch.Generator)
         radius=ranges.radius,
         fov_y_radians=ranges.fov_y_radians,
         elevation_degrees=ranges.elevation_degrees,
-        # A whole turn is counted from the front wherever it begins: the same numbers as without limits.
+        # A full turn always starts at the front, so that it draws the same numbers as no limits.
         azimuth_degrees=(low, high) if high - low < 360 else (0.0, 360.0),
         azimuth_spread=settings.azimuth_spread,
         overhead_share=settings.overhead_share,
@@ -127,7 +127,7 @@ def times(recipe: Recipe, iteration: int, generator: torch.Generator) -> Times:
 
 
 def with_scale_noise(gaussians: Gaussians, share: float, generator: torch.Generator) -> Gaussians:
-    """Scales s become s(1 + √share/4 · N(0, 1)); never below a hundredth of themselves."""
+    """Multiply scales by 1 + √share/4 · N(0, 1), but at least by 0.01."""
     if share == 0:
         return gaussians
     factor = 1 + share**0.5 / 4 * torch.randn(gaussians.num, 3, generator=generator)

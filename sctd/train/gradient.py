@@ -1,4 +1,4 @@
-"""The pull on the Gaussians (Sec. 4.5): render, encode, take the objective's gradient on the latents, chain it back."""
+"""The guidance gradient on the Gaussians (Sec. 4.5): render, encode, apply the objective, backpropagate."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ from sctd.transfer import TimingMark, no_timing, to_device
 from sctd.types import Denoiser, Images, Latents, ResidualPair, Text
 
 Controlled = Callable[[Images], Denoiser]
-"""Given a picture in [0, 1] for each view, an unguided denoiser that follows them."""
+"""Maps one control image in [0, 1] per view to an unguided denoiser that follows them."""
 
 
 @runtime_checkable
 class Prior(Protocol):
-    """What the trainer asks of a text-to-image model; its parameters take no gradients."""
+    """The interface of a text-to-image model in training. Its parameters need no gradients."""
 
     @property
     def schedule(self) -> NoiseSchedule: ...
@@ -36,7 +36,7 @@ class Prior(Protocol):
     @property
     def image_size(self) -> int: ...
     def encode(self, images: Images, noise: Latents | None = None) -> Latents:
-        """Images in [0, 1] → z_0, differentiable; the posterior's mean, or with standard normal noise a sample."""
+        """Images in [0, 1] → z_0, differentiable: the posterior mean, or a posterior sample if `noise` is given."""
         ...
 
     def embed(self, texts: list[str]) -> Text: ...
@@ -47,35 +47,35 @@ class Prior(Protocol):
     def denoise(self, z_t: Latents, t: int, text: Text | None) -> Latents: ...
 
 
-class Pull(NamedTuple):
-    """Where the objective and the regularisers pull each Gaussian, and what densification wants to know of it."""
+class GuidanceGradient(NamedTuple):
+    """The gradient of the objective and the regularizers on each Gaussian, with the statistics for densification."""
 
     loss: Float[Tensor, ""]
     gradient: Latents
     gradients: Gaussians
     gradient_pixels: Float[Tensor, "views num 2"]
     radii: Tensor
-    lit: Images
-    """What was rendered, for recipes that hold brightness down; of others no view."""
+    rendered: Images
+    """The rendered images if the recipe equalizes brightness, else no view."""
 
     def gradients_by_name(self) -> dict[str, Tensor]:
-        """Where a fault would show first, in the order in which it spreads."""
+        """All gradients and the loss, in the order in which a numeric failure spreads."""
         rest = {f"the gradient of {name}": tensor for name, tensor in self.gradients.tensors().items()}
         return {"the gradient on z_0": self.gradient, "the loss": self.loss, **rest}
 
 
-class Scene(NamedTuple):
-    """What an iteration has drawn for its views: where they stand, what is behind and shown, ε*, noise to sample, t."""
+class ViewBatch(NamedTuple):
+    """The random draws of one iteration: cameras, backgrounds, encoder input, ε*, posterior noise and times."""
 
     cameras: Cameras
     background: Float[Tensor, "views 3"]
-    shows: draws.Shows
+    encoder_input: draws.EncoderInput
     noise: Latents
     sampling: Latents | None
     times: Times
 
-    def of(self, views: Tensor) -> "Scene":
-        """That of some views, which follow each other."""
+    def select(self, views: Tensor) -> "ViewBatch":
+        """The draws of consecutive views."""
         chosen = slice(int(views[0]), int(views[-1]) + 1)
         return self._replace(
             cameras=self.cameras.select(chosen),
@@ -86,8 +86,8 @@ class Scene(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Puller:
-    """What stays the same from iteration to iteration of how the prior pulls."""
+class Distillation:
+    """Computes the guidance gradient of an iteration. Holds everything that is the same in all iterations."""
 
     recipe: Recipe
     prior: Prior
@@ -110,7 +110,7 @@ class Puller:
         device: torch.device,
         control: Controlled | None,
         render: Callable[..., Rendering],
-    ) -> "Puller":
+    ) -> "Distillation":
         null = prior.embed([recipe.guidance.negative_prompt])
         text = recipe.guidance.prompt_template.replace("{prompt}", prompt)
         text_of, views = _texts(recipe.guidance.view_text, prior, text)
@@ -125,15 +125,15 @@ class Puller:
         generator: torch.Generator,
         views_at_once: int | None = None,
         mark: TimingMark = no_timing,
-    ) -> Pull:
-        """Where the objective pulls each Gaussian; a few `views_at_once` give the same, but for a sum's rounding."""
+    ) -> GuidanceGradient:
+        """The guidance gradient on all Gaussians. With fewer `views_at_once` only the rounding of sums differs."""
         recipe, num_views = self.recipe, self.recipe.cameras.views
-        seen = draws.generator_of(self.seed, iteration)
-        cameras = draws.views(recipe, iteration, self.prior.image_size, seen).to(self.device)
-        background = to_device(draws.backgrounds(recipe.background, num_views, seen), self.device)
+        scene_generator = draws.generator_of(self.seed, iteration)
+        cameras = draws.views(recipe, iteration, self.prior.image_size, scene_generator).to(self.device)
+        background = to_device(draws.backgrounds(recipe.background, num_views, scene_generator), self.device)
         leaves = state.population.gaussians.map(lambda tensor: tensor.detach().requires_grad_())
-        shown = draws.with_scale_noise(leaves, recipe.encoding.scale_noise, generator)
-        shows = draws.shows(recipe, seen)
+        noisy = draws.with_scale_noise(leaves, recipe.encoding.scale_noise, generator)
+        encoder_input = draws.encoder_input(recipe, scene_generator)
         latents = num_views, *self.prior.latent_shape
         sampling = torch.randn(latents, generator=generator) if recipe.encoding.posterior == "sample" else None
         noise = state.noise
@@ -141,27 +141,29 @@ class Puller:
             noise = to_device(draws.noise(recipe, self.prior.latent_shape, generator), self.device).to(noise)
         times = draws.times(recipe, iteration, generator)
         mark("draws")
-        scene = Scene(cameras, background, shows, noise, sampling, times)
+        batch = ViewBatch(cameras, background, encoder_input, noise, sampling, times)
         parts = (
-            self._part(iteration, leaves, shown, scene.of(views), mark)
+            self._part(iteration, leaves, noisy, batch.select(views), mark)
             for views in torch.arange(num_views).split(views_at_once or num_views)
         )
         return _joined(list(parts))
 
-    def _part(self, iteration: int, leaves: Gaussians, shown: Gaussians, scene: Scene, mark: TimingMark) -> Pull:
-        """What some of the views add to the pull of all."""
+    def _part(
+        self, iteration: int, leaves: Gaussians, noisy: Gaussians, batch: ViewBatch, mark: TimingMark
+    ) -> GuidanceGradient:
+        """The contribution of some of the views to the gradient of all views."""
         recipe, num_views = self.recipe, self.recipe.cameras.views
-        cameras, background, shows, noise, sampling, times = scene
-        rendering = self.render(shown, cameras, background)
-        images = rendering.rgb if not shows.disparity else regularize.disparity_images(rendering, cameras)
-        images = images.flip(-1) if shows.mirrored else images
+        cameras, background, encoder_input, noise, sampling, times = batch
+        rendering = self.render(noisy, cameras, background)
+        images = rendering.rgb if not encoder_input.disparity else regularize.disparity_images(rendering, cameras)
+        images = images.flip(-1) if encoder_input.mirrored else images
         mark("render")
         z_0 = self.prior.encode(images, None if sampling is None else to_device(sampling, self.device)).float()
         mark("encode")
         with torch.no_grad():
             residual = self.residual(
                 z_0.detach(),
-                denoise=self._denoiser(cameras, rendering, shows.mirrored, mark),
+                denoise=self._denoiser(cameras, rendering, encoder_input.mirrored, mark),
                 text=self.text_of(cameras),
                 noise=noise,
                 times=times,
@@ -170,7 +172,7 @@ class Puller:
             pair = residual if isinstance(residual, ResidualPair) else ResidualPair(residual, torch.zeros_like(images))
             gradient, on_images = (self._weighted(part, times, iteration) for part in pair)
         mark("objective")
-        # The gradients of these products are `gradient` and `on_images`: the U-Net's Jacobian is left out.
+        # The gradients of these products are `gradient` and `on_images`, so the Jacobian of the U-Net is omitted.
         total = ((z_0 * gradient).sum() + (images * on_images).sum()) / num_views
         added = z_0.new_zeros(())
         if iteration > recipe.regularizers.after_share * recipe.iterations:
@@ -185,19 +187,19 @@ class Puller:
         mark("render backward")
         loss = (gradient.square().sum() + on_images.square().sum()) / (2 * num_views) + added.detach()
         by_name = dict(zip(tensors, gradients, strict=True))
-        lit = rendering.rgb.detach() if recipe.brightness.enabled else rendering.rgb[:0].detach()
-        return Pull(loss, gradient, Gaussians(**by_name), num_views * pixels, rendering.radii, lit)
+        rendered = rendering.rgb.detach() if recipe.brightness.enabled else rendering.rgb[:0].detach()
+        return GuidanceGradient(loss, gradient, Gaussians(**by_name), num_views * pixels, rendering.radii, rendered)
 
     def _denoiser(self, cameras: Cameras, rendering: Rendering, mirrored: bool, mark: TimingMark) -> Denoiser:
-        """The guided prior for the views of this iteration: objectives know of no guidance but this."""
+        """The guided denoiser for the views of this iteration. All guidance is applied here, not in objectives."""
         settings, denoise = self.recipe.guidance, self.prior.denoise
         if self.control is not None:
-            seen = regularize.disparity_images(rendering, cameras).detach()
-            denoise = self.control(seen.flip(-1) if mirrored else seen)
+            disparity = regularize.disparity_images(rendering, cameras).detach()
+            denoise = self.control(disparity.flip(-1) if mirrored else disparity)
 
         def plain(z_t: Latents, t: int, text: Text | None) -> Latents:
             mark("objective")
-            predicted = denoise(z_t, t, text).float()  # differences of predictions are taken in float32
+            predicted = denoise(z_t, t, text).float()  # differences of predictions need float32
             mark(f"denoise {len(z_t)}")
             return predicted
 
@@ -207,7 +209,7 @@ class Puller:
         return guidance.cfg(plain, settings.scale, self.null)
 
     def _weighted(self, residual: Tensor, times: Times, iteration: int) -> Tensor:
-        """The gradient that a residual stands for."""
+        """The gradient of a residual: weighted and clamped as the recipe says."""
         settings = self.recipe.objective
         return objectives.gradient(
             residual,
@@ -221,7 +223,7 @@ class Puller:
 
 
 def _texts(view_text: str, prior: Prior, text: str) -> tuple[Callable[[Cameras], Text], guidance.ViewText | None]:
-    """The text for cameras, and the texts for all view words if the recipe wants these."""
+    """A function from cameras to text, and the texts of all view-dependent prompts (None without view text)."""
     if view_text == "none":
         embedding = prior.embed([text])
         return lambda cameras: embedding.expand(cameras.num, -1, -1), None
@@ -229,16 +231,16 @@ def _texts(view_text: str, prior: Prior, text: str) -> tuple[Callable[[Cameras],
     return lambda cameras: rule(views, cameras.azimuth_degrees, cameras.elevation_degrees), views
 
 
-def _joined(parts: list[Pull]) -> Pull:
-    """The pull of all views from those of some each."""
+def _joined(parts: list[GuidanceGradient]) -> GuidanceGradient:
+    """Combine the gradients of parts of the views into that of all views."""
     if len(parts) == 1:
         return parts[0]
     gradients = [part.gradients.tensors() for part in parts]
-    return Pull(
+    return GuidanceGradient(
         torch.stack([part.loss for part in parts]).sum(),
         torch.cat([part.gradient for part in parts]),
         Gaussians(**{name: torch.stack([each[name] for each in gradients]).sum(0) for name in gradients[0]}),
         torch.cat([part.gradient_pixels for part in parts]),
         torch.cat([part.radii for part in parts]),
-        torch.cat([part.lit for part in parts]),
+        torch.cat([part.rendered for part in parts]),
     )

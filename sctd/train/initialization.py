@@ -1,9 +1,9 @@
-"""Where the Gaussians begin: a ball, sphere, box, .ply, mesh, or a cloud that Point-E makes of the prompt.
+"""Initialization of the Gaussians: a ball, sphere, box, .ply, mesh, or a Point-E point cloud of the prompt.
 
-As in the authors' code (LucidDreamer's family): isotropic Gaussians of one opacity, their scale the root mean square
-distance to the three nearest neighbours, grey unless told otherwise; each point of a cloud or mesh stands for several
-Gaussians in a small ball around it. Deviations: the copies fill that ball evenly, and Point-E's clouds are turned so
-that their front faces +x where the authors mirror them (y to -y).
+As in the authors' code (LucidDreamer's family), Gaussians are isotropic with one opacity, a scale equal to the root
+mean square distance to the three nearest neighbours, and grey by default. Each point of a point cloud or mesh becomes
+several Gaussians in a small ball around it. Deviations: the copies fill that ball uniformly, and Point-E's point clouds
+are rotated so that the front faces +x, where the authors mirror them (y to -y).
 """
 
 import math
@@ -23,22 +23,22 @@ from sctd.point_e import PointDiffusionTransformer, PointUpsampler, sample_point
 from sctd.recipe.scene import MESH_SUFFIXES, Initialization
 from sctd.scene.gaussians import Gaussians, rgb_to_sh
 
-_LEAST_SQUARED_DISTANCE = 1e-7
+_MIN_SQUARED_DISTANCE = 1e-7
 
 
 class InitializationError(ValueError):
-    """What a user can mend: the message says what was found, what was expected and what to do."""
+    """An error that the user can fix: the message says what was found, what was expected and what to do."""
 
 
 class Points(NamedTuple):
-    """World positions and colours in [0, 1]; `rgb` is None where the shape has no colours of its own."""
+    """World positions and colours in [0, 1]; `rgb` is None for a shape without colours."""
 
     xyz: Float[Tensor, "num 3"]
     rgb: Float[Tensor, "num 3"] | None
 
 
-def cloud_prompt(config: Initialization, short_text: str) -> str:
-    """What Point-E reads: the caller embeds it with the CLIP model that belongs to the Point-E model."""
+def point_e_prompt(config: Initialization, short_text: str) -> str:
+    """The prompt for Point-E. The caller embeds it with the CLIP model that belongs to the Point-E model."""
     return config.point_e_prompt_template.replace("{prompt}", short_text)
 
 
@@ -50,11 +50,11 @@ def initial_gaussians(
     text_vector: Float[Tensor, " width"] | None = None,
     upsampler: PointUpsampler | None = None,
 ) -> Gaussians:
-    """The Gaussians of SH degree 0 to start from, on the CPU; the same generator state gives the same ones.
+    """Initial Gaussians of SH degree 0 on the CPU; the same generator state gives the same Gaussians.
 
-    `ball`, `sphere` and `box` have `count` Gaussians; a cloud has `replicas` for each of at most `count` points; a
-    mesh has them for each of `count` points on its surface; a 3DGS .ply is taken as it is. InitializationError for a file
-    that cannot be started from. `point_e` needs the model and the CLIP vector of `cloud_prompt(config, prompt)`.
+    `ball`, `sphere` and `box` have `count` Gaussians. A point cloud has `replicas` for each of at most `count` points,
+    a mesh for each of `count` points on its surface. A 3DGS .ply is used unchanged. `point_e` needs the model and the
+    CLIP vector of `point_e_prompt(config, prompt)`. Raises InitializationError for an unusable file.
     """
     points: Points | Gaussians
     if config.kind == "ply":
@@ -62,7 +62,7 @@ def initial_gaussians(
     elif config.kind == "mesh":
         points = replicate(config, _on_mesh(config, generator), generator)
     elif config.kind == "point_e":
-        points = replicate(config, _cloud(config, prompt, generator, point_e, text_vector, upsampler), generator)
+        points = replicate(config, _from_point_e(config, prompt, generator, point_e, text_vector, upsampler), generator)
     else:
         shapes = {"ball": in_ball, "sphere": on_sphere, "box": in_box}
         points = Points(config.radius * shapes[config.kind](config.count, generator), None)
@@ -70,22 +70,22 @@ def initial_gaussians(
 
 
 def on_sphere(count: int, generator: torch.Generator) -> Float[Tensor, "count 3"]:
-    """Points spread evenly over the unit sphere."""
+    """Uniform random points on the unit sphere."""
     return torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=-1)
 
 
 def in_ball(count: int, generator: torch.Generator) -> Float[Tensor, "count 3"]:
-    """Points spread evenly through the unit ball."""
+    """Uniform random points in the unit ball."""
     return on_sphere(count, generator) * torch.rand(count, 1, generator=generator) ** (1 / 3)
 
 
 def in_box(count: int, generator: torch.Generator) -> Float[Tensor, "count 3"]:
-    """Points spread evenly through the cube from -1 to 1."""
+    """Uniform random points in the cube from -1 to 1."""
     return 2 * torch.rand(count, 3, generator=generator) - 1
 
 
 def replicate(config: Initialization, points: Points, generator: torch.Generator) -> Points:
-    """At most `count` of the points, chosen at random; `replicas` of each, in a ball of `replica_radius`."""
+    """Choose at most `count` points at random and place `replicas` of each in a ball of `replica_radius`."""
     num = len(points.xyz)
     chosen = torch.randperm(num, generator=generator)[: config.count] if num > config.count else torch.arange(num)
     index = chosen.repeat_interleave(config.replicas)
@@ -97,12 +97,12 @@ def neighbour_scales(xyz: Float[Tensor, "num 3"]) -> Float[Tensor, " num"]:
     """Root mean square distance to the three nearest neighbours (3DGS), at least 3e-4."""
     if len(xyz) < 4:
         raise InitializationError(
-            f"{len(xyz)} points have no three neighbours each to take a scale from; give 4 points or more, "
+            f"{len(xyz)} points are too few for a scale from three neighbours each; give 4 points or more, "
             "or set initialization.scale"
         )
     points = xyz.double().numpy()
     distances, _ = cKDTree(points).query(points, k=4)
-    squared = np.maximum((distances[:, 1:] ** 2).mean(axis=1), _LEAST_SQUARED_DISTANCE)
+    squared = np.maximum((distances[:, 1:] ** 2).mean(axis=1), _MIN_SQUARED_DISTANCE)
     return torch.from_numpy(np.sqrt(squared)).to(xyz.dtype)
 
 
@@ -121,7 +121,7 @@ def _gaussians(config: Initialization, points: Points, generator: torch.Generato
     )
 
 
-def _cloud(
+def _from_point_e(
     config: Initialization,
     prompt: str,
     generator: torch.Generator,
@@ -133,7 +133,7 @@ def _cloud(
         missing = "Point-E model" if model is None else "text vector"
         raise InitializationError(
             f"initialization.kind is 'point_e' but there is no {missing} for {prompt!r}; "
-            "give a folder of weights that holds one, or set initialization.kind=ball"
+            "give a folder of weights that has one, or set initialization.kind=ball"
         )
     sampler = replace(model.config.sampler, guidance_scale=config.point_e_guidance_scale, steps=config.point_e_steps)
     points = sample_points(model, text_vector[None], generator, sampler)
@@ -162,8 +162,8 @@ def _on_mesh(config: Initialization, generator: torch.Generator) -> Points:
         raise InitializationError(f"initialization.path {config.path}: {error}") from error
     if config.use_point_cloud_colours and not found.has_colours and _names_material(content):
         raise InitializationError(
-            f"initialization.path {config.path} keeps its colours in another file, which is not read; export a .glb, "
-            "which holds them, or set initialization.use_point_cloud_colours=false"
+            f"initialization.path {config.path} stores its colours in another file, which is not read; export a .glb "
+            "with colours, or set initialization.use_point_cloud_colours=false"
         )
     up, front = config.mesh_axes
     points = mesh.on_surface(mesh.to_world(found, up, front, config.mesh_radius), config.count, generator)
@@ -171,7 +171,7 @@ def _on_mesh(config: Initialization, generator: torch.Generator) -> Points:
 
 
 def _names_material(content: bytes) -> bool:
-    """Whether an .obj or the header of a .ply speaks of a file of materials."""
+    """Whether an .obj or the header of a .ply refers to a material file."""
     return re.search(rb"^(mtllib|comment TextureFile)\s", content, re.MULTILINE) is not None
 
 

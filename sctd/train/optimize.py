@@ -1,6 +1,6 @@
-"""Text to 3D (Sec. 4.5): in every iteration the prior pulls at the Gaussians, Adam moves them, some are added or moved.
+"""The optimization loop from text to 3D (Sec. 4.5): guidance gradient, Adam, densification or relocation.
 
-`optimize` yields one `Step` an iteration; whoever calls it prints, saves or stops. No files, no clock, no output.
+`optimize` yields one `Step` per iteration; the caller prints, saves or stops. No files, no clock, no output.
 """
 
 import math
@@ -21,21 +21,21 @@ from sctd.scene.population import Population
 from sctd.scene.relocate import relocate
 from sctd.train import adam, draws
 from sctd.train.checkpoint import Identity, State, from_bytes, to_bytes
-from sctd.train.gradient import Controlled, Prior, Puller
+from sctd.train.gradient import Controlled, Distillation, Prior
 from sctd.transfer import TimingMark, no_timing
 from sctd.types import Images
 
 
 class OptimizeError(ValueError):
-    """A run that cannot begin or go on."""
+    """A run that cannot start or continue."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A completed iteration (from 1). Nothing in it changes later, so that it may be kept.
+    """A completed iteration (from 1). It is immutable, so the caller may keep it.
 
-    `loss` is ½ |gradient on z_0|², mean over the views, plus the regularisers. `skipped` counts the iterations so far
-    that met NaN or infinity and were undone.
+    `loss` is ½ |gradient on z_0|², mean over the views, plus the regularizers. `skipped` counts the iterations so far
+    that were undone because of NaN or infinity.
     """
 
     iteration: int
@@ -48,7 +48,7 @@ class Step:
     identity: Identity
 
     def checkpoint(self) -> bytes:
-        """What `optimize(…, resume=…)` continues from, on the CPU bit for bit."""
+        """The bytes for `optimize(…, resume=…)`. On the CPU the resumed run is bit-identical."""
         return to_bytes(self.state, self.identity)
 
 
@@ -66,26 +66,26 @@ def optimize(
     mark: TimingMark = no_timing,
     renderer: Callable[..., Rendering] | None = None,
 ) -> Iterator[Step]:
-    """Distil `prompt` into Gaussians, beginning with `initial` and on its device, or with the checkpoint `resume`.
+    """Distil `prompt` into Gaussians on the device of `initial`, from `initial` or from the checkpoint `resume`.
 
-    `views_at_once` below the recipe's views saves memory. With `ahead`, by default on GPUs, an iteration begins before
-    it is known whether the last one's numbers were finite, so that the device never waits; what comes out is the same.
-    `mark` is told where the parts of an iteration end; `renderer` stands for
+    `views_at_once` below the number of views of the recipe saves memory. With `ahead` (default on GPUs) an iteration
+    starts before the check of the previous one for NaN and infinity has finished, so that the device never waits. The
+    result is the same. `mark` is called at the end of each part of an iteration. `renderer` replaces
     `sctd.render.rasterize.render`.
 
-    `control` makes the denoiser that sees what `recipe.guidance.control` names, if it names anything:
+    `control` builds the controlled denoiser if `recipe.guidance.control` names a ControlNet:
     `partial(controlled, prior, Control.load(folder), scale=…)`.
 
-    The same seed gives the same asset, on the CPU in every bit. Random numbers are drawn on the CPU, so that cameras,
-    times and noise are those of the seed on every device. Raises at once: OptimizeError for what cannot begin,
+    The same seed gives the same asset, bit-identical on the CPU. Random numbers are drawn on the CPU, so that cameras,
+    times and noise are the same on every device. Raises immediately: OptimizeError for invalid arguments,
     CheckpointError for a checkpoint of another run. Raises later: OptimizeError after `recipe.max_skipped_iterations`
-    iterations in a row with NaN or infinity, DensifyError when every Gaussian has faded.
+    consecutive iterations with NaN or infinity, DensifyError if pruning would remove every Gaussian.
     """
     if not prompt.strip():
-        raise OptimizeError("the prompt is empty; say what to make")
+        raise OptimizeError("the prompt is empty; describe the object")
     if not 0 < initial.num <= recipe.bounds.max_gaussians:
         raise OptimizeError(
-            f"{initial.num} Gaussians to begin with; expected 1 to {recipe.bounds.max_gaussians}: "
+            f"{initial.num} initial Gaussians; expected 1 to {recipe.bounds.max_gaussians}: "
             "change initialization.count, initialization.replicas or bounds.max_gaussians"
         )
     if (control is None) != (recipe.guidance.control == "none"):
@@ -94,25 +94,26 @@ def optimize(
     identity = Identity(recipe.digest(), prompt, seed)
     device = initial.means.device
     state = from_bytes(resume, identity, device) if resume is not None else initial_state(recipe, prior, initial, seed)
-    run = _Run(recipe, Puller.of(recipe, prior, prompt, seed, device, control, renderer or render), views_at_once, mark)
+    distillation = Distillation.of(recipe, prior, prompt, seed, device, control, renderer or render)
+    run = _Run(recipe, distillation, views_at_once, mark)
     return _steps(run, state, identity, ahead=device.type == "cuda" if ahead is None else ahead)
 
 
 def _steps(run: "_Run", state: State, identity: Identity, *, ahead: bool) -> Iterator[Step]:
-    """Step by step; if `ahead`, the next iteration is given to the device before this one's verdict is waited for."""
+    """Yield all steps. If `ahead`, the next iteration is queued before waiting for the check of the current one."""
     iterations = run.recipe.iterations
     following: _Attempt | None = None
     while state.iteration < iterations:
         attempt = following or run.attempt(state)
         following = run.attempt(attempt.after) if ahead and attempt.after.iteration < iterations else None
-        state, is_sound = run.settled(attempt, state)
-        following = following if is_sound else None  # it went on from what is undone
+        state, is_finite = run.settle(attempt, state)
+        following = following if is_finite else None  # it continued from an iteration that is undone
         gaussians = state.population.gaussians
         yield Step(state.iteration, iterations, state.loss, gaussians.num, gaussians, state.skipped, state, identity)
 
 
 def initial_state(recipe: Recipe, prior: Prior, initial: Gaussians, seed: int) -> State:
-    """Before the first iteration."""
+    """The state before the first iteration."""
     generator = draws.generator_of(seed)
     noise = draws.noise(recipe, prior.latent_shape, generator).to(initial.means.device)
     gaussians = clamp_to_bounds(_with_sh_degree(initial.detach(), recipe.sh_degree), recipe.bounds)
@@ -120,7 +121,7 @@ def initial_state(recipe: Recipe, prior: Prior, initial: Gaussians, seed: int) -
 
 
 def _with_sh_degree(gaussians: Gaussians, degree: int) -> Gaussians:
-    """The same Gaussians; harmonics that they lack begin at 0, those beyond `degree` are left out."""
+    """The same Gaussians with SH of this degree: missing coefficients are 0, those above `degree` are dropped."""
     num_basis = (degree + 1) ** 2
     missing = gaussians.sh.new_zeros(gaussians.num, max(num_basis - gaussians.sh.shape[1], 0), 3)
     return replace(gaussians, sh=torch.cat([gaussians.sh[:, :num_basis], missing], dim=1))
@@ -128,63 +129,63 @@ def _with_sh_degree(gaussians: Gaussians, degree: int) -> Gaussians:
 
 @dataclass(frozen=True)
 class _Attempt:
-    """An iteration that the device may still be working on, and the state `after` it if its numbers are finite.
+    """An iteration that the device may still be computing, and the state `after` it if all numbers are finite.
 
-    `verdict` has the loss and, by the names of `looked_at`, the largest number of each, once `done`.
+    Once `done`, `maxima` holds the loss and the largest magnitude in each tensor of `checked`.
     """
 
     after: State
-    looked_at: list[str]
-    verdict: Tensor
+    checked: list[str]
+    maxima: Tensor
     done: torch.cuda.Event | None
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What stays the same from iteration to iteration."""
+    """Everything that is the same in all iterations."""
 
     recipe: Recipe
-    pull: Puller
+    distillation: Distillation
     views_at_once: int | None
     mark: TimingMark
 
     def attempt(self, state: State) -> _Attempt:
-        """The next state, whatever its numbers; nothing is waited for but where Gaussians are added or removed."""
+        """The next state, before any check. Waits for the device only if Gaussians are added, removed or moved."""
         generator = torch.Generator()
         generator.set_state(state.random)
         iteration, before = state.iteration + 1, state.population
         self.mark("begin")
-        pull = self.pull(state, iteration, generator, self.views_at_once, self.mark)
-        after = self._moved(before, pull.gradients, iteration, state.updates + 1)
+        guidance = self.distillation(state, iteration, generator, self.views_at_once, self.mark)
+        after = self._moved(before, guidance.gradients, iteration, state.updates + 1)
         seconds = {f"Adam's second moment of {name}": tensor for name, tensor in after.second_moment.tensors().items()}
-        looked_at = {**pull.gradients_by_name(), **seconds, **after.gaussians.tensors()}
-        verdict, done = _on_its_way(pull.loss, looked_at)
+        checked = {**guidance.gradients_by_name(), **seconds, **after.gaussians.tensors()}
+        maxima, done = _start_check(guidance.loss, checked)
         self.mark("adam")
         if self.recipe.densify.enabled:
-            after = densify.observe(after, pull.gradient_pixels, pull.radii)
-        if _is_sound(verdict, done, waiting=self._repopulates(iteration)):
+            after = densify.observe(after, guidance.gradient_pixels, guidance.radii)
+        if _is_finite(maxima, done, wait=self._repopulates(iteration)):
             after = self._repopulated(after, iteration, generator)
-        after = self._dimmed(after, pull.lit, iteration)
+        after = self._dimmed(after, guidance.rendered, iteration)
         self.mark("densify")
         random = generator.get_state()
         moved = State(iteration, state.updates + 1, state.skipped, 0, 0.0, after, state.noise, random)
-        return _Attempt(moved, list(looked_at), verdict, done)
+        return _Attempt(moved, list(checked), maxima, done)
 
-    def settled(self, attempt: _Attempt, before: State) -> tuple[State, bool]:
-        """What the attempt came to: the state after it or, where NaN or infinity turned up, the one `before` it.
+    def settle(self, attempt: _Attempt, before: State) -> tuple[State, bool]:
+        """Wait for the check and return the state after the attempt, or the one `before` it with NaN or infinity.
 
-        Then only its counters and random numbers are new.
+        An undone iteration changes only the counters and the random generator.
         """
         if attempt.done is not None:
             attempt.done.synchronize()
-        loss, *largest = attempt.verdict.tolist()
-        faulty = [name for name, number in zip(attempt.looked_at, largest, strict=True) if not math.isfinite(number)]
+        loss, *largest = attempt.maxima.tolist()
+        faulty = [name for name, number in zip(attempt.checked, largest, strict=True) if not math.isfinite(number)]
         if faulty:
             return self._skipped(before, faulty, attempt.after.random), False
         return replace(attempt.after, loss=loss), True
 
     def _moved(self, population: Population, gradients: Gaussians, iteration: int, count: int) -> Population:
-        """After Adam's `count`-th step, inside the bounds."""
+        """The population after Adam's `count`-th step, clamped to the bounds."""
         recipe = self.recipe
         progress = (iteration - 1) / max(recipe.iterations - 1, 1)
         gaussians, first, second = adam.update(
@@ -218,12 +219,12 @@ class _Run:
             population = relocate(population, moves, generator)
         return population
 
-    def _dimmed(self, population: Population, lit: Images, iteration: int) -> Population:
-        """BEG: all colours towards mid grey, and their moments forgotten, where the brightest views outshine."""
+    def _dimmed(self, population: Population, rendered: Images, iteration: int) -> Population:
+        """BEG: dim all colours and reset their moments if the brightest views exceed the limit."""
         settings, progress = self.recipe.brightness, iteration / self.recipe.iterations
         if not (settings.enabled and settings.after_share < progress < settings.until_share):
             return population
-        is_bright = brightest(lit, settings.quantile) > settings.limit
+        is_bright = brightest(rendered, settings.quantile) > settings.limit
         return dimmed(population, settings.factor) if is_bright else population
 
     def _skipped(self, state: State, faulty: list[str], random: Tensor) -> State:
@@ -242,22 +243,22 @@ class _Run:
         )
 
 
-def _on_its_way(loss: Tensor, tensors: dict[str, Tensor]) -> tuple[Tensor, torch.cuda.Event | None]:
-    """The loss, and of each tensor the largest number, on their way to the CPU; and what tells of their coming."""
+def _start_check(loss: Tensor, tensors: dict[str, Tensor]) -> tuple[Tensor, torch.cuda.Event | None]:
+    """Start copying the loss and the largest magnitude of each tensor to the CPU; the event signals the arrival."""
     largest = [torch.linalg.vector_norm(tensor, torch.inf).double() for tensor in tensors.values()]
-    verdict = torch.stack([loss.double(), *largest])
-    if verdict.device.type != "cuda":
-        return verdict, None
-    there = torch.empty(verdict.shape, dtype=verdict.dtype, pin_memory=True).copy_(verdict, non_blocking=True)
+    maxima = torch.stack([loss.double(), *largest])
+    if maxima.device.type != "cuda":
+        return maxima, None
+    on_cpu = torch.empty(maxima.shape, dtype=maxima.dtype, pin_memory=True).copy_(maxima, non_blocking=True)
     done = torch.cuda.Event()
     done.record()
-    return there, done
+    return on_cpu, done
 
 
-def _is_sound(verdict: Tensor, done: torch.cuda.Event | None, *, waiting: bool) -> bool:
-    """Whether all is finite, as far as anybody knows: who is not `waiting` for a device hopes for the best."""
-    if done is not None and not waiting:
+def _is_finite(maxima: Tensor, done: torch.cuda.Event | None, *, wait: bool) -> bool:
+    """Whether all numbers are finite. Without `wait`, a check still running on the device counts as finite."""
+    if done is not None and not wait:
         return True
     if done is not None:
         done.synchronize()
-    return bool(verdict[1:].isfinite().all())
+    return bool(maxima[1:].isfinite().all())

@@ -1,4 +1,4 @@
-"""Terms added to the objective; each is a mean: weights mean the same for any picture and number of Gaussians."""
+"""Regularizers added to the objective. All are means, so weights do not depend on image size or number of Gaussians."""
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,7 @@ Scalar = Float[Tensor, ""]
 
 
 def penalty(weights: Regularizers, gaussians: Gaussians, rendering: Rendering, cameras: Cameras) -> Scalar:
-    """The weighted sum of all terms; those of weight 0 are not computed."""
+    """The weighted sum of all terms. Terms of weight 0 are not computed."""
     terms = {
         "total_variation": lambda: total_variation(rendering.rgb),
         "disparity_variation": lambda: total_variation(disparity(rendering, cameras)),
@@ -31,7 +31,7 @@ def penalty(weights: Regularizers, gaussians: Gaussians, rendering: Rendering, c
 
 
 def total_variation(images: Float[Tensor, "views channels height width"]) -> Scalar:
-    """Mean squared difference of vertical neighbours plus that of horizontal ones."""
+    """Mean squared difference of vertical neighbours plus that of horizontal neighbours."""
     return images.diff(dim=2).square().mean() + images.diff(dim=3).square().mean()
 
 
@@ -41,22 +41,22 @@ def oversize(gaussians: Gaussians, limit: float) -> Scalar:
 
 
 def opacity_entropy(gaussians: Gaussians) -> Scalar:
-    """Mean of −o ln o − (1 − o) ln(1 − o): 0 where each Gaussian is there or not, ln 2 where all are half there."""
-    # With l the logit, ln o = −softplus(−l) and ln(1 − o) = −softplus(l): finite for any l, as 0 ln 0 is not.
+    """Mean of −o ln o − (1 − o) ln(1 − o): 0 if every opacity is 0 or 1, ln 2 if all are 1/2."""
+    # With the logit l, ln o = −softplus(−l) and ln(1 − o) = −softplus(l), which avoids 0 ln 0.
     logit = gaussians.logit_opacities
     return (softplus(logit) - gaussians.opacities * logit).mean()
 
 
 def alpha_entropy(alpha: Float[Tensor, "views height width"]) -> Scalar:
-    """Mean of 4α(1 − α): 1 where all is half transparent, 0 for a picture that is all object or background."""
+    """Mean of 4α(1 − α): 1 if every pixel is half transparent, 0 if every pixel is opaque or background."""
     return (4 * alpha * (1 - alpha)).mean()
 
 
 def disparity(rendering: Rendering, cameras: Cameras) -> Float[Tensor, "views 1 height width"]:
-    """f / (D + 10 T), scaled per view from [least where T ≤ 0.1, most] to [0, 1]; as in LucidDreamer and its heirs.
+    """f / (D + 10 T), scaled per view from [minimum where T ≤ 0.1, maximum] to [0, 1], as in LucidDreamer's family.
 
-    D is the accumulated depth, T = 1 − α the transmittance, f the focal length in picture heights. A view in which
-    nothing is opaque, or all at one disparity, is 0.
+    D is the accumulated depth, T = 1 − α the transmittance, f the focal length in image heights. A view without opaque
+    pixels, or with a constant disparity, is 0.
     """
     transmittance = 1 - rendering.alpha
     focal = (cameras.intrinsics[:, 1, 1] / cameras.height).to(rendering.depth)
@@ -70,5 +70,5 @@ def disparity(rendering: Rendering, cameras: Cameras) -> Float[Tensor, "views 1 
 
 
 def disparity_images(rendering: Rendering, cameras: Cameras) -> Float[Tensor, "views 3 height width"]:
-    """The disparity in grey: what is encoded instead of the colours, and what ControlNets for depth were trained on."""
+    """The disparity as a grey image: encoded instead of colours, and the control image of depth ControlNets."""
     return disparity(rendering, cameras).expand(-1, 3, -1, -1)

@@ -19,7 +19,7 @@ from sctd.recipe.portraits import avatar, portrait
 from sctd.recipe.recipe import Recipe, keys, with_overrides
 from sctd.scene.cameras import Cameras
 from sctd.train import draws, optimize
-from sctd.train.initialization import point_e_prompt, initial_gaussians
+from sctd.train.initialization import initial_gaussians, point_e_prompt
 from tests.support.paths import DOCS
 
 BASES = {"paper": recipes.paper, "embedded": recipes.embedded}

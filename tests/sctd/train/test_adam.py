@@ -1,3 +1,5 @@
+"""sctd.train.adam: against torch.optim.Adam; learning rates and gradient clipping."""
+
 import pytest
 import torch
 
@@ -17,7 +19,7 @@ def gaussians(num: int = 5, basis: int = 1, seed: int = 0) -> Gaussians:
     return Gaussians(normal(num, 3), normal(num, 3), normal(num, 4), normal(num), normal(num, basis, 3))
 
 
-def test_ten_steps_equal_torch_optim_adam() -> None:
+def test_ten_steps_match_torch_optim_adam() -> None:
     start, optimizer = gaussians(basis=4), Optimizer()
     rates = adam.rates_at(optimizer, 0.0, 4)
     parameters = {name: tensor.clone().requires_grad_() for name, tensor in start.tensors().items()}
@@ -41,12 +43,12 @@ def test_ten_steps_equal_torch_optim_adam() -> None:
         reference.step()
     parameters["sh"] = torch.cat([parameters["sh"], rest], dim=1)
     for name, tensor in moved.tensors().items():
-        # float32, another order of the same operations: a few last places of steps of at most 0.05
+        # float32 with another order of operations: rounding of steps of at most 0.05
         torch.testing.assert_close(tensor, parameters[name].detach(), atol=2e-6, rtol=0)
         assert not torch.equal(tensor, getattr(start, name))
 
 
-def test_update_leaves_its_arguments_alone() -> None:
+def test_update_does_not_modify_its_arguments() -> None:
     start, zeros = gaussians(), gaussians().map(torch.zeros_like)
     copies = start.map(torch.clone)
     adam.update(
@@ -56,7 +58,7 @@ def test_update_leaves_its_arguments_alone() -> None:
     assert all(not tensor.any() for tensor in zeros.tensors().values())
 
 
-def test_the_first_step_has_the_length_of_its_rate() -> None:
+def test_the_first_step_has_the_length_of_the_learning_rate() -> None:
     zeros = gaussians().map(torch.zeros_like)
     optimizer = recipes.embedded().optimizer
     moved, _, _ = adam.update(
@@ -66,7 +68,7 @@ def test_the_first_step_has_the_length_of_its_rate() -> None:
         torch.testing.assert_close(getattr(moved, name), -rate * getattr(gaussians(), name).sign())
 
 
-def test_rates_follow_progress_and_the_harmonics_have_their_own() -> None:
+def test_rates_follow_progress_and_sh_has_two_rates() -> None:
     optimizer = Optimizer(
         means=Rate(start=1, end=0.01, decay="log"),
         log_scales=Rate(start=1, end=0),
@@ -80,11 +82,11 @@ def test_rates_follow_progress_and_the_harmonics_have_their_own() -> None:
 
 
 @pytest.mark.parametrize(("progress", "limit"), [(0.0, 2.0), (0.1, 5.0), (0.2, 8.0), (1.0, 8.0)])
-def test_gradients_are_cut_to_a_norm_that_rises(progress: float, limit: float) -> None:
+def test_gradients_are_clipped_to_a_rising_norm(progress: float, limit: float) -> None:
     optimizer = Optimizer(clip_norm=(2, 8), clip_share=0.2)
     long, short = gaussians().map(lambda tensor: 100 * tensor), gaussians().map(lambda tensor: 0.01 * tensor)
-    cut = adam.clipped(long, optimizer, progress)
-    for name, tensor in cut.tensors().items():
+    clipped = adam.clipped(long, optimizer, progress)
+    for name, tensor in clipped.tensors().items():
         assert float(tensor.norm()) == pytest.approx(limit, rel=1e-5)
         torch.testing.assert_close(tensor / tensor.norm(), getattr(long, name) / getattr(long, name).norm())
     kept = adam.clipped(short, optimizer, progress)

@@ -1,3 +1,5 @@
+"""sctd.train.checkpoint: round trip, no code, and refusal of damaged files and of other runs."""
+
 import io
 
 import pytest
@@ -39,19 +41,19 @@ def tensors(state: State) -> dict[str, torch.Tensor]:
     return {**inner, **statistics, "noise": state.noise, "random": state.random}
 
 
-def test_there_and_back_again() -> None:
+def test_checkpoint_round_trip() -> None:
     before = state()
     after = from_bytes(to_bytes(before, IDENTITY), IDENTITY, CPU)
-    there, back = tensors(before), tensors(after)
-    assert len(there) == 20
-    for name, tensor in there.items():
-        assert torch.equal(tensor, back[name]), name
-        assert tensor.dtype == back[name].dtype, name
+    expected, found = tensors(before), tensors(after)
+    assert len(expected) == 20
+    for name, tensor in expected.items():
+        assert torch.equal(tensor, found[name]), name
+        assert tensor.dtype == found[name].dtype, name
     counters = ("iteration", "updates", "skipped", "skipped_in_a_row", "loss")
     assert [getattr(after, name) for name in counters] == [12, 11, 1, 0, 0.1]
 
 
-def test_the_bytes_hold_no_code() -> None:
+def test_a_checkpoint_contains_no_code() -> None:
     tree = torch.load(io.BytesIO(to_bytes(state(), IDENTITY)), weights_only=True)
     assert tree["identity"] == IDENTITY._asdict()
 
@@ -61,10 +63,10 @@ def test_the_bytes_hold_no_code() -> None:
     [
         (
             IDENTITY._replace(recipe="fedcba9876543210"),
-            "the checkpoint is of recipe 0123456789ab, this run is of recipe fedcba987654; delete it or run that",
+            "the checkpoint has recipe 0123456789ab, this run has recipe fedcba987654; delete it or resume that run",
         ),
-        (IDENTITY._replace(prompt="a cat"), "is of prompt 'a red cube', this run is of prompt 'a cat'"),
-        (IDENTITY._replace(seed=4), "is of seed 3, this run is of seed 4"),
+        (IDENTITY._replace(prompt="a cat"), "has prompt 'a red cube', this run has prompt 'a cat'"),
+        (IDENTITY._replace(seed=4), "has seed 3, this run has seed 4"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(other: Identity, message: str) -> None:
@@ -79,7 +81,7 @@ def test_damaged_or_foreign_bytes_are_refused() -> None:
     torch.save({"weights": torch.zeros(3)}, foreign)
     torch.save({"format": 99, "identity": IDENTITY._asdict(), "state": {}}, future)
     for content in (b"", b"hello", good[: len(good) // 2], foreign.getvalue()):
-        with pytest.raises(CheckpointError, match=r"bytes are no checkpoint \(\w+\); delete them to start anew"):
+        with pytest.raises(CheckpointError, match=r"bytes are not a checkpoint \(\w+\); delete them to start over"):
             from_bytes(content, IDENTITY, CPU)
-    with pytest.raises(CheckpointError, match="the checkpoint has format 99, expected 1; delete it to start anew"):
+    with pytest.raises(CheckpointError, match="the checkpoint has format 99, expected 1; delete it to start over"):
         from_bytes(future.getvalue(), IDENTITY, CPU)

@@ -1,4 +1,4 @@
-"""Seed shapes: how many, how far out, how large, in which colours; and what a bad .ply or a missing model says."""
+"""sctd.train.initialization: number, positions, scales and colours; errors of bad files and missing models."""
 
 import math
 
@@ -16,12 +16,12 @@ from sctd.scene.gaussians import Gaussians, sh_to_rgb
 from sctd.train.initialization import (
     InitializationError,
     Points,
-    cloud_prompt,
     in_ball,
     in_box,
     initial_gaussians,
     neighbour_scales,
     on_sphere,
+    point_e_prompt,
     replicate,
 )
 from tests.support.paths import FIXTURES
@@ -47,7 +47,7 @@ def write_points(path, xyz, **columns):
 
 
 @pytest.mark.parametrize("kind", ["ball", "sphere", "box"])
-def test_plain_shapes_have_their_count_radius_opacity_and_grey(kind):
+def test_shapes_have_the_given_count_radius_opacity_and_colour(kind):
     gaussians = initial_gaussians(shape(kind=kind, radius=0.6, opacity=0.3, colour=0.4), "a cube", generator())
     assert gaussians.num == 200
     length = gaussians.means.abs().amax(1) if kind == "box" else gaussians.means.norm(dim=1)
@@ -60,15 +60,15 @@ def test_plain_shapes_have_their_count_radius_opacity_and_grey(kind):
 @pytest.mark.parametrize(
     ("draw", "second_moment"), [(in_ball, 1 / 5), (on_sphere, 1 / 3), (in_box, 1 / 3)], ids=["ball", "sphere", "box"]
 )
-def test_plain_shapes_are_filled_evenly(draw, second_moment):
+def test_shapes_are_filled_uniformly(draw, second_moment):
     """E[x xᵀ] of each: 1/5 (ball) or 1/3 (sphere, cube) times the identity; 20 000 draws, five standard errors."""
     x = draw(20_000, generator(1)).double()
     torch.testing.assert_close(x.T @ x / len(x), second_moment * torch.eye(3, dtype=x.dtype), rtol=0, atol=0.012)
     torch.testing.assert_close(x.mean(0), torch.zeros(3, dtype=x.dtype), rtol=0, atol=0.02)
 
 
-def test_scales_are_the_root_mean_square_distance_to_three_neighbours():
-    """On a line at 0, 1, 3, 7: squared distances of the outer point 1, 9, 49; of the second 1, 4, 36; and so on."""
+def test_scales_are_the_rms_distance_to_three_neighbours():
+    """Points at 0, 1, 3 and 7: squared distances are 1, 9, 49 for the first, 1, 4, 36 for the second, and so on."""
     line = torch.tensor([[0.0, 0, 0], [1, 0, 0], [3, 0, 0], [7, 0, 0]])
     expected = torch.tensor([1 + 9 + 49, 1 + 4 + 36, 4 + 9 + 16, 16 + 36 + 49]).div(3).sqrt()
     torch.testing.assert_close(neighbour_scales(line), expected)
@@ -77,20 +77,23 @@ def test_scales_are_the_root_mean_square_distance_to_three_neighbours():
     torch.testing.assert_close(neighbour_scales(grid), torch.full((125,), 0.1))
 
 
-def test_scales_of_random_points_match_a_table_of_all_distances():
+def test_scales_of_random_points_match_brute_force():
     x = torch.randn(300, 3, generator=generator(2))
     nearest = torch.cdist(x.double(), x.double()).square().sort(dim=1).values[:, 1:4]
     torch.testing.assert_close(neighbour_scales(x), nearest.mean(1).sqrt().float())
 
 
-def test_a_fixed_scale_needs_no_neighbours():
+def test_a_fixed_scale_does_not_need_neighbours():
     gaussians = initial_gaussians(shape(count=1, scale=0.02), "a cube", generator())
     torch.testing.assert_close(gaussians.scales, torch.full((1, 3), 0.02))
-    with pytest.raises(InitializationError, match=r"1 points have no three neighbours .* or set initialization\.scale"):
+    with pytest.raises(
+        InitializationError,
+        match=r"1 points are too few for a scale from three neighbours .* or set initialization\.scale",
+    ):
         initial_gaussians(shape(count=1), "a cube", generator())
 
 
-def test_a_seed_makes_one_shape_and_noise_colours_it():
+def test_a_seed_determines_positions_and_colour_noise():
     config = shape(colour_noise=0.1, count=4000)
     first, again, other = (initial_gaussians(config, "a cube", generator(seed)) for seed in (1, 1, 2))
     assert all(first.tensors()[name].equal(tensor) for name, tensor in again.tensors().items())
@@ -100,19 +103,19 @@ def test_a_seed_makes_one_shape_and_noise_colours_it():
     assert rgb.std().item() == pytest.approx(0.1, rel=0.05)
 
 
-def test_points_are_replicated_within_their_ball():
+def test_points_are_replicated_within_a_ball():
     points = Points(10 * torch.eye(3), torch.eye(3))
     copies = replicate(shape(replicas=50, replica_radius=0.05), points, generator())
-    away = (copies.xyz - points.xyz.repeat_interleave(50, 0)).norm(dim=1)
+    distances = (copies.xyz - points.xyz.repeat_interleave(50, 0)).norm(dim=1)
     assert copies.xyz.shape == (150, 3)
-    assert 0.045 < away.max() <= 0.05
+    assert 0.045 < distances.max() <= 0.05
     assert copies.rgb.equal(points.rgb.repeat_interleave(50, 0))
     assert replicate(shape(replicas=1), points, generator()).xyz.equal(points.xyz)
     few = replicate(shape(replicas=1, count=2), points, generator())
     assert {tuple(row) for row in few.xyz.tolist()} < {tuple(row) for row in points.xyz.tolist()}
 
 
-def test_a_ply_of_points_keeps_its_colours_only_when_asked(tmp_path):
+def test_a_point_cloud_keeps_its_colours_only_if_requested(tmp_path):
     xyz = torch.randn(10, 3, generator=generator()).numpy()
     red, green, blue = np.arange(30, dtype=np.uint8).reshape(3, 10) * 8
     path = write_points(tmp_path / "points.ply", xyz, red=red, green=green, blue=blue)
@@ -132,7 +135,7 @@ def test_a_ply_of_points_keeps_its_colours_only_when_asked(tmp_path):
     )
 
 
-def test_a_3dgs_ply_is_taken_as_it_is(tmp_path):
+def test_a_3dgs_ply_is_used_unchanged(tmp_path):
     drawn = [
         torch.randn(*size, generator=generator(n)) for n, size in enumerate([(7, 3), (7, 3), (7, 4), (7,), (7, 1, 3)])
     ]
@@ -144,11 +147,13 @@ def test_a_3dgs_ply_is_taken_as_it_is(tmp_path):
     torch.testing.assert_close(found.logit_opacities, gaussians.logit_opacities)
 
 
-def test_a_bad_ply_is_one_sentence(tmp_path):
+def test_a_bad_ply_is_refused_in_one_sentence(tmp_path):
     def start(name):
         return initial_gaussians(shape(kind="ply", path=str(tmp_path / name)), "", generator())
 
-    with pytest.raises(InitializationError, match=r"cannot read initialization\.path .*none\.ply .*give a readable \.ply"):
+    with pytest.raises(
+        InitializationError, match=r"cannot read initialization\.path .*none\.ply .*give a readable \.ply"
+    ):
         start("none.ply")
     (tmp_path / "text.ply").write_bytes(b"no ply at all")
     with pytest.raises(InitializationError, match=r"initialization\.path .*text\.ply: This is no \.ply"):
@@ -158,7 +163,7 @@ def test_a_bad_ply_is_one_sentence(tmp_path):
         start("bare.ply")
 
 
-def test_a_ply_of_the_other_kind_names_the_kind_to_set(tmp_path):
+def test_a_ply_of_the_other_kind_is_refused_with_the_kind_to_set(tmp_path):
     path = tmp_path / "box.ply"
     path.write_bytes(trimesh.creation.box().export(file_type="ply"))
     with pytest.raises(
@@ -171,15 +176,15 @@ def test_a_ply_of_the_other_kind_names_the_kind_to_set(tmp_path):
 
 
 def write_box(path, colour=(0, 255, 0, 255), visual=None):
-    """Extents 1, 2, 3 along the file's x, y, z, about (7, 0, 0)."""
+    """A box with extents 1, 2, 3 along the file's x, y, z, centred at (7, 0, 0)."""
     box = trimesh.creation.box(extents=(1, 2, 3)).apply_translation([7, 0, 0])
     box.visual = visual or ColorVisuals(vertex_colors=np.tile(np.uint8(colour), (8, 1)))
     box.export(str(path))
     return str(path)
 
 
-def test_a_mesh_begins_with_points_on_its_surface(tmp_path):
-    """z up and in its colours; half extents 0.5, 1, 1.5 fitted to a radius of 0.7."""
+def test_a_mesh_gives_points_on_its_surface(tmp_path):
+    """z up, with its colours; half extents 0.5, 1, 1.5 scaled to a radius of 0.7."""
     config = shape(kind="mesh", path=write_box(tmp_path / "box.ply"), replicas=3, replica_radius=0.0, mesh_radius=0.7)
     gaussians = initial_gaussians(config.model_copy(update={"use_point_cloud_colours": True}), "", generator())
     half = 0.7 * torch.tensor([0.5, 1.0, 1.5]) / math.sqrt(0.25 + 1 + 2.25)
@@ -203,15 +208,15 @@ def test_a_mesh_begins_with_points_on_its_surface(tmp_path):
         ("box.stl", {"mesh_up": "y"}, (3, 1, 2)),
     ],
 )
-def test_a_file_is_turned_as_its_format_or_the_recipe_says(tmp_path, name, fields, extents):
-    """The front of glTF is z, up is y: the file's (z, x, y) become our (x, y, z)."""
+def test_a_mesh_is_rotated_by_its_format_or_the_recipe(tmp_path, name, fields, extents):
+    """In glTF the front is z and up is y, so the file's (z, x, y) become our (x, y, z)."""
     config = shape(kind="mesh", path=write_box(tmp_path / name), replicas=1, mesh_radius=0, **fields)
     means = initial_gaussians(config, "", generator()).means
     torch.testing.assert_close(means.amax(0) - means.amin(0), torch.tensor(extents).float(), rtol=0.02, atol=0)
-    assert float(means.abs().max()) > 6.4  # mesh_radius 0 leaves its place
+    assert float(means.abs().max()) > 6.4  # mesh_radius 0 keeps the position
 
 
-def test_a_bad_mesh_is_one_sentence(tmp_path):
+def test_a_bad_mesh_is_refused_in_one_sentence(tmp_path):
     with pytest.raises(
         InitializationError, match=r"cannot read initialization\.path .*none\.glb \(No such file .*give a readable mesh"
     ):
@@ -223,13 +228,13 @@ def test_a_bad_mesh_is_one_sentence(tmp_path):
         initial_gaussians(shape(kind="mesh", path=str(tmp_path / "empty.off")), "", generator())
 
 
-def test_colours_in_another_file_are_missed_only_when_asked_for(tmp_path):
+def test_colours_in_another_file_are_refused_only_if_requested(tmp_path):
     path = tmp_path / "person.obj"
     path.write_bytes(b"mtllib person.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nusemtl skin\nf 1 2 3\n")
     config = shape(kind="mesh", path=str(path))
     assert initial_gaussians(config, "", generator()).num == 200 * config.replicas
     with pytest.raises(
-        InitializationError, match=r"colours in another file, which is not read; export a \.glb, .*=false$"
+        InitializationError, match=r"colours in another file, which is not read; export a \.glb with colours, .*=false$"
     ):
         initial_gaussians(config.model_copy(update={"use_point_cloud_colours": True}), "", generator())
 
@@ -245,20 +250,20 @@ def test_colours_in_another_file_are_missed_only_when_asked_for(tmp_path):
         ({"kind": "mesh", "path": "head.glb", "mesh_front": "y"}, r"mesh_front is 'y' and the up axis 'y'"),
     ],
 )  # fmt: skip
-def test_a_shape_that_cannot_be_is_refused_before_it_is_read(fields, sentence):
+def test_an_invalid_initialization_is_refused_before_reading_files(fields, sentence):
     with pytest.raises(ValueError, match=sentence):
         shape(**fields)
 
 
 def tiny_point_e():
-    """Output zero: every sampled point is the starting noise, clipped to the data's range."""
+    """A model with output zero: every sampled point is the initial noise, clipped to the data range."""
     sampler = SamplerConfig(steps=3, sigma_max=5.0, s_churn=0.0)
     return PointDiffusionTransformer(
         PointEConfig(n_ctx=20, width=16, layers=1, heads=2, clip_width=8, axes="world", sampler=sampler)
     ).requires_grad_(False)
 
 
-def test_point_e_seeds_a_cloud_of_gaussians():
+def test_point_e_gives_replicated_gaussians():
     config = shape(kind="point_e", count=15, replicas=4, replica_radius=0.01, point_e_up_shift=0.25, point_e_steps=2)
     gaussians = initial_gaussians(config, "a cube", generator(3), tiny_point_e(), torch.ones(8))
     level = config.model_copy(update={"point_e_up_shift": 0.0})
@@ -266,10 +271,10 @@ def test_point_e_seeds_a_cloud_of_gaussians():
     assert gaussians.num == 60
     torch.testing.assert_close(gaussians.means - unshifted.means, torch.tensor([0.0, 0.0, 0.25]).expand(60, 3))
     assert gaussians.means.view(15, 4, 3).std(1).max() < 0.02
-    assert cloud_prompt(shape(point_e_prompt_template="{prompt}."), "a bagel") == "a bagel."
+    assert point_e_prompt(shape(point_e_prompt_template="{prompt}."), "a bagel") == "a bagel."
 
 
-def test_point_e_without_its_model_says_so():
+def test_point_e_without_a_model_is_refused():
     config = shape(kind="point_e")
     with pytest.raises(InitializationError, match=r"no Point-E model for 'a cube'; .*set initialization\.kind=ball"):
         initial_gaussians(config, "a cube", generator())
@@ -277,10 +282,10 @@ def test_point_e_without_its_model_says_so():
         initial_gaussians(config, "a cube", generator(), tiny_point_e())
 
 
-@pytest.mark.skipif(not POINT_E.is_dir(), reason="the real Point-E clouds are not on this machine")
+@pytest.mark.skipif(not POINT_E.is_dir(), reason="needs Point-E point clouds in shared/fixtures/pointe")
 @pytest.mark.parametrize("name", ["pc_corgi", "pc_cube_stack"])
-def test_real_point_e_clouds_become_81_920_gaussians(tmp_path, name):
-    """As in the paper recipe: 4096 points, 20 copies each, in Point-E's box of half edge 0.5 and 0.05 around it."""
+def test_published_point_clouds_become_81_920_gaussians(tmp_path, name):
+    """As in the paper recipe: 4096 points, 20 copies each, within 0.05 of Point-E's box of half edge 0.5."""
     cloud = np.load(POINT_E / f"{name}.npz")
     path = write_points(tmp_path / "cloud.ply", cloud["coords"], red=cloud["R"], green=cloud["G"], blue=cloud["B"])
     config = shape(kind="ply", path=path, count=4096, replicas=20, use_point_cloud_colours=True)

@@ -1,4 +1,4 @@
-"""The trainer, on a prior that needs no training (tests/support/tiny_prior.py). By objective: test_optimize_methods.py."""
+"""sctd.train.optimize with an analytic prior (tests/support/tiny_prior.py). By objective: test_optimize_methods.py."""
 
 from itertools import islice, pairwise
 
@@ -17,13 +17,13 @@ from sctd.train.optimize import OptimizeError
 from tests.support.tiny_prior import COLOURS, SIZE, VARIANCE, TinyPrior, ball, growing, recipe, rows, run, same
 
 
-def test_a_toy_target_is_reached() -> None:
+def test_sctd_reaches_a_toy_target() -> None:
     chosen = recipe(iterations=100, relocate__interval=20)
     cameras = orbit(3, 20.0, 3.8, 0.55, SIZE)
 
     def distance(gaussians: Gaussians) -> float:
-        shown = render(gaussians, cameras, torch.tensor(COLOURS["red"]))
-        return float((shown.rgb - torch.tensor(COLOURS["red"])[:, None, None]).norm())
+        rendering = render(gaussians, cameras, torch.tensor(COLOURS["red"]))
+        return float((rendering.rgb - torch.tensor(COLOURS["red"])[:, None, None]).norm())
 
     steps = run(chosen)
     assert [step.iteration for step in steps] == list(range(1, 101))
@@ -31,7 +31,7 @@ def test_a_toy_target_is_reached() -> None:
     assert all(step.num_gaussians == step.gaussians.num == 60 for step in steps)
 
 
-def test_sds_reaches_it_too_with_its_own_number_of_predictions() -> None:
+def test_sds_reaches_the_toy_target_with_one_prediction_per_iteration() -> None:
     prior = TinyPrior()
     steps = run(methods.sds(recipe()), prior=prior)
     assert len(prior.calls) == len(steps)
@@ -40,11 +40,11 @@ def test_sds_reaches_it_too_with_its_own_number_of_predictions() -> None:
     assert red[0] > 0.55 > 0.5 > red[1]
 
 
-def test_an_sctd_iteration_costs_five_predictions_a_view_or_four_below_the_threshold() -> None:
+def test_an_sctd_iteration_costs_five_predictions_per_view_or_four_below_the_threshold() -> None:
     prior = TinyPrior()
     run(recipe(iterations=20), prior=prior)
     batches = [batch for batch, _, _ in prior.calls]
-    iterations = batches.count(4)  # the one guided prediction of each
+    iterations = batches.count(4)  # one guided prediction per iteration
     assert iterations == 20
     assert set(batches) == {2, 4}
     one_step = sum(t <= 150 for batch, t, _ in prior.calls if batch == 4)
@@ -52,8 +52,8 @@ def test_an_sctd_iteration_costs_five_predictions_a_view_or_four_below_the_thres
 
 
 @pytest.mark.parametrize("kind", ["fixed", "fresh"])
-def test_one_step_is_the_closed_form_and_no_gradient_flows_through_the_denoiser(kind: str) -> None:
-    """SDS on Gaussian data: loss, gradients and statistics follow from one written-out residual."""
+def test_one_step_matches_the_closed_form_without_the_denoiser_jacobian(kind: str) -> None:
+    """SDS on Gaussian data: loss, gradients and statistics follow from an explicit residual."""
     chosen = methods.sds(
         recipe(iterations=1, objective__weight=3, guidance__scale=1, guidance__view_text="none", densify__enabled=True)
     )
@@ -83,20 +83,20 @@ def test_one_step_is_the_closed_form_and_no_gradient_flows_through_the_denoiser(
     after = step.state.population
     torch.testing.assert_close(after.first_moment.means, 0.1 * of_means / 2, atol=0, rtol=1e-4)  # mean of 2 views
     seen = rendering.radii > 0
-    torch.testing.assert_close(after.gradient_sum, (of_pixels.norm(dim=-1) * seen).sum(0))  # each view's own
+    torch.testing.assert_close(after.gradient_sum, (of_pixels.norm(dim=-1) * seen).sum(0))  # per view
     assert torch.equal(after.sightings, seen.sum(0).float())
 
 
 @pytest.mark.parametrize("method", list(methods.FOR_OBJECTIVE))
-def test_every_objective_sees_the_same_scene_at_the_same_iteration(method: str, monkeypatch) -> None:
-    """Cameras, backgrounds and mirroring of one seed, whatever times and noise an objective draws besides."""
+def test_all_objectives_share_the_views_of_an_iteration(method: str, monkeypatch) -> None:
+    """Cameras, backgrounds and mirroring depend on the seed, not on the times and noise that an objective draws."""
     seen = []
 
-    def watched(gaussians, cameras, background):
+    def recorded(gaussians, cameras, background):
         seen.append((cameras.world_to_camera, background))
         return render(gaussians, cameras, background)
 
-    monkeypatch.setattr(optimize, "render", watched)
+    monkeypatch.setattr(optimize, "render", recorded)
     for name in "sctd", method:
         chosen = methods.FOR_OBJECTIVE[name](recipe(iterations=4, encoding__flip_share=0.5))
         list(optimize.optimize(chosen, TinyPrior(), ball(), "red", 0))
@@ -107,7 +107,7 @@ def test_every_objective_sees_the_same_scene_at_the_same_iteration(method: str, 
     assert not torch.equal(seen[0][0], seen[1][0])
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_seed_others() -> None:
+def test_a_seed_determines_every_bit() -> None:
     for chosen in (recipe(), growing()):
         first, again, other = run(chosen), run(chosen), run(chosen, seed=1)
         assert all(same(a, b) for a, b in zip(first, again, strict=True))
@@ -115,7 +115,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others() -> None:
 
 
 @pytest.mark.parametrize("chosen", [recipe(), growing()], ids=["relocating", "growing"])
-def test_a_resumed_run_equals_an_undisturbed_one_in_every_bit(chosen: Recipe) -> None:
+def test_a_resumed_run_is_bit_identical(chosen: Recipe) -> None:
     steps = run(chosen)
     for stop in (1, 3, 4, 5, 6, 8, 11):  # 4 and 8 relocate or densify, 6 resets opacities
         resumed = list(
@@ -127,7 +127,7 @@ def test_a_resumed_run_equals_an_undisturbed_one_in_every_bit(chosen: Recipe) ->
     assert list(finished) == []
 
 
-def test_a_step_may_be_kept_while_the_run_goes_on() -> None:
+def test_a_step_does_not_change_while_the_run_continues() -> None:
     steps = optimize.optimize(recipe(), TinyPrior(), ball(), "a red ball", 0)
     first = next(steps)
     before, bytes_before = rows(first.gaussians).clone(), first.checkpoint()
@@ -138,12 +138,12 @@ def test_a_step_may_be_kept_while_the_run_goes_on() -> None:
     assert not any(tensor.requires_grad for tensor in last.gaussians.tensors().values())
 
 
-def test_a_checkpoint_of_another_recipe_prompt_or_seed_is_refused_at_once() -> None:
+def test_a_checkpoint_of_another_recipe_prompt_or_seed_is_refused_immediately() -> None:
     content = next(optimize.optimize(recipe(), TinyPrior(), ball(), "a red ball", 0)).checkpoint()
     for chosen, prompt, seed, message in [
-        (recipe(guidance__scale=3), "a red ball", 0, "of recipe"),
-        (recipe(), "a green ball", 0, "of prompt 'a red ball', this run is of prompt 'a green ball'"),
-        (recipe(), "a red ball", 7, "of seed 0, this run is of seed 7"),
+        (recipe(guidance__scale=3), "a red ball", 0, "has recipe"),
+        (recipe(), "a green ball", 0, "has prompt 'a red ball', this run has prompt 'a green ball'"),
+        (recipe(), "a red ball", 7, "has seed 0, this run has seed 7"),
     ]:
         with pytest.raises(CheckpointError, match=message):
             optimize.optimize(chosen, TinyPrior(), ball(), prompt, seed, resume=content)
@@ -160,7 +160,7 @@ def test_growth_stops_at_the_cap_and_opacities_are_reset() -> None:
     assert opacities[5] <= 0.01 + 1e-6
 
 
-def test_nan_is_undone_counted_and_the_run_goes_on() -> None:
+def test_an_iteration_with_nan_is_undone_and_counted() -> None:
     prior = TinyPrior()
     prior.corrupt = lambda call: call in (12, 40)  # iterations 3 or 4, and a later one
     steps = run(recipe(max_skipped_iterations=2), prior=prior)
@@ -178,7 +178,7 @@ def test_nan_is_undone_counted_and_the_run_goes_on() -> None:
     assert bool(rows(steps[-1].gaussians).isfinite().all())
 
 
-def test_many_in_a_row_end_the_run_and_say_where() -> None:
+def test_many_skipped_iterations_in_a_row_end_the_run() -> None:
     prior = TinyPrior()
     prior.corrupt = lambda call: call > 20
     steps = optimize.optimize(recipe(max_skipped_iterations=3), prior, ball(), "a red ball", 0)
@@ -186,7 +186,7 @@ def test_many_in_a_row_end_the_run_and_say_where() -> None:
         list(steps)
 
 
-def test_a_resumed_run_still_counts_what_was_skipped_before() -> None:
+def test_a_resumed_run_counts_iterations_skipped_before() -> None:
     prior = TinyPrior()
     prior.corrupt = lambda call: True
     chosen = recipe(max_skipped_iterations=3)
@@ -196,40 +196,40 @@ def test_a_resumed_run_still_counts_what_was_skipped_before() -> None:
 
 
 @pytest.mark.parametrize("chosen", [recipe(), growing()], ids=["relocating", "growing"])
-@pytest.mark.parametrize("spoilt", [(), (3, 4, 8), (12,)])
-def test_who_goes_ahead_of_the_verdict_makes_the_same_steps(chosen: Recipe, spoilt: tuple[int, ...]) -> None:
-    """Also around iterations that are undone: what was begun from one of them is begun again."""
+@pytest.mark.parametrize("corrupted", [(), (3, 4, 8), (12,)])
+def test_running_ahead_of_the_check_gives_the_same_steps(chosen: Recipe, corrupted: tuple[int, ...]) -> None:
+    """Also with undone iterations: an iteration that started from an undone one starts again."""
     usual = TinyPrior()
     run(chosen, prior=usual)
-    times = [t for batch, t, _ in usual.calls if batch == 4]  # of the guided prediction of each iteration
+    times = [t for batch, t, _ in usual.calls if batch == 4]  # times of the guided prediction of each iteration
     runs = []
     for ahead in (False, True):
         prior = TinyPrior()
-        prior.corrupt = lambda _, prior=prior: prior.calls[-1][:2] in {(4, times[number - 1]) for number in spoilt}
+        prior.corrupt = lambda _, prior=prior: prior.calls[-1][:2] in {(4, times[number - 1]) for number in corrupted}
         runs.append(list(optimize.optimize(chosen, prior, ball(), "a red ball", 0, ahead=ahead)))
     assert all(same(a, b) for a, b in zip(*runs, strict=True))
-    assert (runs[0][-1].skipped > 0) == bool(spoilt)
+    assert (runs[0][-1].skipped > 0) == bool(corrupted)
 
 
 @pytest.mark.parametrize("chosen", [recipe(), growing(noise__kind="fixed")], ids=["relocating", "growing"])
-def test_fewer_views_at_once_pull_alike(chosen: Recipe) -> None:
-    """One iteration of 2 views, together or one after the other: random numbers are the same, sums are rounded."""
-    whole, parted = (
+def test_fewer_views_at_once_give_the_same_gradients(chosen: Recipe) -> None:
+    """One iteration of 2 views, together or one by one: the same random numbers, sums equal up to rounding."""
+    whole, split = (
         next(optimize.optimize(chosen, TinyPrior(), ball(), "a red ball", 0, views_at_once=views)) for views in (2, 1)
     )
-    assert parted.loss == pytest.approx(whole.loss, rel=1e-5)
-    assert torch.equal(parted.state.random, whole.state.random)
+    assert split.loss == pytest.approx(whole.loss, rel=1e-5)
+    assert torch.equal(split.state.random, whole.state.random)
     for left, right in zip(
-        parted.state.population.first_moment.tensors().values(),
+        split.state.population.first_moment.tensors().values(),
         whole.state.population.first_moment.tensors().values(),
         strict=True,
     ):
         torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-7)
-    torch.testing.assert_close(parted.state.population.gradient_sum, whole.state.population.gradient_sum)
-    assert torch.equal(parted.state.population.largest_radius, whole.state.population.largest_radius)
+    torch.testing.assert_close(split.state.population.gradient_sum, whole.state.population.gradient_sum)
+    assert torch.equal(split.state.population.largest_radius, whole.state.population.largest_radius)
 
 
-def test_the_parts_of_an_iteration_are_told_in_their_order() -> None:
+def test_timing_marks_name_the_parts_of_an_iteration_in_order() -> None:
     marks: list[str] = []
     next(optimize.optimize(recipe(), TinyPrior(), ball(), "a red ball", 0, mark=marks.append))
     assert marks[:4] == ["begin", "draws", "render", "encode"]
@@ -241,29 +241,29 @@ def test_the_parts_of_an_iteration_are_told_in_their_order() -> None:
 @pytest.mark.parametrize(
     ("chosen", "num", "prompt", "message"),
     [
-        (recipe(), 60, "  ", "the prompt is empty; say what to make"),
-        (recipe(bounds__max_gaussians=59), 60, "x", "60 Gaussians to begin with; expected 1 to 59: change"),
-        (recipe(), 0, "x", "0 Gaussians to begin with; expected 1 to 20000: change initialization.count"),
+        (recipe(), 60, "  ", "the prompt is empty; describe the object"),
+        (recipe(bounds__max_gaussians=59), 60, "x", "60 initial Gaussians; expected 1 to 59: change"),
+        (recipe(), 0, "x", "0 initial Gaussians; expected 1 to 20000: change initialization.count"),
     ],
 )
-def test_what_cannot_begin_is_refused_at_once(chosen: Recipe, num: int, prompt: str, message: str) -> None:
+def test_invalid_arguments_are_refused_immediately(chosen: Recipe, num: int, prompt: str, message: str) -> None:
     with pytest.raises(OptimizeError) as caught:
         optimize.optimize(chosen, TinyPrior(), ball(num), prompt, 0)
     assert message in str(caught.value)
 
 
 def test_the_text_follows_the_view() -> None:
-    """The front is asked to be red, the back blue: the camera decides which."""
+    """The front should be red and the back blue, depending on the camera."""
     chosen = recipe(iterations=80, cameras__views=4, sh_degree=0, relocate__enabled=False)
     gaussians = run(chosen, prompt="a thing")[-1].gaussians
-    shown = render(gaussians, orbit(2, 10.0, 3.8, 0.55, SIZE), torch.zeros(3))
-    front, back = (shown.rgb / shown.alpha[:, None].clamp(min=1e-3))[:, :, SIZE // 2, SIZE // 2]
+    rendering = render(gaussians, orbit(2, 10.0, 3.8, 0.55, SIZE), torch.zeros(3))
+    front, back = (rendering.rgb / rendering.alpha[:, None].clamp(min=1e-3))[:, :, SIZE // 2, SIZE // 2]
     assert front[0] - front[2] > 0.2
     assert back[2] - back[0] > 0.2
 
 
 @pytest.mark.parametrize(("view_text", "num_texts"), [("nearest", 5), ("interpolated", 5), ("none", 2)])
-def test_the_prior_reads_the_template_the_view_and_the_negative_prompt(view_text: str, num_texts: int) -> None:
+def test_prompts_include_the_template_the_view_words_and_the_negative_prompt(view_text: str, num_texts: int) -> None:
     chosen = recipe(guidance__view_text=view_text, guidance__negative_prompt="a green haze", cameras__views=4)
     prior = TinyPrior()
     run(chosen, prompt="{a} thing", prior=prior)
@@ -271,13 +271,13 @@ def test_the_prior_reads_the_template_the_view_and_the_negative_prompt(view_text
     assert len(prior.prompts) == num_texts
     assert all(text.startswith("a DSLR photo of {a} thing") for text in prior.prompts[1:])
     words = torch.stack([prior._target(text).reshape(1, -1) for text in prior.prompts[1:]])
-    texts = [text for asked in prior.texts if asked is not None for text in asked.chunk(2)[1]]
+    texts = [text for batch in prior.texts if batch is not None for text in batch.chunk(2)[1]]
     is_word = [bool((text == words).all(dim=-1).any()) for text in texts]
     assert len(is_word) == 4 * 12
     assert all(is_word) == (view_text != "interpolated")
 
 
-def test_harmonics_are_added_or_left_out() -> None:
+def test_sh_coefficients_are_added_or_dropped() -> None:
     assert next(optimize.optimize(growing(), TinyPrior(), ball(), "a red ball", 0)).gaussians.sh_degree == 1
     four = ball()
     four = Gaussians(four.means, four.log_scales, four.quats, four.logit_opacities, four.sh.expand(-1, 4, -1))
@@ -285,7 +285,7 @@ def test_harmonics_are_added_or_left_out() -> None:
     assert step.gaussians.sh_degree == 0
 
 
-def test_parameters_stay_inside_the_bounds() -> None:
+def test_parameters_stay_within_the_bounds() -> None:
     chosen = recipe(bounds__radius=0.45, bounds__scale=(0.06, 0.08))
     for step in run(chosen):
         assert float(step.gaussians.means.norm(dim=-1).max()) <= 0.45 + 1e-6
@@ -293,7 +293,7 @@ def test_parameters_stay_inside_the_bounds() -> None:
         assert float(step.gaussians.sh.abs().max()) <= float(rgb_to_sh(torch.tensor(1.0))) + 1e-6
 
 
-def test_backgrounds_come_in_their_shares() -> None:
+def test_background_colours_have_their_shares() -> None:
     settings = Background(white_share=0.2, black_share=0.3, grey_share=0.1, darkest=0.4)
     colours = draws.backgrounds(settings, 20_000, torch.Generator().manual_seed(0))
     white, black = (colours == 1).all(1), (colours == 0).all(1)
@@ -303,7 +303,7 @@ def test_backgrounds_come_in_their_shares() -> None:
     assert 0.4 <= float(colours[~black].min()) < 0.41
 
 
-def test_fixed_noise_stays_and_scale_noise_has_its_spread() -> None:
+def test_fixed_noise_is_constant_and_scale_noise_has_its_spread() -> None:
     steps = run(recipe(noise__offset=0.5))
     assert torch.equal(steps[0].state.noise, steps[-1].state.noise)
     start = ball(20_000)

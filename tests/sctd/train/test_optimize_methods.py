@@ -1,4 +1,4 @@
-"""The trainer by objective and option: cost, closed forms, clamp, brightness, shared noise, guidance, exact resume."""
+"""sctd.train.optimize by objective and option: cost, closed forms, clamp, brightness, noise, guidance, resume."""
 
 import math
 import random
@@ -26,17 +26,17 @@ from tests.support.tiny_prior import SIZE, VARIANCE, TinyPrior, ball, growing, r
 
 VIEWS = 2
 ALONE = {"regularizers.oversize": 0, "regularizers.alpha_entropy": 0, "relocate.enabled": False}
-"""The objective and nothing besides."""
+"""Only the objective: no regularizers, no relocation."""
 
 
 def method(name: str, base: Recipe | None = None, **overrides: object) -> Recipe:
-    """A method of the small recipe; keys are written with __ for a dot."""
-    made = FOR_OBJECTIVE[name](base or recipe())
-    return with_overrides(made, {key.replace("__", "."): value for key, value in overrides.items()})
+    """A method with the small recipe; in keyword names, __ stands for a dot."""
+    chosen = FOR_OBJECTIVE[name](base or recipe())
+    return with_overrides(chosen, {key.replace("__", "."): value for key, value in overrides.items()})
 
 
-def spied(monkeypatch: pytest.MonkeyPatch, module: object, name: str) -> list:
-    """All that a function returns from now on."""
+def record_results(monkeypatch: pytest.MonkeyPatch, module: object, name: str) -> list:
+    """Record all results of a function from now on."""
     returned, function = [], getattr(module, name)
 
     def spy(*arguments: object, **options: object) -> object:
@@ -51,7 +51,7 @@ def spied(monkeypatch: pytest.MonkeyPatch, module: object, name: str) -> list:
 
 
 @pytest.mark.parametrize("name", FOR_OBJECTIVE)
-def test_every_method_moves_all_gaussians_and_leaves_them_finite(name: str) -> None:
+def test_every_method_moves_all_gaussians_and_stays_finite(name: str) -> None:
     steps = run(method(name, iterations=5, bounds__colour=False))
     assert [step.skipped for step in steps] == [0] * 5
     assert all(0 < step.loss < math.inf for step in steps)
@@ -63,28 +63,30 @@ def test_every_method_moves_all_gaussians_and_leaves_them_finite(name: str) -> N
 
 
 def cost(name: str, times: Times, *, perp_neg: bool) -> tuple[int, int]:
-    """Calls, and samples a view, of one iteration: a guided prediction counts 2, with Perp-Neg 4."""
-    guided = 4 if perp_neg else 2
+    """Calls, and samples per view, of one iteration: a guided prediction counts 2, with Perp-Neg 4."""
+    samples = 4 if perp_neg else 2
     match name:
         case "sctd":
-            plain, dear = (3 if times.t > 150 else 2), 1
+            plain, guided = (3 if times.t > 150 else 2), 1
         case "sctd-official":
-            plain, dear = (3 if times.t >= 150 else 2), 1
+            plain, guided = (3 if times.t >= 150 else 2), 1
         case "sds":
-            plain, dear = 0, 1
+            plain, guided = 0, 1
         case "ism":
-            plain, dear = math.ceil((times.s - times.s_m) / 200) + 1, 1
+            plain, guided = math.ceil((times.s - times.s_m) / 200) + 1, 1
         case "cds":
-            plain, dear = 0, 2
+            plain, guided = 0, 2
         case "gcs":
-            plain, dear = 4, 2
-    return plain + dear, plain + guided * dear
+            plain, guided = 4, 2
+    return plain + guided, plain + samples * guided
 
 
 @pytest.mark.parametrize("perp_neg", [False, True], ids=["CFG", "Perp-Neg"])
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_calls_and_samples_of_an_iteration(name: str, perp_neg: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn, prior = spied(monkeypatch, draws, "times"), TinyPrior()
+def test_number_of_calls_and_samples_of_an_iteration(
+    name: str, perp_neg: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, prior = record_results(monkeypatch, draws, "times"), TinyPrior()
     chosen = method(name, iterations=12, guidance__perp_neg=perp_neg, times__warmup_share=0.5)
     for number, _ in enumerate(optimize.optimize(chosen, prior, ball(), "a red ball", 0)):
         calls, samples = cost(name, drawn[number], perp_neg=perp_neg)
@@ -94,7 +96,7 @@ def test_calls_and_samples_of_an_iteration(name: str, perp_neg: bool, monkeypatc
 
 
 def test_the_table_of_costs() -> None:
-    """Samples a view (CFG, Perp-Neg): SCTD 5 and 7, below its threshold 4 and 6; SDS 2, 4; CDS 4, 8; GCS 8, 12."""
+    """Samples per view (CFG, Perp-Neg): SCTD 5 and 7, below its threshold 4 and 6; SDS 2, 4; CDS 4, 8; GCS 8, 12."""
     two_steps, one_step = Times(500, 450, 400), Times(120, 60, 0)
     table = {
         (name, times): tuple(cost(name, times, perp_neg=perp_neg)[1] for perp_neg in (False, True))
@@ -110,19 +112,19 @@ def test_the_table_of_costs() -> None:
 
 
 @pytest.mark.parametrize("name", FOR_OBJECTIVE)
-def test_killed_at_a_random_iteration_and_resumed_is_the_same_ply(name: str) -> None:
-    """With all that is random: growth, resets, disparities, mirroring, posterior samples, camera progress."""
+def test_a_run_resumed_at_a_random_iteration_gives_the_same_ply(name: str) -> None:
+    """With every source of randomness: growth, resets, disparity, mirroring, posterior samples, camera progress."""
     kind = method(name).noise.kind
     chosen = method(name, growing(noise__kind=kind), brightness__limit=0.3)
-    undisturbed = run(chosen)
+    uninterrupted = run(chosen)
     stop = random.Random(f"{name} 1").randrange(1, 12)
     resumed = list(
-        optimize.optimize(chosen, TinyPrior(), ball(), "a red ball", 0, resume=undisturbed[stop - 1].checkpoint())
+        optimize.optimize(chosen, TinyPrior(), ball(), "a red ball", 0, resume=uninterrupted[stop - 1].checkpoint())
     )
     assert len(resumed) == 12 - stop
-    assert ply.to_ply(resumed[-1].gaussians) == ply.to_ply(undisturbed[-1].gaussians)
-    assert ply.to_ply(resumed[-1].gaussians) != ply.to_ply(undisturbed[stop - 1].gaussians)
-    assert resumed[-1].checkpoint() == undisturbed[-1].checkpoint()
+    assert ply.to_ply(resumed[-1].gaussians) == ply.to_ply(uninterrupted[-1].gaussians)
+    assert ply.to_ply(resumed[-1].gaussians) != ply.to_ply(uninterrupted[stop - 1].gaussians)
+    assert resumed[-1].checkpoint() == uninterrupted[-1].checkpoint()
 
 
 def template(kind: str, folder: Path) -> Path:
@@ -135,7 +137,7 @@ def template(kind: str, folder: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["sctd", "gcs-authors"])
 @pytest.mark.parametrize("kind", ["mesh", "ply"])
-def test_a_run_from_a_template_is_resumed_exactly_too(kind: str, name: str, tmp_path: Path) -> None:
+def test_a_resumed_run_from_a_template_is_bit_identical(kind: str, name: str, tmp_path: Path) -> None:
     shape = {
         "initialization.kind": kind,
         "initialization.path": str(template(kind, tmp_path)),
@@ -149,16 +151,18 @@ def test_a_run_from_a_template_is_resumed_exactly_too(kind: str, name: str, tmp_
         assert initial.num == 60
         return list(optimize.optimize(chosen, TinyPrior(), initial, "a red ball", 4, resume=resume))
 
-    undisturbed = begin()
+    uninterrupted = begin()
     stop = random.Random(f"{kind} {name}").randrange(1, 12)
-    assert ply.to_ply(begin(undisturbed[stop - 1].checkpoint())[-1].gaussians) == ply.to_ply(undisturbed[-1].gaussians)
+    assert ply.to_ply(begin(uninterrupted[stop - 1].checkpoint())[-1].gaussians) == ply.to_ply(
+        uninterrupted[-1].gaussians
+    )
 
 
 # ---- closed forms ---------------------------------------------------------------------------------------------------
 
 
 def first_iteration(chosen: Recipe, prior: TinyPrior) -> tuple[Gaussians, Rendering, Cameras, torch.Tensor, Times]:
-    """What the first iteration of seed 0 renders, from leaves; its cameras, its fixed noise and its times."""
+    """Leaves, rendering, cameras, noise and times of the first iteration of seed 0."""
     generator, scene = draws.generator_of(0), draws.generator_of(0, 1)
     noise = draws.noise(chosen, prior.latent_shape, generator)
     cameras = draws.views(chosen, 1, SIZE, scene)
@@ -170,16 +174,16 @@ def first_iteration(chosen: Recipe, prior: TinyPrior) -> tuple[Gaussians, Render
 
 
 def eps(prior: TinyPrior, z_t: torch.Tensor, t: int, target: torch.Tensor) -> torch.Tensor:
-    """Of Gaussian data around a target."""
+    """Predicted noise for Gaussian data around a target."""
     alpha, sigma = prior.schedule.alpha[t], prior.schedule.sigma[t]
     return sigma * (z_t - alpha * target) / (alpha**2 * VARIANCE + sigma**2)
 
 
-@pytest.mark.parametrize("posterior", ["encoder", "spoiled"])
-def test_one_step_of_gcs_is_its_three_losses_through_encoder_and_pixels(posterior: str) -> None:
-    """Written out for Gaussian data, stop-gradient as in the paper.
+@pytest.mark.parametrize("encoder", ["intact", "zero"])
+def test_one_step_of_gcs_matches_its_three_losses(encoder: str) -> None:
+    """Explicit for Gaussian data, with stop-gradients as in the paper.
 
-    L_CP reaches the Gaussians past the encoder: with one that gives zeros whatever it sees, it is all that moves them.
+    L_CP bypasses the encoder: with an encoder whose output is zero, only L_CP moves the Gaussians.
     """
     chosen = method(
         "gcs", iterations=1, guidance__scale=1, guidance__view_text="none", objective__weight=3,
@@ -187,8 +191,8 @@ def test_one_step_of_gcs_is_its_three_losses_through_encoder_and_pixels(posterio
     )  # fmt: skip
     chosen, prior = with_overrides(chosen, ALONE), TinyPrior()
     encode = prior.encode
-    if posterior == "spoiled":
-        prior.embed(["a red ball"])  # texts are embedded by the encoder that is whole
+    if encoder == "zero":
+        prior.embed(["a red ball"])  # texts are embedded with the intact encoder
         target = {text: prior._target(text) for text in ("", "red")}
         prior._target = lambda text: target["red" if "red" in text else ""]
         encode = prior.encode = lambda images, noise=None: 0 * type(prior).encode(prior, images)
@@ -226,11 +230,11 @@ def test_one_step_of_gcs_is_its_three_losses_through_encoder_and_pixels(posterio
             getattr(after.first_moment, name), 0.1 * (pixels + latents) / VIEWS, rtol=1e-3, atol=1e-6
         )
         assert bool(pixels.any())
-        assert bool(latents.any()) == (posterior == "encoder")
+        assert bool(latents.any()) == (encoder == "intact")
     assert not torch.equal(step.gaussians.means, ball().means)
 
 
-def test_without_the_constraint_on_pixels_nothing_passes_the_encoder_by() -> None:
+def test_without_the_pixel_constraint_all_gradients_pass_through_the_encoder() -> None:
     prior = TinyPrior()
     encode = prior.encode
     target = prior._target("red")
@@ -241,7 +245,7 @@ def test_without_the_constraint_on_pixels_nothing_passes_the_encoder_by() -> Non
     assert torch.equal(rows(steps[-1].state.population.first_moment), torch.zeros_like(rows(ball())))
 
 
-def test_a_decoder_of_nan_is_undone_and_named() -> None:
+def test_nan_from_the_decoder_is_undone_and_reported() -> None:
     prior = TinyPrior()
     prior.decode = lambda z_0: torch.full((len(z_0), 3, SIZE, SIZE), torch.nan)
     steps = optimize.optimize(method("gcs", max_skipped_iterations=3), prior, ball(), "a red ball", 0)
@@ -253,20 +257,20 @@ def test_a_decoder_of_nan_is_undone_and_named() -> None:
 
 
 def test_the_clamp_moves_from_its_first_to_its_second_bound() -> None:
-    """So large a weight that every number is cut: the loss of a view is ½ numbers bound²."""
+    """With a weight so large that every number is clamped, the loss of a view is ½ · numbers · bound²."""
     chosen = method("cds", iterations=4, objective__weight=1e9, objective__clamp=(0.02, 0.08))
     bounds = [(2 * step.loss / 64) ** 0.5 for step in run(with_overrides(chosen, ALONE))]
     assert bounds == pytest.approx([0.035, 0.05, 0.065, 0.08], rel=1e-4)
 
 
-def test_the_clamp_cuts_pixels_too() -> None:
+def test_the_clamp_applies_to_pixels() -> None:
     chosen = method("gcs", iterations=1, objective__weight=1e9, objective__clamp=(0.02, 0.08))
     (step,) = run(with_overrides(chosen, ALONE))
     numbers = 2 * step.loss / 0.08**2
-    assert 64 + 0.9 * 3 * SIZE**2 < numbers <= 64 + 3 * SIZE**2 + 1e-2  # a few pixels may be just right
+    assert 64 + 0.9 * 3 * SIZE**2 < numbers <= 64 + 3 * SIZE**2 + 1e-2  # a few pixels may be below the bound
 
 
-def test_a_wide_clamp_and_none_are_the_same_and_a_narrow_one_is_not() -> None:
+def test_a_wide_clamp_has_no_effect_and_a_narrow_one_has() -> None:
     losses = {
         clamp: run(with_overrides(method("cds", iterations=2), ALONE | {"objective.clamp": clamp}))[-1].loss
         for clamp in ((0, 0), (1e6, 1e6), (1e-3, 1e-3))
@@ -278,8 +282,10 @@ def test_a_wide_clamp_and_none_are_the_same_and_a_narrow_one_is_not() -> None:
 # ---- brightness -----------------------------------------------------------------------------------------------------
 
 
-def bright(monkeypatch: pytest.MonkeyPatch, levels: Callable[[int], float], **overrides: object) -> list[optimize.Step]:
-    """A run of ten iterations whose constant harmonics stay but for BEG; `levels` is what it finds from the 3rd on."""
+def run_with_brightness(
+    monkeypatch: pytest.MonkeyPatch, levels: Callable[[int], float], **overrides: object
+) -> list[optimize.Step]:
+    """Ten iterations in which only BEG changes the constant SH terms; `levels` is the brightness from the 3rd on."""
     calls = []
 
     def found(images: torch.Tensor, quantile: float) -> float:
@@ -287,7 +293,7 @@ def bright(monkeypatch: pytest.MonkeyPatch, levels: Callable[[int], float], **ov
         assert not images.requires_grad
         assert quantile == 0.7
         calls.append(images)
-        return levels(2 + len(calls))  # nobody asks before the third iteration
+        return levels(2 + len(calls))  # not called before the third iteration
 
     monkeypatch.setattr(optimize, "brightest", found)
     chosen = method(
@@ -301,7 +307,7 @@ def bright(monkeypatch: pytest.MonkeyPatch, levels: Callable[[int], float], **ov
 
 
 def dims(steps: list[optimize.Step]) -> dict[int, float]:
-    """At which iterations the constant harmonics changed, and by what factor."""
+    """The iterations at which the constant SH terms changed, with the factors."""
     found, before = {}, ball().sh[:, 0]
     for step in steps:
         after, moments = step.gaussians.sh[:, 0], step.state.population
@@ -317,27 +323,36 @@ def dims(steps: list[optimize.Step]) -> dict[int, float]:
     return found
 
 
-def test_beg_dims_between_its_shares_of_the_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_beg_dims_only_between_its_shares_of_the_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
     """After 0.2 and before 0.9 of ten: 3 to 8."""
-    assert dims(bright(monkeypatch, lambda iteration: 1.0)) == pytest.approx(dict.fromkeys(range(3, 9), 0.5))
+    assert dims(run_with_brightness(monkeypatch, lambda iteration: 1.0)) == pytest.approx(
+        dict.fromkeys(range(3, 9), 0.5)
+    )
 
 
-def test_beg_dims_only_where_the_limit_is_passed(monkeypatch: pytest.MonkeyPatch) -> None:
-    steps = bright(monkeypatch, lambda iteration: {4: 0.91, 6: 0.9, 7: 5.0}.get(iteration, 0.1), brightness__factor=0.8)
+def test_beg_dims_only_if_the_limit_is_exceeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = run_with_brightness(
+        monkeypatch, lambda iteration: {4: 0.91, 6: 0.9, 7: 5.0}.get(iteration, 0.1), brightness__factor=0.8
+    )
     assert dims(steps) == pytest.approx({4: 0.8, 7: 0.8})
 
 
-def test_beg_looks_at_what_was_rendered_and_only_if_it_is_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    found, renderings = spied(monkeypatch, optimize, "brightest"), spied(monkeypatch, optimize, "render")
+def test_beg_measures_the_rendered_images_only_if_enabled(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, renderings = (
+        record_results(monkeypatch, optimize, "brightest"),
+        record_results(monkeypatch, optimize, "render"),
+    )
     run(method("sctd", iterations=4))
     assert found == []
     del renderings[:]
     run(method("sctd", iterations=4, brightness__enabled=True, brightness__quantile=0.6))
     by_hand = [
-        float(torch.stack([view.mean(0)[view.mean(0) > 0].quantile(0.6) for view in each.rgb.detach()]).quantile(0.6))
-        for each in renderings
+        float(
+            torch.stack([view.mean(0)[view.mean(0) > 0].quantile(0.6) for view in rendering.rgb.detach()]).quantile(0.6)
+        )
+        for rendering in renderings
     ]
-    assert found == pytest.approx(by_hand[:3])  # of the fourth, the last, it could change nothing
+    assert found == pytest.approx(by_hand[:3])  # the fourth iteration is after `until_share`
 
 
 # ---- noise ----------------------------------------------------------------------------------------------------------
@@ -345,22 +360,22 @@ def test_beg_looks_at_what_was_rendered_and_only_if_it_is_asked_to(monkeypatch: 
 
 @pytest.mark.parametrize("kind", ["fixed", "fresh"])
 @pytest.mark.parametrize("shared", [False, True])
-def test_shared_noise_is_one_for_all_views(shared: bool, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = spied(monkeypatch, draws, "noise")
+def test_shared_noise_is_equal_for_all_views(shared: bool, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = record_results(monkeypatch, draws, "noise")
     steps = run(method("sctd", iterations=3, noise__shared=shared, noise__kind=kind, noise__offset=0.3))
     assert len(drawn) == (1 if kind == "fixed" else 4)
     assert all(torch.equal(noise[0], noise[1]) == shared for noise in drawn)
     assert torch.equal(steps[-1].state.noise[0], steps[-1].state.noise[1]) == shared
     noise = draws.noise(method("cds", noise__offset=2), (4, 40, 40), torch.Generator().manual_seed(0))
-    assert float(noise.mean((0, 2, 3)).std()) > 0.5  # the constant of a channel is there, too
+    assert float(noise.mean((0, 2, 3)).std()) > 0.5  # includes the constant per channel
 
 
 # ---- Perp-Neg -------------------------------------------------------------------------------------------------------
 
 
-def test_perp_neg_asks_for_what_the_cameras_see(monkeypatch: pytest.MonkeyPatch) -> None:
-    """[∅, text, first negatives, second negatives], each for all views: text by the azimuth, negatives by the half."""
-    cameras, prior = spied(monkeypatch, draws, "views"), TinyPrior()
+def test_perp_neg_texts_depend_on_the_camera(monkeypatch: pytest.MonkeyPatch) -> None:
+    """[∅, text, first negatives, second negatives], each for all views: text by azimuth, negatives by half."""
+    cameras, prior = record_results(monkeypatch, draws, "views"), TinyPrior()
     chosen = method(
         "sds", iterations=8, guidance__perp_neg=True, guidance__view_text="interpolated",
         guidance__negative_prompt="a green haze", cameras__azimuth_spread="uniform",
@@ -368,10 +383,10 @@ def test_perp_neg_asks_for_what_the_cameras_see(monkeypatch: pytest.MonkeyPatch)
     run(chosen, prompt="a thing", prior=prior)
     front, side, back = (prior._target(word).flatten() for word in ("front", "", "back"))
     halves = set()
-    for asked, seen in zip(prior.texts, cameras, strict=True):
-        null, text, first, second = (part[:, 0] for part in asked.chunk(4))
+    for batch, views in zip(prior.texts, cameras, strict=True):
+        null, text, first, second = (part[:, 0] for part in batch.chunk(4))
         assert torch.equal(null, prior._target("green").flatten().expand(VIEWS, -1))
-        for view, azimuth in enumerate(seen.azimuth_degrees.tolist()):
+        for view, azimuth in enumerate(views.azimuth_degrees.tolist()):
             away = abs((azimuth + 180) % 360 - 180) / 90
             halves.add(away < 1)
             expected = (1 - away) * front + away * side if away < 1 else (2 - away) * side + (away - 1) * back
@@ -381,8 +396,8 @@ def test_perp_neg_asks_for_what_the_cameras_see(monkeypatch: pytest.MonkeyPatch)
     assert halves == {True, False}
 
 
-def test_one_step_with_perp_neg_is_the_closed_form() -> None:
-    """SDS: what the guidance adds, view by view, with the release's weights written out."""
+def test_one_step_with_perp_neg_matches_the_closed_form() -> None:
+    """SDS: the guidance view by view, with the explicit weights of the release."""
     chosen = method(
         "sds", iterations=1, guidance__perp_neg=True, guidance__view_text="interpolated", guidance__scale=4,
     )  # fmt: skip
@@ -416,14 +431,14 @@ def test_one_step_with_perp_neg_is_the_closed_form() -> None:
 # ---- control --------------------------------------------------------------------------------------------------------
 
 
-class Follower:
-    """A ControlNet of the tiny prior: keeps what it is shown, counts what it is asked."""
+class FakeControl:
+    """A ControlNet for the tiny prior that records its control images and batch sizes."""
 
     def __init__(self, prior: TinyPrior) -> None:
-        self.prior, self.shown, self.batches = prior, [], []
+        self.prior, self.images, self.batches = prior, [], []
 
-    def __call__(self, pictures: torch.Tensor):
-        self.shown.append(pictures)
+    def __call__(self, images: torch.Tensor):
+        self.images.append(images)
 
         def denoise(z_t: torch.Tensor, t: int, text: torch.Tensor | None) -> torch.Tensor:
             self.batches.append(len(z_t))
@@ -433,38 +448,38 @@ class Follower:
         return denoise
 
 
-@pytest.mark.parametrize("flip", [0, 1], ids=["as they are", "mirrored"])
+@pytest.mark.parametrize("flip", [0, 1], ids=["not mirrored", "mirrored"])
 @pytest.mark.parametrize("disparity", [0, 1], ids=["colours", "disparity"])
-def test_control_sees_the_disparity_of_the_current_render_mirrored_with_it(
+def test_control_images_are_the_disparity_mirrored_with_the_render(
     flip: int, disparity: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    renderings, cameras = spied(monkeypatch, optimize, "render"), spied(monkeypatch, draws, "views")
+    renderings, cameras = record_results(monkeypatch, optimize, "render"), record_results(monkeypatch, draws, "views")
     prior = TinyPrior()
-    follower, encoded, encode = Follower(prior), [], prior.encode
+    control, encoded, encode = FakeControl(prior), [], prior.encode
     prior.encode = lambda images, generator=None: (encoded.append(images), encode(images, generator))[1]
     chosen = method(
         "sctd", iterations=3, guidance__control="depth", encoding__flip_share=flip, encoding__disparity_share=disparity
     )
-    steps = list(optimize.optimize(chosen, prior, ball(opacity=0.95), "a red ball", 0, control=follower))
-    assert (len(steps), len(follower.shown)) == (3, 3)
-    images = [each for each in encoded if each.shape[0] == VIEWS]
-    for shown, rendering, seen, image in zip(follower.shown, renderings, cameras, images, strict=True):
+    steps = list(optimize.optimize(chosen, prior, ball(opacity=0.95), "a red ball", 0, control=control))
+    assert (len(steps), len(control.images)) == (3, 3)
+    images = [batch for batch in encoded if batch.shape[0] == VIEWS]
+    for shown, rendering, seen, image in zip(control.images, renderings, cameras, images, strict=True):
         expected = disparity_images(rendering, seen).detach()
         assert bool(expected.any())
         assert not torch.equal(expected, expected.flip(-1))
         assert torch.equal(shown, expected.flip(-1) if flip else expected)
         assert not shown.requires_grad
-        assert torch.equal(image.detach(), shown) == bool(disparity)  # and lies as what is encoded lies
-    assert prior.calls == []  # all that is asked, it is asked
+        assert torch.equal(image.detach(), shown) == bool(disparity)  # with the orientation of the encoded image
+    assert prior.calls == []  # all predictions come from the control
 
 
-def test_guidance_goes_around_the_controlled_denoiser() -> None:
+def test_guidance_wraps_the_controlled_denoiser() -> None:
     prior = TinyPrior()
-    follower = Follower(prior)
+    control = FakeControl(prior)
     chosen = method("sctd", iterations=2, guidance__control="depth", guidance__perp_neg=True)
-    steps = list(optimize.optimize(chosen, prior, ball(), "a red ball", 0, control=follower))
-    assert set(follower.batches) == {VIEWS, 4 * VIEWS}
-    # A ControlNet that adds nothing leaves all as it is without.
+    steps = list(optimize.optimize(chosen, prior, ball(), "a red ball", 0, control=control))
+    assert set(control.batches) == {VIEWS, 4 * VIEWS}
+    # A ControlNet that adds nothing does not change the result.
     plain = run(method("sctd", iterations=2, guidance__perp_neg=True))
     assert torch.equal(rows(steps[-1].gaussians), rows(plain[-1].gaussians))
 
@@ -480,5 +495,5 @@ def test_recipe_and_control_must_agree(control: str, is_given: bool, message: st
     prior = TinyPrior()
     chosen = method("sctd", guidance__control=control)
     with pytest.raises(OptimizeError) as caught:
-        optimize.optimize(chosen, prior, ball(), "a red ball", 0, control=Follower(prior) if is_given else None)
+        optimize.optimize(chosen, prior, ball(), "a red ball", 0, control=FakeControl(prior) if is_given else None)
     assert str(caught.value) == message

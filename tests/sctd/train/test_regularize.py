@@ -1,3 +1,5 @@
+"""sctd.train.regularize: every term in closed form, finite gradients, and the disparity of a view."""
+
 import math
 
 import pytest
@@ -42,19 +44,19 @@ def test_total_variation_of_a_ramp_and_of_a_checkerboard() -> None:
 
 
 @pytest.mark.parametrize("opacity", [0.01, 0.5, 0.9])
-def test_opacity_entropy_is_that_of_a_coin(opacity: float) -> None:
+def test_opacity_entropy_is_the_binary_entropy(opacity: float) -> None:
     expected = -opacity * math.log(opacity) - (1 - opacity) * math.log(1 - opacity)
     assert float(regularize.opacity_entropy(gaussians(opacity=opacity))) == pytest.approx(expected, rel=1e-5)
 
 
-def test_opacity_entropy_and_its_gradient_stay_finite_at_the_ends() -> None:
+def test_opacity_entropy_and_its_gradient_are_finite_at_0_and_1() -> None:
     logits = torch.tensor([-200.0, 0.0, 200.0], requires_grad=True)
     plain = gaussians()
     end = Gaussians(plain.means, plain.log_scales, plain.quats, logits, plain.sh)
     entropy = regularize.opacity_entropy(end)
     (gradient,) = torch.autograd.grad(entropy, logits)
     assert float(entropy.detach()) == pytest.approx(math.log(2) / 3)
-    assert torch.equal(gradient, torch.zeros(3))  # 0 at the middle too: a maximum
+    assert torch.equal(gradient, torch.zeros(3))  # 0 at the maximum in the middle, too
 
 
 def test_alpha_entropy_and_scales() -> None:
@@ -65,13 +67,13 @@ def test_alpha_entropy_and_scales() -> None:
     assert float(regularize.oversize(gaussians(scale=0.1), 0.12)) == 0.0
 
 
-def test_penalty_is_the_weighted_sum_and_nothing_without_weights() -> None:
+def test_penalty_is_the_weighted_sum_and_0_without_weights() -> None:
     alpha = torch.full((2, 4, 4), 0.5)
     ramp = 0.1 * torch.arange(4.0).expand(2, 3, 4, 4)
     shown, cameras = rendering(alpha, rgb=ramp), orbit(2, 0.0, 3.5, 0.55, 4)
     weights = Regularizers(
         total_variation=10,
-        disparity_variation=5,  # nothing is opaque, so the disparity is flat
+        disparity_variation=5,  # no pixel is opaque, so the disparity is constant
         scale=2,
         oversize=3,
         oversize_limit=0.05,
@@ -85,16 +87,21 @@ def test_penalty_is_the_weighted_sum_and_nothing_without_weights() -> None:
     assert float(regularize.penalty(none, gaussians(), shown, cameras)) == 0.0
 
 
-def test_disparity_runs_from_the_farthest_opaque_pixel_to_the_nearest() -> None:
+def test_disparity_ranges_from_the_farthest_to_the_nearest_opaque_pixel() -> None:
     alpha = torch.tensor([[[1.0, 1.0, 1.0, 0.0]]])
     depth = torch.tensor([[[2.0, 4.0, 3.0, 0.0]]])
     shown = regularize.disparity(rendering(alpha, depth), orbit(1, 0.0, 3.5, 0.55, 4))
     near, far = 1 / (2 + 1e-5), 1 / (4 + 1e-5)
-    expected = [1.0, 0.0, (1 / (3 + 1e-5) - far) / (near - far), 0.0]  # empty: disparity f/10, below the farthest
+    expected = [
+        1.0,
+        0.0,
+        (1 / (3 + 1e-5) - far) / (near - far),
+        0.0,
+    ]  # empty: f/10, below the farthest
     torch.testing.assert_close(shown[0, 0, 0], torch.tensor(expected))
 
 
-def test_disparity_of_an_empty_or_flat_view_is_zero_with_a_finite_gradient() -> None:
+def test_disparity_of_an_empty_or_constant_view_is_zero_with_a_finite_gradient() -> None:
     alpha = torch.stack([torch.zeros(4, 4), torch.ones(4, 4)]).requires_grad_()
     shown = regularize.disparity(rendering(alpha, 3 * alpha), orbit(2, 0.0, 3.5, 0.55, 4))
     assert not shown.detach().any()
