@@ -118,14 +118,14 @@ def _module(named: Reference) -> ModuleType:
             "assets with the changed objective"
         )
     package = f"custom_objective_{named.digest}"
-    beside = _Beside(package, Path(named.path), sources)
-    sys.meta_path.append(beside)
-    module = module_from_spec(beside.spec(package))
+    finder = _DigestFinder(package, Path(named.path), sources)
+    sys.meta_path.append(finder)
+    module = module_from_spec(finder.spec(package))
     sys.modules[package] = module  # needed by dataclasses and pickle
     try:
-        beside.exec_module(module)
+        finder.exec_module(module)
     except Exception as error:
-        sys.meta_path.remove(beside)
+        sys.meta_path.remove(finder)
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise CustomObjectiveError(f"{named.path} cannot be run ({reason}); correct the file") from error
     return module
@@ -140,7 +140,7 @@ def _read(path: str) -> bytes:
         ) from None
 
 
-class _Beside(MetaPathFinder, Loader):
+class _DigestFinder(MetaPathFinder, Loader):
     """Import finder for the files of a digest only: the file as a package, its neighbours as submodules."""
 
     def __init__(self, package: str, path: Path, sources: Mapping[str, bytes]):
@@ -155,9 +155,8 @@ class _Beside(MetaPathFinder, Loader):
         file = self.path if is_package else self.path.with_name(f"{name.rpartition('.')[2]}.py")
         spec = spec_from_file_location(name, file, loader=self)
         assert spec is not None
-        spec.submodule_search_locations = (
-            [] if is_package else None
-        )  # no folder, so that Python's default finder finds nothing
+        # Without a folder, Python's default finder finds nothing.
+        spec.submodule_search_locations = [] if is_package else None
         return spec
 
     def exec_module(self, module: ModuleType) -> None:
@@ -169,9 +168,9 @@ def _sources(path: str) -> dict[str, bytes]:
     found, todo = {"": _read(path)}, [""]
     while todo:
         for name in _imported(found[todo.pop()]):
-            beside = Path(path).with_name(f"{name}.py")
-            if name not in found and beside.is_file():
-                found[name] = _read(str(beside))
+            neighbour = Path(path).with_name(f"{name}.py")
+            if name not in found and neighbour.is_file():
+                found[name] = _read(str(neighbour))
                 todo.append(name)
     return found
 
