@@ -16,7 +16,7 @@ import generated
 project = "SegmentDreamer"
 extensions = ["myst_parser", "sphinx_external_toc"]
 root_doc = "docs/index"
-include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/**.md"]
+include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/**.md"]
 exclude_patterns = [".*", "runs", "site"]
 external_toc_path = "docs/_toc.yml"
 
