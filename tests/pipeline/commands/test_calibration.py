@@ -1,4 +1,4 @@
-"""The table of A/A runs, from pairs made by hand."""
+"""The table of A/A runs, from hand-written pairs."""
 
 from pipeline.commands import calibration
 from pipeline.nightly.verdict import INCONCLUSIVE, PASS, GateResult

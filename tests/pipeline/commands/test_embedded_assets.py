@@ -1,4 +1,4 @@
-"""What is said of a run's assets, and what is promised of the packaged models as files."""
+"""The report on a run's assets, and properties of the files of the bundled models."""
 
 import json
 
@@ -16,7 +16,7 @@ from sctd.scene.gaussians import Gaussians
 MIB = 2**20
 
 
-def test_a_line_per_method_and_its_paired_difference_from_sctd():
+def test_summary_has_a_row_per_method_and_its_paired_difference_from_sctd():
     found = [
         Found("sctd", "a red car", 0.6, True, True, False),
         Found("sctd", "a red mushroom", 0.5, False, None, None),
@@ -42,7 +42,7 @@ def test_a_line_per_method_and_its_paired_difference_from_sctd():
 
 
 class OneDirection:
-    """A scorer to which every picture and every text is the same."""
+    """A scorer with equal features for every image and every text."""
 
     def text_features(self, texts: list[str]) -> np.ndarray:
         return np.tile(np.float32([1, 0]), (len(texts), 1))
@@ -51,8 +51,8 @@ class OneDirection:
         return np.tile(np.float32([1, 0]), (len(views), 1))
 
 
-def test_rows_are_methods_and_of_a_portrait_only_the_front_is_asked_for(tmp_path):
-    """Labels of a sweep's cells, as run.json has them; an older folder's jobs have none, then it is the objective."""
+def test_rows_are_methods_and_portraits_have_no_test_of_the_back(tmp_path):
+    """The method is the label in run.json; jobs of older run folders lack it, and the objective is used instead."""
     recipes = {"portrait": {"cameras": {"azimuth_degrees": [-90, 90]}}, "sds": {"cameras": {}}}
     rows = [("portrait", "a red car"), ("portrait", "a sailor's head"), (None, "a red car"), ("sds", "not made")]
     jobs = []

@@ -1,4 +1,4 @@
-"""`segmentdreamer nightly` as a scheduler meets it: exit statuses, files, planted regressions that are found."""
+"""`segmentdreamer nightly`: exit statuses, output files, and detection of planted regressions."""
 
 import json
 import re
@@ -35,13 +35,13 @@ def invoke(*arguments: object):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """The metric check passes without being made: it has tests of its own."""
+    """Skip the metric check, which has its own tests."""
     monkeypatch.setattr(frozen, "check", list)
 
 
 @pytest.fixture(scope="module")
 def tiny(tiny_weights, tmp_path_factory):
-    """Options of a run of three prompts over tiny models, held to its scores, and a baseline that was accepted."""
+    """Options of a run of three prompts with tiny models, and its accepted baseline."""
     root = tmp_path_factory.mktemp("nightly")
     (root / "three.txt").write_text(PROMPTS)
     (root / "gates.toml").write_text(QUALITY)
@@ -54,7 +54,7 @@ def tiny(tiny_weights, tmp_path_factory):
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_same_code_passes_and_leaves_verdict_trend_and_history(tiny):
+def test_same_code_passes_and_writes_verdict_trend_and_history(tiny):
     options, root = tiny
     result = invoke("nightly", *options, "--out", root / "tonight")
     assert result.exit_code == 0, result.output
@@ -79,7 +79,7 @@ def test_the_same_code_passes_and_leaves_verdict_trend_and_history(tiny):
 
 
 @pytest.mark.usefixtures("quick")
-def test_another_protocol_fails_with_status_5_and_says_why(tiny):
+def test_another_protocol_fails_with_status_5_and_its_reason(tiny):
     options, root = tiny
     result = invoke("nightly", *options, "--views", "3", "--out", root / "views")
     assert result.exit_code == 5
@@ -89,22 +89,22 @@ def test_another_protocol_fails_with_status_5_and_says_why(tiny):
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_job_that_fails_tonight_is_red(tiny, monkeypatch):
+def test_additional_failed_job_is_a_regression(tiny, monkeypatch):
     options, root = tiny
-    made = commands_nightly._made
+    result_of = commands_nightly._result
 
     def lost(finished, job):
         if job["prompt"] != "a blue ball":
-            return made(finished, job)
+            return result_of(finished, job)
         return nightly.JobResult(job["method"], job["prompt"], job["seed"], None, "NaN in the loss")
 
-    monkeypatch.setattr(commands_nightly, "_made", lost)
+    monkeypatch.setattr(commands_nightly, "_result", lost)
     result = invoke("nightly", *options, "--out", root / "failing")
     assert result.exit_code == 5
     assert "the generation changed: 1 jobs failed, 0 in the baseline; 'a blue ball': NaN in the loss" in result.stdout
 
 
-def test_a_change_of_preprocessing_is_called_a_change_of_the_metric(tiny, bundled_weights, monkeypatch):
+def test_changed_preprocessing_is_a_change_of_the_metric(tiny, bundled_weights, monkeypatch):
     options, root = tiny
     plain = ClipScorer.image_features
     monkeypatch.setattr(ClipScorer, "image_features", lambda self, views: plain(self, views - (views > 0)))
@@ -118,7 +118,7 @@ def test_a_change_of_preprocessing_is_called_a_change_of_the_metric(tiny, bundle
 
 @pytest.fixture(scope="module")
 def bundled(bundled_weights, tmp_path_factory):
-    """The packaged models, three prompts for a few iterations, and their baseline."""
+    """Options of a run of three prompts with the bundled models for a few iterations, and its baseline."""
     root = tmp_path_factory.mktemp("bundled")
     options = ["--suite", "embedded40", "--limit", 3, *SMALL, "--views", 8]
     options += ["--set", "iterations=12", "--set", "initialization.count=800"]
@@ -137,8 +137,8 @@ def bundled(bundled_weights, tmp_path_factory):
     ],
 )
 @pytest.mark.usefixtures("quick")
-def test_a_wrong_sign_and_a_weaker_guidance_are_found(bundled, monkeypatch, factor, found):
-    """The metric check is quiet, so the generation changed. A fifth less guidance shows in the loss alone."""
+def test_wrong_sign_and_weaker_guidance_are_detected(bundled, monkeypatch, factor, found):
+    """The metrics are unchanged, so the generation has changed. A fifth less guidance changes only the loss."""
     options, root = bundled
     plain = guidance.cfg
     monkeypatch.setattr(guidance, "cfg", lambda denoise, scale, null: plain(denoise, factor * scale, null))
@@ -147,7 +147,7 @@ def test_a_wrong_sign_and_a_weaker_guidance_are_found(bundled, monkeypatch, fact
     assert re.search(found, result.stdout), result.stdout
 
 
-# ---- refusals -----------------------------------------------------------------------------------------------------
+# ---- errors -------------------------------------------------------------------------------------------------------
 
 
 def refused(*arguments: object) -> str:
@@ -157,47 +157,45 @@ def refused(*arguments: object) -> str:
     return line.removeprefix("Error: ")
 
 
-def test_wrong_input_is_one_line_and_status_2_before_any_work(tiny, tmp_path, monkeypatch):
+def test_invalid_input_is_a_one_line_error_before_any_work(tiny, tmp_path, monkeypatch):
     options, root = tiny
-    monkeypatch.setattr(commands, "executing", lambda *_: pytest.fail("work began"))
+    monkeypatch.setattr(commands, "executing", lambda *_: pytest.fail("an executor was started"))
     assert refused("nightly", "--weights", options[3]) == (
-        "--baseline is missing; give the folder of the pinned baselines, as --baseline baselines."
+        "--baseline is missing; give the folder of the baselines: --baseline baselines."
     )
     assert refused("nightly", *options, "--baseline", tmp_path).startswith(f"{tmp_path} holds no baseline; pin a ")
     assert refused("nightly", *options, "--gates", tmp_path / "no.toml").startswith(f"{tmp_path}/no.toml cannot be ")
     accept = ["nightly", "accept", root / "release"]
     assert refused(*accept, "--baseline", tmp_path, "--reason", " ") == (
-        "--reason is empty; say why this run is the one to compare with from now on."
+        "--reason is empty; say why later runs are compared with this one."
     )
     assert refused(*accept, "--reason", "x").startswith("--baseline is missing;")
     monkeypatch.setattr(commands_nightly.manifest, "commit", lambda: "decade")
     store = Store(tmp_path / "older")
     store.write_json(store.root / "run.json", {"sessions": [{"commit": "c0ffee"}]})
     assert refused("nightly", *options, "--out", store.root) == (
-        f"{store.root} was made by commit c0ffee, and this is decade; choose another --out, or leave it out for a "
-        "folder of tonight's."
+        f"{store.root} was generated by commit c0ffee, and this is decade; choose another --out, or omit it to "
+        "use a new folder."
     )
     assert list(tmp_path.glob("0*")) == []
 
 
-def test_a_run_that_is_not_finished_is_not_pinned(tiny, monkeypatch):
+def test_unfinished_run_is_not_pinned(tiny, monkeypatch):
     _, root = tiny
     read = RunResults.read
     monkeypatch.setattr(
         RunResults, "read", lambda store: replace(run := read(store), records=dict.fromkeys(run.records, None))
     )
     line = refused("nightly", "accept", root / "release", "--baseline", root / "other", "--reason", "x")
-    assert line == (
-        f"{root}/release is not finished: 3 of its 3 assets are not made or not judged; start its command again first."
-    )
+    assert line == (f"{root}/release is not finished: 3 of its 3 assets are not scored; run its command again first.")
 
 
-def test_a_night_has_a_folder_of_its_day_and_commit(monkeypatch):
+def test_default_folder_is_named_after_day_and_commit(monkeypatch):
     monkeypatch.setattr(commands_nightly.manifest, "commit", lambda: "0123456789abcdef+")
     assert commands_nightly._default_folder().name.endswith("-01234567+")
     monkeypatch.setattr(commands_nightly.manifest, "commit", lambda: None)
     assert len(commands_nightly._default_folder().name) == len("nightly-2026-01-02")
 
 
-def test_the_documentation_shows_the_packaged_gates():
+def test_documentation_shows_the_bundled_gates():
     assert gates.BUNDLED.read_text() in (DOCS / "nightly.md").read_text()
