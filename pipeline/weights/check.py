@@ -1,6 +1,6 @@
-"""Whether the models in a folder of weights are what they should be: files, digests, names, shapes, published outputs.
+"""Checks of the models in a weights folder: files, digests, tensor names and shapes, published outputs.
 
-Nothing in a file ever runs: every loader reads safetensors, or torch files with `weights_only=True`.
+No code in a file is executed: all loaders read safetensors, or torch files with `weights_only=True`.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.weights.catalogue import Role
-from pipeline.weights.fetch import sha256_of, wrong
+from pipeline.weights.fetch import mismatch, sha256_of
 from pipeline.weights.models import has_files
 
 README_PROMPT = "a painting of an ocean with clouds and birds, day time, low depth field effect"
 README_REWARDS = {"1.webp": 0.5811622739, "2.webp": 0.2745276093, "3.webp": -1.4131819010, "4.webp": -2.0295696259}
-REWARD_TOLERANCE = 5e-3  # float32 sums in another order than the published ones; measured agreement of the code: 1e-6
+REWARD_TOLERANCE = 5e-3  # float32 sums in another order than the published ones; the code agrees within 1e-6
 README_LABELS = {"a diagram": 0.9927937, "a dog": 0.00421068, "a cat": 0.00299572}  # of ViT-B/32 on CLIP.png
 LABEL_TOLERANCE = 2e-3  # published in half precision
 LOGIT_SCALE = 100
-SAID = {"reference": "opens, unchanged since it was made"}
-GIVE_REWARDS = "give the folder assets/images of a clone of github.com/zai-org/ImageReward by --golden DIR"
-GIVE_CLIP = "give a folder with CLIP.png of github.com/openai/CLIP by --golden DIR"
+LOADED_TEXT = {"reference": "opens and is unchanged since it was generated"}
+GIVE_REWARDS = "give the folder assets/images of a clone of github.com/zai-org/ImageReward with --golden DIR"
+GIVE_CLIP = "give a folder with CLIP.png of github.com/openai/CLIP with --golden DIR"
 
 
 class Status(StrEnum):
@@ -28,7 +28,7 @@ class Status(StrEnum):
 
 
 class Result(NamedTuple):
-    """One thing that was looked at."""
+    """The result of one check."""
 
     role: str
     status: Status
@@ -36,9 +36,9 @@ class Result(NamedTuple):
 
 
 def check(role: Role, weights: Path, golden: Path | None = None, *, is_published: bool = False) -> Iterator[Result]:
-    """Look at a role's files, then load them; with a folder of `golden` images, compare what the model says of them.
+    """Check a role's files and load them; with a folder of `golden` images, compare the model's outputs on them.
 
-    A file that differs from the published one is refused if the folder is to have published files, else noted.
+    A file that differs from the published one is refused if the folder must have published files; otherwise a note.
     """
 
     def result(status: Status, text: str) -> Result:
@@ -51,33 +51,33 @@ def check(role: Role, weights: Path, golden: Path | None = None, *, is_published
     present = [file for file in role.files if role.place(weights, file).is_file()]
     for file in present:
         place = role.place(weights, file)
-        if problem := wrong(place, file):
+        if problem := mismatch(place, file):
             if is_published:
-                mend = f"delete it and run {role.command}"
-                yield result(Status.REFUSED, f"{place} is not the published file: {problem}; {mend}")
+                fix = f"delete it and run {role.command}"
+                yield result(Status.REFUSED, f"{place} is not the published file: {problem}; {fix}")
                 return
             yield result(Status.NOTE, f"{file.path} is not the published file: {problem}")
             continue
         if file.sha256:
             yield result(Status.OK, f"{file.path}: SHA-256 as published")
         elif place.stat().st_size > 2**20:
-            digest = f"SHA-256 {sha256_of(place)}, which is not known to be right or wrong"
+            digest = f"SHA-256 {sha256_of(place)}; the published digest is not known"
             yield result(Status.NOTE, f"{file.path}: {place.stat().st_size:,} bytes, {digest}")
     if role.groups and not present:
-        yield result(Status.NOTE, "none of the published files: whether this model loads is all that is checked")
+        yield result(Status.NOTE, "none of the published files; only checked whether the model loads")
     try:
         model = LOADERS[role.name](path)
     except (ValueError, OSError, RuntimeError) as error:
         yield result(Status.REFUSED, str(error))
         return
-    yield result(Status.OK, SAID.get(role.name, "loads: every tensor has its name and shape"))
+    yield result(Status.OK, LOADED_TEXT.get(role.name, "loads; all tensors have the expected names and shapes"))
     if role.name in GOLDEN:
         for status, text in GOLDEN[role.name](model, path, golden):
             yield result(status, text)
 
 
 def _path(role: Role, weights: Path) -> Path:
-    """What the role's loader takes: its folder, or the one file that stands for it where that is there."""
+    """The path for the role's loader: its folder, or its file if it has only one and that exists."""
     folder = weights / role.folder
     file = folder / role.files[0].path if len(role.files) == 1 else folder
     return folder if role.name == "shape" and not file.exists() else file
@@ -88,7 +88,7 @@ def _prior(path: Path) -> Any:
 
     from sctd.prior.stable_diffusion import StableDiffusionPrior
 
-    return StableDiffusionPrior.load(path, dtype=torch.bfloat16)  # half the memory, the same names and shapes
+    return StableDiffusionPrior.load(path, dtype=torch.bfloat16)  # half the memory with the same names and shapes
 
 
 def _scorer(path: Path) -> Any:
@@ -144,13 +144,13 @@ LOADERS: dict[str, Callable[[Path], Any]] = {
     "reference": _reference,
 }
 
-Told = Iterator[tuple[Status, str]]
+Statuses = Iterator[tuple[Status, str]]
 
 
-def _golden_rewards(model: Any, path: Path, golden: Path | None) -> Told:
-    """ImageReward's README: four pictures, one prompt."""
+def _golden_rewards(model: Any, path: Path, golden: Path | None) -> Statuses:
+    """ImageReward's README: four images, one prompt."""
     if not (path / "ImageReward.pt").is_file():
-        yield Status.NOTE, "published rewards skipped: they are those of ImageReward.pt"
+        yield Status.NOTE, "published rewards skipped: they apply to ImageReward.pt only"
         return
     images = _images(golden, list(README_REWARDS))
     if images is None:
@@ -159,18 +159,18 @@ def _golden_rewards(model: Any, path: Path, golden: Path | None) -> Told:
     worst = 0.0
     for image, expected in zip(images, README_REWARDS.values(), strict=True):
         worst = max(worst, abs(float(model.score(image[None], README_PROMPT)[0]) - expected))
-    fine = worst <= REWARD_TOLERANCE
-    text = f"rewards of the README's four pictures: off by at most {worst:.1e} (tolerance {REWARD_TOLERANCE:g})"
-    yield (Status.OK, text) if fine else (Status.REFUSED, f"{text}; run segmentdreamer weights fetch reward")
+    is_ok = worst <= REWARD_TOLERANCE
+    text = f"rewards of the README's four images: error at most {worst:.1e} (tolerance {REWARD_TOLERANCE:g})"
+    yield (Status.OK, text) if is_ok else (Status.REFUSED, f"{text}; run segmentdreamer weights fetch reward")
 
 
-def _golden_labels(model: Any, path: Path, golden: Path | None) -> Told:
-    """CLIP's README: probabilities of three labels, published for ViT-B/32 alone."""
+def _golden_labels(model: Any, path: Path, golden: Path | None) -> Statuses:
+    """CLIP's README: probabilities of three labels, published for ViT-B/32 only."""
     import numpy as np
 
     kernel = dict(model.model.named_parameters()).get("visual.conv1.weight")
     if kernel is None or tuple(kernel.shape) != (768, 3, 32, 32):
-        yield Status.NOTE, "published probabilities skipped: they are those of ViT-B/32"
+        yield Status.NOTE, "published probabilities skipped: they apply to ViT-B/32 only"
         return
     images = _images(golden, ["CLIP.png"])
     if images is None:
@@ -179,15 +179,15 @@ def _golden_labels(model: Any, path: Path, golden: Path | None) -> Told:
     logits = LOGIT_SCALE * (model.image_features(images[0][None]) @ model.text_features(list(README_LABELS)).T)[0]
     found = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
     worst = float(np.abs(found - np.array(list(README_LABELS.values()))).max())
-    text = f"probabilities of the README's picture: off by at most {worst:.1e} (tolerance {LABEL_TOLERANCE:g})"
+    text = f"probabilities of the README's image: error at most {worst:.1e} (tolerance {LABEL_TOLERANCE:g})"
     yield Status.OK if worst <= LABEL_TOLERANCE else Status.REFUSED, text
 
 
-GOLDEN: dict[str, Callable[[Any, Path, Path | None], Told]] = {"reward": _golden_rewards, "scorer": _golden_labels}
+GOLDEN: dict[str, Callable[[Any, Path, Path | None], Statuses]] = {"reward": _golden_rewards, "scorer": _golden_labels}
 
 
 def _images(folder: Path | None, names: list[str]) -> list[Any] | None:
-    """RGB bytes of these pictures, wherever they are in the folder; None if one is not."""
+    """RGB bytes of these images from any subfolder; None if one is missing."""
     import numpy as np
     from PIL import Image
 

@@ -1,4 +1,7 @@
-"""What this machine can run: findings from facts (`pipeline.weights.machine`), each with the command that mends it. Pure."""
+"""Whether this machine can run a recipe: findings from facts (`pipeline.weights.machine`), each with a fix.
+
+The functions are pure.
+"""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,9 +11,9 @@ from pipeline.weights.machine import Facts
 from pipeline.weights.models import EMBEDDED, EVALUATION, GENERATION, Weights
 from sctd.recipe.recipe import Recipe
 
-GSPLAT_SECONDS = 540  # CPU seconds of one compilation, for one kind of GPU
+GSPLAT_SECONDS = 540  # CPU time of a compilation for one GPU architecture
 OLDEST_TORCH = (2, 9)
-EXPECTED = "fid"  # the distance that published tables have
+EXPECTED = "fid"  # the distance that published tables report
 COMPILER = "pip install 'cuda-toolkit[nvcc,crt,nvvm,cccl,cudart]'"
 BUILD = 'MAX_JOBS=4 python -c "import gsplat.cuda._backend"'
 
@@ -21,7 +24,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """`mend` is a command, or a step where there is none."""
+    """The result of one check. `mend` is a command that fixes it, or a step in words."""
 
     what: str
     status: Status
@@ -31,7 +34,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a recipe needs beside what everything does: weights, a GPU, and what the fast path compiles with."""
+    """What a recipe needs: roles of weights, a GPU, and the compilers of the CUDA-graph path."""
 
     roles: tuple[str, ...]
     gpu: bool
@@ -39,7 +42,7 @@ class Needs:
 
 
 def needs(recipe: Recipe, weights: Weights) -> Needs:
-    """Of a benchmark by this recipe on these weights. Published models are too large to distil from on a CPU."""
+    """What a run of this recipe with these weights needs. Published models are too large for distillation on a CPU."""
     parts = [*GENERATION, *EVALUATION, *(["shape"] if recipe.initialization.kind == "point_e" else [])]
     roles = [role.name for role in ROLES.values() if role.folder in parts and role.name != "upsampler"]
     return Needs(
@@ -50,17 +53,17 @@ def needs(recipe: Recipe, weights: Weights) -> Needs:
 
 
 def findings(facts: Facts, needed: Needs) -> list[Finding]:
-    """Everything that was looked at, in the order in which to mend it."""
+    """The results of all checks, in the order in which to fix problems."""
     return [
         *_software(facts),
         *_gpu(facts, needed.gpu),
-        *_fast_path(facts, needed),
+        *_cuda_graphs(facts, needed),
         *_machine(facts),
         *_ray(facts),
         *[
             _weights(facts, name, name in needed.roles)
             for name, lacks in facts.missing_files.items()
-            # Nobody fetches into the packaged models.
+            # Nothing is fetched into the folder of the bundled models.
             if name in needed.roles or not lacks or facts.weights_name != EMBEDDED
         ],
         *(_distances(facts) if facts.weights_name != EMBEDDED else []),
@@ -68,7 +71,7 @@ def findings(facts: Facts, needed: Needs) -> list[Finding]:
 
 
 def can_run(found: list[Finding]) -> bool:
-    """Whether nothing is missing."""
+    """Whether no finding is MISSING."""
     return all(finding.status is not Status.MISSING for finding in found)
 
 
@@ -77,7 +80,7 @@ def _software(facts: Facts) -> list[Finding]:
     found = [
         Finding("python", Status.OK, f"{version} on {facts.system}")
         if facts.python >= (3, 11, 0)
-        else Finding("python", Status.MISSING, f"{version}; 3.11 is the oldest that works", "uv python install 3.12")
+        else Finding("python", Status.MISSING, f"{version}; 3.11 or later is required", "uv python install 3.12")
     ]
     build = f"built for CUDA {facts.torch_cuda}" if facts.torch_cuda else "built without CUDA"
     if facts.torch is None:
@@ -86,14 +89,14 @@ def _software(facts: Facts) -> list[Finding]:
         text = f"{facts.torch} cannot be imported: {facts.torch_error}"
         found.append(Finding("torch", Status.MISSING, text, "pip install --force-reinstall torch torchvision"))
     elif _numbers(facts.torch) < OLDEST_TORCH:
-        text = f"{facts.torch}; {'.'.join(map(str, OLDEST_TORCH))} is the oldest that works"
+        text = f"{facts.torch}; {'.'.join(map(str, OLDEST_TORCH))} or later is required"
         found.append(Finding("torch", Status.MISSING, text, "pip install --upgrade torch torchvision"))
     else:
         found.append(Finding("torch", Status.OK, f"{facts.torch}, {build}"))
     if facts.torchvision is None:
         found.append(Finding("torchvision", Status.MISSING, "not installed", "pip install torchvision"))
     elif facts.torchvision_error:
-        text = f"{facts.torchvision} does not fit torch {facts.torch}: {facts.torchvision_error}"
+        text = f"{facts.torchvision} does not match torch {facts.torch}: {facts.torchvision_error}"
         found.append(Finding("torchvision", Status.MISSING, text, "pip install --force-reinstall torch torchvision"))
     else:
         found.append(Finding("torchvision", Status.OK, facts.torchvision))
@@ -107,7 +110,7 @@ def _software(facts: Facts) -> list[Finding]:
 def _gpu(facts: Facts, is_needed: bool) -> list[Finding]:
     lacking = Status.MISSING if is_needed else Status.NOTE
     if not facts.gpus:
-        text = "none; the embedded models need none" if not is_needed else "none, and these models need one"
+        text = "none; the bundled models do not need one" if not is_needed else "none, but these models need one"
         return [Finding("gpu", lacking, text, "use a machine with an NVIDIA GPU, or --weights embedded")]
     found = [Finding("gpu", Status.OK, f"{gpu.name}, {_gb(gpu.num_bytes)}, driver {gpu.driver}") for gpu in facts.gpus]
     if not facts.torch_sees_gpu:
@@ -120,55 +123,55 @@ def _gpu(facts: Facts, is_needed: bool) -> list[Finding]:
         found.append(Finding("gpu", lacking, f"torch cannot use it: {why}", mend))
     if facts.gsplat is None:
         mend = "pip install 'segmentdreamer[gpu]'"
-        found.append(Finding("gsplat", lacking, "not installed; without it everything runs on the CPU", mend))
+        found.append(Finding("gsplat", lacking, "not installed; everything runs on the CPU without it", mend))
     elif facts.is_gsplat_built:
-        found.append(Finding("gsplat", Status.OK, f"{facts.gsplat}, its kernels are built"))
+        found.append(Finding("gsplat", Status.OK, f"{facts.gsplat}, kernels are compiled"))
     elif facts.has_nvcc and facts.has_ninja:
-        text = f"{facts.gsplat}, not built: its first use compiles for about {GSPLAT_SECONDS // 60} CPU-minutes"
+        text = f"{facts.gsplat}, not compiled; the first use takes about {GSPLAT_SECONDS // 60} CPU minutes to compile"
         found.append(Finding("gsplat", Status.NOTE, text, BUILD))
     else:
         steps = [*([] if facts.has_nvcc else [COMPILER]), *([] if facts.has_ninja else ["pip install ninja"]), BUILD]
         tools = [name for name, there in {"nvcc": facts.has_nvcc, "ninja": facts.has_ninja}.items() if not there]
-        text = f"{facts.gsplat}, not built, and there is no {' and no '.join(tools)} to build it"
+        text = f"{facts.gsplat}, not compiled; compiling it requires {' and '.join(tools)}"
         found.append(Finding("gsplat", lacking, text, " && ".join(steps)))
     return found
 
 
-def _fast_path(facts: Facts, needed: Needs) -> list[Finding]:
-    """On a GPU the networks are compiled, unless the recipe says no."""
+def _cuda_graphs(facts: Facts, needed: Needs) -> list[Finding]:
+    """Compilers for the CUDA-graph path, which is used on a GPU unless the recipe disables it."""
     if not (facts.gpus and needed.compiles):
         return []
     steps = {
         "triton": (facts.has_triton, "pip install triton"),
-        "C compiler": (facts.has_compiler, "apt-get install gcc"),
+        "a C compiler": (facts.has_compiler, "apt-get install gcc"),
     }
     if lacks := [tool for tool, (is_there, _) in steps.items() if not is_there]:
         mend = " && ".join(steps[tool][1] for tool in lacks) + ", or --set compute.cuda_graphs=false"
-        text = f"there is no {' and no '.join(lacks)} to compile the networks with"
-        return [Finding("fast path", Status.MISSING, text, mend)]
-    return [Finding("fast path", Status.OK, "triton and a C compiler are there")]
+        text = f"compiling the networks requires {' and '.join(lacks)}"
+        return [Finding("cuda graphs", Status.MISSING, text, mend)]
+    return [Finding("cuda graphs", Status.OK, "triton and a C compiler are installed")]
 
 
 def _machine(facts: Facts) -> list[Finding]:
     return [
         Finding("memory", Status.OK, f"{_gb(facts.memory_bytes)} for {facts.num_cores} cores"),
-        # A run itself checks that its folder has room for its assets; a fetch, for its files.
+        # A run checks the free disk space for its assets itself, and a fetch for its files.
         Finding("disk", Status.OK, f"{_gb(facts.free_bytes)} free here")
         if facts.free_bytes
-        else Finding("disk", Status.MISSING, "full", "free some space"),
+        else Finding("disk", Status.MISSING, "full", "free disk space"),
     ]
 
 
 def _ray(facts: Facts) -> list[Finding]:
-    inline = "or work without it: --executor inline"
+    inline = "or use --executor inline"
     if facts.ray is None or facts.ray_error:
         text = "not installed" if facts.ray is None else f"{facts.ray} cannot be imported: {facts.ray_error}"
         return [Finding("ray", Status.MISSING, text, f"pip install 'ray[default]', {inline}")]
     if facts.ray_address is None:
-        return [Finding("ray", Status.OK, f"{facts.ray}; a run starts its own on this machine")]
+        return [Finding("ray", Status.OK, f"{facts.ray}; a run starts a local Ray")]
     if facts.ray_answers:
-        return [Finding("ray", Status.OK, f"{facts.ray}; the cluster at {facts.ray_address} answers")]
-    text = f"{facts.ray}; nothing answers at RAY_ADDRESS={facts.ray_address}"
+        return [Finding("ray", Status.OK, f"{facts.ray}; the cluster at {facts.ray_address} is reachable")]
+    text = f"{facts.ray}; no cluster is reachable at RAY_ADDRESS={facts.ray_address}"
     return [Finding("ray", Status.MISSING, text, "ray start --head on that machine, or unset RAY_ADDRESS")]
 
 
@@ -178,18 +181,18 @@ def _weights(facts: Facts, name: str, is_needed: bool) -> Finding:
     if not missing:
         return Finding(what, Status.OK, f"in {facts.weights_folder}")
     text = f"{facts.weights_folder} lacks {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else "")
-    mend = role.command if role else f"put a model of your own into {name}/"
+    mend = role.command if role else f"put your own model into {name}/"
     return Finding(what, Status.MISSING if is_needed else Status.NOTE, text, mend)
 
 
 def _distances(facts: Facts) -> list[Finding]:
-    """What a board would have beside the required distance. `fid` is expected; of others, those that were begun."""
+    """The optional distances: those that are measured, `fid` in any case, and those with only one of their parts."""
     found = []
     for metric, missing in facts.missing_of_distances.items():
         if not missing:
-            found.append(Finding(f"metric: {metric}", Status.OK, f"measured, by what is in {facts.weights_folder}"))
+            found.append(Finding(f"metric: {metric}", Status.OK, f"measured with the files in {facts.weights_folder}"))
         elif len(missing) == 1 or metric == EXPECTED:
-            text = f"left out of the board: {facts.weights_folder} lacks {' and '.join(missing)}"
+            text = f"not measured: {facts.weights_folder} lacks {' and '.join(missing)}"
             roles = [of_part(part) or REFERENCE for part in missing]
             found.append(Finding(f"metric: {metric}", Status.NOTE, text, " && ".join(role.command for role in roles)))
     return found

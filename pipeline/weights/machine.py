@@ -1,6 +1,6 @@
 """Facts about this machine for `pipeline.weights.doctor`: software, GPUs, memory, Ray, weights.
 
-gsplat is never imported: touching its backend begins a compilation of minutes where there is a compiler.
+gsplat is never imported: with a compiler, accessing its backend starts a compilation of several minutes.
 """
 
 import importlib.util
@@ -23,7 +23,7 @@ SECONDS_TO_CONNECT = 2.0
 
 @dataclass(frozen=True)
 class Gpu:
-    """`num_bytes` of memory; `driver` is that of the system."""
+    """A GPU with `num_bytes` of memory and the version of the system's driver."""
 
     name: str
     num_bytes: int
@@ -32,7 +32,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Facts:
-    """What was found. A version is None where the library is not installed."""
+    """Facts about a machine and a weights folder. A version is None if the library is not installed."""
 
     python: tuple[int, int, int]
     system: str
@@ -54,7 +54,7 @@ class Facts:
     has_ninja: bool
     has_triton: bool
     has_compiler: bool
-    """Of C, which triton calls to build what launches its kernels."""
+    """A C compiler, which triton needs to build its kernel launchers."""
     ray: str | None
     ray_error: str | None
     ray_address: str | None
@@ -63,13 +63,13 @@ class Facts:
     weights_name: str
     weights_folder: str
     missing_files: Mapping[str, tuple[str, ...]]
-    """Of each role the files that the folder of weights lacks."""
+    """Missing files of the weights folder by role."""
     missing_of_distances: Mapping[str, tuple[str, ...]]
-    """Of each distance that not every run measures, those of its two parts that the folder lacks."""
+    """Missing parts of the weights folder by optional distance, of its network and its reference."""
 
 
 def facts(weights: Weights, environment: Mapping[str, str] = os.environ) -> Facts:
-    """Look everything up, in less than a second: torch, torchvision and Ray are not imported."""
+    """Collect all facts in less than a second, without importing torch, torchvision or Ray."""
     torch, torchvision = installed.folder("torch"), installed.folder("torchvision")
     torch_cuda = installed.torch_cuda(torch)
     address = environment.get("RAY_ADDRESS")
@@ -97,7 +97,7 @@ def facts(weights: Weights, environment: Mapping[str, str] = os.environ) -> Fact
         ray=installed.version("ray"),
         ray_error=_problem("ray"),
         ray_address=address,
-        ray_answers=address is not None and answers(address),
+        ray_answers=address is not None and is_listening(address),
         ffmpeg=_ffmpeg(),
         weights_name=weights.name,
         weights_folder=str(weights.folder),
@@ -109,16 +109,16 @@ def facts(weights: Weights, environment: Mapping[str, str] = os.environ) -> Fact
 
 
 def missing(role: Role, weights: Weights) -> tuple[str, ...]:
-    """What a folder lacks for a role: of fetched weights each file, of others the role's part."""
+    """What is missing in a folder for a role: files of fetched weights, otherwise the role's part."""
     if weights.is_published:
         return tuple(role.missing(weights.folder))
-    if role.name == "upsampler":  # it shares its folder with the shape's base
+    if role.name == "upsampler":  # it shares its folder with the base model of the shape role
         return tuple(role.missing(weights.folder))
     return () if has_files(weights.part(role.folder)) else (role.folder,)
 
 
-def answers(address: str) -> bool:
-    """Whether something listens at `host:port` or `ray://host:port`; `auto` is found on this machine only by Ray."""
+def is_listening(address: str) -> bool:
+    """Whether something listens at `host:port` or `ray://host:port`. True for `auto`, which only Ray can resolve."""
     if address == "auto":
         return True
     host, _, port = address.removeprefix("ray://").rpartition(":")
@@ -147,7 +147,7 @@ def _cores() -> int:
 
 
 def _memory_bytes() -> int:
-    """Of the machine, or of the container if it has less."""
+    """Memory of the machine, or of the container if that is less."""
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")
     text = limit.read_text().strip() if limit.is_file() else "max"
@@ -155,7 +155,7 @@ def _memory_bytes() -> int:
 
 
 def _gpus() -> tuple[Gpu, ...]:
-    """As the driver lists them, whatever torch sees."""
+    """The GPUs that the driver lists, independent of torch."""
     if shutil.which("nvidia-smi") is None:
         return ()
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
@@ -164,13 +164,13 @@ def _gpus() -> tuple[Gpu, ...]:
 
 
 def parsed_gpus(text: str) -> tuple[Gpu, ...]:
-    """Of the lines `name, MiB, driver`."""
+    """GPUs from lines `name, MiB, driver`."""
     rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines() if line.strip()]
     return tuple(Gpu(name, int(mib) * 2**20, driver) for name, mib, driver in rows if mib.isdigit())
 
 
 def _is_gsplat_built(environment: Mapping[str, str]) -> bool:
-    """Whether its compiled library lies in the package or where torch puts what it compiles."""
+    """Whether its compiled library is in the package or in torch's folder of compiled extensions."""
     spec = importlib.util.find_spec("gsplat")
     if spec is None or not spec.submodule_search_locations:
         return False

@@ -1,7 +1,7 @@
-"""Distances from reference pictures: which network sees the views, where its weights and its reference lie. One table.
+"""The table of distances to a reference set: metric network, and its parts in a weights folder.
 
-A folder of weights holds the parts; a distance is measured where both of its parts are there. Nothing is imported to
-read the table: only loading a network needs torch.
+A distance is measured if both of its parts, network and reference, exist. Reading the table imports nothing: only
+loading a network needs torch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class WeightsFolder(Protocol):
-    """What loading a network needs of a folder of weights."""
+    """The attributes of a weights folder that loading a network needs."""
 
     @property
     def name(self) -> str: ...
@@ -26,9 +26,9 @@ class WeightsFolder(Protocol):
 
 @dataclass(frozen=True)
 class Distance:
-    """A Fréchet distance. `metric` is its column, as in `fid@published`; `kernel` the kernel distance's, if it has one.
+    """A Fréchet distance. `metric` is its column, as in `fid@published`; `kernel` that of its kernel distance, if any.
 
-    `part` and `reference` are parts of a folder of weights; `load(weights, device)` gives the network.
+    `part` and `reference` are parts of a weights folder; `load(weights, device)` returns the network.
     """
 
     metric: str
@@ -44,7 +44,7 @@ class Distance:
 
     @property
     def key_column(self) -> str:
-        """The column that says which reference a row was measured from."""
+        """The column with the key of the reference that a row was measured against."""
         return "ref_key" if self.metric == "fd" else f"ref_key_{self.metric}"
 
 
@@ -83,4 +83,4 @@ DISTANCES = {
     )
 }
 REQUIRED = "fd"
-"""The one that every run measures; its parts are judges as the others are."""
+"""The distance that every run measures."""

@@ -1,4 +1,4 @@
-"""The table of published models: whole, consistent with the folder's layout, and inventing nothing."""
+"""The table of published models: complete and consistent with the layout of a weights folder."""
 
 import re
 from dataclasses import FrozenInstanceError
@@ -14,14 +14,14 @@ from sctd.prior.files import CONFIG_FILES, WEIGHTS_FILES
 FILES = [(role, file) for role in ROLES.values() for file in role.files]
 
 
-def test_every_part_that_a_run_may_ask_for_has_its_role():
+def test_every_part_of_a_run_has_a_role():
     assert {catalogue.of_part(part).name for part in (*GENERATION, *EVALUATION, "shape")} == {
         "prior", "scorer", "reward", "reference", "shape",
     }  # fmt: skip
     assert catalogue.of_part("control") is None
 
 
-def test_the_priors_files_are_those_that_its_loader_asks_for():
+def test_the_priors_files_are_those_that_its_loader_needs():
     paths = {file.path for file in PRIOR.files}
     for names in (*CONFIG_FILES, *WEIGHTS_FILES):
         assert paths & set(names), names
@@ -32,24 +32,24 @@ def test_no_two_roles_fetch_the_same_file():
     assert len(set(places)) == len(places)
 
 
-def test_digests_are_whole_or_not_known():
+def test_digests_are_complete_or_unknown():
     known = [file.sha256 for _, file in FILES if file.sha256]
     assert len(known) == 5
     assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in known)
 
 
-def test_a_file_that_names_its_digest_has_it():
-    """torch-fidelity's file carries the first eight digits, as torch's hub asks for."""
+def test_the_digest_in_a_file_name_is_correct():
+    """The name of torch-fidelity's file has the first eight digits, as torch's hub requires."""
     (inception,) = ROLES["inception"].files
     assert f"-{inception.sha256[:8]}." in inception.path
 
 
-def test_known_sizes_do_not_pass_the_rounded_whole():
+def test_known_sizes_are_within_the_rounded_total():
     for role in ROLES.values():
         assert sum(file.num_bytes or 0 for file in role.files) <= role.about_bytes
 
 
-def test_sources_are_hub_ids_without_pickles_or_secure_addresses():
+def test_sources_are_hub_repositories_or_https_addresses():
     for role in ROLES.values():
         for source in role.sources:
             assert isinstance(source, Hub) or (isinstance(source, Web) and source.url.startswith("https://"))
@@ -60,7 +60,7 @@ def test_sources_are_hub_ids_without_pickles_or_secure_addresses():
     ]
 
 
-def test_optional_roles_are_fetched_only_when_asked_for():
+def test_optional_roles_are_fetched_only_on_request():
     assert set(FETCHED) - set(DEFAULT) == {"dinov2"}
     assert "reference" not in FETCHED
 
@@ -70,7 +70,7 @@ def test_the_table_is_frozen():
         PRIOR.folder = "elsewhere"  # type: ignore[misc]
 
 
-def test_an_unknown_role_is_refused_with_the_nearest():
+def test_an_unknown_role_is_an_error_with_the_nearest_name():
     with pytest.raises(UserError) as caught:
         catalogue.roles(["scorers"], FETCHED)
     assert str(caught.value) == (
@@ -79,12 +79,13 @@ def test_an_unknown_role_is_refused_with_the_nearest():
     )
 
 
-def test_what_is_made_is_not_fetched():
-    with pytest.raises(UserError, match=r"^The reference is not fetched but made: run segmentdreamer reference\.$"):
+def test_a_generated_role_cannot_be_fetched():
+    sentence = r"^The reference cannot be fetched; generate it with segmentdreamer reference\.$"
+    with pytest.raises(UserError, match=sentence):
         catalogue.roles(["reference"], FETCHED)
 
 
-def test_missing_files_are_named_by_their_place(tmp_path):
+def test_missing_files_are_relative_paths(tmp_path):
     scorer = ROLES["scorer"]
     assert scorer.missing(tmp_path) == ["scorer/open_clip_config.json", "scorer/open_clip_model.safetensors"]
     (tmp_path / "scorer").mkdir()

@@ -1,4 +1,4 @@
-"""Models in a folder looked at one by one: damaged, foreign and dangerous files are refused in a line."""
+"""Checks of single models: damaged files, other models and pickles with code are refused with a one-line reason."""
 
 import json
 import pickle
@@ -25,7 +25,7 @@ def weights(tiny_weights, tmp_path):
 
 
 def only(results, status):
-    """The one thing that has this status."""
+    """The text of the only result with this status."""
     (found,) = [result for result in results if result.status is status]
     assert "\n" not in found.text
     return found.text
@@ -42,15 +42,15 @@ class Dangerous:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_whole_models_load(weights, name):
+def test_intact_models_load(weights, name):
     results = list(check(ROLES[name], weights))
     assert {result.status for result in results} <= {Status.OK, Status.NOTE}
     assert results[-1].role == name
-    assert any(result.text.startswith(("loads: every tensor", "opens, unchanged")) for result in results)
+    assert any(result.text.startswith(("loads; all tensors", "opens and is unchanged")) for result in results)
 
 
 @pytest.mark.parametrize("name", ROLES)
-def test_what_is_not_there_is_missing_with_its_command(tmp_path, name):
+def test_a_missing_role_is_reported_with_its_command(tmp_path, name):
     role = ROLES[name]
     text = only(check(role, tmp_path), Status.MISSING)
     assert text.startswith(f"there is no {tmp_path / role.folder}")
@@ -107,25 +107,25 @@ def test_tensors_of_another_model_are_refused(weights, name):
 
 
 def _without_digests(role):
-    """Judged by whether it loads, as a file whose digest is not known."""
+    """The role without digests, so that a file is checked only by loading it."""
     groups = tuple(Group(group.sources, tuple(File(file.path) for file in group.files)) for group in role.groups)
     return replace(role, groups=groups)
 
 
-def test_a_published_file_with_another_digest_is_refused_unopened(weights, monkeypatch):
+def test_a_published_file_with_another_digest_is_refused_without_loading_it(weights, monkeypatch):
     monkeypatch.setitem(checking.LOADERS, "prior", lambda path: pytest.fail("it was opened"))
     text = only(check(ROLES["prior"], weights, is_published=True), Status.REFUSED)
     assert "is not the published file: " in text
     assert text.endswith("; delete it and run segmentdreamer weights fetch prior")
 
 
-def test_a_model_of_ones_own_is_noted_and_loaded(weights):
+def test_a_users_model_is_a_note_and_is_loaded(weights):
     results = list(check(ROLES["prior"], weights))
     assert [result.status for result in results].count(Status.NOTE) == 3
     assert results[-1].status is Status.OK
 
 
-def test_a_file_of_unknown_digest_shows_its_own(tmp_path):
+def test_the_digest_of_a_file_without_a_published_digest_is_reported(tmp_path):
     role = ROLES["shape"]
     path = role.place(tmp_path, role.files[0])
     path.parent.mkdir()
@@ -133,12 +133,12 @@ def test_a_file_of_unknown_digest_shows_its_own(tmp_path):
     text = only(check(role, tmp_path, is_published=True), Status.NOTE)
     assert text == (
         "base_40m_textvec.pt: 1,048,577 bytes, "
-        "SHA-256 2cb74edba754a81d121c9db6833704a8e7d417e5b13d1a19f4a52f007d644264, "
-        "which is not known to be right or wrong"
+        "SHA-256 2cb74edba754a81d121c9db6833704a8e7d417e5b13d1a19f4a52f007d644264; "
+        "the published digest is not known"
     )
 
 
-def test_a_dinov2_folder_is_loaded_as_a_run_loads_it(tmp_path):
+def test_a_dinov2_folder_is_checked_by_the_loader_of_a_run(tmp_path):
     folder = tiny_models.write_dinov2(tmp_path / "dinov2")
     assert {result.status for result in check(ROLES["dinov2"], tmp_path)} == {Status.OK}
     config = folder / "config.json"
@@ -152,8 +152,8 @@ def test_a_dinov2_folder_is_loaded_as_a_run_loads_it(tmp_path):
 # ---- published outputs --------------------------------------------------------------------------------------------
 
 
-class Judge:
-    """Rewards by the picture's first number."""
+class Rewards:
+    """A model whose rewards follow from the first value of an image."""
 
     def __init__(self, off: float) -> None:
         self.off = off
@@ -165,7 +165,7 @@ class Judge:
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def golden_images(tmp_path):
     from PIL import Image
 
     folder = tmp_path / "assets" / "images"
@@ -177,19 +177,19 @@ def pictures(tmp_path):
 
 
 @pytest.mark.parametrize(("off", "status"), [(0.004, Status.OK), (0.006, Status.REFUSED)])
-def test_rewards_are_compared_with_the_readmes(tmp_path, pictures, off, status):
+def test_rewards_are_compared_with_those_of_the_readme(tmp_path, golden_images, off, status):
     (tmp_path / "ImageReward.pt").write_bytes(b"")
-    ((found, text),) = checking._golden_rewards(Judge(off), tmp_path, pictures)
+    ((found, text),) = checking._golden_rewards(Rewards(off), tmp_path, golden_images)
     assert found is status
-    assert f"off by at most {off:.1e}" in text
+    assert f"error at most {off:.1e}" in text
 
 
-def test_rewards_without_pictures_are_skipped_with_the_reason(tmp_path):
+def test_rewards_are_skipped_without_the_images(tmp_path):
     (tmp_path / "ImageReward.pt").write_bytes(b"")
-    ((status, text),) = checking._golden_rewards(Judge(0), tmp_path, None)
+    ((status, text),) = checking._golden_rewards(Rewards(0), tmp_path, None)
     assert status is Status.NOTE
     assert text == (
-        "published rewards skipped: give the folder assets/images of a clone of github.com/zai-org/ImageReward by "
+        "published rewards skipped: give the folder assets/images of a clone of github.com/zai-org/ImageReward with "
         "--golden DIR"
     )
 
@@ -210,15 +210,15 @@ class Clip:
         return self.logits[:, None]
 
 
-def test_probabilities_are_compared_with_the_readmes(tmp_path, pictures):
+def test_probabilities_are_compared_with_those_of_the_readme(tmp_path, golden_images):
     right = list(checking.README_LABELS.values())
-    ((status, _),) = checking._golden_labels(Clip(right, 32), tmp_path, pictures)
+    ((status, _),) = checking._golden_labels(Clip(right, 32), tmp_path, golden_images)
     assert status is Status.OK
-    ((status, text),) = checking._golden_labels(Clip(right[::-1], 32), tmp_path, pictures)
+    ((status, text),) = checking._golden_labels(Clip(right[::-1], 32), tmp_path, golden_images)
     assert status is Status.REFUSED
-    assert "off by at most 9.9e-01" in text
+    assert "error at most 9.9e-01" in text
 
 
-def test_probabilities_of_another_model_are_not_published(tmp_path, pictures):
-    ((status, text),) = checking._golden_labels(Clip([0.5, 0.3, 0.2], 14), tmp_path, pictures)
-    assert (status, text) == (Status.NOTE, "published probabilities skipped: they are those of ViT-B/32")
+def test_probabilities_are_skipped_for_another_model(tmp_path, golden_images):
+    ((status, text),) = checking._golden_labels(Clip([0.5, 0.3, 0.2], 14), tmp_path, golden_images)
+    assert (status, text) == (Status.NOTE, "published probabilities skipped: they apply to ViT-B/32 only")

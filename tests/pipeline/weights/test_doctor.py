@@ -1,4 +1,4 @@
-"""Facts in, findings out: each thing that may be missing on its own, on a machine that has all; then this machine."""
+"""Findings from facts: each possible problem on an otherwise complete machine, then the facts of this machine."""
 
 import json
 import subprocess
@@ -52,29 +52,29 @@ ALL = Needs(("prior", "scorer", "reward", "shape", "reference"), gpu=True, compi
 
 
 def problems(facts: Facts, needed: Needs = ALL) -> list[tuple[str, str, str, str | None]]:
-    """All that is not well."""
+    """All findings that are not OK."""
     found = doctor.findings(facts, needed)
     return [(f.status.value, f.what, f.text, f.mend) for f in found if f.status is not Status.OK]
 
 
-def test_a_whole_machine_can_run_the_paper():
+def test_a_complete_machine_can_run_the_paper_recipe():
     assert problems(WHOLE) == []
     assert doctor.can_run(doctor.findings(WHOLE, ALL))
 
 
-def test_the_fast_path_needs_a_compiler_or_to_be_turned_off():
+def test_cuda_graphs_need_triton_and_a_c_compiler_unless_disabled():
     for absent, text, steps in (
-        ({"has_compiler": False}, "C compiler", "apt-get install gcc"),
+        ({"has_compiler": False}, "a C compiler", "apt-get install gcc"),
         ({"has_triton": False}, "triton", "pip install triton"),
         (
             {"has_triton": False, "has_compiler": False},
-            "triton and no C compiler",
+            "triton and a C compiler",
             "pip install triton && apt-get install gcc",
         ),
     ):
         facts = replace(WHOLE, **absent)
-        sentence = f"there is no {text} to compile the networks with"
-        assert problems(facts) == [("missing", "fast path", sentence, f"{steps}, or --set compute.cuda_graphs=false")]
+        sentence = f"compiling the networks requires {text}"
+        assert problems(facts) == [("missing", "cuda graphs", sentence, f"{steps}, or --set compute.cuda_graphs=false")]
         assert problems(facts, replace(ALL, compiles=False)) == []
     slow = with_overrides(paper(), {"compute.cuda_graphs": False})
     weights = models.Weights("published", Path("published"))
@@ -86,12 +86,12 @@ CUDA_BUILD = "it is built for CUDA 13, torch without CUDA"
 MISSING = [
     (
         {"python": (3, 10, 9)},
-        ("python", "3.10.9; 3.11 is the oldest that works", "uv python install 3.12"),
+        ("python", "3.10.9; 3.11 or later is required", "uv python install 3.12"),
     ),
     ({"torch": None}, ("torch", "not installed", "pip install torch torchvision")),
     (
         {"torch": "2.8.1+cpu"},
-        ("torch", "2.8.1+cpu; 2.9 is the oldest that works", "pip install --upgrade torch torchvision"),
+        ("torch", "2.8.1+cpu; 2.9 or later is required", "pip install --upgrade torch torchvision"),
     ),
     (
         {"torch_error": "nvidia-cudnn-cu13 is not installed"},
@@ -106,14 +106,14 @@ MISSING = [
         {"torch": "2.15.0+cpu", "torchvision_error": CUDA_BUILD},
         (
             "torchvision",
-            f"0.29.2 does not fit torch 2.15.0+cpu: {CUDA_BUILD}",
+            f"0.29.2 does not match torch 2.15.0+cpu: {CUDA_BUILD}",
             "pip install --force-reinstall torch torchvision",
         ),
     ),
     ({"ffmpeg": None}, ("ffmpeg", "not found", "pip install imageio-ffmpeg")),
     (
         {"gpus": ()},
-        ("gpu", "none, and these models need one", "use a machine with an NVIDIA GPU, or --weights embedded"),
+        ("gpu", "none, but these models need one", "use a machine with an NVIDIA GPU, or --weights embedded"),
     ),
     (
         {"torch_sees_gpu": False, "torch_cuda": None},
@@ -129,13 +129,13 @@ MISSING = [
     ),
     (
         {"gsplat": None},
-        ("gsplat", "not installed; without it everything runs on the CPU", "pip install 'segmentdreamer[gpu]'"),
+        ("gsplat", "not installed; everything runs on the CPU without it", "pip install 'segmentdreamer[gpu]'"),
     ),
     (
         {"is_gsplat_built": False, "has_nvcc": False, "has_ninja": False},
         (
             "gsplat",
-            "1.5.3, not built, and there is no nvcc and no ninja to build it",
+            "1.5.3, not compiled; compiling it requires nvcc and ninja",
             f"{doctor.COMPILER} && pip install ninja && {doctor.BUILD}",
         ),
     ),
@@ -143,7 +143,7 @@ MISSING = [
         {"is_gsplat_built": False, "has_ninja": False},
         (
             "gsplat",
-            "1.5.3, not built, and there is no ninja to build it",
+            "1.5.3, not compiled; compiling it requires ninja",
             f"pip install ninja && {doctor.BUILD}",
         ),
     ),
@@ -152,19 +152,19 @@ MISSING = [
         (
             "ray",
             "2.60.0 cannot be imported: its files are missing",
-            "pip install 'ray[default]', or work without it: --executor inline",
+            "pip install 'ray[default]', or use --executor inline",
         ),
     ),
-    ({"free_bytes": 0}, ("disk", "full", "free some space")),
+    ({"free_bytes": 0}, ("disk", "full", "free disk space")),
     (
         {"ray": None},
-        ("ray", "not installed", "pip install 'ray[default]', or work without it: --executor inline"),
+        ("ray", "not installed", "pip install 'ray[default]', or use --executor inline"),
     ),
     (
         {"ray_address": "10.0.0.1:6379"},
         (
             "ray",
-            "2.60.0; nothing answers at RAY_ADDRESS=10.0.0.1:6379",
+            "2.60.0; no cluster is reachable at RAY_ADDRESS=10.0.0.1:6379",
             "ray start --head on that machine, or unset RAY_ADDRESS",
         ),
     ),
@@ -184,7 +184,7 @@ MISSING = [
 
 
 @pytest.mark.parametrize(("change", "expected"), MISSING)
-def test_each_missing_thing_is_named_with_the_command_that_mends_it(change, expected):
+def test_each_problem_has_the_command_that_fixes_it(change, expected):
     facts = replace(WHOLE, **change)
     assert problems(facts) == [("missing", *expected)]
     assert not doctor.can_run(doctor.findings(facts, ALL))
@@ -196,7 +196,7 @@ def test_each_missing_thing_is_named_with_the_command_that_mends_it(change, expe
         (
             {"fid": ("reference-inception.npz",), "fid_tf": ("reference-inception_tf.npz",)},
             [
-                (f"metric: {metric}", f"left out of the board: /cache/weights lacks {file}", "segmentdreamer reference")
+                (f"metric: {metric}", f"not measured: /cache/weights lacks {file}", "segmentdreamer reference")
                 for metric, file in [("fid", "reference-inception.npz"), ("fid_tf", "reference-inception_tf.npz")]
             ],
         ),
@@ -205,7 +205,7 @@ def test_each_missing_thing_is_named_with_the_command_that_mends_it(change, expe
             [
                 (
                     "metric: fid",
-                    "left out of the board: /cache/weights lacks inception and reference-inception.npz",
+                    "not measured: /cache/weights lacks inception and reference-inception.npz",
                     "segmentdreamer weights fetch inception && segmentdreamer reference",
                 )
             ],
@@ -215,19 +215,19 @@ def test_each_missing_thing_is_named_with_the_command_that_mends_it(change, expe
             [
                 (
                     "metric: fd_dinov2",
-                    "left out of the board: /cache/weights lacks dinov2",
+                    "not measured: /cache/weights lacks dinov2",
                     "segmentdreamer weights fetch dinov2",
                 )
             ],
         ),
     ],
 )
-def test_a_distance_that_would_be_left_out_is_a_note(missing, notes):
-    """fid even where nothing of it is there, since published tables have it; the run works without."""
+def test_a_distance_that_is_not_measured_is_a_note(missing, notes):
+    """`fid` even if both of its parts are missing, since published tables report it. The run works without it."""
     facts = replace(WHOLE, missing_of_distances=WHOLE.missing_of_distances | missing)
     assert problems(facts) == [("note", *note) for note in notes]
     assert doctor.can_run(doctor.findings(facts, ALL))
-    assert problems(replace(facts, weights_name="embedded")) == [], "nobody fetches into the packaged models"
+    assert problems(replace(facts, weights_name="embedded")) == [], "nothing is fetched into the bundled models"
 
 
 @pytest.mark.parametrize(
@@ -239,26 +239,26 @@ def test_a_distance_that_would_be_left_out_is_a_note(missing, notes):
         {"is_gsplat_built": False, "has_nvcc": False},
     ],
 )
-def test_what_concerns_the_gpu_is_a_note_where_none_is_needed(change):
+def test_gpu_problems_are_notes_if_no_gpu_is_needed(change):
     found = problems(replace(WHOLE, **change), replace(ALL, gpu=False))
     assert [status for status, *_ in found] == ["note"]
 
 
-def test_an_unbuilt_gsplat_with_a_compiler_is_told_but_hinders_nothing():
+def test_an_uncompiled_gsplat_with_a_compiler_is_a_note():
     ((status, what, text, mend),) = problems(replace(WHOLE, is_gsplat_built=False))
     assert (status, what, mend) == ("note", "gsplat", doctor.BUILD)
-    assert text == "1.5.3, not built: its first use compiles for about 9 CPU-minutes"
+    assert text == "1.5.3, not compiled; the first use takes about 9 CPU minutes to compile"
 
 
-def test_weights_that_the_recipe_does_not_ask_for_are_a_note():
+def test_missing_weights_that_the_recipe_does_not_need_are_notes():
     missing = WHOLE.missing_files | {"dinov2": ("dinov2/config.json",), "control": ("control",)}
     assert problems(replace(WHOLE, missing_files=missing)) == [
         ("note", "weights: dinov2", "/cache/weights lacks dinov2/config.json", "segmentdreamer weights fetch dinov2"),
-        ("note", "weights: control", "/cache/weights lacks control", "put a model of your own into control/"),
+        ("note", "weights: control", "/cache/weights lacks control", "put your own model into control/"),
     ]
 
 
-def test_a_recipe_needs_the_models_that_it_names():
+def test_needs_follow_from_the_recipe_and_the_weights():
     published, bundled = models.Weights("published", Path("/cache")), models.Weights("embedded", Path("/packaged"))
     scorers = {"scorer", "reward", "reference"}
     of_paper = doctor.needs(paper(), published)
@@ -271,24 +271,24 @@ def test_a_recipe_needs_the_models_that_it_names():
     assert "control" in doctor.needs(controlled, bundled).roles
 
 
-def test_graphics_cards_as_the_driver_lists_them():
+def test_gpus_are_parsed_from_the_drivers_list():
     text = "NVIDIA H200, 143771, 580.95.05\nNVIDIA H200, 143771, 580.95.05\n"
     assert machine.parsed_gpus(text) == (Gpu("NVIDIA H200", 143771 * 2**20, "580.95.05"),) * 2
     assert machine.parsed_gpus("\n") == ()
 
 
-def test_a_cluster_that_listens_answers():
+def test_an_open_port_is_listening():
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
-        assert machine.answers(f"127.0.0.1:{port}")
-        assert machine.answers(f"ray://127.0.0.1:{port}")
-    assert not machine.answers(f"127.0.0.1:{port}")
-    assert not machine.answers("nonsense")
+        assert machine.is_listening(f"127.0.0.1:{port}")
+        assert machine.is_listening(f"ray://127.0.0.1:{port}")
+    assert not machine.is_listening(f"127.0.0.1:{port}")
+    assert not machine.is_listening("nonsense")
 
 
-def test_compiled_kernels_are_found_where_torch_puts_them(tmp_path, monkeypatch):
+def test_compiled_kernels_are_found_in_torchs_extensions_folder(tmp_path, monkeypatch):
     package = tmp_path / "gsplat"
     package.mkdir()
     (package / "__init__.py").write_text("raise SystemExit('gsplat was imported')")
@@ -312,7 +312,7 @@ def here():
 
 @pytest.fixture
 def looked_up(here, monkeypatch, tmp_path):
-    """The command on the facts of this machine, with no fetched weights."""
+    """Makes the command use the facts of this machine without fetched weights."""
     monkeypatch.setenv("SEGMENTDREAMER_WEIGHTS", str(tmp_path))
 
     def facts(weights):
@@ -322,7 +322,7 @@ def looked_up(here, monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "facts", facts)
 
 
-def test_facts_are_found(here):
+def test_facts_of_this_machine_match_torch(here):
     import torch
 
     assert here.torch
@@ -354,7 +354,7 @@ def test_status_0_if_the_recipe_can_run(looked_up, bundled_weights):
 # ---- the other commands -------------------------------------------------------------------------------------------
 
 
-def test_weights_are_listed_with_what_is_not_known(tmp_path, monkeypatch):
+def test_unknown_sizes_and_digests_are_listed_as_not_known(tmp_path, monkeypatch):
     monkeypatch.setenv("SEGMENTDREAMER_WEIGHTS", str(tmp_path))
     text = CliRunner().invoke(app, ["weights", "list"]).stdout
     assert "prior: Stable Diffusion 2.1-base, about 5.17 GB, CreativeML Open RAIL++-M" in text
@@ -364,7 +364,7 @@ def test_weights_are_listed_with_what_is_not_known(tmp_path, monkeypatch):
     assert tree[0]["missing"][0] == "prior/model_index.json"
 
 
-def test_fetching_offline_and_checking_nothing_end_in_sentences(tmp_path, monkeypatch):
+def test_fetching_offline_and_checking_missing_weights_are_errors(tmp_path, monkeypatch):
     monkeypatch.setenv("SEGMENTDREAMER_WEIGHTS", str(tmp_path / "weights"))
     fetched = CliRunner().invoke(app, ["weights", "fetch", "shape", "--offline"])
     assert fetched.exit_code == 2
@@ -380,14 +380,14 @@ def test_fetching_offline_and_checking_nothing_end_in_sentences(tmp_path, monkey
     assert CliRunner().invoke(app, ["weights", "check", "--golden", str(tmp_path / "no")]).exit_code == 2
 
 
-def test_the_packaged_models_are_all_well(bundled_weights):
+def test_the_bundled_models_pass_the_checks(bundled_weights):
     checked = CliRunner().invoke(app, ["weights", "check", "reward", "reference", "--weights", "embedded"])
     assert checked.exit_code == 0, checked.output
-    assert "reward     ok       loads: every tensor has its name and shape\n" in checked.stdout
-    assert "reference  ok       opens, unchanged since it was made\n" in checked.stdout
+    assert "reward     ok       loads; all tensors have the expected names and shapes\n" in checked.stdout
+    assert "reference  ok       opens and is unchanged since it was generated\n" in checked.stdout
 
 
-def test_a_command_without_its_weights_ends_before_torch_is_loaded(tmp_path):
+def test_missing_weights_are_an_error_before_torch_is_imported(tmp_path):
     code = (
         "import sys; from pipeline.cli.app import main\n"
         "sys.argv[1:] = ['bench', '--recipe', 'paper', '--prompt', 'a cube']\n"

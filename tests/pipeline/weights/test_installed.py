@@ -1,4 +1,4 @@
-"""Facts about libraries from metadata and files, of packages that the tests write."""
+"""Facts about libraries, from the metadata and files of packages that the tests write."""
 
 import sys
 

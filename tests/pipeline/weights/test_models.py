@@ -9,37 +9,37 @@ from pipeline.weights import models
 from pipeline.weights.catalogue import SCORER
 
 
-def test_the_packaged_models_are_the_embedded_ones():
+def test_embedded_resolves_to_the_bundled_models():
     assert models.resolve("embedded") == models.Weights("embedded", weights_folder())
 
 
-def test_a_folder_gives_its_name_to_the_metrics(tmp_path):
+def test_the_name_follows_from_the_folder(tmp_path):
     (tmp_path / "SD 2.1").mkdir()
     assert models.resolve(str(tmp_path / "SD 2.1")).name == "sd-2-1"
 
 
-def test_a_folder_that_is_not_there_is_named():
+def test_a_missing_folder_is_an_error():
     with pytest.raises(UserError) as caught:
         models.resolve("nowhere")
     assert str(caught.value) == (
-        "There is no folder of weights 'nowhere'; give one with prior/, scorer/, reward/ and reference.npz, or leave "
-        "--weights out for the packaged models."
+        "There is no weights folder 'nowhere'; give one with prior/, scorer/, reward/ and reference.npz, or omit "
+        "--weights for the bundled models."
     )
 
 
-def test_missing_parts_are_named_with_where_and_with_the_command_that_brings_them(tmp_path):
+def test_missing_parts_are_an_error_with_the_commands_to_get_them(tmp_path):
     (tmp_path / "scorer").mkdir()
     (tmp_path / "scorer" / "open_clip_config.json").write_text("{}")
     with pytest.raises(UserError) as caught:
         models.resolve(str(tmp_path)).require(["prior", *models.EVALUATION])
     assert str(caught.value) == (
         "There is no prior (Stable Diffusion 2.1-base), reward (ImageReward-v1.0) and reference (moments of the "
-        f"prior's own images) in {tmp_path}; run segmentdreamer weights fetch prior reward --weights {tmp_path}, "
-        f"then run segmentdreamer reference --weights {tmp_path}, or give a folder that has all by --weights DIR."
+        f"prior's images) in {tmp_path}; run segmentdreamer weights fetch prior reward --weights {tmp_path}, "
+        f"then run segmentdreamer reference --weights {tmp_path}, or give a complete folder with --weights DIR."
     )
 
 
-def test_an_empty_part_or_one_that_a_fetch_has_only_begun_is_not_there(tmp_path):
+def test_a_part_without_files_or_with_partial_downloads_only_is_missing(tmp_path):
     (tmp_path / "prior" / "unet").mkdir(parents=True)
     (tmp_path / "prior" / "unet" / ".model.safetensors.part").write_bytes(b"half")
     with pytest.raises(UserError, match="There is no prior"):
@@ -53,16 +53,16 @@ def published(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-def test_fetched_weights_need_no_folder_in_their_command(published):
+def test_the_fetch_command_omits_the_default_folder(published):
     with pytest.raises(UserError) as caught:
         models.resolve("published").require(["prior"])
     assert str(caught.value) == (
         f"There is no prior (Stable Diffusion 2.1-base) in {published}; run segmentdreamer weights fetch prior, or "
-        "give a folder that has all by --weights DIR."
+        "give a complete folder with --weights DIR."
     )
 
 
-def test_fetched_weights_are_there_when_every_file_is(published):
+def test_a_published_part_is_missing_until_all_its_files_exist(published):
     for file in SCORER.files[:1]:
         SCORER.place(published, file).parent.mkdir(parents=True)
         SCORER.place(published, file).write_text("{}")
@@ -72,17 +72,17 @@ def test_fetched_weights_are_there_when_every_file_is(published):
     models.resolve("published").require(["scorer"])
 
 
-def test_what_nothing_fetches_is_to_be_put_there(tmp_path):
-    with pytest.raises(UserError, match=r"There is no control in \S+; put a model of your own into control/, or give"):
+def test_a_part_that_cannot_be_fetched_must_be_provided(tmp_path):
+    with pytest.raises(UserError, match=r"There is no control in \S+; put your own model into control/, or give"):
         models.resolve(str(tmp_path)).require(["control"])
 
 
-def test_the_folder_of_fetched_weights_has_one_name_however_it_is_given(published):
+def test_the_folder_of_fetched_weights_is_always_named_published(published):
     published.mkdir()
     assert models.resolve(str(published)) == models.resolve("published") == models.Weights("published", published)
 
 
-def test_without_a_variable_fetched_weights_lie_in_the_platforms_cache(monkeypatch, tmp_path):
+def test_fetched_weights_are_in_the_platforms_cache_by_default(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = models.published_folder({})
     assert folder.parts[-2:] == ("segmentdreamer", "weights")
@@ -90,7 +90,7 @@ def test_without_a_variable_fetched_weights_lie_in_the_platforms_cache(monkeypat
         assert folder == tmp_path / "segmentdreamer" / "weights"
 
 
-def test_digests_are_of_names_and_contents_not_of_places(tmp_path, tiny_weights):
+def test_digests_depend_on_names_and_contents_but_not_on_the_folder(tmp_path, tiny_weights):
     copy = tmp_path / "copy"
     shutil.copytree(tiny_weights, copy)
     (copy / "prior" / ".hidden").write_text("a file manager's")
@@ -102,7 +102,7 @@ def test_digests_are_of_names_and_contents_not_of_places(tmp_path, tiny_weights)
     assert {part for part in before if before[part] != after[part]} == {"scorer"}
 
 
-def test_what_judges_does_not_enter_the_digest_of_what_makes(tmp_path, tiny_weights):
+def test_scorers_do_not_change_the_generation_digest(tmp_path, tiny_weights):
     copy = tmp_path / "copy"
     shutil.copytree(tiny_weights, copy)
     (copy / "reference.npz").write_bytes(b"another")
@@ -111,7 +111,7 @@ def test_what_judges_does_not_enter_the_digest_of_what_makes(tmp_path, tiny_weig
     assert before.evaluation_digest() != after.evaluation_digest()
 
 
-def test_a_controlnet_counts_only_in_what_is_made_with_it(tmp_path, tiny_weights):
+def test_a_controlnet_changes_only_digests_of_recipes_that_use_it(tmp_path, tiny_weights):
     copy = tmp_path / "copy"
     shutil.copytree(tiny_weights, copy)
     (copy / "control").mkdir()
@@ -135,19 +135,19 @@ def with_parts(folder, *parts):
 FID = "inception/weights.pth", "reference-inception.npz"
 
 
-def test_a_distance_is_measured_where_both_of_its_parts_are(tmp_path, tiny_weights):
+def test_a_distance_is_measured_if_both_of_its_parts_exist(tmp_path, tiny_weights):
     assert [distance.metric for distance in models.resolve("embedded").distances] == ["fd"]
     copy = tmp_path / "copy"
     shutil.copytree(tiny_weights, copy)
     without = models.resolve(str(copy))
-    assert without.judges == list(models.EVALUATION)
+    assert without.scorers == list(models.EVALUATION)
     before = without.evaluation_digest(), without.digests
     for part in FID:
         alone = models.resolve(str(copy))
         assert (alone.evaluation_digest(), alone.digests) == before
         weights = with_parts(copy, part)
     assert [distance.metric for distance in weights.distances] == ["fd", "fid"]
-    assert weights.judges == [*models.EVALUATION, "inception", "reference-inception.npz"]
+    assert weights.scorers == [*models.EVALUATION, "inception", "reference-inception.npz"]
     assert weights.evaluation_digest() != before[0]
     assert weights.evaluation_digest(required_only=True) == before[0]
     assert weights.digests.keys() - before[1].keys() == {"inception", "reference-inception.npz"}
@@ -167,27 +167,27 @@ MADE, FETCHED = "run segmentdreamer reference --weights", "run segmentdreamer we
         (
             "inception/weights.pth",
             [
-                f"fid is left out: {{0}} has inception and no reference-inception.npz; {MADE} {{0}}.",
-                f"fid_tf is left out: {{0}} has inception and no reference-inception_tf.npz; {MADE} {{0}}.",
+                f"fid is not measured: {{0}} has inception but no reference-inception.npz; {MADE} {{0}}.",
+                f"fid_tf is not measured: {{0}} has inception but no reference-inception_tf.npz; {MADE} {{0}}.",
             ],
         ),
         (
             "reference-dinov2.npz",
-            [f"fd_dinov2 is left out: {{0}} has reference-dinov2.npz and no dinov2; {FETCHED} {{0}}."],
+            [f"fd_dinov2 is not measured: {{0}} has reference-dinov2.npz but no dinov2; {FETCHED} {{0}}."],
         ),
     ],
 )
-def test_a_distance_with_one_of_its_parts_is_left_out_aloud(tmp_path, part, sentences):
+def test_a_distance_with_only_one_part_is_reported(tmp_path, part, sentences):
     weights = with_parts(tmp_path, part)
     assert [distance.metric for distance in weights.distances] == ["fd"]
     assert weights.left_out() == [sentence.format(tmp_path) for sentence in sentences]
 
 
-def test_fetched_weights_need_no_folder_in_what_mends_a_distance(published):
+def test_the_command_for_a_distance_omits_the_default_folder(published):
     weights = with_parts(published, "reference-inception.npz")
     (sentence,) = weights.left_out()
     assert sentence.endswith(
-        "has reference-inception.npz and no inception; run segmentdreamer weights fetch inception."
+        "has reference-inception.npz but no inception; run segmentdreamer weights fetch inception."
     )
     with_parts(published, "inception/weights-inception-2015-12-05-6726825d.pth")
     assert [distance.metric for distance in models.resolve("published").distances] == ["fd", "fid"]
