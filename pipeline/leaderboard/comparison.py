@@ -9,7 +9,7 @@ from pipeline.assets import images
 from pipeline.leaderboard.columns import AVERAGED
 from pipeline.leaderboard.markdown_report import escaped
 from pipeline.leaderboard.table import RunResults
-from pipeline.plan.sweep import told
+from pipeline.plan.sweep import formatted
 from pipeline.store.run_folder import ASSET, CONTACT, DIFFERENCES, GRID
 
 METRICS = "clip", "ir", "clip_rprec"
@@ -24,7 +24,7 @@ def cells(run: RunResults) -> list[dict[str, Any]]:
         scores, facts = record.get("scores") or {}, record.get("generation") or {}
         rows.append(
             {"method": job["method"], "objective": job["objective"]}
-            | {key: told(_setting(run, job["method"], key)) for key in run.manifest["swept"]}
+            | {key: formatted(_setting(run, job["method"], key)) for key in run.manifest["swept"]}
             | {"prompt": job["prompt"], "seed": job["seed"], "status": record["status"]}
             | {f"{metric}@{run.models}": scores[metric]["mean"] if scores else None for metric in METRICS}
             | {"seconds": facts.get("seconds"), "asset": f"items/{job['job_id']}/{ASSET}" if facts else None}

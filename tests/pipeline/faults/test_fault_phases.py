@@ -87,9 +87,7 @@ def test_fault_7_an_interrupted_command_releases_its_lease_and_prints_how_to_res
     out = tmp_path / "run"
     ended = zygote.run(command(tiny_weights, out), "before a checkpoint", number)
     assert ended.status == 130
-    assert ended.stderr.splitlines()[-1].startswith(
-        "Interrupted. To resume, run: segmentdreamer"
-    )
+    assert ended.stderr.splitlines()[-1].startswith("Interrupted. To resume, run: segmentdreamer")
     assert lease.holder(out) is None
     assert zygote.run(command(tiny_weights, out)).status == 0
     check_same(out, whole)

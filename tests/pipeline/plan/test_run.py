@@ -90,7 +90,7 @@ def controlled(run: Run, folder: Path) -> Run:
 
 def test_a_recipe_with_control_needs_a_controlnet(run_of, tmp_path):
     run = run_of(settings=["initialization.kind=ball", "guidance.control=depth"])
-    with pytest.raises(UserError, match=r"^There is no control in \S+; put a model of your own into control/"):
+    with pytest.raises(UserError, match=r"^There is no control in \S+; put your own model into control/"):
         run.check(scored=True)
     controlled(run, tmp_path).check(scored=True)
 

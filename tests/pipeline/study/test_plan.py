@@ -52,7 +52,7 @@ def test_invalid_plans_are_refused(runs, tmp_path):
         plan.planned(runs, ["sds-secret"], 1, seed=0)
     with pytest.raises(UserError, match="--runs names a run folder twice"):
         plan.planned([runs[1], runs[1]], [], 1, seed=0)
-    with pytest.raises(UserError, match="holds no run"):
+    with pytest.raises(UserError, match="contains no run"):
         plan.planned([tmp_path], [], 1, seed=0)
     with pytest.raises(UserError, match=re.escape(f"{tmp_path} holds no study (no study.json)")):
         plan.read(Store(tmp_path))
