@@ -18,7 +18,8 @@ Command = Annotated[
     ),
 ]
 Name = Annotated[
-    str, typer.Option(metavar="NAME", help="Job name. Submitting a job again under its name changes nothing.")
+    str,
+    typer.Option(metavar="NAME", help="Name of the job or schedule. Submitting the same job again changes nothing."),
 ]
 Schedule = Annotated[str, typer.Option(metavar="CRON", help="Cron schedule: '0 2 * * *'.")]
 TimeZone = Annotated[str | None, typer.Option(metavar="ZONE", help="Time zone of the schedule: Europe/Berlin.")]
@@ -156,7 +157,10 @@ def _ray_cluster(
     chosen: dict[str, Any],
     dashboard_host: Annotated[str, typer.Option(help="Address that the dashboard listens on.")] = "127.0.0.1",
 ) -> int:
-    """Print a RayCluster, for `submit ray` through kubectl port-forward."""
+    """Print a RayCluster for `submit ray`.
+
+    Its dashboard is reached through kubectl port-forward.
+    """
     from pipeline.commands import cluster as commands
 
     return commands.show_ray_cluster(chosen, dashboard_host)
@@ -164,9 +168,9 @@ def _ray_cluster(
 
 @with_cluster_options
 def _cron_job(chosen: dict[str, Any], command: Command, schedule: Schedule, time_zone: TimeZone = None) -> int:
-    """Print a CronJob that runs `submit kuberay`, and its RBAC objects.
+    """Print a CronJob that runs `submit kuberay`.
 
-    Jobs do not overlap.
+    Its RBAC objects are printed, too. Jobs do not overlap.
     """
     from pipeline.commands import cluster as commands
 
@@ -339,7 +343,7 @@ def _status(
 ) -> int:
     """Print the state of a job: waiting, running, succeeded or failed.
 
-    A failed job has its reason, and exit status 3.
+    For a failed job, the reason is printed and the exit status is 3.
     """
     from pipeline.commands import cluster as commands
 

@@ -67,8 +67,8 @@ def nightly(
 ) -> int | None:
     """Benchmark this version and test it against a baseline.
 
-    Assets are compared prompt by prompt. The verdict is PASS or INCONCLUSIVE (status 0) or FAIL (status 5). Before the run,
-    the metrics are checked on frozen renders. `nightly accept RUN` pins a baseline.
+    Assets are compared prompt by prompt. The verdict is PASS or INCONCLUSIVE (status 0) or FAIL (status 5). Before the
+    run, the metrics are checked on frozen renders. `nightly accept RUN` pins a baseline.
     """
     if context.invoked_subcommand is not None:
         return None

@@ -24,7 +24,7 @@ Suite = Annotated[
 Prompts = Annotated[
     list[str] | None, typer.Option("--prompt", metavar="TEXT", help="Prompt, instead of a suite. Repeatable.")
 ]
-Limit = Annotated[int | None, typer.Option(help="Use only the first prompts, up to this number.", show_default="all")]
+Limit = Annotated[int | None, typer.Option(help="Maximum number of prompts.", show_default="all prompts of the suite")]
 Objective = Annotated[
     str,
     typer.Option(

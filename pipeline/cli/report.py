@@ -43,7 +43,10 @@ def view(asset: Asset, port: Port = 8008, no_browser: NoBrowser = False) -> None
 
 
 def fetch(source: Archive = None) -> None:
-    """Download the asset viewer from npm to the user's cache and check its SHA-256."""
+    """Download the asset viewer from npm.
+
+    The archive is kept in the user's cache and its SHA-256 is checked.
+    """
     from pipeline.report import viewer
 
     viewer.fetch(source)

@@ -107,7 +107,14 @@ def evaluate(
     views: Annotated[
         int | None, typer.Option(help="Number of views to score per asset.", show_default="as in the run")
     ] = None,
-    weights: WeightsFolder = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|DIR",
+            help="Model weights: embedded, published, or a folder.",
+            show_default="the weights of the run",
+        ),
+    ] = None,
     executor: ExecutorName = "ray",
     log: Log = "auto",
 ) -> int:
@@ -127,7 +134,7 @@ def leaderboard(
         bool | None,
         typer.Option(
             "--paper/--no-paper",
-            help="Append the paper's Table 2, in columns of its own.",
+            help="Append the paper's Table 2 in separate columns.",
             show_default="for --recipe paper with published weights",
         ),
     ] = None,

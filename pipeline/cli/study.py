@@ -36,7 +36,8 @@ def _create(
     runs: Annotated[str, typer.Option(metavar="DIR,DIR", help="Run folders; all their methods are compared.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Study folder to create.")],
     prompts: Annotated[
-        int, typer.Option(help="Number of groups that a volunteer ranks, drawn from the prompts of all methods.")
+        int,
+        typer.Option(help="Number of groups that a volunteer ranks, drawn from the prompts that all methods share."),
     ] = 8,
     volunteers: Annotated[int, typer.Option(help="Number of invitation links to print.")] = 40,
     methods: Annotated[
@@ -45,7 +46,10 @@ def _create(
     url: Url = DEFAULT_URL,
     seed: Annotated[int, typer.Option(help="Random seed for choosing the prompts.")] = 0,
 ) -> int:
-    """Create a study from the runs' turntables and print an invitation link for each volunteer."""
+    """Create a study from the turntables of runs.
+
+    An invitation link is printed for each volunteer.
+    """
     from pipeline.commands import study as commands
 
     return commands.create(runs, out, prompts, volunteers, methods, url, seed)
@@ -106,7 +110,10 @@ def _published(
     table: Annotated[Path, typer.Argument(metavar="FILE", help="CSV with columns method, q1_rank, q2_rank, q3_rank.")],
     voters: Annotated[int, typer.Option(help="Number of volunteers.")],
 ) -> int:
-    """Check published average ranks and print the critical distance between them."""
+    """Check published average ranks.
+
+    Ranks that no rankings can give are an error. The critical distance between ranks is printed.
+    """
     from pipeline.commands import study as commands
 
     return commands.published(table, voters)

@@ -73,7 +73,7 @@ def check_weights(
 def doctor(recipe: RecipeName = "embedded", weights: WeightsFolder = None, json: AsJson = False) -> int:
     """Check whether this machine can run a recipe.
 
-    Each problem has the command that fixes it. Status 0 if the recipe can run, 1 if not.
+    Each problem is printed with the command that fixes it. Status 0 if the recipe can run, 1 if not.
     """
     from pipeline.commands import weights as commands
 
@@ -134,8 +134,8 @@ def reference(
 ) -> int:
     """Generate the reference images of the Fréchet distances.
 
-    The images are sampled from the prior. The moments of each network's features are written to reference*.npz. Run the same command again to resume;
-    finished work is not repeated.
+    The images are sampled from the prior. The moments of each network's features are written to reference*.npz.
+    Run the same command again to resume; finished work is not repeated.
     """
     from pipeline.commands import bench as bench_commands
     from pipeline.commands import weights as commands
