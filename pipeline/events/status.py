@@ -12,6 +12,7 @@ from pipeline.store.attempts import ATTEMPT, HEADER_BYTES, NUMERIC_FAILURE, SCOR
 from pipeline.store.run_folder import CHECKPOINT, GENERATION, Store
 
 STATES = "done", "failed", "judging", "generated", "running", "stopped", "waiting"
+PRINTED = {"judging": "scoring"}  # JSON keeps its first name, which scripts read
 
 
 def of(store: Store) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def of(store: Store) -> dict[str, Any]:
 
 def table(status: dict[str, Any]) -> str:
     """The status as text: totals, a line for each job that is neither done nor waiting, and the command to run next."""
-    counts = ", ".join(f"{count} {state}" for state, count in status["states"].items() if count)
+    counts = ", ".join(f"{count} {PRINTED.get(state, state)}" for state, count in status["states"].items() if count)
     lines = [f"{status['run']}: {len(status['jobs'])} jobs: {counts}; {status['bytes'] / 2**20:,.1f} MiB"]
     if holder := status["lease"]:
         lines.append(f"write lease: held by {lease.name_of(holder)}, expires {holder['expires_utc']} unless renewed")
@@ -43,8 +44,9 @@ def table(status: dict[str, Any]) -> str:
             continue
         steps = f" at iteration {job['iteration']} of {job['iterations']}" if job["iteration"] is not None else ""
         age = "" if job["age_seconds"] is None else f", {duration(job['age_seconds'])} ago"
+        state = PRINTED.get(job["state"], job["state"])
         why = f": {job['error_kind']}: {job['error']}" if job["error"] else ""
-        lines.append(f"  {job['prompt']} ({job['method']}): {job['state']}{steps}{age}{why}")
+        lines.append(f"  {job['prompt']} ({job['method']}): {state}{steps}{age}{why}")
     return "".join(f"{line}\n" for line in [*lines, status["next"]])
 
 

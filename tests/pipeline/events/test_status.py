@@ -59,6 +59,9 @@ def test_every_state_of_a_job_is_reported(store):
         assert (running["iteration"], running["iterations"], running["attempt"]) == (3, 4, 2)
         assert 0 <= running["age_seconds"] < 600
         assert found["lease"]["host"]
+        lines = status.table(found).splitlines()
+        assert "1 scoring" in lines[0]
+        assert any(line.startswith("  judging (sctd): scoring") for line in lines)
         assert found["next"] == f"Running. To check again: segmentdreamer status {store.root}"
 
 
