@@ -175,16 +175,16 @@ def _contents(gaussians: "Gaussians", caption: str, kind: str, options: Options)
     """The bytes of one file."""
     if FORMATS[kind] is None:
         return _image_or_video(gaussians, caption, kind, options)
-    from sctd.formats.axes import axes, turned
+    from sctd.formats.axes import axes, rotated
 
     rotation = axes(options.up or str(FORMATS[kind]))
     if kind == "obj" or (kind == "glb" and options.mesh):
         from sctd.formats.mesh import to_mesh_file
-        from sctd.render.mesh_fusion import fused
+        from sctd.render.mesh_fusion import fuse
 
-        vertices, faces, rgb = fused(gaussians, MESH_CELLS)
+        vertices, faces, rgb = fuse(gaussians, MESH_CELLS)
         return to_mesh_file(vertices @ rotation.to(vertices).T, faces, rgb, f".{kind}")
-    return _writer(kind)(turned(gaussians, rotation))
+    return _writer(kind)(rotated(gaussians, rotation))
 
 
 def _writer(kind: str) -> "Callable[[Gaussians], bytes]":

@@ -1,0 +1,1 @@
+"""File formats of Gaussians, point clouds and meshes: pure functions from values to bytes and back."""

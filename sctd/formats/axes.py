@@ -1,4 +1,4 @@
-"""The axes of other programs' files: Gaussians turned from our world (z up, front +x) to theirs and back."""
+"""Axis conventions of file formats: rotate Gaussians from our world (z up, front +x) to others and back."""
 
 import torch
 from jaxtyping import Float
@@ -6,13 +6,13 @@ from torch import Tensor
 
 from sctd.scene.gaussians import Gaussians, sh_basis
 
-# By the axis that points up. Rows: our directions of the file's x, y and z; x is the object's left, seen on the right.
+# Keyed by the up axis. Rows: the file's x, y and z axes in our world; x is the object's left, on the right in a view.
 AXES = {
     "z": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),  # ours: front +x
     "y": ((0, 1, 0), (0, 0, 1), (1, 0, 0)),  # glTF, OpenGL ("RUB"): front +z
     "-y": ((0, 1, 0), (0, 0, -1), (-1, 0, 0)),  # OpenCV, COLMAP ("RDF"), so most captured scenes: front -z
 }
-_DIRECTIONS = 64  # more than the 16 harmonics: the coefficients of a turned function follow from its values
+_DIRECTIONS = 64  # more than the 16 SH basis functions: coefficients of a rotated function follow from its values
 
 
 def axes(up: str) -> Float[Tensor, "3 3"]:
@@ -20,24 +20,24 @@ def axes(up: str) -> Float[Tensor, "3 3"]:
     return torch.tensor(AXES[up], dtype=torch.float64)
 
 
-def turned(gaussians: Gaussians, rotation: Float[Tensor, "3 3"]) -> Gaussians:
-    """The same object after this rotation: places, orientations and what is seen from each direction."""
+def rotated(gaussians: Gaussians, rotation: Float[Tensor, "3 3"]) -> Gaussians:
+    """The object after this rotation: positions, orientations and view-dependent colours."""
     if torch.equal(rotation, torch.eye(3).to(rotation)):
         return gaussians
-    turn = _quaternion(rotation.double())
+    quaternion = _quaternion(rotation.double())
     return Gaussians(
         means=(gaussians.means.double() @ rotation.double().T).to(gaussians.means),
         log_scales=gaussians.log_scales,
-        quats=_product(turn, gaussians.quats.double()).to(gaussians.quats),
+        quats=_product(quaternion, gaussians.quats.double()).to(gaussians.quats),
         logit_opacities=gaussians.logit_opacities,
-        sh=_turned_harmonics(gaussians.sh, gaussians.sh_degree, rotation.double()),
+        sh=_rotated_sh(gaussians.sh, gaussians.sh_degree, rotation.double()),
     )
 
 
-def _turned_harmonics(
+def _rotated_sh(
     sh: Float[Tensor, "num basis 3"], degree: int, rotation: Float[Tensor, "3 3"]
 ) -> Float[Tensor, "num basis 3"]:
-    """Coefficients c' with Y(R d) c' = Y(d) c for all d: harmonics up to one degree turn into each other."""
+    """Coefficients c' with Y(R d) c' = Y(d) c for all d. SH up to a degree are closed under rotation."""
     generator = torch.Generator().manual_seed(0)
     directions = torch.randn(_DIRECTIONS, 3, generator=generator, dtype=torch.float64)
     directions = torch.nn.functional.normalize(directions, dim=-1)
@@ -47,7 +47,7 @@ def _turned_harmonics(
 
 
 def _quaternion(rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "4"]:
-    """(w, x, y, z) of a rotation: the eigenvector of Bar-Itzhack's matrix (2000), with no case to choose."""
+    """(w, x, y, z) of a rotation: an eigenvector of Bar-Itzhack's matrix (2000), without case distinctions."""
     (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = rotation.tolist()
     matrix = torch.tensor(
         [
@@ -62,7 +62,7 @@ def _quaternion(rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "4"]:
 
 
 def _product(first: Float[Tensor, "4"], second: Float[Tensor, "num 4"]) -> Float[Tensor, "num 4"]:
-    """Hamilton's product: first turn by `second`, then by `first`."""
+    """Hamilton product: rotate by `second`, then by `first`."""
     a, u = first[0], first[1:]
     b, v = second[:, :1], second[:, 1:]
     return torch.cat([a * b - v @ u[:, None], a * v + b * u + torch.linalg.cross(u.expand_as(v), v)], dim=1)

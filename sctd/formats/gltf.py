@@ -1,8 +1,8 @@
-"""`.glb` ⇄ Gaussians: glTF 2.0 with KHR_gaussian_splatting as ratified (its text of April 2026), all in float32.
+"""`.glb` ⇄ Gaussians: glTF 2.0 with KHR_gaussian_splatting as ratified (text of April 2026), all in float32.
 
-A primitive of points; beside POSITION the attributes ROTATION (x y z w, length 1), SCALE (standard deviations), OPACITY
-in [0, 1] and one SH_DEGREE_l_COEF_n for each harmonic. COLOR_0 is for viewers without the extension, which show points.
-glTF says its axes: y up, front +z.
+One primitive of points. Attributes besides POSITION: ROTATION (x y z w, length 1), SCALE (standard deviations), OPACITY
+in [0, 1] and one SH_DEGREE_l_COEF_n per SH coefficient. COLOR_0 is for viewers without the extension, which show
+points. glTF defines the axes: y up, front +z.
 """
 
 import json
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sctd.formats.checked import FormatError, unit_quats
+from sctd.formats.common import FormatError, unit_quats
 from sctd.scene.gaussians import Gaussians, sh_to_rgb, srgb_to_linear
 
 EXTENSION = "KHR_gaussian_splatting"
@@ -25,9 +25,9 @@ _HEADER, _CHUNK = struct.Struct("<4sII"), struct.Struct("<I4s")
 
 
 def to_glb(gaussians: Gaussians) -> bytes:
-    """One node with one mesh of Gaussians, in the order they have. FormatError without any: glTF has no empty lists."""
+    """One node with one mesh of Gaussians, in their order. Raises FormatError without Gaussians: glTF forbids it."""
     if not gaussians.num:
-        raise FormatError("There is no Gaussian; a .glb holds at least one.")
+        raise FormatError("There are no Gaussians; a .glb needs at least one.")
     columns = {name: tensor.detach().float().numpy() for name, tensor in _attributes(gaussians).items()}
     buffer = b"".join(column.astype("<f4").tobytes() for column in columns.values())
     starts = np.cumsum([0, *(4 * column.size for column in columns.values())]).tolist()
@@ -40,8 +40,8 @@ def to_glb(gaussians: Gaussians) -> bytes:
         }
         for number, column in enumerate(columns.values())
     ]
-    places = columns["POSITION"]
-    accessors[0] |= {"min": places.min(0).tolist(), "max": places.max(0).tolist()}
+    positions = columns["POSITION"]
+    accessors[0] |= {"min": positions.min(0).tolist(), "max": positions.max(0).tolist()}
     kind = {"kernel": "ellipse", "colorSpace": "srgb_rec709_display"}
     primitive = {
         "attributes": {name: number for number, name in enumerate(columns)},
@@ -66,16 +66,16 @@ def to_glb(gaussians: Gaussians) -> bytes:
 
 
 def from_glb(data: bytes) -> Gaussians:
-    """The Gaussians of a file as `to_glb` writes it (float32, nodes not turned). FormatError says what is missing."""
+    """Read a file as `to_glb` writes it (float32, untransformed nodes). Raises FormatError for other files."""
     try:
         magic, version, _ = _HEADER.unpack_from(data)
         length, _ = _CHUNK.unpack_from(data, _HEADER.size)
         start = _HEADER.size + _CHUNK.size
         content = json.loads(data[start : start + length])
     except (ValueError, struct.error) as error:
-        raise FormatError(f"This is no .glb ({error}); export or copy it again.") from error
+        raise FormatError(f"This is not a .glb ({error}); export or copy it again.") from error
     if (magic, version) != (b"glTF", 2) or EXTENSION not in content.get("extensionsUsed", []):
-        raise FormatError(f"The file is no .glb of glTF 2.0 with {EXTENSION}; a mesh is read by sctd.formats.mesh.")
+        raise FormatError(f"This is not a glTF 2.0 .glb with {EXTENSION}; read meshes with sctd.formats.mesh.")
     buffer = data[start + length + _CHUNK.size :]
     (primitive,) = content["meshes"][0]["primitives"]
 
@@ -83,18 +83,18 @@ def from_glb(data: bytes) -> Gaussians:
         accessor = content["accessors"][primitive["attributes"][name]]
         view = content["bufferViews"][accessor["bufferView"]]
         if accessor["componentType"] != _FLOAT or "byteStride" in view:
-            raise FormatError(f"{name} is not stored as float32 side by side; only that is read.")
+            raise FormatError(f"{name} is not stored as contiguous float32, the only supported layout.")
         begin, size = view.get("byteOffset", 0) + accessor.get("byteOffset", 0), accessor["count"]
         width = next(width for width, kind in _TYPES.items() if kind == accessor["type"])
         return torch.from_numpy(np.frombuffer(buffer, "<f4", size * width, begin).reshape(size, width).copy())
 
-    harmonics = [name for name in map(_harmonic, range(16)) if name in primitive["attributes"]]
+    coefficients = [name for name in map(_sh_name, range(16)) if name in primitive["attributes"]]
     return Gaussians(
         means=column("POSITION"),
         log_scales=column(f"{EXTENSION}:SCALE").log(),
         quats=column(f"{EXTENSION}:ROTATION")[:, [3, 0, 1, 2]],
         logit_opacities=column(f"{EXTENSION}:OPACITY")[:, 0].logit(eps=1e-7),
-        sh=torch.stack([column(name) for name in harmonics], dim=1),
+        sh=torch.stack([column(name) for name in coefficients], dim=1),
     )
 
 
@@ -103,22 +103,22 @@ def _attributes(gaussians: Gaussians) -> dict[str, Tensor]:
     rgb, opacities = sh_to_rgb(gaussians.sh[:, 0]).clamp(0, 1), gaussians.opacities[:, None]
     return {
         "POSITION": gaussians.means,
-        "COLOR_0": torch.cat([srgb_to_linear(rgb), opacities], dim=1),  # glTF wants light
+        "COLOR_0": torch.cat([srgb_to_linear(rgb), opacities], dim=1),  # glTF colours are linear
         f"{EXTENSION}:ROTATION": unit_quats(gaussians)[:, [1, 2, 3, 0]],
         f"{EXTENSION}:SCALE": gaussians.scales,
         f"{EXTENSION}:OPACITY": opacities,
-        **{_harmonic(k): gaussians.sh[:, k] for k in range(gaussians.sh.shape[1])},
+        **{_sh_name(k): gaussians.sh[:, k] for k in range(gaussians.sh.shape[1])},
     }
 
 
-def _harmonic(k: int) -> str:
-    """The attribute's name of the k-th harmonic: degree l begins at l²."""
+def _sh_name(k: int) -> str:
+    """The attribute name of the k-th SH coefficient: degree l starts at l²."""
     degree = int(np.sqrt(k))
     return f"{EXTENSION}:SH_DEGREE_{degree}_COEF_{k - degree**2}"
 
 
 def _container(content: bytes, buffer: bytes) -> bytes:
-    """A .glb: a header, the JSON padded by spaces to whole words, the buffer (which is whole words)."""
+    """A .glb: a header, the JSON padded with spaces to a multiple of 4 bytes, and the buffer (already a multiple)."""
     content += b" " * (-len(content) % 4)
     chunks = _CHUNK.pack(len(content), b"JSON") + content + _CHUNK.pack(len(buffer), b"BIN\0") + buffer
     return _HEADER.pack(b"glTF", 2, _HEADER.size + len(chunks)) + chunks

@@ -1,7 +1,7 @@
-"""Triangles from the bytes of one .glb, .obj, .off, .ply or .stl, turned to our axes, and points on them; and back.
+"""Meshes: read .glb, .obj, .off, .ply and .stl, rotate them to our axes, sample points on them, and write .glb or .obj.
 
-One file is the whole template: what an .obj or .ply keeps in other files (materials, pictures) is not looked for.
-Colours are those of vertices, faces, or a glTF material (its base picture times its base factor), as they are stored.
+Only one file is read: materials and textures that an .obj or .ply stores in other files are ignored. Colours are those
+of vertices, faces, or a glTF material (base colour texture times base colour factor), as stored.
 """
 
 from collections.abc import Callable
@@ -20,16 +20,16 @@ from sctd.scene.gaussians import srgb_to_linear
 _AXIS = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}
 _GREY = 0.5
 
-# Of faces and their barycentric coordinates, [num] and [num, 3]: colours in [0, 1], [num, 3].
+# From face indices [num] and barycentric coordinates [num, 3] to colours in [0, 1], [num, 3].
 Colouring = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class MeshError(ValueError):
-    """This file holds no surface to start from."""
+    """The file has no usable surface."""
 
 
 class SurfacePoints(NamedTuple):
-    """Points on a surface; colours in [0, 1], None where the file has none."""
+    """Points on a surface with colours in [0, 1] (None if the file has no colours)."""
 
     xyz: Float[Tensor, "num 3"]
     rgb: Float[Tensor, "num 3"] | None
@@ -37,14 +37,14 @@ class SurfacePoints(NamedTuple):
 
 @dataclass(frozen=True)
 class Mesh:
-    """Corners of all triangles in one frame; `parts` are (number of faces, colouring), in the order of the faces."""
+    """Corners of all triangles in one coordinate frame. `parts`: (number of faces, colouring) in the order of faces."""
 
     triangles: Float[Tensor, "faces 3 3"]
     parts: tuple[tuple[int, Colouring | None], ...]
 
     @property
     def has_colours(self) -> bool:
-        """Whether any part of it is coloured."""
+        """Whether any part has colours."""
         return any(colouring is not None for _, colouring in self.parts)
 
     @property
@@ -55,15 +55,15 @@ class Mesh:
 
 
 def read_mesh(data: bytes, suffix: str) -> Mesh:
-    """Every surface in a file of this suffix (".glb"), in the file's own axes; MeshError says why there is none."""
+    """Read all surfaces of a file with this suffix (".glb"), in the axes of the file. Raises MeshError if unusable."""
     if not data:
         raise MeshError(f"The file is empty; expected a mesh. Export it again as {suffix}.")
     try:
         scene = trimesh.load_scene(BytesIO(data), file_type=suffix.removeprefix("."), process=False)
         geometries = scene.dump()
-    except Exception as error:  # parsers of five formats, which raise whatever they stumble on
+    except Exception as error:  # the parsers of five formats raise arbitrary exceptions
         raise MeshError(
-            f"The file cannot be read as {suffix} ({_one_line(error)}); expected a whole mesh. Export it again."
+            f"The file cannot be read as {suffix} ({_one_line(error)}); expected a complete mesh. Export it again."
         ) from error
     parts = [geometry for geometry in geometries if isinstance(geometry, trimesh.Trimesh) and len(geometry.faces)]
     if not parts:
@@ -85,9 +85,9 @@ def read_mesh(data: bytes, suffix: str) -> Mesh:
 def to_mesh_file(
     vertices: Float[Tensor, "num 3"], faces: Int[Tensor, "faces 3"], rgb: Float[Tensor, "num 3"], suffix: str
 ) -> bytes:
-    """A .glb or .obj (said by `suffix`) of a surface with sRGB colours in [0, 1] at its vertices, in the axes it has.
+    """Write a .glb or .obj (by `suffix`) with sRGB vertex colours in [0, 1], without changing the axes.
 
-    An .obj holds them after each vertex's place, as most programs read them; glTF wants light, which is linear.
+    An .obj stores the colours after the position of each vertex, as most programs expect. glTF colours are linear.
     """
     rgb = srgb_to_linear(rgb) if suffix == ".glb" else rgb
     colors = (255 * rgb).round().byte().numpy()
@@ -97,25 +97,26 @@ def to_mesh_file(
 
 
 def to_world(mesh: Mesh, up: str, front: str, radius: float) -> Mesh:
-    """Turned so that the file's axis `up` is z and `front` ("-y" is against y) is x; ValueError if they are parallel.
+    """Rotate the mesh so that the file's axis `up` becomes z and `front` becomes x ("-y" is the negative y axis).
 
-    Then the middle of its box is put on the origin and its farthest corner at `radius`; 0 leaves place and size.
+    Then move the centre of its bounding box to the origin and scale its farthest corner to `radius`; 0 keeps position
+    and size. Raises ValueError if the axes are parallel.
     """
-    turned = mesh.triangles @ _rotation(up, front).to(mesh.triangles).T
+    rotated = mesh.triangles @ _rotation(up, front).to(mesh.triangles).T
     if radius > 0:
-        corners = turned.flatten(0, 1)
-        turned = turned - (corners.amin(0) + corners.amax(0)) / 2
-        turned = turned * (radius / turned.norm(dim=-1).amax())
-    return Mesh(turned, mesh.parts)
+        corners = rotated.flatten(0, 1)
+        rotated = rotated - (corners.amin(0) + corners.amax(0)) / 2
+        rotated = rotated * (radius / rotated.norm(dim=-1).amax())
+    return Mesh(rotated, mesh.parts)
 
 
 def on_surface(mesh: Mesh, count: int, generator: torch.Generator) -> SurfacePoints:
-    """`count` points, each uniform over the area; one in each of `count` equal shares of it, so that none crowd."""
+    """`count` uniform random points, stratified: one in each of `count` equal shares of the area."""
     draws = torch.rand(count, 3, generator=generator, dtype=torch.float64)
     cumulative = mesh.areas.cumsum(0)
     aim = (torch.arange(count) + draws[:, 0]) / count * cumulative[-1]
     faces = torch.searchsorted(cumulative, aim, right=True).clamp(max=len(cumulative) - 1)
-    # Uniform in a triangle: the root of a uniform number moves away from the first corner (Turk 1990).
+    # Uniform in a triangle: the root of a uniform number is the distance from the first corner (Turk 1990).
     away, along = draws[:, 1].sqrt(), draws[:, 2]
     barycentric = torch.stack([1 - away, away * (1 - along), away * along], dim=-1)
     xyz = torch.einsum("pc,pcd->pd", barycentric, mesh.triangles[faces])
@@ -123,7 +124,7 @@ def on_surface(mesh: Mesh, count: int, generator: torch.Generator) -> SurfacePoi
 
 
 def _colours(mesh: Mesh, faces: Int[Tensor, " num"], barycentric: Float[Tensor, "num 3"]) -> Float[Tensor, "num 3"]:
-    """Part by part; the parts without colours are grey."""
+    """The colours part by part; parts without colours are grey."""
     index, weights = faces.numpy(), barycentric.numpy()
     rgb, start = np.full(weights.shape, _GREY), 0
     for num, colouring in mesh.parts:
@@ -135,15 +136,15 @@ def _colours(mesh: Mesh, faces: Int[Tensor, " num"], barycentric: Float[Tensor, 
 
 
 def _rotation(up: str, front: str) -> Float[Tensor, "3 3"]:
-    """Rows: the file's directions of our x (front), y (the object's left) and z (up)."""
+    """Rows: our x (front), y (the object's left) and z (up) in the axes of the file."""
     z, x = (np.multiply(-1 if name.startswith("-") else 1, _AXIS[name[-1]]) for name in (up, front))
     if np.abs(x @ z) > 0:
-        raise ValueError(f"front {front!r} and up {up!r} are one axis; give two that are perpendicular")
+        raise ValueError(f"front {front!r} and up {up!r} are parallel; give two perpendicular axes")
     return torch.from_numpy(np.stack([x, np.cross(z, x), z]))
 
 
 def _colouring(mesh: trimesh.Trimesh) -> Colouring | None:
-    """What colours the part, if anything."""
+    """The colouring of a part, or None."""
     visual: Any = mesh.visual
     if visual.kind == "vertex":
         corners = visual.vertex_colors[mesh.faces][..., :3] / 255
@@ -157,20 +158,22 @@ def _colouring(mesh: trimesh.Trimesh) -> Colouring | None:
     tint = np.ones(3) if factor is None else trimesh.visual.color.to_float(factor)[:3]
     if material.baseColorTexture is None or visual.uv is None:
         return None if factor is None else lambda faces, weights: np.broadcast_to(tint, weights.shape)
-    picture, uv = material.baseColorTexture, visual.uv[mesh.faces]
-    return lambda faces, weights: tint * _pixels(picture, np.einsum("pc,pcd->pd", weights, uv[faces]))
+    texture, uv = material.baseColorTexture, visual.uv[mesh.faces]
+    return lambda faces, weights: tint * _pixels(texture, np.einsum("pc,pcd->pd", weights, uv[faces]))
 
 
-def _pixels(picture: Any, uv: np.ndarray) -> np.ndarray:
-    return trimesh.visual.color.uv_to_interpolated_color(uv, picture)[:, :3] / 255
+def _pixels(texture: Any, uv: np.ndarray) -> np.ndarray:
+    return trimesh.visual.color.uv_to_interpolated_color(uv, texture)[:, :3] / 255
 
 
 def _without_faces(data: bytes, geometries: list[Any]) -> str:
     if data.startswith(b"ply") and b" f_dc_0" in data.partition(b"end_header")[0]:
-        return "The .ply holds Gaussians of 3DGS, no faces; set initialization.kind=ply to start from them."
+        return "The .ply has 3DGS Gaussians and no faces; set initialization.kind=ply to start from them."
     num = sum(len(geometry.vertices) for geometry in geometries if hasattr(geometry, "vertices"))
-    advice = "export a surface, or start from a cloud of points (.ply, x y z and red green blue) with initialization.kind=ply"
-    return f"The file has {num} vertices and no faces; expected triangles: {advice}."
+    return (
+        f"The file has {num} vertices and no faces; expected triangles: export a surface, or start from a point cloud "
+        "(.ply, x y z and red green blue) with initialization.kind=ply."
+    )
 
 
 def _one_line(error: Exception) -> str:

@@ -1,7 +1,7 @@
-"""`.ply` ⇄ Gaussians in the convention of 3DGS (Kerbl et al. 2023, reference implementation), and plain point clouds.
+"""`.ply` ⇄ Gaussians in the 3DGS convention (Kerbl et al. 2023, reference implementation), and plain point clouds.
 
-One float32 property each, little-endian: x y z, nx ny nz (zero), f_dc_0…2 (constant SH term), f_rest_* (the other SH
-terms: all of red, then green, then blue), opacity (logit), scale_0…2 (logarithm), rot_0…3 (w x y z, any length).
+float32 properties, little-endian: x y z, nx ny nz (zero), f_dc_0…2 (constant SH term), f_rest_* (the other SH terms:
+all of red, then green, then blue), opacity (logit), scale_0…2 (logarithm), rot_0…3 (w x y z, any length).
 """
 
 from io import BytesIO
@@ -25,7 +25,7 @@ COLOR = ("red", "green", "blue")
 
 
 class PlyError(ValueError):
-    """This file is no .ply of the expected kind."""
+    """The file is not a .ply of the expected kind."""
 
 
 class Points(NamedTuple):
@@ -36,7 +36,7 @@ class Points(NamedTuple):
 
 
 def to_ply(gaussians: Gaussians) -> bytes:
-    """Gaussians as a binary .ply that 3DGS viewers open; `from_ply` gives back the same bits."""
+    """Gaussians as a binary .ply for 3DGS viewers. `from_ply` restores every bit."""
     arrays = {name: tensor.detach().cpu().float().numpy() for name, tensor in gaussians.tensors().items()}
     num, num_basis, _ = arrays["sh"].shape
     rest = arrays["sh"][:, 1:].transpose(0, 2, 1).reshape(num, 3 * (num_basis - 1))
@@ -59,7 +59,7 @@ def to_ply(gaussians: Gaussians) -> bytes:
 
 
 def from_ply(data: bytes) -> Gaussians:
-    """Read Gaussians of SH degree 0 to 3. PlyError says what is missing or not finite."""
+    """Read Gaussians of SH degree 0 to 3. Raises PlyError if a property is missing or not finite."""
     vertices = _vertices(data)
     num_rest = sum(name.startswith("f_rest_") for name in vertices.dtype.names or ())
     if num_rest not in (0, 9, 24, 45):
@@ -79,14 +79,14 @@ def from_ply(data: bytes) -> Gaussians:
 def read_points(data: bytes) -> Points:
     """Read a plain point cloud: x y z, and red green blue as integers 0…255 or floats 0…1.
 
-    PlyError if it is a mesh or empty, or says what is missing, not finite, or out of range.
+    Raises PlyError if the file is a mesh or empty, or if a property is missing, not finite or out of range.
     """
-    file = _opened(data)
+    file = _open(data)
     vertices = file["vertex"].data
     if faces := sum(element.count for element in file if element.name in ("face", "tristrips")):
         raise PlyError(
-            f"The .ply is a mesh of {len(vertices)} vertices and {faces} faces, where a cloud of points or Gaussians of"
-            " 3DGS was expected: set initialization.kind=mesh."
+            f"The .ply is a mesh of {len(vertices)} vertices and {faces} faces; expected a point cloud or 3DGS"
+            " Gaussians: set initialization.kind=mesh."
         )
     if not len(vertices):
         raise PlyError("The .ply has no vertices; expected points. Export it again.")
@@ -104,15 +104,15 @@ def _rest_names(num_basis: int) -> tuple[str, ...]:
 
 def _vertices(data: bytes) -> np.ndarray:
     """The structured array of the element `vertex`."""
-    return _opened(data)["vertex"].data
+    return _open(data)["vertex"].data
 
 
-def _opened(data: bytes) -> PlyData:
-    """The parsed file, with an element `vertex`."""
+def _open(data: bytes) -> PlyData:
+    """The parsed file, which has an element `vertex`."""
     if not data.startswith(b"ply"):
-        raise PlyError(f"This is no .ply: it begins with {data[:16]!r}, expected 'ply'. Give the path of a .ply file.")
+        raise PlyError(f"This is not a .ply: it starts with {data[:16]!r}, not 'ply'. Give the path of a .ply file.")
     try:
-        # plyfile maps a real file at once; of any other stream it reads number by number, 8 s for 150,000 Gaussians.
+        # plyfile memory-maps a real file; any other stream is read number by number, 8 s for 150,000 Gaussians.
         with NamedTemporaryFile(suffix=".ply") as mapped:
             mapped.write(data)
             mapped.flush()
@@ -126,7 +126,7 @@ def _opened(data: bytes) -> PlyData:
 
 
 def _columns(vertices: np.ndarray, names: tuple[str, ...]) -> Float[Tensor, "num columns"]:
-    """These properties side by side in float32; all must be there and finite."""
+    """These properties as columns in float32. Raises PlyError if one is missing or not finite."""
     present = vertices.dtype.names or ()
     if missing := [name for name in names if name not in present]:
         raise PlyError(

@@ -1,9 +1,10 @@
-"""`.sog` ⇄ Gaussians: PlayCanvas' compressed splats, version 2 of its published specification; SH degree 0.
+"""`.sog` ⇄ Gaussians: PlayCanvas' compressed splats, version 2 of the published specification; SH degree 0.
 
-A zip of meta.json and lossless .webp pictures, a pixel for each Gaussian, row by row: `means_u`, `means_l` the upper
-and lower byte of x y z between `mins` and `maxs`, on the scale sign(x) ln(1 + |x|); `quats` the three components other
-than the largest, in bytes from -√½ to √½, and in alpha which one is largest; `scales` numbers of entries in a book of
-256 log scales; `sh0` those of a book of 256 constant harmonics, and the opacity in alpha.
+A zip of meta.json and lossless .webp images with one pixel per Gaussian, row by row:
+- `means_u`, `means_l`: upper and lower byte of x y z between `mins` and `maxs`, on the scale sign(x) ln(1 + |x|);
+- `quats`: the three components other than the largest, in bytes from -√½ to √½; alpha says which one is largest;
+- `scales`: indices into a codebook of 256 log scales;
+- `sh0`: indices into a codebook of 256 constant SH coefficients; alpha is the opacity.
 """
 
 import io
@@ -14,29 +15,29 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sctd.formats.checked import FormatError, logits, unit_quats
+from sctd.formats.common import FormatError, logits, unit_quats
 from sctd.scene.gaussians import Gaussians
 
-VERSION, _BOOK, _STEPS, _LARGEST_IS_W = 2, 256, 2**16 - 1, 252
-_DATE = 1980, 1, 1, 0, 0, 0  # the earliest of a zip: the same Gaussians give the same bytes
+VERSION, _CODEBOOK_SIZE, _STEPS, _LARGEST_IS_W = 2, 256, 2**16 - 1, 252
+_DATE = 1980, 1, 1, 0, 0, 0  # a fixed date (the earliest of a zip), so that equal Gaussians give equal bytes
 
 
 def to_sog(gaussians: Gaussians) -> bytes:
-    """Gaussians in the order they have; harmonics of degree 1 and more are left out. FormatError without Gaussians."""
+    """Gaussians in their order, without SH of degree 1 and higher. Raises FormatError without Gaussians."""
     if not gaussians.num:
-        raise FormatError("There is no Gaussian; a .sog holds at least one.")
+        raise FormatError("There are no Gaussians; a .sog needs at least one.")
     means = gaussians.means.double().numpy()
     logs = np.sign(means) * np.log1p(np.abs(means))
     low, high = logs.min(0), logs.max(0)
     fixed = np.rint(_STEPS * (logs - low) / np.where(high > low, high - low, 1)).astype("u2")
-    scale_book, scales = _book(gaussians.log_scales.numpy())
-    color_book, colors = _book(gaussians.sh[:, 0].numpy())
+    scale_codebook, scales = _quantize(gaussians.log_scales.numpy())
+    color_codebook, colors = _quantize(gaussians.sh[:, 0].numpy())
     opacities = (255 * gaussians.opacities).round().numpy()[:, None]
-    pictures = {
+    images = {
         "means_l.webp": _opaque(fixed & 255),
         "means_u.webp": _opaque(fixed >> 8),
         "scales.webp": _opaque(scales),
-        "quats.webp": _packed(unit_quats(gaussians).double().numpy()),
+        "quats.webp": _pack(unit_quats(gaussians).double().numpy()),
         "sh0.webp": np.concatenate([colors, opacities], axis=1),
     }
     meta = {
@@ -44,11 +45,11 @@ def to_sog(gaussians: Gaussians) -> bytes:
         "asset": {"generator": "SegmentDreamer"},
         "count": gaussians.num,
         "means": {"mins": low.tolist(), "maxs": high.tolist(), "files": ["means_l.webp", "means_u.webp"]},
-        "scales": {"codebook": scale_book.tolist(), "files": ["scales.webp"]},
+        "scales": {"codebook": scale_codebook.tolist(), "files": ["scales.webp"]},
         "quats": {"files": ["quats.webp"]},
-        "sh0": {"codebook": color_book.tolist(), "files": ["sh0.webp"]},
+        "sh0": {"codebook": color_codebook.tolist(), "files": ["sh0.webp"]},
     }
-    files = {"meta.json": json.dumps(meta).encode()} | {name: _webp(rows) for name, rows in pictures.items()}
+    files = {"meta.json": json.dumps(meta).encode()} | {name: _webp(rows) for name, rows in images.items()}
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for name, content in files.items():
@@ -57,20 +58,20 @@ def to_sog(gaussians: Gaussians) -> bytes:
 
 
 def from_sog(data: bytes) -> Gaussians:
-    """The Gaussians of a bundled file of version 2, their constant harmonics only. FormatError says what is wrong."""
+    """Read the Gaussians of a bundled file of version 2, with SH degree 0. Raises FormatError for other files."""
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
         meta = json.loads(archive.read("meta.json"))
     except (zipfile.BadZipFile, KeyError, ValueError) as error:
         raise FormatError(
-            f"This is no .sog ({error}); expected a zip with meta.json. Export or copy it again."
+            f"This is not a .sog ({error}); expected a zip with meta.json. Export or copy it again."
         ) from error
     if meta.get("version") != VERSION:
         raise FormatError(f"The .sog has version {meta.get('version')}; expected {VERSION}. Export it again.")
 
     def rows(kind: str, number: int = 0) -> np.ndarray:
-        picture = Image.open(io.BytesIO(archive.read(meta[kind]["files"][number])))
-        return np.asarray(picture.convert("RGBA")).reshape(-1, 4)[: meta["count"]].astype(int)
+        image = Image.open(io.BytesIO(archive.read(meta[kind]["files"][number])))
+        return np.asarray(image.convert("RGBA")).reshape(-1, 4)[: meta["count"]].astype(int)
 
     low, high = (np.array(meta["means"][name]) for name in ("mins", "maxs"))
     logs = low + (high - low) * (rows("means", 0) | rows("means", 1) << 8)[:, :3] / _STEPS
@@ -79,20 +80,20 @@ def from_sog(data: bytes) -> Gaussians:
     return Gaussians(
         means=torch.from_numpy(np.sign(logs) * np.expm1(np.abs(logs))).float(),
         log_scales=torch.from_numpy(np.array(meta["scales"]["codebook"])[rows("scales")[:, :3]]).float(),
-        quats=torch.from_numpy(_unpacked(rows("quats"))).float(),
+        quats=torch.from_numpy(_unpack(rows("quats"))).float(),
         logit_opacities=logits(torch.from_numpy(colors[:, 3] / 255).float()),
         sh=torch.from_numpy(constant[:, None]).float(),
     )
 
 
-def _book(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """256 values, as many numbers near each, and for every number which of them is nearest."""
-    book = np.quantile(values.astype(float), (np.arange(_BOOK) + 0.5) / _BOOK)
-    book[0], book[-1] = values.min(), values.max()
-    return book, np.searchsorted((book[1:] + book[:-1]) / 2, values)
+def _quantize(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A codebook of 256 quantiles and, for every value, the index of its nearest entry."""
+    codebook = np.quantile(values.astype(float), (np.arange(_CODEBOOK_SIZE) + 0.5) / _CODEBOOK_SIZE)
+    codebook[0], codebook[-1] = values.min(), values.max()
+    return codebook, np.searchsorted((codebook[1:] + codebook[:-1]) / 2, values)
 
 
-def _packed(wxyz: np.ndarray) -> np.ndarray:
+def _pack(wxyz: np.ndarray) -> np.ndarray:
     num = np.arange(len(wxyz))
     largest = np.abs(wxyz).argmax(1)
     wxyz = wxyz * np.where(wxyz[num, largest] < 0, -1, 1)[:, None]
@@ -101,7 +102,7 @@ def _packed(wxyz: np.ndarray) -> np.ndarray:
     return np.concatenate([codes, _LARGEST_IS_W + largest[:, None]], axis=1)
 
 
-def _unpacked(codes: np.ndarray) -> np.ndarray:
+def _unpack(codes: np.ndarray) -> np.ndarray:
     """Unit quaternions (w, x, y, z)."""
     largest, others = codes[:, 3] - _LARGEST_IS_W, (codes[:, :3] / 255 - 0.5) * np.sqrt(2)
     wxyz = np.empty((len(codes), 4))
@@ -115,7 +116,7 @@ def _opaque(rows: np.ndarray) -> np.ndarray:
 
 
 def _webp(rows: np.ndarray) -> bytes:
-    """Pixels of four bytes, nearly square; exact, colours under alpha 0 too."""
+    """A nearly square lossless image of 4-byte pixels; `exact` keeps the colours of pixels with alpha 0."""
     width = int(np.ceil(np.sqrt(len(rows))))
     pixels = np.zeros((-(-len(rows) // width) * width, 4), "u1")
     pixels[: len(rows)] = rows

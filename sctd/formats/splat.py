@@ -1,20 +1,20 @@
-"""`.splat` ⇄ Gaussians: 32 bytes each, as antimatter15's viewer for the web reads them (2023). There is no header.
+"""`.splat` ⇄ Gaussians: 32 bytes per Gaussian without a header, as in antimatter15's web viewer (2023).
 
-x y z and three standard deviations as float32, little-endian; red green blue and opacity in bytes; w x y z of the
-rotation in bytes, 128 for 0 and 1/128 a step. One colour for all directions: higher harmonics are left out.
+x y z and three standard deviations as little-endian float32; red green blue and opacity in bytes; w x y z of the
+rotation in bytes, 128 for 0 in steps of 1/128. Colours are view-independent: SH of degree 1 and higher are dropped.
 """
 
 import numpy as np
 import torch
 
-from sctd.formats.checked import FormatError, logits, unit_quats
+from sctd.formats.common import FormatError, logits, unit_quats
 from sctd.scene.gaussians import Gaussians, rgb_to_sh, sh_to_rgb
 
 _ROW = np.dtype([("xyz", "<f4", 3), ("scales", "<f4", 3), ("rgba", "u1", 4), ("quat", "u1", 4)])
 
 
 def to_splat(gaussians: Gaussians) -> bytes:
-    """Gaussians in the order they have; colours outside [0, 1] are cut off."""
+    """Gaussians in their order; colours are clamped to [0, 1]."""
     rows = np.empty(gaussians.num, _ROW)
     rows["xyz"], rows["scales"] = gaussians.means.numpy(), gaussians.scales.numpy()
     rgba = torch.cat([sh_to_rgb(gaussians.sh[:, 0]), gaussians.opacities[:, None]], dim=1)
@@ -24,10 +24,10 @@ def to_splat(gaussians: Gaussians) -> bytes:
 
 
 def from_splat(data: bytes) -> Gaussians:
-    """Gaussians of SH degree 0. FormatError unless the bytes are whole rows."""
+    """Read Gaussians of SH degree 0. Raises FormatError if the size is not a multiple of 32 bytes."""
     if not data or len(data) % _ROW.itemsize:
         raise FormatError(
-            f"The .splat has {len(data)} bytes; expected a multiple of {_ROW.itemsize}, one row for each Gaussian. "
+            f"The .splat has {len(data)} bytes; expected a multiple of {_ROW.itemsize}, one row per Gaussian. "
             "Export or copy it again."
         )
     rows = np.frombuffer(data, _ROW)

@@ -1,9 +1,9 @@
-"""`.spz` ⇄ Gaussians: Niantic's compressed splats, version 3 of its published format (README and code of 2025, MIT).
+"""`.spz` ⇄ Gaussians: Niantic's compressed splats, version 3 of the published format (README and code of 2025, MIT).
 
-Gzip over a header of 16 bytes and then, each of all Gaussians: positions in fixed point of 24 bits, 12 of them after
-the point; opacities in bytes; colours, 0.15 of the constant harmonic's coefficient around the middle of a byte; log
-scales, 1/16 a step from -10; rotations, 2 bits that say which of x y z w is largest and 10 for each of the others, sign
-and magnitude; the other harmonics, 1/128 a step around 128. The format says its axes: x right, y up, z to the viewer.
+Gzip over a header of 16 bytes and then, for all Gaussians in turn: positions in 24-bit fixed point with 12 fractional
+bits; opacities in bytes; colours, 0.15 × the constant SH coefficient around the middle of a byte; log scales in steps
+of 1/16 from -10; rotations, 2 bits for the largest of x y z w and 10 bits (sign and magnitude) for each of the others;
+the other SH coefficients in steps of 1/128 around 128. The format defines the axes: x right, y up, z to the viewer.
 """
 
 import gzip
@@ -14,22 +14,22 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from sctd.formats.checked import FormatError, logits, unit_quats
+from sctd.formats.common import FormatError, logits, unit_quats
 from sctd.scene.gaussians import Gaussians
 
 MAGIC, VERSION, FRACTIONAL_BITS = 0x5053474E, 3, 12
-FARTHEST = 2**23 / 2**FRACTIONAL_BITS  # what 24 bits hold: 2048 units
+MAX_COORDINATE = 2**23 / 2**FRACTIONAL_BITS  # range of 24 bits: 2048 units
 _HEADER = struct.Struct("<IIIBBBB")
-_COLOR_SCALE, _SCALE_STEPS, _SMALLEST_LOG_SCALE, _HARMONIC_STEPS = 0.15, 16, -10, 128
-_MAGNITUDES = 511 * np.sqrt(2)  # of the three smaller components, which are at most √½
+_COLOR_SCALE, _SCALE_STEPS, _MIN_LOG_SCALE, _SH_STEPS = 0.15, 16, -10, 128
+_MAGNITUDES = 511 * np.sqrt(2)  # steps per unit of the three smaller components, which are at most √½
 
 
 def to_spz(gaussians: Gaussians) -> bytes:
-    """Gaussians in the order they have. FormatError if one is farther than 2048 units from the origin on an axis."""
-    if gaussians.num and (farthest := float(gaussians.means.abs().max())) >= FARTHEST:
+    """Gaussians in their order. Raises FormatError if a coordinate is 2048 units or more from the origin."""
+    if gaussians.num and (farthest := float(gaussians.means.abs().max())) >= MAX_COORDINATE:
         raise FormatError(
-            f"A Gaussian lies at {farthest:g} units; a .spz holds places below {FARTHEST:g}: make the object smaller, "
-            "or choose another format."
+            f"A Gaussian has a coordinate of {farthest:g} units; a .spz stores coordinates below {MAX_COORDINATE:g}: "
+            "scale the object down, or choose another format."
         )
     fixed = (gaussians.means.double() * 2**FRACTIONAL_BITS).round().numpy().astype("<i4")
     colors = (255 * (_COLOR_SCALE * gaussians.sh[:, 0] + 0.5)).round()
@@ -37,22 +37,22 @@ def to_spz(gaussians: Gaussians) -> bytes:
         fixed.view("u1").reshape(-1, 3, 4)[..., :3],
         _bytes(255 * gaussians.opacities),
         _bytes(colors),
-        _bytes(_SCALE_STEPS * (gaussians.log_scales - _SMALLEST_LOG_SCALE)),
-        _packed(unit_quats(gaussians).double().numpy()[:, [1, 2, 3, 0]]),
-        _bytes(_HARMONIC_STEPS * gaussians.sh[:, 1:] + 128),
+        _bytes(_SCALE_STEPS * (gaussians.log_scales - _MIN_LOG_SCALE)),
+        _pack(unit_quats(gaussians).double().numpy()[:, [1, 2, 3, 0]]),
+        _bytes(_SH_STEPS * gaussians.sh[:, 1:] + 128),
     ]
     header = _HEADER.pack(MAGIC, VERSION, gaussians.num, gaussians.sh_degree, FRACTIONAL_BITS, 0, 0)
     return gzip.compress(header + b"".join(part.tobytes() for part in parts), mtime=0)
 
 
 def from_spz(data: bytes) -> Gaussians:
-    """Gaussians of SH degree 0 to 3 from a file of version 3. FormatError says what else it is."""
+    """Read Gaussians of SH degree 0 to 3 from a file of version 3. Raises FormatError for other files."""
     try:
         raw = gzip.decompress(data)
         magic, version, num, degree, fractional_bits, _, _ = _HEADER.unpack_from(raw)
     except (OSError, EOFError, zlib.error, struct.error) as error:
         raise FormatError(
-            f"This is no .spz ({error}); expected gzip over a header. Export or copy it again."
+            f"This is not a .spz ({error}); expected gzip over a header. Export or copy it again."
         ) from error
     if magic != MAGIC or version != VERSION or degree > 3:
         raise FormatError(
@@ -62,17 +62,17 @@ def from_spz(data: bytes) -> Gaussians:
     num_basis = (degree + 1) ** 2
     sizes = [9 * num, num, 3 * num, 3 * num, 4 * num, 3 * num * (num_basis - 1)]
     if len(raw) < _HEADER.size + sum(sizes):
-        raise FormatError(f"The .spz ends before its {num} Gaussians do; copy it again.")
-    places, opacities, colors, scales, rotations, rest = _split(raw, sizes)
+        raise FormatError(f"The .spz is truncated: its header announces {num} Gaussians; copy it again.")
+    positions, opacities, colors, scales, rotations, rest = _split(raw, sizes)
     fixed = np.zeros((num, 3, 4), "u1")
-    fixed[..., 1:] = places.reshape(num, 3, 3)
-    means = (fixed.view("<i4")[..., 0] >> 8) / 2**fractional_bits  # the sign comes down with the shift
+    fixed[..., 1:] = positions.reshape(num, 3, 3)
+    means = (fixed.view("<i4")[..., 0] >> 8) / 2**fractional_bits  # an arithmetic shift keeps the sign
     constant = (torch.from_numpy(colors.reshape(num, 1, 3) / 255) - 0.5) / _COLOR_SCALE
-    others = (torch.from_numpy(rest.reshape(num, num_basis - 1, 3).astype(float)) - 128) / _HARMONIC_STEPS
+    others = (torch.from_numpy(rest.reshape(num, num_basis - 1, 3).astype(float)) - 128) / _SH_STEPS
     return Gaussians(
         means=torch.from_numpy(means).float(),
-        log_scales=torch.from_numpy(scales.reshape(num, 3) / _SCALE_STEPS).float() + _SMALLEST_LOG_SCALE,
-        quats=torch.from_numpy(_unpacked(rotations.reshape(num, 4))[:, [3, 0, 1, 2]]).float(),
+        log_scales=torch.from_numpy(scales.reshape(num, 3) / _SCALE_STEPS).float() + _MIN_LOG_SCALE,
+        quats=torch.from_numpy(_unpack(rotations.reshape(num, 4))[:, [3, 0, 1, 2]]).float(),
         logit_opacities=logits(torch.from_numpy(opacities / 255).float()),
         sh=torch.cat([constant, others], dim=1).float(),
     )
@@ -87,8 +87,8 @@ def _split(raw: bytes, sizes: list[int]) -> Iterator[np.ndarray]:
     return (np.frombuffer(raw, "u1", size, start) for start, size in zip(ends, sizes, strict=False))
 
 
-def _packed(xyzw: np.ndarray) -> np.ndarray:
-    """Words of 32 bits: the largest component's index, then the others in their order; q and -q are one rotation."""
+def _pack(xyzw: np.ndarray) -> np.ndarray:
+    """32-bit words: the index of the largest component, then the others in order; q and -q are the same rotation."""
     largest = np.abs(xyzw).argmax(1)
     xyzw = xyzw * np.where(xyzw[np.arange(len(xyzw)), largest] < 0, -1, 1)[:, None]
     word = largest.astype("<u4")
@@ -99,8 +99,8 @@ def _packed(xyzw: np.ndarray) -> np.ndarray:
     return word
 
 
-def _unpacked(rows: np.ndarray) -> np.ndarray:
-    """Unit quaternions (x, y, z, w): the largest component follows from the other three."""
+def _unpack(rows: np.ndarray) -> np.ndarray:
+    """Unit quaternions (x, y, z, w), with the largest component computed from the other three."""
     word = np.ascontiguousarray(rows).view("<u4")[:, 0]
     largest, xyzw = word >> 30, np.zeros((len(word), 4))
     for component in (3, 2, 1, 0):

@@ -1,4 +1,4 @@
-"""What a rendering backend takes and returns."""
+"""The contract of rendering backends: their result types and their error."""
 
 from typing import NamedTuple
 
@@ -11,12 +11,12 @@ class RenderError(ValueError):
 
 
 class Rendering(NamedTuple):
-    """What `render` returns, for `views` cameras and `num` Gaussians.
+    """The result of `render` for `views` cameras and `num` Gaussians.
 
-    `rgb` lies over the background; as in 3DGS colours are ≥ 0 but may exceed 1, so clamp them to show them. `depth` is
-    accumulated, Σ z α T in world units, without the background: divide by `alpha` for the expected depth of what is
-    there. `means2d` (pixels) is a node of the autograd graph: after `backward()` its `.grad` holds the pixel gradient
-    of every view, as densification needs it. `radii` are in pixels, 0 where a Gaussian is not seen.
+    `rgb` is composited over the background. As in 3DGS colours are ≥ 0 but may exceed 1, so clamp them for display.
+    `depth` is accumulated, Σ z α T in world units, without the background; divide by `alpha` for the expected depth.
+    `means2d` (pixels) is a node of the autograd graph: after `backward()` its `.grad` holds the pixel gradient of every
+    view, for densification. `radii` are in pixels, 0 if a Gaussian is not visible.
     """
 
     rgb: Float[Tensor, "views 3 height width"]
@@ -27,7 +27,7 @@ class Rendering(NamedTuple):
 
 
 class Rasterized(NamedTuple):
-    """What a backend returns: `image` has any number of channels, the other fields are those of `Rendering`."""
+    """The result of a backend: `image` has any number of channels, the other fields are those of `Rendering`."""
 
     image: Float[Tensor, "views channels height width"]
     alpha: Float[Tensor, "views height width"]

@@ -1,5 +1,7 @@
-"""Gaussian splatting on the CPU: the kernels as two autograd functions, project and composite, and their division
-among as many threads as torch may use (`torch.set_num_threads`, OMP_NUM_THREADS)."""
+"""CPU backend: the kernels as two autograd functions, project and composite, run in parallel threads.
+
+The number of threads is torch's (`torch.set_num_threads`, OMP_NUM_THREADS).
+"""
 
 import os
 from collections.abc import Callable
@@ -30,10 +32,10 @@ def rasterize(
     *,
     antialiased: bool = False,
 ) -> Rasterized:
-    """Splat Gaussians (float32; scales and opacities as they are, not their logarithms) into every camera.
+    """Splat Gaussians (float32; scales and opacities, not their logarithms or logits) into every camera.
 
-    Gradients reach every tensor but the cameras'. Equal input gives equal bits, gradients too, for any number of
-    threads, and a view is the same alone as among others.
+    All tensors except the cameras' get gradients. Images and gradients are bit-identical for any number of threads,
+    and a view does not depend on the other views of a call.
     """
     means2d, depths, conics, compensations, extents = _Project.apply(
         means, quats, scales, opacities, cameras.world_to_camera, cameras.intrinsics, cameras, antialiased
@@ -86,12 +88,12 @@ class _Project(torch.autograd.Function):
 
 
 class _Composite(torch.autograd.Function):
-    """Four channels of every view, premultiplied by alpha, and the transmittance that is left for the background."""
+    """Four channels of every view, premultiplied by alpha, and the transmittance that remains for the background."""
 
     @staticmethod
     def forward(ctx, means2d, conics, extents, opacities, colors, bins, cameras):
-        picture = cameras.height, cameras.width
-        image, transmittance = torch.empty(cameras.num, tiles.CHANNELS, *picture), torch.empty(cameras.num, *picture)
+        size = cameras.height, cameras.width
+        image, transmittance = torch.empty(cameras.num, tiles.CHANNELS, *size), torch.empty(cameras.num, *size)
         stops = torch.empty_like(transmittance)
         arrays = _arrays(means2d, conics, extents, opacities, colors, image, transmittance, stops)
         work = []
@@ -137,12 +139,12 @@ def _bin(means2d: Tensor, depths: Tensor, extents: Tensor, cameras: Cameras) -> 
 
 
 def _arrays(*tensors: Tensor) -> list[np.ndarray]:
-    """The tensors as contiguous float32 arrays that share their memory where they can."""
+    """The tensors as contiguous float32 arrays, sharing memory if possible."""
     return [tensor.detach().float().contiguous().numpy() for tensor in tensors]
 
 
 def _parts(kernel: Callable[..., None], total: int, *arguments: object, sharers: int = 1) -> list[Callable[[], None]]:
-    """Divide a kernel over 0 … total-1, finely enough that `sharers` of them together occupy every thread."""
+    """Divide a kernel over 0 … total-1, finely enough that `sharers` such kernels together occupy every thread."""
     threads = torch.get_num_threads()
     num_parts = 1 if threads == 1 else max(1, min(total, 4 * threads // max(1, sharers)))
     edges = np.linspace(0, total, num_parts + 1).astype(int).tolist()
@@ -160,5 +162,5 @@ def _run(work: list[Callable[[], None]]) -> None:
 
 @lru_cache(maxsize=1)
 def _pool(process_id: int, threads: int) -> ThreadPoolExecutor:
-    """One pool a process: a forked child has none of its parent's threads."""
+    """One pool per process: a forked child does not inherit the threads of its parent."""
     return ThreadPoolExecutor(threads, thread_name_prefix="render_cpu")

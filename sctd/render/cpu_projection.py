@@ -1,12 +1,12 @@
-"""Gaussian splatting on the CPU, first half: projection; and the one import of numba.
+"""CPU kernels, first half: projection. This is the only module that imports numba.
 
 The semantics are those of gsplat 1.5.3 (Kerbl et al. 2023; Ye et al. 2025): a Gaussian is projected by the affine
-approximation of EWA splatting (Zwicker et al. 2001), widened by 0.3 px², and bounded by where its opacity falls to
-1/255. `render_cpu_tiles` composites, `render_cpu_autograd` makes autograd functions of both. Projection works in
-float64, as it is cheap. A Gaussian that is not finite is not drawn. v_x is the gradient of the loss with respect to x.
+approximation of EWA splatting (Zwicker et al. 2001), widened by 0.3 px², and bounded where its opacity falls to 1/255.
+`cpu_tiles` composites; `cpu_autograd` wraps both halves in autograd functions. Projection uses float64 because it is
+cheap. A Gaussian that is not finite is not drawn. v_x denotes the gradient of the loss with respect to x.
 
-numba keeps what it compiled beside the source (or in NUMBA_CACHE_DIR) until that very file changes: after editing a
-constant here, touch `render_cpu_tiles.py` too.
+numba caches compiled code next to the source (or in NUMBA_CACHE_DIR) until that file changes. After editing a constant
+here, touch `cpu_tiles.py` too.
 """
 
 import inspect
@@ -17,31 +17,31 @@ from numba import njit
 
 BLUR = 0.3  # px², added to both variances of the projected Gaussian
 NEAR, FAR = 0.01, 1e10  # world units
-ALPHA_MIN = 1 / 255  # fainter is skipped
-FRUSTUM_MARGIN = 0.3  # the Jacobian is taken no further outside than this part of the half field of view
-EXTENT_MAX = 3.33  # standard deviations: where opacity 1 falls to ALPHA_MIN
-EXTENT_CAP = 1e9  # px, so that a radius fits an integer
+ALPHA_MIN = 1 / 255  # smaller alphas are skipped
+FRUSTUM_MARGIN = 0.3  # the Jacobian is clamped to this share of the half field of view outside the image
+EXTENT_MAX = 3.33  # standard deviations at which opacity 1 falls to ALPHA_MIN
+EXTENT_CAP = 1e9  # px, so that a radius fits into an integer
 
 
 def kernel(function, **options):
-    """Compile a function and keep the result; nogil, so that threads can share the work."""
+    """Compile a function and cache the result; nogil, so that threads can run in parallel."""
     return njit(cache=True, nogil=True, error_model="numpy", **options)(inspect.unwrap(function))
 
 
 def vector_kernel(function):
-    """A kernel whose inner loop is to vectorise: multiplying and adding may be one operation, no other liberty."""
+    """A kernel with a vectorized inner loop; fast-math only fuses multiply-add and ignores the sign of zero."""
     return kernel(function, fastmath={"contract", "nsz"})
 
 
 def inline(function):
-    """A part of a kernel."""
-    # unwrap: the tests' type checker wraps every function, and numba compiles what it is given.
+    """An inlined part of a kernel."""
+    # The type checker of the tests wraps every function; numba needs the unwrapped one.
     return njit(inline="always", error_model="numpy")(inspect.unwrap(function))
 
 
 @inline
 def _rotation(quat, n, R):
-    """R(q / |q|) into R; the norm of q comes back."""
+    """Write R(q / |q|) to R and return the norm of q."""
     w, x, y, z = float(quat[n, 0]), float(quat[n, 1]), float(quat[n, 2]), float(quat[n, 3])
     norm = math.sqrt(w * w + x * x + y * y + z * z)
     w, x, y, z = w / norm, x / norm, y / norm, z / norm
@@ -53,7 +53,7 @@ def _rotation(quat, n, R):
 
 @inline
 def _in_camera(view, means, n):
-    """The mean in camera axes."""
+    """The mean in camera coordinates."""
     a, b, c = float(means[n, 0]), float(means[n, 1]), float(means[n, 2])
     x = view[0, 0] * a + view[0, 1] * b + view[0, 2] * c + view[0, 3]
     y = view[1, 0] * a + view[1, 1] * b + view[1, 2] * c + view[1, 3]
@@ -63,7 +63,7 @@ def _in_camera(view, means, n):
 
 @inline
 def _slope_limits(focal, center, size):
-    """Range in which the Jacobian's x / z (or y / z) is used as it is."""
+    """The range to which x / z (or y / z) is clamped in the Jacobian."""
     margin = FRUSTUM_MARGIN * 0.5 * size / focal
     return -(center / focal + margin), (size - center) / focal + margin
 
@@ -82,10 +82,10 @@ def _half_covariance(view, R, scales, n, f_x, f_y, u, v, A, B):
 @kernel
 def project(start, stop, means, quats, scales, opacities, views, intrinsics, width, height, antialiased,
             means2d, depths, conics, compensations, extents):  # fmt: skip
-    """Project Gaussians `start` … `stop`-1 into every view; outputs must come zeroed, what is not seen stays zero.
+    """Project Gaussians `start` … `stop`-1 into every view. Outputs must be zero on entry; invisible ones stay zero.
 
     means2d[V, N, 2] px, depths[V, N], conics[V, N, 3] = inverse covariance (xx, xy, yy) in px⁻², compensations[V, N],
-    extents[V, N, 2] = half the bounding box in px of what is at least ALPHA_MIN.
+    extents[V, N, 2] = half the bounding box in px of the region where alpha is at least ALPHA_MIN.
     """
     R, A, B = np.empty((3, 3)), np.empty((3, 3)), np.empty((2, 3))
     for n in range(start, stop):
@@ -123,7 +123,7 @@ def project(start, stop, means, quats, scales, opacities, views, intrinsics, wid
 
 @inline
 def _rotation_backward(n, quats, norm, v_R, v_quats):
-    """v_R to v_quats[n]: differentiate R of the unit quaternion, then take out the part along the quaternion."""
+    """v_R to v_quats[n]: differentiate R by the unit quaternion, then remove the component along the quaternion."""
     w, x, y, z = quats[n, 0] / norm, quats[n, 1] / norm, quats[n, 2] / norm, quats[n, 3] / norm
     sum_xy, sum_xz, sum_yz = v_R[0, 1] + v_R[1, 0], v_R[0, 2] + v_R[2, 0], v_R[1, 2] + v_R[2, 1]
     turn_x, turn_y, turn_z = v_R[2, 1] - v_R[1, 2], v_R[0, 2] - v_R[2, 0], v_R[1, 0] - v_R[0, 1]
@@ -139,7 +139,7 @@ def _rotation_backward(n, quats, norm, v_R, v_quats):
 @kernel
 def project_backward(start, stop, means, quats, scales, views, intrinsics, width, height, conics, compensations,
                      extents, v_means2d, v_depths, v_conics, v_compensations, v_means, v_quats, v_scales):  # fmt: skip
-    """Pull the gradients of `project`'s outputs back to means, quats and scales, the views added in their order."""
+    """Backpropagate from the outputs of `project` to means, quats and scales, adding views in their order."""
     R, A, B, v_B, v_A = np.empty((3, 3)), np.empty((3, 3)), np.empty((2, 3)), np.empty((2, 3)), np.empty((3, 3))
     v_M = np.empty((3, 3))  # of M = R S
     for n in range(start, stop):

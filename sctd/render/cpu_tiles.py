@@ -1,9 +1,9 @@
-"""Gaussian splatting on the CPU, second half: compositing in tiles, as gsplat 1.5.3 does it.
+"""CPU kernels, second half: compositing in tiles, with the semantics of gsplat 1.5.3.
 
-Near to far, a pixel takes alpha T of every Gaussian, where T is what the nearer ones let through. Tiles are 8 × 16
-pixels: eight pixels of a row are one vector register. No two threads ever add to one number: what a Gaussian gains in
-one tile goes to a slot of its own and the slots are added in order, so a result has the same bits however the work
-was divided. Compositing works in float32.
+From near to far, every Gaussian contributes alpha T to a pixel, where T is the transmittance of the nearer ones. Tiles
+are 8 × 16 pixels: eight pixels of a row fill one vector register. No two threads add to the same number: the gradient
+of a Gaussian in one tile has its own slot, and slots are added in order. So results are bit-identical for any division
+of the work. Compositing uses float32.
 """
 
 import math
@@ -12,8 +12,8 @@ import numpy as np
 
 from sctd.render.cpu_projection import ALPHA_MIN, inline, kernel, vector_kernel
 
-ALPHA_MAX = 0.999  # more opaque is clamped, and then has no gradient
-TRANSMITTANCE_MIN = 1e-4  # a pixel stops before the Gaussian that would take it here
+ALPHA_MAX = 0.999  # larger alphas are clamped and get no gradient
+TRANSMITTANCE_MIN = 1e-4  # a pixel stops before the Gaussian that would lower its transmittance to this value
 
 LANES, ROWS = 8, 16  # a tile is LANES wide and ROWS high
 PIXELS = LANES * ROWS
@@ -21,25 +21,25 @@ CHANNELS = 4  # composited together: red, green, blue and depth
 MOMENTS = 6  # Σ v, Σ v dx, Σ v dy, Σ v dx², Σ v dx dy, Σ v dy² with v the gradient of a pixel's exponent
 SLOT = MOMENTS + CHANNELS
 
-# One scratch array per tile, so that the compiler sees the distances between its parts: transmittance, the entry that
-# stopped the pixel, colours (backwards: their gradient), what lies behind, and the sums.
+# One scratch array per tile, so that the compiler knows the offsets of its parts: transmittance, the entry that stopped
+# the pixel, colours (backwards: their gradient), the contribution from behind, and the sums.
 T, STOP, COLOR = 0, PIXELS, 2 * PIXELS
 BEHIND = COLOR + CHANNELS * PIXELS
 SUMS = BEHIND + PIXELS
 SCRATCH = SUMS + SLOT * LANES
 
-# A Python float would turn float32 into float64.
+# A Python float would promote float32 to float64.
 _f = np.float32
 _HALF, _ONE, _ZERO = _f(0.5), _f(1), _f(0)
 _ALPHA_MIN, _ALPHA_MAX, _TRANSMITTANCE_MIN = _f(ALPHA_MIN), _f(ALPHA_MAX), _f(TRANSMITTANCE_MIN)
 _LOG2_E, _NEVER = _f(math.log2(math.e)), _f(1e9)
-# 2^x on [-1/2, 1/2] by Taylor's series; the remainder is of the size of float32's rounding.
+# 2^x on [-1/2, 1/2] by its Taylor series; the remainder is about the rounding error of float32.
 _E1, _E2, _E3, _E4, _E5, _E6 = (_f(math.log(2) ** n / math.factorial(n)) for n in range(1, 7))
 
 
 @inline
 def _first_and_past(mean, extent, size):
-    """Pixels first … past-1 of 0 … size-1 whose centres lie within `extent` of `mean`, a hundredth of a pixel added."""
+    """Pixels first … past-1 of 0 … size-1 whose centres are within `extent` + 0.01 pixel of `mean`."""
     first = math.ceil(min(float(size), max(0.0, mean - extent - 0.51)))
     past = math.floor(min(float(size), max(0.0, mean + extent + 0.51)))
     return int(first), int(past)
@@ -47,7 +47,7 @@ def _first_and_past(mean, extent, size):
 
 @inline
 def _near_to_far(depths, extents):
-    """Indices of what is seen, nearest first, equal depths in their order: radix sort of the bits of the depths."""
+    """Indices of visible Gaussians, nearest first and stable for equal depths: a radix sort of the depths' bits."""
     visible = np.empty(depths.size, np.int32)
     count = 0
     for n in range(depths.size):
@@ -55,7 +55,7 @@ def _near_to_far(depths, extents):
             visible[count] = n
             count += 1
     order, other = visible[:count], np.empty(count, np.int32)
-    keys = depths.view(np.int32)  # positive floats order as their bits do
+    keys = depths.view(np.int32)  # positive floats have the order of their bits
     starts = np.empty(2049, np.int64)
     for shift in (0, 11, 22):
         starts[:] = 0
@@ -73,10 +73,10 @@ def _near_to_far(depths, extents):
 
 @kernel
 def bin_to_tiles(means2d, depths, extents, width, height):
-    """Which Gaussians touch which tile of one view, near to far.
+    """List the Gaussians of every tile of one view, from near to far.
 
     Returns tile_starts[tiles + 1] into `gaussians` and `slots`, row by row of tiles, and slot_starts[N + 1]: Gaussian n
-    owns the slots slot_starts[n] … slot_starts[n + 1] - 1, one for every tile that it touches.
+    has the slots slot_starts[n] … slot_starts[n + 1] - 1, one for every tile that it overlaps.
     """
     num, tiles_x, tiles_y = depths.size, -(-width // LANES), -(-height // ROWS)
     slot_starts, tile_starts = np.zeros(num + 1, np.int64), np.zeros(tiles_x * tiles_y + 1, np.int64)
@@ -109,7 +109,7 @@ def bin_to_tiles(means2d, depths, extents, width, height):
 
 @inline
 def _exp(x):
-    """e^x in float32 for -80 ≤ x ≤ 0, in operations that vectorise: 2^(n + f) with |f| ≤ 1/2."""
+    """e^x in float32 for -80 ≤ x ≤ 0 with vectorizable operations: 2^(n + f) with |f| ≤ 1/2."""
     x = x * _LOG2_E
     n = np.floor(x + _HALF)
     f = x - n
@@ -119,10 +119,10 @@ def _exp(x):
 
 @vector_kernel
 def _composite_rows(s, first, past, position, m_x, m_y, a, b, c, opacity, red, green, blue, depth):
-    """Lay one Gaussian, the `position`-th of a tile, under what is already in rows `first` … `past`-1."""
+    """Composite one Gaussian, the `position`-th of a tile, behind the existing content of rows `first` … `past`-1."""
     for y in range(first, past):
         dy = _f(y) - m_y
-        row = (y & (ROWS - 1)) * LANES  # y itself; the mask proves it in range, without which nothing vectorises
+        row = (y & (ROWS - 1)) * LANES  # y itself; the mask proves the range, which vectorization needs
         for lane in range(LANES):
             dx = _f(lane) - m_x
             exponent = -_HALF * (a * dx * dx + c * dy * dy) - b * dx * dy
@@ -146,7 +146,7 @@ def composite(start, stop, tile_starts, gaussians, means2d, conics, extents, opa
               stops):  # fmt: skip
     """Composite tiles `start` … `stop`-1 of one view: image[4, H, W] without background, transmittance[H, W].
 
-    stops[H, W] is the position in the tile's list of the Gaussian that a pixel refused, for the backward pass.
+    stops[H, W] is the position in the tile's list at which a pixel stopped, for the backward pass.
     """
     height, width = transmittance.shape
     tiles_x = -(-width // LANES)
@@ -186,7 +186,7 @@ def _all_stopped(s):
 
 @vector_kernel
 def _composite_rows_backward(s, first, past, position, m_x, m_y, a, b, c, opacity, red, green, blue, depth):
-    """Lift one Gaussian off rows `first` … `past`-1 of a tile again and add what it gains there to the sums."""
+    """Remove one Gaussian from rows `first` … `past`-1 of a tile and add its gradients there to the sums."""
     for y in range(first, past):
         dy = _f(y) - m_y
         row = (y & (ROWS - 1)) * LANES
@@ -222,9 +222,9 @@ def _composite_rows_backward(s, first, past, position, m_x, m_y, a, b, c, opacit
 @vector_kernel
 def composite_backward(start, stop, tile_starts, gaussians, slots, means2d, conics, extents, opacities, colors,
                        transmittance, stops, v_image, v_transmittance, sums):  # fmt: skip
-    """What every Gaussian gains in tiles `start` … `stop`-1: sums[slots, SLOT], which must come zeroed.
+    """Gradients of every Gaussian in tiles `start` … `stop`-1: sums[slots, SLOT], which must be zero on entry.
 
-    Back to front, as the transmittance before a Gaussian follows from the one after it and its alpha.
+    Runs back to front, because the transmittance before a Gaussian follows from its alpha and the one after it.
     """
     height, width = transmittance.shape
     tiles_x = -(-width // LANES)
@@ -263,7 +263,7 @@ def composite_backward(start, stop, tile_starts, gaussians, slots, means2d, coni
 
 @kernel
 def gather(start, stop, slot_starts, sums, conics, opacities, v_means2d, v_conics, v_opacities, v_colors):
-    """Add the slots of Gaussians `start` … `stop`-1 of one view in their order and turn moments into gradients."""
+    """Add the slots of Gaussians `start` … `stop`-1 of one view in order and convert the moments to gradients."""
     total = np.empty(SLOT)
     for n in range(start, stop):
         if slot_starts[n] == slot_starts[n + 1]:

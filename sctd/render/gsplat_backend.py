@@ -1,6 +1,6 @@
-"""Gaussian splatting on a GPU: gsplat 1.5.3 behind the contract of `render_cpu_autograd.rasterize`.
+"""GPU backend: gsplat 1.5.3 with the signature of `cpu_autograd.rasterize`.
 
-Import this file only with CUDA tensors in hand: gsplat compiles its kernels on first touch, for minutes.
+Import this module only for CUDA tensors: gsplat may compile its kernels on import, which takes minutes.
 """
 
 import torch
@@ -30,9 +30,9 @@ def rasterize(
     *,
     antialiased: bool = False,
 ) -> Rasterized:
-    """Splat Gaussians (float32; scales and opacities as they are, not their logarithms) into every camera.
+    """Splat Gaussians (float32; scales and opacities, not their logarithms or logits) into every camera.
 
-    gsplat adds gradients with atomics: they differ in the last bits from run to run, and the images do not.
+    gsplat accumulates gradients with atomics, so they differ in the last bits from run to run. Images do not.
     """
     image_and_depth, alpha, info = rasterization(
         means,
@@ -46,7 +46,7 @@ def rasterize(
         cameras.height,
         packed=False,  # all N in every view, so that means2d has the shape of the contract
         backgrounds=backgrounds.contiguous(),
-        render_mode="RGB+D",  # the last channel is Σ z α T, its background 0
+        render_mode="RGB+D",  # the last channel is Σ z α T with background 0
         rasterize_mode="antialiased" if antialiased else "classic",
     )
     means2d = info["means2d"]

@@ -1,4 +1,4 @@
-"""Gaussians and cameras → pictures: one contract, two backends, chosen by where the tensors are."""
+"""Render Gaussians: one function, with the backend chosen by the device of the tensors."""
 
 from collections.abc import Callable
 
@@ -17,14 +17,14 @@ def render(
     *,
     antialiased: bool = False,
 ) -> Rendering:
-    """Render every camera on the device of the Gaussians: the CPU by our kernels, a GPU by gsplat.
+    """Render every camera on the device of the Gaussians: with our kernels on the CPU, with gsplat on a GPU.
 
-    The semantics are gsplat 1.5.3's on both. `antialiased` dims each Gaussian by as much as the 0.3 px blur widened it
-    (Yu et al. 2024). Gradients reach the Gaussians and the background. RenderError on any other device, and on a
-    GPU without gsplat.
+    Both have the semantics of gsplat 1.5.3. `antialiased` dims each Gaussian by as much as the 0.3 px² blur widened it
+    (Yu et al. 2024). Gaussians and background get gradients. Raises RenderError on any other device, and on a GPU
+    without gsplat.
     """
     device = gaussians.means.device
-    # gsplat compiles its kernels when touched, so the device decides before any import.
+    # gsplat may compile its kernels on import, so only the backend of this device is imported.
     if device.type == "cpu":
         from sctd.render.cpu_autograd import rasterize
     elif device.type == "cuda":
@@ -42,7 +42,7 @@ def render_by(
     *,
     antialiased: bool = False,
 ) -> Rendering:
-    """`render` by this backend, whatever it is: called as `render_cpu_autograd.rasterize`."""
+    """`render` with a given backend, a function with the signature of `cpu_autograd.rasterize`."""
     device = gaussians.means.device
     cameras = cameras.to(device)
     rasterized = rasterize(

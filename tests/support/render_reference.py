@@ -1,7 +1,7 @@
-"""Gaussian splatting written down densely in float64 torch: every pixel meets every Gaussian. Slow, short, and the
-measure of the renderers in their tests. Its derivatives are torch's; test_render_cpu holds them to central differences.
+"""Reference renderer: dense Gaussian splatting in float64 torch, every pixel against every Gaussian. Slow and short.
 
-`random_scene` and `random_loss` are what the renderers are compared on.
+Its derivatives come from autograd; test_cpu_projection.py checks them against central differences. The renderers are
+compared on `random_scene` and `random_loss`.
 """
 
 from typing import NamedTuple
@@ -31,8 +31,9 @@ def rotation(quats):
 
 
 def rasterize(means, quats, scales, opacities, colors, cameras, backgrounds, *, antialiased=False, shift=0.0):
-    """As `sctd.render.cpu_autograd.rasterize`. `shift` [views, num, 2], zeros, is added to the projected means, so
-    that its gradient is theirs."""
+    """Like `sctd.render.cpu_autograd.rasterize`. `shift` [views, num, 2], zeros, is added to the projected means, so
+    that its gradient is the gradient of the means.
+    """
     covariance = rotation(quats) @ torch.diag_embed(scales**2) @ rotation(quats).mT
     shift = shift + means.new_zeros(cameras.num, len(means), 2)
     views = [
@@ -90,19 +91,19 @@ def _view(means, covariance, opacities, colors, view, K, size, background, antia
     sigma = 0.5 * torch.einsum("pgi,gij,pgj->pg", d, blurred[order].inverse(), d)
     alpha = (opacity * (-sigma).exp()).clamp_max(ALPHA_MAX)
     alpha = torch.where(alpha >= ALPHA_MIN, alpha, 0.0)
-    # Transmittance only falls, so all that comes after the first refused Gaussian is refused by the same comparison.
+    # Transmittance only decreases, so this comparison also skips every Gaussian after the first skipped one.
     alpha = torch.where((1 - alpha).cumprod(-1) > TRANSMITTANCE_MIN, alpha, 0.0)
     after = (1 - alpha).cumprod(-1)
     before = torch.cat([torch.ones(len(d), 1).double(), after], dim=-1)
     weight = alpha * before[:, :-1]
     left = before[:, -1]
     image = weight @ colors[kept] + left[:, None] * background
-    picture = image.T.reshape(-1, height, width), (1 - left).reshape(height, width)
-    return *picture, (weight @ z).reshape(height, width), radii
+    pixels = image.T.reshape(-1, height, width), (1 - left).reshape(height, width)
+    return *pixels, (weight @ z).reshape(height, width), radii
 
 
 class Splats(NamedTuple):
-    """What `rasterize` splats, in the order of its arguments."""
+    """The Gaussians of `rasterize`, in the order of its arguments."""
 
     means: torch.Tensor
     quats: torch.Tensor
@@ -115,7 +116,7 @@ class Splats(NamedTuple):
 
 
 def random_scene(seed, *, num=200, views=3, size=40, scale=0.06, channels=3):
-    """A ball of anisotropic Gaussians of all opacities, jittered cameras, and a background for each."""
+    """A ball of anisotropic Gaussians with random opacities, jittered cameras, and one background per camera."""
     generator = torch.Generator().manual_seed(seed)
     means = torch.randn(num, 3, generator=generator)
     means = 0.75 * torch.nn.functional.normalize(means) * torch.rand(num, 1, generator=generator) ** (1 / 3)
@@ -139,7 +140,7 @@ def random_scene(seed, *, num=200, views=3, size=40, scale=0.06, channels=3):
 
 
 def random_loss(image, alpha, depth, *, seed=0):
-    """A fixed random linear function of all that is rendered."""
+    """A fixed random linear function of image, alpha and depth."""
     generator = torch.Generator().manual_seed(seed)
     parts = (image, alpha, depth)
     weights = [torch.randn(part.shape, generator=generator).to(part) for part in parts]

@@ -1,4 +1,4 @@
-"""Gaussians such as an object has, and how another program (GaussForge, with Niantic's own .spz) reads them."""
+"""Random Gaussians for the tests of file formats, and GaussForge (with Niantic's .spz code) as a second reader."""
 
 import gaussforge
 import torch
@@ -8,7 +8,7 @@ from sctd.scene.gaussians import Gaussians
 
 
 def some_splats(num: int = 50, degree: int = 0) -> Gaussians:
-    """Colours, opacities and sizes that every format can hold."""
+    """Random Gaussians with colours, opacities and scales that every format can store."""
     generator = torch.Generator().manual_seed(num + degree)
 
     def uniform(low: float, high: float, *shape: int) -> torch.Tensor:
@@ -24,15 +24,15 @@ def some_splats(num: int = 50, degree: int = 0) -> Gaussians:
     )
 
 
-def read_elsewhere(data: bytes, kind: str) -> Gaussians:
-    """What GaussForge finds in a file of this kind, by way of the .ply that it writes."""
+def read_with_gaussforge(data: bytes, kind: str) -> Gaussians:
+    """Read a file of this kind with GaussForge, via the .ply that it converts to."""
     found = gaussforge.GaussForge().convert(data, kind, "ply")
     assert "error" not in found, found
     return from_ply(found["data"])
 
 
 def degrees_between(first: Gaussians, second: Gaussians) -> torch.Tensor:
-    """Angles between the rotations of two sets."""
-    quats = [torch.nn.functional.normalize(each.quats.double(), dim=-1) for each in (first, second)]
+    """Angles between the rotations of two sets of Gaussians."""
+    quats = [torch.nn.functional.normalize(gaussians.quats.double(), dim=-1) for gaussians in (first, second)]
     sine = torch.minimum((quats[0] - quats[1]).norm(dim=-1), (quats[0] + quats[1]).norm(dim=-1)) / 2
     return torch.rad2deg(4 * torch.asin(sine.clamp(max=1)))

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from pipeline.assets import export as flow
 from pipeline.cli.app import EXPORTS, app
 from sctd.formats import gltf, ply, splat, spz
-from sctd.formats.axes import axes, turned
+from sctd.formats.axes import axes, rotated
 from sctd.scene.gaussians import Gaussians, rgb_to_sh
-from tests.support.splats import read_elsewhere, some_splats
+from tests.support.splats import read_with_gaussforge, some_splats
 
 FRONT, LEFT, UP = torch.eye(3)
 
@@ -83,7 +83,7 @@ def test_every_format_has_its_own_axes(asset, tmp_path):
     assert stderr == ""
     tmp_path = tmp_path / "out"
     for kind, up in {"splat": "-y", "spz": "y", "sog": "-y"}.items():
-        found = read_elsewhere((tmp_path / f"signs.{kind}").read_bytes(), kind)
+        found = read_with_gaussforge((tmp_path / f"signs.{kind}").read_bytes(), kind)
         places = found.means @ axes(up).float()
         torch.testing.assert_close(places, signposts().means, atol=1e-3, rtol=0)
         assert found.sh[:, 0].argmax(1).tolist() == [0, 1, 2], kind
@@ -161,7 +161,7 @@ def test_omitted_spherical_harmonics_are_a_warning(tmp_path):
     ]
     assert splat.from_splat((tmp_path / "shiny.splat").read_bytes()).sh_degree == 0
     assert spz.from_spz((tmp_path / "shiny.spz").read_bytes()).sh_degree == 2
-    kept = turned(gltf.from_glb((tmp_path / "shiny.glb").read_bytes()), axes("y").T)
+    kept = rotated(gltf.from_glb((tmp_path / "shiny.glb").read_bytes()), axes("y").T)
     torch.testing.assert_close(kept.sh, some_splats(5, degree=2).sh, atol=1e-5, rtol=0)
 
 
@@ -222,15 +222,15 @@ def test_files_that_are_not_assets_are_errors(tmp_path):
     (tmp_path / "none.ply").write_bytes(ply.to_ply(some_splats(0)))
     assert refused(tmp_path / "none.ply", "--to=spz").endswith("holds no Gaussians; give a finished asset.")
     (tmp_path / "picture.png").write_bytes(b"\x89PNG")
-    assert "is not an asset. This is no .ply: it begins with" in refused(tmp_path / "picture.png", "--to=spz")
+    assert "is not an asset. This is not a .ply: it starts with" in refused(tmp_path / "picture.png", "--to=spz")
     far = some_splats(2)
     far.means[0, 0] = 5000
     (tmp_path / "far.ply").write_bytes(ply.to_ply(far))
     line = refused(tmp_path / "far.ply", "--to=spz", "--out", tmp_path)
-    assert "far.ply cannot be written as .spz. A Gaussian lies at 5000 units; a .spz holds" in line
+    assert "far.ply cannot be written as .spz. A Gaussian has a coordinate of 5000 units; a .spz stores" in line
     faint = Gaussians(**{**some_splats(2).tensors(), "logit_opacities": torch.full((2,), -9.0)})
     (tmp_path / "faint.ply").write_bytes(ply.to_ply(faint))
-    assert "No surface is seen" in refused(tmp_path / "faint.ply", "--to=obj", "--out", tmp_path)
+    assert "No surface found" in refused(tmp_path / "faint.ply", "--to=obj", "--out", tmp_path)
     assert not (tmp_path / "faint.obj").exists()
 
 

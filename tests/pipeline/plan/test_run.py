@@ -121,7 +121,7 @@ def test_a_controlnet_does_not_change_the_ids_of_other_jobs(run_of, tmp_path):
             "ply",
             "text.ply",
             b"no shape",
-            "initialization.path {path}: This is no .ply: it begins with b'no shape', expected",
+            "initialization.path {path}: This is not a .ply: it starts with b'no shape', not",
         ),
         (
             "mesh",

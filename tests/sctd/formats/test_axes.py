@@ -1,9 +1,9 @@
-"""sctd.formats.axes: a turned object looks, from where its camera is turned to, as it did; and turns back."""
+"""sctd.formats.axes: a rotated object looks the same from rotated cameras, and rotating back restores it."""
 
 import pytest
 import torch
 
-from sctd.formats.axes import AXES, axes, turned
+from sctd.formats.axes import AXES, axes, rotated
 from tests.support.splats import degrees_between, some_splats
 
 
@@ -25,7 +25,7 @@ def covariances(gaussians):
 
 
 @pytest.mark.parametrize("up", AXES)
-def test_axes_are_right_handed_and_name_their_up(up):
+def test_axes_are_right_handed_with_the_named_up_axis(up):
     rotation = axes(up)
     assert torch.linalg.det(rotation) == 1
     assert torch.equal(rotation @ rotation.T, torch.eye(3, dtype=torch.float64))
@@ -34,9 +34,9 @@ def test_axes_are_right_handed_and_name_their_up(up):
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
-def test_colours_shapes_and_places_turn_together(degree):
+def test_colours_shapes_and_positions_rotate_together(degree):
     gaussians, rotation = some_splats(20, degree), some_rotation()
-    after, turn = turned(gaussians, rotation), rotation.float()
+    after, turn = rotated(gaussians, rotation), rotation.float()
     cameras = torch.tensor([[3.0, 1, -2], [-1, 4, 2]])
     torch.testing.assert_close(after.means, gaussians.means @ turn.T)
     torch.testing.assert_close(after.colors(cameras @ turn.T), gaussians.colors(cameras), atol=1e-5, rtol=0)
@@ -44,9 +44,9 @@ def test_colours_shapes_and_places_turn_together(degree):
 
 
 @pytest.mark.parametrize("up", AXES)
-def test_turning_back_gives_what_was(up):
+def test_rotating_back_restores_the_gaussians(up):
     gaussians = some_splats(20, 3)
-    back = turned(turned(gaussians, axes(up)), axes(up).T)
+    back = rotated(rotated(gaussians, axes(up)), axes(up).T)
     assert torch.equal(back.means, gaussians.means)
     assert float(degrees_between(back, gaussians).max()) < 1e-4
     torch.testing.assert_close(back.sh, gaussians.sh, atol=1e-6, rtol=0)

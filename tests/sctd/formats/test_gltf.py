@@ -1,7 +1,7 @@
-"""sctd.formats.gltf: KHR_gaussian_splatting, attribute by attribute as PlayCanvas' splat-transform 2.7.1 writes it.
+"""sctd.formats.gltf: KHR_gaussian_splatting with the same attributes as PlayCanvas' splat-transform 2.7.1.
 
-golden/splats.glb is its conversion of golden/splats.ply: splat-transform splats.ply splats.glb. It takes a .ply for
-turned by half a turn about z against glTF.
+golden/splats.glb is its conversion of golden/splats.ply: splat-transform splats.ply splats.glb. It assumes that a .ply
+is rotated by half a turn about z relative to glTF.
 """
 
 import io
@@ -14,8 +14,8 @@ import pytest
 import torch
 import trimesh
 
-from sctd.formats.axes import turned
-from sctd.formats.checked import FormatError
+from sctd.formats.axes import rotated
+from sctd.formats.common import FormatError
 from sctd.formats.gltf import EXTENSION, from_glb, to_glb
 from sctd.formats.ply import from_ply
 from sctd.scene.gaussians import sh_to_rgb
@@ -30,9 +30,9 @@ def content(data: bytes) -> dict:
     return json.loads(data[20 : 20 + length])
 
 
-def test_another_program_writes_the_same_attributes():
+def test_attributes_match_those_of_splat_transform():
     theirs_bytes = (GOLDEN / "splats.glb").read_bytes()
-    ours_bytes = to_glb(turned(from_ply((GOLDEN / "splats.ply").read_bytes()), HALF_A_TURN))
+    ours_bytes = to_glb(rotated(from_ply((GOLDEN / "splats.ply").read_bytes()), HALF_A_TURN))
     ours, theirs = from_glb(ours_bytes), from_glb(theirs_bytes)
     torch.testing.assert_close(ours.means, theirs.means)
     torch.testing.assert_close(ours.scales, theirs.scales)
@@ -48,7 +48,7 @@ def test_another_program_writes_the_same_attributes():
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
-def test_all_is_kept_but_the_lengths_of_quaternions(degree):
+def test_round_trip_keeps_everything_except_quaternion_lengths(degree):
     gaussians = some_splats(degree=degree)
     back = from_glb(to_glb(gaussians))
     assert torch.equal(back.means, gaussians.means)
@@ -59,18 +59,18 @@ def test_all_is_kept_but_the_lengths_of_quaternions(degree):
     assert float(degrees_between(back, gaussians).max()) < 1e-3
 
 
-def test_a_viewer_without_the_extension_finds_a_cloud_of_points_in_their_colours():
+def test_viewers_without_the_extension_show_a_coloured_point_cloud():
     gaussians = some_splats(20, 1)
     (cloud,) = trimesh.load_scene(io.BytesIO(to_glb(gaussians)), file_type="glb").dump()
     assert isinstance(cloud, trimesh.PointCloud)
     np.testing.assert_array_equal(cloud.vertices, gaussians.means.numpy())
-    stored = np.asarray(cloud.colors)[:, :3] / 255  # linear light, as glTF says
+    stored = np.asarray(cloud.colors)[:, :3] / 255  # linear light, as in glTF
     shown = np.where(stored <= 0.0031308, 12.92 * stored, 1.055 * stored ** (1 / 2.4) - 0.055)
-    # Half a byte of light is 0.025 of the darkest colours that are shown.
+    # Half a step of linear light is 0.025 for the darkest sRGB colours.
     np.testing.assert_allclose(shown, sh_to_rgb(gaussians.sh[:, 0]).clamp(0, 1).numpy(), atol=0.03)
 
 
-def test_bounds_are_those_of_the_places_and_chunks_whole_words():
+def test_bounds_match_the_positions_and_chunks_are_whole_words():
     data = to_glb(some_splats(7))
     magic, version, length = struct.unpack_from("<4sII", data)
     assert (magic, version, length) == (b"glTF", 2, len(data))
@@ -80,11 +80,11 @@ def test_bounds_are_those_of_the_places_and_chunks_whole_words():
     assert accessor["max"] == some_splats(7).means.amax(0).tolist()
 
 
-def test_what_is_none_is_refused():
-    with pytest.raises(FormatError, match=r"^There is no Gaussian; a \.glb holds at least one\."):
+def test_empty_input_and_other_files_are_refused():
+    with pytest.raises(FormatError, match=r"^There are no Gaussians; a \.glb needs at least one\."):
         to_glb(some_splats(0))
-    with pytest.raises(FormatError, match=r"^This is no \.glb \(.*\); export or copy it again\."):
+    with pytest.raises(FormatError, match=r"^This is not a \.glb \(.*\); export or copy it again\."):
         from_glb(b"ply")
     mesh = trimesh.creation.box().export(file_type="glb")
-    with pytest.raises(FormatError, match=r"no \.glb of glTF 2\.0 with KHR_gaussian_splatting; a mesh is read by"):
+    with pytest.raises(FormatError, match=r"not a glTF 2\.0 \.glb with KHR_gaussian_splatting; read meshes with"):
         from_glb(mesh)

@@ -1,4 +1,4 @@
-"""sctd.formats.mesh: points fall evenly on the surface, in its colours and our axes; and what a bad file says."""
+"""sctd.formats.mesh: uniform points on the surface with its colours, axes, and errors of bad files."""
 
 import numpy as np
 import pytest
@@ -49,8 +49,8 @@ def test_every_format_gives_the_same_surface_and_points_on_it(suffix):
     assert points.rgb is None
 
 
-def test_every_triangle_gets_its_share_of_the_points_to_within_one():
-    """Areas 1 and 3, one after the other on a strip, and one of no area: 250 ± 1 of 1000 points fall on the first."""
+def test_every_triangle_gets_its_share_of_the_points():
+    """Triangles of area 1 and 3, and one of area 0: the first gets 250 ± 1 of 1000 points, the last none."""
     strip = torch.tensor([[[0.0, 0, 0], [2, 0, 0], [0, 1, 0]], [[5, 5, 5]] * 3, [[9, 0, 0], [15, 0, 0], [9, 1, 0]]])
     points = on_surface(Mesh(strip.double(), ((3, None),)), 1000, generator(1)).xyz
     assert abs(int((points[:, 0] < 3).sum()) - 250) <= 1
@@ -65,7 +65,7 @@ def test_points_are_uniform_within_a_triangle():
     torch.testing.assert_close(b.T @ b / len(b), (torch.ones(3, 3) + torch.eye(3)).double() / 12, atol=0.007, rtol=0)
 
 
-def test_a_generator_makes_one_set_of_points():
+def test_the_generator_determines_the_points():
     mesh = read(box())
     first, again, other = (on_surface(mesh, 50, generator(seed)).xyz for seed in (1, 1, 2))
     assert first.equal(again)
@@ -76,7 +76,7 @@ def test_a_generator_makes_one_set_of_points():
     ("up", "front", "left"), [("y", "z", "x"), ("z", "x", "y"), ("z", "-y", "x"), ("y", "x", "-z"), ("z", "-x", "-y")]
 )
 def test_up_front_and_left_of_the_file_become_z_x_and_y(up, front, left):
-    """glTF is (y, z), Blender (z, -y); the object's own left hand is at up × front."""
+    """glTF is (y, z), Blender (z, -y); the object's left is up × front."""
     axes = {
         "x": [1.0, 0, 0],
         "-x": [-1.0, 0, 0],
@@ -86,44 +86,44 @@ def test_up_front_and_left_of_the_file_become_z_x_and_y(up, front, left):
         "-z": [0, 0, -1.0],
     }
     triangle = torch.tensor([[axes[front], axes[left], axes[up]]], dtype=torch.float64)
-    turned = to_world(Mesh(triangle, ((1, None),)), up, front, 0.0).triangles
-    torch.testing.assert_close(turned[0], torch.eye(3, dtype=torch.float64))
+    rotated = to_world(Mesh(triangle, ((1, None),)), up, front, 0.0).triangles
+    torch.testing.assert_close(rotated[0], torch.eye(3, dtype=torch.float64))
 
 
-def test_axes_that_are_one_are_refused():
-    with pytest.raises(ValueError, match=r"front '-y' and up 'y' are one axis; give two that are perpendicular"):
+def test_parallel_axes_are_refused():
+    with pytest.raises(ValueError, match=r"front '-y' and up 'y' are parallel; give two perpendicular axes"):
         to_world(read(box()), "y", "-y", 1.0)
 
 
-def test_the_middle_of_its_box_moves_to_the_origin_and_its_farthest_corner_to_the_radius():
+def test_a_mesh_is_centred_and_scaled_to_the_radius():
     moved = box().apply_translation([5, -3, 2])
     fitted = to_world(read(moved), "z", "x", 0.8).triangles.flatten(0, 1)
     torch.testing.assert_close(fitted.abs().amax(0), 0.8 * HALF.double() / HALF.norm(), rtol=1e-6, atol=0)
     torch.testing.assert_close(fitted.amin(0), -fitted.amax(0), rtol=1e-6, atol=0)
-    left_alone = to_world(read(moved), "z", "x", 0.0).triangles
-    torch.testing.assert_close(left_alone, read(moved).triangles)
+    unscaled = to_world(read(moved), "z", "x", 0.0).triangles
+    torch.testing.assert_close(unscaled, read(moved).triangles)
 
 
 @pytest.mark.parametrize("suffix", [".glb", ".obj", ".ply"])
-def test_colours_of_vertices_are_interpolated(suffix):
-    """Red grows with x and green with y, by a byte's rounding."""
+def test_vertex_colours_are_interpolated(suffix):
+    """Red grows with x and green with y, up to the rounding of a byte."""
     points = on_surface(read(square(ColorVisuals(vertex_colors=RAMP)), suffix), 300, generator())
     torch.testing.assert_close(points.rgb[:, :2], points.xyz[:, :2], atol=0.003, rtol=0)
     assert not points.rgb[:, 2].any()
 
 
-def test_colours_of_faces_are_theirs():
+def test_face_colours_are_constant_per_face():
     mesh = square(ColorVisuals(face_colors=np.array([[255, 0, 0, 255], [0, 0, 255, 255]], np.uint8)))
     points = on_surface(read(mesh, ".ply"), 300, generator())
     below = points.xyz[:, 0] > points.xyz[:, 1]
     assert points.rgb.equal(torch.where(below[:, None], torch.tensor([1.0, 0, 0]), torch.tensor([0.0, 0, 1])))
 
 
-def test_a_texture_is_looked_up_and_tinted_by_its_factor():
-    """A picture of 64 columns from black to white, and one red row at its top, where v = 1."""
-    picture = np.repeat(np.linspace(0, 255, 64).astype(np.uint8)[None, :, None], 64, 0).repeat(3, 2)
-    picture[0] = [255, 0, 0]
-    material = PBRMaterial(baseColorTexture=Image.fromarray(picture), baseColorFactor=[255, 255, 51, 255])
+def test_texture_colours_are_multiplied_by_the_base_colour_factor():
+    """A texture of 64 columns from black to white, with one red row at the top, where v = 1."""
+    texture = np.repeat(np.linspace(0, 255, 64).astype(np.uint8)[None, :, None], 64, 0).repeat(3, 2)
+    texture[0] = [255, 0, 0]
+    material = PBRMaterial(baseColorTexture=Image.fromarray(texture), baseColorFactor=[255, 255, 51, 255])
     uv = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], float)
     points = on_surface(read(square(TextureVisuals(uv=uv, material=material))), 400, generator())
     top, bottom = points.xyz[:, 1] > 0.995, points.xyz[:, 1] < 0.98
@@ -133,7 +133,7 @@ def test_a_texture_is_looked_up_and_tinted_by_its_factor():
     assert float(points.rgb[top, 1:].max()) < 0.4
 
 
-def test_a_scene_is_placed_as_it_stands_and_parts_without_colours_are_grey():
+def test_scene_transforms_apply_and_parts_without_colours_are_grey():
     scene = trimesh.Scene([square()])
     for x, colour in ((5, [0, 255, 0, 255]), (9, [255, 0, 0, 255])):
         coloured = square(TextureVisuals(material=PBRMaterial(baseColorFactor=colour)))
@@ -158,25 +158,25 @@ CLOUD = trimesh.PointCloud(np.eye(3)).export(file_type="ply")
     ("data", "suffix", "sentence"),
     [
         (b"", ".glb", r"^The file is empty; expected a mesh\. Export it again as \.glb\.$"),
-        (b"no mesh", ".glb", r"cannot be read as \.glb \(.+\); expected a whole mesh\. Export it again\.$"),
+        (b"no mesh", ".glb", r"cannot be read as \.glb \(.+\); expected a complete mesh\. Export it again\.$"),
         (written(box(), ".glb")[:-50], ".glb", r"cannot be read as \.glb"),
         (written(box(), ".ply")[:-5], ".ply", r"cannot be read as \.ply"),
         (OBJ + b"f 1 2 7\n", ".obj", r"cannot be read as \.obj"),
         (OBJ, ".obj", r"^The file has 3 vertices and no faces; expected triangles: export a surface, or .*kind=ply\.$"),
         (CLOUD, ".ply", r"^The file has 3 vertices and no faces"),
         (b"not at all", ".stl", r"^The file has 0 vertices and no faces"),
-        (gaussian_ply(), ".ply", r"^The \.ply holds Gaussians of 3DGS, no faces; set initialization\.kind=ply"),
+        (gaussian_ply(), ".ply", r"^The \.ply has 3DGS Gaussians and no faces; set initialization\.kind=ply"),
         (OBJ + b"v 0 nan 0\nf 1 2 4\n", ".obj", r"^The mesh has vertex 2 at \(0, nan, 0\); expected finite numbers\."),
         (OBJ + b"f 1 2 2\n", ".obj", r"^The mesh has 1 faces of area 0; expected a surface\."),
     ],
 )  # fmt: skip
-def test_a_bad_file_is_one_sentence(data, suffix, sentence):
+def test_a_bad_file_is_refused_in_one_line(data, suffix, sentence):
     with pytest.raises(MeshError, match=sentence) as caught:
         read_mesh(data, suffix)
     assert "\n" not in str(caught.value)
 
 
-def test_what_trimesh_writes_beside_an_obj_is_not_needed():
+def test_an_obj_is_read_without_its_material_file():
     material = PBRMaterial(baseColorFactor=[0, 255, 0, 255])
     content = trimesh.exchange.obj.export_obj(square(TextureVisuals(uv=np.zeros((4, 2)), material=material)))
     assert "mtllib" in content

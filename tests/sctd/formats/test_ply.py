@@ -1,4 +1,4 @@
-"""sctd.formats.ply: the 3DGS convention, there and back to the bit, and what its reader refuses."""
+"""sctd.formats.ply: the 3DGS convention, bit-exact round trips, and refused files."""
 
 from io import BytesIO
 
@@ -31,7 +31,7 @@ def test_round_trip_is_bit_exact(num, degree):
         assert torch.equal(tensor, gaussians.tensors()[name]), name
 
 
-def test_header_is_that_of_3dgs():
+def test_header_matches_3dgs():
     header = to_ply(some_gaussians(2, 1)).split(b"end_header\n")[0].decode().splitlines()
     assert header[:3] == ["ply", "format binary_little_endian 1.0", "element vertex 2"]
     names = ["x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", *(f"f_rest_{i}" for i in range(9))]
@@ -39,7 +39,7 @@ def test_header_is_that_of_3dgs():
     assert header[3:] == [f"property float {name}" for name in names]
 
 
-def test_higher_harmonics_are_stored_color_by_color():
+def test_higher_sh_coefficients_are_stored_channel_by_channel():
     gaussians = some_gaussians(3, 2)
     vertices = PlyData.read(BytesIO(to_ply(gaussians)))["vertex"]
     for color in range(3):
@@ -48,9 +48,9 @@ def test_higher_harmonics_are_stored_color_by_color():
             assert torch.equal(stored, gaussians.sh[:, k, color])
 
 
-def test_what_is_not_gaussians_is_refused():
+def test_files_without_gaussians_are_refused():
     good = to_ply(some_gaussians(3, 0))
-    with pytest.raises(PlyError, match=r"This is no \.ply: it begins with b'\\x89PNG', expected 'ply'"):
+    with pytest.raises(PlyError, match=r"This is not a \.ply: it starts with b'\\x89PNG', not 'ply'"):
         from_ply(b"\x89PNG")
     with pytest.raises(PlyError, match=r"The \.ply is damaged \(.*early end-of-file.*\): export or copy it again\."):
         from_ply(good[:-5])
@@ -70,7 +70,7 @@ def test_what_is_not_gaussians_is_refused():
 
 @pytest.mark.parametrize("text", [False, True])
 @pytest.mark.parametrize(("dtype", "scale"), [("u1", 255), ("f4", 1)])
-def test_point_clouds_come_with_integer_or_float_colors(text, dtype, scale):
+def test_point_clouds_have_integer_or_float_colors(text, dtype, scale):
     vertices = np.zeros(2, [(name, "f4") for name in "xyz"] + [(name, dtype) for name in ("red", "green", "blue")])
     vertices["x"], vertices["red"], vertices["blue"] = [0.5, -1], [scale, 0], [0, scale]
     points = read_points(write(vertices, text=text))
@@ -78,7 +78,7 @@ def test_point_clouds_come_with_integer_or_float_colors(text, dtype, scale):
     assert points.rgb.tolist() == [[1, 0, 0], [0, 0, 1]]
 
 
-def test_point_clouds_without_proper_colors_are_refused():
+def test_point_clouds_without_valid_colors_are_refused():
     with pytest.raises(PlyError, match=r"lacks the properties red, green, blue \(it has x, y, z\)"):
         read_points(write(np.zeros(1, [(name, "f4") for name in "xyz"])))
     vertices = np.full(1, 2, [(name, "f4") for name in ("x", "y", "z", "red", "green", "blue")])
@@ -86,14 +86,14 @@ def test_point_clouds_without_proper_colors_are_refused():
         read_points(write(vertices))
 
 
-def test_a_mesh_and_an_empty_cloud_are_no_cloud():
+def test_meshes_and_empty_point_clouds_are_refused():
     colours = [(name, "u1") for name in ("red", "green", "blue")]
     vertices = np.zeros(3, [("x", "f4"), ("y", "f4"), ("z", "f4"), *colours])
     faces = np.array([([0, 1, 2],)], [("vertex_indices", "i4", (3,))])
     file = BytesIO()
     PlyData([PlyElement.describe(vertices, "vertex"), PlyElement.describe(faces, "face")]).write(file)
     with pytest.raises(
-        PlyError, match=r"^The \.ply is a mesh of 3 vertices and 1 faces, where .*set initialization\.kind=mesh"
+        PlyError, match=r"^The \.ply is a mesh of 3 vertices and 1 faces; expected .*set initialization\.kind=mesh"
     ):
         read_points(file.getvalue())
     with pytest.raises(PlyError, match=r"^The \.ply has no vertices; expected points\."):

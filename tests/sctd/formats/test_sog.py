@@ -1,4 +1,4 @@
-"""sctd.formats.sog: version 2 of PlayCanvas' format, read by another program as by ours."""
+"""sctd.formats.sog: version 2 of PlayCanvas' format, read equally by our reader and by GaussForge."""
 
 import io
 import json
@@ -8,30 +8,30 @@ import pytest
 import torch
 from PIL import Image
 
-from sctd.formats.checked import FormatError
+from sctd.formats.common import FormatError
 from sctd.formats.sog import from_sog, to_sog
 from sctd.scene.gaussians import Gaussians
-from tests.support.splats import degrees_between, read_elsewhere, some_splats
+from tests.support.splats import degrees_between, read_with_gaussforge, some_splats
 
-# As in .spz, with steps of √2/255.
+# As in test_spz.py, with steps of √2/255.
 DEGREES = 2 * 57.3 * (3**0.5 + 3) * 0.5 * 2**0.5 / 255
 
 
-@pytest.mark.parametrize("read", [from_sog, lambda data: read_elsewhere(data, "sog")], ids=["ours", "gaussforge"])
-def test_all_but_higher_harmonics_is_kept_within_a_step(read):
+@pytest.mark.parametrize("read", [from_sog, lambda data: read_with_gaussforge(data, "sog")], ids=["ours", "gaussforge"])
+def test_round_trip_is_accurate_to_a_step_without_higher_sh(read):
     gaussians = some_splats(400, degree=1)
     back = read(to_sog(gaussians))
     assert back.sh_degree == 0
-    # 2^16 steps of a scale that is at most twice as fine far out as at the origin, for places in [-1, 1].
+    # 2^16 steps on a logarithmic scale, at most twice as coarse at the ends as at the origin for positions in [-1, 1].
     assert float((back.means - gaussians.means).abs().max()) < 2 * 1.39 / 65535
     assert float((back.opacities - gaussians.opacities).abs().max()) < 0.5 / 255 + 1e-6
-    # Books of 256 for 1200 uniform numbers: entries are 1/256 of the range apart, but for chance four times that.
+    # Codebooks of 256 for 1200 uniform numbers: entries are 1/256 of the range apart, by chance up to four times that.
     assert float((back.log_scales - gaussians.log_scales).abs().max()) < 4 * 5 / 256
     assert float((back.sh - gaussians.sh[:, :1]).abs().max()) < 4 * 3.4 / 256
     assert float(degrees_between(back, gaussians).max()) < DEGREES
 
 
-def test_the_bundle_holds_the_published_files_and_their_pictures_the_bytes():
+def test_the_bundle_contains_the_published_files():
     data = to_sog(some_splats(10))
     archive = zipfile.ZipFile(io.BytesIO(data))
     names = ["meta.json", "means_l.webp", "means_u.webp", "scales.webp", "quats.webp", "sh0.webp"]
@@ -44,7 +44,7 @@ def test_the_bundle_holds_the_published_files_and_their_pictures_the_bytes():
     assert data == to_sog(some_splats(10))
 
 
-def test_one_gaussian_and_equal_ones_are_files_too():
+def test_one_gaussian_and_equal_gaussians_can_be_stored():
     one = some_splats(1)
     for gaussians in (
         one,
@@ -53,10 +53,10 @@ def test_one_gaussian_and_equal_ones_are_files_too():
         torch.testing.assert_close(from_sog(to_sog(gaussians)).means, gaussians.means, atol=1e-5, rtol=0)
 
 
-def test_what_is_none_is_refused():
-    with pytest.raises(FormatError, match=r"^There is no Gaussian; a \.sog holds at least one\."):
+def test_empty_input_and_other_files_are_refused():
+    with pytest.raises(FormatError, match=r"^There are no Gaussians; a \.sog needs at least one\."):
         to_sog(some_splats(0))
-    with pytest.raises(FormatError, match=r"^This is no \.sog \(.*\); expected a zip with meta\.json\."):
+    with pytest.raises(FormatError, match=r"^This is not a \.sog \(.*\); expected a zip with meta\.json\."):
         from_sog(b"ply")
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:

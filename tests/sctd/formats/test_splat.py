@@ -1,17 +1,17 @@
-"""sctd.formats.splat: bytes as antimatter15 lays them out, read by another program, half a step of each byte lost."""
+"""sctd.formats.splat: antimatter15's layout, read by another program, accurate to half a step of each byte."""
 
 import struct
 
 import pytest
 import torch
 
-from sctd.formats.checked import FormatError
+from sctd.formats.common import FormatError
 from sctd.formats.splat import from_splat, to_splat
 from sctd.scene.gaussians import Gaussians
-from tests.support.splats import degrees_between, read_elsewhere, some_splats
+from tests.support.splats import degrees_between, read_with_gaussforge, some_splats
 
 HALF_A_STEP = 0.5 / 255 + 1e-6
-# A component is off by 1/256 at most, so a quaternion by twice that, and the angle is twice the quaternion's.
+# Each component is off by at most 1/256, so a quaternion by twice that, and the rotation angle by twice as much again.
 DEGREES = 2 * 2 / 256 * 57.3
 
 
@@ -28,8 +28,10 @@ def test_a_row_has_the_published_layout():
     assert to_splat(gaussian) == struct.pack("<6f", 1, 2, 3, 0.5, 0.25, 2) + rgba_and_quat
 
 
-@pytest.mark.parametrize("read", [from_splat, lambda data: read_elsewhere(data, "splat")], ids=["ours", "gaussforge"])
-def test_places_and_sizes_stay_and_the_rest_is_rounded(read):
+@pytest.mark.parametrize(
+    "read", [from_splat, lambda data: read_with_gaussforge(data, "splat")], ids=["ours", "gaussforge"]
+)
+def test_positions_and_scales_are_exact_and_the_rest_is_rounded(read):
     gaussians = some_splats()
     back = read(to_splat(gaussians))
     assert torch.equal(back.means, gaussians.means)
@@ -39,13 +41,13 @@ def test_places_and_sizes_stay_and_the_rest_is_rounded(read):
     assert float(degrees_between(back, gaussians).max()) < DEGREES
 
 
-def test_harmonics_of_higher_degree_are_left_out():
+def test_higher_sh_coefficients_are_dropped():
     gaussians = some_splats(degree=2)
     assert to_splat(gaussians) == to_splat(Gaussians(**{**gaussians.tensors(), "sh": gaussians.sh[:, :1]}))
 
 
-def test_bytes_that_are_no_rows_are_refused():
-    with pytest.raises(FormatError, match=r"^The \.splat has 33 bytes; expected a multiple of 32, one row for each"):
+def test_incomplete_rows_are_refused():
+    with pytest.raises(FormatError, match=r"^The \.splat has 33 bytes; expected a multiple of 32, one row per"):
         from_splat(bytes(33))
     with pytest.raises(FormatError, match=r"^The \.splat has 0 bytes"):
         from_splat(b"")

@@ -1,4 +1,4 @@
-"""sctd.formats.spz: version 3 of Niantic's format, read by Niantic's own code (inside GaussForge) as by ours."""
+"""sctd.formats.spz: version 3 of Niantic's format, read equally by our reader and Niantic's code (in GaussForge)."""
 
 import gzip
 import struct
@@ -6,16 +6,16 @@ import struct
 import pytest
 import torch
 
-from sctd.formats.checked import FormatError
+from sctd.formats.common import FormatError
 from sctd.formats.spz import from_spz, to_spz
 from sctd.scene.gaussians import Gaussians
-from tests.support.splats import degrees_between, read_elsewhere, some_splats
+from tests.support.splats import degrees_between, read_with_gaussforge, some_splats
 
-# Three components are off by half a step of √½/511 each; the fourth, at least ½, by up to √3 times as much again.
+# Three components are off by half a step of √½/511 each; the fourth, at least ½, by up to √3 times their norm.
 DEGREES = 2 * 57.3 * (3**0.5 + 3) * 0.5 * 0.70711 / 511
 
 
-def test_the_header_is_the_published_one():
+def test_the_header_has_the_published_layout():
     header = struct.unpack_from("<IIIBBBB", gzip.decompress(to_spz(some_splats(7, 2))))
     assert header == (0x5053474E, 3, 7, 2, 12, 0, 0)
 
@@ -31,13 +31,13 @@ def test_a_row_has_the_published_layout():
     raw = gzip.decompress(to_spz(gaussian))[16:]
     assert raw[:9] == bytes([0, 0x10, 0, 0, 0xF0, 0xFF, 0, 0x08, 0])  # 4096, -4096, 2048
     assert raw[9:16] == bytes([128, 128, 166, 0, 0, 160, 255])
-    # z comes before w and is as large: index 2, made positive; so w is -√½, a sign and the largest magnitude.
+    # z precedes w and is as large: index 2, made positive; so w is -√½, stored as a sign and the largest magnitude.
     assert struct.unpack("<I", raw[16:]) == (2 << 30 | 0 << 20 | 0 << 10 | 1 << 9 | 511,)
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
-@pytest.mark.parametrize("read", [from_spz, lambda data: read_elsewhere(data, "spz")], ids=["ours", "niantic"])
-def test_all_is_kept_within_half_a_step(read, degree):
+@pytest.mark.parametrize("read", [from_spz, lambda data: read_with_gaussforge(data, "spz")], ids=["ours", "niantic"])
+def test_round_trip_is_accurate_to_half_a_step(read, degree):
     gaussians = some_splats(degree=degree)
     back = read(to_spz(gaussians))
     assert back.sh.shape == gaussians.sh.shape
@@ -49,19 +49,21 @@ def test_all_is_kept_within_half_a_step(read, degree):
     assert float(degrees_between(back, gaussians).max()) < DEGREES
 
 
-def test_the_same_gaussians_give_the_same_bytes_and_none_are_a_file_too():
+def test_equal_gaussians_give_equal_bytes_and_no_gaussians_can_be_stored():
     assert to_spz(some_splats(degree=1)) == to_spz(some_splats(degree=1))
     assert from_spz(to_spz(some_splats(0))).num == 0
 
 
-def test_what_does_not_fit_or_is_none_is_refused():
+def test_out_of_range_gaussians_and_other_files_are_refused():
     far = some_splats(3)
     far.means[1, 2] = -4000
-    with pytest.raises(FormatError, match=r"^A Gaussian lies at 4000 units; a \.spz holds places below 2048: make"):
+    with pytest.raises(
+        FormatError, match=r"^A Gaussian has a coordinate of 4000 units; a \.spz stores coordinates below 2048: scale"
+    ):
         to_spz(far)
-    with pytest.raises(FormatError, match=r"^This is no \.spz \(.*\); expected gzip over a header\."):
+    with pytest.raises(FormatError, match=r"^This is not a \.spz \(.*\); expected gzip over a header\."):
         from_spz(b"ply")
     with pytest.raises(FormatError, match=r"magic 0x5053474e, version 2 and SH degree 0; expected 0x5053474e, 3 and 0"):
         from_spz(gzip.compress(struct.pack("<IIIBBBB", 0x5053474E, 2, 0, 0, 12, 0, 0)))
-    with pytest.raises(FormatError, match=r"^The \.spz ends before its 9 Gaussians do"):
+    with pytest.raises(FormatError, match=r"^The \.spz is truncated: its header announces 9 Gaussians"):
         from_spz(gzip.compress(struct.pack("<IIIBBBB", 0x5053474E, 3, 9, 0, 12, 0, 0)))

@@ -1,8 +1,8 @@
-"""sctd.render.rasterize on the CPU: against the dense float64 reference and its derivatives, to the bit, and at the edges.
+"""sctd.render.rasterize on the CPU: against the dense float64 reference and its derivatives; determinism; edge cases.
 
 Tolerances: the kernels compute in float32 (ε = 6e-8) sums of some hundred terms; 1e-5 of the largest entry is twenty
-times what is seen. A Gaussian whose alpha falls within rounding of 1/255 may be drawn by one and skipped by the other;
-none of these fixed scenes holds one.
+times the observed error. A Gaussian whose alpha is within rounding of 1/255 may be drawn by one and skipped by the
+other; none of these fixed scenes has one.
 """
 
 import math
@@ -44,7 +44,7 @@ def relative_error(actual, expected):
     return float((actual - expected).abs().max() / expected.abs().max())
 
 
-def assert_as_reference(splats, cameras, backgrounds, **options):
+def assert_matches_reference(splats, cameras, backgrounds, **options):
     actual, actual_gradients = run_cpu(splats, cameras, backgrounds, **options)
     expected, expected_gradients = run_reference(splats, cameras, backgrounds, **options)
     for name in ("image", "alpha", "depth"):
@@ -56,43 +56,43 @@ def assert_as_reference(splats, cameras, backgrounds, **options):
 
 @pytest.mark.parametrize("antialiased", [False, True])
 @pytest.mark.parametrize("scale", [0.01, 0.06, 0.2])
-def test_images_and_gradients_are_the_references(scale, antialiased):
-    assert_as_reference(*random_scene(0, scale=scale), antialiased=antialiased)
+def test_images_and_gradients_match_the_reference(scale, antialiased):
+    assert_matches_reference(*random_scene(0, scale=scale), antialiased=antialiased)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 5, 8])
 def test_any_number_of_channels(channels):
-    assert_as_reference(*random_scene(1, channels=channels, num=100))
+    assert_matches_reference(*random_scene(1, channels=channels, num=100))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 33), (50, 9)])
-def test_pictures_need_not_fill_whole_tiles(size):
+def test_image_sizes_need_not_be_multiples_of_tiles(size):
     splats, cameras, backgrounds = random_scene(2, num=100)
     intrinsics = cameras.intrinsics.clone()
     intrinsics[:, :2, 2] = torch.tensor(size) / 2
     cropped = Cameras(cameras.world_to_camera, intrinsics, *size, cameras.azimuth_degrees, cameras.elevation_degrees)
-    assert_as_reference(splats, cropped, backgrounds)
+    assert_matches_reference(splats, cropped, backgrounds)
 
 
-def test_cameras_amid_the_gaussians_see_only_what_is_before_them():
-    # Some lie behind, some beside (the Jacobian's clamp), some reach over the near plane.
+def test_cameras_among_the_gaussians_render_only_those_in_front():
+    # Some are behind, some beside (where the Jacobian is clamped), some cross the near plane.
     splats, cameras, backgrounds = random_scene(3, num=100)
     world_to_camera = cameras.world_to_camera.clone()
     world_to_camera[:, 2, 3] = 0.3
     inside = Cameras(world_to_camera, cameras.intrinsics, 40, 40, cameras.azimuth_degrees, cameras.elevation_degrees)
-    assert_as_reference(splats, inside, backgrounds)
+    assert_matches_reference(splats, inside, backgrounds)
 
 
-def test_pixels_stop_where_next_to_nothing_comes_through():
-    # Opaque layers: clamped alphas, refused Gaussians, and gradients that must not flow to what is hidden.
+def test_pixels_stop_at_low_transmittance():
+    # Opaque layers: clamped alphas, skipped Gaussians, and no gradients for hidden Gaussians.
     splats, cameras, backgrounds = random_scene(4, scale=0.3)
     splats = splats._replace(opacities=torch.full_like(splats.opacities, 0.9999))
-    assert_as_reference(splats, cameras, backgrounds)
+    assert_matches_reference(splats, cameras, backgrounds)
 
 
 @pytest.mark.parametrize("antialiased", [False, True])
-def test_derivatives_of_the_reference_are_central_differences(antialiased):
-    # Few Gaussians and a small step, so that no alpha crosses 1/255 on the way.
+def test_derivatives_of_the_reference_match_central_differences(antialiased):
+    # Few Gaussians and a small step, so that no alpha crosses 1/255.
     splats, cameras, backgrounds = random_scene(5, num=15, views=2, size=16)
     leaves, step = splats.leaves(torch.float64), 1e-7
     backgrounds = backgrounds.double().requires_grad_()
@@ -114,7 +114,7 @@ def test_derivatives_of_the_reference_are_central_differences(antialiased):
         assert float(difference) == pytest.approx(float((derivative * direction).sum()), rel=1e-6), name
 
 
-def test_bits_do_not_depend_on_the_number_of_threads():
+def test_results_are_bit_identical_for_any_number_of_threads():
     scene = random_scene(6, num=500, size=64)
     results = []
     try:
@@ -128,7 +128,7 @@ def test_bits_do_not_depend_on_the_number_of_threads():
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-def test_a_view_among_others_is_the_same_to_the_bit():
+def test_a_view_does_not_depend_on_the_other_views():
     splats, cameras, backgrounds = random_scene(7)
     together, slopes = run_cpu(splats, cameras, backgrounds)
     for view in range(cameras.num):
@@ -188,7 +188,7 @@ def test_an_empty_scene_is_the_background():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"means": torch.tensor([[9.0, 0, 0], [0, 9, 0]])},  # behind the camera, beside its picture
+        {"means": torch.tensor([[9.0, 0, 0], [0, 9, 0]])},  # behind the camera, outside its image
         {"logit_opacities": torch.full((2,), -torch.inf)},
         {"logit_opacities": torch.full((2,), -5.6)},  # 0.0037 < 1/255
         {"log_scales": torch.full((2, 3), torch.inf)},
@@ -197,7 +197,7 @@ def test_an_empty_scene_is_the_background():
     ],
     ids=["outside", "transparent", "too faint", "infinite", "not a number", "no rotation"],
 )
-def test_what_cannot_be_seen_is_not_drawn_and_gets_no_gradient(changes):
+def test_invisible_gaussians_are_not_drawn_and_get_no_gradient(changes):
     gaussians = ball(2, **changes).map(torch.Tensor.requires_grad_)
     rendering = render(gaussians, orbit(1, 0.0, 3.5, 0.55, 32), BACKGROUND)
     assert_empty(rendering)
@@ -207,8 +207,8 @@ def test_what_cannot_be_seen_is_not_drawn_and_gets_no_gradient(changes):
     assert not gaussians.means.grad.any()
 
 
-def test_one_gaussian_in_the_middle_is_what_the_formula_says():
-    # Isotropic, far from the eye: variance (focal s / z)² + 0.3 px² in both directions, centre between four pixels.
+def test_one_central_gaussian_matches_the_formula():
+    # Isotropic and far away: variance (focal s / z)² + 0.3 px² in both directions, centre between four pixels.
     s, z, opacity, rgb = 0.1, 3.5, 0.6, torch.tensor([0.9, 0.1, 0.4])
     gaussians = Gaussians(
         torch.zeros(1, 3),
@@ -230,7 +230,7 @@ def test_one_gaussian_in_the_middle_is_what_the_formula_says():
     assert rendering.radii.tolist() == [[math.ceil(math.sqrt(2 * math.log(255 * opacity) * variance))]]
 
 
-def test_backgrounds_may_differ_by_view_and_show_where_nothing_is():
+def test_backgrounds_may_differ_by_view():
     gaussians = ball()
     white, black = render(gaussians, TWO_VIEWS, torch.ones(3)), render(gaussians, TWO_VIEWS, torch.zeros(3))
     mixed = render(gaussians, TWO_VIEWS, torch.tensor([[1.0, 1, 1], [0, 0, 0]]))
@@ -240,7 +240,7 @@ def test_backgrounds_may_differ_by_view_and_show_where_nothing_is():
     assert 0 < float(white.alpha.mean()) < 1
 
 
-def test_the_nearer_gaussian_covers_the_farther():
+def test_the_nearer_gaussian_occludes_the_farther():
     near_red = ball(
         2,
         means=torch.tensor([[-0.5, 0, 0], [0.5, 0, 0]]),
@@ -252,14 +252,14 @@ def test_the_nearer_gaussian_covers_the_farther():
     assert back[1] > 0.9 > 0.1 > back[0]
 
 
-def test_depth_forms_the_distance_of_an_opaque_thing():
+def test_depth_divided_by_alpha_is_the_distance():
     rendering = render(ball(1, means=torch.zeros(1, 3)), orbit(1, 0.0, 3.5, 0.55, 32), torch.zeros(3))
     seen = rendering.alpha > 0
     expected_depth = rendering.depth[seen] / rendering.alpha[seen]
     torch.testing.assert_close(expected_depth, torch.full_like(expected_depth, 3.5))
 
 
-def test_every_parameter_learns_through_render_at_any_sh_degree():
+def test_every_parameter_gets_a_gradient_at_sh_degree_2():
     sh = torch.randn(20, 9, 3, generator=torch.Generator().manual_seed(1)) / 5
     gaussians = ball(20, sh=sh).map(torch.Tensor.requires_grad_)
     rendering = render(gaussians, TWO_VIEWS, BACKGROUND)
@@ -270,19 +270,19 @@ def test_every_parameter_learns_through_render_at_any_sh_degree():
     assert bool(rendering.means2d.grad.any(dim=-1).all())  # every view of every Gaussian
 
 
-def test_pixel_gradients_come_only_when_training():
+def test_pixel_gradients_are_kept_only_in_training():
     with torch.no_grad():
         rendering = render(ball().map(torch.Tensor.requires_grad_), TWO_VIEWS, BACKGROUND)
     assert not rendering.means2d.requires_grad
 
 
-def test_other_devices_are_refused_with_the_remedy():
+def test_other_devices_are_refused():
     with pytest.raises(RenderError, match=r"The Gaussians are on meta; rendering runs on cpu or cuda: move them"):
         render(ball().to("meta"), TWO_VIEWS, BACKGROUND)
 
 
-def test_rendering_on_the_cpu_never_touches_gsplat(monkeypatch):
-    # Where nvcc is found, importing gsplat's backend starts minutes of compilation (dependencies.md).
+def test_rendering_on_the_cpu_does_not_import_gsplat(monkeypatch):
+    # If nvcc is installed, importing gsplat's backend compiles for minutes (dependencies.md).
     for name in ("gsplat", "sctd.render.gsplat_backend"):
         monkeypatch.setitem(sys.modules, name, None)  # importing it fails
     assert render(ball(), TWO_VIEWS, BACKGROUND).rgb.shape == (2, 3, 32, 32)

@@ -1,8 +1,9 @@
-"""sctd.render.gsplat_backend: what it asks of gsplat and makes of the answer (anywhere); parity with the CPU (on a GPU).
+"""sctd.render.gsplat_backend: layouts of arguments and results (anywhere); parity with the CPU backend (on a GPU).
 
-On a machine with a GPU: `pip install 'segmentdreamer[gpu]'`, then `pytest tests/sctd/render/test_gsplat_backend.py`; the first
-run compiles gsplat's kernels. Seen on an H200: images within 1.8e-6 but for one pixel (1.5e-4: an alpha within
-rounding of 1/255), gradients within 1.5e-4 relative, as gsplat compiles with fast mathematics (dependencies.md).
+On a machine with a GPU: `pip install 'segmentdreamer[gpu]'`, then `pytest tests/sctd/render/test_gsplat_backend.py`.
+The first run compiles gsplat's kernels. Observed on an H200: images within 1.8e-6 except for one pixel (1.5e-4: an
+alpha within rounding of 1/255), gradients within 1.5e-4 relative, because gsplat compiles with fast math
+(dependencies.md).
 """
 
 import importlib
@@ -12,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sctd.render import cpu_autograd as render_cpu_autograd
+from sctd.render import cpu_autograd
 from sctd.render.contract import RenderError
 from sctd.render.rasterize import render
 from sctd.scene.cameras import Cameras, orbit
@@ -22,14 +23,14 @@ from tests.support.render_reference import Splats, random_loss, random_scene
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU and gsplat")
 
 
-def stand_in(
+def fake_rasterization(
     means, quats, scales, opacities, colors, viewmats, Ks, width, height, *,
     packed, backgrounds, render_mode, rasterize_mode,
 ):  # fmt: skip
-    """The part of gsplat 1.5.3's `rasterization` that we use, in its layout, computed by our kernels."""
+    """The part of gsplat 1.5.3's `rasterization` that we use, in its layout, computed with our kernels."""
     assert (packed, render_mode) == (False, "RGB+D")
     angles = torch.zeros(len(viewmats))
-    rasterized = render_cpu_autograd.rasterize(
+    rasterized = cpu_autograd.rasterize(
         means, quats, scales, opacities, colors, Cameras(viewmats, Ks, width, height, angles, angles), backgrounds,
         antialiased=rasterize_mode == "antialiased",
     )  # fmt: skip
@@ -40,7 +41,7 @@ def stand_in(
 
 @pytest.fixture
 def gsplat_backend(monkeypatch):
-    monkeypatch.setitem(sys.modules, "gsplat", SimpleNamespace(rasterization=stand_in))
+    monkeypatch.setitem(sys.modules, "gsplat", SimpleNamespace(rasterization=fake_rasterization))
     monkeypatch.delitem(sys.modules, "sctd.render.gsplat_backend", raising=False)
     yield importlib.import_module("sctd.render.gsplat_backend")
     sys.modules.pop("sctd.render.gsplat_backend", None)
@@ -48,20 +49,20 @@ def gsplat_backend(monkeypatch):
 
 @pytest.mark.parametrize("antialiased", [False, True])
 @pytest.mark.parametrize("channels", [3, 5])
-def test_layouts_are_translated(gsplat_backend, channels, antialiased):
+def test_layouts_are_converted(gsplat_backend, channels, antialiased):
     splats, cameras, backgrounds = random_scene(0, num=50, channels=channels)
     leaves = splats.leaves()
-    ours = render_cpu_autograd.rasterize(*leaves, cameras, backgrounds, antialiased=antialiased)
+    ours = cpu_autograd.rasterize(*leaves, cameras, backgrounds, antialiased=antialiased)
     theirs = gsplat_backend.rasterize(*leaves, cameras, backgrounds, antialiased=antialiased)
     for name in ("image", "alpha", "depth", "means2d"):
         assert torch.equal(getattr(theirs, name), getattr(ours, name)), name
-    # gsplat gives two half axes and calls a Gaussian visible where both are positive.
+    # gsplat returns two half axes; a Gaussian is visible if both are positive.
     assert torch.equal(theirs.radii, torch.where(ours.radii > 1, ours.radii, 0))
     random_loss(*theirs[:3]).backward()
     assert theirs.means2d.grad.shape == (3, 50, 2)
 
 
-def test_without_gsplat_the_error_says_what_to_install(monkeypatch):
+def test_a_missing_gsplat_is_reported_with_the_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "gsplat", None)
     monkeypatch.delitem(sys.modules, "sctd.render.gsplat_backend", raising=False)
     with pytest.raises(RenderError, match=r"needs gsplat, which is not installed: pip install 'segmentdreamer\[gpu\]'"):
@@ -69,7 +70,7 @@ def test_without_gsplat_the_error_says_what_to_install(monkeypatch):
 
 
 @needs_gpu
-def test_render_on_a_gpu_goes_to_gsplat():
+def test_render_on_a_gpu_uses_gsplat():
     pytest.importorskip("gsplat")
     gaussians = Gaussians(*(torch.zeros(2, *shape) for shape in ((3,), (3,), (4,), (), (1, 3)))).to("cuda")
     rendering = render(gaussians, orbit(1, 0.0, 3.5, 0.55, 16), torch.ones(3))
@@ -82,13 +83,13 @@ def test_render_on_a_gpu_goes_to_gsplat():
 @pytest.mark.parametrize("seed", [0, 1, 2, 3])
 def test_parity_of_cpu_and_gpu(seed, antialiased):
     pytest.importorskip("gsplat")
-    render_gsplat = importlib.import_module("sctd.render.gsplat_backend")
+    gsplat_backend = importlib.import_module("sctd.render.gsplat_backend")
     splats, cameras, backgrounds = random_scene(seed, num=500, size=64, scale=[0.01, 0.03, 0.06, 0.2][seed])
     results = []
-    for backend, device in ((render_cpu_autograd, "cpu"), (render_gsplat, "cuda")):
+    for backend, device in ((cpu_autograd, "cpu"), (gsplat_backend, "cuda")):
         leaves = splats.leaves(device=device)
         rasterized = backend.rasterize(*leaves, cameras.to(device), backgrounds.to(device), antialiased=antialiased)
-        # The same weights on both: a generator's numbers differ between devices.
+        # Compute the loss on the CPU, because random weights differ between devices.
         random_loss(*(part.cpu() for part in rasterized[:3])).backward()
         gradients = [*(leaf.grad for leaf in leaves), rasterized.means2d.grad]
         results.append((rasterized, [gradient.cpu() for gradient in gradients]))

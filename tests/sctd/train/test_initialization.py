@@ -156,7 +156,7 @@ def test_a_bad_ply_is_refused_in_one_sentence(tmp_path):
     ):
         start("none.ply")
     (tmp_path / "text.ply").write_bytes(b"no ply at all")
-    with pytest.raises(InitializationError, match=r"initialization\.path .*text\.ply: This is no \.ply"):
+    with pytest.raises(InitializationError, match=r"initialization\.path .*text\.ply: This is not a \.ply"):
         start("text.ply")
     write_points(tmp_path / "bare.ply", np.zeros((5, 3), np.float32))
     with pytest.raises(InitializationError, match=r"bare\.ply: The \.ply lacks the properties red, green, blue"):
@@ -167,7 +167,7 @@ def test_a_ply_of_the_other_kind_is_refused_with_the_kind_to_set(tmp_path):
     path = tmp_path / "box.ply"
     path.write_bytes(trimesh.creation.box().export(file_type="ply"))
     with pytest.raises(
-        InitializationError, match=r"box\.ply: The \.ply is a mesh of 8 vertices and 12 faces, .*kind=mesh\.$"
+        InitializationError, match=r"box\.ply: The \.ply is a mesh of 8 vertices and 12 faces; .*kind=mesh\.$"
     ):
         initial_gaussians(shape(kind="ply", path=str(path)), "", generator())
     points = write_points(tmp_path / "points.ply", np.eye(3, dtype=np.float32))
