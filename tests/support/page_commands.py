@@ -33,6 +33,7 @@ WITHOUT_PARSER = {
     "sctd.recipe.presets": 0,
     "pipeline.embedded.frozen": 0,
     "pipeline.benchmarks.full_size": 1,
+    "tests.support.slow": 1,
 }
 ONE_OF = {
     "to": export.FORMATS, "executor": commands.EXECUTORS, "log": progress.LOGS, "target": commands_cluster.TARGETS,
