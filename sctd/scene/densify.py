@@ -24,11 +24,11 @@ def observe(
     population: Population, gradient_pixels: Float[Tensor, "views num 2"], radii: Int[Tensor, "views num"]
 ) -> Population:
     """Add the statistics of one iteration: per view the gradient of its loss, and radii (0 = not visible)."""
-    seen = radii > 0
+    visible = radii > 0
     return replace(
         population,
-        gradient_sum=population.gradient_sum + (gradient_pixels.norm(dim=-1) * seen).sum(dim=0),
-        sightings=population.sightings + seen.sum(dim=0),
+        gradient_sum=population.gradient_sum + (gradient_pixels.norm(dim=-1) * visible).sum(dim=0),
+        sightings=population.sightings + visible.sum(dim=0),
         largest_radius=torch.maximum(population.largest_radius, radii.amax(dim=0).to(population.largest_radius)),
     )
 

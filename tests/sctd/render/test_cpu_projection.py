@@ -254,8 +254,8 @@ def test_the_nearer_gaussian_occludes_the_farther():
 
 def test_depth_divided_by_alpha_is_the_distance():
     rendering = render(ball(1, means=torch.zeros(1, 3)), orbit(1, 0.0, 3.5, 0.55, 32), torch.zeros(3))
-    seen = rendering.alpha > 0
-    expected_depth = rendering.depth[seen] / rendering.alpha[seen]
+    visible = rendering.alpha > 0
+    expected_depth = rendering.depth[visible] / rendering.alpha[visible]
     torch.testing.assert_close(expected_depth, torch.full_like(expected_depth, 3.5))
 
 

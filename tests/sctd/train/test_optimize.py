@@ -82,29 +82,29 @@ def test_one_step_matches_the_closed_form_without_the_denoiser_jacobian(kind: st
     of_means, of_pixels = torch.autograd.grad((z_0 * gradient).sum(), [leaves.means, rendering.means2d])
     after = step.state.population
     torch.testing.assert_close(after.first_moment.means, 0.1 * of_means / 2, atol=0, rtol=1e-4)  # mean of 2 views
-    seen = rendering.radii > 0
-    torch.testing.assert_close(after.gradient_sum, (of_pixels.norm(dim=-1) * seen).sum(0))  # per view
-    assert torch.equal(after.sightings, seen.sum(0).float())
+    visible = rendering.radii > 0
+    torch.testing.assert_close(after.gradient_sum, (of_pixels.norm(dim=-1) * visible).sum(0))  # per view
+    assert torch.equal(after.sightings, visible.sum(0).float())
 
 
 @pytest.mark.parametrize("method", list(methods.FOR_OBJECTIVE))
 def test_all_objectives_share_the_views_of_an_iteration(method: str, monkeypatch) -> None:
     """Cameras, backgrounds and mirroring depend on the seed, not on the times and noise that an objective draws."""
-    seen = []
+    scenes = []
 
     def recorded(gaussians, cameras, background):
-        seen.append((cameras.world_to_camera, background))
+        scenes.append((cameras.world_to_camera, background))
         return render(gaussians, cameras, background)
 
     monkeypatch.setattr(optimize, "render", recorded)
     for name in "sctd", method:
         chosen = methods.FOR_OBJECTIVE[name](recipe(iterations=4, encoding__flip_share=0.5))
         list(optimize.optimize(chosen, TinyPrior(), ball(), "red", 0))
-    assert len(seen) == 8
-    for (cameras, background), (others, other_background) in zip(seen[:4], seen[4:], strict=True):
+    assert len(scenes) == 8
+    for (cameras, background), (others, other_background) in zip(scenes[:4], scenes[4:], strict=True):
         assert torch.equal(cameras, others)
         assert torch.equal(background, other_background)
-    assert not torch.equal(seen[0][0], seen[1][0])
+    assert not torch.equal(scenes[0][0], scenes[1][0])
 
 
 def test_a_seed_determines_every_bit() -> None:

@@ -146,14 +146,14 @@ def test_a_resumed_run_from_a_template_is_bit_identical(kind: str, name: str, tm
     base = with_overrides(growing(initialization__replicas=3), shape)
     chosen = method(name, base)
 
-    def begin(resume: bytes | None = None) -> list[optimize.Step]:
+    def run_from(resume: bytes | None = None) -> list[optimize.Step]:
         initial = initial_gaussians(chosen.initialization, "", torch.Generator().manual_seed(4))
         assert initial.num == 60
         return list(optimize.optimize(chosen, TinyPrior(), initial, "a red ball", 4, resume=resume))
 
-    uninterrupted = begin()
+    uninterrupted = run_from()
     stop = random.Random(f"{kind} {name}").randrange(1, 12)
-    assert ply.to_ply(begin(uninterrupted[stop - 1].checkpoint())[-1].gaussians) == ply.to_ply(
+    assert ply.to_ply(run_from(uninterrupted[stop - 1].checkpoint())[-1].gaussians) == ply.to_ply(
         uninterrupted[-1].gaussians
     )
 
