@@ -34,7 +34,7 @@ class Found(NamedTuple):
 
 
 def look(run: Path, scorer: ClipScorer) -> list[Found]:
-    """Every judged asset of a run folder, in the order of its jobs."""
+    """Every scored asset of a run folder, in the order of its jobs."""
     settings = json.loads((run / "run.json").read_text())
     jobs, recipes = settings["jobs"], settings["recipes"]
     texts = list(dict.fromkeys(job["prompt"] for job in jobs))

@@ -120,8 +120,8 @@ def no_work(monkeypatch):
         ),
         (
             ["bench", "--prompt", "a cube", "--weights", "nowhere"],
-            ("There is no folder of weights 'nowhere'; give one with prior/, scorer/, reward/ and reference.npz, or "
-            "leave --weights out for the packaged models."),
+            ("There is no weights folder 'nowhere'; give one with prior/, scorer/, reward/ and reference.npz, or "
+            "omit --weights for the bundled models."),
         ),
         (
             ["bench", "--prompt", "a cube", "--suite", "embedded40"],
@@ -238,16 +238,16 @@ def test_files_of_a_run_folder(command):
 
 def test_leaderboard_has_a_row_per_objective(command):
     _, out, _ = command
-    board = pd.read_csv(out / "leaderboard.csv")
-    assert list(board["method"]) == ["sctd", "sds"]
-    assert list(board["n_prompts"]) == [2, 2]
-    assert list(board["n_failed"]) == [0, 0]
+    table = pd.read_csv(out / "leaderboard.csv")
+    assert list(table["method"]) == ["sctd", "sds"]
+    assert list(table["n_prompts"]) == [2, 2]
+    assert list(table["n_failed"]) == [0, 0]
     measured = ["clip@tiny", "ir@tiny", "fd@tiny", "kid_cl@tiny", "clip_rprec@tiny", "clip@tiny_se", "time_min"]
-    assert board[measured].notna().all().all()
+    assert table[measured].notna().all().all()
     objects = pd.read_csv(out / "per_object.csv")
     mean = objects[objects["method"] == "sctd"]["clip@tiny"].mean()
-    assert board.loc[0, "clip@tiny"] == pytest.approx(mean)
-    assert set(json.loads((out / "columns.json").read_text())) <= set(board.columns)
+    assert table.loc[0, "clip@tiny"] == pytest.approx(mean)
+    assert set(json.loads((out / "columns.json").read_text())) <= set(table.columns)
 
 
 def test_same_command_again_repeats_no_work(command, monkeypatch):
@@ -410,8 +410,8 @@ def test_evaluate_scores_a_generated_asset(tiny_weights, tmp_path):
     (asset,) = out.glob("items/*/asset.ply")
     assert made.stdout == f"{asset}\n"
     assert json.loads((asset.parent / "record.json").read_text())["status"] == "generated"
-    judged = invoke("evaluate", out, "--views", "5", "--executor", "inline")
-    assert judged.exit_code == 0, judged.output
+    scored = invoke("evaluate", out, "--views", "5", "--executor", "inline")
+    assert scored.exit_code == 0, scored.output
     (row,) = pd.read_csv(out / "leaderboard.csv").to_dict("records")
     assert (row["n_views"], row["protocol"], row["n_failed"]) == (5, "paper5", 0)
     assert row["clip@tiny"] == row["clip@tiny"]
@@ -431,12 +431,12 @@ def test_leaderboard_of_several_folders(command, tmp_path):
 def test_leaderboard_as_json_has_null_for_empty_cells(command, tmp_path):
     _, out, _ = command
     rows = json.loads(invoke("leaderboard", out, "--json").stdout)
-    board = pd.read_csv(out / "leaderboard.csv")
+    table = pd.read_csv(out / "leaderboard.csv")
     assert [row["method"] for row in rows] == ["sctd", "sds"]
-    assert list(rows[0]) == list(board.columns)
-    assert [row["clip@tiny"] for row in rows] == pytest.approx(list(board["clip@tiny"]))
-    for name in board.columns:
-        assert [row[name] is None for row in rows] == list(board[name].isna()), name
+    assert list(rows[0]) == list(table.columns)
+    assert [row["clip@tiny"] for row in rows] == pytest.approx(list(table["clip@tiny"]))
+    for name in table.columns:
+        assert [row[name] is None for row in rows] == list(table[name].isna()), name
     both = json.loads(invoke("leaderboard", out, out, "--json", "--out", tmp_path / "both.csv").stdout)
     assert len(both) == 4
     assert (tmp_path / "both.csv").exists()

@@ -154,8 +154,11 @@ def test_submit_kuberay_twice_creates_one_job_and_returns_its_status(tmp_path, m
         there["status"] = {"jobDeploymentStatus": "Failed", "message": "3 attempts"}
         ended = invoke("submit", "kuberay", "--wait", *options)
         assert (ended.exit_code, ended.stdout) == (3, "nightly: already submitted\nfailed: Failed 3 attempts\n")
-        asked = invoke("job", "status", "kuberay", "nightly", "--json")
-        assert (asked.exit_code, json.loads(asked.stdout)) == (3, {"state": "failed", "message": "Failed 3 attempts"})
+        printed_status = invoke("job", "status", "kuberay", "nightly", "--json")
+        assert (printed_status.exit_code, json.loads(printed_status.stdout)) == (
+            3,
+            {"state": "failed", "message": "Failed 3 attempts"},
+        )
         assert invoke("job", "status", "kuberay", "nightly").exit_code == 3
         assert invoke("submit", "kuberay", "--resubmit", *options).stdout == "nightly: submitted\n"
         assert invoke("submit", "kuberay", "--again", *options).stdout == "nightly: already submitted\n"
