@@ -15,7 +15,8 @@ from plyfile import PlyData
 from typer.testing import CliRunner
 
 from pipeline.assets import export as flow
-from pipeline.cli.app import EXPORTS, app
+from pipeline.cli.app import app
+from pipeline.cli.options import EXPORTS
 from sctd.formats import gltf, ply, splat, spz
 from sctd.formats.axes import axes, rotated
 from sctd.scene.gaussians import Gaussians, rgb_to_sh
