@@ -1,6 +1,6 @@
 """Recognition and orientation of a run's assets: `python -m pipeline.commands.embedded_assets RUN`.
 
-An asset is recognized if, among the run's prompts, its own has the highest mean cosine over the views. An object with a
+An asset is recognised if, among the run's prompts, its own has the highest mean cosine over the views. An object with a
 front passes if "…, front view" scores higher than "…, back view" at azimuth 0 and lower at 180°, both at the elevation
 of the evaluation camera. The back of a portrait is not tested, because no training camera shows it.
 """
@@ -23,7 +23,7 @@ from sctd.scene.gaussians import Gaussians
 
 
 class Found(NamedTuple):
-    """One asset: method, prompt, whether it is recognized, and its front and back tests (None: not tested)."""
+    """One asset: method, prompt, whether it is recognised, and its front and back tests (None: not tested)."""
 
     method: str
     prompt: str
@@ -77,7 +77,7 @@ def _sides(prompt: str, gaussians: Gaussians, scorer: ClipScorer) -> tuple[bool 
 
 def summary(found: list[Found]) -> str:
     """Markdown: a row per method, and paired differences of the cosines from sctd, or else from the first method."""
-    lines = ["| method | assets | recognized | front at 0° | back at 180° | cosine |", "|---|---|---|---|---|---|"]
+    lines = ["| method | assets | recognised | front at 0° | back at 180° | cosine |", "|---|---|---|---|---|---|"]
     by_method = {method: [f for f in found if f.method == method] for method in dict.fromkeys(f.method for f in found)}
     for method, assets in by_method.items():
         fronts = [f.front for f in assets if f.front is not None]
@@ -97,7 +97,7 @@ def summary(found: list[Found]) -> str:
     wrong = [f"{f.prompt} ({f.method})" for f in found if not f.named]
     turned = [f"{f.prompt} ({f.method})" for f in found if f.front is False or f.back is False]
     lines.append(
-        f"\nNot recognized: {', '.join(wrong) or 'none'}.\nFront or back wrong: {', '.join(turned) or 'none'}."
+        f"\nNot recognised: {', '.join(wrong) or 'none'}.\nFront or back wrong: {', '.join(turned) or 'none'}."
     )
     return "\n".join(lines)
 

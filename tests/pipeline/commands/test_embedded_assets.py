@@ -37,7 +37,7 @@ def test_summary_has_a_row_per_method_and_its_paired_difference_from_sctd():
     ]
     assert " − sds" not in text
     assert "cds − ism: no prompt in common" in summary([each for each in found if each.method in ("cds", "ism")])
-    assert "Not recognized: a red mushroom (sctd)." in text
+    assert "Not recognised: a red mushroom (sctd)." in text
     assert "Front or back wrong: a red car (sctd)." in text
 
 
