@@ -1,1 +1,1 @@
-"""What is measured of the program itself: how fast it is, and that it runs at the published models' size."""
+"""Benchmarks of the program: the time of an iteration, scaling over workers, and models of the published sizes."""

@@ -1,4 +1,4 @@
-"""When the parts of an iteration end: by events of the GPU, or by the wall clock where all runs in this thread."""
+"""Timed spans of an iteration, from CUDA events on a GPU or from the wall clock on a CPU."""
 
 import time
 from typing import Any, NamedTuple, Protocol
@@ -6,8 +6,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 
-class Lap(NamedTuple):
-    """A part of one iteration and how long it took."""
+class TimedSpan(NamedTuple):
+    """The time of one part of an iteration."""
 
     iteration: int
     part: str
@@ -15,10 +15,10 @@ class Lap(NamedTuple):
 
 
 class Clock(Protocol):
-    """A `Mark` that remembers, and what it remembers."""
+    """A `TimingMark` that records its calls, and the spans between them."""
 
     def __call__(self, name: str) -> None: ...
-    def laps(self) -> list[Lap]: ...
+    def spans(self) -> list[TimedSpan]: ...
 
 
 def clock_for(device: torch.device) -> Clock:
@@ -32,12 +32,12 @@ class WallClock:
     def __call__(self, name: str) -> None:
         self.marks.append((name, time.perf_counter()))
 
-    def laps(self) -> list[Lap]:
-        return _laps([name for name, _ in self.marks], [1000 * at for _, at in self.marks])
+    def spans(self) -> list[TimedSpan]:
+        return _spans([name for name, _ in self.marks], [1000 * at for _, at in self.marks])
 
 
 class GpuClock:
-    """Events in the stream: the device's own time. Nothing is waited for before the end."""
+    """CUDA events in the stream: the time on the device. It synchronises only in `spans`."""
 
     def __init__(self) -> None:
         self.marks: list[tuple[str, Any]] = []
@@ -47,16 +47,16 @@ class GpuClock:
         event.record()
         self.marks.append((name, event))
 
-    def laps(self) -> list[Lap]:
+    def spans(self) -> list[TimedSpan]:
         torch.cuda.synchronize()
         first = self.marks[0][1]
-        return _laps([name for name, _ in self.marks], [first.elapsed_time(event) for _, event in self.marks])
+        return _spans([name for name, _ in self.marks], [first.elapsed_time(event) for _, event in self.marks])
 
 
-def _laps(names: list[str], at: list[float]) -> list[Lap]:
-    """Each part from the mark before; "begin" ends what lies between two iterations."""
-    laps, iteration = [], 0
+def _spans(names: list[str], at: list[float]) -> list[TimedSpan]:
+    """Each part lasts from the previous mark; the part that ends with "begin" is between two iterations."""
+    spans, iteration = [], 0
     for name, before, after in zip(names[1:], at[:-1], at[1:], strict=True):
         iteration += name == "begin"
-        laps.append(Lap(iteration, "between" if name == "begin" else name, after - before))
-    return laps
+        spans.append(TimedSpan(iteration, "between" if name == "begin" else name, after - before))
+    return spans

@@ -1,11 +1,11 @@
-"""Every published model at its full size with random weights, in its published format, in a folder.
+"""Write a weights folder with every published model at full size, with random weights, in its published format.
 
     python -m pipeline.benchmarks.full_size FOLDER
     segmentdreamer reference --weights FOLDER --suite dreamfusion40 --count 80
     segmentdreamer bench --suite dreamfusion40 --limit 1 --recipe paper --weights FOLDER --set iterations=100
 
-Nothing that comes of it can be recognised, but every file, shape and line of code is that of a run on the real weights:
-what it shows is that such a run works, how long its stages take, and how much memory. 8 GB, a minute on a GPU.
+The assets are noise, but files, tensor shapes and code are those of a run with the real weights. It shows that such a
+run works, and measures the time and memory of its stages. Takes 8 GB and a minute on a GPU.
 """
 
 import json
@@ -45,7 +45,7 @@ BERT_WORDS = 30522
 
 
 def write(folder: Path) -> None:
-    """All parts of a folder of weights but reference.npz, which `segmentdreamer reference` makes."""
+    """Write all parts of a weights folder except reference.npz, which `segmentdreamer reference` generates."""
     torch.manual_seed(0)
     for part, make in {
         "prior": prior,
@@ -61,12 +61,12 @@ def write(folder: Path) -> None:
 
 def prior(folder: Path) -> None:
     """Stable Diffusion 2.1-base in float16."""
-    unet = _made(
+    unet = _initialized(
         lambda: UNet2DConditionModel(
             sample_size=64, cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20), use_linear_projection=True
         )
     )
-    vae = _made(
+    vae = _initialized(
         lambda: AutoencoderKL(
             block_out_channels=(128, 256, 512, 512),
             down_block_types=("DownEncoderBlock2D",) * 4,
@@ -79,7 +79,7 @@ def prior(folder: Path) -> None:
         vocab_size=49408, hidden_size=1024, intermediate_size=4096, num_hidden_layers=23, num_attention_heads=16,
         hidden_act="gelu", projection_dim=512,
     )  # fmt: skip
-    text_encoder = _made(lambda: CLIPTextModel(config))
+    text_encoder = _initialized(lambda: CLIPTextModel(config))
     for name, model in {"unet": unet, "vae": vae, "text_encoder": text_encoder}.items():
         model.half().save_pretrained(folder / name)
     (folder / "scheduler").mkdir(exist_ok=True)
@@ -91,7 +91,7 @@ def scorer(folder: Path) -> None:
     """CLIP ViT-L/14 with QuickGELU, in open_clip's local-dir layout."""
     config = get_model_config(CLIP_MODEL)
     sizes = {key: value for key, value in config.items() if key != "hf_hub_id"}
-    model = _made(lambda: CLIP(**sizes))
+    model = _initialized(lambda: CLIP(**sizes))
     document = {
         "model_cfg": config,
         "preprocess_cfg": {
@@ -109,24 +109,24 @@ def reward(folder: Path) -> None:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
     words += [f"[unused{number}]" for number in range(BERT_WORDS - len(words))]
     (folder / "vocab.txt").write_text("\n".join(words) + "\n")
-    model = _made(lambda: ImageReward(RewardConfig(), load_tokenizer(folder / "vocab.txt")))
+    model = _initialized(lambda: ImageReward(RewardConfig(), load_tokenizer(folder / "vocab.txt")))
     torch.save(_plain(model), folder / "ImageReward.pt")
 
 
 def shape(folder: Path) -> None:
     """Point-E: base and upsampler."""
-    torch.save(_plain(_made(PointDiffusionTransformer)), folder / BASE_PT)
-    torch.save(_plain(_made(PointUpsampler)), folder / UPSAMPLER_PT)
+    torch.save(_plain(_initialized(PointDiffusionTransformer)), folder / BASE_PT)
+    torch.save(_plain(_initialized(PointUpsampler)), folder / UPSAMPLER_PT)
 
 
 def inception(folder: Path) -> None:
     """Inception-v3 of 2015-12-05 as torch-fidelity publishes it."""
-    state = _plain(_made(Inception))
+    state = _plain(_initialized(Inception))
     torch.save(state | {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}, folder / PUBLISHED)
 
 
-def _made(make: Callable[[], Any]) -> Any:
-    """A model with its own random start, made on the GPU if there is one: on a CPU that takes minutes."""
+def _initialized(make: Callable[[], Any]) -> Any:
+    """A randomly initialized model, created on the GPU if there is one: on a CPU it takes minutes."""
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         return make()
 
@@ -136,7 +136,7 @@ def _plain(model: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def _write_tokenizer(folder: Path) -> None:
-    """CLIP's, from the vocabulary that open_clip ships."""
+    """Write CLIP's tokenizer from the vocabulary in open_clip."""
     folder.mkdir(exist_ok=True)
     tokenizer = SimpleTokenizer()
     start, end = "<|startoftext|>", "<|endoftext|>"

@@ -1,8 +1,8 @@
-"""`segmentdreamer benchmark speed`: one iteration and its parts, the plain loop and the fast one in one run.
+"""`segmentdreamer benchmark speed`: time an iteration and its parts, with the `plain` and the `fast` loop in one run.
 
-Plain is what one would write first: on a GPU the same trainer with the networks as diffusers has them, a verdict waited
-for after each iteration; on a CPU the renderer in torch (`torch_render`). The floor of a network is its floating-point
-operations over what this device reaches on a large matrix product in the same numbers.
+`plain` is the reference: on a GPU the same trainer with unmodified diffusers networks, which waits for the numeric
+check of each iteration; on a CPU the renderer in torch (`torch_render`). The roofline of a network is the time of its
+floating-point operations at the rate that this device reaches on a large matrix product in the same precision.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from pipeline.benchmarks import torch_render
-from pipeline.benchmarks.clocks import Lap, clock_for
+from pipeline.benchmarks.clocks import TimedSpan, clock_for
 from pipeline.store import manifest
 from pipeline.weights.models import Weights
 from pipeline.work import devices
@@ -30,12 +30,12 @@ from sctd.train.optimize import initial_state, optimize
 
 PROMPT, SEED = "a red mushroom", 0
 WARM_UP = 5
-EXAMINED = 30  # the iteration whose gradient is compared: t is large at the beginning, so the inversion takes two steps
+EXAMINED = 30  # iteration whose gradients are compared: t is large early on, so the inversion takes two steps
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part of an iteration: median and quartiles of its total in an iteration, and how often it came."""
+    """A part of an iteration: median and quartiles of its total time per iteration, calls (`times`) and roofline."""
 
     name: str
     median_ms: float
@@ -48,7 +48,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Loop:
-    """One of the two loops: median and quartiles of an iteration, and its parts."""
+    """One of the two loops: median and quartiles of the time of an iteration, and its parts."""
 
     name: str
     iteration_ms: float
@@ -65,10 +65,10 @@ class Loop:
 
 @dataclass(frozen=True)
 class Speed:
-    """All that the command measured.
+    """The results of the command.
 
-    `gradient_error` is |fast − exact| / |exact| of the gradient on z_0, where exact is float32; `text_effect` is
-    |ε_y − ε_∅| / |ε_∅|: the smaller it is, the more guidance multiplies the rounding of the predictions.
+    `gradient_error` is |fast − exact| / |exact| of the gradient on z_0, with exact in float32. `text_effect` is
+    |ε_y − ε_∅| / |ε_∅|: the smaller it is, the more guidance amplifies rounding errors of the predictions.
     """
 
     device: str
@@ -81,7 +81,7 @@ class Speed:
     image_size: int
     iterations: int
     length: int
-    """Iterations of a whole run by the recipe."""
+    """Iterations of a run of the recipe."""
     gaussians: int
     dtype: str
     teraflops_reached: float
@@ -95,15 +95,15 @@ class Speed:
         return json.dumps(asdict(self), indent=2)
 
 
-def measure(recipe: Recipe, weights: Weights, gaussians: int, iterations: int, say: Callable[[str], None]) -> Speed:
-    """Time so many iterations of each loop, after a few to warm up."""
+def measure(recipe: Recipe, weights: Weights, gaussians: int, iterations: int, log: Callable[[str], None]) -> Speed:
+    """Time `iterations` iterations of each loop, after a warm-up."""
     device, length = devices.prepare(), recipe.iterations
     recipe = steady(recipe, gaussians)
     dtype = getattr(torch, recipe.compute.dtype)
     load = partial(StableDiffusionPrior.load, weights.part("prior"), device)
     initial = initial_gaussians(recipe.initialization, "", torch.Generator().manual_seed(SEED)).to(device)
     reached = matrix_teraflops(device, dtype)
-    say(f"{devices.name(device)}: {reached:.1f} TFLOP/s in {recipe.compute.dtype}")
+    log(f"{devices.name(device)}: {reached:.1f} TFLOP/s in {recipe.compute.dtype}")
     exact_prior = load(torch.float32)
     exact, effect = gradient(recipe, exact_prior, initial), text_effect(exact_prior)
     del exact_prior
@@ -113,11 +113,11 @@ def measure(recipe: Recipe, weights: Weights, gaussians: int, iterations: int, s
     plain_error = relative(gradient(recipe, prior, initial), exact)
     renderer = None if on_gpu else partial(render_by, torch_render.rasterize)
     plain_loop = loop("plain", recipe, prior, initial, iterations, work, reached, renderer, ahead=False)
-    say(f"plain: {plain_loop.iteration_ms:.1f} ms an iteration")
+    log(f"plain: {plain_loop.iteration_ms:.1f} ms per iteration")
     fast = prior.with_cuda_graphs() if on_gpu else prior
     error = relative(gradient(recipe, fast, initial), exact)
     fast_loop = loop("fast", recipe, fast, initial, iterations, work, reached, None, ahead=on_gpu)
-    say(f"fast: {fast_loop.iteration_ms:.1f} ms an iteration")
+    log(f"fast: {fast_loop.iteration_ms:.1f} ms per iteration")
     return Speed(
         device=devices.name(device),
         commit=manifest.commit(),
@@ -141,7 +141,7 @@ def measure(recipe: Recipe, weights: Weights, gaussians: int, iterations: int, s
 
 
 def steady(recipe: Recipe, gaussians: int) -> Recipe:
-    """The recipe with so many Gaussians in a ball; it looks for what to add and remove often, and changes little."""
+    """The recipe with a constant number of Gaussians in a ball; densification runs often but changes little."""
     return with_overrides(
         recipe,
         {
@@ -167,7 +167,7 @@ def gradient(recipe: Recipe, prior: StableDiffusionPrior, initial: Gaussians) ->
 
 
 def text_effect(prior: StableDiffusionPrior) -> float:
-    """How much the prompt changes the prediction for pure noise."""
+    """Relative change of the prediction for pure noise by the prompt."""
     noise = torch.randn(1, *prior.latent_shape, generator=torch.Generator().manual_seed(SEED)).to(prior.device)
     text, null = (prior.denoise(noise, prior.schedule.num_steps // 2, text) for text in (prior.embed([PROMPT]), None))
     return relative(text, null)
@@ -189,65 +189,65 @@ def loop(
     *,
     ahead: bool,
 ) -> Loop:
-    """Warm up, then take the time of each part."""
+    """Warm up, then time each part."""
     device, views = initial.means.device, recipe.cameras.views
     devices.reset_peak(device)
     clock = clock_for(device)
     steps = optimize(recipe, prior, initial, PROMPT, SEED, ahead=ahead, mark=clock, renderer=renderer)
     for _ in range(WARM_UP + iterations):
         step = next(steps)
-    laps = [lap for lap in clock.laps() if WARM_UP <= lap.iteration < WARM_UP + iterations]
-    whole = _by_iteration(laps)
+    spans = [span for span in clock.spans() if WARM_UP <= span.iteration < WARM_UP + iterations]
+    whole = _by_iteration(spans)
     low, median, high = statistics.quantiles(whole.values(), n=4)
     parts = [
-        _part(part, [lap for lap in laps if lap.part == part], iterations, work.of_part(part, views), teraflops)
-        for part in dict.fromkeys(lap.part for lap in laps)
+        _part(part, [span for span in spans if span.part == part], iterations, work.of_part(part, views), teraflops)
+        for part in dict.fromkeys(span.part for span in spans)
     ]
     peak = devices.peak_bytes(device) / 2**30
     return Loop(name, median, low, high, prior.build_seconds, peak, step.num_gaussians, parts)
 
 
-def _part(name: str, laps: list[Lap], iterations: int, operations: float | None, teraflops: float) -> Part:
-    """A part's time in those iterations that had it; its floor is for as often as it came in one."""
-    each = _by_iteration(laps)
+def _part(name: str, spans: list[TimedSpan], iterations: int, operations: float | None, teraflops: float) -> Part:
+    """The time of a part in the iterations that have it; its roofline is that of all its calls in one iteration."""
+    each = _by_iteration(spans)
     low, median, high = statistics.quantiles(each.values(), n=4) if len(each) > 1 else 3 * [*each.values()]
-    times = len(laps) / len(each)
-    floor = None if operations is None else times * operations / teraflops / 1e9
-    return Part(name, median, low, high, sum(each.values()) / iterations, len(laps) / iterations, floor)
+    times = len(spans) / len(each)
+    roofline = None if operations is None else times * operations / teraflops / 1e9
+    return Part(name, median, low, high, sum(each.values()) / iterations, len(spans) / iterations, roofline)
 
 
-def _by_iteration(laps: list[Lap]) -> dict[int, float]:
+def _by_iteration(spans: list[TimedSpan]) -> dict[int, float]:
     whole: dict[int, float] = {}
-    for lap in laps:
-        whole[lap.iteration] = whole.get(lap.iteration, 0.0) + lap.ms
+    for span in spans:
+        whole[span.iteration] = whole.get(span.iteration, 0.0) + span.ms
     return whole
 
 
 def table(speed: Speed) -> str:
-    """For people: the parts of both loops side by side, with the floor of the networks."""
+    """A text table of the parts of both loops, with the roofline of the networks."""
     plain = {part.name: part for part in speed.plain.parts}
     scene = f"{speed.views} views of {speed.image_size}², {speed.fast.num_gaussians:,} Gaussians"
     lines = [
         f"{speed.device}, {speed.dtype} at {speed.teraflops_reached:.3g} TFLOP/s, {scene}",
         f"{speed.objective} with {speed.guidance}",
         "",
-        f"{'part':18} {'plain ms':>9} {'fast ms':>9} {'quartiles':>17} {'in one':>7} {'floor ms':>9} {'× floor':>8}",
+        f"{'part':18} {'plain ms':>9} {'fast ms':>9} {'quartiles':>17} {'calls':>7} {'roofline':>9} {'× roofline':>10}",
     ]
     for part in speed.fast.parts:
         before = f"{plain[part.name].median_ms:9.2f}" if part.name in plain else f"{'':9}"
-        floor = f"{part.floor_ms:9.2f} {part.median_ms / part.floor_ms:8.2f}" if part.floor_ms else ""
+        roofline = f"{part.floor_ms:9.2f} {part.median_ms / part.floor_ms:10.2f}" if part.floor_ms else ""
         quartiles = f"{part.low_ms:.2f} … {part.high_ms:.2f}"
         lines.append(
-            f"{part.name:18} {before} {part.median_ms:9.2f} {quartiles:>17} {part.times:7.2f} {floor}".rstrip()
+            f"{part.name:18} {before} {part.median_ms:9.2f} {quartiles:>17} {part.times:7.2f} {roofline}".rstrip()
         )
     for loop in speed.plain, speed.fast:
-        each = f"{loop.iteration_ms:.1f} ms an iteration ({loop.low_ms:.1f} … {loop.high_ms:.1f})"
+        each = f"{loop.iteration_ms:.1f} ms per iteration ({loop.low_ms:.1f} … {loop.high_ms:.1f})"
         memory = f"peak {loop.peak_gib:.1f} GiB, built in {loop.build_seconds:.0f} s"
         lines.append(f"{loop.name}: {each}, {loop.minutes(speed.length):.2f} minutes for {speed.length:,}; {memory}")
-    lines.append(f"the prompt changes a prediction by {100 * speed.text_effect:.2g} % of it")
+    lines.append(f"the prompt changes a prediction by {100 * speed.text_effect:.2g} %")
+    speed_up = speed.plain.iteration_ms / speed.fast.iteration_ms
     lines.append(
-        f"fast is {speed.plain.iteration_ms / speed.fast.iteration_ms:.2f} × plain; its gradient on z_0 is off by "
-        f"{100 * speed.gradient_error:.2f} % of the exact one (float32), the plain loop's by "
-        f"{100 * speed.plain_gradient_error:.2f} %"
+        f"fast is {speed_up:.2f} × as fast as plain; error of the gradient on z_0 against float32: "
+        f"{100 * speed.gradient_error:.2f} % (plain: {100 * speed.plain_gradient_error:.2f} %)"
     )
     return "\n".join(lines) + "\n"

@@ -1,6 +1,6 @@
-"""Gaussian splatting as one would write it in torch: project all, then tile by tile what may touch it, front to back.
+"""Gaussian splatting in plain torch: project all Gaussians, then blend them tile by tile from front to back.
 
-What the renderers are timed against where there is no other; nothing else uses it. Its pictures are theirs.
+Only the speed benchmark uses it, as the baseline on a CPU. Its images equal those of the other renderers.
 """
 
 import torch
@@ -27,7 +27,7 @@ def rasterize(
     *,
     antialiased: bool = False,
 ) -> Rasterized:
-    """As `sctd.render.cpu_autograd.rasterize`, without antialiasing."""
+    """Like `sctd.render.cpu_autograd.rasterize`, without antialiasing."""
     assert not antialiased
     rotation, size = rotations(quats), torch.tensor([cameras.width, cameras.height])
     half = rotation * scales[:, None, :]
@@ -83,6 +83,6 @@ def _view(
         before = pad(after, (1, 0), value=1.0)
         tiles.append(torch.cat([(alpha * before[:, :-1]) @ channels[chosen], before[:, -1:]], dim=-1))
     grid = torch.stack(tiles).reshape(rows, columns, TILE, TILE, -1).permute(4, 0, 2, 1, 3)
-    picture = grid.reshape(-1, rows * TILE, columns * TILE)[:, : cameras.height, : cameras.width]
-    left = picture[-1]
-    return picture[:-2] + left * background[:, None, None], 1 - left, picture[-2]
+    image = grid.reshape(-1, rows * TILE, columns * TILE)[:, : cameras.height, : cameras.width]
+    left = image[-1]
+    return image[:-2] + left * background[:, None, None], 1 - left, image[-2]

@@ -19,7 +19,7 @@ from pipeline.errors import UserError
 from pipeline.leaderboard import paper_table, user_study
 from pipeline.leaderboard.columns import ARROWS, AVERAGED, DETAILS, definitions
 from pipeline.leaderboard.paper_table import PAPER_RECIPES
-from pipeline.reference.distances import Kept
+from pipeline.reference.distances import DistanceCache
 from pipeline.store import manifest
 from pipeline.store.run_folder import ASSET, BLANK, EVALUATION, Store
 from pipeline.store.run_folder import DISTANCES as KEPT
@@ -34,7 +34,7 @@ class RunResults:
     store: Store
     manifest: dict[str, Any]
     records: dict[str, dict[str, Any] | None]
-    kept: Kept = field(default_factory=lambda: Kept({}))
+    kept: DistanceCache = field(default_factory=lambda: DistanceCache({}))
     blank: dict[str, dict[str, float]] | None = None
     """The scores of a white image for each prompt, by the same scorers."""
 
@@ -46,7 +46,7 @@ class RunResults:
         records = {job["job_id"]: _current(store.record(job["job_id"]), evaluation) for job in settings["jobs"]}
         blank = store.read_json(store.root / BLANK) or {}
         scores = blank.get("scores") if blank.get("evaluation") == evaluation else None
-        return cls(store, settings, records, Kept(store.read_json(store.root / KEPT) or {}), scores)
+        return cls(store, settings, records, DistanceCache(store.read_json(store.root / KEPT) or {}), scores)
 
     @property
     def models(self) -> str:

@@ -1,10 +1,10 @@
-"""What a reference is made from: pictures and features in shards, kept in folders named by the key of their making.
+"""The cache of a reference: shards of images and features, in folders named by the key of their settings.
 
-<cache>/images/<key>/    made_of.json  000000.zip …   PNG files, only where they are to be kept
-<cache>/features/<key>/  made_of.json  000000.npz …   float32, one folder a network
+<cache>/images/<key>/    made_of.json  000000.zip …   PNG files, only with --keep-images
+<cache>/features/<key>/  made_of.json  000000.npz …   float32, one folder per network
 
-The key is the SHA-256 of the canonical JSON of all that can change the content, so nothing of other settings is ever
-found, let alone mixed in. A file is a pair of pure functions between bytes and arrays; `Store` writes.
+The key is the SHA-256 of the canonical JSON of all settings that can change the content, so content of different
+settings is never mixed. A file format is a pair of pure functions between bytes and arrays; `Store` does the writing.
 """
 
 import io
@@ -21,17 +21,17 @@ from PIL import Image
 from pipeline.digests import digest
 from pipeline.store.run_folder import Store
 
-PNG_EFFORT = 1  # of zlib: four times as fast as the usual 6, files a tenth larger
+PNG_EFFORT = 1  # zlib level: four times as fast as the default 6, files a tenth larger
 DAMAGES = ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error
 
 
 class DamagedError(ValueError):
-    """A file of the cache that is not what was written."""
+    """A file of the cache is damaged."""
 
 
 @dataclass(frozen=True)
 class Shards:
-    """Files of one making. `kind` is `images` or `features`."""
+    """The files of one set of settings. `kind` is `images` or `features`."""
 
     cache: Store
     kind: str
@@ -46,7 +46,7 @@ class Shards:
         return self.cache.root / self.kind / self.key[:16]
 
     def file(self, start: int) -> Path:
-        """Of the pictures from number `start` on."""
+        """The file of the shard whose first image has number `start`."""
         return self.folder / f"{start:06}.{'zip' if self.kind == 'images' else 'npz'}"
 
     def write(self, start: int, content: bytes) -> None:
@@ -54,7 +54,7 @@ class Shards:
         self.cache.write(self.file(start), content)
 
     def features(self, start: int, count: int) -> np.ndarray:
-        """Those of so many pictures. Raises DamagedError."""
+        """The features of a shard of `count` images. Raises DamagedError."""
         path = self.file(start)
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
@@ -62,37 +62,37 @@ class Shards:
         except DAMAGES as error:
             raise DamagedError(f"{path} is damaged ({error})") from error
         if key != self.key or len(features) != count:
-            found = f"{len(features)} features of {key[:16]}, not {count} of {self.key[:16]}"
-            raise DamagedError(f"{path} is damaged (it holds {found})")
+            found = f"{len(features)} features of {key[:16]}, expected {count} of {self.key[:16]}"
+            raise DamagedError(f"{path} is damaged (it has {found})")
         return features
 
     def pngs(self, start: int, count: int) -> list[bytes]:
-        """The PNG files of so many pictures, in their order. Raises DamagedError."""
+        """The PNG files of a shard of `count` images, in their order. Raises DamagedError."""
         path = self.file(start)
         try:
             with zipfile.ZipFile(path) as file:
                 pngs = [file.read(name) for name in sorted(file.namelist())]
         except DAMAGES as error:
-            raise DamagedError(f"{path} is damaged ({error}); delete it, and it is made again") from error
+            raise DamagedError(f"{path} is damaged ({error}); delete it to generate it again") from error
         if len(pngs) != count:
-            found = f"it holds {len(pngs)} pictures, not {count}"
-            raise DamagedError(f"{path} is damaged ({found}); delete it, and it is made again")
+            found = f"it has {len(pngs)} images, expected {count}"
+            raise DamagedError(f"{path} is damaged ({found}); delete it to generate it again")
         return pngs
 
 
 def features_file(features: np.ndarray, key: str) -> bytes:
-    """The `.npz` of a shard's features. Not compressed: floats do not shrink. The format has a checksum."""
+    """The `.npz` file of a shard's features. It is not compressed, which would not help. The format has a checksum."""
     buffer = io.BytesIO()
     np.savez(buffer, features=features, key=np.array(key))
     return buffer.getvalue()
 
 
-def pictures_file(pictures: Sequence[bytes], names: Sequence[str]) -> bytes:
-    """The `.zip` of a shard's PNG files; equal pictures give equal bytes. The format has a checksum."""
+def images_file(pngs: Sequence[bytes], names: Sequence[str]) -> bytes:
+    """The `.zip` file of a shard's PNG files. Equal images give equal bytes. The format has a checksum."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
-        for name, png in zip(names, pictures, strict=True):
-            file.writestr(zipfile.ZipInfo(name), png)  # which has no date but 1980
+        for name, png in zip(names, pngs, strict=True):
+            file.writestr(zipfile.ZipInfo(name), png)  # with the constant date 1980-01-01
     return buffer.getvalue()
 
 

@@ -1,6 +1,7 @@
-"""A run's distances from its references, kept beside it: of 40 objects in 2048 dimensions each takes half a minute.
+"""A run's distances to its references, cached in the run folder.
 
-What is kept is known by the content that it was computed from, so it can be out of date but never wrong.
+Each takes half a minute for 40 objects in 2048 dimensions. Entries are keyed by the content that they were computed
+from, so they can be obsolete but never wrong.
 """
 
 import hashlib
@@ -17,16 +18,16 @@ from pipeline.weights.networks import Distance
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Estimates by the digest of their content: those that lay there, and those that were asked for since."""
+class DistanceCache:
+    """Estimates by the digest of their content: `known` from the run folder, `used` since then."""
 
     known: dict[str, Any]
-    asked: dict[str, Any] = field(default_factory=dict)
+    used: dict[str, Any] = field(default_factory=dict)
 
     def estimates(
         self, distance: Distance, objects: Sequence[np.ndarray], reference: Reference, metric_version: int
     ) -> dict[str, Estimate | None]:
-        """By metric. None where there are too few views or objects to tell."""
+        """Estimates by metric; None if there are too few views or objects."""
         content = _content([*objects, reference.moments.total, reference.moments.outer])
         found: dict[str, Estimate | None] = {distance.metric: None}
         if sum(map(len, objects)) > 1:
@@ -35,14 +36,14 @@ class Kept:
         if distance.kernel is None:
             return found
         found[distance.kernel] = None
-        if (pictures := reference.features) is not None and len(objects) > 1:
-            key = f"{distance.kernel} {metric_version} {_content([*objects, pictures])}"
-            found[distance.kernel] = self._estimate(key, lambda: kernel_distance(objects, pictures))
+        if (reference_features := reference.features) is not None and len(objects) > 1:
+            key = f"{distance.kernel} {metric_version} {_content([*objects, reference_features])}"
+            found[distance.kernel] = self._estimate(key, lambda: kernel_distance(objects, reference_features))
         return found
 
     def _estimate(self, key: str, compute: Any) -> Estimate:
         found = Estimate(*self.known[key]) if key in self.known else compute()
-        self.asked[key] = list(found)
+        self.used[key] = list(found)
         return found
 
 

@@ -1,9 +1,9 @@
-"""What the Fréchet distances are measured from: moments of the prior's own pictures, equally many of each prompt.
+"""The references of the Fréchet distances: moments of images sampled from the prior, the same number for each prompt.
 
-The prompts stand as they are: no template, no view word. Pictures are numbered prompt by prompt and made in shards, on
-the executor's workers; every network sees each picture once. Three things are kept, each under the key of what made it:
-pictures if asked for, features (`pipeline.reference.cache`), and the moments, a reference per network. What is wrong
-with the options is said before torch and the model libraries are imported.
+Prompts are used without template and view words. Images are numbered prompt by prompt and sampled in shards on the
+executor's workers; every network processes each image once. Features, and images if requested, are cached under the
+key of their settings (`pipeline.reference.cache`). The moments are written as one reference per network. Options are
+checked before torch and the model libraries are imported.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +24,7 @@ from pipeline.events.progress import Display
 from pipeline.plan.run import token_counter
 from pipeline.prompts.prompt import Prompt
 from pipeline.reference.cache import DamagedError, Shards
-from pipeline.reference.shards import FORMER, Pictures, Shard
+from pipeline.reference.shards import FORMER, ReferenceImages, Shard
 from pipeline.store.run_folder import Store
 from pipeline.weights import models
 from pipeline.weights.models import Weights
@@ -34,12 +34,12 @@ from pipeline.work.placement import spread
 
 GUIDANCE_SCALE, STEPS, SEED = 7.5, 25, 2_000_000
 DTYPES = "float32", "float16", "bfloat16"
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for. `metrics` empty: all whose networks are in the weights. `dtype` None: by the device."""
+    """The options. Empty `metrics`: all whose networks are in the weights. `dtype` None: depends on the device."""
 
     weights: Weights
     suite: str
@@ -52,15 +52,17 @@ class Request:
     dtype: str | None
 
     def checked(self) -> "Request":
-        """The same, with metrics. Raises UserError for all that can be told without loading a model."""
+        """The request with its metrics. Raises UserError for all errors that are found without loading a model."""
         known = {network_of(metric): metric for metric in DISTANCES}
         for name in self.metrics:
             if name not in known:
                 raise UserError(f"There is no network {name!r}; choose from {', '.join(known)}{nearest(name, known)}.")
         if self.dtype not in (None, *DTYPES):
             raise UserError(f"--dtype is {self.dtype}; choose from {', '.join(DTYPES)}.")
-        there = [metric for metric, distance in DISTANCES.items() if models.has_files(self.weights.part(distance.part))]
-        metrics = tuple(dict.fromkeys([known[name] for name in self.metrics] or [REQUIRED, *there]))
+        present = [
+            metric for metric, distance in DISTANCES.items() if models.has_files(self.weights.part(distance.part))
+        ]
+        metrics = tuple(dict.fromkeys([known[name] for name in self.metrics] or [REQUIRED, *present]))
         parts = dict.fromkeys(DISTANCES[metric].part for metric in metrics)
         self.weights.require([*models.GENERATION, *parts])
         _check_count(self.suite, len(self.prompts), self.count)
@@ -68,22 +70,22 @@ class Request:
         for prompt in self.prompts:
             if (found := counted(prompt.text)) > most:
                 raise UserError(
-                    f"The prompt {shortened(prompt.text)!r} comes to {found} tokens, and this prior reads {most}: "
+                    f"The prompt {shortened(prompt.text)!r} has {found} tokens, but this prior reads at most {most}; "
                     "shorten it."
                 )
         if self.out.suffix == ".npz":
-            raise UserError(f"--out is {self.out}; give a folder: the files in it have names of their own.")
+            raise UserError(f"--out is {self.out}; give a folder: its file names are fixed.")
         return replace(self, metrics=metrics)
 
-    def pictures(self, executor: Executor) -> Pictures:
-        """Published priors in half precision where there is a GPU; the packaged one as its packaged reference."""
-        is_packaged = self.weights.name == models.EMBEDDED
-        dtype = self.dtype or ("float32" if is_packaged or not _has_gpu(executor) else "float16")
-        return Pictures(
+    def images(self, executor: Executor) -> ReferenceImages:
+        """The images to sample: in float16 for published priors on a GPU; for the bundled prior as in its reference."""
+        is_bundled = self.weights.name == models.EMBEDDED
+        dtype = self.dtype or ("float32" if is_bundled or not _has_gpu(executor) else "float16")
+        return ReferenceImages(
             prior=self.weights.digests["prior"],
             prompts=tuple(prompt.text for prompt in self.prompts),
             per_prompt=self.count // len(self.prompts),
-            sampler="ddim" if is_packaged else "dpm-solver++(2M)",
+            sampler="ddim" if is_bundled else "dpm-solver++(2M)",
             dtype=dtype,
             guidance_scale=GUIDANCE_SCALE,
             steps=STEPS,
@@ -93,7 +95,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Target:
-    """A reference to make: its file, the features that it is summed from, and how wide they are."""
+    """A reference to compute: its file, its features and their width."""
 
     file: Path
     features: Shards
@@ -106,111 +108,114 @@ class Target:
 
     @property
     def needed_bytes(self) -> int:
-        return 16 * self.width**2  # moments, and the file while it is written
+        return 16 * self.width**2  # moments, and the file during writing
 
-    def is_there(self) -> bool:
-        """Raises UserError unless what is there is whole and was made of this."""
+    def exists(self) -> bool:
+        """Whether the file exists. Raises UserError if it is damaged or was generated with other settings."""
         if not self.file.exists():
             return False
         try:
             found = from_bytes(self.file.read_bytes()).made_of
         except EvaluationError as error:
-            raise UserError(f"{self.file} is damaged ({error}); delete it, and it is made again.") from error
+            raise UserError(f"{self.file} is damaged ({error}); delete it to generate it again.") from error
         for key in [*self.made_of, *found]:
             before, now = (made.get(key, FORMER.get(key)) for made in (found, self.made_of))
             if before != now:
                 what = "the prompts differ" if key == "prompts" else f"{key} {before}, now {now}"
                 raise UserError(
-                    f"{self.file} was made with other settings: {what}; use those, delete it, or choose another --out."
+                    f"{self.file} was generated with other settings: {what}; use those, delete it, or choose another "
+                    "--out."
                 )
         return True
 
 
 def network_of(metric: str) -> str:
-    """What `--network` calls the network of a distance."""
+    """The name of a distance's network in `--network`."""
     stem = Path(DISTANCES[metric].reference).stem
     return stem.removeprefix("reference-") if "-" in stem else DISTANCES[metric].part
 
 
 def without_weights(weights: Weights) -> list[str]:
-    """The networks that a folder of weights lacks."""
+    """The networks that are missing in a weights folder."""
     return [network_of(metric) for metric, each in DISTANCES.items() if not models.has_files(weights.part(each.part))]
 
 
-def make(request: Request, executor: Executor, workers: int | None, say: Say) -> tuple[list[Path], list[str]]:
-    """Sample, look, add up and write what is not there yet; the files, and what failed."""
-    pictures = request.pictures(executor)
+def make(request: Request, executor: Executor, workers: int | None, log: Log) -> tuple[list[Path], list[str]]:
+    """Compute the missing references: sample images, compute features, sum moments. Returns files and failures."""
+    images = request.images(executor)
     option = "--out" if request.cache is None else "--cache"
     cache = Store((request.cache or request.out / "reference-cache").absolute(), option)
-    images = Shards(cache, "images", pictures.made_of)
-    targets = {metric: _target(request, metric, cache, pictures) for metric in request.metrics}
-    missing = {metric: target for metric, target in targets.items() if not target.is_there()}
+    image_shards = Shards(cache, "images", images.made_of)
+    targets = {metric: _target(request, metric, cache, images) for metric in request.metrics}
+    missing = {metric: target for metric, target in targets.items() if not target.exists()}
     for metric, target in targets.items():
         if metric not in missing:
-            say(f"{target.file} is there already")
+            log(f"{target.file} already exists")
     failures: list[str] = []
     if missing or request.keep_images:
-        todo = _todo(request, pictures, images, missing, say)
+        todo = _unfinished_shards(request, images, image_shards, missing, log)
         cache.prepare(_needed_bytes(request, todo, {metric: target.width for metric, target in missing.items()}))
         Store(request.out).prepare(sum(target.needed_bytes for target in missing.values()))
         with cache.locked():
             if todo:
                 features = {metric: target.features for metric, target in missing.items()}
-                failures = _run(request, pictures, images, features, todo, executor, workers, say)
+                failures = _run(request, images, image_shards, features, todo, executor, workers, log)
             for target in missing.values():
-                _add_up(target, pictures, say)
+                _write_reference(target, images, log)
     return [target.file for target in targets.values() if target.file.exists()], failures
 
 
-def _target(request: Request, metric: str, cache: Store, pictures: Pictures) -> Target:
-    """The network is loaded for its digest, and shown a black picture for the length of its features."""
+def _target(request: Request, metric: str, cache: Store, images: ReferenceImages) -> Target:
+    """Load the network for its digest, and run it on a black image for the width of its features."""
     distance = DISTANCES[metric]
     tower = distance.load(request.weights, "cpu")
-    made_of = pictures.made_of | {"network": tower.name, "weights": tower.weights}
+    made_of = images.made_of | {"network": tower.name, "weights": tower.weights}
     width = tower(np.zeros((1, 32, 32, 3), np.uint8)).shape[1]
     return Target(request.out / distance.reference, Shards(cache, "features", made_of), width, request.suite)
 
 
-def _todo(request: Request, pictures: Pictures, images: Shards, missing: Mapping[str, Target], say: Say) -> list[Shard]:
-    """The shards that lack a network's features, or the pictures that shall be kept; a damaged file lacks all."""
+def _unfinished_shards(
+    request: Request, images: ReferenceImages, image_shards: Shards, missing: Mapping[str, Target], log: Log
+) -> list[Shard]:
+    """The shards without a network's features, or without images to cache. A damaged file counts as missing."""
     todo = []
-    for shard in pictures.shards:
-        metrics = tuple(metric for metric, target in missing.items() if not _is_whole(target.features, shard, say))
-        if metrics or (request.keep_images and not images.file(shard.start).exists()):
+    for shard in images.shards:
+        metrics = tuple(metric for metric, target in missing.items() if not _is_intact(target.features, shard, log))
+        if metrics or (request.keep_images and not image_shards.file(shard.start).exists()):
             todo.append(replace(shard, metrics=metrics))
     return todo
 
 
-def _is_whole(features: Shards, shard: Shard, say: Say) -> bool:
+def _is_intact(features: Shards, shard: Shard, log: Log) -> bool:
     if not features.file(shard.start).exists():
         return False
     try:
         features.features(shard.start, shard.count)
     except DamagedError as error:
-        say(f"{error}; it is made again")
+        log(f"{error}; generating it again")
         return False
     return True
 
 
 def _run(
     request: Request,
-    pictures: Pictures,
-    images: Shards,
+    images: ReferenceImages,
+    image_shards: Shards,
     features: Mapping[str, Shards],
     todo: Sequence[Shard],
     executor: Executor,
     workers: int | None,
-    say: Say,
+    log: Log,
 ) -> list[str]:
-    """Make these shards; what failed, and why."""
-    from_kept = sum(images.file(shard.start).exists() for shard in todo)
-    sought = "features of " + " and ".join(map(network_of, features)) if features else "pictures"
-    say(
-        f"{sought}: {len(todo)} of {len(pictures.shards)} shards to make, {len(todo) - from_kept} to be sampled and "
-        f"{from_kept} from kept pictures, in {images.cache.root}"
+    """Process these shards; returns the failures with their reasons."""
+    from_cache = sum(image_shards.file(shard.start).exists() for shard in todo)
+    results = "features of " + " and ".join(map(network_of, features)) if features else "images"
+    log(
+        f"{results}: {len(todo)} of {len(images.shards)} shards to process, {len(todo) - from_cache} to sample and "
+        f"{from_cache} from cached images, in {image_shards.cache.root}"
     )
     make_worker = partial(
-        _sampler, request.weights, pictures, images, features, from_kept < len(todo), request.keep_images
+        _sampler, request.weights, images, image_shards, features, from_cache < len(todo), request.keep_images
     )
     stage = Stage("sample", make_worker, *spread(executor, len(todo), workers))
     failures = []
@@ -218,36 +223,37 @@ def _run(
         for outcome in executor.run([stage], todo, display.watcher):
             if outcome.error is not None:
                 failures.append(f"{outcome.item}: {outcome.error.message}")
-                if outcome.error.kind == "error":  # not the user's fault: whoever is told of it needs to know where
-                    say(outcome.error.details)
+                if outcome.error.kind == "error":  # not the user's error: a bug report needs the traceback
+                    log(outcome.error.details)
     return failures
 
 
 def _sampler(*arguments: Any) -> Worker:
-    from pipeline.reference.worker import Sampler  # here, so that only workers load the models
+    from pipeline.reference.worker import Sampler  # imported here, so that only workers import the models
 
     return Sampler(*arguments)
 
 
-def _add_up(target: Target, pictures: Pictures, say: Say) -> None:
-    """Write the reference if every shard is there; their order is that of the pictures, whoever made which."""
-    lacking = sum(not target.features.file(shard.start).exists() for shard in pictures.shards)
-    if lacking:
-        say(f"{target.file} waits for {lacking} of {len(pictures.shards)} shards: start the same command again")
+def _write_reference(target: Target, images: ReferenceImages, log: Log) -> None:
+    """Write the reference if all shards exist. They are summed in the order of the images, not of the workers."""
+    missing = sum(not target.features.file(shard.start).exists() for shard in images.shards)
+    if missing:
+        found = f"{missing} of {len(images.shards)} shards missing"
+        log(f"{target.file} is incomplete: {found}; run the same command again")
         return
-    every = [target.features.features(shard.start, shard.count) for shard in pictures.shards]
-    kept = [features[pictures.kept(shard)] for features, shard in zip(every, pictures.shards, strict=True)]
+    every = [target.features.features(shard.start, shard.count) for shard in images.shards]
+    kept = [features[images.kept_indices(shard)] for features, shard in zip(every, images.shards, strict=True)]
     reference = Reference(reduce(add, map(Moments.of, every)), np.concatenate(kept), target.made_of)
     Store(target.file.parent).write(target.file, to_bytes(reference))
-    say(f"{target.file}: {reference.moments.count} pictures, key {reference.key[:16]}")
+    log(f"{target.file}: {reference.moments.count} images, key {reference.key[:16]}")
 
 
 def _needed_bytes(request: Request, todo: Sequence[Shard], widths: Mapping[str, int]) -> int:
-    """What the cache may grow by, generously: a PNG file is no larger than its pixels, most are half as large."""
+    """Upper limit of the growth of the cache. A PNG file is at most as large as its pixels, usually half of that."""
     from sctd.prior.files import image_size
 
-    picture = 3 * image_size(request.weights.part("prior")) ** 2 if request.keep_images else 0
-    return sum(shard.count * (picture + sum(4 * widths[metric] for metric in shard.metrics)) for shard in todo)
+    png = 3 * image_size(request.weights.part("prior")) ** 2 if request.keep_images else 0
+    return sum(shard.count * (png + sum(4 * widths[metric] for metric in shard.metrics)) for shard in todo)
 
 
 def _check_count(suite: str, num: int, count: int) -> None:
@@ -256,7 +262,8 @@ def _check_count(suite: str, num: int, count: int) -> None:
         below = count // num * num
         right = f"{below} or {below + num}" if below >= least else f"{least} or more, a multiple of {num}"
         raise UserError(
-            f"--count is {count}, and each of the {num} prompts of {suite} has equally many pictures; give {right}."
+            f"--count is {count}, but each of the {num} prompts of {suite} needs the same number of images; "
+            f"give {right}."
         )
 
 

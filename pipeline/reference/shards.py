@@ -1,30 +1,30 @@
-"""The reference images as values: what determines them, and the shards that they are made in."""
+"""The settings that determine the reference images, and the shards in which they are sampled."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 SHARD = 1000  # images
-KEPT = 25  # features a prompt that go into the reference, for the kernel distance
+KEPT = 25  # features per prompt stored in the reference, for the kernel distance
 FORMER = {"sampler": "ddim", "dtype": "float32"}
-"""Fields that came later, and what they were before: a description names them only where they are otherwise, so that
-the keys of older references stay."""
+"""Fields that were added later, with the values used before. `made_of` omits them if they have these values, so that
+the keys of older references stay the same."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """`count` pictures from number `start` on, and the metrics whose networks have yet to see them."""
+    """`count` images starting at number `start`, and the metrics whose features are missing."""
 
     start: int
     count: int
     metrics: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"pictures {self.start} to {self.start + self.count - 1}"
+        return f"images {self.start} to {self.start + self.count - 1}"
 
 
 class Span(NamedTuple):
-    """Pictures `first` to `last` - 1 of a prompt."""
+    """Images `first` to `last` - 1 of a prompt."""
 
     prompt: int
     first: int
@@ -32,10 +32,10 @@ class Span(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """All that decides the pictures; their size follows from the prior. `prior` is the digest of its files.
+class ReferenceImages:
+    """The settings that determine the images; their size follows from the prior. `prior` is the digest of its files.
 
-    Picture j of prompt i is made of draw j of the generator of seed `seed + i`, whatever the shards are.
+    Image j of prompt i is sampled from draw j of the generator with seed `seed + i`, independent of the shards.
     """
 
     prior: str
@@ -49,7 +49,7 @@ class Pictures:
 
     @property
     def made_of(self) -> dict[str, Any]:
-        """As plain JSON; see FORMER."""
+        """The settings as JSON; see FORMER."""
         fields = asdict(self) | {"prompts": list(self.prompts)}
         return {name: value for name, value in fields.items() if FORMER.get(name) != value}
 
@@ -62,20 +62,20 @@ class Pictures:
         return [Shard(start, min(SHARD, self.count - start)) for start in range(0, self.count, SHARD)]
 
     def spans(self, shard: Shard) -> Iterator[Span]:
-        """The prompts that a shard has pictures of, and which."""
+        """The prompts of a shard, with the range of images of each."""
         end = shard.start + shard.count
         for prompt in range(shard.start // self.per_prompt, -(-end // self.per_prompt)):
             zero = prompt * self.per_prompt
             yield Span(prompt, max(shard.start - zero, 0), min(end - zero, self.per_prompt))
 
     def texts(self, shard: Shard) -> list[str]:
-        """Of each picture."""
+        """The prompt of each image."""
         return [self.prompts[prompt] for prompt, first, last in self.spans(shard) for _ in range(first, last)]
 
     def names(self, shard: Shard) -> list[str]:
-        """Of each picture's file: prompt and number among the prompt's."""
+        """The file name of each image: index of the prompt, and of the image of that prompt."""
         return [f"{p:04}-{j:06}.png" for p, first, last in self.spans(shard) for j in range(first, last)]
 
-    def kept(self, shard: Shard) -> list[int]:
-        """Places in a shard of the pictures whose features go into the reference."""
+    def kept_indices(self, shard: Shard) -> list[int]:
+        """Indices in a shard of the images whose features are stored in the reference."""
         return [n for n in range(shard.count) if (shard.start + n) % self.per_prompt < KEPT]

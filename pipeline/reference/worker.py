@@ -1,4 +1,4 @@
-"""A shard of the reference: pictures by the prior, or those that are kept, and what each network sees in them."""
+"""The worker of `segmentdreamer reference`: samples or reads the images of a shard and computes their features."""
 
 from collections.abc import Generator as Progressing
 from collections.abc import Iterator, Mapping
@@ -12,108 +12,108 @@ import torch
 from cluster.scheduling.executor import Progress
 from evaluation.views import Views
 from pipeline.errors import UserError
-from pipeline.reference.cache import Shards, features_file, from_png, pictures_file, to_png
-from pipeline.reference.shards import Pictures, Shard
+from pipeline.reference.cache import Shards, features_file, from_png, images_file, to_png
+from pipeline.reference.shards import ReferenceImages, Shard
 from pipeline.weights.models import Weights
 from pipeline.weights.networks import DISTANCES
 from pipeline.work import devices
 from sctd.prior.stable_diffusion import StableDiffusionPrior
 from sctd.types import Latents
 
-SMALL_PIXELS, SMALL_BATCH = 64, 250  # pictures of up to so many pixels a side go through the prior so many at once,
-BATCH, DECODED = 50, 10  # larger ones so many, and through the VAE so many: its layers are 64 times as wide
+SMALL_PIXELS, SMALL_BATCH = 64, 250  # batch size for images of at most this many pixels a side
+BATCH, DECODED = 50, 10  # for larger images: batch size of the U-Net, and of the VAE, whose layers are 64 times as wide
 
 
 class NumericError(ArithmeticError):
-    """The prior made no picture but NaN."""
+    """The prior returned NaN or infinity."""
 
 
-class Seen(NamedTuple):
-    """What is left of a batch of pictures: features by metric, and the PNG files if they are to be kept."""
+class BatchOutput(NamedTuple):
+    """The results of a batch of images: features by metric, and the PNG files if images are cached."""
 
     features: dict[str, np.ndarray]
     pngs: list[bytes]
 
 
 class Sampler:
-    """A worker: on one device the networks and, unless every picture is kept, the prior.
+    """A worker with the metric networks and, unless all images are cached, the prior on one device.
 
-    `features` are the folders of the networks that see the pictures, by metric; `keeps` says whether pictures are kept.
+    `features` are the cache folders of the networks by metric; `keep_images` is whether to cache the images.
     """
 
     def __init__(
         self,
         weights: Weights,
-        pictures: Pictures,
-        images: Shards,
+        images: ReferenceImages,
+        image_shards: Shards,
         features: Mapping[str, Shards],
-        samples: bool,
-        keeps: bool,
+        needs_prior: bool,
+        keep_images: bool,
     ):
-        self.pictures, self.images, self.features, self.keeps = pictures, images, features, keeps
+        self.images, self.image_shards, self.features, self.keep_images = images, image_shards, features, keep_images
         self.device = devices.prepare(renders=False)
         self.prior: StableDiffusionPrior | None = None
-        if samples:
-            dtype = getattr(torch, pictures.dtype)
+        if needs_prior:
+            dtype = getattr(torch, images.dtype)
             prior = StableDiffusionPrior.load(weights.part("prior"), self.device, dtype)
             self.prior = prior.with_cuda_graphs() if self.device.type == "cuda" else prior
         self.networks = {metric: DISTANCES[metric].load(weights, self.device) for metric in features}
         for metric, network in self.networks.items():
-            if network.weights != (asked := features[metric].made_of["weights"]):
+            if network.weights != (expected := features[metric].made_of["weights"]):
                 raise UserError(
-                    f"{weights.folder} of this worker has a {network.name} of {network.weights[:12]}, the command's is "
-                    f"of {asked[:12]}; give all nodes the same weights."
+                    f"The {network.name} weights in {weights.folder} of this worker are {network.weights[:12]}, those "
+                    f"of the command are {expected[:12]}; give all nodes the same weights."
                 )
 
     def __call__(self, shard: Shard) -> Progressing[Progress, None, None]:
-        """The networks look in a thread of their own, on all but the GPU's time, while the next batch is sampled."""
-        is_sampled = not self.images.file(shard.start).exists()
-        keeps = self.keeps and is_sampled
-        seen, done = [], 0
-        with ThreadPoolExecutor(1) as looking:
-            for views in self._sampled(shard) if is_sampled else self._kept(shard):
-                seen.append(looking.submit(self._look, shard, views, keeps))
+        """Process a shard. The networks run in a separate thread while the next batch is sampled."""
+        is_sampled = not self.image_shards.file(shard.start).exists()
+        keep_images = self.keep_images and is_sampled
+        futures, done = [], 0
+        with ThreadPoolExecutor(1) as pool:
+            for views in self._sampled(shard) if is_sampled else self._cached(shard):
+                futures.append(pool.submit(self._process, shard, views, keep_images))
                 done += len(views)
-                yield Progress(done, shard.count, "" if is_sampled else "kept pictures")
-        parts = [future.result() for future in seen]
-        if keeps:
+                yield Progress(done, shard.count, "" if is_sampled else "cached images")
+        parts = [future.result() for future in futures]
+        if keep_images:
             pngs = [png for part in parts for png in part.pngs]
-            self.images.write(shard.start, pictures_file(pngs, self.pictures.names(shard)))
+            self.image_shards.write(shard.start, images_file(pngs, self.images.names(shard)))
         for metric in shard.metrics:
             features = np.concatenate([part.features[metric] for part in parts])
             self.features[metric].write(shard.start, features_file(features, self.features[metric].key))
 
-    def _look(self, shard: Shard, views: Views, keeps: bool) -> Seen:
+    def _process(self, shard: Shard, views: Views, keep_images: bool) -> BatchOutput:
         features = {metric: self.networks[metric](views) for metric in shard.metrics}
-        return Seen(features, [to_png(view) for view in views] if keeps else [])
+        return BatchOutput(features, [to_png(view) for view in views] if keep_images else [])
 
     def _sampled(self, shard: Shard) -> Iterator[Views]:
-        """In batches whose size follows from the picture's alone, not from the memory: last bits depend on it."""
+        """Sample in batches whose size depends on the image size only, not on the memory: it affects the last bits."""
         assert self.prior is not None
-        size, texts = self.prior.image_size, self.pictures.texts(shard)
+        size, texts = self.prior.image_size, self.images.texts(shard)
         noise = self._noise(shard)
         for i, j in _batches(shard.count, size):
             z_0 = self.prior.sample_from(
-                noise[i:j], texts[i:j], self.pictures.guidance_scale, self.pictures.steps, self.pictures.sampler
+                noise[i:j], texts[i:j], self.images.guidance_scale, self.images.steps, self.images.sampler
             )
             if not z_0.isfinite().all():
-                raise NumericError(f"NaN or infinity in pictures of {self.pictures.dtype}: use another --dtype")
+                raise NumericError(f"NaN or infinity in images of {self.images.dtype}: use another --dtype")
             yield np.concatenate(
                 [_views(self.prior, part) for part in z_0.split(SMALL_BATCH if size <= SMALL_PIXELS else DECODED)]
             )
 
-    def _kept(self, shard: Shard) -> Iterator[Views]:
-        pngs = self.images.pngs(shard.start, shard.count)
+    def _cached(self, shard: Shard) -> Iterator[Views]:
+        pngs = self.image_shards.pngs(shard.start, shard.count)
         for i, j in _batches(shard.count, len(from_png(pngs[0]))):
             yield np.stack([from_png(png) for png in pngs[i:j]])
 
     def _noise(self, shard: Shard) -> Latents:
-        """That of picture j of prompt i is draw j of the generator of seed `seed + i`: no shard can be told from it."""
+        """The noise of image j of prompt i is draw j of the generator with seed `seed + i`, whatever the shards are."""
         assert self.prior is not None
         shape = self.prior.latent_shape
         drawn: list[torch.Tensor] = []
-        for prompt, first, last in self.pictures.spans(shard):
-            generator = torch.Generator().manual_seed(self.pictures.seed + prompt)
+        for prompt, first, last in self.images.spans(shard):
+            generator = torch.Generator().manual_seed(self.images.seed + prompt)
             draws = (torch.randn(*shape, generator=generator) for _ in range(last))
             drawn += islice(draws, first, None)
         return torch.stack(drawn)
@@ -125,6 +125,6 @@ def _views(prior: StableDiffusionPrior, z_0: Latents) -> Views:
 
 
 def _batches(count: int, size: int) -> list[tuple[int, int]]:
-    """The same for pictures that are sampled and that were kept, so that what is seen in them is, too."""
+    """The same batches for sampled and cached images, so that their features are equal."""
     step = SMALL_BATCH if size <= SMALL_PIXELS else BATCH
     return [(i, min(i + step, count)) for i in range(0, count, step)]

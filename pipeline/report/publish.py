@@ -24,7 +24,7 @@ def publish(store: Store, *, paper: bool | None = None, pages: bool | None = Non
     """
     run = table.RunResults.read(store)
     leaderboard, objects = table.leaderboard([run], paper=paper), table.per_object(run)
-    store.write_json(store.root / DISTANCES, run.kept.asked)
+    store.write_json(store.root / DISTANCES, run.kept.used)
     store.write(store.root / LEADERBOARD, csv := table.csv(leaderboard))
     store.write(store.root / "per_object.csv", table.csv(objects))
     store.write_json(store.root / "columns.json", columns.definitions(leaderboard.columns))

@@ -1,4 +1,4 @@
-"""Pace and speed-up from events."""
+"""Assets per minute and speed-up from events."""
 
 import json
 
@@ -11,7 +11,7 @@ def event(kind, second, stage="generate"):
     return {"time": f"2026-01-02T00:00:{second:02}+00:00", "kind": kind, "stage": stage}
 
 
-def test_the_pace_counts_from_the_first_start_to_the_last_end_of_generation(tmp_path):
+def test_assets_per_minute_are_measured_from_the_first_start_to_the_last_end(tmp_path):
     events = [event("ready", 1), event("started", 10), event("started", 12), event("finished", 30)]
     events += [event("finished", 40), event("finished", 59, "evaluate")]
     (tmp_path / "events").mkdir()

@@ -1,4 +1,4 @@
-"""The benchmark runs and its figures are all there; no test asks how fast anything is."""
+"""The benchmark runs and reports all values; no test depends on a speed."""
 
 import json
 import math
@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from pipeline.benchmarks import clocks, torch_render
-from pipeline.benchmarks.clocks import Lap
+from pipeline.benchmarks.clocks import TimedSpan
 from pipeline.benchmarks.speed import Loop, Part, Speed, measure, steady, table
 from pipeline.cli.app import app
 from pipeline.weights import models
@@ -27,7 +27,7 @@ def speed(tiny_weights):
     return measure(recipe, models.resolve(str(tiny_weights)), 60, 3, lambda line: None)
 
 
-def test_every_figure_is_there_and_finite(speed):
+def test_all_values_are_reported_and_finite(speed):
     tree = json.loads(speed.to_json())
     assert tree.keys() == {field.name for field in fields(Speed)}
     for loop in tree["plain"], tree["fast"]:
@@ -39,7 +39,7 @@ def test_every_figure_is_there_and_finite(speed):
         assert loop["peak_gib"] > 0
         assert loop["num_gaussians"] == 60
     assert tree["teraflops_reached"] > 0
-    assert 0 < tree["gradient_error"] == tree["plain_gradient_error"] < 0.1  # float16's; on a CPU the loops share it
+    assert 0 < tree["gradient_error"] == tree["plain_gradient_error"] < 0.1  # of float16; equal for both loops on a CPU
     assert tree["text_effect"] > 0
 
 
@@ -49,7 +49,7 @@ def test_the_parts_of_an_iteration_are_those_of_sctd(speed):
         "between", "draws", "render", "encode", "objective", "denoise 4", "denoise 8", "regularizers",
         "encode backward", "render backward", "adam", "densify",
     ]  # fmt: skip
-    assert parts["denoise 4"].times == 3  # two steps of inversion, and the way back
+    assert parts["denoise 4"].times == 3  # two inversion steps, and one step back
     assert parts["denoise 8"].times == parts["encode"].times == 1
     assert {name for name, part in parts.items() if part.floor_ms is not None} == {
         "encode", "encode backward", "denoise 4", "denoise 8",
@@ -67,8 +67,8 @@ def test_the_table_has_a_line_for_each_part_and_both_loops(speed):
     assert lines[-1].startswith("fast is ")
 
 
-def test_the_floor_of_a_convolution_is_its_products(tiny_weights):
-    """Of all of a network's layers only the convolutions change with the picture's size: twice the side, four times."""
+def test_the_roofline_of_a_convolution_counts_its_products(tiny_weights):
+    """A convolution has a multiplication and an addition for each weight and pixel; other operations add to it."""
     prior = StableDiffusionPrior.load(tiny_weights / "prior")
     work = Work.of(prior)
     kernel = prior.vae.encoder.conv_in.weight
@@ -77,11 +77,11 @@ def test_the_floor_of_a_convolution_is_its_products(tiny_weights):
     assert work.of_part("encode", 3) == 3 * work.encode
     assert work.of_part("denoise 8", 3) == 8 * work.denoise
     assert work.of_part("encode backward", 2) == 2 * work.encode_backward
-    assert 0.5 < work.encode_backward / work.encode < 1.5  # the input's gradient alone: as much again
+    assert 0.5 < work.encode_backward / work.encode < 1.5  # only the gradient of the input: about the same work
     assert work.of_part("render", 4) is None
 
 
-def test_steady_keeps_what_is_timed():
+def test_steady_keeps_the_timed_settings():
     recipe = steady(paper(), 1234)
     assert (recipe.initialization.kind, recipe.initialization.count, recipe.bounds.max_gaussians) == (
         "ball",
@@ -93,20 +93,23 @@ def test_steady_keeps_what_is_timed():
     assert all(getattr(recipe, part) == getattr(paper(), part) for part in kept)
 
 
-def test_laps_are_told_by_iteration(monkeypatch):
+def test_spans_are_grouped_by_iteration(monkeypatch):
     ticks = iter([1.0, 1.5, 1.75, 2.75, 3.0])
     monkeypatch.setattr(clocks.time, "perf_counter", lambda: next(ticks))
     clock = clocks.clock_for(torch.device("cpu"))
     for name in ("begin", "render", "begin", "render", "adam"):
         clock(name)
-    assert clock.laps() == [
-        Lap(0, "render", 500.0), Lap(1, "between", 250.0), Lap(1, "render", 1000.0), Lap(1, "adam", 250.0),
-    ]  # fmt: skip
+    assert clock.spans() == [
+        TimedSpan(0, "render", 500.0),
+        TimedSpan(1, "between", 250.0),
+        TimedSpan(1, "render", 1000.0),
+        TimedSpan(1, "adam", 250.0),
+    ]
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_renderer_in_torch_draws_what_ours_draws(seed):
-    """Pictures, radii and gradients: what is timed as the plain loop is no straw man, and is right."""
+def test_the_renderer_in_torch_equals_the_cpu_renderer(seed):
+    """Compares images, radii and gradients, so that the baseline of the benchmark is correct."""
     splats, cameras, backgrounds = random_scene(seed, num=150, views=2, size=37)
     found = []
     for draw in (torch_render.rasterize, rasterize):
@@ -122,14 +125,14 @@ def test_the_renderer_in_torch_draws_what_ours_draws(seed):
         assert float((left - right).norm() / right.norm()) < 1e-4
 
 
-def test_minutes_of_a_whole_run(speed):
+def test_minutes_scale_with_the_iterations(speed):
     assert speed.fast.minutes(60_000) == pytest.approx(speed.fast.iteration_ms)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--objective", "sctd,sds"], "--objective is 'sctd,sds'; give one, for one loop is timed."),
+        (["--objective", "sctd,sds"], "--objective is 'sctd,sds'; give one objective."),
         (["--iterations", "1"], "--iterations is 1; give 2 to 1000."),
         (["--gaussians", "-3"], "--gaussians is -3; give 1 to 10,000,000."),
         (["--recipe", "papr"], "There is no recipe and no file 'papr'"),
@@ -137,14 +140,14 @@ def test_minutes_of_a_whole_run(speed):
         (["--recipe", "paper", "--weights", "published"], "run segmentdreamer weights fetch prior"),
     ],
 )
-def test_what_cannot_be_timed_is_refused_before_work(options, message, monkeypatch, tmp_path):
+def test_invalid_options_are_errors_before_work(options, message, monkeypatch, tmp_path):
     monkeypatch.setenv("SEGMENTDREAMER_WEIGHTS", str(tmp_path / "none"))
     ended = CliRunner().invoke(app, ["benchmark", "speed", *options])
     assert ended.exit_code == 2
     assert message in " ".join(ended.stderr.split())
 
 
-def test_the_command_writes_its_figures(tiny_weights, tmp_path):
+def test_the_command_writes_its_results(tiny_weights, tmp_path):
     command = ["benchmark", "speed", "--weights", str(tiny_weights), "--iterations", "2", "--gaussians", "40", "--json"]
     ended = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "speed.json")])
     assert ended.exit_code == 0, ended.stderr

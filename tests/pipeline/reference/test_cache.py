@@ -1,11 +1,11 @@
-"""Files of the cache: what is written is read, what was changed is named."""
+"""Files of the cache: they are read back exactly, and damaged files are errors."""
 
 from contextlib import suppress
 
 import numpy as np
 import pytest
 
-from pipeline.reference.cache import DamagedError, Shards, features_file, from_png, pictures_file, to_png
+from pipeline.reference.cache import DamagedError, Shards, features_file, from_png, images_file, to_png
 from pipeline.store.run_folder import Store
 
 FEATURES = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
@@ -22,21 +22,21 @@ def features(tmp_path) -> Shards:
 @pytest.fixture
 def images(tmp_path) -> Shards:
     shards = Shards(Store(tmp_path), "images", {"steps": 25})
-    shards.write(0, pictures_file([to_png(view) for view in VIEWS], ["0", "1", "2"]))
+    shards.write(0, images_file([to_png(view) for view in VIEWS], ["0", "1", "2"]))
     return shards
 
 
-def test_features_come_back_to_the_bit(features):
+def test_features_are_read_back_exactly(features):
     np.testing.assert_array_equal(features.features(0, 3), FEATURES)
     assert features.file(0).read_bytes() == features_file(FEATURES, features.key)
 
 
-def test_pictures_come_back_to_the_bit(images):
+def test_images_are_read_back_exactly(images):
     np.testing.assert_array_equal([from_png(png) for png in images.pngs(0, 3)], VIEWS)
-    assert images.file(0).read_bytes() == pictures_file([to_png(view) for view in VIEWS], ["0", "1", "2"])
+    assert images.file(0).read_bytes() == images_file([to_png(view) for view in VIEWS], ["0", "1", "2"])
 
 
-def test_a_folder_is_named_by_all_that_made_it_and_says_so(features, tmp_path):
+def test_a_folder_is_named_by_the_key_of_its_settings_and_stores_them(features, tmp_path):
     other = Shards(Store(tmp_path), "features", {"steps": 26})
     assert other.folder != features.folder
     assert features.folder.name == features.key[:16]
@@ -44,8 +44,8 @@ def test_a_folder_is_named_by_all_that_made_it_and_says_so(features, tmp_path):
 
 
 @pytest.mark.parametrize("place", range(0, 380, 20))
-def test_no_changed_byte_of_features_goes_unnoticed_or_it_changes_nothing(place, features):
-    """A zip archive holds names and sizes twice, and dates that nobody reads."""
+def test_a_changed_byte_is_an_error_or_does_not_change_the_features(place, features):
+    """A zip archive has names and sizes twice, and dates that are not read."""
     content = bytearray(features.file(0).read_bytes())
     content[place] ^= 0xFF
     features.file(0).write_bytes(content)
@@ -53,18 +53,18 @@ def test_no_changed_byte_of_features_goes_unnoticed_or_it_changes_nothing(place,
         np.testing.assert_array_equal(features.features(0, 3), FEATURES)
 
 
-def test_what_belongs_elsewhere_is_refused(features, tmp_path):
+def test_features_of_other_settings_are_an_error(features, tmp_path):
     other = Shards(Store(tmp_path), "features", {"steps": 26})
     other.write(0, features.file(0).read_bytes())
-    with pytest.raises(DamagedError, match=r"it holds 3 features of \w{16}, not 3 of \w{16}"):
+    with pytest.raises(DamagedError, match=r"it has 3 features of \w{16}, expected 3 of \w{16}"):
         other.features(0, 3)
-    with pytest.raises(DamagedError, match="it holds 3 features of"):
+    with pytest.raises(DamagedError, match="it has 3 features of"):
         features.features(0, 4)
 
 
-def test_cut_off_pictures_are_named(images):
-    with pytest.raises(DamagedError, match="it holds 3 pictures, not 4"):
+def test_missing_and_truncated_images_are_errors(images):
+    with pytest.raises(DamagedError, match="it has 3 images, expected 4"):
         images.pngs(0, 4)
     images.file(0).write_bytes(images.file(0).read_bytes()[:-30])
-    with pytest.raises(DamagedError, match=r"is damaged .*; delete it, and it is made again$"):
+    with pytest.raises(DamagedError, match=r"is damaged .*; delete it to generate it again$"):
         images.pngs(0, 3)

@@ -1,4 +1,4 @@
-"""Distances beside the scorer's, through whole commands: Inception at its published sizes, random, on few views."""
+"""The optional distances in whole commands: Inception at its published size with random weights, on few views."""
 
 import io
 import json
@@ -43,13 +43,13 @@ def assets(out):
 
 @pytest.fixture(scope="module")
 def weights(tiny_weights, tmp_path_factory):
-    """A folder named `tiny` that has no network of features yet."""
+    """A weights folder named `tiny` without metric networks."""
     return shutil.copytree(tiny_weights, tmp_path_factory.mktemp("distances") / "tiny")
 
 
 @pytest.fixture(scope="module")
 def run(weights, tmp_path_factory):
-    """A run judged without the networks, then by the same command with them; what there was before."""
+    """A run scored without the networks, then by the same command with them; and its earlier assets and leaderboard."""
     root = tmp_path_factory.mktemp("run")
     command = ["bench", *PROMPTS, *MADE, "--weights", weights, "--views", "2", "--executor", "inline"]
     with pytest.MonkeyPatch.context() as patch:
@@ -60,23 +60,23 @@ def run(weights, tmp_path_factory):
         tiny_models.write_inception(weights / "inception")
         tiny_models.write_dinov2(weights / "dinov2")
         tiny_models.write_references(weights, *OTHERS)
-        said = invoke(*command).stderr
-    return out, before, said
+        stderr = invoke(*command).stderr
+    return out, before, stderr
 
 
-def test_a_network_that_was_added_judges_the_assets_that_are_there(run):
-    out, (made, board), said = run
-    assert list(out.parent.iterdir()) == [out], "the same command finds its folder"
-    assert assets(out) == made, "no asset was made again"
-    assert f"2 of 2 assets to make and judge in runs/{out.name}, 2 of them made already" in said
-    assert not any("fid" in name or "inception" in name for name in board.columns)
+def test_an_added_network_scores_the_existing_assets(run):
+    out, (files, leaderboard), stderr = run
+    assert list(out.parent.iterdir()) == [out], "the same command uses the same folder"
+    assert assets(out) == files, "no asset was generated again"
+    assert f"2 of 2 assets to generate and score in runs/{out.name}, 2 of them already generated" in stderr
+    assert not any("fid" in name or "inception" in name for name in leaderboard.columns)
     now = pd.read_csv(out / "leaderboard.csv")
-    assert set(board.columns) < set(now.columns)
-    measured = [name for name in board.columns if "@tiny" in name]
-    pd.testing.assert_frame_equal(board[measured], now[measured], check_exact=True)
+    assert set(leaderboard.columns) < set(now.columns)
+    measured = [name for name in leaderboard.columns if "@tiny" in name]
+    pd.testing.assert_frame_equal(leaderboard[measured], now[measured], check_exact=True)
 
 
-def test_the_board_has_every_distance_with_its_error_and_its_reference(run, weights):
+def test_the_leaderboard_has_every_distance_with_standard_error_and_reference(run, weights):
     out, _, _ = run
     (row,) = pd.read_csv(out / "leaderboard.csv").to_dict("records")
     for metric in (*OTHERS, "kid_cl_inception"):
@@ -94,7 +94,7 @@ def test_the_board_has_every_distance_with_its_error_and_its_reference(run, weig
 
 
 @pytest.mark.parametrize("metric", OTHERS)
-def test_a_distance_is_the_textbooks_on_the_stored_features(run, weights, metric):
+def test_a_distance_matches_the_textbook_formula_on_the_stored_features(run, weights, metric):
     """|μ - m|² + tr C + tr R - 2 tr (C R)^½, the last as the sum of singular values of the centred sets' product."""
     out, _, _ = run
     ours, reference = stored(out, metric), reference_of(weights, metric)
@@ -107,7 +107,7 @@ def test_a_distance_is_the_textbooks_on_the_stored_features(run, weights, metric
     assert row[f"{metric}@tiny"] == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_kernel_distance_leaves_out_pairs_of_views_of_one_object(run, weights):
+def test_the_kernel_distance_excludes_pairs_of_views_of_the_same_object(run, weights):
     out, _, _ = run
     (a, b), reference = stored(out, "fid"), reference_of(weights, "fid")
 
@@ -121,7 +121,7 @@ def test_the_kernel_distance_leaves_out_pairs_of_views_of_one_object(run, weight
     assert row["kid_cl_inception@tiny"] == pytest.approx(expected, rel=1e-9)
 
 
-def test_the_stored_features_are_the_networks_of_the_rendered_views(run, weights):
+def test_the_stored_features_are_those_of_the_rendered_views(run, weights):
     from sctd.formats import ply
 
     out, _, _ = run
@@ -134,7 +134,7 @@ def test_the_stored_features_are_the_networks_of_the_rendered_views(run, weights
         np.testing.assert_allclose(arrays[f"features_{metric}"], features, rtol=1e-5, atol=1e-6)
 
 
-def test_a_distance_is_computed_once_and_kept(run, monkeypatch):
+def test_a_distance_is_computed_once_and_cached(run, monkeypatch):
     out, _, _ = run
     before = (out / "leaderboard.csv").read_bytes()
     monkeypatch.setattr(distances, "frechet", lambda *_: pytest.fail("it was computed again"))
@@ -143,23 +143,23 @@ def test_a_distance_is_computed_once_and_kept(run, monkeypatch):
     assert (out / "leaderboard.csv").read_bytes() == before
 
 
-def test_other_content_is_another_distance():
+def test_other_features_give_another_cache_entry():
     features = [np.random.default_rng(seed).normal(size=(5, 3)).astype(np.float32) for seed in range(3)]
     other = [*features[:2], features[2] + 1]
-    pictures_seen = np.random.default_rng(9).normal(size=(20, 3)).astype(np.float32)
-    reference = Reference(Moments.of(pictures_seen), pictures_seen, {})
-    first = distances.Kept({})
+    reference_features = np.random.default_rng(9).normal(size=(20, 3)).astype(np.float32)
+    reference = Reference(Moments.of(reference_features), reference_features, {})
+    first = distances.DistanceCache({})
     found = first.estimates(DISTANCES["fd"], features, reference, 1)
-    again = distances.Kept(json.loads(json.dumps(first.asked)))
+    again = distances.DistanceCache(json.loads(json.dumps(first.used)))
     assert again.estimates(DISTANCES["fd"], features, reference, 1) == found
     assert again.estimates(DISTANCES["fd"], other, reference, 1) != found
-    assert len(again.asked) == 4
-    assert set(again.estimates(DISTANCES["fid_tf"], features, reference, 1)) == {"fid_tf"}, "it has no kernel distance"
-    assert len(again.asked) == 5, "the same features of another metric are another entry"
+    assert len(again.used) == 4
+    assert set(again.estimates(DISTANCES["fid_tf"], features, reference, 1)) == {"fid_tf"}, "no kernel distance"
+    assert len(again.used) == 5, "the same features of another metric are another entry"
 
 
-def test_another_inception_judges_anew_and_makes_nothing(run, weights, tmp_path, monkeypatch):
-    """`evaluate` with one more network's worth of change: new features, new digest; what lacks a part is left out."""
+def test_another_inception_scores_again_without_generating(run, weights, tmp_path, monkeypatch):
+    """`evaluate` with another network has new features and a new digest. Distances without a part are not measured."""
     out = Path(shutil.copytree(run[0], tmp_path / "run"))
     other = tmp_path / "tiny"
     shutil.copytree(weights, other, ignore=shutil.ignore_patterns("inception*", "dinov2", "reference-inception*"))
@@ -167,13 +167,13 @@ def test_another_inception_judges_anew_and_makes_nothing(run, weights, tmp_path,
     tiny_models.write_references(other, "fid")
     before = models.resolve(str(weights)), json.loads((out / "run.json").read_text()), assets(out), stored(out, "fid")
     assert models.resolve(str(other)).evaluation_digest() != before[0].evaluation_digest()
-    monkeypatch.setattr(flow, "_generator", lambda *_: pytest.fail("an asset was made"))
-    said = invoke("evaluate", out, "--weights", other, "--executor", "inline").stderr
-    assert f"2 of 2 assets to judge in {out}" in said
-    lacks = f"fid_tf is left out: {other} has inception and no reference-inception_tf.npz; run segmentdreamer reference"
-    assert said.count(f"{lacks} --weights {other}.\n") == 1
-    lacks = f"fd_dinov2 is left out: {other} has reference-dinov2.npz and no dinov2; run segmentdreamer weights fetch"
-    assert said.count(f"{lacks} dinov2 --weights {other}.\n") == 1
+    monkeypatch.setattr(flow, "_generator", lambda *_: pytest.fail("an asset was generated"))
+    stderr = invoke("evaluate", out, "--weights", other, "--executor", "inline").stderr
+    assert f"2 of 2 assets to score in {out}" in stderr
+    lacks = f"fid_tf is not measured: {other} has inception but no reference-inception_tf.npz"
+    assert stderr.count(f"{lacks}; run segmentdreamer reference --weights {other}.\n") == 1
+    lacks = f"fd_dinov2 is not measured: {other} has reference-dinov2.npz but no dinov2"
+    assert stderr.count(f"{lacks}; run segmentdreamer weights fetch dinov2 --weights {other}.\n") == 1
     assert assets(out) == before[2]
     assert not np.allclose(stored(out, "fid"), before[3])
     settings = json.loads((out / "run.json").read_text())
@@ -185,7 +185,7 @@ def test_another_inception_judges_anew_and_makes_nothing(run, weights, tmp_path,
     assert not {"fid_tf@tiny", "fd_dinov2@tiny"} & set(row)
 
 
-def test_a_folder_goes_on_with_judges_added_but_not_with_others_or_fewer(run, weights, tmp_path, run_of):
+def test_a_run_resumes_with_added_scorers_but_not_with_fewer(run, weights, tmp_path, run_of):
     folder = Path(shutil.copytree(weights, tmp_path / "tiny"))
     several = replace(run_of(views=2), weights=models.resolve(str(folder)))
     assert several.weights.scorers[3:] == ["inception", *(DISTANCES[m].reference for m in OTHERS[:2]), *DINOV2]
@@ -199,7 +199,7 @@ def test_a_folder_goes_on_with_judges_added_but_not_with_others_or_fewer(run, we
     store = Store(tmp_path / "run")
     store.write_json(store.root / "run.json", manifest.describe(store, one, []))
     store.write_json(store.root / "run.json", manifest.describe(store, several, []))
-    with pytest.raises(UserError, match=r"its inception weights are [0-9a-f]{12}, these none; use those"):
+    with pytest.raises(UserError, match=r"inception weights [0-9a-f]{12}, now none; use those"):
         manifest.check_same(store, one)
 
 
