@@ -47,7 +47,7 @@ BERT_WORDS = 30522
 def write(folder: Path) -> None:
     """Write all parts of a weights folder except reference.npz, which `segmentdreamer reference` generates."""
     torch.manual_seed(0)
-    for part, make in {
+    for part, build in {
         "prior": prior,
         "scorer": scorer,
         "reward": reward,
@@ -55,7 +55,7 @@ def write(folder: Path) -> None:
         "inception": inception,
     }.items():
         (folder / part).mkdir(parents=True, exist_ok=True)
-        make(folder / part)
+        build(folder / part)
         print(f"{part}: {sum(file.stat().st_size for file in (folder / part).rglob('*') if file.is_file()):,} bytes")
 
 
@@ -125,10 +125,10 @@ def inception(folder: Path) -> None:
     torch.save(state | {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}, folder / PUBLISHED)
 
 
-def _initialized(make: Callable[[], Any]) -> Any:
+def _initialized(build: Callable[[], Any]) -> Any:
     """A randomly initialized model, created on the GPU if there is one: on a CPU it takes minutes."""
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        return make()
+        return build()
 
 
 def _plain(model: torch.nn.Module) -> dict[str, Tensor]:

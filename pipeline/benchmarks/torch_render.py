@@ -48,23 +48,23 @@ def rasterize(
     covariance = flat @ flat.mT + BLUR * torch.eye(2)
     reach = (2 * (opacities / ALPHA_MIN).clamp(min=1).log()).sqrt().clamp(max=3.33)
     extents = (reach[:, None] * covariance.diagonal(dim1=-2, dim2=-1).sqrt()).detach().ceil()
-    seen = (inside[..., 2] >= NEAR) & (opacities >= ALPHA_MIN)
+    visible = (inside[..., 2] >= NEAR) & (opacities >= ALPHA_MIN)
     conics = covariance.inverse()
     parts = [
-        _view(means2d[v], conics[v], extents[v], seen[v], opacities, colors[v], depth[v], backgrounds[v], cameras)
+        _view(means2d[v], conics[v], extents[v], visible[v], opacities, colors[v], depth[v], backgrounds[v], cameras)
         for v in range(cameras.num)
     ]
     image, alpha, depths = (torch.stack(each) for each in zip(*parts, strict=True))
-    on_screen = seen & ((means2d + extents > 0) & (means2d - extents < size)).all(-1)
+    on_screen = visible & ((means2d + extents > 0) & (means2d - extents < size)).all(-1)
     return Rasterized(image, alpha, depths, means2d, torch.where(on_screen, extents.amax(-1), 0).int())
 
 
 def _view(
-    means2d: Tensor, conics: Tensor, extents: Tensor, seen: Tensor, opacities: Tensor, colors: Tensor, depth: Tensor,
+    means2d: Tensor, conics: Tensor, extents: Tensor, visible: Tensor, opacities: Tensor, colors: Tensor, depth: Tensor,
     background: Tensor, cameras: Cameras,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     order = depth.argsort(stable=True)
-    order = order[seen[order]]
+    order = order[visible[order]]
     columns, rows = -(-cameras.width // TILE), -(-cameras.height // TILE)
     y, x = torch.meshgrid(torch.arange(TILE) + 0.5, torch.arange(TILE) + 0.5, indexing="ij")
     pixels = torch.stack([x, y], dim=-1).reshape(-1, 1, 2)

@@ -90,17 +90,21 @@ def _draw(task: tuple[int, int], views: int, heldout: bool) -> tuple:
     rows, counts, cameras, azimuth, elevation, keys, phrases, captions = [], [], [], [], [], [], [], []
     for _ in range(count):
         scene = world.random_scene(rng, heldout=heldout)
-        seen = world.random_cameras(rng, views)
+        view_cameras = world.random_cameras(rng, views)
         rows.append(scene.rows)
         counts.append(len(scene.rows))
-        cameras.append(seen.table)
-        azimuth.append(seen.azimuth_degrees)
-        elevation.append(seen.elevation_degrees)
+        cameras.append(view_cameras.table)
+        azimuth.append(view_cameras.azimuth_degrees)
+        elevation.append(view_cameras.elevation_degrees)
         keys.append(scene.key)
         phrases.append(scene.phrase)
         captions += [
             world.caption(
-                rng, scene.phrase, seen.azimuth_degrees[v], seen.elevation_degrees[v], seen.background_kind[v]
+                rng,
+                scene.phrase,
+                view_cameras.azimuth_degrees[v],
+                view_cameras.elevation_degrees[v],
+                view_cameras.background_kind[v],
             )
             for v in range(views)
             for _ in range(CAPTIONS_PER_IMAGE)
@@ -124,7 +128,7 @@ def render_images(scenes: Scenes, device: str, size: int = 64) -> Tensor:
     )
 
 
-def make(
+def generate(
     scenes: int, views: int, seed: int, device: str = "cpu", workers: int | None = None, heldout: bool = False
 ) -> Data:
     """`scenes` x `views` images with two captions each. The same seed gives the same data for any `workers`."""

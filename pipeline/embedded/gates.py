@@ -86,13 +86,13 @@ def share(right: Tensor) -> float:
 
 
 def gate_vae(models: ModelsUnderTest) -> dict[str, float]:
-    dataset = data.make(250, 4, seed=900_001, device=models.device)
+    dataset = data.generate(250, 4, seed=900_001, device=models.device)
     return {"vae_psnr_db": train_prior.reconstruction_psnr(models.vae, dataset.images)}
 
 
 def retrieval(models: ModelsUnderTest, heldout: bool) -> tuple[float, float]:
     """Top-1 among 250 images and 250 captions. Another caption with the same meaning does not count as wrong."""
-    dataset = data.make(250, 1, seed=900_002 + heldout, device=models.device, heldout=heldout)
+    dataset = data.generate(250, 1, seed=900_002 + heldout, device=models.device, heldout=heldout)
     cosines = models.similarity(dataset.images, [pair[0] for pair in dataset.captions])
     key, view = dataset.key_ids, caption_views(dataset)
     same = (key[:, None] == key) & ((view[:, None] == view) | (view[:, None] == 0) | (view == 0))
@@ -197,7 +197,7 @@ def gate_prior(models: ModelsUnderTest) -> dict[str, float]:
 
 def classifier_accuracy(models: ModelsUnderTest, heldout: bool) -> float:
     """Share of true, undamaged renders whose type and colour the classifier predicts: the ceiling of its gates."""
-    dataset = data.make(1500, 1, seed=900_014 + heldout, device=models.device, heldout=heldout)
+    dataset = data.generate(1500, 1, seed=900_014 + heldout, device=models.device, heldout=heldout)
     single = [i for i, key in enumerate(dataset.keys) if key[0] in world.TYPES and key[1] in COLOURS]
     predicted = classify(models.gate_classifier, dataset.images[single])
     kinds = torch.tensor([world.TYPES.index(dataset.keys[i][0]) for i in single], device=models.device)

@@ -269,7 +269,7 @@ def surface_point(prims, count, seed):
 
 @parallel
 def draw_on_cpu(rows, starts, counts, scene_index, cameras, samples, images):
-    """Fill `pictures` [n, 3, size, size]: see `raytrace.render`."""
+    """Fill `images` [n, 3, size, size]: see `raytrace.render`."""
     size = images.shape[2]
     for line in numba.prange(images.shape[0] * size):
         image, row = line // size, line % size

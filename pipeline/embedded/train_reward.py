@@ -189,6 +189,6 @@ def gate(weights: Path, device: str) -> dict[str, float]:
     model = ImageReward.load(weights / "reward", device)
     result: dict[str, float] = {}
     for prefix, heldout in (("reward_", False), ("reward_heldout_", True)):
-        dataset = data.make(500, 8, seed=900_020 + heldout, device=device, heldout=heldout)
+        dataset = data.generate(500, 8, seed=900_020 + heldout, device=device, heldout=heldout)
         result |= {prefix + name: value for name, value in measure(model, dataset).items()}
     return result

@@ -15,7 +15,7 @@ def test_the_same_seed_gives_the_same_scenes_for_any_number_of_processes():
 
 
 def test_images_captions_and_keys_are_in_the_same_order():
-    made = data.make(6, 3, seed=1, workers=1)
+    made = data.generate(6, 3, seed=1, workers=1)
     assert made.images.shape == (18, 3, 64, 64)
     assert made.images.dtype == torch.uint8
     assert len(made.captions) == len(made.keys) == len(made.view_ids) == 18
