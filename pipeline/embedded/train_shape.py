@@ -1,9 +1,9 @@
 """Train the bundled Point-E: a text vector of the scorer → a coloured cloud of 512 points, in one canonical pose.
 
 `python -m pipeline.embedded.train_shape --scorer weights/scorer --out weights/shape --seconds 390`, or the stage
-`shape` of build.py. The training of the preliminary study failed: its network used neither the text nor the other points
-(docs/initialization.md). Hence the larger initial weights, the text vector added to every point, noise levels drawn
-where shapes are decided, ten times the steps, and a probe that logs during training how much the text helps.
+`shape` of build.py. The training of the preliminary study failed: its network used neither the text nor the other
+points (docs/initialization.md). Hence the larger initial weights, the text vector added to every point, noise levels
+drawn where shapes are decided, ten times the steps, and a probe that logs during training how much the text helps.
 """
 
 import argparse
