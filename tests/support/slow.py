@@ -1,8 +1,8 @@
 """Which tests are slow, from measured times: `python -m tests.support.slow JUNIT.xml…` rewrites tests/slow.txt.
 
 Measure with `uv run pytest --junitxml=JUNIT.xml`. A test function is slow if one of its cases takes LIMIT_SECONDS or
-longer, with the fixtures that the case sets up. Times of several files are merged, so that a second run without the slow tests
-(`make test-fast`) finds those that now set up a fixture of a slow one: pass both files.
+longer, with the fixtures that the case sets up. Times of several files are merged: a second run without the slow tests
+(`make test-fast`) finds those that now set up the fixture of a slow one, so pass both files.
 """
 
 import sys

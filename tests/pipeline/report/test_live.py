@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from pipeline.cli.app import app
-from pipeline.cli.error_handling import WRONG_INPUT
+from pipeline.cli.error_handling import INVALID_INPUT
 from pipeline.commands import bench as commands
 from pipeline.report import live
 from pipeline.report.live import LiveView
@@ -119,7 +119,7 @@ def test_live_view_does_not_change_the_run(tiny_weights, tmp_path, monkeypatch):
     plain, watched = generate(tmp_path / "plain", tiny_weights), generate(tmp_path / "live", tiny_weights, "--live", 0)
     assert (plain.exit_code, watched.exit_code) == (0, 0), watched.output
     assert watched.stdout == plain.stdout.replace("/plain/", "/live/")
-    assert "Live, until this command ends: http://127.0.0.1:" in watched.stderr
+    assert "Live view until this command ends: http://127.0.0.1:" in watched.stderr
     assert "the run continues without the live view" not in watched.stderr
     (one,), (other,) = ((tmp_path / name / "items").iterdir() for name in ("plain", "live"))
     assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
@@ -132,7 +132,7 @@ def test_live_view_does_not_change_the_run(tiny_weights, tmp_path, monkeypatch):
 def test_missing_package_is_an_error(tiny_weights, tmp_path, monkeypatch):
     monkeypatch.setattr(live.importlib.util, "find_spec", lambda name: None)
     refused = generate(tmp_path / "run", tiny_weights, "--live", 0)
-    assert refused.exit_code == WRONG_INPUT
+    assert refused.exit_code == INVALID_INPUT
     needs = "--live needs a library that is not installed: pip install 'segmentdreamer[live]'."
     assert refused.stderr == f"Error: {needs}\n"
     assert not (tmp_path / "run").exists()
@@ -145,7 +145,7 @@ def test_unavailable_port_is_an_error(tiny_weights, tmp_path, port):
         taken.listen()
         number = taken.getsockname()[1] if port == "taken" else port
         refused = generate(tmp_path / "run", tiny_weights, "--live", number)
-    assert refused.exit_code == WRONG_INPUT
+    assert refused.exit_code == INVALID_INPUT
     assert refused.stderr.startswith(f"Error: Port {number} is not available (")
     assert refused.stderr.endswith("); give --live another port, or 0 for any free one.\n")
     assert not (tmp_path / "run").exists()

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli import app as cli
-from pipeline.cli import error_handling as cli_guard
+from pipeline.cli import error_handling
 from pipeline.leaderboard.table import RunResults, leaderboard
 from pipeline.report import facts, viewer
 from pipeline.report.pages import FOLDER, write
@@ -234,14 +234,14 @@ def test_report_of_several_runs(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{run}", "{run}"], "--out is missing; of several runs, say into which folder their report goes."),
-        (["{run}", "--out", "{run}/run.json"], "run.json is a file; choose another --out, where a folder can be made."),
-        (["{run}/items"], "items holds no run (no run.json); give the folder that a bench wrote."),
+        (["{run}", "{run}"], "--out is missing; give a folder for the report of several runs."),
+        (["{run}", "--out", "{run}/run.json"], "run.json is a file; give --out a folder."),
+        (["{run}/items"], "items contains no run (no run.json); give the run folder of a bench."),
     ],
 )
 def test_invalid_arguments_are_errors(run, arguments, message):
     found = CliRunner().invoke(cli.app, ["report", *(a.format(run=run.root) for a in arguments)])
-    assert found.exit_code == cli_guard.WRONG_INPUT
+    assert found.exit_code == error_handling.INVALID_INPUT
     assert message in found.stderr
 
 

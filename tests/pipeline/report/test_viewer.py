@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli import app as cli
-from pipeline.cli import error_handling as cli_guard
+from pipeline.cli import error_handling
 from pipeline.commands import report as commands_report
 from pipeline.errors import UserError
 from pipeline.report import viewer
@@ -80,7 +80,7 @@ def test_archive_can_be_given_as_a_file(archive, tmp_path):
 def test_missing_npm_is_an_error(archive, monkeypatch):
     monkeypatch.setattr(viewer.shutil, "which", lambda name: None)
     found = CliRunner().invoke(cli.app, ["viewer", "fetch"])
-    assert found.exit_code == cli_guard.WRONG_INPUT
+    assert found.exit_code == error_handling.INVALID_INPUT
     assert found.stderr.startswith(
         "Error: The viewer is an npm package, and npm is not on the PATH. Install npm (pip install "
     )
@@ -126,7 +126,7 @@ def test_file_without_gaussians_is_refused(tmp_path):
 def test_view_of_an_invalid_asset_is_an_error(tmp_path, arguments, message):
     (tmp_path / "text.ply").write_text("no ply")
     found = CliRunner().invoke(cli.app, ["view", *(a.format(folder=tmp_path) for a in arguments)])
-    assert found.exit_code == cli_guard.WRONG_INPUT
+    assert found.exit_code == error_handling.INVALID_INPUT
     assert message in found.stderr
 
 
@@ -135,8 +135,8 @@ def test_taken_port_is_an_error(tmp_path):
         taken = server.server_address[1]
         assert server.server_address[0] == "127.0.0.1"
         with pytest.raises(
-            UserError, match=rf"^Port {taken} cannot be had \(.*\); choose another --port, or 0 for any"
+            UserError, match=rf"^Port {taken} is not available \(.*\); choose another --port, or 0 for a"
         ):
             commands_report._server(str(tmp_path), taken)
-    with pytest.raises(UserError, match=r"^Port 70000 cannot be had"):
+    with pytest.raises(UserError, match=r"^Port 70000 is not available"):
         commands_report._server(str(tmp_path), 70000)
