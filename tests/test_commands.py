@@ -74,8 +74,8 @@ def test_commands_are_extracted_from_pages():
         "segmentdreamer bench --recipe examples/figure5.yaml",
         "segmentdreamer bench extra",
         "segmentdreamer export asset.ply --to stl",
-        "segmentdreamer weights chek",
-        "segmentdreamer nightly acept RUN",
+        "segmentdreamer weights chek",  # codespell:ignore
+        "segmentdreamer nightly acept RUN",  # codespell:ignore
         "segmentdreamer job status kubray paper",
         "segmentdreamer submit local -- bench --limits 1",
         "python -m sctd.testbeds",

@@ -26,7 +26,7 @@ from evaluation.image_reward import (
     preprocess,
 )
 
-WORDS = """[PAD] [UNK] [CLS] [SEP] [MASK] a red cube on blue cylinder caf ##e , . & 中 ##s the view""".split()  # noqa: SIM905
+WORDS = """[PAD] [UNK] [CLS] [SEP] [MASK] a red cube on blue cylinder caf ##e , . & 中 ##s the view""".split()  # noqa: SIM905  # codespell:ignore
 PROMPTS = [
     "a red cube on a blue cylinder",
     "A RED Café, cubes & 中 cylinders.",

@@ -50,7 +50,7 @@ def test_invalid_recipes_are_errors(tmp_path):
         "r.yaml: recipe key 'iterations' is 0: it should be greater than or equal to 1."
     )
     with pytest.raises(UserError) as caught:
-        recipes.named("embeded")
+        recipes.named("embeded")  # codespell:ignore
     assert str(caught.value) == (
         f"There is no recipe and no file 'embeded'; give a YAML or JSON file, or one of {', '.join(RECIPES)}; "
         "the nearest is 'embedded'."
