@@ -24,7 +24,7 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
 def pytest_collection_modifyitems(items):
     """Mark the tests of slow.txt: `make test-fast` leaves them out."""
-    listed = slow.listed()
+    listed = slow.read_list()
     for item in items:
-        if slow.name_of(item.nodeid) in listed:
+        if slow.is_slow(item.nodeid, listed):
             item.add_marker(pytest.mark.slow)

@@ -1,8 +1,8 @@
-"""Which tests are slow, from measured times: `python -m tests.support.slow JUNIT.xml…` rewrites tests/slow.txt.
+"""Which tests are slow by measured times: `python -m tests.support.slow FULL.xml [FAST.xml]` rewrites tests/slow.txt.
 
-Measure with `uv run pytest --junitxml=JUNIT.xml`. A test function is slow if one of its cases takes LIMIT_SECONDS or
-longer, with the fixtures that the case sets up. Times of several files are merged: a second run without the slow tests
-(`make test-fast`) finds those that now set up the fixture of a slow one, so pass both files.
+FULL.xml is a JUnit report of all tests (`uv run pytest --junitxml=FULL.xml`). A test function is slow if a case of it
+takes LIMIT_SECONDS or longer, with the fixtures that the case sets up. FAST.xml is a report of a run without these
+(`make test-fast`): where a fast test now sets up the fixture of a slow one, its whole file is listed.
 """
 
 import sys
@@ -13,31 +13,32 @@ LIMIT_SECONDS = 0.4
 LIST = Path(__file__).parents[1] / "slow.txt"
 
 
-def name_of(node_id: str) -> str:
-    """A test function without its parameters: `tests/sctd/x.py::test_y`."""
-    return node_id.partition("[")[0]
+def is_slow(node_id: str, listed: frozenset[str]) -> bool:
+    """Whether a test is listed: its function without parameters, `tests/sctd/x.py::test_y`, or its file."""
+    function = node_id.partition("[")[0]
+    return function in listed or function.partition("::")[0] in listed
 
 
-def listed() -> frozenset[str]:
-    """The functions that are marked slow."""
+def read_list() -> frozenset[str]:
+    """The functions and files that are marked slow."""
     return frozenset(LIST.read_text(encoding="utf-8").split()) if LIST.is_file() else frozenset()
 
 
-def measured(report: Path) -> dict[str, float]:
-    """The longest case of each test function in a JUnit report, in seconds."""
-    found: dict[str, float] = {}
-    for case in ElementTree.parse(report).iter("testcase"):
-        name = f"{case.attrib['classname'].replace('.', '/')}.py::{name_of(case.attrib['name'])}"
-        found[name] = max(found.get(name, 0.0), float(case.attrib["time"]))
-    return found
+def slow_functions(report: Path) -> set[str]:
+    """The test functions of a JUnit report with a case of LIMIT_SECONDS or longer."""
+    return {
+        f"{case.attrib['classname'].replace('.', '/')}.py::{case.attrib['name'].partition('[')[0]}"
+        for case in ElementTree.parse(report).iter("testcase")
+        if float(case.attrib["time"]) >= LIMIT_SECONDS
+    }
 
 
 def main() -> None:
-    slow = {
-        name for report in sys.argv[1:] for name, seconds in measured(Path(report)).items() if seconds >= LIMIT_SECONDS
-    }
-    LIST.write_text("\n".join(sorted(slow)) + "\n", encoding="utf-8")
-    print(f"{len(slow)} slow test functions in {LIST.name}")
+    full, *fast = map(Path, sys.argv[1:])
+    files = {name.partition("::")[0] for report in fast for name in slow_functions(report)}
+    functions = {name for name in slow_functions(full) if name.partition("::")[0] not in files}
+    LIST.write_text("\n".join(sorted(files | functions)) + "\n", encoding="utf-8")
+    print(f"{len(files)} slow files and {len(functions)} slow functions in {LIST.name}")
 
 
 if __name__ == "__main__":
