@@ -96,7 +96,9 @@ class _Pages:
         scores = {metric: entry.scores[metric]["mean"] for metric in AVERAGED if metric in entry.scores}
         status, costs = entry.record["status"], entry.facts
         numbers = [(TITLES.get(metric, metric), facts.shown(value)) for metric, value in scores.items()]
-        numbers += [(f"{TITLES.get(metric, metric)} p10", facts.shown(entry.scores[metric]["p10"])) for metric in scores]
+        numbers += [
+            (f"{TITLES.get(metric, metric)} p10", facts.shown(entry.scores[metric]["p10"])) for metric in scores
+        ]
         numbers += [("time", _minutes(costs["seconds"])), ("Gaussians", f"{costs['num_gaussians']:,}")] if costs else []
         shown = {
             "label": entry.label,
