@@ -12,6 +12,7 @@ from pipeline.cli import (
     error_handling,
     examples,
     export,
+    help_format,
     nightly,
     report,
     runs,
@@ -41,7 +42,7 @@ def options(
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help=f"Print tracebacks of errors, as {error_handling.DEBUG}=1 does.")
+        bool, typer.Option("--debug", help=f"Print the traceback of an error (env var: {error_handling.DEBUG}).")
     ] = False,
 ) -> None:
     """Generate 3D assets from text by score distillation, score them and rank the methods."""
@@ -53,6 +54,7 @@ for module in (runs, export, weights, benchmark, nightly, cluster, report, study
     module.add_to(app)
 app.command("completion")(error_handling.handle_errors(completion.script))
 examples.add_to(app)
+help_format.add_to(app)
 
 
 def main() -> None:

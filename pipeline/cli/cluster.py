@@ -1,124 +1,41 @@
 """The commands `manifest`, `submit`, `schedule` and `job`: options become a checked job, then YAML or a submission."""
 
-import functools
-import inspect
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.completion import choices
+from pipeline.cli.cluster_options import (
+    KFP_LOOPBACK,
+    KUBEFLOW,
+    LOOPBACK,
+    OF_JOBS,
+    Address,
+    BenchCommand,
+    Command,
+    DashboardHost,
+    Delete,
+    Endpoint,
+    FolderName,
+    JobAddress,
+    JobEndpoint,
+    JobName,
+    JobNamespace,
+    OptionalBenchCommand,
+    OptionalCommand,
+    OptionalSchedule,
+    RayName,
+    RefusedTimeZone,
+    Resubmit,
+    Schedule,
+    Target,
+    TimeZone,
+    Wait,
+    program_of,
+    with_cluster_options,
+)
 from pipeline.cli.error_handling import handle_errors
 from pipeline.cli.options import AsJson
-
-Command = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="-- COMMAND...", help="Command to run: bench, generate, evaluate or reference with options."
-    ),
-]
-Name = Annotated[
-    str,
-    typer.Option(metavar="NAME", help="Name of the job or schedule. Submitting the same job again changes nothing."),
-]
-Schedule = Annotated[str, typer.Option(metavar="CRON", help="Cron schedule: '0 2 * * *'.")]
-TimeZone = Annotated[str | None, typer.Option(metavar="ZONE", help="Time zone of the schedule: Europe/Berlin.")]
-Wait = Annotated[bool, typer.Option("--wait", help="Wait until the job has ended; status 3 if it failed.")]
-Resubmit = Annotated[
-    bool, typer.Option("--resubmit", "--again", help="Replace a failed job of this name; its files are kept.")
-]
-Namespace = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Kubernetes namespace.", show_default="the current one")
-]
-Address = Annotated[
-    str, typer.Option(metavar="URL", envvar="RAY_API_SERVER_ADDRESS", help="Address of the Ray dashboard.")
-]
-Endpoint = Annotated[
-    str, typer.Option(metavar="URL", envvar="KF_PIPELINES_ENDPOINT", help="Address of the Kubeflow Pipelines API.")
-]
-KFP_LOOPBACK = "http://127.0.0.1:8888"
-LOOPBACK = "http://127.0.0.1:8265"
-
-
-def cluster_options(
-    name: Name,
-    image: Annotated[str, typer.Option(metavar="IMAGE", help="Container image with this program; see cluster/deploy.")],
-    namespace: Namespace = None,
-    gpus: Annotated[int, typer.Option(help="Total number of GPUs; 0 starts one worker without a GPU.")] = 1,
-    gpus_per_worker: Annotated[int, typer.Option(help="GPUs per pod.")] = 1,
-    gpu_type: Annotated[
-        str | None,
-        typer.Option(
-            metavar="VALUE", help="GPU type: a value of the node label nvidia.com/gpu.product, or LABEL=VALUE."
-        ),
-    ] = None,
-    gpu_memory: Annotated[int | None, typer.Option(metavar="GB", help="Minimum memory of a GPU, in GB.")] = None,
-    cpus: Annotated[int, typer.Option(help="CPU cores per worker pod.")] = 8,
-    memory: Annotated[int, typer.Option(metavar="GIB", help="Memory per worker pod, in GiB.")] = 32,
-    storage: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CLAIM|NFS|URL",
-            help="Storage for run folders: a ReadWriteMany PersistentVolumeClaim or nfs://SERVER/PATH (both mounted at "
-            "/storage), or s3://BUCKET/PATH.",
-            show_default="the command's --out",
-        ),
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|CLAIM|NFS",
-            help="Model weights: embedded, published (downloaded once per node), or a volume shared by all nodes "
-            "(downloaded once).",
-            show_default="the weights of the command's recipe",
-        ),
-    ] = None,
-    secret: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=KEY", help="Pass a key of a Kubernetes Secret as an environment variable of that name."
-        ),
-    ] = None,
-    queue: Annotated[str | None, typer.Option(metavar="NAME", help="Kueue LocalQueue.")] = None,
-    retries: Annotated[
-        int, typer.Option(help="Number of retries of a failed job, each with a new cluster that resumes the run.")
-    ] = 2,
-    deadline_hours: Annotated[float, typer.Option(help="Maximum duration of the job, in hours.")] = 24.0,
-    start_minutes: Annotated[float, typer.Option(help="Maximum time until the job starts, in minutes.")] = 30.0,
-    keep_minutes: Annotated[
-        float, typer.Option(help="Time to keep the pods after the job has ended, in minutes.")
-    ] = 60.0,
-    ray_version: Annotated[
-        str | None, typer.Option(help="Ray version in the image.", show_default="the installed version")
-    ] = None,
-) -> dict[str, Any]:
-    """The options of the commands that describe a job on Kubernetes, by name."""
-    return dict(locals())
-
-
-def program_of(context: typer.Context) -> Any:
-    """The whole command line, with which `submit` and `manifest` parse the command after --."""
-    return context.find_root().command
-
-
-def with_cluster_options(command: Callable[..., int]) -> Callable[..., int]:
-    """Add the options of `cluster_options` to a command, which gets them as its first argument."""
-    own = list(inspect.signature(command).parameters.values())[1:]
-    shared = dict(inspect.signature(cluster_options).parameters)
-    if any(parameter.name == "delete" for parameter in own):
-        shared["image"] = shared["image"].replace(default="")  # not needed with --delete
-
-    @functools.wraps(command)
-    def run(context: typer.Context, **options: Any) -> int:
-        chosen = {key: options.pop(key) for key in shared}
-        return command(chosen | {"program": program_of(context)}, **options)
-
-    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-    parameters = [context, *(p.replace(kind=p.KEYWORD_ONLY) for p in (*own, *shared.values()))]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in parameters}
-    return run
-
 
 Verbs = tuple[tuple[str, Callable[..., int]], ...]
 
@@ -127,7 +44,7 @@ def add_to(app: typer.Typer) -> None:
     """Add these groups of commands."""
     for name, text, verbs in (
         ("manifest", "Print Kubernetes manifests for kubectl apply -f -.", MANIFESTS),
-        ("submit", "Run a command here, on Ray, KubeRay or Kubeflow Pipelines.", SUBMITS),
+        ("submit", "Submit a command to this machine, Ray, KubeRay or Kubeflow.", SUBMITS),
         ("schedule", "Run a command on a schedule. The same name updates the existing schedule.", SCHEDULES),
         ("job", "Show the status and logs of a submitted job, or cancel it.", JOBS),
     ):
@@ -141,55 +58,61 @@ def add_to(app: typer.Typer) -> None:
 # ---- manifest -----------------------------------------------------------------------------------------------------
 
 
-@with_cluster_options
+@with_cluster_options("Name of the RayJob.")
 def _ray_job(chosen: dict[str, Any], command: Command) -> int:
-    """Print a RayJob: a cluster for one command.
+    """Print a RayJob, which runs one command on a new cluster.
 
-    The cluster ends with the command. A failed job is retried on a new cluster, and each retry resumes the run.
+    The cluster is deleted --keep-minutes after the command has ended. A failed job is retried on a new cluster, and
+    each retry resumes the run.
     """
     from pipeline.commands import cluster as commands
 
     return commands.show_ray_job(chosen, command)
 
 
-@with_cluster_options
-def _ray_cluster(
-    chosen: dict[str, Any],
-    dashboard_host: Annotated[str, typer.Option(help="Address that the dashboard listens on.")] = "127.0.0.1",
-) -> int:
+@with_cluster_options(
+    "Name of the RayCluster.",
+    {
+        "storage": {"show_default": False},
+        "weights": {"show_default": "embedded"},
+        "queue": {"help": "Kueue LocalQueue to submit the cluster to."},
+    },
+    hidden=OF_JOBS,
+)
+def _ray_cluster(chosen: dict[str, Any], dashboard_host: DashboardHost = "127.0.0.1") -> int:
     """Print a RayCluster for `submit ray`.
 
-    Its dashboard is reached through kubectl port-forward.
+    Use kubectl port-forward to reach its dashboard.
     """
     from pipeline.commands import cluster as commands
 
     return commands.show_ray_cluster(chosen, dashboard_host)
 
 
-@with_cluster_options
+@with_cluster_options("Name of the CronJob.")
 def _cron_job(chosen: dict[str, Any], command: Command, schedule: Schedule, time_zone: TimeZone = None) -> int:
     """Print a CronJob that runs `submit kuberay`.
 
-    Its RBAC objects are printed, too. Jobs do not overlap.
+    Also prints its RBAC objects. Jobs do not overlap.
     """
     from pipeline.commands import cluster as commands
 
     return commands.show_cron_job(chosen, command, schedule, time_zone)
 
 
-@with_cluster_options
+@with_cluster_options("Name of the RayCronJob.", hidden=["queue"])
 def _ray_cron_job(chosen: dict[str, Any], command: Command, schedule: Schedule, time_zone: TimeZone = None) -> int:
-    """Print a RayCronJob, KubeRay's own schedule.
+    """Print a RayCronJob (KubeRay's scheduler resource).
 
-    RayCronJobs are alpha and disabled by default. They have no queues, and jobs may overlap.
+    RayCronJobs are alpha and disabled by default. Kueue queues are not supported, and jobs may overlap.
     """
     from pipeline.commands import cluster as commands
 
     return commands.show_ray_cron_job(chosen, command, schedule, time_zone)
 
 
-@with_cluster_options
-def _pipeline(chosen: dict[str, Any], command: Command) -> int:
+@with_cluster_options("Name of the RayJob of bench and of the run folder.", KUBEFLOW, required="storage")
+def _pipeline(chosen: dict[str, Any], command: BenchCommand) -> int:
     """Print a Kubeflow pipeline as IR YAML.
 
     Its steps are weights, reference, bench (a RayJob), evaluate and leaderboard.
@@ -211,14 +134,7 @@ MANIFESTS: Verbs = (
 # ---- submit ------------------------------------------------------------------------------------------------------
 
 
-def _local(
-    context: typer.Context,
-    command: Command,
-    name: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Name of the run folder in runs/.", show_default="named after the settings"),
-    ] = None,
-) -> int:
+def _local(context: typer.Context, command: Command, name: FolderName = None) -> int:
     """Run the command on this machine.
 
     Run it again to resume; finished work is not repeated.
@@ -231,39 +147,42 @@ def _local(
 def _on_ray(
     context: typer.Context,
     command: Command,
-    name: Name,
+    name: RayName,
     address: Address = LOOPBACK,
     wait: Wait = False,
     resubmit: Resubmit = False,
 ) -> int:
-    """Run the command on an existing Ray cluster, through its Jobs API."""
+    """Run the command on an existing Ray cluster, through its Jobs API.
+
+    Attaches to an existing job with the same name and the same command.
+    """
     from pipeline.commands import cluster as commands
 
     return commands.submit_to_ray(program_of(context), command, name, address, wait=wait, resubmit=resubmit)
 
 
-@with_cluster_options
+@with_cluster_options("Name of the RayJob; also of the run folder, if the command has no --out.")
 def _on_kuberay(chosen: dict[str, Any], command: Command, wait: Wait = False, resubmit: Resubmit = False) -> int:
-    """Run the command as a RayJob, on a cluster of its own.
+    """Run the command as a RayJob on a dedicated cluster.
 
-    If a job of this name with the same request exists, attach to it.
+    Attaches to an existing job with the same name and the same specification.
     """
     from pipeline.commands import cluster as commands
 
     return commands.submit_to_kuberay(chosen, command, wait=wait, resubmit=resubmit)
 
 
-@with_cluster_options
+@with_cluster_options("Name of the pipeline run, its RayJob and its run folder.", KUBEFLOW, required="storage")
 def _on_kubeflow(
     chosen: dict[str, Any],
-    command: Command,
+    command: BenchCommand,
     endpoint: Endpoint = KFP_LOOPBACK,
     wait: Wait = False,
     resubmit: Resubmit = False,
 ) -> int:
     """Run bench as a Kubeflow pipeline.
 
-    If a run of this name with the same request exists, attach to it.
+    Attaches to an existing pipeline run with the same name and the same specification.
     """
     from pipeline.commands import cluster as commands
 
@@ -274,16 +193,8 @@ SUBMITS: Verbs = (("local", _local), ("ray", _on_ray), ("kuberay", _on_kuberay),
 
 # ---- schedule -----------------------------------------------------------------------------------------------------
 
-OptionalSchedule = Annotated[
-    str, typer.Option("--schedule", metavar="CRON", help="Cron schedule: '0 2 * * *' or @daily.")
-]
-Delete = Annotated[bool, typer.Option("--delete", help="Delete the schedule; jobs that it started continue.")]
-OptionalCommand = Annotated[
-    list[str] | None, typer.Argument(metavar="-- COMMAND...", help="Command to run; omit it with --delete.")
-]
 
-
-@with_cluster_options
+@with_cluster_options("Name of the CronJob.")
 def _by_cron_job(
     chosen: dict[str, Any],
     command: OptionalCommand = None,
@@ -293,25 +204,25 @@ def _by_cron_job(
 ) -> int:
     """Create, update or delete a Kubernetes CronJob.
 
-    It starts a RayJob with a new run folder each time. Jobs do not overlap.
+    Each time, it starts a RayJob with a new run folder. Jobs do not overlap.
     """
     from pipeline.commands import cluster as commands
 
     return commands.schedule_by_cron_job(chosen, command, schedule, time_zone, delete=delete)
 
 
-@with_cluster_options
+@with_cluster_options("Name of the recurring run.", KUBEFLOW, required="storage")
 def _by_kubeflow(
     chosen: dict[str, Any],
-    command: OptionalCommand = None,
+    command: OptionalBenchCommand = None,
     schedule: OptionalSchedule = "",
-    time_zone: TimeZone = None,
+    time_zone: RefusedTimeZone = None,
     endpoint: Endpoint = KFP_LOOPBACK,
     delete: Delete = False,
 ) -> int:
-    """Create, update or delete a recurring run of Kubeflow.
+    """Create, update or delete a Kubeflow Pipelines recurring run.
 
-    It starts a pipeline with a RayJob and a new run folder each time. Runs do not overlap.
+    Each time, it starts a pipeline run with a new RayJob and a new run folder. Pipeline runs do not overlap.
     """
     from pipeline.commands import cluster as commands
 
@@ -322,28 +233,18 @@ SCHEDULES: Verbs = (("cronjob", _by_cron_job), ("kfp", _by_kubeflow))
 
 # ---- job ----------------------------------------------------------------------------------------------------------
 
-Target = Annotated[
-    str,
-    typer.Argument(
-        metavar="ray|kuberay|kfp",
-        autocompletion=choices("pipeline.commands.cluster", "TARGETS"),
-        help="Where the job was submitted.",
-    ),
-]
-JobName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the job.")]
-
 
 def _status(
     target: Target,
     name: JobName,
-    address: Address = LOOPBACK,
-    namespace: Namespace = None,
-    endpoint: Endpoint = KFP_LOOPBACK,
+    address: JobAddress = LOOPBACK,
+    namespace: JobNamespace = None,
+    endpoint: JobEndpoint = KFP_LOOPBACK,
     json: AsJson = False,
 ) -> int:
     """Print the state of a job: waiting, running, succeeded or failed.
 
-    For a failed job, the reason is printed and the exit status is 3.
+    For a failed job, the reason is printed. Exit status: 3 if the job failed, else 0.
     """
     from pipeline.commands import cluster as commands
 
@@ -353,9 +254,9 @@ def _status(
 def _logs(
     target: Target,
     name: JobName,
-    address: Address = LOOPBACK,
-    namespace: Namespace = None,
-    endpoint: Endpoint = KFP_LOOPBACK,
+    address: JobAddress = LOOPBACK,
+    namespace: JobNamespace = None,
+    endpoint: JobEndpoint = KFP_LOOPBACK,
 ) -> int:
     """Print the output of a job."""
     from pipeline.commands import cluster as commands
@@ -366,9 +267,9 @@ def _logs(
 def _cancel(
     target: Target,
     name: JobName,
-    address: Address = LOOPBACK,
-    namespace: Namespace = None,
-    endpoint: Endpoint = KFP_LOOPBACK,
+    address: JobAddress = LOOPBACK,
+    namespace: JobNamespace = None,
+    endpoint: JobEndpoint = KFP_LOOPBACK,
 ) -> int:
     """Stop and delete a job; its run folder is kept."""
     from pipeline.commands import cluster as commands
