@@ -62,13 +62,13 @@ class Job(BaseModel):
     def _rules(self) -> Self:
         if self.gpus < 0 or self.gpus_per_worker < 1 or self.gpus % self.gpus_per_worker:
             raise ManifestError(
-                f"--gpus is {self.gpus} and --gpus-per-worker {self.gpus_per_worker}; give a multiple of it, or "
-                "--gpus 0 for one worker without a GPU."
+                f"--gpus is {self.gpus} and --gpus-per-worker is {self.gpus_per_worker}; --gpus must be a multiple of "
+                "--gpus-per-worker, or 0 for one worker without a GPU."
             )
         if min(self.cpus, self.memory) < 1:
-            raise ManifestError(f"--cpus is {self.cpus} and --memory {self.memory}; give at least 1 of each.")
+            raise ManifestError(f"--cpus is {self.cpus} and --memory is {self.memory}; expected at least 1 of each.")
         if not self.gpus and (self.gpu_type or self.gpu_memory):
-            raise ManifestError("--gpus is 0, but --gpu-type or --gpu-memory is given; leave them out.")
+            raise ManifestError("--gpus is 0, but --gpu-type or --gpu-memory is set; omit them.")
         if self.retries < 0 or min(self.deadline_hours, self.start_minutes) <= 0 or self.keep_minutes < 0:
             raise ManifestError(
                 f"--retries is {self.retries}, --deadline-hours {self.deadline_hours:g}, --start-minutes "
@@ -81,11 +81,11 @@ class Job(BaseModel):
         ):
             if where and not where.startswith(urls) and not DNS_1123.fullmatch(where):
                 raise ManifestError(
-                    f"{option} is {where!r}; give the name of a PersistentVolumeClaim, nfs://SERVER/PATH"
+                    f"{option} is {where!r}; expected the name of a PersistentVolumeClaim, nfs://SERVER/PATH"
                     f"{' or s3://BUCKET/PATH' if len(urls) > 1 else ': weights are read as local files'}."
                 )
         if "" in self.command:
-            raise ManifestError("The command contains an empty word; remove it, or give the missing value.")
+            raise ManifestError("The command contains an empty argument; remove it, or pass the missing value.")
         return self
 
     @property
@@ -169,7 +169,7 @@ def secret(text: str) -> Secret:
     name, _, key = text.partition("=")
     if not DNS_1123.fullmatch(name) or not VARIABLE.fullmatch(key):
         raise ManifestError(
-            "--secret names no key of a Secret; give NAME=KEY, for example --secret hub=HF_TOKEN for the key "
-            "HF_TOKEN of the Secret hub: values stay in the cluster."
+            "--secret names no key of a Secret; pass NAME=KEY, for example --secret hub=HF_TOKEN for the key "
+            "HF_TOKEN of the Secret hub: secret values are never passed on the command line."
         )
     return Secret(name=name, key=key)

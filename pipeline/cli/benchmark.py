@@ -15,16 +15,18 @@ def speed(
     weights: WeightsFolder = None,
     gaussians: Annotated[
         int | None,
-        typer.Option(help="Number of Gaussians.", show_default="150,000; 3,000 with the bundled models"),
+        typer.Option(metavar="N", help="Number of Gaussians.", show_default="150,000; 3,000 with the bundled models"),
     ] = None,
-    iterations: Annotated[int, typer.Option(help="Number of iterations to time, after 5 warm-up iterations.")] = 20,
+    iterations: Annotated[
+        int, typer.Option(metavar="N", help="Number of iterations to time, after 5 warm-up iterations.")
+    ] = 20,
     set_: Settings = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all measurements to a JSON file.")] = None,
     json: AsJson = False,
 ) -> int:
-    """Time an iteration and its parts.
+    """Time a training iteration and its stages.
 
-    The plain loop and the CUDA-graph path are timed in one run and compared with the roofline, a lower bound.
+    Times eager execution and CUDA graphs, and compares both with the roofline lower bound.
     """
     from pipeline.commands import speed as commands
 
@@ -34,6 +36,6 @@ def speed(
 
 def add_to(app: typer.Typer) -> None:
     """Add the group `benchmark`."""
-    group = typer.Typer(help="Measure the speed of this machine.", no_args_is_help=True, rich_markup_mode=None)
+    group = typer.Typer(help="Measure the iteration time on this machine.", no_args_is_help=True, rich_markup_mode=None)
     group.command()(handle_errors(speed))
     app.add_typer(group, name="benchmark")

@@ -15,7 +15,12 @@ from pipeline.errors import UserError, nearest
 PROGRAM, VARIABLE = "segmentdreamer", "_SEGMENTDREAMER_COMPLETE"
 SHELLS = "bash", "zsh", "fish"
 
-Shell = Annotated[str, typer.Argument(metavar="|".join(SHELLS), help="Shell.", autocompletion=lambda: list(SHELLS))]
+Shell = Annotated[
+    str,
+    typer.Argument(
+        metavar="|".join(SHELLS), help="Shell to generate the script for.", autocompletion=lambda: list(SHELLS)
+    ),
+]
 
 
 def script(shell: Shell) -> None:
@@ -26,9 +31,7 @@ def script(shell: Shell) -> None:
     from typer.completion import get_completion_script
 
     if shell not in SHELLS:
-        raise UserError(
-            f"There is no completion for {shell!r}; choose from {', '.join(SHELLS)}{nearest(shell, SHELLS)}."
-        )
+        raise UserError(f"Unknown shell {shell!r}; choose from {', '.join(SHELLS)}{nearest(shell, SHELLS)}.")
     print(get_completion_script(prog_name=PROGRAM, complete_var=VARIABLE, shell=shell))
 
 

@@ -43,10 +43,10 @@ EXAMPLES = {
     ),
     "manifest raycluster": ("manifest raycluster --name shared --image IMAGE:1 --gpus 16 --storage runs",),
     "manifest cronjob": (
-        "manifest cronjob --name nightly --image IMAGE:1 --storage runs --schedule '0 2 * * *' -- bench",
+        "manifest cronjob --name daily --image IMAGE:1 --storage runs --schedule '0 2 * * *' -- bench",
     ),
     "manifest raycronjob": (
-        "manifest raycronjob --name nightly --image IMAGE:1 --storage runs --schedule '0 2 * * *' -- bench",
+        "manifest raycronjob --name daily --image IMAGE:1 --storage runs --schedule '0 2 * * *' -- bench",
     ),
     "manifest kfp": ("manifest kfp --name paper --image IMAGE:1 --storage runs -- bench --recipe paper",),
     "submit local": ("submit local --name mine -- bench",),
@@ -56,12 +56,12 @@ EXAMPLES = {
     ),
     "submit kfp": ("submit kfp --wait --name paper --image IMAGE:1 --storage runs -- bench --recipe paper",),
     "schedule cronjob": (
-        "schedule cronjob --name nightly --image IMAGE:1 --storage runs --schedule '0 2 * * *' -- bench",
-        "schedule cronjob --name nightly --delete",
+        "schedule cronjob --name daily --image IMAGE:1 --storage runs --schedule '0 2 * * *' -- bench",
+        "schedule cronjob --name daily --delete",
     ),
     "schedule kfp": (
-        "schedule kfp --name nightly --image IMAGE:1 --storage runs --schedule '0 2 * * *' -- bench",
-        "schedule kfp --name nightly --delete",
+        "schedule kfp --name daily --image IMAGE:1 --storage runs --schedule '0 2 * * *' -- bench",
+        "schedule kfp --name daily --delete",
     ),
     "job status": ("job status kuberay paper", "job status kfp paper --json"),
     "job logs": ("job logs kuberay paper",),

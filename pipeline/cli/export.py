@@ -11,7 +11,9 @@ from pipeline.cli.options import EXPORTS
 
 
 def export(
-    asset: Annotated[Path, typer.Argument(metavar="ASSET", help="A .ply file, an item's folder or a run folder.")],
+    asset: Annotated[
+        Path, typer.Argument(metavar="ASSET", help="A .ply file, the folder of an asset, or a run folder.")
+    ],
     to: Annotated[
         list[str],
         typer.Option(
@@ -22,7 +24,9 @@ def export(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE|DIR", help="Output file or folder.", show_default="here, named after the prompt"),
+        typer.Option(
+            metavar="FILE|DIR", help="Output file or folder.", show_default="current directory, named after the prompt"
+        ),
     ] = None,
     prompt: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Select an asset of a run folder by its prompt.")
@@ -30,17 +34,19 @@ def export(
     job: Annotated[
         str | None, typer.Option(metavar="ID", help="Select an asset of a run folder by its job id, or a prefix of it.")
     ] = None,
-    mesh: Annotated[bool, typer.Option("--mesh", help="Write a .glb as a triangle mesh instead of splats.")] = False,
+    mesh: Annotated[
+        bool, typer.Option("--mesh", help="With --to glb, export a triangle mesh instead of splats.")
+    ] = False,
     up: Annotated[
         str | None, typer.Option(metavar="AXIS", help="Up axis: z, y or -y.", show_default="the format's convention")
     ] = None,
-    size: Annotated[int, typer.Option(help="Width and height of videos and views, in pixels.")] = 512,
+    size: Annotated[int, typer.Option(metavar="PIXELS", help="Width and height of videos and views, in pixels.")] = 512,
     azimuth: Annotated[
         float | None,
         typer.Option(
             metavar="DEGREES",
-            help="Azimuth of a single .png view; 0 is the front.",
-            show_default="a contact sheet of several views",
+            help="Render one view at this azimuth (0 is the front) for --to png. Without it, a contact sheet is "
+            "written.",
         ),
     ] = None,
 ) -> int:

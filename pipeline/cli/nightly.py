@@ -14,9 +14,9 @@ from pipeline.cli.options import (
     CheckpointSeconds,
     EvalPlacement,
     ExecutorName,
-    Limit,
     Log,
-    Objective,
+    NightlyLimit,
+    Objectives,
     RecipeName,
     Report,
     RunFolder,
@@ -36,7 +36,11 @@ def nightly(
     baseline: BaselineFolder = None,
     gates: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="TOML file with the tolerance of each metric.", show_default="bundled gates"),
+        typer.Option(
+            metavar="FILE",
+            help="TOML file with the regression tolerance (gate) of each metric.",
+            show_default="bundled gates",
+        ),
     ] = None,
     suite: Annotated[
         str | None,
@@ -44,11 +48,11 @@ def nightly(
             metavar="NAME|FILE",
             autocompletion=completion.suites,
             help="Prompt suite.",
-            show_default=f"first {NIGHTLY_LIMIT} prompts of {DEFAULT_SUITE}",
+            show_default=DEFAULT_SUITE,
         ),
     ] = None,
-    limit: Limit = None,
-    objective: Objective = "sctd",
+    limit: NightlyLimit = None,
+    objective: Objectives = "sctd",
     recipe: RecipeName = "embedded",
     weights: WeightsFolder = None,
     seed: Seed = 0,
@@ -65,10 +69,10 @@ def nightly(
     set_: Settings = None,
     report: Report = True,
 ) -> int | None:
-    """Benchmark this version and test it against a baseline.
+    """Run a regression benchmark of this commit against a baseline.
 
-    Assets are compared prompt by prompt. The verdict is PASS or INCONCLUSIVE (status 0) or FAIL (status 5). Before the
-    run, the metrics are checked on frozen renders. `nightly accept RUN` pins a baseline.
+    First, the metrics are verified on stored reference renders. Then assets are compared prompt by prompt. Exit status:
+    0 if the verdict is PASS or INCONCLUSIVE, 5 if it is FAIL. `nightly accept RUN` sets the baseline.
     """
     if context.invoked_subcommand is not None:
         return None
@@ -88,9 +92,9 @@ def nightly(
 def accept(
     folder: RunFolder,
     baseline: BaselineFolder = None,
-    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why later runs are compared with this one.")] = "",
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Reason for setting this baseline.  [required]")] = "",
 ) -> int:
-    """Pin a finished run as the baseline.
+    """Set a finished run as the baseline.
 
     Older baselines are kept.
     """

@@ -16,20 +16,44 @@ Suite = Annotated[
     typer.Option(
         metavar="NAME|FILE",
         autocompletion=completion.suites,
-        help="Prompt suite: embedded40, dreamfusion40 (reconstructed: the authors' list is not public), "
-        "dreamfusion415, or a text file with one prompt per line.",
-        show_default=f"first {DEFAULT_LIMIT} prompts of {DEFAULT_SUITE}",
+        help="Prompt suite: embedded40, dreamfusion40, dreamfusion415, or a text file with one prompt per line. "
+        "dreamfusion40 is reconstructed: the authors' list is not public.",
+        show_default=DEFAULT_SUITE,
     ),
 ]
 Prompts = Annotated[
     list[str] | None, typer.Option("--prompt", metavar="TEXT", help="Prompt, instead of a suite. Repeatable.")
 ]
-Limit = Annotated[int | None, typer.Option(help="Maximum number of prompts.", show_default="all prompts of the suite")]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Maximum number of prompts.",
+        show_default=f"all; without --suite and --prompt, {DEFAULT_LIMIT} of {DEFAULT_SUITE}",
+    ),
+]
+NightlyLimit = Annotated[
+    int | None,
+    typer.Option(
+        "--limit",
+        metavar="N",
+        help="Maximum number of prompts.",
+        show_default=f"all; without --suite, {NIGHTLY_LIMIT} of {DEFAULT_SUITE}",
+    ),
+]
+PAPER_DEFAULT = "on for the paper recipe, except with the bundled models"
+ONE_OBJECTIVE = "Distillation objective, or FILE.py:FUNCTION."
 Objective = Annotated[
     str,
+    typer.Option(metavar="NAME", autocompletion=completion.objectives, help=ONE_OBJECTIVE),
+]
+Objectives = Annotated[
+    str,
     typer.Option(
+        "--objective",
+        metavar="NAME",
         autocompletion=completion.objectives,
-        help="Distillation objective, or FILE.py:FUNCTION. Separate several with commas: sctd,sds.",
+        help=f"{ONE_OBJECTIVE} Separate several with commas: sctd,sds.",
     ),
 ]
 RecipeName = Annotated[
@@ -37,15 +61,15 @@ RecipeName = Annotated[
     typer.Option(
         metavar="NAME|FILE",
         autocompletion=completion.choices("sctd.recipe.presets", "RECIPES"),
-        help="Recipe: embedded, paper, a variant of these, or a YAML or JSON file.",
+        help="Recipe: a preset (embedded, paper, embedded-avatar, …), or a YAML or JSON file.",
     ),
 ]
 WeightsFolder = Annotated[
     str | None,
     typer.Option(
         metavar="NAME|DIR",
-        help="Model weights: embedded (bundled models), published (downloaded by `weights fetch`), or a folder with "
-        "prior/, scorer/, reward/ and reference.npz.",
+        help="Model weights: embedded (bundled models), published (see `weights fetch`), or a folder with prior/, "
+        "scorer/, reward/ and reference.npz.",
         show_default="embedded; published for the paper's recipes",
     ),
 ]
@@ -54,25 +78,28 @@ PublishedFolder = Annotated[
     typer.Option(
         "--weights",
         metavar="NAME|DIR",
-        help="Folder of model weights.",
-        show_default="published: SEGMENTDREAMER_WEIGHTS",
+        help="Model weights: published (env var of their folder: SEGMENTDREAMER_WEIGHTS), embedded, or a folder.",
+        show_default="published",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Seed = Annotated[int, typer.Option(help="Random seed.")]
-Views = Annotated[int, typer.Option(help="Number of views to score per asset; the paper uses 120.")]
+Seed = Annotated[int, typer.Option(metavar="N", help="Random seed.")]
+Views = Annotated[int, typer.Option(metavar="N", help="Number of views to score per asset; the paper uses 120.")]
 Workers = Annotated[
     int | None,
     typer.Option(
-        help="Number of assets to generate in parallel.", show_default="one per GPU; without GPUs, one per CPU core"
+        metavar="N",
+        help="Number of assets to generate in parallel.",
+        show_default="one per GPU; without GPUs, one per CPU core",
     ),
 ]
 ExecutorName = Annotated[
     str,
     typer.Option(
         "--executor",
+        metavar="NAME",
         autocompletion=completion.choices("pipeline.commands.bench", "EXECUTORS"),
-        help="ray, or inline to run all jobs one by one in this process.",
+        help="Executor: ray, or inline (run jobs sequentially in this process).",
     ),
 ]
 Log = Annotated[
@@ -89,32 +116,45 @@ EvalPlacement = Annotated[
     typer.Option(
         metavar="PLACEMENT",
         autocompletion=completion.choices("pipeline.work.placement", "PLACEMENTS"),
-        help="Where to score assets: shared (a fifth of a generator's GPU), dedicated (a GPU of its own; with a single "
-        "GPU, after all assets are generated), cpu, or auto (shared).",
+        help="Where to score assets: shared (0.2 of the GPU of a generation worker), dedicated (a GPU without "
+        "generation workers; if there is only one GPU, after generation), cpu, or auto (currently shared).",
     ),
 ]
 StallSeconds = Annotated[
-    float, typer.Option(help="Shortest time without a heartbeat after which a worker counts as stalled, in seconds.")
+    float,
+    typer.Option(
+        metavar="SECONDS",
+        help="Minimum heartbeat timeout after which a worker is considered stalled, in seconds.",
+    ),
 ]
 Live = Annotated[
     int | None,
     typer.Option(
         metavar="PORT",
-        help="Show assets in the browser during generation, on this port of this machine only (needs [live]). "
-        "0 picks a free port.",
+        help="Show assets in the browser during generation, on this port of the loopback interface; 0 picks a free "
+        "port. Requires pip install 'segmentdreamer[live]'.",
         show_default="off",
     ),
 ]
 Track = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Also log settings, losses and scores to mlflow or wandb.")
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Also log settings, losses and scores to an experiment tracker: mlflow or wandb."
+    ),
 ]
-CheckpointSeconds = Annotated[float, typer.Option(help="Time between checkpoints of an asset, in seconds.")]
+CheckpointSeconds = Annotated[
+    float,
+    typer.Option(
+        metavar="SECONDS",
+        help="Time between checkpoints of an asset, in seconds; 0 saves after every iteration.",
+    ),
+]
 Out = Annotated[
     str | None,
     typer.Option(
         metavar="DIR|URL",
         help="Run folder: runs/a or s3://bucket/a.",
-        show_default="in runs/, named after the settings",
+        show_default="runs/SUITE-OBJECTIVES-DIGEST",
     ),
 ]
 Settings = Annotated[
@@ -132,8 +172,8 @@ Sweeps = Annotated[
         "--sweep",
         metavar="KEY=VALUES",
         autocompletion=completion.settings,
-        help="Sweep a recipe key, with a leaderboard row per value: times.num_segments=1,3,5. Several sweeps are "
-        "combined as a product. Separate values that contain commas with semicolons: "
+        help="Sweep a recipe key, with a leaderboard row per value: times.num_segments=1,3,5. Several sweeps form "
+        "a Cartesian product. Separate values that contain commas with semicolons: "
         "'cameras.radius=2.8,3.5;2.6,3.2'.",
     ),
 ]
@@ -142,7 +182,11 @@ RunFolders = Annotated[list[str], typer.Argument(metavar="DIR|URL...", help="Run
 Report = Annotated[bool, typer.Option("--report/--no-report", help="Write the report pages to report/.")]
 BaselineFolder = Annotated[
     str | None,
-    typer.Option("--baseline", metavar="DIR|URL", help="Folder with the baselines and the history of nightly runs."),
+    typer.Option(
+        "--baseline",
+        metavar="DIR|URL",
+        help="Folder with the baselines and the history of nightly runs.  [required]",  # the command checks it
+    ),
 ]
 
 

@@ -4,10 +4,13 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli import completion
 from pipeline.cli.error_handling import OK, handle_errors, status_of
 from pipeline.cli.options import (
     DEFAULT_LIMIT,
     DEFAULT_SUITE,
+    ONE_OBJECTIVE,
+    PAPER_DEFAULT,
     AsJson,
     CheckpointSeconds,
     EvalPlacement,
@@ -15,7 +18,7 @@ from pipeline.cli.options import (
     Limit,
     Live,
     Log,
-    Objective,
+    Objectives,
     Out,
     Prompts,
     RecipeName,
@@ -40,7 +43,7 @@ def bench(
     suite: Suite = None,
     prompt: Prompts = None,
     limit: Limit = None,
-    objective: Objective = "sctd",
+    objective: Objectives = "sctd",
     recipe: RecipeName = "embedded",
     weights: WeightsFolder = None,
     seed: Seed = 0,
@@ -58,10 +61,10 @@ def bench(
     report: Report = True,
     live: Live = None,
 ) -> int:
-    """Generate an asset for every prompt, score it from all sides and rank the methods.
+    """Generate, score and rank assets for a set of prompts.
 
-    The methods are the objectives, or the settings of a sweep. Run the same command again to resume; finished work is
-    not repeated.
+    The ranked methods are the objectives, or the settings of a sweep. Run the same command again to resume; finished
+    work is not repeated.
     """
     from pipeline.commands import bench as commands
 
@@ -75,22 +78,43 @@ def bench(
 
 def generate(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text prompt: 'a red mushroom'.")],
-    objective: Objective = "sctd",
+    objective: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            autocompletion=completion.objectives,
+            help=f"{ONE_OBJECTIVE} Several, separated by commas, generate an asset each.",
+        ),
+    ] = "sctd",
     recipe: RecipeName = "embedded",
     weights: WeightsFolder = None,
     seed: Seed = 0,
-    workers: Workers = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Number of assets to generate in parallel, if there are several objectives.",
+            show_default="one per GPU; without GPUs, one per CPU core",
+        ),
+    ] = None,
     executor: ExecutorName = "ray",
     stall_seconds: StallSeconds = 180.0,
     checkpoint_seconds: CheckpointSeconds = 20.0,
     log: Log = "auto",
-    out: Out = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR|URL",
+            help="Run folder: runs/a or s3://bucket/a.",
+            show_default="runs/PROMPT-OBJECTIVES-DIGEST",
+        ),
+    ] = None,
     set_: Settings = None,
     live: Live = None,
 ) -> int:
     """Generate an asset without scoring it.
 
-    The item's folder gets asset.ply, turntable.mp4 and contact.png.
+    Writes asset.ply, turntable.mp4 and contact.png to RUN/items/JOB/.
     """
     from pipeline.commands import bench as commands
 
@@ -105,7 +129,8 @@ def generate(
 def evaluate(
     folder: RunFolder,
     views: Annotated[
-        int | None, typer.Option(help="Number of views to score per asset.", show_default="as in the run")
+        int | None,
+        typer.Option(metavar="N", help="Number of views to score per asset.", show_default="as in the run"),
     ] = None,
     weights: Annotated[
         str | None,
@@ -120,7 +145,7 @@ def evaluate(
 ) -> int:
     """Score the assets of a run folder.
 
-    Scored assets are scored again only if the views or weights differ.
+    Assets that already have scores are skipped unless the views, the weights or the prompts of the run have changed.
     """
     from pipeline.commands import bench as commands
 
@@ -135,14 +160,14 @@ def leaderboard(
         typer.Option(
             "--paper/--no-paper",
             help="Append the paper's Table 2 in separate columns.",
-            show_default="for --recipe paper with published weights",
+            show_default=PAPER_DEFAULT,
         ),
     ] = None,
     json: AsJson = False,
 ) -> int:
     """Rank the methods of one or more run folders.
 
-    For a single folder, also update its tables and report.
+    With one run folder and no --out, its leaderboard files and report are rewritten.
     """
     from pipeline.commands import bench as commands
 
@@ -151,9 +176,9 @@ def leaderboard(
 
 
 def status(folder: RunFolder, json: AsJson = False) -> int:
-    """Show how far a run is, its failures and what to do next.
+    """Show the progress and failures of a run.
 
-    The run folder is only read.
+    Also suggests the next command. Does not modify the run folder.
     """
     from pipeline.commands import bench as commands
 

@@ -10,14 +10,14 @@ from pipeline.cli.options import AsJson
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Study folder.")]
 LOOPBACK, PORT = "127.0.0.1", 8000
-Url = Annotated[str, typer.Option(metavar="URL", help="Address at which volunteers reach `study serve`.")]
+Url = Annotated[str, typer.Option(metavar="URL", help="Public URL of the study.")]
 DEFAULT_URL = f"http://{LOOPBACK}:{PORT}"
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the group `study`."""
     group = typer.Typer(
-        help="Have volunteers rank turntables of several methods blindly.",
+        help="Run a blind user study that ranks the methods.",
         no_args_is_help=True,
         rich_markup_mode=None,
     )
@@ -37,18 +37,24 @@ def _create(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Study folder to create.")],
     prompts: Annotated[
         int,
-        typer.Option(help="Number of groups that a volunteer ranks, drawn from the prompts that all methods share."),
+        typer.Option(
+            metavar="N",
+            help="Number of prompts each volunteer ranks, sampled from those that all methods share.",
+        ),
     ] = 8,
-    volunteers: Annotated[int, typer.Option(help="Number of invitation links to print.")] = 40,
+    volunteers: Annotated[
+        int, typer.Option(metavar="N", help="Number of volunteers: one invitation link is printed for each.")
+    ] = 40,
     methods: Annotated[
         str | None, typer.Option(metavar="NAME,NAME", help="Compare only these methods.", show_default="all")
     ] = None,
     url: Url = DEFAULT_URL,
-    seed: Annotated[int, typer.Option(help="Random seed for choosing the prompts.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Random seed of the sampling of prompts.")] = 0,
 ) -> int:
     """Create a study from the turntables of runs.
 
-    An invitation link is printed for each volunteer.
+    Volunteers answer three questions per prompt: q1 is text alignment, q2 realism, q3 details. One invitation link is
+    printed for each volunteer.
     """
     from pipeline.commands import study as commands
 
@@ -57,7 +63,7 @@ def _create(
 
 def _invite(
     folder: Folder,
-    count: Annotated[int, typer.Option(help="Number of links.")] = 1,
+    count: Annotated[int, typer.Option(metavar="N", help="Number of links.")] = 1,
     url: Url = DEFAULT_URL,
 ) -> int:
     """Print more invitation links.
@@ -71,16 +77,16 @@ def _invite(
 
 def _serve(
     folder: Folder,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = LOOPBACK,
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = PORT,
+    host: Annotated[str, typer.Option(metavar="HOST", help="Address to listen on.")] = LOOPBACK,
+    port: Annotated[int, typer.Option(metavar="PORT", help="Port to listen on; 0 picks a free port.")] = PORT,
     url: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Address at which volunteers reach it.", show_default="host and port"),
+        typer.Option(metavar="URL", help="Public URL of the study.", show_default="http://HOST:PORT"),
     ] = None,
 ) -> int:
-    """Serve the study until Ctrl-C.
+    """Serve the study; stop with Ctrl-C.
 
-    No vote is lost if the server is stopped or killed.
+    Votes are saved immediately.
     """
     from pipeline.commands import study as commands
 
@@ -93,13 +99,13 @@ def _results(
         bool,
         typer.Option("--leaderboard", "--board", help="Add the average ranks to the leaderboards of the runs."),
     ] = False,
-    seed: Annotated[int, typer.Option(help="Random seed of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Random seed of the bootstrap.")] = 0,
     json: AsJson = False,
 ) -> int:
     """Print average ranks with confidence intervals and tests.
 
-    Intervals are over volunteers; the tests are Friedman's and Nemenyi's. The ranks are also written to the study
-    folder as CSV.
+    Per question: q1 is text alignment, q2 realism, q3 details. Confidence intervals are over volunteers, with Friedman
+    and Nemenyi tests. The ranks are also written to the study folder as CSV.
     """
     from pipeline.commands import study as commands
 
@@ -107,12 +113,19 @@ def _results(
 
 
 def _published(
-    table: Annotated[Path, typer.Argument(metavar="FILE", help="CSV with columns method, q1_rank, q2_rank, q3_rank.")],
-    voters: Annotated[int, typer.Option(help="Number of volunteers.")],
+    table: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="CSV with columns method, q1_rank (text alignment), q2_rank (realism) and q3_rank (details).",
+        ),
+    ],
+    voters: Annotated[int, typer.Option(metavar="N", help="Number of volunteers who voted.")],
 ) -> int:
     """Check published average ranks.
 
-    Ranks that no rankings can give are an error. The critical distance between ranks is printed.
+    Fails if no set of rankings has these averages. Prints the critical distance between ranks for this number of
+    volunteers.
     """
     from pipeline.commands import study as commands
 

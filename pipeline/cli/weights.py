@@ -14,7 +14,7 @@ from pipeline.cli.options import AsJson, ExecutorName, PublishedFolder, RecipeNa
 def list_weights(weights: PublishedFolder = None, json: AsJson = False) -> int:
     """List the models with their sources, files, licences and folders.
 
-    Sources are in order of preference; files have sizes and SHA-256 digests.
+    Sources are listed in order of preference, files with their size and SHA-256.
     """
     from pipeline.commands import weights as commands
 
@@ -26,16 +26,16 @@ def fetch_weights(
     role: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="ROLE...",
-            help="Models to download: prior scorer.",
-            show_default="all",
+            metavar="MODEL...",
+            help="Models to download, for example: prior scorer (see `weights list`).",
+            show_default="all that are not optional",
             autocompletion=choices("pipeline.weights.catalogue", "FETCHED"),
         ),
     ] = None,
     weights: PublishedFolder = None,
     offline: Annotated[bool, typer.Option(help="Use only the local Hugging Face cache.")] = False,
 ) -> int:
-    """Download published weights and check their sizes and SHA-256.
+    """Download published weights and verify sizes and SHA-256 digests.
 
     An interrupted download resumes, and complete files are not downloaded again.
     """
@@ -49,21 +49,26 @@ def check_weights(
     role: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="ROLE...",
-            help="Models to check: prior scorer.",
+            metavar="MODEL...",
+            help="Models to check, for example: prior scorer (see `weights list`).",
             show_default="all",
             autocompletion=choices("pipeline.weights.catalogue", "ROLES"),
         ),
     ] = None,
     weights: PublishedFolder = None,
     golden: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Images with published scores; see docs/weights.md.")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of images with published scores: those of the READMEs of ImageReward and CLIP.",
+        ),
     ] = None,
     json: AsJson = False,
 ) -> int:
-    """Load the models and check digests, tensors and published outputs.
+    """Load the models and verify them.
 
-    Status 1 if a model is missing or does not pass.
+    Verifies digests and tensor shapes, and compares outputs with published values. Exit status: 0 if all models pass or
+    are optional and missing, 1 otherwise.
     """
     from pipeline.commands import weights as commands
 
@@ -73,7 +78,7 @@ def check_weights(
 def doctor(recipe: RecipeName = "embedded", weights: WeightsFolder = None, json: AsJson = False) -> int:
     """Check whether this machine can run a recipe.
 
-    Each problem is printed with the command that fixes it. Status 0 if the recipe can run, 1 if not.
+    Each problem is printed with the command that fixes it. Exit status: 0 if the recipe can run, 1 if not.
     """
     from pipeline.commands import weights as commands
 
@@ -91,7 +96,9 @@ def reference(
             help="Prompt suite.",
         ),
     ] = None,
-    count: Annotated[int, typer.Option(help="Number of images, the same number for each prompt.")] = 50_000,
+    count: Annotated[
+        int, typer.Option(metavar="N", help="Total number of images, divided equally among the prompts.")
+    ] = 50_000,
     network: Annotated[
         list[str] | None,
         typer.Option(
@@ -102,7 +109,7 @@ def reference(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", show_default="the folder of weights", help="Folder for reference*.npz."),
+        typer.Option(metavar="DIR", show_default="the weights folder", help="Folder for reference*.npz."),
     ] = None,
     cache: Annotated[
         Path | None,
@@ -113,7 +120,11 @@ def reference(
         ),
     ] = None,
     keep_images: Annotated[
-        bool, typer.Option("--keep-images", help="Cache the images, so that another network needs no new samples.")
+        bool,
+        typer.Option(
+            "--keep-images",
+            help="Keep the images so that features of another network can be computed without resampling.",
+        ),
     ] = False,
     dtype: Annotated[
         str | None,
@@ -126,15 +137,16 @@ def reference(
     workers: Annotated[
         int | None,
         typer.Option(
-            help="Number of shards to process in parallel.",
+            metavar="N",
+            help="Number of parallel workers.",
             show_default="one per GPU; without GPUs, one per CPU core",
         ),
     ] = None,
     executor: ExecutorName = "ray",
 ) -> int:
-    """Generate the reference images of the Fréchet distances.
+    """Compute the reference statistics of the Fréchet distances.
 
-    The images are sampled from the prior. The moments of each network's features are written to reference*.npz.
+    Samples the reference images from the prior and writes the moments of each network's features to reference*.npz.
     Run the same command again to resume; finished work is not repeated.
     """
     from pipeline.commands import bench as bench_commands
