@@ -165,11 +165,11 @@ def from_text(text: str) -> Job:
 
 
 def secret(text: str) -> Secret:
-    """Parse NAME=KEY of the command line. Raises ManifestError, also for a value, which belongs in no manifest."""
+    """Parse SECRET=KEY of the command line. Raises ManifestError, also for a value, which belongs in no manifest."""
     name, _, key = text.partition("=")
     if not DNS_1123.fullmatch(name) or not VARIABLE.fullmatch(key):
         raise ManifestError(
-            "--secret names no key of a Secret; pass NAME=KEY, for example --secret hub=HF_TOKEN for the key "
+            "--secret names no key of a Secret; pass SECRET=KEY, for example --secret hub=HF_TOKEN for the key "
             "HF_TOKEN of the Secret hub: secret values are never passed on the command line."
         )
     return Secret(name=name, key=key)
