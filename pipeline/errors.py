@@ -8,6 +8,11 @@ class UserError(ValueError):
     """The command, its options or its files are invalid; nothing has been computed yet."""
 
 
+def port_in_use(port: int, option: str, error: Exception) -> UserError:
+    """The error about a port that a server cannot use; `option` sets the port."""
+    return UserError(f"Port {port} is not available ({error}); pass another port with {option}, or 0 for a free one.")
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint for an unknown word, such as "; the nearest is 'sctd'"; empty if no known word is similar."""
     close = difflib.get_close_matches(word, list(known), n=1)

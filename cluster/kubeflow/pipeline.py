@@ -119,14 +119,14 @@ def _check(job: Job) -> None:
         )
     if len(job.name) > MAX_NAME_CHARACTERS:
         raise ManifestError(
-            f"--name is {job.name!r}; a pipeline appends to it to name its RayJobs: give at most "
+            f"--name is {job.name!r}; a pipeline appends to it to name its RayJobs: use at most "
             f"{MAX_NAME_CHARACTERS} characters."
         )
     if in_bucket(job.folder):
         raise ManifestError(
-            f"The run folder is {job.folder}, but the steps of a pipeline read it from a volume; give a "
-            "PersistentVolumeClaim as --storage, and no --out in a bucket."
+            f"The run folder is {job.folder}, but the steps of a pipeline read it from a volume; set --storage to a "
+            "PersistentVolumeClaim, with no --out in a bucket."
         )
     for option, claim in (("--storage", job.storage or ""), ("--weights", job.weights)):
         if claim.startswith(NFS):
-            raise ManifestError(f"{option} is {claim!r}; Kubeflow mounts only claims: give a PersistentVolumeClaim.")
+            raise ManifestError(f"{option} is {claim!r}; Kubeflow mounts only claims: pass a PersistentVolumeClaim.")

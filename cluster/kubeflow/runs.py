@@ -169,13 +169,13 @@ class KubeflowRuns:
         except api.ApiException as error:
             reason = f"{error.status} {error.reason}: {' '.join(str(error.body or '').split())[:300]}"
             raise LaunchError(
-                f"Kubeflow at {self.endpoint} refused the request ({reason}); check that {TOKEN} is a valid token and, "
-                "with several profiles, that --namespace is yours."
+                f"Kubeflow at {self.endpoint} refused the request ({reason}); check that KFP_TOKEN is a valid token "
+                "and, with several profiles, that --namespace is yours."
             ) from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise LaunchError(
                 f"No Kubeflow Pipelines API answers at {self.endpoint} ({type(error).__name__}); run kubectl "
-                "port-forward --namespace kubeflow service/ml-pipeline 8888, or give --endpoint."
+                "port-forward --namespace kubeflow service/ml-pipeline 8888, or pass --endpoint."
             ) from error
 
 
@@ -183,12 +183,14 @@ def six_fields(schedule: str, time_zone: str | None) -> str:
     """A cron schedule in Kubeflow's form, which begins with seconds. Raises ManifestError."""
     if time_zone:
         raise ManifestError(
-            f"--time-zone is {time_zone}; all schedules of a Kubeflow use its server's zone (CRON_SCHEDULE_TIMEZONE): "
-            "leave it out."
+            f"--time-zone is {time_zone}; all recurring runs use the time zone of the Kubeflow Pipelines server "
+            "(CRON_SCHEDULE_TIMEZONE): omit it."
         )
     fields = MACROS.get(schedule, schedule)
     if len(fields.split()) != 5:
-        raise ManifestError(f"--schedule is {schedule!r}; give five cron fields, for example '0 2 * * *', or @daily.")
+        raise ManifestError(
+            f"--schedule is {schedule!r}; expected five cron fields, for example '0 2 * * *', or @daily."
+        )
     return f"0 {fields}"
 
 

@@ -76,5 +76,7 @@ def _from_field(name: str, path: str) -> m.EnvVar:
 
 def _cron(schedule: str) -> str:
     if not schedule.startswith("@") and len(schedule.split()) != 5:
-        raise ManifestError(f"--schedule is {schedule!r}; give five cron fields, for example '0 2 * * *', or @daily.")
+        raise ManifestError(
+            f"--schedule is {schedule!r}; expected five cron fields, for example '0 2 * * *', or @daily."
+        )
     return schedule

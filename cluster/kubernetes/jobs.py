@@ -208,7 +208,7 @@ def _connect() -> tuple[Any, str]:
         from kubernetes import client, config
     except ImportError as error:
         raise LaunchError(
-            "The Kubernetes client is not installed; run pip install 'segmentdreamer[kubernetes]'."
+            "The Kubernetes client is not installed; install it with pip install 'segmentdreamer[kubernetes]'."
         ) from error
     try:
         config.load_incluster_config()

@@ -48,9 +48,9 @@ def check_storage(job: Job) -> None:
     """Raise ManifestError if the results of a job would be lost with its pods."""
     if not job.volume and not job.keeps_in_bucket:
         raise ManifestError(
-            "The command writes to no --storage, and files in a pod are lost when it ends; give a "
-            "PersistentVolumeClaim that many nodes can write, nfs://SERVER/PATH or, except for reference, "
-            "s3://BUCKET/PATH."
+            "The command has no persistent storage, and files in a pod are lost when it ends; set --storage to a "
+            "PersistentVolumeClaim that many nodes can write (ReadWriteMany), nfs://SERVER/PATH or, except for "
+            "reference, s3://BUCKET/PATH."
         )
 
 

@@ -260,7 +260,7 @@ class _Run:
                 )
             total = self.ray.cluster_resources()
             raise ClusterError(
-                f"No node can hold a {stage.name} worker: each needs {stage.cpus:g} CPU and {stage.gpus:g} GPU, and "
+                f"No node can fit a {stage.name} worker: each needs {stage.cpus:g} CPU and {stage.gpus:g} GPU, and "
                 f"the whole cluster has {total.get('CPU', 0):g} CPU and {total.get('GPU', 0):g} GPU; add such a node, "
                 "or request less."
             )

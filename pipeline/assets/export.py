@@ -77,22 +77,22 @@ def check(formats: Sequence[str], options: Options) -> None:
     for kind in formats:
         if kind not in FORMATS:
             hint = nearest(kind, FORMATS)
-            raise UserError(f"Unknown format {kind!r}; --to is one of {', '.join(FORMATS)}{hint}.")
+            raise UserError(f"Unknown value {kind!r} for --to; choose from {', '.join(FORMATS)}{hint}.")
     if options.up is not None and options.up not in UP_AXES:
-        raise UserError(f"--up is {options.up!r}; give z, y or -y, or leave it out for the format's usual axis.")
+        raise UserError(f"--up is {options.up!r}; expected z, y or -y; omit it for the format's default axis.")
     if options.mesh and "glb" not in formats:
-        raise UserError("--mesh needs --to glb, which holds splats otherwise; an .obj is always a mesh.")
+        raise UserError("--mesh requires --to glb (without --mesh, a .glb contains splats); an .obj is always a mesh.")
     if not SMALLEST_PIXELS <= options.pixels <= MOST_PIXELS:
-        raise UserError(f"--size is {options.pixels}; give {SMALLEST_PIXELS} to {MOST_PIXELS} pixels.")
+        raise UserError(f"--size is {options.pixels}; expected {SMALLEST_PIXELS} to {MOST_PIXELS} pixels.")
     if options.azimuth_degrees is not None and "png" not in formats:
-        raise UserError("--azimuth needs --to png: it writes one view instead of a contact sheet.")
+        raise UserError("--azimuth requires --to png: it writes one view instead of a contact sheet.")
 
 
 def find_asset(source: Path, prompt: str | None, job: str | None) -> Asset:
     """The asset in a .ply or an item's folder, or the selected one of a run folder. Raises UserError."""
     if source.is_file() or source.suffix == ".ply":
         if not source.is_file():
-            raise UserError(f"{source} does not exist; give a .ply of Gaussians, an item's folder or a run folder.")
+            raise UserError(f"{source} does not exist; pass a .ply of Gaussians, an item's folder or a run folder.")
         return _asset(source, source.parent.name if source.name == ASSET else source.stem)
     if (source / ASSET).is_file():
         return _asset(source / ASSET, source.name)
@@ -167,7 +167,7 @@ def _read(path: Path) -> "Gaussians":
     except ply.PlyError as error:
         raise UserError(f"{path} is not an asset. {error}") from error
     if not gaussians.num:
-        raise UserError(f"{path} holds no Gaussians; give a finished asset.")
+        raise UserError(f"{path} contains no Gaussians; pass a finished asset.")
     return gaussians
 
 

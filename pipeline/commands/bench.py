@@ -39,9 +39,9 @@ def prompts(
 ) -> tuple[str, list[Prompt]]:
     """The run's default name and its prompts. Raises UserError."""
     if limit is not None and limit < 1:
-        raise UserError(f"--limit is {limit}; give at least 1, or leave it out for all prompts.")
+        raise UserError(f"--limit is {limit}; expected at least 1, or omit it to run all prompts.")
     if suite is not None and texts:
-        raise UserError("--suite and --prompt were both given; give one of them.")
+        raise UserError("--suite and --prompt were both passed; pass one of them.")
     if texts:
         found = prompts_of(texts)
         return found[0].id if len(found) == 1 else "prompts", found[:limit]
@@ -100,11 +100,11 @@ class ExecutionOptions(NamedTuple):
         tracking.check(self.track)
         live.check(self.live)
         if not 1 <= self.stall_seconds <= MOST_STALL_SECONDS:
-            raise UserError(f"--stall-seconds is {self.stall_seconds:g}; give 1 to {MOST_STALL_SECONDS}.")
+            raise UserError(f"--stall-seconds is {self.stall_seconds:g}; expected 1 to {MOST_STALL_SECONDS}.")
         check_workers(self.workers, self.executor)
         if not 0 <= self.checkpoint_seconds <= MOST_CHECKPOINT_SECONDS:
             raise UserError(
-                f"--checkpoint-seconds is {self.checkpoint_seconds:g}; give 0 to {MOST_CHECKPOINT_SECONDS}."
+                f"--checkpoint-seconds is {self.checkpoint_seconds:g}; expected 0 to {MOST_CHECKPOINT_SECONDS}."
             )
 
 
@@ -255,13 +255,13 @@ def check_workers(workers: int | None, executor_name: str) -> None:
     """Raise UserError for an unknown executor, or a number of workers out of range."""
     if executor_name not in EXECUTORS:
         hint = nearest(executor_name, EXECUTORS)
-        raise UserError(f"There is no executor {executor_name!r}; choose from {', '.join(EXECUTORS)}{hint}.")
+        raise UserError(f"Unknown value {executor_name!r} for --executor; choose from {', '.join(EXECUTORS)}{hint}.")
     cores = manifest.cores()
     elsewhere = os.environ.get("RAY_ADDRESS", "local") != "local"
     most = 1 if executor_name == "inline" else MOST_WORKERS if elsewhere else MOST_WORKERS_PER_CORE * cores
     if workers is not None and not 1 <= workers <= most:
         limit = "1 (inline runs in one process)" if executor_name == "inline" else f"1 to {most} ({cores} cores here)"
-        raise UserError(f"--workers is {workers}; give {limit}, or leave it out.")
+        raise UserError(f"--workers is {workers}; expected {limit}, or omit it.")
 
 
 @contextmanager

@@ -123,7 +123,7 @@ def _required(
     """Require what only `--delete` works without. Raises UserError."""
     for found, option in ((options["image"], "--image"), (schedule, "--schedule"), (command, "the command after --")):
         if not found:
-            raise UserError(f"There is no {option.removeprefix('the ')}; give it, or --delete to delete the schedule.")
+            raise UserError(f"There is no {option.removeprefix('the ')}; pass it, or --delete to delete the schedule.")
     return options, command or ()
 
 
@@ -136,7 +136,7 @@ def _kubeflow() -> Any:
     try:
         from cluster.kubeflow import pipeline as kubeflow
     except ImportError as error:
-        raise LaunchError("kfp is not installed; run pip install 'segmentdreamer[kubeflow]'.") from error
+        raise LaunchError("kfp is not installed; install it with pip install 'segmentdreamer[kubeflow]'.") from error
     return kubeflow
 
 
@@ -204,7 +204,7 @@ def launch_options(job: Job) -> list[str]:
 def _launcher(target: str, address: str, namespace: str | None, *, resubmit: bool = False) -> Launcher:
     if target not in TARGETS:
         hint = nearest(target, TARGETS)
-        raise UserError(f"There is no target {target!r} for jobs; choose from {', '.join(TARGETS)}{hint}.")
+        raise UserError(f"Unknown backend {target!r}; choose from {', '.join(TARGETS)}{hint}.")
     if target == "ray":
         from cluster.ray.jobs import RayJobs
 

@@ -29,7 +29,7 @@ AVERAGED, TENTH_PERCENTILES = ("clip", "ir", "clip_rprec"), ("clip", "ir")
 def required(folder: Path | None) -> Path:
     """The option --baseline. Raises UserError if it was not passed."""
     if folder is None:
-        raise UserError("--baseline is missing; give the folder of the baselines: --baseline baselines.")
+        raise UserError("--baseline is missing; pass the folder of the baselines: --baseline baselines.")
     return folder
 
 

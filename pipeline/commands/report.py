@@ -7,7 +7,7 @@ import webbrowser
 from functools import partial
 from pathlib import Path
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, port_in_use
 from pipeline.report import viewer
 from pipeline.store import files
 from pipeline.store.run_folder import ASSET, Store
@@ -21,13 +21,13 @@ def report(folders: list[Path], out: Path | None, paper: bool | None = None) -> 
     from pipeline.report.pages import FOLDER, write
 
     if out is None and len(folders) > 1:
-        raise UserError("--out is missing; give a folder for the report of several runs.")
+        raise UserError("--out is missing; pass a folder for the report of several runs.")
     if not files.is_local(folders[0] if out is None else out):
         found = f"{folders[0]} is in an object store and --out is missing" if out is None else f"--out is {out}"
-        raise UserError(f"{found}; give --out a local folder, because the pages open from disk.")
+        raise UserError(f"{found}; set --out to a local folder, because the pages open from disk.")
     out = folders[0] / FOLDER if out is None else out
     if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; give --out a folder.")
+        raise UserError(f"{out} is a file; set --out to a folder.")
     runs = [RunResults.read(Store(folder)) for folder in folders]
     try:
         viewer_files = viewer.fetch()
@@ -46,7 +46,7 @@ def view(asset: Path, port: int, *, browser: bool) -> None:
         ply = files.read(path)
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read ({error.strerror or 'file not found'}); give an asset.ply, or the folder of an "
+            f"{path} cannot be read ({error.strerror or 'file not found'}); pass an asset.ply, or the folder of an "
             "item that has one."
         ) from error
     viewer.check(ply, str(path))
@@ -77,6 +77,4 @@ def _server(folder: str, port: int) -> http.server.ThreadingHTTPServer:
     try:
         return http.server.ThreadingHTTPServer((LOOPBACK, port), partial(_Quiet, directory=folder))
     except (OSError, OverflowError) as error:
-        raise UserError(
-            f"Port {port} is not available ({error}); choose another --port, or 0 for a free one."
-        ) from error
+        raise port_in_use(port, "--port", error) from error

@@ -29,13 +29,13 @@ def speed(
     """Print the measurements of `pipeline.benchmarks.speed`, and write them to `out`."""
     (name,) = names if len(names := recipes.objectives(objective)) == 1 else _one(objective)
     if not FEWEST_ITERATIONS <= iterations <= MOST_ITERATIONS:
-        raise UserError(f"--iterations is {iterations}; give {FEWEST_ITERATIONS} to {MOST_ITERATIONS}.")
+        raise UserError(f"--iterations is {iterations}; expected {FEWEST_ITERATIONS} to {MOST_ITERATIONS}.")
     base = recipes.named(recipe_name).recipe
     recipe = with_overrides(for_objective(base, name), recipes.settings(settings or []))
     weights = models.resolve(where or models.default_for(recipe_name))
     gaussians = gaussians or (EMBEDDED_GAUSSIANS if weights.name == models.EMBEDDED else PUBLISHED_GAUSSIANS)
     if not 1 <= gaussians <= MOST_GAUSSIANS:
-        raise UserError(f"--gaussians is {gaussians}; give 1 to {MOST_GAUSSIANS:,}.")
+        raise UserError(f"--gaussians is {gaussians}; expected 1 to {MOST_GAUSSIANS:,}.")
     weights.require(models.GENERATION)
     from pipeline.benchmarks.speed import measure, table
 
@@ -46,4 +46,4 @@ def speed(
 
 
 def _one(objective: str) -> list[str]:
-    raise UserError(f"--objective is {objective!r}; give one objective.")
+    raise UserError(f"--objective is {objective!r}; expected one objective.")

@@ -56,7 +56,7 @@ def serve(folder: Path, host: str, port: int, url: str | None) -> int:
     """Serve the study until interrupted."""
     _require()
     if not 0 <= port < 65536:
-        raise UserError(f"--port is {port}; give 0 to 65535.")
+        raise UserError(f"--port is {port}; expected 0 to 65535.")
     store = Store(folder)
     planned = plan.read(store)
     from pipeline.study import web
@@ -121,18 +121,20 @@ def _print_links(store: Store, planned: plan.Plan, count: int, base: str) -> int
 def _require() -> None:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"A user study needs {', '.join(missing)}; run pip install 'segmentdreamer[study]'.")
+        raise UserError(
+            f"A user study needs {', '.join(missing)}; install them with pip install 'segmentdreamer[study]'."
+        )
 
 
 def _check_count(option: str, count: int) -> None:
     if not 1 <= count <= MOST_VOLUNTEERS:
-        raise UserError(f"{option} is {count}; give 1 to {MOST_VOLUNTEERS}.")
+        raise UserError(f"{option} is {count}; expected 1 to {MOST_VOLUNTEERS}.")
 
 
 def _checked_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
-        raise UserError(f"--url is {url!r}; give scheme, host and port alone, as in https://study.example.org.")
+        raise UserError(f"--url is {url!r}; expected only scheme, host and port, as in https://study.example.org.")
     return f"{parts.scheme}://{parts.netloc}"
 
 

@@ -48,7 +48,7 @@ def check_weights(names: Sequence[str], where: str | None, golden: Path | None, 
     """Print the results of `pipeline.weights.check` for these roles, or for all. Returns whether all passed."""
     weights = models.resolve(where or models.PUBLISHED)
     if golden is not None and not golden.is_dir():
-        raise UserError(f"There is no folder {golden}; give the folder with the images, or omit --golden.")
+        raise UserError(f"There is no folder {golden}; pass the folder with the images, or omit --golden.")
     is_bundled = weights.name == models.EMBEDDED
     known = BUNDLED if is_bundled else tuple(catalogue.ROLES)
     has_passed, found = True, list[dict[str, str]]()

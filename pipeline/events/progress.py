@@ -181,7 +181,7 @@ def gibibytes(count: int) -> str:
 def check_log(log: str) -> None:
     """Raise UserError for an unknown form of progress output."""
     if log not in LOGS:
-        raise UserError(f"There is no --log {log!r}; choose from {', '.join(LOGS)}{nearest(log, LOGS)}.")
+        raise UserError(f"Unknown value {log!r} for --log; choose from {', '.join(LOGS)}{nearest(log, LOGS)}.")
 
 
 class _JsonLines:

@@ -16,7 +16,7 @@ PRINTED = {"judging": "scoring"}  # JSON keeps its first name, which scripts rea
 
 
 def of(store: Store) -> dict[str, Any]:
-    """The object that `status --json` prints. Raises UserError if the folder holds no run."""
+    """The object that `status --json` prints. Raises UserError if the folder contains no run."""
     about = manifest.read(store)
     holder = lease.holder(store.root)
     jobs = [_job(store, job, about, is_held=holder is not None) for job in about["jobs"]]

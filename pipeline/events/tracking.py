@@ -118,9 +118,14 @@ def check(name: str | None) -> None:
     if name is None:
         return
     if name not in SERVICES:
-        raise UserError(f"There is no --track {name!r}; choose from {', '.join(SERVICES)}{nearest(name, SERVICES)}.")
+        raise UserError(
+            f"Unknown value {name!r} for --track; choose from {', '.join(SERVICES)}{nearest(name, SERVICES)}."
+        )
     if importlib.util.find_spec(MODULES[name]) is None:
-        raise UserError(f"--track {name} needs a library that is not installed: pip install 'segmentdreamer[{name}]'.")
+        raise UserError(
+            f"--track {name} needs a package that is not installed; install it with pip install "
+            f"'segmentdreamer[{name}]'."
+        )
 
 
 class Tracker:

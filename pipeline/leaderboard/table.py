@@ -40,7 +40,7 @@ class RunResults:
 
     @classmethod
     def read(cls, store: Store) -> "RunResults":
-        """Raises UserError if the folder holds no run."""
+        """Raises UserError if the folder contains no run."""
         settings = manifest.read(store)
         evaluation = settings.get("evaluation")  # absent from manifests of older versions
         records = {job["job_id"]: _current(store.record(job["job_id"]), evaluation) for job in settings["jobs"]}

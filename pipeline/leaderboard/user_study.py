@@ -49,7 +49,7 @@ def published(path: Path) -> list[dict[str, Any]]:
         rows = list(csv.DictReader(file))
     given = [name for name in RANKS if rows and rows[0].get(name)]
     if not given or "method" not in rows[0]:
-        raise UserError(f"{path} holds no average ranks; give a CSV with columns method, {', '.join(RANKS)}.")
+        raise UserError(f"{path} contains no average ranks; pass a CSV with columns method, {', '.join(RANKS)}.")
     try:
         found: list[dict[str, Any]] = [
             {"method": row["method"], **{name: float(row[name]) for name in given}} for row in rows

@@ -37,7 +37,7 @@ def read(folder: Path) -> Pinned:
     numbers = _numbers(folder)
     if not numbers:
         raise UserError(
-            f"{folder} holds no baseline; pin a finished run with segmentdreamer nightly accept RUN "
+            f"{folder} contains no baseline; set a new baseline with segmentdreamer nightly accept RUN "
             f"--baseline {folder} --reason TEXT."
         )
     place = _place(folder, numbers[-1])
@@ -48,7 +48,7 @@ def read(folder: Path) -> Pinned:
             raise ValueError("baseline.json and features.npz do not belong together")
         return Pinned(numbers[-1], _nightly_run(about, features), about["accepted"])
     except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
-        raise UserError(f"{place} is damaged ({error}); restore it, or accept a run again.") from error
+        raise UserError(f"{place} is damaged ({error}); restore it, or set a new baseline.") from error
 
 
 def pin(folder: Path, nightly_run: NightlyRun, accepted: dict[str, str]) -> Pinned:

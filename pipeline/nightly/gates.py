@@ -49,7 +49,7 @@ def read(path: Path | None) -> Gates:
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"{path} cannot be read as gates ({reason}); write TOML as shown in docs/nightly.md."
+            f"{path} is not a valid gates file ({reason}); write TOML as shown in docs/nightly.md."
         ) from error
     confidence = tree.pop(CONFIDENCE, 0.95)
     if isinstance(confidence, bool) or not isinstance(confidence, float) or not 0.5 <= confidence < 1:

@@ -33,7 +33,7 @@ def named(name_or_path: str) -> Base:
     path = Path(name_or_path)
     if not path.is_file():
         raise UserError(
-            f"There is no recipe and no file {name_or_path!r}; give a YAML or JSON file, or one of "
+            f"Unknown recipe or file {name_or_path!r}; pass a YAML or JSON file, or one of "
             f"{', '.join(RECIPES)}{nearest(name_or_path, RECIPES)}."
         )
     return _from_file(path)
@@ -47,7 +47,7 @@ def objectives(text: str) -> list[str]:
             raise UserError(f"--objective {name} names a file without a function; write {name}:FUNCTION.")
         if name not in FOR_OBJECTIVE and not is_custom(name):
             raise UserError(
-                f"There is no objective {name!r}; choose from {', '.join(FOR_OBJECTIVE)}{nearest(name, FOR_OBJECTIVE)}."
+                f"Unknown objective {name!r}; choose from {', '.join(FOR_OBJECTIVE)}{nearest(name, FOR_OBJECTIVE)}."
             )
     return names
 
@@ -73,7 +73,7 @@ def _from_file(path: Path) -> Base:
         raise UserError(f"{path} contains no keys; write a recipe's keys and values in YAML, as in 'iterations: 300'.")
     base = tree.pop("base", "embedded")
     if base not in RECIPES:
-        raise UserError(f"{path}: there is no base {base!r}; choose from {', '.join(RECIPES)}.")
+        raise UserError(f"{path}: unknown base {base!r}; choose from {', '.join(RECIPES)}.")
     sweep = tree.pop("sweep", None)
     try:
         recipe = from_json(json.dumps({"name": path.stem, **tree}), RECIPES[base]())

@@ -100,10 +100,10 @@ class Run:
     def check(self, *, scored: bool) -> None:
         """Raise UserError if the run cannot succeed. `scored`: the assets are scored, so the scorers are needed."""
         if not self.prompts:
-            raise UserError("There is no prompt to run; give one with --prompt, or a larger --limit.")
+            raise UserError("There is no prompt to run; pass one with --prompt, or a larger --limit.")
         check_views(self.protocol.num_views)
         if not 0 <= self.seed < 2**63:
-            raise UserError(f"--seed is {self.seed}; give a whole number from 0 to 2^63 - 1.")
+            raise UserError(f"--seed is {self.seed}; expected a whole number from 0 to 2^63 - 1.")
         added = {"shape": self._with_shape, "control": any(map(_is_controlled, self.recipes))}
         parts = [part for part, is_needed in added.items() if is_needed]
         self.weights.require([*GENERATION, *parts, *(EVALUATION if scored else [])])
@@ -119,8 +119,8 @@ class Run:
                 whole = recipe.guidance.prompt_template.replace("{prompt}", prompt.text) + ending
                 if (found := count(whole)) > most:
                     raise UserError(
-                        f"The prompt {shortened(prompt.text)!r} has {found} tokens with its view words, but this prior "
-                        f"reads at most {most}; shorten it."
+                        f"The prompt {shortened(prompt.text)!r} has {found} tokens with its view-dependent suffix, but "
+                        f"the text encoder accepts at most {most}; shorten it."
                     )
 
     def _check_files(self) -> None:
@@ -146,7 +146,7 @@ class Run:
 def check_views(num_views: int) -> None:
     """Raise UserError for a number of views out of range."""
     if not 1 <= num_views <= MAX_VIEWS:
-        raise UserError(f"--views is {num_views}; give 1 to {MAX_VIEWS}, or 120 to follow the paper.")
+        raise UserError(f"--views is {num_views}; expected 1 to {MAX_VIEWS} (the paper uses 120).")
 
 
 def evaluation_digest(

@@ -35,12 +35,12 @@ def from_options(options: Iterable[str], recipe: Recipe) -> dict[str, list[str]]
                 "times.num_segments=1,3,5."
             )
         if key in sweep:
-            raise UserError(f"--sweep {key} was given twice; give it once, with all its values.")
+            raise UserError(f"--sweep {key} was passed twice; pass it once, with all its values.")
         _check_key(key, recipe, "--sweep")
         if _is_pair(key, recipe) and ";" not in text:
             raise UserError(
-                f"--sweep {key}={text} has pairs without a separator; separate them with ';' and quote the "
-                f"argument, as in --sweep '{key}=1,2;3,4', or '{key}=1,2;' for one pair."
+                f"Values of {key} are pairs; separate them with ';' and quote the argument, as in --sweep "
+                f"'{key}=1,2;3,4', or '{key}=1,2;' for one pair."
             )
         sweep[key] = [value.strip() for value in text.removesuffix(";").split(";" if ";" in text else ",")]
     return sweep
@@ -178,7 +178,8 @@ def _check_different(found: Sequence[Method]) -> None:
             raise UserError(f"{same.label!r} and {method.label!r} would generate the same assets; remove one of them.")
         if by_label.setdefault(method.label, method) is not method:
             raise UserError(
-                f"Two methods would have the label {method.label!r}; choose objectives only with --objective."
+                f"Two methods have the same label {method.label!r}; set the objective only with --objective, not with "
+                "--set objective.name."
             )
 
 

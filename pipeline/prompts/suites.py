@@ -33,7 +33,7 @@ def suite(name_or_path: str) -> list[Prompt]:
     if not path.is_file():
         known = bundled()
         raise UserError(
-            f"There is no prompt suite or file {name_or_path!r}; give a text file with one prompt per line, or one of "
+            f"Unknown prompt suite or file {name_or_path!r}; pass a text file with one prompt per line, or one of "
             f"{', '.join(map(with_note, known))}{nearest(name_or_path, known)}."
         )
     return _read(path)

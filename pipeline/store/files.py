@@ -37,7 +37,7 @@ def place(text: str | Path) -> Path:
         return Path("/" + rest.lstrip("/"))
     if protocol in NOT_ATOMIC:
         raise UserError(
-            f"{text} cannot hold runs, because {protocol} does not write files atomically; give a folder or an "
+            f"{text} cannot store runs, because {protocol} does not write files atomically; use a folder or an "
             "s3:// or gs:// URL."
         )
     from fsspec import get_filesystem_class
@@ -47,11 +47,15 @@ def place(text: str | Path) -> Path:
         get_filesystem_class(protocol)
     except ImportError as error:
         extra = EXTRAS.get(protocol)
-        what = f"pip install 'segmentdreamer[{extra}]'" if extra else "install the package that fsspec names"
+        what = (
+            f"install it with pip install 'segmentdreamer[{extra}]'"
+            if extra
+            else "install the package that fsspec names"
+        )
         raise UserError(f"{text} needs a package that is not installed ({error}); {what}.") from error
     except ValueError as error:
         raise UserError(
-            f"{text} starts with {protocol}://, which fsspec does not support; give an s3:// or gs:// URL."
+            f"{text} starts with {protocol}://, which fsspec does not support; use an s3:// or gs:// URL."
         ) from error
     return cast(Path, UPath(text, use_listings_cache=False))  # other processes write there, too
 

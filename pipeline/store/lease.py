@@ -156,7 +156,7 @@ def _watch(root: Path, other: dict[str, Any], option: str, report: Report, secon
 
 
 def _refusal(root: Path, other: dict[str, Any], option: str) -> UserError:
-    return UserError(f"{root} is in use by {name_of(other)}; wait for it to end, or choose another {option}.")
+    return UserError(f"{root} is in use by {name_of(other)}; wait for it to finish, or choose another {option}.")
 
 
 def _has_exited(about: dict[str, Any], *, alone: bool) -> bool:

@@ -145,7 +145,7 @@ class Store:
             except BlockingIOError as error:
                 file.seek(0)
                 raise UserError(
-                    f"{self.root} is in use by {_owner(file.read())}; wait for it to end, or choose another "
+                    f"{self.root} is in use by {_owner(file.read())}; wait for it to finish, or choose another "
                     f"{self.option}."
                 ) from error
             except OSError as error:

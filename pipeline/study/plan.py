@@ -84,7 +84,7 @@ def planned(folders: Sequence[Path], methods: Sequence[str], prompts: int, seed:
             raise UserError(f"No run has a method {method!r}; choose from {', '.join(known)}{nearest(method, known)}.")
     rivals = [(competitor, found) for competitor, found in every if not methods or competitor.method in methods]
     if len({competitor for competitor, _ in rivals}) < len(rivals):
-        raise UserError("--runs names a run folder twice; name each once.")
+        raise UserError("--runs lists a run folder twice; list each once.")
     if not FEWEST <= len(rivals) <= MOST:
         raise UserError(
             f"The runs have {len(rivals)} methods to rank; a volunteer can compare {FEWEST} to {MOST} at once: choose "
@@ -93,7 +93,7 @@ def planned(folders: Sequence[Path], methods: Sequence[str], prompts: int, seed:
     common = [prompt for prompt in rivals[0][1] if all(prompt in found for _, found in rivals)]
     if not 1 <= prompts <= len(common):
         raise UserError(
-            f"--prompts is {prompts}, and {len(common)} prompts have a turntable of every method; give 1 to that "
+            f"--prompts is {prompts}, and {len(common)} prompts have a turntable of every method; expected 1 to that "
             "number, or finish the runs."
         )
     chosen = random.Random(seed).sample(common, prompts)
@@ -110,10 +110,10 @@ def write(store: Store, plan: Plan) -> None:
 
 
 def read(store: Store) -> Plan:
-    """Raises UserError if the folder holds no study."""
+    """Raises UserError if the folder contains no study."""
     found = store.read_json(store.root / FILE)
     if found is None:
-        raise UserError(f"{store.root} holds no study (no {FILE}); create one with segmentdreamer study create.")
+        raise UserError(f"{store.root} contains no study (no {FILE}); create one with segmentdreamer study create.")
     return Plan(
         id=found["id"],
         competitors=tuple(Competitor(**competitor) for competitor in found["competitors"]),

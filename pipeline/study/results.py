@@ -18,7 +18,7 @@ def found(plan: Plan, ballots: Sequence[Ballot], seed: int) -> list[Summary]:
     """A summary per question. Raises UserError if a question has no votes, EvaluationError for an invalid ranking."""
     questions = [[ballot for ballot in ballots if ballot.question == q] for q in range(len(MEANINGS))]
     if not all(questions):
-        raise UserError("Not every question has an answer yet; send the invitation links and serve the study.")
+        raise UserError("Some questions have no votes yet; wait for more responses.")
     return [
         summarise(
             np.array([ballot.ranks for ballot in answers]),

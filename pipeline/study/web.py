@@ -237,7 +237,7 @@ def serve(store: Store, plan: Plan, host: str, port: int, url: str | None) -> No
         listening = socket.create_server((host, port))
     except OSError as error:
         raise UserError(
-            f"Cannot listen on {host}:{port} ({error.strerror}); choose another --host or --port."
+            f"Port {port} of {host} is not available ({error.strerror}); choose another --host or --port."
         ) from error
     with listening:
         here = f"http://{host}:{listening.getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""The catalogue of published models: sources in order of preference, files, sizes, digests, licences.
+"""The catalogue of published models: sources in order of preference, files, sizes, digests, licenses.
 
 One frozen table of roles. `pipeline.weights.models` has the layout of a weights folder. Sizes and digests were read
 from published manifests or pointer files. If none was found, the value is None and listings print "not known". Such a
@@ -249,7 +249,7 @@ def roles(names: Iterable[str], known: Iterable[str]) -> list[Role]:
         if name in ROLES and name not in known:
             raise UserError(f"The {name} cannot be fetched; generate it with {ROLES[name].command}.")
         if name not in known:
-            raise UserError(f"There is no role {name!r}; choose from {', '.join(known)}{nearest(name, known)}.")
+            raise UserError(f"Unknown role {name!r}; choose from {', '.join(known)}{nearest(name, known)}.")
     return [ROLES[name] for name in dict.fromkeys(names)]
 
 

@@ -237,7 +237,7 @@ def _locked(weights: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"Another command is fetching into {weights}; wait for it to end.") from error
+            raise UserError(f"Another process is downloading to {weights}; wait for it to finish.") from error
         yield
 
 

@@ -137,7 +137,7 @@ def resolve(name_or_folder: str) -> Weights:
     folder = Path(name_or_folder)
     if not folder.is_dir():
         raise UserError(
-            f"There is no weights folder {name_or_folder!r}; give one with prior/, scorer/, reward/ and "
+            f"There is no weights folder {name_or_folder!r}; pass one with prior/, scorer/, reward/ and "
             f"reference.npz, or omit --weights for the bundled models."
         )
     folder = folder.resolve()

@@ -28,7 +28,7 @@ def check_placement(name: str) -> None:
     """Raise UserError for an unknown --eval-placement."""
     if name not in PLACEMENTS:
         hint = nearest(name, PLACEMENTS)
-        raise UserError(f"There is no --eval-placement {name!r}; choose from {', '.join(PLACEMENTS)}{hint}.")
+        raise UserError(f"Unknown value {name!r} for --eval-placement; choose from {', '.join(PLACEMENTS)}{hint}.")
 
 
 def place(executor: Executor, jobs: int, workers: int | None, evaluation: str = "auto") -> Placement:

@@ -16,7 +16,7 @@ def equal(num_segments: int, num_steps: int, *, start: int = 0) -> tuple[int, ..
     """
     length = num_steps - start
     if not 1 <= num_segments <= length:
-        raise SegmentError(f"{num_segments} segments cannot divide {length} steps: use 1 to {length} segments")
+        raise SegmentError(f"cannot divide {length} steps into {num_segments} segments: use 1 to {length} segments")
     return _rounded(start + length * m / num_segments for m in range(num_segments + 1))
 
 

@@ -66,8 +66,8 @@ def draw(
         )
     if edges[-2] + min_interval >= edges[-1]:
         raise TimesError(
-            f"the last segment, {edges[-2]} to {edges[-1]}, is no longer than the minimum interval of {min_interval}: "
-            "use fewer segments or a smaller minimum interval"
+            f"the last segment, {edges[-2]} to {edges[-1]}, must be longer than the minimum interval of "
+            f"{min_interval}: use fewer segments or a smaller minimum interval"
         )
     t = _uniform(window.lower, window.upper, generator)
     s_m = start_of(edges, t)

@@ -72,7 +72,7 @@ class Guidance(Part):
         "interpolated",
         "–",
         RELEASE,
-        "view words such as ', front view' after the prompt: of the nearest view, interpolated, or none",
+        "view-dependent suffix of the prompt, such as ', front view': of the nearest view, interpolated, or none",
     )
     perp_neg: bool = field(
         False, "–", RELEASE, "use Perp-Neg with the other views as negative prompts (release: on for heads)"
@@ -85,7 +85,7 @@ class Guidance(Part):
         if self.prompt_template.count("{prompt}") != 1 or "{" in self.prompt_template.replace("{prompt}", ""):
             raise ValueError(f"prompt_template is {self.prompt_template!r}; it must contain {{prompt}} exactly once")
         if self.perp_neg and self.view_text == "none":
-            raise ValueError("perp_neg is true but view_text is 'none'; Perp-Neg needs view words")
+            raise ValueError("perp_neg is true but view_text is 'none'; Perp-Neg needs a view-dependent suffix")
         return self
 
 
@@ -141,7 +141,7 @@ class Times(Part):
             found = f"gap {self.gap[0]} above low {self.low} exceeds start_high {self.start_high}"
             raise ValueError(f"{found}; expected low + gap <= start_high")
         if self.rule == "two_intervals" and self.interval <= self.epsilon:
-            found = f"interval {self.interval} and epsilon {self.epsilon} leave no value for s_m"
+            found = f"interval {self.interval} and epsilon {self.epsilon} leave no valid time s_m"
             raise ValueError(f"{found}; interval must be at least {self.epsilon + 1}")
         if self.rule == "two_intervals" and self.interval + self.interval_extra >= self.start_high:
             found = (
@@ -149,7 +149,7 @@ class Times(Part):
             )
             raise ValueError(f"{found}; expected interval + interval_extra < start_high")
         if self.minimum_interval < 2 * self.epsilon + 1:
-            found = f"minimum_interval {self.minimum_interval} and epsilon {self.epsilon} leave no value for s"
+            found = f"minimum_interval {self.minimum_interval} and epsilon {self.epsilon} leave no valid time s"
             raise ValueError(f"{found}; minimum_interval must be at least {2 * self.epsilon + 1}")
         if self.rule == "segments":
             start, end = self.segment_range
@@ -158,7 +158,7 @@ class Times(Part):
                 raise ValueError(f"{found}; widen it, or raise low or lower start_high")
             last = self.edges()[-2]
             if last + self.minimum_interval >= end:
-                found = f"the last of {self.num_segments} segments is no longer than minimum_interval"
+                found = f"the last of {self.num_segments} segments must be longer than minimum_interval"
                 raise ValueError(f"{found} {self.minimum_interval}; use fewer segments or a smaller interval")
         return self
 

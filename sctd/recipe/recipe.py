@@ -73,7 +73,7 @@ class Recipe(Part):
         name, rule = self.objective.name, self.times.rule
         if rule not in TIME_RULES[name]:
             expected = " or ".join(TIME_RULES[name])
-            raise ValueError(f"objective {name!r} with times.rule {rule!r}; set times.rule to {expected}")
+            raise ValueError(f"objective {name!r} does not support times.rule {rule!r}; set times.rule to {expected}")
         return self
 
     @model_validator(mode="before")
@@ -110,7 +110,8 @@ def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
         if key not in known:
             raise RecipeError(_unknown(written, known))
         if key in given:
-            raise RecipeError(f"recipe keys {given[key]!r} and {written!r} are two names of one key; set it once")
+            former, now = (given[key], written) if written == key else (written, given[key])
+            raise RecipeError(f"recipe key {former!r} is the former name of {now!r}; set only one")
         given[key] = written
         *path, name = key.split(".")
         branch = tree

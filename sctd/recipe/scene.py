@@ -71,7 +71,7 @@ class Cameras(Part):
                 raise ValueError(f"{name} is {getattr(self, name)}; expected between -89 and 89 degrees")
         if self.radius[0] <= 0 or self.fov_y_radians[0] <= 0 or self.fov_y_radians[1] >= 3:
             found = f"radius {self.radius}, fov_y_radians {self.fov_y_radians}"
-            raise ValueError(f"{found}; expected a radius above 0 and a field of view between 0 and 3")
+            raise ValueError(f"{found}; expected a radius above 0 and a field of view between 0 and 3 radians")
         return self
 
     def ranges_at(self, iteration: int) -> CameraRanges:
@@ -265,7 +265,7 @@ class Initialization(Part):
             raise ValueError(f"initialization.path {self.path!r} is a mesh, not a .ply; set initialization.kind=mesh")
         up, front = self.mesh_axes
         if front[-1] == up:
-            raise ValueError(f"mesh_front is {front!r} and the up axis {up!r}; expected perpendicular axes")
+            raise ValueError(f"mesh_front is {front!r} and the up axis is {up!r}; they must be perpendicular")
         return self
 
     @property

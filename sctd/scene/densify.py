@@ -78,7 +78,8 @@ def prune(population: Population, settings: Densify, *, large_too: bool) -> Popu
     if bool(drop.all()):
         raise DensifyError(
             f"pruning would remove all {population.num} Gaussians (largest opacity {float(opacities.max()):.2g}, "
-            f"densify.prune_opacity {settings.prune_opacity:g}); lower it, or raise the guidance or the learning rates"
+            f"densify.prune_opacity {settings.prune_opacity:g}); lower densify.prune_opacity, or raise the "
+            "guidance or the learning rates"
         )
     return population.select(~drop)
 

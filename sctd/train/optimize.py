@@ -85,7 +85,7 @@ def optimize(
         raise OptimizeError("the prompt is empty; describe the object")
     if not 0 < initial.num <= recipe.bounds.max_gaussians:
         raise OptimizeError(
-            f"{initial.num} initial Gaussians; expected 1 to {recipe.bounds.max_gaussians}: "
+            f"the initialization has {initial.num} Gaussians; expected 1 to {recipe.bounds.max_gaussians}: "
             "change initialization.count, initialization.replicas or bounds.max_gaussians"
         )
     if (control is None) != (recipe.guidance.control == "none"):
@@ -232,7 +232,8 @@ class _Run:
         if in_a_row >= self.recipe.max_skipped_iterations:
             raise OptimizeError(
                 f"NaN or infinity in {in_a_row} iterations in a row, up to iteration {state.iteration + 1}, "
-                f"in {', '.join(faulty)}; use a prior in bfloat16 or float32, or lower the rates and guidance.scale"
+                f"in {', '.join(faulty)}; use a prior in bfloat16 or float32, or lower the learning "
+                "rates and guidance.scale"
             )
         return replace(
             state,

@@ -83,7 +83,7 @@ class RayClusterSpec(Model):
         for template in (self.head_group_spec.template, *(group.template for group in self.worker_group_specs)):
             if is_v2 and template.spec.restart_policy not in (None, "Never"):
                 raise ManifestError(
-                    f"restartPolicy is {template.spec.restart_policy}; autoscaler v2 requires Never, or none."
+                    f"restartPolicy is {template.spec.restart_policy}; autoscaler v2 requires Never, or leave it unset."
                 )
         if self.auth_options.mode == "token" and _numbers(self.ray_version) < FIRST_RAY_WITH_TOKENS:
             raise ManifestError(
@@ -147,12 +147,12 @@ class RayJobSpec(Model):
         cluster, selects = self.ray_cluster_spec, bool(self.cluster_selector)
         head = cluster.head_group_spec.template.spec if cluster else None
         if selects == (cluster is not None):
-            yield ManifestError("A RayJob needs rayClusterSpec or clusterSelector; give exactly one.")
+            yield ManifestError("A RayJob needs rayClusterSpec or clusterSelector; set exactly one.")
         if self.backoff_limit < 0:
-            yield ManifestError(f"backoffLimit is {self.backoff_limit}; give 0 or more.")
+            yield ManifestError(f"backoffLimit is {self.backoff_limit}; expected 0 or more.")
         if selects and self.backoff_limit:
             yield ManifestError(
-                "backoffLimit needs new clusters, and clusterSelector selects an existing one; leave one out."
+                "backoffLimit needs new clusters, and clusterSelector selects an existing one; omit one."
             )
         if self.submission_mode == "InteractiveMode" and self.backoff_limit:
             yield ManifestError("InteractiveMode does not support backoffLimit; set it to 0.")
@@ -160,18 +160,20 @@ class RayJobSpec(Model):
             yield ManifestError("suspend deletes the cluster; set shutdownAfterJobFinishes and no clusterSelector.")
         if self.submission_mode == "SidecarMode":
             if selects or self.submitter_config or self.submitter_pod_template:
-                yield ManifestError("SidecarMode has no submitter and no clusterSelector; leave their fields out.")
+                yield ManifestError("SidecarMode has no submitter and no clusterSelector; omit their fields.")
             if head and head.restart_policy not in (None, "Never"):
-                yield ManifestError(f"restartPolicy is {head.restart_policy}; SidecarMode requires Never, or none.")
+                yield ManifestError(
+                    f"restartPolicy is {head.restart_policy}; SidecarMode requires Never, or leave it unset."
+                )
         for seconds in (self.active_deadline_seconds, self.pre_running_deadline_seconds):
             if seconds is not None and seconds <= 0:
-                yield ManifestError(f"A deadline is {seconds} s; give more than 0, or none.")
+                yield ManifestError(f"A deadline is {seconds} s; expected more than 0, or leave it unset.")
         if self.deletion_strategy and (self.shutdown_after_job_finishes or self.ttl_seconds_after_finished):
-            yield ManifestError("deletionRules replace shutdownAfterJobFinishes and the TTL; leave those out.")
+            yield ManifestError("deletionRules replace shutdownAfterJobFinishes and the TTL; omit those.")
         if (seconds := self.ttl_seconds_after_finished) and (seconds < 0 or not self.shutdown_after_job_finishes):
-            yield ManifestError(f"The TTL is {seconds} s; give 0 or more, together with shutdownAfterJobFinishes.")
+            yield ManifestError(f"The TTL is {seconds} s; expected 0 or more, together with shutdownAfterJobFinishes.")
         if cluster and cluster.auth_options.enable_k8s_token_auth:
-            yield ManifestError("A RayJob cannot use Kubernetes tokens; leave enableK8sTokenAuth out.")
+            yield ManifestError("A RayJob cannot use Kubernetes tokens; omit enableK8sTokenAuth.")
 
 
 class RayJob(Resource):
@@ -184,7 +186,7 @@ class RayJob(Resource):
         if self.is_queued and (self.spec.cluster_selector or not self.spec.shutdown_after_job_finishes):
             raise ManifestError(
                 "Kueue queues only RayJobs that create and delete their own cluster; set shutdownAfterJobFinishes and "
-                "no clusterSelector, or leave --queue out."
+                "no clusterSelector, or omit --queue."
             )
         if self.spec.ray_cluster_spec:
             _check_queued(self, self.spec.ray_cluster_spec)
@@ -205,7 +207,7 @@ class RayCronJob(Resource):
     @model_validator(mode="after")
     def _rules(self) -> Self:
         if self.is_queued:
-            raise ManifestError("The jobs of a RayCronJob get no Kueue label; use cronjob, or leave --queue out.")
+            raise ManifestError("The jobs of a RayCronJob get no Kueue label; use cronjob, or omit --queue.")
         return self
 
 

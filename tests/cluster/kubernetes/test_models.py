@@ -114,8 +114,8 @@ def with_(model, **changes):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"cluster_selector": {"ray.io/cluster": "a"}}, "give exactly one"),
-        ({"ray_cluster_spec": None}, "give exactly one"),
+        ({"cluster_selector": {"ray.io/cluster": "a"}}, "set exactly one"),
+        ({"ray_cluster_spec": None}, "set exactly one"),
         (
             {"ray_cluster_spec": None, "cluster_selector": {"ray.io/cluster": "a"}},
             "clusterSelector selects an existing one",

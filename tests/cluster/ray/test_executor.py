@@ -147,7 +147,7 @@ def test_a_worker_that_dies_three_times_at_its_start_stops_the_run(tmp_path):
 def test_missing_resources_are_reported(tmp_path):
     oversized = [Stage("generate", partial(Generate, tmp_path, 0.0), gpus=7)]
     with pytest.raises(
-        ClusterError, match=r"No node can hold a generate worker: each needs 1 CPU and 7 GPU, and the whole"
+        ClusterError, match=r"No node can fit a generate worker: each needs 1 CPU and 7 GPU, and the whole"
     ):
         list(RayExecutor(infeasible_seconds=1).run(oversized, ["ok-a"]))
 

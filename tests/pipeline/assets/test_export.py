@@ -196,7 +196,7 @@ def test_ambiguous_and_missing_assets_are_errors(run, tmp_path):
         f"Error: {tmp_path} is not an asset; expected a .ply of Gaussians, an item's folder with asset.ply, or a run "
         "folder with run.json."
     )
-    assert refused(tmp_path / "gone.ply", "--to=ply").startswith(f"Error: {tmp_path / 'gone.ply'} does not exist; give")
+    assert refused(tmp_path / "gone.ply", "--to=ply").startswith(f"Error: {tmp_path / 'gone.ply'} does not exist; pass")
 
 
 # ---- errors -------------------------------------------------------------------------------------------------------
@@ -204,12 +204,12 @@ def test_ambiguous_and_missing_assets_are_errors(run, tmp_path):
 
 def test_invalid_options_are_errors(asset, tmp_path):
     assert refused(asset, "--to=spzz") == (
-        f"Error: Unknown format 'spzz'; --to is one of {EXPORTS}; the nearest is 'spz'."
+        f"Error: Unknown value 'spzz' for --to; choose from {EXPORTS}; the nearest is 'spz'."
     )
-    assert "--up is 'x'; give z, y or -y" in refused(asset, "--to=ply", "--up=x")
-    assert "--mesh needs --to glb" in refused(asset, "--to=obj", "--mesh")
-    assert "--size is 8; give 16 to 2048 pixels." in refused(asset, "--to=gif", "--size=8")
-    assert "--azimuth needs --to png" in refused(asset, "--to=gif", "--azimuth=8")
+    assert "--up is 'x'; expected z, y or -y" in refused(asset, "--to=ply", "--up=x")
+    assert "--mesh requires --to glb" in refused(asset, "--to=obj", "--mesh")
+    assert "--size is 8; expected 16 to 2048 pixels." in refused(asset, "--to=gif", "--size=8")
+    assert "--azimuth requires --to png" in refused(asset, "--to=gif", "--azimuth=8")
     assert "is not a folder, but 2 formats were requested" in refused(
         asset, "--to=ply", "--to=spz", "--out", tmp_path / "x"
     )
@@ -221,7 +221,7 @@ def test_invalid_options_are_errors(asset, tmp_path):
 
 def test_files_that_are_not_assets_are_errors(tmp_path):
     (tmp_path / "none.ply").write_bytes(ply.to_ply(some_splats(0)))
-    assert refused(tmp_path / "none.ply", "--to=spz").endswith("holds no Gaussians; give a finished asset.")
+    assert refused(tmp_path / "none.ply", "--to=spz").endswith("contains no Gaussians; pass a finished asset.")
     (tmp_path / "picture.png").write_bytes(b"\x89PNG")
     assert "is not an asset. This is not a .ply: it starts with" in refused(tmp_path / "picture.png", "--to=spz")
     far = some_splats(2)

@@ -132,10 +132,10 @@ def test_minutes_scale_with_the_iterations(speed):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--objective", "sctd,sds"], "--objective is 'sctd,sds'; give one objective."),
-        (["--iterations", "1"], "--iterations is 1; give 2 to 1000."),
-        (["--gaussians", "-3"], "--gaussians is -3; give 1 to 10,000,000."),
-        (["--recipe", "papr"], "There is no recipe and no file 'papr'"),
+        (["--objective", "sctd,sds"], "--objective is 'sctd,sds'; expected one objective."),
+        (["--iterations", "1"], "--iterations is 1; expected 2 to 1000."),
+        (["--gaussians", "-3"], "--gaussians is -3; expected 1 to 10,000,000."),
+        (["--recipe", "papr"], "Unknown recipe or file 'papr'"),
         (["--set", "guidance.scal=3"], "unknown recipe key 'guidance.scal'; the nearest is 'guidance.scale'"),
         (["--recipe", "paper", "--weights", "published"], "run segmentdreamer weights fetch prior"),
     ],

@@ -103,12 +103,12 @@ def no_work(monkeypatch):
             ["bench", "--prompt", "red " * 1250],
             f"The prompt {('red ' * 10)[:39] + '…'!r} has 5,000 characters; the limit is 1,000. Shorten it.",
         ),
-        (["bench", "--limit", "0"], "--limit is 0; give at least 1, or leave it out for all prompts."),
-        (["bench", "--prompt", "a cube", "--views", "0"], "--views is 0; give 1 to 1000, or 120 to follow the paper."),
-        (["bench", "--prompt", "a cube", "--seed", "-1"], "--seed is -1; give a whole number from 0 to 2^63 - 1."),
+        (["bench", "--limit", "0"], "--limit is 0; expected at least 1, or omit it to run all prompts."),
+        (["bench", "--prompt", "a cube", "--views", "0"], "--views is 0; expected 1 to 1000 (the paper uses 120)."),
+        (["bench", "--prompt", "a cube", "--seed", "-1"], "--seed is -1; expected a whole number from 0 to 2^63 - 1."),
         (
             ["bench", "--prompt", "a cube", "--objective", "sctdd"],
-            f"There is no objective 'sctdd'; choose from {', '.join(FOR_OBJECTIVE)}; the nearest is 'sctd'.",
+            f"Unknown objective 'sctdd'; choose from {', '.join(FOR_OBJECTIVE)}; the nearest is 'sctd'.",
         ),
         (
             ["bench", "--prompt", "a cube", "--set", "guidance.scal=3"],
@@ -120,12 +120,12 @@ def no_work(monkeypatch):
         ),
         (
             ["bench", "--prompt", "a cube", "--weights", "nowhere"],
-            ("There is no weights folder 'nowhere'; give one with prior/, scorer/, reward/ and reference.npz, or "
+            ("There is no weights folder 'nowhere'; pass one with prior/, scorer/, reward/ and reference.npz, or "
             "omit --weights for the bundled models."),
         ),
         (
             ["bench", "--prompt", "a cube", "--suite", "embedded40"],
-            "--suite and --prompt were both given; give one of them.",
+            "--suite and --prompt were both passed; pass one of them.",
         ),
         (
             ["bench", "--prompt", "a", "--sweep", "times.segments=increasing", "--sweep", "times.num_segments=3,1"],
@@ -140,8 +140,8 @@ def no_work(monkeypatch):
             ["generate", "a cube", "--recipe", str(EXAMPLES / "figure6.yaml")],
             f"{EXAMPLES / 'figure6.yaml'} contains a sweep; run it with bench.",
         ),
-        (["evaluate", "nowhere"], "nowhere contains no run (no run.json); give the run folder of a bench."),
-        (["leaderboard", "nowhere"], "nowhere contains no run (no run.json); give the run folder of a bench."),
+        (["evaluate", "nowhere"], "nowhere contains no run (no run.json); pass the run folder of a `bench` run."),
+        (["leaderboard", "nowhere"], "nowhere contains no run (no run.json); pass the run folder of a `bench` run."),
     ],
 )  # fmt: skip
 def test_invalid_input_is_a_one_line_error_before_any_work(arguments, message, tmp_path, monkeypatch):
@@ -158,11 +158,11 @@ def test_invalid_input_is_a_one_line_error_before_any_work(arguments, message, t
 @pytest.mark.parametrize(
     ("workers", "executor", "message"),
     [
-        ("0", "ray", "--workers is 0; give 1 to 16 (2 cores here), or leave it out."),
-        ("-2", "ray", "--workers is -2; give 1 to 16 (2 cores here), or leave it out."),
-        ("99999", "ray", "--workers is 99999; give 1 to 16 (2 cores here), or leave it out."),
-        ("2", "inline", "--workers is 2; give 1 (inline runs in one process), or leave it out."),
-        ("1", "rai", "There is no executor 'rai'; choose from ray, inline; the nearest is 'ray'."),
+        ("0", "ray", "--workers is 0; expected 1 to 16 (2 cores here), or omit it."),
+        ("-2", "ray", "--workers is -2; expected 1 to 16 (2 cores here), or omit it."),
+        ("99999", "ray", "--workers is 99999; expected 1 to 16 (2 cores here), or omit it."),
+        ("2", "inline", "--workers is 2; expected 1 (inline runs in one process), or omit it."),
+        ("1", "rai", "Unknown value 'rai' for --executor; choose from ray, inline; the nearest is 'ray'."),
     ],
 )
 def test_number_of_workers_out_of_range(workers, executor, message, tiny_weights, monkeypatch):
@@ -177,7 +177,8 @@ def test_number_of_workers_out_of_range(workers, executor, message, tiny_weights
 def test_prompt_with_too_many_tokens(tiny_weights, tmp_path):
     line = refused("bench", "--prompt", "x" * 60, "--weights", tiny_weights, *BALL, "--out", tmp_path / "run")
     assert line == (
-        f"Error: The prompt {'x' * 39 + '…'!r} has 87 tokens with its view words, but this prior reads at most "
+        f"Error: The prompt {'x' * 39 + '…'!r} has 87 tokens with its view-dependent suffix, but the text "
+        f"encoder accepts at most "
         "64; shorten it."
     )
     assert not (tmp_path / "run").exists()

@@ -168,7 +168,7 @@ def test_submit_kuberay_twice_creates_one_job_and_returns_its_status(tmp_path, m
         assert invoke("job", "cancel", "kuberay", "nightly").exit_code == 0
         assert refused("job", "status", "kuberay", "nightly").startswith("Error: There is no job nightly")
     assert refused("job", "status", "kubray", "nightly") == (
-        "Error: There is no target 'kubray' for jobs; choose from ray, kuberay, kfp; the nearest is 'kuberay'."
+        "Error: Unknown backend 'kubray'; choose from ray, kuberay, kfp; the nearest is 'kuberay'."
     )
 
 
@@ -198,7 +198,7 @@ def test_schedule_cronjob_is_idempotent(tmp_path, monkeypatch):
         assert invoke("schedule", "cronjob", "--name", "nightly", "--delete").stdout == "nightly: deleted\n"
         assert invoke("schedule", "cronjob", "--name", "nightly", "--delete").stdout == "nightly: unchanged\n"
     assert refused(*options, "--", "bench") == (
-        "Error: There is no --schedule; give it, or --delete to delete the schedule."
+        "Error: There is no --schedule; pass it, or --delete to delete the schedule."
     )
     assert refused(*options, "--schedule", "@daily", "--storage", "sftp://x", "--", "bench").startswith(
         "Error: --storage is 'sftp://x'"

@@ -54,7 +54,7 @@ def test_unknown_shell_is_an_error():
     result = CliRunner().invoke(app, ["completion", "bsh"])
     assert (result.exit_code, result.output) == (
         2,
-        "Error: There is no completion for 'bsh'; choose from bash, zsh, fish; the nearest is 'bash'.\n",
+        "Error: Unknown shell 'bsh'; choose from bash, zsh, fish; the nearest is 'bash'.\n",
     )
 
 

@@ -64,11 +64,11 @@ def test_study_from_runs_to_results(runs, tmp_path, monkeypatch):
 
 def test_invalid_options_are_errors(runs, tmp_path, monkeypatch):
     options = ["--runs", runs[0], "--out", tmp_path / "study"]
-    assert refused("create", *options, "--volunteers", 0) == "--volunteers is 0; give 1 to 10000."
+    assert refused("create", *options, "--volunteers", 0) == "--volunteers is 0; expected 1 to 10000."
     assert "give scheme, host and port alone" in refused("create", *options, "--url", "study.example.org")
     assert "--prompts is 9" in refused("create", *options, "--prompts", 9)
-    assert "holds no study" in refused("serve", tmp_path)
-    assert refused("serve", tmp_path, "--port", 70000) == "--port is 70000; give 0 to 65535."
+    assert "contains no study" in refused("serve", tmp_path)
+    assert refused("serve", tmp_path, "--port", 70000) == "--port is 70000; expected 0 to 65535."
     assert not (tmp_path / "study").exists()
     monkeypatch.setattr(commands_study, "NEEDED", ("fastapi", "no_such_library"))
     for command in (["create", *options], ["serve", tmp_path], ["results", tmp_path], ["invite", tmp_path]):

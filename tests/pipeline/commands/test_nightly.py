@@ -161,9 +161,9 @@ def test_invalid_input_is_a_one_line_error_before_any_work(tiny, tmp_path, monke
     options, root = tiny
     monkeypatch.setattr(commands, "executing", lambda *_: pytest.fail("an executor was started"))
     assert refused("nightly", "--weights", options[3]) == (
-        "--baseline is missing; give the folder of the baselines: --baseline baselines."
+        "--baseline is missing; pass the folder of the baselines: --baseline baselines."
     )
-    assert refused("nightly", *options, "--baseline", tmp_path).startswith(f"{tmp_path} holds no baseline; pin a ")
+    assert refused("nightly", *options, "--baseline", tmp_path).startswith(f"{tmp_path} contains no baseline; pin a ")
     assert refused("nightly", *options, "--gates", tmp_path / "no.toml").startswith(f"{tmp_path}/no.toml cannot be ")
     accept = ["nightly", "accept", root / "release"]
     assert refused(*accept, "--baseline", tmp_path, "--reason", " ") == (

@@ -233,7 +233,7 @@ def test_unknown_log_form_is_an_error():
     with pytest.raises(UserError) as caught:
         check_log("jsn")
     assert str(caught.value) == (
-        "There is no --log 'jsn'; choose from auto, table, lines, json; the nearest is 'json'."
+        "Unknown value 'jsn' for --log; choose from auto, table, lines, json; the nearest is 'json'."
     )
 
 

@@ -217,9 +217,11 @@ def test_missing_and_unknown_services_are_errors(monkeypatch):
     with pytest.raises(UserError) as missing:
         check("wandb")
     assert str(missing.value) == (
-        "--track wandb needs a library that is not installed: pip install 'segmentdreamer[wandb]'."
+        "--track wandb needs a package that is not installed; install it with pip install 'segmentdreamer[wandb]'."
     )
     with pytest.raises(UserError) as unknown:
         check("mlfow")
-    assert str(unknown.value) == "There is no --track 'mlfow'; choose from mlflow, wandb; the nearest is 'mlflow'."
+    assert str(unknown.value) == (
+        "Unknown value 'mlfow' for --track; choose from mlflow, wandb; the nearest is 'mlflow'."
+    )
     check(None)

@@ -89,7 +89,7 @@ def test_published_ranks_with_a_wrong_digit_are_refused(tmp_path):
 @pytest.mark.parametrize("text", ["", "method\na\n", "name,q1_rank\na,1\n"])
 def test_file_without_ranks_is_refused(tmp_path, text):
     (tmp_path / "ranks.csv").write_text(text)
-    with pytest.raises(UserError, match="holds no average ranks; give a CSV with columns method, q1_rank"):
+    with pytest.raises(UserError, match="contains no average ranks; pass a CSV with columns method, q1_rank"):
         user_study.published(tmp_path / "ranks.csv")
 
 

@@ -49,7 +49,7 @@ def test_missing_baseline_error_names_the_command_that_pins_one(tmp_path):
     with pytest.raises(UserError) as caught:
         baseline.read(tmp_path / "none")
     assert str(caught.value) == (
-        f"{tmp_path}/none holds no baseline; pin a finished run with segmentdreamer nightly accept RUN --baseline "
+        f"{tmp_path}/none contains no baseline; set a new baseline with segmentdreamer nightly accept RUN --baseline "
         f"{tmp_path}/none --reason TEXT."
     )
 
@@ -58,7 +58,7 @@ def test_missing_baseline_error_names_the_command_that_pins_one(tmp_path):
 def test_damaged_baseline_is_an_error(tmp_path, file):
     baseline.pin(tmp_path, nightly_run(), ACCEPTED)
     (tmp_path / "001" / file).write_bytes(b"x")
-    with pytest.raises(UserError, match=rf"^{tmp_path}/001 is damaged \(.*\); restore it, or accept a run again\.$"):
+    with pytest.raises(UserError, match=rf"^{tmp_path}/001 is damaged \(.*\); restore it, or set a new baseline\.$"):
         baseline.read(tmp_path)
 
 

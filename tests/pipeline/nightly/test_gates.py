@@ -52,6 +52,6 @@ def test_unreadable_file_is_refused(text, tmp_path):
     if text:
         (tmp_path / "gates.toml").write_text(text)
     with pytest.raises(
-        UserError, match=r"gates.toml cannot be read as gates \(.*\); write TOML as shown in docs/nightly.md."
+        UserError, match=r"gates.toml is not a valid gates file \(.*\); write TOML as shown in docs/nightly.md."
     ):
         gates.read(tmp_path / "gates.toml")

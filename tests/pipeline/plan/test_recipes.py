@@ -44,7 +44,7 @@ def test_invalid_recipes_are_errors(tmp_path):
     assert (
         refused("- 1") == "r.yaml contains no keys; write a recipe's keys and values in YAML, as in 'iterations: 300'."
     )
-    assert refused("base: papr") == f"r.yaml: there is no base 'papr'; choose from {', '.join(RECIPES)}."
+    assert refused("base: papr") == f"r.yaml: unknown base 'papr'; choose from {', '.join(RECIPES)}."
     assert refused("iteration: 3") == "r.yaml: unknown recipe key 'iteration'; the nearest is 'iterations'."
     assert refused("iterations: 0") == (
         "r.yaml: recipe key 'iterations' is 0: it should be greater than or equal to 1."
@@ -52,7 +52,7 @@ def test_invalid_recipes_are_errors(tmp_path):
     with pytest.raises(UserError) as caught:
         recipes.named("embeded")  # codespell:ignore
     assert str(caught.value) == (
-        f"There is no recipe and no file 'embeded'; give a YAML or JSON file, or one of {', '.join(RECIPES)}; "
+        f"Unknown recipe or file 'embeded'; pass a YAML or JSON file, or one of {', '.join(RECIPES)}; "
         "the nearest is 'embedded'."
     )
 
@@ -62,7 +62,7 @@ def test_objectives_are_deduplicated_and_unknown_ones_are_errors():
     with pytest.raises(UserError) as caught:
         recipes.objectives("sctd,sdss")
     known = ", ".join(FOR_OBJECTIVE)
-    assert str(caught.value) == f"There is no objective 'sdss'; choose from {known}; the nearest is 'sds'."
+    assert str(caught.value) == f"Unknown objective 'sdss'; choose from {known}; the nearest is 'sds'."
 
 
 def test_objectives_change_settings_and_set_overrides_them():

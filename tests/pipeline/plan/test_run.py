@@ -38,7 +38,8 @@ def test_a_prompt_too_long_for_the_prior_with_view_words_is_an_error(run_of):
     with pytest.raises(UserError) as caught:
         run_of(texts=("x" * 38,)).check(scored=True)
     assert str(caught.value) == (
-        f"The prompt {'x' * 38!r} has 65 tokens with its view words, but this prior reads at most 64; shorten it."
+        f"The prompt {'x' * 38!r} has 65 tokens with its view-dependent suffix, but the text encoder accepts "
+        f"at most 64; shorten it."
     )
 
 
@@ -46,11 +47,11 @@ def test_a_prompt_too_long_for_the_prior_with_view_words_is_an_error(run_of):
 def test_a_number_of_views_out_of_range_is_an_error(run_of, views, given):
     with pytest.raises(UserError) as caught:
         replace(run_of(), protocol=Protocol(views)).check(scored=True)
-    assert str(caught.value) == f"--views is {given}; give 1 to 1000, or 120 to follow the paper."
+    assert str(caught.value) == f"--views is {given}; expected 1 to 1000 (the paper uses 120)."
 
 
 def test_a_negative_seed_is_an_error(run_of):
-    with pytest.raises(UserError, match=r"^--seed is -1; give a whole number from 0 to 2\^63 - 1\.$"):
+    with pytest.raises(UserError, match=r"^--seed is -1; expected a whole number from 0 to 2\^63 - 1\.$"):
         run_of(seed=-1).check(scored=True)
 
 

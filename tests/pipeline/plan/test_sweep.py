@@ -107,12 +107,12 @@ def test_values_that_contain_commas_are_separated_by_semicolons():
         ),
         (
             ["iterations=1", "iterations=2"],
-            "--sweep iterations was given twice; give it once, with all its values.",
+            "--sweep iterations was passed twice; pass it once, with all its values.",
         ),
         (
             ["cameras.radius=2.8,3.5"],
-            ("--sweep cameras.radius=2.8,3.5 has pairs without a separator; separate them with ';' and quote the "
-            "argument, as in --sweep 'cameras.radius=1,2;3,4', or 'cameras.radius=1,2;' for one pair."),
+            ("Values of cameras.radius are pairs; separate them with ';' and quote the argument, as in --sweep "
+            "'cameras.radius=1,2;3,4', or 'cameras.radius=1,2;' for one pair."),
         ),
         (
             ["objective.name=sctd,sds"],
@@ -163,7 +163,9 @@ def test_a_key_cannot_be_both_set_and_swept():
 
 def test_two_methods_with_the_same_label_are_an_error():
     message = refused(objectives=("sctd", "sds"), settings=["objective.name=sds"])
-    assert message == "Two methods would have the label 'sds'; choose objectives only with --objective."
+    assert message == (
+        "Two methods have the same label 'sds'; set the objective only with --objective, not with --set objective.name."
+    )
 
 
 def test_an_objective_incompatible_with_the_recipe_is_an_error():

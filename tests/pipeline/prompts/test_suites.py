@@ -120,7 +120,7 @@ def test_missing_and_unreadable_suites_are_errors(tmp_path, monkeypatch):
     with pytest.raises(UserError) as caught:
         prompts.suite("embeded40")
     assert str(caught.value) == (
-        "There is no prompt suite or file 'embeded40'; give a text file with one prompt per line, or one of "
+        "Unknown prompt suite or file 'embeded40'; pass a text file with one prompt per line, or one of "
         "embedded40, dreamfusion40 (reconstructed: the authors' list is not public); the nearest is 'embedded40'."
     )
     (tmp_path / "empty.txt").write_text("# nothing\n")

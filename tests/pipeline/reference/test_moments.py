@@ -394,10 +394,10 @@ EQUALLY = "but each of the 2 prompts of colours needs the same number of images;
         (["--suite", "embeded40"], "the nearest is 'embedded40'."),
         (["--weights", "nowhere"], "or omit --weights for the bundled models."),
         (["--network", "dino"], "choose from scorer, inception, inception_tf, dinov2; the nearest is 'dinov2'."),
-        (["--dtype", "half"], "--dtype is half; choose from float32, float16, bfloat16."),
-        (["--workers", "2"], "--workers is 2; give 1 (inline runs in one process), or leave it out."),
-        (["--executor", "slurm"], "There is no executor 'slurm'; choose from ray, inline."),
-        (["--out", "reference.npz"], "--out is reference.npz; give a folder: its file names are fixed."),
+        (["--dtype", "half"], "Unknown value 'half' for --dtype; choose from float32, float16, bfloat16."),
+        (["--workers", "2"], "--workers is 2; expected 1 (inline runs in one process), or omit it."),
+        (["--executor", "slurm"], "Unknown value 'slurm' for --executor; choose from ray, inline."),
+        (["--out", "reference.npz"], "--out is reference.npz; pass a folder: its file names are fixed."),
     ],
 )
 def test_invalid_options_are_errors_before_models_are_loaded(more, message, command, tmp_path, monkeypatch):
@@ -442,7 +442,9 @@ def test_the_cache_size_of_50000_images_of_512_pixels(monkeypatch, weights, tmp_
 
 def test_a_prompt_with_too_many_tokens_is_an_error(command, suite):
     suite.write_text("x" * 70)
-    assert refusal(command("--count", 2)).endswith("has 72 tokens, but this prior reads at most 64; shorten it.")
+    assert refusal(command("--count", 2)).endswith(
+        "has 72 tokens, but the text encoder accepts at most 64; shorten it."
+    )
 
 
 def test_missing_models_are_errors_with_the_command_to_fetch_them(tmp_path, monkeypatch, command):
@@ -467,7 +469,7 @@ def test_a_second_command_with_the_same_cache_is_an_error(command, out):
     cache = store.Store(out / "reference-cache")
     cache.prepare(0)
     with cache.locked():
-        assert refusal(command()).endswith("wait for it to end, or choose another --out.")
+        assert refusal(command()).endswith("wait for it to finish, or choose another --out.")
 
 
 def test_the_help_names_every_network():

@@ -70,7 +70,10 @@ def test_images_are_rounded_to_bytes(sampler_of):
 
 
 def test_a_worker_with_other_weights_than_the_command_does_not_start(sampler_of):
-    sentence = r"^The tiny weights in \S+ of this worker are \w{12}, those of the command are 0{12}; give all nodes"
+    sentence = (
+        r"^The tiny weights of this worker \(\w{12}, in \S+\) differ from those of the command "
+        r"\(0{12}\); install the same"
+    )
     with pytest.raises(UserError, match=sentence):
         sampler_of(weights="0" * 64)
 

@@ -133,7 +133,7 @@ def test_missing_package_is_an_error(tiny_weights, tmp_path, monkeypatch):
     monkeypatch.setattr(live.importlib.util, "find_spec", lambda name: None)
     refused = generate(tmp_path / "run", tiny_weights, "--live", 0)
     assert refused.exit_code == INVALID_INPUT
-    needs = "--live needs a library that is not installed: pip install 'segmentdreamer[live]'."
+    needs = "--live needs a package that is not installed; install it with pip install 'segmentdreamer[live]'."
     assert refused.stderr == f"Error: {needs}\n"
     assert not (tmp_path / "run").exists()
 
@@ -147,5 +147,5 @@ def test_unavailable_port_is_an_error(tiny_weights, tmp_path, port):
         refused = generate(tmp_path / "run", tiny_weights, "--live", number)
     assert refused.exit_code == INVALID_INPUT
     assert refused.stderr.startswith(f"Error: Port {number} is not available (")
-    assert refused.stderr.endswith("); give --live another port, or 0 for any free one.\n")
+    assert refused.stderr.endswith("); pass another port with --live, or 0 for a free one.\n")
     assert not (tmp_path / "run").exists()

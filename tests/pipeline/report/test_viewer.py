@@ -82,7 +82,7 @@ def test_missing_npm_is_an_error(archive, monkeypatch):
     found = CliRunner().invoke(cli.app, ["viewer", "fetch"])
     assert found.exit_code == error_handling.INVALID_INPUT
     assert found.stderr.startswith(
-        "Error: The viewer is an npm package, and npm is not on the PATH. Install npm (pip install "
+        "Error: The viewer is an npm package, and npm is not on the PATH; install it with pip install "
     )
 
 
@@ -107,7 +107,7 @@ def test_file_without_gaussians_is_refused(tmp_path):
     viewer.check(ply.to_ply(finished_run.with_spherical_harmonics(finished_run.asset())), "asset.ply")
     for content in (b"", b"ply\nproperty float x\nend_header\n", b"no ply f_dc_0\n opacity\n"):
         with pytest.raises(
-            UserError, match=r"^asset\.ply holds no Gaussians \(f_dc_0 is missing\); give an asset\.ply"
+            UserError, match=r"^asset\.ply contains no Gaussians \(f_dc_0 is missing\); pass an asset\.ply"
         ):
             viewer.check(content, "asset.ply")
 
@@ -117,10 +117,10 @@ def test_file_without_gaussians_is_refused(tmp_path):
     [
         (
             ["{folder}/none.ply"],
-            "none.ply cannot be read (No such file or directory); give an asset.ply, or the folder",
+            "none.ply cannot be read (No such file or directory); pass an asset.ply, or the folder",
         ),
-        (["{folder}"], "asset.ply cannot be read (No such file or directory); give an asset.ply, or the folder"),
-        (["{folder}/text.ply"], "text.ply holds no Gaussians (f_dc_0 is missing)"),
+        (["{folder}"], "asset.ply cannot be read (No such file or directory); pass an asset.ply, or the folder"),
+        (["{folder}/text.ply"], "text.ply contains no Gaussians (f_dc_0 is missing)"),
     ],
 )
 def test_view_of_an_invalid_asset_is_an_error(tmp_path, arguments, message):
@@ -135,7 +135,7 @@ def test_taken_port_is_an_error(tmp_path):
         taken = server.server_address[1]
         assert server.server_address[0] == "127.0.0.1"
         with pytest.raises(
-            UserError, match=rf"^Port {taken} is not available \(.*\); choose another --port, or 0 for a"
+            UserError, match=rf"^Port {taken} is not available \(.*\); pass another port with --port, or 0 for a"
         ):
             commands_report._server(str(tmp_path), taken)
     with pytest.raises(UserError, match=r"^Port 70000 is not available"):

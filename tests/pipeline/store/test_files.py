@@ -99,11 +99,11 @@ def test_places(tmp_path, monkeypatch):
         (
             "ftp://host/a",
             (
-                "ftp://host/a cannot hold runs, because ftp does not write files atomically; give a folder or an "
+                "ftp://host/a cannot store runs, because ftp does not write files atomically; use a folder or an "
                 "s3:// or gs:// URL."
             ),
         ),
-        ("s4://host/a", "s4://host/a starts with s4://, which fsspec does not support; give an s3:// or gs:// URL."),
+        ("s4://host/a", "s4://host/a starts with s4://, which fsspec does not support; use an s3:// or gs:// URL."),
     ],
 )
 def test_unsupported_places_are_errors(url, message):
@@ -121,7 +121,8 @@ def test_a_store_whose_client_is_not_installed_names_the_extra(url, package, ext
     with pytest.raises(UserError) as caught:
         files.place(url)
     assert str(caught.value) == (
-        f"{url} needs a package that is not installed (Install {package}); pip install 'segmentdreamer[{extra}]'."
+        f"{url} needs a package that is not installed (Install {package}); install it with pip install "
+        f"'segmentdreamer[{extra}]'."
     )
 
 

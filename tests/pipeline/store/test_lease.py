@@ -56,7 +56,7 @@ def test_fault_8_a_second_driver_is_refused_while_the_first_renews(root, elsewhe
         mine.check()
     who = f"process {os.getpid()} on "
     assert str(caught.value).startswith(f"{root} is in use by {who}")
-    assert str(caught.value).endswith("; wait for it to end, or choose another --out.")
+    assert str(caught.value).endswith("; wait for it to finish, or choose another --out.")
     assert reports == [f"{root} is in use by {who}{host}; waiting up to 1 s for its write lease to expire"]
 
 

@@ -104,7 +104,7 @@ def test_pages_of_a_run_in_a_bucket_are_written_to_a_local_folder(s3, tmp_path, 
 def test_pages_cannot_be_written_to_a_bucket(options, found):
     refused = invoke("report", "s3://bucket/run", *options)
     assert refused.exit_code == 2
-    assert refused.stderr == f"Error: {found}; give --out a local folder, because the pages open from disk.\n"
+    assert refused.stderr == f"Error: {found}; set --out to a local folder, because the pages open from disk.\n"
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_a_missing_asset_in_a_bucket_is_an_error(s3, visited, named):
     refused = invoke("view", f"s3://{named}", "--port", 0, "--no-browser")
     assert (refused.exit_code, visited) == (INVALID_INPUT, {})
     assert refused.stderr.startswith(f"Error: s3://{named} cannot be read (")
-    assert refused.stderr.endswith("; give an asset.ply, or the folder of an item that has one.\n")
+    assert refused.stderr.endswith("; pass an asset.ply, or the folder of an item that has one.\n")
 
 
 def test_a_missing_bucket_is_an_error(s3, tiny_weights):

@@ -95,7 +95,7 @@ def test_a_second_command_is_kept_out_until_the_first_has_exited(tmp_path):
         pass
     host = os.uname().nodename
     assert str(caught.value) == (
-        f"{tmp_path} is in use by process {holder.pid} on {host}; wait for it to end, or choose another --out."
+        f"{tmp_path} is in use by process {holder.pid} on {host}; wait for it to finish, or choose another --out."
     )
     holder.send_signal(signal.SIGKILL)
     holder.wait()

@@ -40,7 +40,7 @@ def test_prompts_are_drawn_from_those_that_all_methods_finished(tmp_path):
     write_run(tmp_path / "one", ["a", "b"], unfinished=["a-0", "b-2"])
     assert plan.planned([tmp_path / "one"], [], 1, seed=0).prompts == (PROMPTS[1],)
     with pytest.raises(
-        UserError, match=r"--prompts is 2, and 1 prompts have a turntable of every method; give 1 to that number"
+        UserError, match=r"--prompts is 2, and 1 prompts have a turntable of every method; expected 1 to that number"
     ):
         plan.planned([tmp_path / "one"], [], 2, seed=0)
 
@@ -50,11 +50,11 @@ def test_invalid_plans_are_refused(runs, tmp_path):
         plan.planned(runs, ["sds-secre"], 1, seed=0)
     with pytest.raises(UserError, match="The runs have 1 methods to rank; a volunteer can compare 2 to 8 at once"):
         plan.planned(runs, ["sds-secret"], 1, seed=0)
-    with pytest.raises(UserError, match="--runs names a run folder twice"):
+    with pytest.raises(UserError, match="--runs lists a run folder twice"):
         plan.planned([runs[1], runs[1]], [], 1, seed=0)
     with pytest.raises(UserError, match="contains no run"):
         plan.planned([tmp_path], [], 1, seed=0)
-    with pytest.raises(UserError, match=re.escape(f"{tmp_path} holds no study (no study.json)")):
+    with pytest.raises(UserError, match=re.escape(f"{tmp_path} contains no study (no study.json)")):
         plan.read(Store(tmp_path))
 
 

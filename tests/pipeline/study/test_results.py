@@ -78,5 +78,5 @@ def test_markdown():
 
 def test_unanswered_questions_are_an_error():
     for given in ([], [Ballot("v", 0, 0, [1, 2, 3])]):
-        with pytest.raises(UserError, match="Not every question has an answer yet"):
+        with pytest.raises(UserError, match="Some questions have no votes yet"):
             results.found(PLAN, given, 0)

@@ -360,7 +360,7 @@ def test_interrupt_stops_the_server_and_a_taken_port_is_an_error(study):
         port = base.rsplit(":", 1)[1]
         done = subprocess.run([*SERVE, str(store.root), "--port", port], capture_output=True, text=True)
         assert done.returncode == 2
-        assert f"Cannot listen on 127.0.0.1:{port} (" in done.stderr
+        assert f"Port {port} of 127.0.0.1 is not available (" in done.stderr
         server.send_signal(signal.SIGINT)
         assert server.wait(30) == 130
         errors = server.stderr.read()

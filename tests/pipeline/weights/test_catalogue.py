@@ -74,7 +74,7 @@ def test_an_unknown_role_is_an_error_with_the_nearest_name():
     with pytest.raises(UserError) as caught:
         catalogue.roles(["scorers"], FETCHED)
     assert str(caught.value) == (
-        "There is no role 'scorers'; choose from prior, scorer, reward, shape, upsampler, inception, dinov2; the "
+        "Unknown role 'scorers'; choose from prior, scorer, reward, shape, upsampler, inception, dinov2; the "
         "nearest is 'scorer'."
     )
 

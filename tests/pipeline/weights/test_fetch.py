@@ -224,7 +224,7 @@ def test_free_disk_space_is_checked_before_the_download(server, tmp_path, logged
 
 def test_two_commands_cannot_fetch_into_the_same_folder(server, tmp_path, logged):
     def nested(source, file, part):
-        with pytest.raises(UserError, match=r"^Another command is fetching into \S+; wait for it to end\.$"):
+        with pytest.raises(UserError, match=r"^Another process is downloading to \S+; wait for it to finish\.$"):
             fetch(role_of(source), tmp_path, Network(), logged.append)
         part.write_bytes(CONTENT)
 

@@ -22,7 +22,7 @@ def test_a_missing_folder_is_an_error():
     with pytest.raises(UserError) as caught:
         models.resolve("nowhere")
     assert str(caught.value) == (
-        "There is no weights folder 'nowhere'; give one with prior/, scorer/, reward/ and reference.npz, or omit "
+        "There is no weights folder 'nowhere'; pass one with prior/, scorer/, reward/ and reference.npz, or omit "
         "--weights for the bundled models."
     )
 

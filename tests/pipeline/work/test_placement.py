@@ -84,4 +84,6 @@ def test_the_evaluator_follows_eval_placement(gpus, evaluation, expected):
 def test_an_unknown_eval_placement_is_an_error():
     with pytest.raises(UserError) as caught:
         check_placement("gpu")
-    assert str(caught.value).startswith("There is no --eval-placement 'gpu'; choose from auto, shared, dedicated, cpu")
+    assert str(caught.value).startswith(
+        "Unknown value 'gpu' for --eval-placement; choose from auto, shared, dedicated, cpu"
+    )

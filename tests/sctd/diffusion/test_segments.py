@@ -59,8 +59,8 @@ def test_a_time_outside_all_segments_is_rejected(t):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: equal(0, 1000), "0 segments cannot divide 1000 steps: use 1 to 1000 segments"),
-        (lambda: equal(1001, 1000), "1001 segments cannot divide 1000 steps"),
+        (lambda: equal(0, 1000), "cannot divide 1000 steps into 0 segments: use 1 to 1000 segments"),
+        (lambda: equal(1001, 1000), "cannot divide 1000 steps into 1001 segments"),
         (
             lambda: increasing(1, 150, 1000),
             "expected at least 2 increasing segments, found 1: use equal segments",

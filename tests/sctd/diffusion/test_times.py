@@ -101,7 +101,7 @@ def test_impossible_times_are_rejected():
     ):
         draw(Window(20, 500), EDGES, generator(), min_interval=20)
     with pytest.raises(
-        TimesError, match="the last segment, 950 to 1000, is no longer than the minimum interval of 80: use f"
+        TimesError, match="the last segment, 950 to 1000, must be longer than the minimum interval of 80: use f"
     ):
         draw(Window(20, 500), equal(20, 1000), generator())
 

@@ -119,33 +119,39 @@ def test_every_objective_has_a_method_and_authors_methods_have_their_objective()
     [
         (
             lambda base: with_overrides(sds(base), {"objective.name": "sctd"}),
-            "recipe key 'recipe': objective 'sctd' with times.rule 'single'; set times.rule to segments",
+            "recipe key 'recipe': objective 'sctd' does not support times.rule 'single'; set times.rule to segments",
         ),
         (
             lambda base: with_overrides(base, {"objective.name": "sctd-official", "times.rule": "annealed"}),
-            "recipe key 'recipe': objective 'sctd-official' with times.rule 'annealed'; set times.rule to segments",
+            (
+                "recipe key 'recipe': objective 'sctd-official' does not support times.rule 'annealed'; set "
+                "times.rule to segments"
+            ),
         ),
         (
             lambda base: with_overrides(ism(base), {"times.rule": "single"}),
-            "recipe key 'recipe': objective 'ism' with times.rule 'single'; set times.rule to interval or segments",
+            (
+                "recipe key 'recipe': objective 'ism' does not support times.rule 'single'; set times.rule to "
+                "interval or segments"
+            ),
         ),
         (
             lambda base: with_overrides(cds(base), {"times.rule": "two_intervals"}),
             (
-                "recipe key 'recipe': objective 'cds' with times.rule 'two_intervals'; set times.rule to annealed or "
-                "segments or interval"
+                "recipe key 'recipe': objective 'cds' does not support times.rule 'two_intervals'; set times.rule to "
+                "annealed or segments or interval"
             ),
         ),
         (
             lambda base: with_overrides(gcs(base), {"times.rule": "interval"}),
             (
-                "recipe key 'recipe': objective 'gcs' with times.rule 'interval'; set times.rule to two_intervals or "
-                "segments"
+                "recipe key 'recipe': objective 'gcs' does not support times.rule 'interval'; set times.rule to "
+                "two_intervals or segments"
             ),
         ),
         (
             lambda base: gcs_authors(with_overrides(base, {"guidance.view_text": "none"})),
-            "recipe key 'guidance': perp_neg is true but view_text is 'none'; Perp-Neg needs view words",
+            "recipe key 'guidance': perp_neg is true but view_text is 'none'; Perp-Neg needs a view-dependent suffix",
         ),
         (
             lambda base: sctd_official(with_overrides(base, {"times.low": 10})),
@@ -164,7 +170,7 @@ def test_every_objective_has_a_method_and_authors_methods_have_their_objective()
         ),
         (
             lambda base: gcs(with_overrides(base, {"times.interval": 10})),
-            "recipe key 'times': interval 10 and epsilon 10 leave no value for s_m; interval must be at least 11",
+            "recipe key 'times': interval 10 and epsilon 10 leave no valid time s_m; interval must be at least 11",
         ),
         (
             lambda base: gcs(with_overrides(base, {"times.interval": 500, "times.interval_extra": 480})),

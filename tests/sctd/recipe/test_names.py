@@ -52,7 +52,7 @@ def test_two_names_of_one_key_are_rejected():
     with pytest.raises(RecipeError) as caught:
         with_overrides(embedded(), {"seed_shape.count": 5, "initialization.count": 6})
     assert str(caught.value) == (
-        "recipe keys 'seed_shape.count' and 'initialization.count' are two names of one key; set it once"
+        "recipe key 'seed_shape.count' is the former name of 'initialization.count'; set only one"
     )
 
 

@@ -242,8 +242,8 @@ def test_timing_marks_name_the_parts_of_an_iteration_in_order() -> None:
     ("chosen", "num", "prompt", "message"),
     [
         (recipe(), 60, "  ", "the prompt is empty; describe the object"),
-        (recipe(bounds__max_gaussians=59), 60, "x", "60 initial Gaussians; expected 1 to 59: change"),
-        (recipe(), 0, "x", "0 initial Gaussians; expected 1 to 20000: change initialization.count"),
+        (recipe(bounds__max_gaussians=59), 60, "x", "60 Gaussians; expected 1 to 59: change"),
+        (recipe(), 0, "x", "0 Gaussians; expected 1 to 20000: change initialization.count"),
     ],
 )
 def test_invalid_arguments_are_refused_immediately(chosen: Recipe, num: int, prompt: str, message: str) -> None:
