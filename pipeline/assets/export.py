@@ -79,7 +79,7 @@ def check(formats: Sequence[str], options: Options) -> None:
             hint = nearest(kind, FORMATS)
             raise UserError(f"Unknown value {kind!r} for --to; choose from {', '.join(FORMATS)}{hint}.")
     if options.up is not None and options.up not in UP_AXES:
-        raise UserError(f"--up is {options.up!r}; expected z, y or -y; omit it for the format's default axis.")
+        raise UserError(f"--up is {options.up!r}; expected z, y or -y, or omit it for the format's default axis.")
     if options.mesh and "glb" not in formats:
         raise UserError("--mesh requires --to glb (without --mesh, a .glb contains splats); an .obj is always a mesh.")
     if not SMALLEST_PIXELS <= options.pixels <= MOST_PIXELS:

@@ -178,8 +178,8 @@ def _check_different(found: Sequence[Method]) -> None:
             raise UserError(f"{same.label!r} and {method.label!r} would generate the same assets; remove one of them.")
         if by_label.setdefault(method.label, method) is not method:
             raise UserError(
-                f"Two methods have the same label {method.label!r}; set the objective only with --objective, not with "
-                "--set objective.name."
+                f"Two methods have the same label {method.label!r}; use --objective instead of --set objective.name, "
+                "and give custom objectives different function names."
             )
 
 

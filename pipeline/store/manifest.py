@@ -36,7 +36,7 @@ def read(store: Store) -> dict[str, Any]:
     """The manifest of a run folder. Raises UserError if there is none."""
     manifest = store.read_json(store.root / FILE)
     if manifest is None:
-        raise UserError(f"{store.root} contains no run (no {FILE}); pass the run folder of a `bench` run.")
+        raise UserError(f"{store.root} contains no run (no {FILE}); pass the run folder of a bench run.")
     jobs = [{"method": job["objective"], **job} for job in manifest["jobs"]]  # jobs of older folders have no method
     return {"swept": [], **manifest, "jobs": jobs}
 

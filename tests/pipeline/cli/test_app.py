@@ -140,8 +140,8 @@ def no_work(monkeypatch):
             ["generate", "a cube", "--recipe", str(EXAMPLES / "figure6.yaml")],
             f"{EXAMPLES / 'figure6.yaml'} contains a sweep; run it with bench.",
         ),
-        (["evaluate", "nowhere"], "nowhere contains no run (no run.json); pass the run folder of a `bench` run."),
-        (["leaderboard", "nowhere"], "nowhere contains no run (no run.json); pass the run folder of a `bench` run."),
+        (["evaluate", "nowhere"], "nowhere contains no run (no run.json); pass the run folder of a bench run."),
+        (["leaderboard", "nowhere"], "nowhere contains no run (no run.json); pass the run folder of a bench run."),
     ],
 )  # fmt: skip
 def test_invalid_input_is_a_one_line_error_before_any_work(arguments, message, tmp_path, monkeypatch):

@@ -65,7 +65,7 @@ def test_study_from_runs_to_results(runs, tmp_path, monkeypatch):
 def test_invalid_options_are_errors(runs, tmp_path, monkeypatch):
     options = ["--runs", runs[0], "--out", tmp_path / "study"]
     assert refused("create", *options, "--volunteers", 0) == "--volunteers is 0; expected 1 to 10000."
-    assert "give scheme, host and port alone" in refused("create", *options, "--url", "study.example.org")
+    assert "expected only scheme, host and port" in refused("create", *options, "--url", "study.example.org")
     assert "--prompts is 9" in refused("create", *options, "--prompts", 9)
     assert "contains no study" in refused("serve", tmp_path)
     assert refused("serve", tmp_path, "--port", 70000) == "--port is 70000; expected 0 to 65535."
@@ -73,7 +73,7 @@ def test_invalid_options_are_errors(runs, tmp_path, monkeypatch):
     monkeypatch.setattr(commands_study, "NEEDED", ("fastapi", "no_such_library"))
     for command in (["create", *options], ["serve", tmp_path], ["results", tmp_path], ["invite", tmp_path]):
         found = refused(*command)
-        assert found == "A user study needs no_such_library; run pip install 'segmentdreamer[study]'."
+        assert found == "A user study needs no_such_library; install them with pip install 'segmentdreamer[study]'."
 
 
 def test_published_ranks(tmp_path):

@@ -164,7 +164,8 @@ def test_a_key_cannot_be_both_set_and_swept():
 def test_two_methods_with_the_same_label_are_an_error():
     message = refused(objectives=("sctd", "sds"), settings=["objective.name=sds"])
     assert message == (
-        "Two methods have the same label 'sds'; set the objective only with --objective, not with --set objective.name."
+        "Two methods have the same label 'sds'; use --objective instead of --set objective.name, and give custom "
+        "objectives different function names."
     )
 
 

@@ -383,7 +383,7 @@ def test_damaged_images_are_an_error_and_sampled_again_after_deletion(command, u
 
 # ---- errors -------------------------------------------------------------------------------------------------------
 
-EQUALLY = "but each of the 2 prompts of colours needs the same number of images; give"
+EQUALLY = "but each of the 2 prompts of colours needs the same number of images; pass"
 
 
 @pytest.mark.parametrize(

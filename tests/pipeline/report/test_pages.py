@@ -236,7 +236,7 @@ def test_report_of_several_runs(tmp_path, monkeypatch):
     [
         (["{run}", "{run}"], "--out is missing; pass a folder for the report of several runs."),
         (["{run}", "--out", "{run}/run.json"], "run.json is a file; set --out to a folder."),
-        (["{run}/items"], "items contains no run (no run.json); pass the run folder of a `bench` run."),
+        (["{run}/items"], "items contains no run (no run.json); pass the run folder of a bench run."),
     ],
 )
 def test_invalid_arguments_are_errors(run, arguments, message):

@@ -58,7 +58,7 @@ def test_other_settings_are_an_error_with_the_first_difference(store, run_of, op
 def test_a_folder_without_a_run_is_an_error(tmp_path):
     with pytest.raises(UserError) as caught:
         manifest.read(Store(tmp_path))
-    assert str(caught.value) == f"{tmp_path} contains no run (no run.json); pass the run folder of a `bench` run."
+    assert str(caught.value) == f"{tmp_path} contains no run (no run.json); pass the run folder of a bench run."
 
 
 def test_the_commit_of_a_surrounding_repository_is_ignored(tmp_path, monkeypatch):
