@@ -37,7 +37,7 @@ def test_study_from_runs_to_results(runs, tmp_path, monkeypatch):
     assert "3 methods, 1 groups, 3 rankings per volunteer" in made.stderr
     more = invoke("invite", out, "--count", 1)
     assert more.stdout.startswith("http://127.0.0.1:8000/i/")
-    assert refused("results", out).startswith("Not every question has an answer yet")
+    assert refused("results", out).startswith("Some questions have no votes yet")
 
     store = Store(out)
     made_plan = plan.read(store)

@@ -69,9 +69,9 @@ def test_a_secret_is_referenced_by_name_and_a_prompt_is_not_a_template():
     ("change", "message"),
     [
         ({"command": ("reference",)}, "The command after -- is 'reference'; a Kubeflow pipeline runs bench only."),
-        ({"name": "n" * 29}, "to name its RayJobs: give at most 28 characters"),
+        ({"name": "n" * 29}, "to name its RayJobs: use at most 28 characters"),
         ({"storage": "nfs://files/runs"}, "--storage is 'nfs://files/runs'; Kubeflow mounts only claims"),
-        ({"storage": None}, "The command writes to no --storage"),
+        ({"storage": None}, "The command has no persistent storage"),
         ({"storage": "s3://bucket/runs"}, "The run folder is s3://bucket/runs/paper, but the steps of a pipeline read"),
         ({"command": ("bench", "--out", "gs://bucket/x")}, "The run folder is gs://bucket/x, but the steps"),
     ],

@@ -163,8 +163,12 @@ def test_invalid_input_is_a_one_line_error_before_any_work(tiny, tmp_path, monke
     assert refused("nightly", "--weights", options[3]) == (
         "--baseline is missing; pass the folder of the baselines: --baseline baselines."
     )
-    assert refused("nightly", *options, "--baseline", tmp_path).startswith(f"{tmp_path} contains no baseline; pin a ")
-    assert refused("nightly", *options, "--gates", tmp_path / "no.toml").startswith(f"{tmp_path}/no.toml cannot be ")
+    assert refused("nightly", *options, "--baseline", tmp_path).startswith(
+        f"{tmp_path} contains no baseline; set a new baseline "
+    )
+    assert refused("nightly", *options, "--gates", tmp_path / "no.toml").startswith(
+        f"{tmp_path}/no.toml is not a valid gates file "
+    )
     accept = ["nightly", "accept", root / "release"]
     assert refused(*accept, "--baseline", tmp_path, "--reason", " ") == (
         "--reason is empty; say why later runs are compared with this one."
