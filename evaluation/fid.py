@@ -47,7 +47,7 @@ class Moments:
         return (self.outer - np.outer(self.total, self.mean)) / (self.count - 1)
 
 
-class Gaussian:
+class ReferenceGaussian:
     """Mean, covariance and square root of the covariance of the reference set, shared by all comparisons with it."""
 
     def __init__(self, moments: Moments) -> None:
@@ -80,4 +80,4 @@ class Gaussian:
 
 def frechet_distance(moments: Moments, reference: Moments) -> float:
     """Squared Fréchet distance between two Gaussians with these moments. No eps is added to the covariances."""
-    return Gaussian(reference).frechet_distance(moments)
+    return ReferenceGaussian(reference).frechet_distance(moments)

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from evaluation import EvaluationError
-from evaluation.fid import Gaussian, Moments
+from evaluation.fid import Moments, ReferenceGaussian
 
 
 class Estimate(NamedTuple):
@@ -40,7 +40,7 @@ def frechet(objects: Sequence[Float[np.ndarray, "_ dim"]], reference: Moments) -
     distance itself upwards, so compare only runs over the same prompts. With 40 objects of 120 views, correlated at
     0.9, a perfect model has a Fréchet distance of 41, not 0.
     """
-    distance, without = _frechet_distances(objects, Gaussian(reference))
+    distance, without = _frechet_distances(objects, ReferenceGaussian(reference))
     return Estimate(distance, jackknife_error(np.array(without)) if without else None)
 
 
@@ -52,7 +52,7 @@ def frechet_difference(
     Both sides hold the objects of the same prompts in the same order. Raises EvaluationError if their numbers differ.
     """
     check_pairs(ours, theirs)
-    gaussian = Gaussian(reference)
+    gaussian = ReferenceGaussian(reference)
     (a, a_without), (b, b_without) = (_frechet_distances(objects, gaussian) for objects in (ours, theirs))
     difference = np.array(a_without) - np.array(b_without)
     return Estimate(a - b, jackknife_error(difference) if a_without and b_without else None)
@@ -67,7 +67,9 @@ def check_pairs(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> Non
         )
 
 
-def _frechet_distances(objects: Sequence[Float[np.ndarray, "_ dim"]], gaussian: Gaussian) -> tuple[float, list[float]]:
+def _frechet_distances(
+    objects: Sequence[Float[np.ndarray, "_ dim"]], gaussian: ReferenceGaussian
+) -> tuple[float, list[float]]:
     """The distance of all views, then the distances without each object in turn (empty if too few views remain)."""
     count = sum(map(len, objects))
     has_error = len(objects) > 1 and count - max(map(len, objects)) > 1

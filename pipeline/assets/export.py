@@ -41,7 +41,7 @@ class Options(NamedTuple):
     mesh: bool = False
 
 
-class Asset(NamedTuple):
+class AssetFile(NamedTuple):
     """A .ply of Gaussians, the name of its exported files, and its caption."""
 
     path: Path
@@ -88,7 +88,7 @@ def check(formats: Sequence[str], options: Options) -> None:
         raise UserError("--azimuth requires --to png: it writes one view instead of a contact sheet.")
 
 
-def find_asset(source: Path, prompt: str | None, job: str | None) -> Asset:
+def find_asset(source: Path, prompt: str | None, job: str | None) -> AssetFile:
     """The asset in a .ply or an item's folder, or the selected one of a run folder. Raises UserError."""
     if source.is_file() or source.suffix == ".ply":
         if not source.is_file():
@@ -116,7 +116,7 @@ def find_asset(source: Path, prompt: str | None, job: str | None) -> Asset:
         more = f"; and {len(finished) - 4} more" if len(finished) > 4 else ""
         raise UserError(f"{source} has {len(finished)} assets; choose one with --prompt or --job: {listed}{more}.")
     (one,) = finished
-    return Asset(store.item(one["job_id"]) / ASSET, _file_name(one["prompt"]), one["prompt"])
+    return AssetFile(store.item(one["job_id"]) / ASSET, _file_name(one["prompt"]), one["prompt"])
 
 
 def _matches(each: dict[str, Any], prompt: str | None, job: str | None) -> bool:
@@ -125,14 +125,14 @@ def _matches(each: dict[str, Any], prompt: str | None, job: str | None) -> bool:
     )
 
 
-def _asset(path: Path, name: str) -> Asset:
+def _asset(path: Path, name: str) -> AssetFile:
     """The asset in a file; an item of a run takes its name from the prompt in the run's manifest."""
     root = path.parent.parent.parent
     if path.parent.parent.name == "items" and (root / manifest.FILE).is_file():
         for each in manifest.read(Store(root))["jobs"]:
             if each["job_id"] == path.parent.name:
-                return Asset(path, _file_name(each["prompt"]), each["prompt"])
-    return Asset(path, name, name)
+                return AssetFile(path, _file_name(each["prompt"]), each["prompt"])
+    return AssetFile(path, name, name)
 
 
 def _file_name(prompt: str) -> str:
@@ -141,7 +141,7 @@ def _file_name(prompt: str) -> str:
     return "-".join(words)[:60].rstrip("-") or "asset"
 
 
-def _targets(asset: Asset, formats: Sequence[str], out: Path | None) -> dict[str, Path]:
+def _targets(asset: AssetFile, formats: Sequence[str], out: Path | None) -> dict[str, Path]:
     """The path of each file: --out, or the asset's name in the folder --out or in the current folder."""
     if out is None or out.is_dir():
         targets = {kind: (out or Path()) / f"{asset.name}.{kind}" for kind in formats}

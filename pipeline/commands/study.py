@@ -106,7 +106,7 @@ def published(table: Path, voters: int) -> int:
     return OK
 
 
-def _print_links(store: Store, planned: plan.Plan, count: int, base: str) -> int:
+def _print_links(store: Store, planned: plan.StudyPlan, count: int, base: str) -> int:
     from pipeline.study.database import Database
 
     database = Database(store.root / plan.DATABASE)

@@ -57,9 +57,9 @@ def check_weights(names: Sequence[str], where: str | None, golden: Path | None, 
         checked = replace(role, groups=()) if is_bundled else role
         may_lack = not names and (role.is_optional or not weights.is_published)
         for result in check.check(checked, weights.folder, golden, is_published=weights.is_published):
-            is_optional = may_lack and result.status is check.Status.MISSING
-            status = check.Status.NOTE if is_optional else result.status
-            has_passed = has_passed and status in (check.Status.OK, check.Status.NOTE)
+            is_optional = may_lack and result.status is check.CheckStatus.MISSING
+            status = check.CheckStatus.NOTE if is_optional else result.status
+            has_passed = has_passed and status in (check.CheckStatus.OK, check.CheckStatus.NOTE)
             found.append({"role": result.role, "status": str(status), "text": result.text})
             if not as_json:
                 print(f"{result.role:10} {status:8} {result.text}", flush=True)
@@ -84,7 +84,7 @@ def examine(recipe_name: str, where: str | None, *, as_json: bool) -> bool:
         return can_run
     for finding in found:
         print(f"{finding.status:8} {finding.what}: {finding.text}")
-        if finding.mend and finding.status is not doctor.Status.OK:
+        if finding.mend and finding.status is not doctor.FindingStatus.OK:
             print(f"{'':8} → {finding.mend}")
     verdict = "can" if can_run else "cannot yet"
     print(f"\nThis machine {verdict} run --recipe {recipe_name} --weights {where or weights.name}.")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pipeline.embedded import world
 from pipeline.embedded.augment import like_splats
 from pipeline.embedded.data import VIEW_WORDS, Data
-from pipeline.embedded.training import Plan, fit
+from pipeline.embedded.training import TrainingPlan, fit
 
 COLOURS = list(world.COLORS)
 
@@ -58,7 +58,7 @@ class _Residual(nn.Module):
 
 
 def train_gate_classifier(
-    model: GateClassifier, parts: Sequence[Data], plan: Plan, *, batch: int = 1024, compiled: bool = True
+    model: GateClassifier, parts: Sequence[Data], plan: TrainingPlan, *, batch: int = 1024, compiled: bool = True
 ):
     """Cross-entropy on type, colour and view word. Pairs of objects are excluded: they have no single label."""
     device = parts[0].images.device.type

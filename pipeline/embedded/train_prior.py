@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.embedded import tokenizer
 from pipeline.embedded.data import Data
-from pipeline.embedded.training import Plan, fit, log, parameters_of
+from pipeline.embedded.training import TrainingPlan, fit, log, parameters_of
 
 LATENT_CHANNELS, LATENT_SIZE, TEXT_WIDTH = 4, 16, 192
 VAE_CHANNELS = (32, 64, 128)
@@ -100,7 +100,7 @@ def autocast(device: str):
     return torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda")
 
 
-def train_vae(vae, data: Data, plan: Plan, *, batch: int = 256, compiled: bool = True) -> dict[str, float]:
+def train_vae(vae, data: Data, plan: TrainingPlan, *, batch: int = 256, compiled: bool = True) -> dict[str, float]:
     """Train with L1 + gradient L1 + MSE + a small KL term."""
     device = data.images.device.type
     vae.to(device, memory_format=torch.channels_last).train()
@@ -170,7 +170,7 @@ def train_denoiser(
     latents: Tensor,
     ids: Tensor,
     null: Tensor,
-    plan: Plan,
+    plan: TrainingPlan,
     *,
     batch: int = 1024,
     compiled: bool = True,
@@ -261,7 +261,7 @@ def save_prior(folder: Path, vae, unet, text_encoder, tokenizer_folder: Path) ->
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
-def part(plan: Plan, name: str, seconds: float) -> Plan:
+def part(plan: TrainingPlan, name: str, seconds: float) -> TrainingPlan:
     """The plan of one of several trainings in the same process."""
     return replace(plan, seconds=seconds, state=plan.state.parent / f"{name}.pt")
 

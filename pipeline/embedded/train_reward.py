@@ -20,7 +20,7 @@ from evaluation.image_reward import ImageReward, load_tokenizer, normalise
 from pipeline.embedded import damage, data, tokenizer
 from pipeline.embedded.caption_pairs import CaptionPairs, Captions, encode, images_per_scene
 from pipeline.embedded.data import Data
-from pipeline.embedded.training import Plan, fit, log
+from pipeline.embedded.training import TrainingPlan, fit, log
 
 SIZES = RewardConfig(
     image_size=64,
@@ -81,7 +81,9 @@ def _rewards(model: ImageReward, mild: Tensor, bad: Tensor, right: Tensor, wrong
     return model.raw_reward(torch.cat([states, states, damaged]), ids, ids > 0).view(3, -1)
 
 
-def train_reward(model: ImageReward, dataset: Data, plan: Plan, *, batch: int = 512, compiled: bool = True) -> dict:
+def train_reward(
+    model: ImageReward, dataset: Data, plan: TrainingPlan, *, batch: int = 512, compiled: bool = True
+) -> dict:
     """Minimise the Bradley-Terry loss -log σ(better - worse) over captions and damages."""
     device = dataset.images.device.type
     count = min(len(dataset), MAX_IMAGES - MAX_IMAGES % images_per_scene(dataset))

@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.embedded import tokenizer
 from pipeline.embedded.augment import like_splats
 from pipeline.embedded.data import Data
-from pipeline.embedded.training import Plan, fit
+from pipeline.embedded.training import TrainingPlan, fit
 
 WIDTH = 192
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -54,7 +54,7 @@ def save_scorer(folder: Path, model, tokenizer_folder: Path) -> None:
     save_file(state, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
 
 
-def train_scorer(model, data: Data, ids: Tensor, plan: Plan, *, batch: int = 2048, compiled: bool = True):
+def train_scorer(model, data: Data, ids: Tensor, plan: TrainingPlan, *, batch: int = 2048, compiled: bool = True):
     """Contrastive training on images and captions; `ids` [N,2,tokens].
 
     Half of each batch has splat artefacts (`like_splats`). Captions with the same meaning are not negatives of each

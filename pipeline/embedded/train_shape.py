@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipeline.embedded import views, world
 from pipeline.embedded.shape_gate import Vectors, clouds_of, gate, measure, vectors_of
-from pipeline.embedded.training import Plan, fit, log
+from pipeline.embedded.training import TrainingPlan, fit, log
 from pipeline.embedded.training_context import TrainingContext
 from sctd.point_e import (
     DiffusionConfig,
@@ -113,7 +113,7 @@ def fit_shape(
     model: PointDiffusionTransformer,
     clouds: Tensor,
     texts: Tensor,
-    plan: Plan,
+    plan: TrainingPlan,
     *,
     batch: int = 256,
     lr: float = 1e-3,
@@ -199,7 +199,7 @@ def _format_errors(errors: dict[float, list[float]]) -> str:
 def run(
     scorer: Path,
     out: Path,
-    plan: Plan,
+    plan: TrainingPlan,
     *,
     scenes: int,
     seed: int,
@@ -283,7 +283,7 @@ def main() -> None:
     run(
         args.scorer,
         args.out,
-        Plan(args.seconds, args.state, args.steps, args.part_seconds),
+        TrainingPlan(args.seconds, args.state, args.steps, args.part_seconds),
         scenes=args.scenes,
         seed=args.seed,
         workers=args.workers,

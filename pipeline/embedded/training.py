@@ -17,7 +17,7 @@ STARTED = time.monotonic()
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """How long to train, and the file of the training state.
 
     `seconds` is the whole training; this process saves and stops after `part_seconds` of run time.
@@ -67,7 +67,7 @@ def fit(
     name: str,
     parameters: Sequence[nn.Parameter],
     step: Callable[[int], tuple[Tensor, dict[str, Tensor]]],
-    plan: Plan,
+    plan: TrainingPlan,
     *,
     lr: float,
     warmup: int = 200,

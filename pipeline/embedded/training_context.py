@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from pipeline.embedded import data, tokenizer
-from pipeline.embedded.training import Plan, log
+from pipeline.embedded.training import TrainingPlan, log
 
 SECONDS = {"vae": 300.0, "scorer": 310.0, "judge": 200.0, "denoiser": 620.0, "reward": 420.0, "shape": 360.0}
 
@@ -33,8 +33,8 @@ class TrainingContext:
     described_heldout: data.Scenes | None = None
     caption_tokens: torch.Tensor | None = None
 
-    def plan(self, stage: str) -> Plan:
-        return Plan(self.scale * SECONDS[stage], self.state / f"{stage}.pt", self.steps, self.part_seconds)
+    def plan(self, stage: str) -> TrainingPlan:
+        return TrainingPlan(self.scale * SECONDS[stage], self.state / f"{stage}.pt", self.steps, self.part_seconds)
 
     @property
     def tokenizer(self) -> Path:

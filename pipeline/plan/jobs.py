@@ -59,7 +59,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Asset:
+class GeneratedAsset:
     """A generated asset in its item's folder: its job and prompt, for the evaluator, and facts about its generation."""
 
     job_id: str
@@ -74,7 +74,7 @@ class ScoredAsset:
     Defined here and not beside the evaluator, so that the driver can receive it without loading model libraries.
     """
 
-    asset: Asset
+    asset: GeneratedAsset
     scores: dict[str, dict[str, float]]
     seconds: float
 

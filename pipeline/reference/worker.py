@@ -24,7 +24,7 @@ SMALL_PIXELS, SMALL_BATCH = 64, 250  # batch size for images of at most this man
 BATCH, DECODED = 50, 10  # for larger images: batch size of the U-Net, and of the VAE, whose layers are 64 times as wide
 
 
-class NumericError(ArithmeticError):
+class NonFiniteImageError(ArithmeticError):
     """The prior returned NaN or infinity."""
 
 
@@ -97,7 +97,7 @@ class Sampler:
                 noise[i:j], texts[i:j], self.images.guidance_scale, self.images.steps, self.images.sampler
             )
             if not z_0.isfinite().all():
-                raise NumericError(f"NaN or infinity in images of {self.images.dtype}: use another --dtype")
+                raise NonFiniteImageError(f"NaN or infinity in images of {self.images.dtype}: use another --dtype")
             yield np.concatenate(
                 [_views(self.prior, part) for part in z_0.split(SMALL_BATCH if size <= SMALL_PIXELS else DECODED)]
             )

@@ -3,7 +3,7 @@
 from typing import Any
 
 from cluster.scheduling.executor import Outcome
-from pipeline.plan.jobs import Asset, Job, ScoredAsset
+from pipeline.plan.jobs import GeneratedAsset, Job, ScoredAsset
 from pipeline.store.run_folder import GENERATION, Store
 
 
@@ -24,7 +24,7 @@ def of_job(outcome: Outcome, evaluation: str | None, store: Store) -> dict[str, 
 
 def of_asset(outcome: Outcome, job: dict[str, Any], evaluation: str) -> dict[str, Any]:
     """The record of an asset that was scored; `job` is its entry in the manifest."""
-    asset: Asset = outcome.item
+    asset: GeneratedAsset = outcome.item
     about = {key: job[key] for key in ("job_id", "prompt_id", "prompt", "method", "objective", "seed")}
     return about | _end(outcome, evaluation) | {"generation": asset.facts}
 

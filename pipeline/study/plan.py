@@ -39,7 +39,7 @@ class Competitor:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """`turntables[group][competitor]` is a video in a run folder; `prompts[group]` is its prompt."""
 
     id: str
@@ -69,7 +69,7 @@ class Plan:
         return [(group, chance.sample(range(k), k)) for group in groups]
 
 
-def planned(folders: Sequence[Path], methods: Sequence[str], prompts: int, seed: int) -> Plan:
+def planned(folders: Sequence[Path], methods: Sequence[str], prompts: int, seed: int) -> StudyPlan:
     """A study of the run folders' methods, on prompts drawn from those that all of them finished. Raises UserError."""
     stores = [Store(folder) for folder in folders]
     settings = [manifest.read(store) for store in stores]
@@ -97,7 +97,7 @@ def planned(folders: Sequence[Path], methods: Sequence[str], prompts: int, seed:
             "number, or finish the runs."
         )
     chosen = random.Random(seed).sample(common, prompts)
-    return Plan(
+    return StudyPlan(
         id=secrets.token_hex(8),
         competitors=tuple(competitor for competitor, _ in rivals),
         prompts=tuple(chosen),
@@ -105,16 +105,16 @@ def planned(folders: Sequence[Path], methods: Sequence[str], prompts: int, seed:
     )
 
 
-def write(store: Store, plan: Plan) -> None:
+def write(store: Store, plan: StudyPlan) -> None:
     store.write_json(store.root / FILE, asdict(plan))
 
 
-def read(store: Store) -> Plan:
+def read(store: Store) -> StudyPlan:
     """Raises UserError if the folder contains no study."""
     found = store.read_json(store.root / FILE)
     if found is None:
         raise UserError(f"{store.root} contains no study (no {FILE}); create one with segmentdreamer study create.")
-    return Plan(
+    return StudyPlan(
         id=found["id"],
         competitors=tuple(Competitor(**competitor) for competitor in found["competitors"]),
         prompts=tuple(found["prompts"]),

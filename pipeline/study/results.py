@@ -11,10 +11,10 @@ from pipeline.errors import UserError
 from pipeline.leaderboard import table, user_study
 from pipeline.store.run_folder import Store
 from pipeline.study.database import Ballot
-from pipeline.study.plan import MEANINGS, Plan
+from pipeline.study.plan import MEANINGS, StudyPlan
 
 
-def found(plan: Plan, ballots: Sequence[Ballot], seed: int) -> list[Summary]:
+def found(plan: StudyPlan, ballots: Sequence[Ballot], seed: int) -> list[Summary]:
     """A summary per question. Raises UserError if a question has no votes, EvaluationError for an invalid ranking."""
     questions = [[ballot for ballot in ballots if ballot.question == q] for q in range(len(MEANINGS))]
     if not all(questions):
@@ -29,7 +29,7 @@ def found(plan: Plan, ballots: Sequence[Ballot], seed: int) -> list[Summary]:
     ]
 
 
-def write(store: Store, plan: Plan, found: Sequence[Summary], ballots: Sequence[Ballot]) -> None:
+def write(store: Store, plan: StudyPlan, found: Sequence[Summary], ballots: Sequence[Ballot]) -> None:
     """results.csv, tests.csv, pairs.csv, and votes.csv with a row for each (voter, group, question, method)."""
     values = as_values(plan, found)
     rows = {
@@ -53,7 +53,7 @@ def write(store: Store, plan: Plan, found: Sequence[Summary], ballots: Sequence[
         store.write(store.root / name, table.csv(table.from_rows(lines)))
 
 
-def as_values(plan: Plan, found: Sequence[Summary]) -> dict[str, list[dict[str, Any]]]:
+def as_values(plan: StudyPlan, found: Sequence[Summary]) -> dict[str, list[dict[str, Any]]]:
     """Plain rows: `ranks` by question and method, `tests` by question, `pairs` by question and pair."""
     labels, k = plan.labels, len(plan.labels)
     numbered = [(f"q{number}", summary) for number, summary in enumerate(found, 1)]
@@ -100,7 +100,7 @@ def as_values(plan: Plan, found: Sequence[Summary]) -> dict[str, list[dict[str, 
     }
 
 
-def markdown(plan: Plan, found: Sequence[Summary], invited: int) -> str:
+def markdown(plan: StudyPlan, found: Sequence[Summary], invited: int) -> str:
     """Average ranks with intervals as Markdown (1 is best), followed by the tests."""
     heads = [f"{meaning} ↓" for meaning in MEANINGS]
     lines = [["method", *heads]]
@@ -118,7 +118,7 @@ def markdown(plan: Plan, found: Sequence[Summary], invited: int) -> str:
     return table.aligned(lines) + "\n" + "\n".join(notes)
 
 
-def to_leaderboards(plan: Plan, found: Sequence[Summary]) -> list[Path]:
+def to_leaderboards(plan: StudyPlan, found: Sequence[Summary]) -> list[Path]:
     """Write the average ranks to the compared run folders and republish these; returns their leaderboards."""
     from pipeline.report.publish import publish
 

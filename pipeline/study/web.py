@@ -24,7 +24,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from pipeline.errors import UserError
 from pipeline.store.run_folder import Store
 from pipeline.study.database import Ballot, Database, Voter
-from pipeline.study.plan import DATABASE, LETTERS, MEANINGS, QUESTIONS, Plan
+from pipeline.study.plan import DATABASE, LETTERS, MEANINGS, QUESTIONS, StudyPlan
 
 HERE = Path(__file__).parent
 COOKIE, COOKIE_SECONDS = "invitation", 90 * 86_400
@@ -55,7 +55,7 @@ class Session(NamedTuple):
         return hashlib.sha256(f"form:{self.token}".encode()).hexdigest()
 
 
-class Step(NamedTuple):
+class VotingStep(NamedTuple):
     """The `number`-th ranking of a volunteer, from 1."""
 
     number: int
@@ -68,7 +68,7 @@ class Step(NamedTuple):
         return LETTERS[: len(self.competitors)]
 
 
-def app(store: Store, plan: Plan, hosts: list[str], *, is_secure: bool = False) -> FastAPI:
+def app(store: Store, plan: StudyPlan, hosts: list[str], *, is_secure: bool = False) -> FastAPI:
     """The application. It answers for `hosts` only, against DNS rebinding. `is_secure`: the cookie needs https."""
     database = Database(store.root / DATABASE)
 
@@ -91,7 +91,7 @@ def app(store: Store, plan: Plan, hosts: list[str], *, is_secure: bool = False) 
             raise HTTPException(403, "Please open the link that you received.")
         return Session(voter, token)
 
-    def checked_step(number: int, visitor: Annotated[Session, Depends(session)]) -> Step:
+    def checked_step(number: int, visitor: Annotated[Session, Depends(session)]) -> VotingStep:
         if not 1 <= number <= plan.steps:
             raise HTTPException(404, "There is no such page.")
         return step_of(plan, visitor.voter, number)
@@ -110,7 +110,7 @@ def app(store: Store, plan: Plan, hosts: list[str], *, is_secure: bool = False) 
         return {key: values[0] for key, values in fields.items()}
 
     Visitor = Annotated[Session, Depends(session)]
-    Where = Annotated[Step, Depends(checked_step)]
+    Where = Annotated[VotingStep, Depends(checked_step)]
     Form = Annotated[dict[str, str], Depends(form)]
 
     def next_step(voter: Voter) -> int | None:
@@ -157,7 +157,7 @@ def app(store: Store, plan: Plan, hosts: list[str], *, is_secure: bool = False) 
             return RedirectResponse("/" if number is None else f"/step/{number}", 303)
         return ranking(step, visitor)
 
-    def ranking(step: Step, visitor: Session, sent: dict[str, str] | None = None, error: str = "") -> Response:
+    def ranking(step: VotingStep, visitor: Session, sent: dict[str, str] | None = None, error: str = "") -> Response:
         draft = database.draft(visitor.voter.id, step.group, step.question)
         drafted = {letter: draft[c] for letter, c in zip(step.letters, step.competitors, strict=True)} if draft else {}
         given = sent or {letter: str(rank) for letter, rank in drafted.items()}
@@ -216,13 +216,13 @@ def app(store: Store, plan: Plan, hosts: list[str], *, is_secure: bool = False) 
     return web
 
 
-def step_of(plan: Plan, voter: Voter, number: int) -> Step:
+def step_of(plan: StudyPlan, voter: Voter, number: int) -> VotingStep:
     position, question = divmod(number - 1, len(QUESTIONS))
     group, competitors = voter.shown[position]
-    return Step(number, group, question, competitors)
+    return VotingStep(number, group, question, competitors)
 
 
-def ranks_of(step: Step, fields: dict[str, str]) -> list[int] | None:
+def ranks_of(step: VotingStep, fields: dict[str, str]) -> list[int] | None:
     """Ranks by competitor, from a form with ranks by letter; None unless each rank occurs once."""
     given = [fields.get(letter, "") for letter in step.letters]
     if sorted(given) != [str(rank) for rank in range(1, len(given) + 1)]:
@@ -231,7 +231,7 @@ def ranks_of(step: Step, fields: dict[str, str]) -> list[int] | None:
     return [by_competitor[competitor] for competitor in range(len(given))]
 
 
-def serve(store: Store, plan: Plan, host: str, port: int, url: str | None) -> None:
+def serve(store: Store, plan: StudyPlan, host: str, port: int, url: str | None) -> None:
     """Serve until a signal. Raises UserError if the address is not available."""
     try:
         listening = socket.create_server((host, port))

@@ -23,30 +23,32 @@ GIVE_REWARDS = "give the folder assets/images of a clone of github.com/zai-org/I
 GIVE_CLIP = "give a folder with CLIP.png of github.com/openai/CLIP with --golden DIR"
 
 
-class Status(StrEnum):
+class CheckStatus(StrEnum):
     OK, NOTE, MISSING, REFUSED = "ok", "note", "missing", "refused"
 
 
-class Result(NamedTuple):
+class CheckResult(NamedTuple):
     """The result of one check."""
 
     role: str
-    status: Status
+    status: CheckStatus
     text: str
 
 
-def check(role: Role, weights: Path, golden: Path | None = None, *, is_published: bool = False) -> Iterator[Result]:
+def check(
+    role: Role, weights: Path, golden: Path | None = None, *, is_published: bool = False
+) -> Iterator[CheckResult]:
     """Check a role's files and load them; with a folder of `golden` images, compare the model's outputs on them.
 
     A file that differs from the published one is refused if the folder must have published files; otherwise a note.
     """
 
-    def result(status: Status, text: str) -> Result:
-        return Result(role.name, status, " ".join(text.split()))
+    def result(status: CheckStatus, text: str) -> CheckResult:
+        return CheckResult(role.name, status, " ".join(text.split()))
 
     path = _path(role, weights)
     if not has_files(path):
-        yield result(Status.MISSING, f"there is no {path}; run {role.command}")
+        yield result(CheckStatus.MISSING, f"there is no {path}; run {role.command}")
         return
     present = [file for file in role.files if role.place(weights, file).is_file()]
     for file in present:
@@ -54,23 +56,23 @@ def check(role: Role, weights: Path, golden: Path | None = None, *, is_published
         if problem := mismatch(place, file):
             if is_published:
                 fix = f"delete it and run {role.command}"
-                yield result(Status.REFUSED, f"{place} is not the published file: {problem}; {fix}")
+                yield result(CheckStatus.REFUSED, f"{place} is not the published file: {problem}; {fix}")
                 return
-            yield result(Status.NOTE, f"{file.path} is not the published file: {problem}")
+            yield result(CheckStatus.NOTE, f"{file.path} is not the published file: {problem}")
             continue
         if file.sha256:
-            yield result(Status.OK, f"{file.path}: SHA-256 as published")
+            yield result(CheckStatus.OK, f"{file.path}: SHA-256 as published")
         elif place.stat().st_size > 2**20:
             digest = f"SHA-256 {sha256_of(place)}; the published digest is not known"
-            yield result(Status.NOTE, f"{file.path}: {place.stat().st_size:,} bytes, {digest}")
+            yield result(CheckStatus.NOTE, f"{file.path}: {place.stat().st_size:,} bytes, {digest}")
     if role.groups and not present:
-        yield result(Status.NOTE, "none of the published files; only checked whether the model loads")
+        yield result(CheckStatus.NOTE, "none of the published files; only checked whether the model loads")
     try:
         model = LOADERS[role.name](path)
     except (ValueError, OSError, RuntimeError) as error:
-        yield result(Status.REFUSED, str(error))
+        yield result(CheckStatus.REFUSED, str(error))
         return
-    yield result(Status.OK, LOADED_TEXT.get(role.name, "loads; all tensors have the expected names and shapes"))
+    yield result(CheckStatus.OK, LOADED_TEXT.get(role.name, "loads; all tensors have the expected names and shapes"))
     if role.name in GOLDEN:
         for status, text in GOLDEN[role.name](model, path, golden):
             yield result(status, text)
@@ -144,24 +146,24 @@ LOADERS: dict[str, Callable[[Path], Any]] = {
     "reference": _reference,
 }
 
-Statuses = Iterator[tuple[Status, str]]
+Statuses = Iterator[tuple[CheckStatus, str]]
 
 
 def _golden_rewards(model: Any, path: Path, golden: Path | None) -> Statuses:
     """ImageReward's README: four images, one prompt."""
     if not (path / "ImageReward.pt").is_file():
-        yield Status.NOTE, "published rewards skipped: they apply to ImageReward.pt only"
+        yield CheckStatus.NOTE, "published rewards skipped: they apply to ImageReward.pt only"
         return
     images = _images(golden, list(README_REWARDS))
     if images is None:
-        yield Status.NOTE, f"published rewards skipped: {GIVE_REWARDS}"
+        yield CheckStatus.NOTE, f"published rewards skipped: {GIVE_REWARDS}"
         return
     worst = 0.0
     for image, expected in zip(images, README_REWARDS.values(), strict=True):
         worst = max(worst, abs(float(model.score(image[None], README_PROMPT)[0]) - expected))
     is_ok = worst <= REWARD_TOLERANCE
     text = f"rewards of the README's four images: error at most {worst:.1e} (tolerance {REWARD_TOLERANCE:g})"
-    yield (Status.OK, text) if is_ok else (Status.REFUSED, f"{text}; run segmentdreamer weights fetch reward")
+    yield (CheckStatus.OK, text) if is_ok else (CheckStatus.REFUSED, f"{text}; run segmentdreamer weights fetch reward")
 
 
 def _golden_labels(model: Any, path: Path, golden: Path | None) -> Statuses:
@@ -170,17 +172,17 @@ def _golden_labels(model: Any, path: Path, golden: Path | None) -> Statuses:
 
     kernel = dict(model.model.named_parameters()).get("visual.conv1.weight")
     if kernel is None or tuple(kernel.shape) != (768, 3, 32, 32):
-        yield Status.NOTE, "published probabilities skipped: they apply to ViT-B/32 only"
+        yield CheckStatus.NOTE, "published probabilities skipped: they apply to ViT-B/32 only"
         return
     images = _images(golden, ["CLIP.png"])
     if images is None:
-        yield Status.NOTE, f"published probabilities skipped: {GIVE_CLIP}"
+        yield CheckStatus.NOTE, f"published probabilities skipped: {GIVE_CLIP}"
         return
     logits = LOGIT_SCALE * (model.image_features(images[0][None]) @ model.text_features(list(README_LABELS)).T)[0]
     found = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
     worst = float(np.abs(found - np.array(list(README_LABELS.values()))).max())
     text = f"probabilities of the README's image: error at most {worst:.1e} (tolerance {LABEL_TOLERANCE:g})"
-    yield Status.OK if worst <= LABEL_TOLERANCE else Status.REFUSED, text
+    yield CheckStatus.OK if worst <= LABEL_TOLERANCE else CheckStatus.REFUSED, text
 
 
 GOLDEN: dict[str, Callable[[Any, Path, Path | None], Statuses]] = {"reward": _golden_rewards, "scorer": _golden_labels}

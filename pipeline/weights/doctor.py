@@ -18,7 +18,7 @@ COMPILER = "pip install 'cuda-toolkit[nvcc,crt,nvvm,cccl,cudart]'"
 BUILD = 'MAX_JOBS=4 python -c "import gsplat.cuda._backend"'
 
 
-class Status(StrEnum):
+class FindingStatus(StrEnum):
     OK, NOTE, MISSING = "ok", "note", "missing"
 
 
@@ -27,7 +27,7 @@ class Finding:
     """The result of one check. `mend` is a command that fixes it, or a step in words."""
 
     what: str
-    status: Status
+    status: FindingStatus
     text: str
     mend: str | None = None
 
@@ -72,47 +72,51 @@ def findings(facts: Facts, needed: Needs) -> list[Finding]:
 
 def can_run(found: list[Finding]) -> bool:
     """Whether no finding is MISSING."""
-    return all(finding.status is not Status.MISSING for finding in found)
+    return all(finding.status is not FindingStatus.MISSING for finding in found)
 
 
 def _software(facts: Facts) -> list[Finding]:
     version = ".".join(map(str, facts.python))
     found = [
-        Finding("python", Status.OK, f"{version} on {facts.system}")
+        Finding("python", FindingStatus.OK, f"{version} on {facts.system}")
         if facts.python >= (3, 11, 0)
-        else Finding("python", Status.MISSING, f"{version}; 3.11 or later is required", "uv python install 3.12")
+        else Finding("python", FindingStatus.MISSING, f"{version}; 3.11 or later is required", "uv python install 3.12")
     ]
     build = f"built for CUDA {facts.torch_cuda}" if facts.torch_cuda else "built without CUDA"
     if facts.torch is None:
-        found.append(Finding("torch", Status.MISSING, "not installed", "pip install torch torchvision"))
+        found.append(Finding("torch", FindingStatus.MISSING, "not installed", "pip install torch torchvision"))
     elif facts.torch_error:
         text = f"{facts.torch} cannot be imported: {facts.torch_error}"
-        found.append(Finding("torch", Status.MISSING, text, "pip install --force-reinstall torch torchvision"))
+        found.append(Finding("torch", FindingStatus.MISSING, text, "pip install --force-reinstall torch torchvision"))
     elif _numbers(facts.torch) < OLDEST_TORCH:
         text = f"{facts.torch}; {'.'.join(map(str, OLDEST_TORCH))} or later is required"
-        found.append(Finding("torch", Status.MISSING, text, "pip install --upgrade torch torchvision"))
+        found.append(Finding("torch", FindingStatus.MISSING, text, "pip install --upgrade torch torchvision"))
     else:
-        found.append(Finding("torch", Status.OK, f"{facts.torch}, {build}"))
+        found.append(Finding("torch", FindingStatus.OK, f"{facts.torch}, {build}"))
     if facts.torchvision is None:
-        found.append(Finding("torchvision", Status.MISSING, "not installed", "pip install torchvision"))
+        found.append(Finding("torchvision", FindingStatus.MISSING, "not installed", "pip install torchvision"))
     elif facts.torchvision_error:
         text = f"{facts.torchvision} does not match torch {facts.torch}: {facts.torchvision_error}"
-        found.append(Finding("torchvision", Status.MISSING, text, "pip install --force-reinstall torch torchvision"))
+        found.append(
+            Finding("torchvision", FindingStatus.MISSING, text, "pip install --force-reinstall torch torchvision")
+        )
     else:
-        found.append(Finding("torchvision", Status.OK, facts.torchvision))
+        found.append(Finding("torchvision", FindingStatus.OK, facts.torchvision))
     if facts.ffmpeg:
-        found.append(Finding("ffmpeg", Status.OK, facts.ffmpeg))
+        found.append(Finding("ffmpeg", FindingStatus.OK, facts.ffmpeg))
     else:
-        found.append(Finding("ffmpeg", Status.MISSING, "not found", "pip install imageio-ffmpeg"))
+        found.append(Finding("ffmpeg", FindingStatus.MISSING, "not found", "pip install imageio-ffmpeg"))
     return found
 
 
 def _gpu(facts: Facts, is_needed: bool) -> list[Finding]:
-    lacking = Status.MISSING if is_needed else Status.NOTE
+    lacking = FindingStatus.MISSING if is_needed else FindingStatus.NOTE
     if not facts.gpus:
         text = "none; the bundled models do not need one" if not is_needed else "none, but these models need one"
         return [Finding("gpu", lacking, text, "use a machine with an NVIDIA GPU, or --weights embedded")]
-    found = [Finding("gpu", Status.OK, f"{gpu.name}, {_gb(gpu.num_bytes)}, driver {gpu.driver}") for gpu in facts.gpus]
+    found = [
+        Finding("gpu", FindingStatus.OK, f"{gpu.name}, {_gb(gpu.num_bytes)}, driver {gpu.driver}") for gpu in facts.gpus
+    ]
     if not facts.torch_sees_gpu:
         why = (
             "torch is built without CUDA"
@@ -125,10 +129,10 @@ def _gpu(facts: Facts, is_needed: bool) -> list[Finding]:
         mend = "pip install 'segmentdreamer[gpu]'"
         found.append(Finding("gsplat", lacking, "not installed; everything runs on the CPU without it", mend))
     elif facts.is_gsplat_built:
-        found.append(Finding("gsplat", Status.OK, f"{facts.gsplat}, kernels are compiled"))
+        found.append(Finding("gsplat", FindingStatus.OK, f"{facts.gsplat}, kernels are compiled"))
     elif facts.has_nvcc and facts.has_ninja:
         text = f"{facts.gsplat}, not compiled; the first use takes about {GSPLAT_SECONDS // 60} CPU minutes to compile"
-        found.append(Finding("gsplat", Status.NOTE, text, BUILD))
+        found.append(Finding("gsplat", FindingStatus.NOTE, text, BUILD))
     else:
         steps = [*([] if facts.has_nvcc else [COMPILER]), *([] if facts.has_ninja else ["pip install ninja"]), BUILD]
         tools = [name for name, there in {"nvcc": facts.has_nvcc, "ninja": facts.has_ninja}.items() if not there]
@@ -148,17 +152,17 @@ def _cuda_graphs(facts: Facts, needed: Needs) -> list[Finding]:
     if lacks := [tool for tool, (is_there, _) in steps.items() if not is_there]:
         mend = " && ".join(steps[tool][1] for tool in lacks) + ", or --set compute.cuda_graphs=false"
         text = f"compiling the networks requires {' and '.join(lacks)}"
-        return [Finding("cuda graphs", Status.MISSING, text, mend)]
-    return [Finding("cuda graphs", Status.OK, "triton and a C compiler are installed")]
+        return [Finding("cuda graphs", FindingStatus.MISSING, text, mend)]
+    return [Finding("cuda graphs", FindingStatus.OK, "triton and a C compiler are installed")]
 
 
 def _machine(facts: Facts) -> list[Finding]:
     return [
-        Finding("memory", Status.OK, f"{_gb(facts.memory_bytes)} for {facts.num_cores} cores"),
+        Finding("memory", FindingStatus.OK, f"{_gb(facts.memory_bytes)} for {facts.num_cores} cores"),
         # A run checks the free disk space for its assets itself, and a fetch for its files.
-        Finding("disk", Status.OK, f"{_gb(facts.free_bytes)} free here")
+        Finding("disk", FindingStatus.OK, f"{_gb(facts.free_bytes)} free here")
         if facts.free_bytes
-        else Finding("disk", Status.MISSING, "full", "free disk space"),
+        else Finding("disk", FindingStatus.MISSING, "full", "free disk space"),
     ]
 
 
@@ -166,23 +170,23 @@ def _ray(facts: Facts) -> list[Finding]:
     inline = "or use --executor inline"
     if facts.ray is None or facts.ray_error:
         text = "not installed" if facts.ray is None else f"{facts.ray} cannot be imported: {facts.ray_error}"
-        return [Finding("ray", Status.MISSING, text, f"pip install 'ray[default]', {inline}")]
+        return [Finding("ray", FindingStatus.MISSING, text, f"pip install 'ray[default]', {inline}")]
     if facts.ray_address is None:
-        return [Finding("ray", Status.OK, f"{facts.ray}; a run starts a local Ray")]
+        return [Finding("ray", FindingStatus.OK, f"{facts.ray}; a run starts a local Ray")]
     if facts.ray_answers:
-        return [Finding("ray", Status.OK, f"{facts.ray}; the cluster at {facts.ray_address} is reachable")]
+        return [Finding("ray", FindingStatus.OK, f"{facts.ray}; the cluster at {facts.ray_address} is reachable")]
     text = f"{facts.ray}; no cluster is reachable at RAY_ADDRESS={facts.ray_address}"
-    return [Finding("ray", Status.MISSING, text, "ray start --head on that machine, or unset RAY_ADDRESS")]
+    return [Finding("ray", FindingStatus.MISSING, text, "ray start --head on that machine, or unset RAY_ADDRESS")]
 
 
 def _weights(facts: Facts, name: str, is_needed: bool) -> Finding:
     missing, role = facts.missing_files[name], ROLES.get(name)
     what = f"weights: {name}"
     if not missing:
-        return Finding(what, Status.OK, f"in {facts.weights_folder}")
+        return Finding(what, FindingStatus.OK, f"in {facts.weights_folder}")
     text = f"{facts.weights_folder} lacks {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else "")
     mend = role.command if role else f"put your own model into {name}/"
-    return Finding(what, Status.MISSING if is_needed else Status.NOTE, text, mend)
+    return Finding(what, FindingStatus.MISSING if is_needed else FindingStatus.NOTE, text, mend)
 
 
 def _distances(facts: Facts) -> list[Finding]:
@@ -190,11 +194,15 @@ def _distances(facts: Facts) -> list[Finding]:
     found = []
     for metric, missing in facts.missing_of_distances.items():
         if not missing:
-            found.append(Finding(f"metric: {metric}", Status.OK, f"measured with the files in {facts.weights_folder}"))
+            found.append(
+                Finding(f"metric: {metric}", FindingStatus.OK, f"measured with the files in {facts.weights_folder}")
+            )
         elif len(missing) == 1 or metric == EXPECTED:
             text = f"not measured: {facts.weights_folder} lacks {' and '.join(missing)}"
             roles = [of_part(part) or REFERENCE for part in missing]
-            found.append(Finding(f"metric: {metric}", Status.NOTE, text, " && ".join(role.command for role in roles)))
+            found.append(
+                Finding(f"metric: {metric}", FindingStatus.NOTE, text, " && ".join(role.command for role in roles))
+            )
     return found
 
 

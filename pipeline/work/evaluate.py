@@ -16,7 +16,7 @@ from evaluation.image_reward import ImageReward
 from evaluation.references import from_bytes
 from evaluation.statistics import lowest_tenth
 from pipeline.assets import images
-from pipeline.plan.jobs import Asset, ScoredAsset
+from pipeline.plan.jobs import GeneratedAsset, ScoredAsset
 from pipeline.plan.protocol import Protocol
 from pipeline.plan.run import evaluation_digest
 from pipeline.store.attempts import SCORING, Fence
@@ -51,7 +51,7 @@ class Evaluator:
         self.text_features = self.scorer.text_features(self.texts)
         self._score_white(evaluation_digest(weights, protocol, self.texts))
 
-    def __call__(self, asset: Asset) -> Progressing[Progress, None, ScoredAsset]:
+    def __call__(self, asset: GeneratedAsset) -> Progressing[Progress, None, ScoredAsset]:
         fence = Fence.claim(self.store, asset.job_id, SCORING)
         started, stages = time.monotonic(), STAGES + len(self.networks)
         folder = self.store.item(asset.job_id)

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from cluster.scheduling.executor import Executor, Stage, Watcher, Worker, ignore_event
-from pipeline.plan.jobs import Asset, Job
+from pipeline.plan.jobs import GeneratedAsset, Job
 from pipeline.plan.protocol import Protocol
 from pipeline.plan.run import Run
 from pipeline.store.records import of_asset, of_job
@@ -55,7 +55,7 @@ def generate(
         store.write_record(of_job(outcome, None, store))
 
 
-def unscored(store: Store, manifest: dict[str, Any], digest: str) -> list[Asset]:
+def unscored(store: Store, manifest: dict[str, Any], digest: str) -> list[GeneratedAsset]:
     """The assets of a run folder without scores by the scorers and views of `digest`."""
     jobs = {job["job_id"]: job for job in manifest["jobs"]}
     made = {job_id: store.read_json(store.item(job_id) / GENERATION) for job_id in jobs}
@@ -65,7 +65,9 @@ def unscored(store: Store, manifest: dict[str, Any], digest: str) -> list[Asset]
         if record["status"] == "done" and record["evaluation"] == digest
     }
     return [
-        Asset(job_id, jobs[job_id]["prompt"], facts) for job_id, facts in made.items() if facts and job_id not in scored
+        GeneratedAsset(job_id, jobs[job_id]["prompt"], facts)
+        for job_id, facts in made.items()
+        if facts and job_id not in scored
     ]
 
 
@@ -74,7 +76,7 @@ def evaluate(
     manifest: dict[str, Any],
     scorers: Weights,
     digest: str,
-    assets: list[Asset],
+    assets: list[GeneratedAsset],
     executor: Executor,
     watcher: Watcher = ignore_event,
 ) -> None:

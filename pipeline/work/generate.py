@@ -17,7 +17,7 @@ import torch
 
 from cluster.scheduling.executor import Progress
 from pipeline.assets import images
-from pipeline.plan.jobs import Asset, Job
+from pipeline.plan.jobs import GeneratedAsset, Job
 from pipeline.store import files
 from pipeline.store.attempts import BEFORE, NO_CHECKPOINT, Attempt, Checkpoint, published
 from pipeline.store.run_folder import ASSET, CHECKPOINT, CONTACT, SNAPSHOT, TURNTABLE, Store
@@ -27,7 +27,7 @@ from pipeline.work.roofline import Work, matrix_teraflops
 from sctd.formats import ply, splat
 from sctd.prior.control import Control, controlled
 from sctd.prior.stable_diffusion import StableDiffusionPrior
-from sctd.recipe.compute import Compute
+from sctd.recipe.compute import ComputeConfig
 from sctd.scene.cameras import orbit
 from sctd.scene.densify import DensifyError
 from sctd.scene.gaussians import Gaussians
@@ -53,7 +53,7 @@ class Generator:
         store: Store,
         weights: Weights,
         checkpoint_seconds: float,
-        compute: Compute,
+        compute: ComputeConfig,
         snapshot_seconds: float = math.inf,
     ):
         self.store, self.weights = store, weights
@@ -62,7 +62,7 @@ class Generator:
         self.compute, self.prior = compute, self._prior(compute)
         self.views_at_once, self.parts = 0, Counter[str]()  # of the current job
 
-    def _prior(self, compute: Compute) -> StableDiffusionPrior:
+    def _prior(self, compute: ComputeConfig) -> StableDiffusionPrior:
         """The prior with these compute settings."""
         self.rate: tuple[Work, float] | None = None
         dtype = getattr(torch, compute.dtype)
@@ -71,14 +71,14 @@ class Generator:
             prior.with_cuda_graphs().with_cpu_offload() if compute.cuda_graphs and self.device.type == "cuda" else prior
         )
 
-    def __call__(self, job: Job) -> Progressing[Progress, bool | None, Asset]:
+    def __call__(self, job: Job) -> Progressing[Progress, bool | None, GeneratedAsset]:
         facts = published(self.store, job.id)
         if facts is None:
             if job.recipe.compute != self.compute:  # a sweep may change it from job to job
                 self.compute, self.prior = job.recipe.compute, self._prior(job.recipe.compute)
             attempt = Attempt.start(self.store, job.id)
             facts = attempt.commit((yield from self._generate(job, attempt)))
-        return Asset(job.id, job.prompt.text, facts)
+        return GeneratedAsset(job.id, job.prompt.text, facts)
 
     def _generate(self, job: Job, attempt: Attempt) -> Progressing[Progress, bool | None, dict[str, Any]]:
         started, build_seconds_before, warnings = time.monotonic(), self.prior.build_seconds, list[str]()

@@ -33,7 +33,7 @@ STARTS = (20, 260, 500, 740)
 
 
 @dataclass(frozen=True)
-class Gaussian:
+class GaussianData:
     """Data N(mean, spread² I), with the exact denoiser."""
 
     mean: float
@@ -48,16 +48,16 @@ class Gaussian:
         return (SCHEDULE.alpha[t] ** 2 * self.spread**2 + SCHEDULE.sigma[t] ** 2).sqrt()
 
 
-Flow = Callable[[Gaussian, Latents, int, int], Latents]  # (data, z_t, t, s) → z_s, exact or by a solver
+Flow = Callable[[GaussianData, Latents, int, int], Latents]  # (data, z_t, t, s) → z_s, exact or by a solver
 
 
-def exact_flow(data: Gaussian, z_t: Latents, t: int, s: int) -> Latents:
+def exact_flow(data: GaussianData, z_t: Latents, t: int, s: int) -> Latents:
     """The exact flow, along which (z − α μ)/deviation is constant."""
     away = (z_t - SCHEDULE.alpha[t] * data.mean) / data.deviation(t)
     return SCHEDULE.alpha[s] * data.mean + data.deviation(s) * away
 
 
-def one_jump(data: Gaussian, z_t: Latents, t: int, s: int) -> Latents:
+def one_jump(data: GaussianData, z_t: Latents, t: int, s: int) -> Latents:
     """G(z_t, t, s) of Eq. 5 as in the objectives: Δt is the whole interval."""
     return jump(SCHEDULE, z_t, data.noise(z_t, t), t, s)
 
@@ -65,7 +65,7 @@ def one_jump(data: Gaussian, z_t: Latents, t: int, s: int) -> Latents:
 def steps_of(length: int) -> Flow:
     """The first-order solver with Δt = `length`. Raises ValueError if that does not divide the interval."""
 
-    def flow(data: Gaussian, z_t: Latents, t: int, s: int) -> Latents:
+    def flow(data: GaussianData, z_t: Latents, t: int, s: int) -> Latents:
         if (t - s) % length:
             raise ValueError(f"steps of {length} do not divide {t} to {s}: use a divisor of {abs(t - s)}")
         stride = length if t < s else -length
@@ -81,7 +81,7 @@ def trajectory_error(flow: Flow, start: int, end: int, *, spread: float = 1.0) -
 
     Over trajectories within 3 deviations of the mean, in units of `z_0`; the data have the deviation `spread`.
     """
-    data = Gaussian(mean=0.5, spread=spread)
+    data = GaussianData(mean=0.5, spread=spread)
     out = torch.linspace(-3, 3, 13, dtype=torch.float64).view(-1, 1, 1, 1)
     z_start = SCHEDULE.alpha[start] * data.mean + data.deviation(start) * out
     target = flow(data, exact_flow(data, z_start, start, end), end, start)
@@ -95,7 +95,7 @@ def largest_trajectory_error(flow: Flow, segments: int, *, spread: float = 1.0) 
     return max(trajectory_error(flow, a, b, spread=spread) for a, b in pairwise(edges))
 
 
-TEXT, NULL = Gaussian(mean=1.0, spread=0.5), Gaussian(mean=0.0, spread=1.0)
+TEXT, NULL = GaussianData(mean=1.0, spread=0.5), GaussianData(mean=0.0, spread=1.0)
 
 
 def inversion_residual(

@@ -28,7 +28,7 @@ class PlyError(ValueError):
     """The file is not a .ply of the expected kind."""
 
 
-class Points(NamedTuple):
+class PlyPoints(NamedTuple):
     """A coloured point cloud; colours in [0, 1]."""
 
     points: Float[Tensor, "num 3"]
@@ -76,7 +76,7 @@ def from_ply(data: bytes) -> Gaussians:
     )
 
 
-def read_points(data: bytes) -> Points:
+def read_points(data: bytes) -> PlyPoints:
     """Read a plain point cloud: x y z, and red green blue as integers 0…255 or floats 0…1.
 
     Raises PlyError if the file is a mesh or empty, or if a property is missing, not finite or out of range.
@@ -95,7 +95,7 @@ def read_points(data: bytes) -> Points:
         rgb = rgb / 255
     if rgb.numel() and not 0 <= rgb.min() <= rgb.max() <= 1:
         raise PlyError("The .ply has colours outside their range: write integers 0 to 255, or floats 0 to 1.")
-    return Points(_columns(vertices, POSITION), rgb)
+    return PlyPoints(_columns(vertices, POSITION), rgb)
 
 
 def _rest_names(num_basis: int) -> tuple[str, ...]:

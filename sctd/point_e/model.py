@@ -117,7 +117,7 @@ class Attention(nn.Module):
         return self.c_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Pre-norm transformer block: attention and MLP."""
 
     def __init__(self, width: int, heads: int, std: float):
@@ -137,7 +137,7 @@ class Backbone(nn.Module):
 
     def __init__(self, width: int, layers: int, heads: int, std: float):
         super().__init__()
-        self.resblocks = nn.ModuleList(Block(width, heads, std) for _ in range(layers))
+        self.resblocks = nn.ModuleList(TransformerBlock(width, heads, std) for _ in range(layers))
 
     def forward(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
         for block in self.resblocks:

@@ -29,9 +29,9 @@ def fuse(model: nn.Module) -> None:
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if _is_block(child):
-                module.add_module(name, Block(child))
+                module.add_module(name, FusedBlock(child))
             elif isinstance(child, nn.ModuleList):
-                module.add_module(name, nn.ModuleList(Block(each) if _is_block(each) else each for each in child))
+                module.add_module(name, nn.ModuleList(FusedBlock(each) if _is_block(each) else each for each in child))
             elif isinstance(child, nn.GroupNorm) and name == "conv_norm_out" and isinstance(module.conv_act, nn.SiLU):
                 module.add_module(name, Norm(child, activated=True))
                 module.conv_act = nn.Identity()
@@ -66,7 +66,7 @@ class Norm(nn.Module):
         )
 
 
-class Block(nn.Module):
+class FusedBlock(nn.Module):
     """x + conv(silu(norm(conv(silu(norm(x))) + time))); differentiable in x if the block has no time embedding."""
 
     def __init__(self, block: Any):
@@ -125,7 +125,7 @@ class _Block(torch.autograd.Function):
     """A VAE's block. Its backward pass needs only its input and the result between its convolutions."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, block: Block) -> Tensor:
+    def forward(ctx: Any, x: Tensor, block: FusedBlock) -> Tensor:
         norm1, norm2 = block.norm1, block.norm2
         first = kernels.affine(x, norm1.weight, norm1.bias, None, norm1.num_groups, norm1.eps)
         middle = conv2d(kernels.apply(x, first.scale, first.shift, silu=True), block.conv1.weight, padding=1)

@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from sctd.recipe.fields import OURS, RELEASE, Part, field
+from sctd.recipe.fields import OURS, RELEASE, Config, field
 
 
-class Compute(Part):
+class ComputeConfig(Config):
     """Dtype of the prior's networks, required GPU memory, and whether to use the CUDA-graph path."""
 
     dtype: Literal["float32", "float16", "bfloat16"] = field(

@@ -29,7 +29,7 @@ class CustomObjectiveError(ValueError):
     """Raised for a file without a valid objective: one sentence with what was found and what was expected."""
 
 
-class Reference(NamedTuple):
+class ObjectiveReference(NamedTuple):
     """A function in a file, and the first 16 hex digits of the SHA-256 of the file and its relative imports."""
 
     path: str
@@ -50,16 +50,16 @@ def is_custom(name: str) -> bool:
     return NAME.fullmatch(name) is not None
 
 
-def reference(name: str) -> Reference:
+def reference(name: str) -> ObjectiveReference:
     """Parse FILE.py:FUNCTION; without a digest, compute it from the file. Raises CustomObjectiveError."""
     found = NAME.fullmatch(name)
     if found is None:
         raise CustomObjectiveError(f"{name!r} is no function of a file; expected FILE.py:FUNCTION")
     path, function, digest = found["path"], found["function"], found["digest"]
-    return Reference(path, function, digest or _digest(_sources(path)))
+    return ObjectiveReference(path, function, digest or _digest(_sources(path)))
 
 
-def settings(named: Reference) -> tuple[str, dict[str, Any]]:
+def settings(named: ObjectiveReference) -> tuple[str, dict[str, Any]]:
     """LIKE, and the recipe keys of SETTINGS. Raises CustomObjectiveError."""
     module = _checked(named)
     like, changed = getattr(module, "LIKE", ""), getattr(module, "SETTINGS", {})
@@ -72,7 +72,7 @@ def settings(named: Reference) -> tuple[str, dict[str, Any]]:
     return like, dict(changed)
 
 
-def function(named: Reference) -> Callable[..., Any]:
+def function(named: ObjectiveReference) -> Callable[..., Any]:
     """The function, with a check of the shape of its residuals. Raises CustomObjectiveError."""
     objective = getattr(_checked(named), named.function)
 
@@ -91,7 +91,7 @@ def function(named: Reference) -> Callable[..., Any]:
     return residual_of
 
 
-def _checked(named: Reference) -> ModuleType:
+def _checked(named: ObjectiveReference) -> ModuleType:
     """The file's module, if its function exists and accepts the arguments of objectives."""
     module = _module(named)
     objective = getattr(module, named.function, None)
@@ -109,7 +109,7 @@ def _checked(named: Reference) -> ModuleType:
 
 
 @cache
-def _module(named: Reference) -> ModuleType:
+def _module(named: ObjectiveReference) -> ModuleType:
     sources = _sources(named.path)
     if _digest(sources) != named.digest:
         changed = named.path if len(sources) == 1 else f"{named.path}, or one of its relative imports,"

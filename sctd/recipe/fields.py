@@ -13,7 +13,7 @@ def field(default: Any, unit: str, source: str, meaning: str, **limits: Any) -> 
     return Field(default, description=f"{meaning} [{unit}; {source}]", json_schema_extra=extra, **limits)
 
 
-class Part(BaseModel):
+class Config(BaseModel):
     """Base of all parts of a recipe: a frozen model that rejects unknown keys, NaN and infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
@@ -22,7 +22,7 @@ class Part(BaseModel):
 Range = tuple[float, float]
 
 
-def ordered(part: Part, *names: str) -> None:
+def ordered(part: Config, *names: str) -> None:
     """Raise ValueError if the lower end of one of these ranges exceeds the upper."""
     for name in names:
         low, high = getattr(part, name)
@@ -30,7 +30,7 @@ def ordered(part: Part, *names: str) -> None:
             raise ValueError(f"{name} is {low:g},{high:g}; expected the smaller number first")
 
 
-class Rate(Part):
+class RateConfig(Config):
     """A learning rate that decays from `start` to `end` over the run."""
 
     start: float = field(0.005, "per step", RELEASE, "rate at the first iteration", ge=0)
@@ -38,7 +38,7 @@ class Rate(Part):
     decay: Literal["linear", "log"] = field("linear", "–", RELEASE, "interpolate the rate, or its logarithm")
 
     @model_validator(mode="after")
-    def _logarithm(self) -> "Rate":
+    def _logarithm(self) -> "RateConfig":
         if self.decay == "log" and min(self.start, self.end) <= 0:
             raise ValueError(f"rate {self.start:g} to {self.end:g} has decay 'log'; both must be above 0")
         return self

@@ -11,12 +11,12 @@ from pydantic import model_validator
 
 from sctd.diffusion import segments
 from sctd.recipe import custom_objective
-from sctd.recipe.fields import OURS, RELEASE, Part, Range, field
+from sctd.recipe.fields import OURS, RELEASE, Config, Range, field
 
 NUM_STEPS = 1000  # of every Stable Diffusion schedule
 
 
-class Objective(Part):
+class ObjectiveConfig(Config):
     """The objective, its options and its weight."""
 
     name: Literal["sctd", "sctd-official", "sds", "ism", "cds", "gcs"] = field(
@@ -44,7 +44,7 @@ class Objective(Part):
         return custom_objective.reference(self.function).function if self.function else self.name
 
     @model_validator(mode="after")
-    def _names_a_function(self) -> "Objective":
+    def _names_a_function(self) -> "ObjectiveConfig":
         if self.function and not ("@" in self.function and custom_objective.is_custom(self.function)):
             raise ValueError(
                 f"function is {self.function!r}; expected FILE.py:FUNCTION@DIGEST: pass --objective FILE.py:FUNCTION, "
@@ -53,13 +53,13 @@ class Objective(Part):
         return self
 
     @model_validator(mode="after")
-    def _clamp(self) -> "Objective":
+    def _clamp(self) -> "ObjectiveConfig":
         if min(self.clamp) < 0 or (min(self.clamp) == 0) != (max(self.clamp) == 0):
             raise ValueError(f"clamp is {self.clamp}; expected two bounds above 0, or 0,0 for no clamp")
         return self
 
 
-class Guidance(Part):
+class GuidanceConfig(Config):
     """Prompts, classifier-free guidance, Perp-Neg and ControlNet."""
 
     scale: float = field(7.5, "–", "release", "w in ε_∅ + w(ε_y − ε_∅); the paper's w is this − 1", ge=0)
@@ -81,7 +81,7 @@ class Guidance(Part):
     control_scale: float = field(1, "–", "diffusers", "weight of the ControlNet's residuals", ge=0)
 
     @model_validator(mode="after")
-    def _has_prompt(self) -> "Guidance":
+    def _has_prompt(self) -> "GuidanceConfig":
         if self.prompt_template.count("{prompt}") != 1 or "{" in self.prompt_template.replace("{prompt}", ""):
             raise ValueError(f"prompt_template is {self.prompt_template!r}; it must contain {{prompt}} exactly once")
         if self.perp_neg and self.view_text == "none":
@@ -89,7 +89,7 @@ class Guidance(Part):
         return self
 
 
-class Times(Part):
+class TimesConfig(Config):
     """The draw of t, s and s_m in each iteration.
 
     `segments`: t in its segment [s_m, s_{m+1}), s in between (SCTD). `single`: t alone (SDS). `interval`: s = t − Δ,
@@ -131,7 +131,7 @@ class Times(Part):
     )
 
     @model_validator(mode="after")
-    def _possible(self) -> "Times":
+    def _possible(self) -> "TimesConfig":
         if not self.low < self.high <= self.start_high:
             found = f"low {self.low}, high {self.high}, start_high {self.start_high}"
             raise ValueError(f"{found}; expected low < high <= start_high")
@@ -170,7 +170,7 @@ class Times(Part):
         return segments.equal(self.num_segments, end, start=start)
 
 
-class Noise(Part):
+class NoiseConfig(Config):
     """The noise ε* in z_{s_m} = α z_0 + σ ε*."""
 
     kind: Literal["fixed", "fresh"] = field("fixed", "–", "Sec. 4.4: ε*", "drawn once per run, or in every iteration")
@@ -178,7 +178,7 @@ class Noise(Part):
     offset: float = field(0.1, "–", RELEASE, "standard deviation of a random constant added to each channel", ge=0)
 
 
-class Encoding(Part):
+class EncodingConfig(Config):
     """From a render to z_0."""
 
     posterior: Literal["sample", "mean"] = field("sample", "–", RELEASE, "sample or mean of the VAE posterior")

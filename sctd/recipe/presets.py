@@ -5,12 +5,21 @@
 
 from collections.abc import Iterator
 
-from sctd.recipe.compute import Compute
-from sctd.recipe.fields import Part, Rate
-from sctd.recipe.gradient import Encoding, Guidance, Noise, Objective
+from sctd.recipe.compute import ComputeConfig
+from sctd.recipe.fields import Config, RateConfig
+from sctd.recipe.gradient import EncodingConfig, GuidanceConfig, NoiseConfig, ObjectiveConfig
 from sctd.recipe.portraits import avatar, portrait
 from sctd.recipe.recipe import Recipe
-from sctd.recipe.scene import Background, Bounds, Cameras, Densify, Initialization, Optimizer, Regularizers, Relocate
+from sctd.recipe.scene import (
+    BackgroundConfig,
+    BoundsConfig,
+    CamerasConfig,
+    DensifyConfig,
+    InitializationConfig,
+    OptimizerConfig,
+    RegularizersConfig,
+    RelocateConfig,
+)
 
 
 def paper() -> Recipe:
@@ -33,15 +42,15 @@ def embedded() -> Recipe:
     return Recipe(
         name="embedded",
         iterations=300,
-        objective=Objective(time_weight="one", weight=1),
-        guidance=Guidance(
+        objective=ObjectiveConfig(time_weight="one", weight=1),
+        guidance=GuidanceConfig(
             negative_prompt="",
             prompt_template="a DSLR photo of {prompt}",
             view_text="nearest",
         ),
-        noise=Noise(offset=0),
-        encoding=Encoding(posterior="mean", disparity_share=0, flip_share=0, scale_noise=0),
-        cameras=Cameras(
+        noise=NoiseConfig(offset=0),
+        encoding=EncodingConfig(posterior="mean", disparity_share=0, flip_share=0, scale_noise=0),
+        cameras=CamerasConfig(
             azimuth_spread="even",
             elevation_degrees=(-12, 50),
             overhead_share=0.1,
@@ -53,24 +62,26 @@ def embedded() -> Recipe:
             up_jitter=0,
             progress_every=0,
         ),
-        background=Background(white_share=0.2, black_share=0, grey_share=0.4, darkest=0.1),
-        optimizer=Optimizer(
-            means=Rate(start=0.004, end=0.0002),
-            log_scales=Rate(start=0.02, end=0.004),
-            quats=Rate(start=0.02, end=0.004),
-            logit_opacities=Rate(start=0.05, end=0.01),
-            sh_constant=Rate(start=0.035, end=0.007),  # 0.04 per step of a colour's logit at mid grey, in SH units
-            sh_rest=Rate(start=0.00175, end=0.00035),
+        background=BackgroundConfig(white_share=0.2, black_share=0, grey_share=0.4, darkest=0.1),
+        optimizer=OptimizerConfig(
+            means=RateConfig(start=0.004, end=0.0002),
+            log_scales=RateConfig(start=0.02, end=0.004),
+            quats=RateConfig(start=0.02, end=0.004),
+            logit_opacities=RateConfig(start=0.05, end=0.01),
+            sh_constant=RateConfig(
+                start=0.035, end=0.007
+            ),  # 0.04 per step of a colour's logit at mid grey, in SH units
+            sh_rest=RateConfig(start=0.00175, end=0.00035),
             beta2=0.99,
             clip_norm=(0, 0),
         ),
-        densify=Densify(enabled=False),
-        relocate=Relocate(enabled=True),
-        bounds=Bounds(radius=0.95, scale=(0.006, 0.2), max_gaussians=20_000),
-        regularizers=Regularizers(
+        densify=DensifyConfig(enabled=False),
+        relocate=RelocateConfig(enabled=True),
+        bounds=BoundsConfig(radius=0.95, scale=(0.006, 0.2), max_gaussians=20_000),
+        regularizers=RegularizersConfig(
             total_variation=0, disparity_variation=0, scale=0, oversize=20, alpha_entropy=20, after_share=0.3
         ),
-        initialization=Initialization(
+        initialization=InitializationConfig(
             count=512,
             opacity=0.2,
             scale=0.045,
@@ -82,7 +93,7 @@ def embedded() -> Recipe:
             point_e_steps=20,
             point_e_up_shift=0,
         ),
-        compute=Compute(dtype="float32", min_gpu_gib=0),
+        compute=ComputeConfig(dtype="float32", min_gpu_gib=0),
     )
 
 
@@ -114,7 +125,7 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _rows(left: Part, right: Part, prefix: str) -> Iterator[str]:
+def _rows(left: Config, right: Config, prefix: str) -> Iterator[str]:
     for name, about in type(left).model_fields.items():
         values = getattr(left, name), getattr(right, name)
         extra = about.json_schema_extra
@@ -130,7 +141,7 @@ def _rows(left: Part, right: Part, prefix: str) -> Iterator[str]:
 
 
 def _cell(value: object) -> str:
-    if isinstance(value, Rate):
+    if isinstance(value, RateConfig):
         return f"{value.start:.4g} → {value.end:.4g}, {value.decay}"
     if isinstance(value, tuple):
         return " … ".join(f"{end:.4g}" for end in value)

@@ -12,19 +12,19 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 
 from sctd.recipe import names
-from sctd.recipe.compute import Compute
-from sctd.recipe.fields import Part, field
-from sctd.recipe.gradient import Encoding, Guidance, Noise, Objective, Times
+from sctd.recipe.compute import ComputeConfig
+from sctd.recipe.fields import Config, field
+from sctd.recipe.gradient import EncodingConfig, GuidanceConfig, NoiseConfig, ObjectiveConfig, TimesConfig
 from sctd.recipe.scene import (
-    Background,
-    Bounds,
-    Brightness,
-    Cameras,
-    Densify,
-    Initialization,
-    Optimizer,
-    Regularizers,
-    Relocate,
+    BackgroundConfig,
+    BoundsConfig,
+    BrightnessConfig,
+    CamerasConfig,
+    DensifyConfig,
+    InitializationConfig,
+    OptimizerConfig,
+    RegularizersConfig,
+    RelocateConfig,
 )
 
 SPANS = ("segments", "interval", "two_intervals", "annealed")
@@ -43,7 +43,7 @@ class RecipeError(ValueError):
     """Raised for an invalid recipe: one sentence with the key, the value found and the expected value."""
 
 
-class Recipe(Part):
+class Recipe(Config):
     """Every setting that determines an asset, given prompt, prior and seed."""
 
     name: str = field("paper", "–", "ours", "name in tables", min_length=1, max_length=60)
@@ -52,21 +52,21 @@ class Recipe(Part):
     max_skipped_iterations: int = field(
         20, "iterations", "ours", "consecutive iterations skipped for NaN or infinity before the run fails", ge=1
     )
-    objective: Objective = Field(default=Objective(), description="objective and its weight")
-    guidance: Guidance = Field(default=Guidance(), description="prompts and guidance")
-    times: Times = Field(default=Times(), description="noise levels")
-    noise: Noise = Field(default=Noise(), description="ε*")
-    encoding: Encoding = Field(default=Encoding(), description="from render to latents")
-    cameras: Cameras = Field(default=Cameras(), description="views")
-    background: Background = Field(default=Background(), description="colours behind the object")
-    optimizer: Optimizer = Field(default=Optimizer(), description="Adam")
-    densify: Densify = Field(default=Densify(), description="adaptive density control")
-    relocate: Relocate = Field(default=Relocate(), description="relocation of dead Gaussians")
-    bounds: Bounds = Field(default=Bounds(), description="bounds of the parameters")
-    brightness: Brightness = Field(default=Brightness(), description="limit of brightness (BEG)")
-    regularizers: Regularizers = Field(default=Regularizers(), description="regularization terms")
-    initialization: Initialization = Field(default=Initialization(), description="initial Gaussians")
-    compute: Compute = Field(default=Compute(), description="computation of the prior")
+    objective: ObjectiveConfig = Field(default=ObjectiveConfig(), description="objective and its weight")
+    guidance: GuidanceConfig = Field(default=GuidanceConfig(), description="prompts and guidance")
+    times: TimesConfig = Field(default=TimesConfig(), description="noise levels")
+    noise: NoiseConfig = Field(default=NoiseConfig(), description="ε*")
+    encoding: EncodingConfig = Field(default=EncodingConfig(), description="from render to latents")
+    cameras: CamerasConfig = Field(default=CamerasConfig(), description="views")
+    background: BackgroundConfig = Field(default=BackgroundConfig(), description="colours behind the object")
+    optimizer: OptimizerConfig = Field(default=OptimizerConfig(), description="Adam")
+    densify: DensifyConfig = Field(default=DensifyConfig(), description="adaptive density control")
+    relocate: RelocateConfig = Field(default=RelocateConfig(), description="relocation of dead Gaussians")
+    bounds: BoundsConfig = Field(default=BoundsConfig(), description="bounds of the parameters")
+    brightness: BrightnessConfig = Field(default=BrightnessConfig(), description="limit of brightness (BEG)")
+    regularizers: RegularizersConfig = Field(default=RegularizersConfig(), description="regularization terms")
+    initialization: InitializationConfig = Field(default=InitializationConfig(), description="initial Gaussians")
+    compute: ComputeConfig = Field(default=ComputeConfig(), description="computation of the prior")
 
     @model_validator(mode="after")
     def _objective_has_its_times(self) -> "Recipe":
@@ -91,10 +91,10 @@ class Recipe(Part):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def keys(part: Part, prefix: str = "") -> Iterator[str]:
+def keys(part: Config, prefix: str = "") -> Iterator[str]:
     """Every dotted key of a recipe, in field order."""
     for name, value in part:
-        yield from keys(value, f"{prefix}{name}.") if isinstance(value, Part) else [f"{prefix}{name}"]
+        yield from keys(value, f"{prefix}{name}.") if isinstance(value, Config) else [f"{prefix}{name}"]
 
 
 def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import model_validator
 
-from sctd.recipe.fields import OURS, RELEASE, Part, Range, Rate, field, ordered
+from sctd.recipe.fields import OURS, RELEASE, Config, Range, RateConfig, field, ordered
 
 MESH_SUFFIXES = (".glb", ".obj", ".off", ".ply", ".stl")
 _Y_UP_SUFFIXES = (".glb", ".obj")  # glTF specifies it; .obj exporters do it
@@ -26,7 +26,7 @@ class CameraRanges(NamedTuple):
     fov_y_radians: Range
 
 
-class Cameras(Part):
+class CamerasConfig(Config):
     """The cameras of an iteration; their ranges may change during training."""
 
     views: int = field(4, "views", "paper", "views per iteration", ge=1, le=64)
@@ -61,7 +61,7 @@ class Cameras(Part):
     radius_min: Range = field((3.5, 5.0), "world units", RELEASE, "lower limits of both ends of the radius")
 
     @model_validator(mode="after")
-    def _ranges(self) -> "Cameras":
+    def _ranges(self) -> "CamerasConfig":
         ordered(self, "azimuth_degrees", "elevation_degrees", "overhead_elevation_degrees")
         ordered(self, "radius", "fov_y_radians", "radius_min")
         if min(self.azimuth_degrees) < -360 or max(self.azimuth_degrees) > 360:
@@ -89,7 +89,7 @@ class Cameras(Part):
         return CameraRanges(self.elevation_degrees, (near, far), (narrow, wide))
 
 
-class Background(Part):
+class BackgroundConfig(Config):
     """A uniform colour behind each view; the remaining share of views has a random colour."""
 
     white_share: float = field(0, "share of views", RELEASE, "white background", ge=0, le=1)
@@ -100,7 +100,7 @@ class Background(Part):
     )
 
     @model_validator(mode="after")
-    def _shares(self) -> "Background":
+    def _shares(self) -> "BackgroundConfig":
         if self.white_share + self.black_share + self.grey_share > 1 + 1e-9:
             found = f"white {self.white_share:g} + black {self.black_share:g} + grey {self.grey_share:g}"
             raise ValueError(f"background shares {found} exceed 1; lower one of them")
@@ -108,18 +108,18 @@ class Background(Part):
 
 
 def _rate(start: float, end: float, decay: str = "linear", source: str = RELEASE, unit: str = "per step") -> Any:
-    return field(Rate.model_validate({"start": start, "end": end, "decay": decay}), unit, source, "learning rate")
+    return field(RateConfig.model_validate({"start": start, "end": end, "decay": decay}), unit, source, "learning rate")
 
 
-class Optimizer(Part):
+class OptimizerConfig(Config):
     """Adam, with one learning rate per attribute."""
 
-    means: Rate = _rate(1.6e-4 * 3.5, 1.6e-6 * 3.5, "log", "release: × extent 3.5", "world units per step")
-    log_scales: Rate = _rate(0.005, 0.001, "log")
-    quats: Rate = _rate(0.001, 0.0002, "log")
-    logit_opacities: Rate = _rate(0.05, 0.05)
-    sh_constant: Rate = _rate(0.005, 0.003, "log", unit="SH units per step")
-    sh_rest: Rate = _rate(0.00025, 0.00025, unit="SH units per step")
+    means: RateConfig = _rate(1.6e-4 * 3.5, 1.6e-6 * 3.5, "log", "release: × extent 3.5", "world units per step")
+    log_scales: RateConfig = _rate(0.005, 0.001, "log")
+    quats: RateConfig = _rate(0.001, 0.0002, "log")
+    logit_opacities: RateConfig = _rate(0.05, 0.05)
+    sh_constant: RateConfig = _rate(0.005, 0.003, "log", unit="SH units per step")
+    sh_rest: RateConfig = _rate(0.00025, 0.00025, unit="SH units per step")
     beta1: float = field(0.9, "–", RELEASE, "Adam's decay of the first moment", ge=0, lt=1)
     beta2: float = field(0.999, "–", RELEASE, "Adam's decay of the second moment", ge=0, lt=1)
     eps: float = field(1e-15, "–", RELEASE, "ε of Adam", gt=0)
@@ -131,7 +131,7 @@ class Optimizer(Part):
     )
 
 
-class Densify(Part):
+class DensifyConfig(Config):
     """Adaptive density control of 3D Gaussian splatting, with statistics of all views."""
 
     enabled: bool = field(True, "–", RELEASE, "clone, split and prune Gaussians, and reset opacities")
@@ -157,7 +157,7 @@ class Densify(Part):
     reset_opacity: float = field(0.01, "[0, 1]", RELEASE, "upper limit of opacities at a reset", gt=0, lt=1)
 
 
-class Relocate(Part):
+class RelocateConfig(Config):
     """Relocation of dead Gaussians to live ones (similar to 3DGS-MCMC); their number is constant."""
 
     enabled: bool = field(False, "–", OURS, "relocate dead Gaussians")
@@ -168,7 +168,7 @@ class Relocate(Part):
     shrink: float = field(0.2, "log units", OURS, "subtracted from the log-scales of relocated Gaussians", ge=0)
 
 
-class Bounds(Part):
+class BoundsConfig(Config):
     """Bounds of the parameters, enforced after each step."""
 
     radius: float = field(3.0, "world units", OURS, "upper limit of |mean|", gt=0)
@@ -177,14 +177,14 @@ class Bounds(Part):
     colour: bool = field(True, "–", OURS, "clamp colours of degree 0 to [0, 1]")
 
     @model_validator(mode="after")
-    def _scales(self) -> "Bounds":
+    def _scales(self) -> "BoundsConfig":
         ordered(self, "scale")
         if self.scale[0] <= 0:
             raise ValueError(f"scale starts at {self.scale[0]:g}; expected above 0")
         return self
 
 
-class Brightness(Part):
+class BrightnessConfig(Config):
     """Connect3D's BEG: if the brightest views exceed a limit, all colours move towards mid grey."""
 
     enabled: bool = field(False, "–", "Connect3D: true", "enable BEG")
@@ -197,7 +197,7 @@ class Brightness(Part):
     factor: float = field(0.8, "–", "Connect3D", "factor of all spherical harmonics (0 is mid grey)", ge=0, lt=1)
 
 
-class Regularizers(Part):
+class RegularizersConfig(Config):
     """Weights of the regularization terms; 0 disables a term."""
 
     total_variation: float = field(
@@ -214,7 +214,7 @@ class Regularizers(Part):
     after_share: float = field(0, "share of iterations", OURS, "no regularization before", ge=0, le=1)
 
 
-class Initialization(Part):
+class InitializationConfig(Config):
     """The initialization of the Gaussians."""
 
     kind: Literal["ball", "sphere", "box", "ply", "mesh", "point_e"] = field(
@@ -249,7 +249,7 @@ class Initialization(Part):
     point_e_up_shift: float = field(0.15, "world units", RELEASE, "added to z of the points")
 
     @model_validator(mode="after")
-    def _path(self) -> "Initialization":
+    def _path(self) -> "InitializationConfig":
         if (self.kind in ("ply", "mesh")) != bool(self.path):
             raise ValueError(
                 f"initialization.kind is {self.kind!r} and path is {self.path!r}; "

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sctd.recipe.scene import Bounds, Densify
+from sctd.recipe.scene import BoundsConfig, DensifyConfig
 from sctd.scene.gaussians import Gaussians, rotations
 from sctd.scene.population import Population, normal_like
 
@@ -34,7 +34,7 @@ def observe(
 
 
 def densify(
-    population: Population, settings: Densify, bounds: Bounds, iteration: int, generator: torch.Generator
+    population: Population, settings: DensifyConfig, bounds: BoundsConfig, iteration: int, generator: torch.Generator
 ) -> Population:
     """Grow, prune, then reset the statistics. Raises DensifyError if no Gaussian would remain."""
     grown = grow(population, settings, bounds, generator)
@@ -43,7 +43,9 @@ def densify(
     return replace(kept, gradient_sum=none, sightings=none, largest_radius=none)
 
 
-def grow(population: Population, settings: Densify, bounds: Bounds, generator: torch.Generator) -> Population:
+def grow(
+    population: Population, settings: DensifyConfig, bounds: BoundsConfig, generator: torch.Generator
+) -> Population:
     """Clone small Gaussians and split large ones whose mean gradient exceeds the threshold.
 
     A clone has the position of its parent. A split replaces the parent by two children drawn from it, smaller by
@@ -68,7 +70,7 @@ def _child(parents: Gaussians, shrink: float, generator: torch.Generator) -> Gau
     return replace(parents, means=means, log_scales=parents.log_scales - torch.tensor(shrink).log().item())
 
 
-def prune(population: Population, settings: Densify, *, large_too: bool) -> Population:
+def prune(population: Population, settings: DensifyConfig, *, large_too: bool) -> Population:
     """Remove nearly transparent Gaussians and, if `large_too`, those too large on screen or in the world."""
     opacities = population.gaussians.opacities
     drop = opacities < settings.prune_opacity

@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from sctd.recipe.scene import Relocate
+from sctd.recipe.scene import RelocateConfig
 from sctd.scene.gaussians import Gaussians
 from sctd.scene.population import Population, normal_like
 
 
-def relocate(population: Population, settings: Relocate, generator: torch.Generator) -> Population:
+def relocate(population: Population, settings: RelocateConfig, generator: torch.Generator) -> Population:
     """Move each dead Gaussian next to a live one (its source), drawn in proportion to opacity × size.
 
     A source and the Gaussians moved to it share its opacity so that together they occlude as much as it did:

@@ -5,12 +5,12 @@ The moments have the structure of `Gaussians`, so that densification can index t
 
 import torch
 
-from sctd.recipe.scene import Optimizer
+from sctd.recipe.scene import OptimizerConfig
 from sctd.scene.gaussians import Gaussians
 from sctd.transfer import to_device
 
 
-def rates_at(optimizer: Optimizer, progress: float, num_basis: int) -> dict[str, torch.Tensor | float]:
+def rates_at(optimizer: OptimizerConfig, progress: float, num_basis: int) -> dict[str, torch.Tensor | float]:
     """The learning rate of every attribute at `progress` in [0, 1]; for `sh` one per basis function, [basis, 1]."""
     rest = [optimizer.sh_rest.at(progress)] * (num_basis - 1)
     return {
@@ -22,7 +22,7 @@ def rates_at(optimizer: Optimizer, progress: float, num_basis: int) -> dict[str,
     }
 
 
-def clipped(gradients: Gaussians, optimizer: Optimizer, progress: float) -> Gaussians:
+def clipped(gradients: Gaussians, optimizer: OptimizerConfig, progress: float) -> Gaussians:
     """Clip the gradient norm of each attribute to the limit at `progress`; a limit of 0 disables clipping."""
     first, last = optimizer.clip_norm
     done = min(progress / optimizer.clip_share, 1) if optimizer.clip_share else 1
@@ -40,7 +40,7 @@ def update(
     *,
     rates: dict[str, torch.Tensor | float],
     count: int,
-    optimizer: Optimizer,
+    optimizer: OptimizerConfig,
 ) -> tuple[Gaussians, Gaussians, Gaussians]:
     """The `count`-th step (from 1): new Gaussians, first and second moments. The arguments are not modified."""
     beta1, beta2 = optimizer.beta1, optimizer.beta2

@@ -22,7 +22,7 @@ from sctd.diffusion.times import (
     interval_at,
 )
 from sctd.recipe.recipe import Recipe
-from sctd.recipe.scene import Background
+from sctd.recipe.scene import BackgroundConfig
 from sctd.scene.cameras import Cameras, random_views
 from sctd.scene.gaussians import Gaussians
 from sctd.transfer import to_device
@@ -57,7 +57,7 @@ def noise(
     return standard.expand(views, -1, -1, -1) + constant
 
 
-def backgrounds(settings: Background, views: int, generator: torch.Generator) -> Float[Tensor, "views 3"]:
+def backgrounds(settings: BackgroundConfig, views: int, generator: torch.Generator) -> Float[Tensor, "views 3"]:
     """A uniform background colour per view: white, black, grey or random, by their shares."""
     kind = torch.rand(views, 1, generator=generator)
     colour = settings.darkest + (1 - settings.darkest) * torch.rand(views, 3, generator=generator)

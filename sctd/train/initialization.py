@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sctd.formats import mesh, ply
 from sctd.point_e import PointDiffusionTransformer, PointUpsampler, sample_points, to_world, upsample_points
-from sctd.recipe.scene import MESH_SUFFIXES, Initialization
+from sctd.recipe.scene import MESH_SUFFIXES, InitializationConfig
 from sctd.scene.gaussians import Gaussians, rgb_to_sh
 
 _MIN_SQUARED_DISTANCE = 1e-7
@@ -30,20 +30,20 @@ class InitializationError(ValueError):
     """An error that the user can fix: the message says what was found, what was expected and what to do."""
 
 
-class Points(NamedTuple):
+class InitPoints(NamedTuple):
     """World positions and colours in [0, 1]; `rgb` is None for a shape without colours."""
 
     xyz: Float[Tensor, "num 3"]
     rgb: Float[Tensor, "num 3"] | None
 
 
-def point_e_prompt(config: Initialization, short_text: str) -> str:
+def point_e_prompt(config: InitializationConfig, short_text: str) -> str:
     """The prompt for Point-E. The caller embeds it with the CLIP model that belongs to the Point-E model."""
     return config.point_e_prompt_template.replace("{prompt}", short_text)
 
 
 def initial_gaussians(
-    config: Initialization,
+    config: InitializationConfig,
     prompt: str,
     generator: torch.Generator,
     point_e: PointDiffusionTransformer | None = None,
@@ -56,7 +56,7 @@ def initial_gaussians(
     a mesh for each of `count` points on its surface. A 3DGS .ply is used unchanged. `point_e` needs the model and the
     CLIP vector of `point_e_prompt(config, prompt)`. Raises InitializationError for an unusable file.
     """
-    points: Points | Gaussians
+    points: InitPoints | Gaussians
     if config.kind == "ply":
         points = _from_ply(config, generator)
     elif config.kind == "mesh":
@@ -65,7 +65,7 @@ def initial_gaussians(
         points = replicate(config, _from_point_e(config, prompt, generator, point_e, text_vector, upsampler), generator)
     else:
         shapes = {"ball": in_ball, "sphere": on_sphere, "box": in_box}
-        points = Points(config.radius * shapes[config.kind](config.count, generator), None)
+        points = InitPoints(config.radius * shapes[config.kind](config.count, generator), None)
     return points if isinstance(points, Gaussians) else _gaussians(config, points, generator)
 
 
@@ -84,13 +84,13 @@ def in_box(count: int, generator: torch.Generator) -> Float[Tensor, "count 3"]:
     return 2 * torch.rand(count, 3, generator=generator) - 1
 
 
-def replicate(config: Initialization, points: Points, generator: torch.Generator) -> Points:
+def replicate(config: InitializationConfig, points: InitPoints, generator: torch.Generator) -> InitPoints:
     """Choose at most `count` points at random and place `replicas` of each in a ball of `replica_radius`."""
     num = len(points.xyz)
     chosen = torch.randperm(num, generator=generator)[: config.count] if num > config.count else torch.arange(num)
     index = chosen.repeat_interleave(config.replicas)
     offsets = config.replica_radius * in_ball(len(index), generator) if config.replicas > 1 else 0.0
-    return Points(points.xyz[index] + offsets, None if points.rgb is None else points.rgb[index])
+    return InitPoints(points.xyz[index] + offsets, None if points.rgb is None else points.rgb[index])
 
 
 def neighbour_scales(xyz: Float[Tensor, "num 3"]) -> Float[Tensor, " num"]:
@@ -106,7 +106,7 @@ def neighbour_scales(xyz: Float[Tensor, "num 3"]) -> Float[Tensor, " num"]:
     return torch.from_numpy(np.sqrt(squared)).to(xyz.dtype)
 
 
-def _gaussians(config: Initialization, points: Points, generator: torch.Generator) -> Gaussians:
+def _gaussians(config: InitializationConfig, points: InitPoints, generator: torch.Generator) -> Gaussians:
     num = len(points.xyz)
     scales = torch.full((num,), config.scale) if config.scale > 0 else neighbour_scales(points.xyz)
     rgb = points.rgb if config.use_point_cloud_colours else None
@@ -122,13 +122,13 @@ def _gaussians(config: Initialization, points: Points, generator: torch.Generato
 
 
 def _from_point_e(
-    config: Initialization,
+    config: InitializationConfig,
     prompt: str,
     generator: torch.Generator,
     model: PointDiffusionTransformer | None,
     text_vector: Tensor | None,
     upsampler: PointUpsampler | None,
-) -> Points:
+) -> InitPoints:
     if model is None or text_vector is None:
         missing = "Point-E model" if model is None else "text vector"
         raise InitializationError(
@@ -140,10 +140,10 @@ def _from_point_e(
     if upsampler is not None:
         points = upsample_points(upsampler, points, generator)
     cloud = to_world(model, points)
-    return Points(cloud.coords[0].cpu() + torch.tensor([0.0, 0.0, config.point_e_up_shift]), cloud.rgb[0].cpu())
+    return InitPoints(cloud.coords[0].cpu() + torch.tensor([0.0, 0.0, config.point_e_up_shift]), cloud.rgb[0].cpu())
 
 
-def _from_ply(config: Initialization, generator: torch.Generator) -> Points | Gaussians:
+def _from_ply(config: InitializationConfig, generator: torch.Generator) -> InitPoints | Gaussians:
     content = _content(config, "readable .ply")
     try:
         if b" f_dc_0" in content.partition(b"end_header")[0]:
@@ -151,10 +151,10 @@ def _from_ply(config: Initialization, generator: torch.Generator) -> Points | Ga
         cloud = ply.read_points(content)
     except ply.PlyError as error:
         raise InitializationError(f"initialization.path {config.path}: {error}") from error
-    return replicate(config, Points(cloud.points, cloud.rgb), generator)
+    return replicate(config, InitPoints(cloud.points, cloud.rgb), generator)
 
 
-def _on_mesh(config: Initialization, generator: torch.Generator) -> Points:
+def _on_mesh(config: InitializationConfig, generator: torch.Generator) -> InitPoints:
     content = _content(config, f"readable mesh ({', '.join(MESH_SUFFIXES)})")
     try:
         found = mesh.read_mesh(content, Path(config.path).suffix.lower())
@@ -167,7 +167,7 @@ def _on_mesh(config: Initialization, generator: torch.Generator) -> Points:
         )
     up, front = config.mesh_axes
     points = mesh.on_surface(mesh.to_world(found, up, front, config.mesh_radius), config.count, generator)
-    return Points(points.xyz, points.rgb)
+    return InitPoints(points.xyz, points.rgb)
 
 
 def _names_material(content: bytes) -> bool:
@@ -175,7 +175,7 @@ def _names_material(content: bytes) -> bool:
     return re.search(rb"^(mtllib|comment TextureFile)\s", content, re.MULTILINE) is not None
 
 
-def _content(config: Initialization, expected: str) -> bytes:
+def _content(config: InitializationConfig, expected: str) -> bytes:
     try:
         return Path(config.path).read_bytes()
     except OSError as error:

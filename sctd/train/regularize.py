@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from sctd.recipe.scene import Regularizers
+from sctd.recipe.scene import RegularizersConfig
 from sctd.render.contract import Rendering
 from sctd.scene.cameras import Cameras
 from sctd.scene.gaussians import Gaussians
@@ -13,7 +13,7 @@ from sctd.scene.gaussians import Gaussians
 Scalar = Float[Tensor, ""]
 
 
-def penalty(weights: Regularizers, gaussians: Gaussians, rendering: Rendering, cameras: Cameras) -> Scalar:
+def penalty(weights: RegularizersConfig, gaussians: Gaussians, rendering: Rendering, cameras: Cameras) -> Scalar:
     """The weighted sum of all terms. Terms of weight 0 are not computed."""
     terms = {
         "total_variation": lambda: total_variation(rendering.rgb),

@@ -11,7 +11,7 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from torchmetrics.image.fid import _compute_fid
 
 from evaluation import EvaluationError
-from evaluation.fid import Gaussian, Moments, frechet_distance
+from evaluation.fid import Moments, ReferenceGaussian, frechet_distance
 
 
 def correlated_features(random, count, dim, shift=0.0, skew=0.0):
@@ -131,4 +131,4 @@ def test_float32_features_are_summed_in_float64():
 
 def test_covariance_of_one_feature_is_refused():
     with pytest.raises(EvaluationError, match="at least 2 features, found 1: render more views"):
-        Gaussian(Moments.of(np.ones((1, 3))))
+        ReferenceGaussian(Moments.of(np.ones((1, 3))))

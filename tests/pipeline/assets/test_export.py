@@ -177,8 +177,8 @@ def test_asset_is_a_file_an_item_or_selected_from_a_run(run, asset):
         flow.find_asset(run, "a red cube", "aa"),
         flow.find_asset(run, "a-red-cube", "aa11"),
     ):
-        assert found == flow.Asset(item / "asset.ply", "a-red-cube", "a red cube")
-    assert flow.find_asset(asset, None, None) == flow.Asset(asset, "signs", "signs")
+        assert found == flow.AssetFile(item / "asset.ply", "a-red-cube", "a red cube")
+    assert flow.find_asset(asset, None, None) == flow.AssetFile(asset, "signs", "signs")
 
 
 def test_ambiguous_and_missing_assets_are_errors(run, tmp_path):

@@ -446,12 +446,12 @@ def test_leaderboard_as_json_has_null_for_empty_cells(command, tmp_path):
 def test_weights_check_as_json_keeps_its_status(tiny_weights, monkeypatch):
     from pipeline.weights import check
 
-    found = check.Result("prior", check.Status.MISSING, "no unet/config.json")
+    found = check.CheckResult("prior", check.CheckStatus.MISSING, "no unet/config.json")
     monkeypatch.setattr(check, "check", lambda *_, **__: [found])
     result = invoke("weights", "check", "prior", "--weights", tiny_weights, "--json")
     assert result.exit_code == 1
     assert json.loads(result.stdout) == [
-        {"role": "prior", "status": str(check.Status.MISSING), "text": "no unet/config.json"}
+        {"role": "prior", "status": str(check.CheckStatus.MISSING), "text": "no unet/config.json"}
     ]
 
 

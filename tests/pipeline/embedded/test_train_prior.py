@@ -6,7 +6,7 @@ import torch
 
 from pipeline.embedded import train_prior, train_scorer
 from pipeline.embedded.data import Data
-from pipeline.embedded.training import Plan
+from pipeline.embedded.training import TrainingPlan
 
 VOCABULARY = 40
 
@@ -64,10 +64,10 @@ def test_trainings_make_a_step_and_the_prior_is_saved_in_the_published_format(da
     vae, unet = train_prior.build_vae(), train_prior.build_unet()
     vocabulary = 1068  # of the bundled tokenizer, with which the folder is loaded
     text = train_prior.build_text_encoder(vocabulary)
-    train_prior.train_vae(vae, dataset, Plan(1, tmp_path / "vae.pt", steps=1), batch=2, compiled=False)
+    train_prior.train_vae(vae, dataset, TrainingPlan(1, tmp_path / "vae.pt", steps=1), batch=2, compiled=False)
     latents = train_prior.latents_of(vae, dataset.images)
     assert latents.shape == (8, 4, 16, 16)
-    plan = Plan(1, tmp_path / "denoiser.pt", steps=1)
+    plan = TrainingPlan(1, tmp_path / "denoiser.pt", steps=1)
     done = train_prior.train_denoiser(unet, text, latents, ids, ids[0, 0], plan, batch=2, compiled=False)
     assert done["steps"] == 1
     train_prior.save_prior(tmp_path / "prior", vae, unet, text, weights_folder() / "prior" / "tokenizer")

@@ -10,7 +10,7 @@ import torch
 from pipeline.embedded import train_shape, world
 from pipeline.embedded.shape_gate import clouds_of, squared_chamfer, truth
 from pipeline.embedded.train_shape import CONFIG, Noise, draw_all, fit_shape, posterior_mean, probe
-from pipeline.embedded.training import Plan
+from pipeline.embedded.training import TrainingPlan
 from sctd.point_e import PointDiffusionTransformer, SamplerConfig, sample_point_clouds
 
 TINY = replace(CONFIG, n_ctx=24, width=32, layers=2, heads=2, clip_width=4)
@@ -93,7 +93,7 @@ def test_training_learns_two_shapes_from_their_texts(tmp_path):
     texts = torch.eye(4)[:2].repeat_interleave(16, 0)[:, None]
     clouds, order = torch.cat([flat, upright]), torch.randperm(32)
     model = PointDiffusionTransformer(TINY)
-    plan = Plan(0.0, tmp_path / "state.pt", steps=400)
+    plan = TrainingPlan(0.0, tmp_path / "state.pt", steps=400)
     done = fit_shape(model, clouds[order], texts[order], plan, batch=32, lr=4e-3, warmup=40, compiled=False)
     assert done["finished"] == 1
     errors = probe(model, clouds[order], texts[order])[0.3]

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pipeline.embedded.training import Masters, Plan, fit
+from pipeline.embedded.training import Masters, TrainingPlan, fit
 
 
 def problem(seed: int = 0):
@@ -24,7 +24,9 @@ def problem(seed: int = 0):
 
 def test_fit_minimises_and_the_parameters_hold_the_average(tmp_path):
     weight, step = problem()
-    done = fit("line", [weight], step, Plan(1.0, tmp_path / "s.pt", steps=400), lr=0.1, warmup=10, weight_decay=0.0)
+    done = fit(
+        "line", [weight], step, TrainingPlan(1.0, tmp_path / "s.pt", steps=400), lr=0.1, warmup=10, weight_decay=0.0
+    )
     assert (done["steps"], done["finished"]) == (400, 1.0)
     torch.testing.assert_close(weight.detach(), torch.tensor([1.0, -2.0, 0.5]), atol=1e-2, rtol=0)
     state = torch.load(tmp_path / "s.pt", weights_only=True)
@@ -34,7 +36,7 @@ def test_fit_minimises_and_the_parameters_hold_the_average(tmp_path):
 
 def test_a_training_in_two_parts_equals_one_training(tmp_path):
     whole, step = problem()
-    fit("whole", [whole], step, Plan(1.0, tmp_path / "whole.pt", steps=60), lr=0.05)
+    fit("whole", [whole], step, TrainingPlan(1.0, tmp_path / "whole.pt", steps=60), lr=0.05)
     parts, step = problem()
 
     def stopping(n: int):
@@ -42,18 +44,18 @@ def test_a_training_in_two_parts_equals_one_training(tmp_path):
             raise KeyboardInterrupt  # ends the process in the middle of the second part
         return step(n)
 
-    short = Plan(1.0, tmp_path / "parts.pt", steps=60, part_seconds=-math.inf)
+    short = TrainingPlan(1.0, tmp_path / "parts.pt", steps=60, part_seconds=-math.inf)
     first = fit("parts", [parts], step, short, lr=0.05)
     assert (first["steps"], first["finished"]) == (0, 0.0)
     with pytest.raises(KeyboardInterrupt):
-        fit("parts", [parts], stopping, Plan(1.0, tmp_path / "parts.pt", steps=60), lr=0.05)
-    fit("parts", [parts], step, Plan(1.0, tmp_path / "parts.pt", steps=60), lr=0.05)
+        fit("parts", [parts], stopping, TrainingPlan(1.0, tmp_path / "parts.pt", steps=60), lr=0.05)
+    fit("parts", [parts], step, TrainingPlan(1.0, tmp_path / "parts.pt", steps=60), lr=0.05)
     assert torch.equal(parts.detach(), whole.detach())
 
 
 def test_a_non_finite_parameter_is_an_error_and_nothing_is_saved(tmp_path):
     weight = torch.nn.Parameter(torch.ones(1))
-    plan = Plan(1.0, tmp_path / "s.pt", steps=3)
+    plan = TrainingPlan(1.0, tmp_path / "s.pt", steps=3)
     sentence = r"^broken: a parameter is not finite after 3 steps; nothing was saved$"
     with pytest.raises(FloatingPointError, match=sentence):
         fit("broken", [weight], lambda _: ((weight * math.inf).sum(), {}), plan, lr=0.1)

@@ -6,7 +6,7 @@ import pytest
 from cluster.scheduling.executor import Event, Progress
 from pipeline.events import log as events
 from pipeline.events.log import EventLog, Recorder
-from pipeline.plan.jobs import Asset
+from pipeline.plan.jobs import GeneratedAsset
 from pipeline.store.run_folder import Store
 
 
@@ -88,7 +88,7 @@ def test_a_new_process_does_not_inherit_the_place_of_the_last_one(recorder, sink
 
 
 def test_items_are_identified_by_job_id_or_by_name(recorder, sink):
-    recorder.watch(Event("started", "evaluate", 0, Asset("abc", "a red cube", {})))
+    recorder.watch(Event("started", "evaluate", 0, GeneratedAsset("abc", "a red cube", {})))
     assert sink.records[0]["job_id"] == "abc"
     recorder.watch(Event("started", "sample", 0, "shard 7"))
     assert sink.records[1]["item"] == "shard 7"

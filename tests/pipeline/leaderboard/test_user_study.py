@@ -14,7 +14,7 @@ from pipeline.leaderboard.table import RunResults, leaderboard, markdown
 from pipeline.store.run_folder import Store
 from pipeline.study import results
 from pipeline.study.database import Ballot
-from pipeline.study.plan import Competitor, Plan
+from pipeline.study.plan import Competitor, StudyPlan
 from tests.support.scored_run import write_reference, write_run
 
 
@@ -26,7 +26,7 @@ def run(tmp_path):
 
 def plan_of(*stores, id="s1"):
     competitors = tuple(Competitor(str(s.root), s.root.name, m) for s in stores for m in ("sctd", "sds"))
-    return Plan(id, competitors, ("a red cube",), ((),))
+    return StudyPlan(id, competitors, ("a red cube",), ((),))
 
 
 def voted(plan, order):

@@ -280,7 +280,7 @@ def test_a_failed_shard_does_not_affect_the_others_and_is_retried(command, undis
     assert result.stderr.splitlines()[-3:] == [
         f"{out}/reference.npz is incomplete: 1 of 3 shards missing; run the same command again",
         f"{out}/reference-dinov2.npz is incomplete: 1 of 3 shards missing; run the same command again",
-        "failed: images 4 to 7: NumericError: NaN or infinity in images of float32: use another --dtype",
+        "failed: images 4 to 7: NonFiniteImageError: NaN or infinity in images of float32: use another --dtype",
     ]
     assert [file.name for file in shards_of(out, "features")] == ["000000.npz", "000008.npz"] * 2
     monkeypatch.setattr(StableDiffusionPrior, "sample_from", sample_from)

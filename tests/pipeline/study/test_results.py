@@ -11,9 +11,9 @@ from pipeline.errors import UserError
 from pipeline.store.run_folder import Store
 from pipeline.study import results
 from pipeline.study.database import Ballot
-from pipeline.study.plan import Competitor, Plan
+from pipeline.study.plan import Competitor, StudyPlan
 
-PLAN = Plan(
+PLAN = StudyPlan(
     id="s1",
     competitors=tuple(Competitor("/runs/one", "one", name) for name in ("a", "b", "c")),
     prompts=("a red cube", "a blue ball"),

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.weights import check as checking
 from pipeline.weights.catalogue import ROLES, File, Group
-from pipeline.weights.check import Status, check
+from pipeline.weights.check import CheckStatus, check
 from tests.support import tiny_models
 
 MODELS = "prior", "scorer", "reward", "reference"
@@ -44,7 +44,7 @@ class Dangerous:
 @pytest.mark.parametrize("name", MODELS)
 def test_intact_models_load(weights, name):
     results = list(check(ROLES[name], weights))
-    assert {result.status for result in results} <= {Status.OK, Status.NOTE}
+    assert {result.status for result in results} <= {CheckStatus.OK, CheckStatus.NOTE}
     assert results[-1].role == name
     assert any(result.text.startswith(("loads; all tensors", "opens and is unchanged")) for result in results)
 
@@ -52,7 +52,7 @@ def test_intact_models_load(weights, name):
 @pytest.mark.parametrize("name", ROLES)
 def test_a_missing_role_is_reported_with_its_command(tmp_path, name):
     role = ROLES[name]
-    text = only(check(role, tmp_path), Status.MISSING)
+    text = only(check(role, tmp_path), CheckStatus.MISSING)
     assert text.startswith(f"there is no {tmp_path / role.folder}")
     assert text.endswith(f"; run {role.command}")
 
@@ -71,7 +71,7 @@ def test_a_damaged_file_is_refused(weights, name, damage):
     path = weights / FILES[name]
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2] if damage == "truncated" else b"\xff" * len(content))
-    only(check(ROLES[name], weights), Status.REFUSED)
+    only(check(ROLES[name], weights), CheckStatus.REFUSED)
 
 
 @pytest.mark.parametrize("name", ["prior", "scorer", "reward"])
@@ -80,7 +80,7 @@ def test_a_model_of_another_architecture_is_refused(weights, name):
     tensors = load_file(path)
     first = max(tensors, key=lambda key: tensors[key].numel())
     save_file(tensors | {first: torch.zeros(3, 5)}, path, {"format": "pt"})
-    only(check(ROLES[name], weights), Status.REFUSED)
+    only(check(ROLES[name], weights), CheckStatus.REFUSED)
 
 
 @pytest.mark.parametrize("name", ["shape", "upsampler", "inception", "reward"])
@@ -90,9 +90,9 @@ def test_a_pickle_with_code_is_refused_and_its_code_does_not_run(tmp_path, weigh
     path.parent.mkdir(exist_ok=True)
     (path.parent / "model.safetensors").unlink(missing_ok=True)
     torch.save({"weight": Dangerous(witness)}, path)
-    only(check(_without_digests(role), weights), Status.REFUSED)
+    only(check(_without_digests(role), weights), CheckStatus.REFUSED)
     path.write_bytes(pickle.dumps(Dangerous(witness)))
-    only(check(_without_digests(role), weights), Status.REFUSED)
+    only(check(_without_digests(role), weights), CheckStatus.REFUSED)
     assert not witness.exists()
 
 
@@ -103,7 +103,7 @@ def test_tensors_of_another_model_are_refused(weights, name):
     path.parent.mkdir(exist_ok=True)
     (path.parent / "model.safetensors").unlink(missing_ok=True)
     torch.save({"weight": torch.zeros(2, 3)}, path)
-    only(check(_without_digests(role), weights), Status.REFUSED)
+    only(check(_without_digests(role), weights), CheckStatus.REFUSED)
 
 
 def _without_digests(role):
@@ -114,15 +114,15 @@ def _without_digests(role):
 
 def test_a_published_file_with_another_digest_is_refused_without_loading_it(weights, monkeypatch):
     monkeypatch.setitem(checking.LOADERS, "prior", lambda path: pytest.fail("it was opened"))
-    text = only(check(ROLES["prior"], weights, is_published=True), Status.REFUSED)
+    text = only(check(ROLES["prior"], weights, is_published=True), CheckStatus.REFUSED)
     assert "is not the published file: " in text
     assert text.endswith("; delete it and run segmentdreamer weights fetch prior")
 
 
 def test_a_users_model_is_a_note_and_is_loaded(weights):
     results = list(check(ROLES["prior"], weights))
-    assert [result.status for result in results].count(Status.NOTE) == 3
-    assert results[-1].status is Status.OK
+    assert [result.status for result in results].count(CheckStatus.NOTE) == 3
+    assert results[-1].status is CheckStatus.OK
 
 
 def test_the_digest_of_a_file_without_a_published_digest_is_reported(tmp_path):
@@ -130,7 +130,7 @@ def test_the_digest_of_a_file_without_a_published_digest_is_reported(tmp_path):
     path = role.place(tmp_path, role.files[0])
     path.parent.mkdir()
     path.write_bytes(bytes(2**20 + 1))
-    text = only(check(role, tmp_path, is_published=True), Status.NOTE)
+    text = only(check(role, tmp_path, is_published=True), CheckStatus.NOTE)
     assert text == (
         "base_40m_textvec.pt: 1,048,577 bytes, "
         "SHA-256 2cb74edba754a81d121c9db6833704a8e7d417e5b13d1a19f4a52f007d644264; "
@@ -140,13 +140,13 @@ def test_the_digest_of_a_file_without_a_published_digest_is_reported(tmp_path):
 
 def test_a_dinov2_folder_is_checked_by_the_loader_of_a_run(tmp_path):
     folder = tiny_models.write_dinov2(tmp_path / "dinov2")
-    assert {result.status for result in check(ROLES["dinov2"], tmp_path)} == {Status.OK}
+    assert {result.status for result in check(ROLES["dinov2"], tmp_path)} == {CheckStatus.OK}
     config = folder / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "vit"}))
-    assert only(check(ROLES["dinov2"], tmp_path), Status.REFUSED).endswith("holds a vit model; expected dinov2")
+    assert only(check(ROLES["dinov2"], tmp_path), CheckStatus.REFUSED).endswith("holds a vit model; expected dinov2")
     config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "dinov2"}))
     save_file({"weight": torch.zeros(2)}, folder / "model.safetensors")
-    assert "does not match its config.json" in only(check(ROLES["dinov2"], tmp_path), Status.REFUSED)
+    assert "does not match its config.json" in only(check(ROLES["dinov2"], tmp_path), CheckStatus.REFUSED)
 
 
 # ---- published outputs --------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def golden_images(tmp_path):
     return tmp_path / "assets"
 
 
-@pytest.mark.parametrize(("off", "status"), [(0.004, Status.OK), (0.006, Status.REFUSED)])
+@pytest.mark.parametrize(("off", "status"), [(0.004, CheckStatus.OK), (0.006, CheckStatus.REFUSED)])
 def test_rewards_are_compared_with_those_of_the_readme(tmp_path, golden_images, off, status):
     (tmp_path / "ImageReward.pt").write_bytes(b"")
     ((found, text),) = checking._golden_rewards(Rewards(off), tmp_path, golden_images)
@@ -187,7 +187,7 @@ def test_rewards_are_compared_with_those_of_the_readme(tmp_path, golden_images, 
 def test_rewards_are_skipped_without_the_images(tmp_path):
     (tmp_path / "ImageReward.pt").write_bytes(b"")
     ((status, text),) = checking._golden_rewards(Rewards(0), tmp_path, None)
-    assert status is Status.NOTE
+    assert status is CheckStatus.NOTE
     assert text == (
         "published rewards skipped: give the folder assets/images of a clone of github.com/zai-org/ImageReward with "
         "--golden DIR"
@@ -213,12 +213,12 @@ class Clip:
 def test_probabilities_are_compared_with_those_of_the_readme(tmp_path, golden_images):
     right = list(checking.README_LABELS.values())
     ((status, _),) = checking._golden_labels(Clip(right, 32), tmp_path, golden_images)
-    assert status is Status.OK
+    assert status is CheckStatus.OK
     ((status, text),) = checking._golden_labels(Clip(right[::-1], 32), tmp_path, golden_images)
-    assert status is Status.REFUSED
+    assert status is CheckStatus.REFUSED
     assert "error at most 9.9e-01" in text
 
 
 def test_probabilities_are_skipped_for_another_model(tmp_path, golden_images):
     ((status, text),) = checking._golden_labels(Clip([0.5, 0.3, 0.2], 14), tmp_path, golden_images)
-    assert (status, text) == (Status.NOTE, "published probabilities skipped: they apply to ViT-B/32 only")
+    assert (status, text) == (CheckStatus.NOTE, "published probabilities skipped: they apply to ViT-B/32 only")

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from pipeline.cli.app import app
 from pipeline.weights import doctor, machine, models
 from pipeline.weights.catalogue import ROLES
-from pipeline.weights.doctor import Needs, Status
+from pipeline.weights.doctor import FindingStatus, Needs
 from pipeline.weights.machine import Facts, Gpu
 from sctd.recipe.presets import embedded, paper
 from sctd.recipe.recipe import with_overrides
@@ -54,7 +54,7 @@ ALL = Needs(("prior", "scorer", "reward", "shape", "reference"), gpu=True, compi
 def problems(facts: Facts, needed: Needs = ALL) -> list[tuple[str, str, str, str | None]]:
     """All findings that are not OK."""
     found = doctor.findings(facts, needed)
-    return [(f.status.value, f.what, f.text, f.mend) for f in found if f.status is not Status.OK]
+    return [(f.status.value, f.what, f.text, f.mend) for f in found if f.status is not FindingStatus.OK]
 
 
 def test_a_complete_machine_can_run_the_paper_recipe():

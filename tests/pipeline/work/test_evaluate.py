@@ -13,7 +13,7 @@ from evaluation.clip_score import ClipScorer
 from evaluation.image_reward import ImageReward
 from evaluation.references import from_bytes, to_bytes
 from pipeline.assets import images
-from pipeline.plan.jobs import Asset
+from pipeline.plan.jobs import GeneratedAsset
 from pipeline.plan.protocol import Protocol
 from pipeline.plan.run import evaluation_digest
 from pipeline.store.run_folder import Store
@@ -48,7 +48,7 @@ def scored(tiny_weights, splats, tmp_path_factory):
     store = Store(tmp_path_factory.mktemp("evaluate"))
     store.write(store.item("job") / "asset.ply", ply.to_ply(splats))
     evaluator = Evaluator(store, models.resolve(str(tiny_weights)), Protocol(6), TEXTS)
-    work, seen = evaluator(Asset("job", "a blue ball", {"image_size": 16})), []
+    work, seen = evaluator(GeneratedAsset("job", "a blue ball", {"image_size": 16})), []
     while True:
         try:
             seen.append(next(work))

@@ -8,11 +8,11 @@ from cluster.scheduling.executor import DRAINED, attempt
 from pipeline.store.run_folder import ASSET, CONTACT, GENERATION, TURNTABLE, Store
 from pipeline.work.generate import NO_CHECKPOINT, Checkpoint, Generator, NumericError
 from sctd.formats import ply, splat
-from sctd.recipe.compute import Compute
+from sctd.recipe.compute import ComputeConfig
 from tests.support import tiny_models
 
 SETTINGS = ["iterations=4", "initialization.kind=ball", "initialization.count=150", "relocate.interval=3"]
-EMBEDDED = Compute(dtype="float32")
+EMBEDDED = ComputeConfig(dtype="float32")
 
 
 @pytest.fixture(scope="module")

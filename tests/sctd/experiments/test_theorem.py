@@ -92,7 +92,7 @@ def test_one_step_cross_consistency_equals_ism_from_the_segment_start():
 
 
 def test_smaller_steps_converge_to_the_exact_flow():
-    data = theorem.Gaussian(mean=0.5, spread=0.4)
+    data = theorem.GaussianData(mean=0.5, spread=0.4)
     z_t = torch.tensor([-2.0, 0.3, 1.5], dtype=torch.float64).view(-1, 1, 1, 1)
     for t, s in [(980, 20), (20, 980)]:
         one, two = (steps_of(step)(data, z_t, t, s) for step in (2, 1))

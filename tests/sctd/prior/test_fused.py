@@ -55,7 +55,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch.nn.functional import conv2d
-from sctd.prior.fused import Block, Norm, adjoint, fuse
+from sctd.prior.fused import FusedBlock, Norm, adjoint, fuse
 
 torch.manual_seed(0)
 x, y, kernel = torch.randn(1, 3, 8, 8), torch.randn(1, 5, 8, 8), torch.randn(5, 3, 3, 3)
@@ -67,7 +67,7 @@ vae = AutoencoderKL(block_out_channels=(8, 16), down_block_types=("DownEncoderBl
 fused = copy.deepcopy(vae.encoder)
 fuse(fused)
 kinds = [type(module) for module in fused.modules()]
-assert kinds.count(Block) == 4 and kinds.count(Norm) == 1, kinds
+assert kinds.count(FusedBlock) == 4 and kinds.count(Norm) == 1, kinds
 image, weights = torch.rand(2, 3, 16, 16), torch.randn(2, 8, 8, 8)
 found = []
 for encoder in (vae.encoder, fused):
@@ -83,7 +83,7 @@ unet = UNet2DConditionModel(sample_size=8, block_out_channels=(8, 16), layers_pe
 fused = copy.deepcopy(unet)
 fuse(fused)
 kinds = [type(module) for module in fused.modules()]
-assert kinds.count(Block) == 8 and kinds.count(Norm) == 1 + 4, kinds
+assert kinds.count(FusedBlock) == 8 and kinds.count(Norm) == 1 + 4, kinds
 z_t, text, times = torch.randn(2, 4, 8, 8), torch.randn(2, 7, 16), torch.tensor([300, 300])
 with torch.no_grad():
     torch.testing.assert_close(fused(z_t, times, text).sample, unet(z_t, times, text).sample, rtol=1e-4, atol=1e-5)

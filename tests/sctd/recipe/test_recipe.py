@@ -8,16 +8,16 @@ import pytest
 from sctd.objectives import OBJECTIVES, WEIGHTS
 from sctd.recipe import methods
 from sctd.recipe import presets as recipes
-from sctd.recipe.fields import Part, Rate
-from sctd.recipe.gradient import Objective, Times
+from sctd.recipe.fields import Config, RateConfig
+from sctd.recipe.gradient import ObjectiveConfig, TimesConfig
 from sctd.recipe.recipe import Recipe, RecipeError, from_json, keys, with_overrides
-from sctd.recipe.scene import Cameras
+from sctd.recipe.scene import CamerasConfig
 
 
-def parts(part: Part, prefix: str = "") -> Iterator[tuple[str, type[Part]]]:
+def parts(part: Config, prefix: str = "") -> Iterator[tuple[str, type[Config]]]:
     yield prefix, type(part)
     for name, value in part:
-        if isinstance(value, Part):
+        if isinstance(value, Config):
             yield from parts(value, f"{prefix}{name}.")
 
 
@@ -25,7 +25,7 @@ def test_every_field_has_a_unit_and_a_source() -> None:
     for prefix, part in parts(Recipe()):
         for name, about in part.model_fields.items():
             assert about.description, prefix + name
-            is_group = isinstance(about.default, Part) and not isinstance(about.default, Rate)
+            is_group = isinstance(about.default, Config) and not isinstance(about.default, RateConfig)
             if not is_group:
                 assert about.json_schema_extra["unit"], prefix + name
                 assert about.json_schema_extra["source"], prefix + name
@@ -85,7 +85,7 @@ def test_text_is_parsed_as_the_type_of_the_field() -> None:
     assert recipe.cameras.radius == (3.5, 4.0)
     assert recipe.cameras.fov_y_radians == (0.4, 0.5)
     assert recipe.guidance.prompt_template == "1, {prompt}"
-    assert recipe.optimizer.means == Rate(start=0.004, end=0.001, decay="linear")
+    assert recipe.optimizer.means == RateConfig(start=0.004, end=0.001, decay="linear")
     untouched = set(keys(recipe)) - set(texts)
     assert all(_at(recipe, key) == _at(recipes.embedded(), key) for key in untouched)
 
@@ -140,7 +140,7 @@ def test_increasing_segments_that_would_shrink_are_rejected() -> None:
     wrong = {"times.segments": "increasing", "times.num_segments": "10"}
     with pytest.raises(RecipeError, match="10 increasing segments, the first of 150 steps, do not fit in 1000 steps"):
         with_overrides(recipes.paper(), wrong)
-    assert Times(segments="increasing", num_segments=5).edges() == (0, 150, 325, 525, 750, 1000)
+    assert TimesConfig(segments="increasing", num_segments=5).edges() == (0, 150, 325, 525, 750, 1000)
 
 
 def test_json_may_omit_keys_but_not_misspell_them() -> None:
@@ -157,7 +157,7 @@ def test_json_may_omit_keys_but_not_misspell_them() -> None:
 
 
 def test_recipe_names_of_objectives_and_weights_match_the_registries() -> None:
-    names, weights = (Objective.model_fields[name].annotation.__args__ for name in ("name", "time_weight"))
+    names, weights = (ObjectiveConfig.model_fields[name].annotation.__args__ for name in ("name", "time_weight"))
     assert set(names) == set(OBJECTIVES) == {name.removesuffix("-authors") for name in methods.FOR_OBJECTIVE}
     assert set(weights) == set(WEIGHTS)
 
@@ -168,15 +168,15 @@ def test_recipes_do_not_import_torch() -> None:
 
 
 def test_learning_rates_match_their_closed_forms() -> None:
-    linear, log = Rate(start=0.004, end=0.0002), Rate(start=1e-2, end=1e-4, decay="log")
+    linear, log = RateConfig(start=0.004, end=0.0002), RateConfig(start=1e-2, end=1e-4, decay="log")
     assert [linear.at(progress) for progress in (0.0, 0.5, 1.0)] == pytest.approx([0.004, 0.0021, 0.0002])
     assert [log.at(progress) for progress in (0.0, 0.25, 0.5, 1.0)] == pytest.approx([1e-2, 10**-2.5, 1e-3, 1e-4])
     with pytest.raises(ValueError, match="has decay 'log'; both must be above 0"):
-        Rate(start=1, end=0, decay="log")
+        RateConfig(start=1, end=0, decay="log")
 
 
 def test_camera_ranges_change_every_500_iterations_up_to_their_limits() -> None:
-    cameras = Cameras()
+    cameras = CamerasConfig()
     assert cameras.ranges_at(499).radius == (5.2, 5.5)
     first = cameras.ranges_at(500)
     assert first.radius == pytest.approx((5.2 * 0.95, 5.5 * 0.95))

@@ -6,15 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sctd.recipe.scene import Bounds, Densify
+from sctd.recipe.scene import BoundsConfig, DensifyConfig
 from sctd.scene import densify
 from sctd.scene.densify import DensifyError
 from sctd.scene.gaussians import Gaussians, rotations
 from sctd.scene.population import Population
 from tests.support.populations import assert_same_rows, generator, random_population, rows
 
-SETTINGS = Densify(gradient_threshold_pixels=1.0, extent=1.0, percent_dense=0.1, prune_extent=0.5)
-BOUNDS = Bounds()
+SETTINGS = DensifyConfig(gradient_threshold_pixels=1.0, extent=1.0, percent_dense=0.1, prune_extent=0.5)
+BOUNDS = BoundsConfig()
 
 
 def with_gradient(start: Population, **gradients: float) -> Population:
@@ -68,12 +68,12 @@ def test_children_have_the_covariance_of_their_parent() -> None:
 
 def test_at_the_cap_the_largest_gradients_grow_first() -> None:
     start = with_gradient(random_population(), i0=2.0, i1=5.0, i3=4.0, i5=3.0)
-    grown = densify.grow(start, SETTINGS, Bounds(max_gaussians=8), generator())
+    grown = densify.grow(start, SETTINGS, BoundsConfig(max_gaussians=8), generator())
     assert grown.num == 8
     assert torch.equal(rows(grown.gaussians)[6:], rows(start.gaussians)[[1, 3]])
-    full = densify.grow(start, SETTINGS, Bounds(max_gaussians=6), generator())
+    full = densify.grow(start, SETTINGS, BoundsConfig(max_gaussians=6), generator())
     assert_same_rows(full, start)
-    over = densify.grow(start, SETTINGS, Bounds(max_gaussians=3), generator())
+    over = densify.grow(start, SETTINGS, BoundsConfig(max_gaussians=3), generator())
     assert_same_rows(over, start)
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sctd.recipe.scene import Relocate
+from sctd.recipe.scene import RelocateConfig
 from sctd.scene.population import Population
 from sctd.scene.relocate import relocate
 from tests.support.populations import assert_same_rows, generator, random_population, rows
@@ -19,7 +19,7 @@ def partly_dead(num: int = 6, dead: tuple[int, ...] = (1, 4)) -> Population:
 
 def test_relocation_changes_only_dead_gaussians_and_their_sources() -> None:
     start = partly_dead()
-    moved = relocate(start, Relocate(spread=0), generator())
+    moved = relocate(start, RelocateConfig(spread=0), generator())
     assert moved.num == start.num
     changed = (rows(moved.gaussians) != rows(start.gaussians)).any(dim=1)
     assert changed[[1, 4]].all()
@@ -42,7 +42,7 @@ def test_relocation_changes_only_dead_gaussians_and_their_sources() -> None:
 
 def test_relocated_gaussians_occlude_together_as_much_as_their_source() -> None:
     start = partly_dead(3, dead=(0, 2))  # 1 is the only possible source
-    moved = relocate(start, Relocate(spread=0), generator())
+    moved = relocate(start, RelocateConfig(spread=0), generator())
     through = (1 - moved.gaussians.opacities).prod()
     torch.testing.assert_close(through, 1 - start.gaussians.opacities[1])
 
@@ -54,19 +54,19 @@ def test_sources_are_drawn_in_proportion_to_opacity_times_size() -> None:
     logits = start.gaussians.logit_opacities.clone()
     logits[:3] = torch.tensor([0.2, 0.6, 0.4]).logit()  # × size: 2 : 6 : 12
     start = replace(start, gaussians=replace(start.gaussians, log_scales=log_scales, logit_opacities=logits))
-    moved = relocate(start, Relocate(spread=0), generator())
+    moved = relocate(start, RelocateConfig(spread=0), generator())
     to = torch.cdist(moved.gaussians.means[3:], start.gaussians.means[:3]).argmin(dim=1).bincount(minlength=3) / 4000
     torch.testing.assert_close(to, torch.tensor([0.1, 0.3, 0.6]), atol=0.03, rtol=0)
 
 
 def test_nothing_moves_if_no_or_all_gaussians_are_dead() -> None:
     for start in (random_population(), random_population(opacity=0.01)):
-        assert relocate(start, Relocate(), generator()) is start
+        assert relocate(start, RelocateConfig(), generator()) is start
 
 
 def test_relocating_with_the_same_seed_gives_the_same_bits() -> None:
     def once(seed: int) -> torch.Tensor:
-        return rows(relocate(partly_dead(), Relocate(), generator(seed)).gaussians)
+        return rows(relocate(partly_dead(), RelocateConfig(), generator(seed)).gaussians)
 
     assert torch.equal(once(3), once(3))
     assert not torch.equal(once(3), once(4))

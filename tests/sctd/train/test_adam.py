@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from sctd.recipe import presets as recipes
-from sctd.recipe.fields import Rate
-from sctd.recipe.scene import Optimizer
+from sctd.recipe.fields import RateConfig
+from sctd.recipe.scene import OptimizerConfig
 from sctd.scene.gaussians import Gaussians
 from sctd.train import adam
 
@@ -20,7 +20,7 @@ def gaussians(num: int = 5, basis: int = 1, seed: int = 0) -> Gaussians:
 
 
 def test_ten_steps_match_torch_optim_adam() -> None:
-    start, optimizer = gaussians(basis=4), Optimizer()
+    start, optimizer = gaussians(basis=4), OptimizerConfig()
     rates = adam.rates_at(optimizer, 0.0, 4)
     parameters = {name: tensor.clone().requires_grad_() for name, tensor in start.tensors().items()}
     rest = parameters["sh"][:, 1:].detach().clone().requires_grad_()
@@ -52,7 +52,13 @@ def test_update_does_not_modify_its_arguments() -> None:
     start, zeros = gaussians(), gaussians().map(torch.zeros_like)
     copies = start.map(torch.clone)
     adam.update(
-        start, gaussians(seed=1), zeros, zeros, rates=adam.rates_at(Optimizer(), 0.0, 1), count=1, optimizer=Optimizer()
+        start,
+        gaussians(seed=1),
+        zeros,
+        zeros,
+        rates=adam.rates_at(OptimizerConfig(), 0.0, 1),
+        count=1,
+        optimizer=OptimizerConfig(),
     )
     assert all(torch.equal(getattr(start, name), tensor) for name, tensor in copies.tensors().items())
     assert all(not tensor.any() for tensor in zeros.tensors().values())
@@ -69,11 +75,11 @@ def test_the_first_step_has_the_length_of_the_learning_rate() -> None:
 
 
 def test_rates_follow_progress_and_sh_has_two_rates() -> None:
-    optimizer = Optimizer(
-        means=Rate(start=1, end=0.01, decay="log"),
-        log_scales=Rate(start=1, end=0),
-        sh_constant=Rate(start=0.4, end=0.2),
-        sh_rest=Rate(start=0.04, end=0.02),
+    optimizer = OptimizerConfig(
+        means=RateConfig(start=1, end=0.01, decay="log"),
+        log_scales=RateConfig(start=1, end=0),
+        sh_constant=RateConfig(start=0.4, end=0.2),
+        sh_rest=RateConfig(start=0.04, end=0.02),
     )
     rates = adam.rates_at(optimizer, 0.5, 4)
     assert rates["means"] == pytest.approx(0.1)
@@ -83,7 +89,7 @@ def test_rates_follow_progress_and_sh_has_two_rates() -> None:
 
 @pytest.mark.parametrize(("progress", "limit"), [(0.0, 2.0), (0.1, 5.0), (0.2, 8.0), (1.0, 8.0)])
 def test_gradients_are_clipped_to_a_rising_norm(progress: float, limit: float) -> None:
-    optimizer = Optimizer(clip_norm=(2, 8), clip_share=0.2)
+    optimizer = OptimizerConfig(clip_norm=(2, 8), clip_share=0.2)
     long, short = gaussians().map(lambda tensor: 100 * tensor), gaussians().map(lambda tensor: 0.01 * tensor)
     clipped = adam.clipped(long, optimizer, progress)
     for name, tensor in clipped.tensors().items():
@@ -91,4 +97,4 @@ def test_gradients_are_clipped_to_a_rising_norm(progress: float, limit: float) -
         torch.testing.assert_close(tensor / tensor.norm(), getattr(long, name) / getattr(long, name).norm())
     kept = adam.clipped(short, optimizer, progress)
     assert all(torch.equal(tensor, getattr(short, name)) for name, tensor in kept.tensors().items())
-    assert adam.clipped(long, Optimizer(clip_norm=(0, 0)), progress) is long
+    assert adam.clipped(long, OptimizerConfig(clip_norm=(0, 0)), progress) is long

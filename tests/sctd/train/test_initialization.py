@@ -11,11 +11,11 @@ from trimesh.visual import ColorVisuals
 
 from sctd.formats import ply
 from sctd.point_e import PointDiffusionTransformer, PointEConfig, SamplerConfig
-from sctd.recipe.scene import MESH_SUFFIXES, Initialization
+from sctd.recipe.scene import MESH_SUFFIXES, InitializationConfig
 from sctd.scene.gaussians import Gaussians, sh_to_rgb
 from sctd.train.initialization import (
     InitializationError,
-    Points,
+    InitPoints,
     in_ball,
     in_box,
     initial_gaussians,
@@ -34,7 +34,7 @@ def generator(seed=0):
 
 
 def shape(**fields):
-    return Initialization(**{"kind": "ball", "count": 200, "point_e_up_shift": 0.0, **fields})
+    return InitializationConfig(**{"kind": "ball", "count": 200, "point_e_up_shift": 0.0, **fields})
 
 
 def write_points(path, xyz, **columns):
@@ -104,7 +104,7 @@ def test_a_seed_determines_positions_and_colour_noise():
 
 
 def test_points_are_replicated_within_a_ball():
-    points = Points(10 * torch.eye(3), torch.eye(3))
+    points = InitPoints(10 * torch.eye(3), torch.eye(3))
     copies = replicate(shape(replicas=50, replica_radius=0.05), points, generator())
     distances = (copies.xyz - points.xyz.repeat_interleave(50, 0)).norm(dim=1)
     assert copies.xyz.shape == (150, 3)

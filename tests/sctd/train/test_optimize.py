@@ -7,7 +7,7 @@ import torch
 
 from sctd.recipe import methods
 from sctd.recipe.recipe import Recipe, with_overrides
-from sctd.recipe.scene import Background
+from sctd.recipe.scene import BackgroundConfig
 from sctd.render.rasterize import render
 from sctd.scene.cameras import orbit
 from sctd.scene.gaussians import Gaussians, rgb_to_sh, sh_to_rgb
@@ -294,7 +294,7 @@ def test_parameters_stay_within_the_bounds() -> None:
 
 
 def test_background_colours_have_their_shares() -> None:
-    settings = Background(white_share=0.2, black_share=0.3, grey_share=0.1, darkest=0.4)
+    settings = BackgroundConfig(white_share=0.2, black_share=0.3, grey_share=0.1, darkest=0.4)
     colours = draws.backgrounds(settings, 20_000, torch.Generator().manual_seed(0))
     white, black = (colours == 1).all(1), (colours == 0).all(1)
     grey = (colours == colours[:, :1]).all(1) & ~white & ~black

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sctd.recipe.scene import Regularizers
+from sctd.recipe.scene import RegularizersConfig
 from sctd.render.contract import Rendering
 from sctd.scene.cameras import orbit
 from sctd.scene.gaussians import Gaussians
@@ -71,7 +71,7 @@ def test_penalty_is_the_weighted_sum_and_0_without_weights() -> None:
     alpha = torch.full((2, 4, 4), 0.5)
     ramp = 0.1 * torch.arange(4.0).expand(2, 3, 4, 4)
     shown, cameras = rendering(alpha, rgb=ramp), orbit(2, 0.0, 3.5, 0.55, 4)
-    weights = Regularizers(
+    weights = RegularizersConfig(
         total_variation=10,
         disparity_variation=5,  # no pixel is opaque, so the disparity is constant
         scale=2,
@@ -83,7 +83,7 @@ def test_penalty_is_the_weighted_sum_and_0_without_weights() -> None:
     total = regularize.penalty(weights, gaussians(), shown, cameras)
     expected = 10 * 0.01 + 2 * 0.1 + 3 * 0.05 + 7 * math.log(2) + 11 * 1
     assert float(total) == pytest.approx(expected, rel=1e-5)
-    none = Regularizers(total_variation=0, disparity_variation=0, scale=0)
+    none = RegularizersConfig(total_variation=0, disparity_variation=0, scale=0)
     assert float(regularize.penalty(none, gaussians(), shown, cameras)) == 0.0
 
 
