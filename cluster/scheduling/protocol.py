@@ -1,7 +1,7 @@
-"""The events and commands exchanged by an executor and the scheduler.
+"""The signals and commands exchanged by an executor and the scheduler.
 
-Each boot of a worker and each attempt at an item has its own ticket. An event carries the ticket of the boot or attempt
-it reports, so that late events of a lost worker are ignored.
+Each boot of a worker and each attempt at an item has its own ticket. A signal carries the ticket of the boot or attempt
+it reports, so that late signals of a lost worker are ignored.
 """
 
 from collections import Counter
@@ -31,7 +31,7 @@ class Task:
     successes_before: int = -1  # successes of the whole run when storage first failed for this task
 
 
-# ---- events -------------------------------------------------------------------------------------------------------
+# ---- signals ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -148,5 +148,5 @@ class Abort:
     is_outage: bool = False
 
 
-Event = Joined | Left | Unplaced | Ready | Succeeded | Failed | Tick
+Signal = Joined | Left | Unplaced | Ready | Succeeded | Failed | Tick
 Command = Start | Assign | Stop | Retry | Advance | End | Abort

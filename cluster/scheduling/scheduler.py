@@ -1,8 +1,8 @@
 """The scheduler: assigns items to workers and decides on retries, as a state machine without processes or clocks.
 
-`Scheduler.handle` takes an event and the time and returns commands. In any order of events, every item ends exactly
+`Scheduler.handle` takes a signal and the time and returns commands. In any order of signals, every item ends exactly
 once, no item exceeds the attempts of `retries.POLICIES`, no stage runs ahead of the next one by more than its queue
-limit, and no worker is idle while an item waits for it. The cost of an event does not grow with slots or items.
+limit, and no worker is idle while an item waits for it. The cost of a signal does not grow with slots or items.
 """
 
 from collections import deque
@@ -19,13 +19,13 @@ from cluster.scheduling.protocol import (
     Assign,
     Command,
     End,
-    Event,
     Failed,
     Joined,
     Left,
     Place,
     Ready,
     Retry,
+    Signal,
     Start,
     Stop,
     Succeeded,
@@ -117,21 +117,21 @@ class Scheduler:
         """The number of items that have not finished this stage."""
         return sum(self._open[: stage + 1])
 
-    def handle(self, event: Event, now: float) -> list[Command]:
-        """Process an event and return commands, in order. Events with the ticket of a lost worker change nothing."""
+    def handle(self, signal: Signal, now: float) -> list[Command]:
+        """Process a signal and return commands, in order. Signals with the ticket of a lost worker change nothing."""
         self._commands = []
         self._end_backoffs(now)
-        if isinstance(event, Joined):
-            self._add_slot(event.place)
-        elif isinstance(event, Left):
-            self._remove_slot(event.place, now)
-        elif isinstance(event, Unplaced):
-            self._free_resources(event.place, now)
-        elif isinstance(event, Ready | Succeeded | Failed) and (slot := self._running.pop(event.ticket, None)):
-            if isinstance(event, Failed):
-                self._fail(slot, event.failure, now)
-            elif isinstance(event, Succeeded) and slot.task:
-                self._succeed(slot, slot.task, event.result)
+        if isinstance(signal, Joined):
+            self._add_slot(signal.place)
+        elif isinstance(signal, Left):
+            self._remove_slot(signal.place, now)
+        elif isinstance(signal, Unplaced):
+            self._free_resources(signal.place, now)
+        elif isinstance(signal, Ready | Succeeded | Failed) and (slot := self._running.pop(signal.ticket, None)):
+            if isinstance(signal, Failed):
+                self._fail(slot, signal.failure, now)
+            elif isinstance(signal, Succeeded) and slot.task:
+                self._succeed(slot, slot.task, signal.result)
             else:
                 self._ready[slot.place.stage] += 1
                 self._make_idle(slot)

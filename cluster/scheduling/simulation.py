@@ -1,6 +1,6 @@
 """A simulation of the scheduler on a large cluster: `python -m cluster.scheduling.simulation`.
 
-The `Scheduler` of real runs gets events from a queue in virtual time: boots, worker deaths, prompts that kill or hang
+The `Scheduler` of real runs gets signals from a queue in virtual time: boots, worker deaths, prompts that kill or hang
 their worker, and spot nodes that are lost with all their GPUs and replaced.
 """
 
@@ -19,12 +19,12 @@ from cluster.scheduling.protocol import (
     Assign,
     Command,
     End,
-    Event,
     Failed,
     Joined,
     Left,
     Place,
     Ready,
+    Signal,
     Start,
     Succeeded,
     Tick,
@@ -73,13 +73,14 @@ class Waste:
 
 
 @dataclass
-class Result:
+class SimulationResult:
+    """What a simulated run achieved, and what it wasted; `makespan` in seconds."""
+
     makespan: float = 0.0
     done: int = 0
     failed: int = 0
     node_losses: int = 0
     waste: Waste = field(default_factory=Waste)
-    events: int = 0
     aborted: bool = False
 
 
@@ -101,9 +102,9 @@ class Simulation:
         self.future: list[tuple[float, int, Any]] = []
         self.running: dict[int, _Work] = {}
         self.tickets: dict[Place, int] = {}
-        self.serial, self.now, self.result = 0, 0.0, Result()
+        self.serial, self.now, self.result = 0, 0.0, SimulationResult()
 
-    def run(self) -> Result:
+    def run(self) -> SimulationResult:
         cluster, scheduler = self.cluster, self.scheduler
         for worker in range(cluster.gpus):
             self._handle(Joined(Place(0, worker)))
@@ -126,11 +127,10 @@ class Simulation:
         self.result.makespan, self.result.aborted = self.now, scheduler.aborted
         return self.result
 
-    def _handle(self, event: Event) -> None:
-        self.result.events += 1
-        if isinstance(event, Ready | Succeeded | Failed):
-            self._account(event)
-        for command in self.scheduler.handle(event, self.now):
+    def _handle(self, signal: Signal) -> None:
+        if isinstance(signal, Ready | Succeeded | Failed):
+            self._account(signal)
+        for command in self.scheduler.handle(signal, self.now):
             self._execute(command)
 
     def _execute(self, command: Command) -> None:
@@ -144,7 +144,7 @@ class Simulation:
             item = command.task.number
             start = self.saved.get(item, 0.0)
             self._track(command.ticket, _Work(command.place, self.now, item, start))
-            self._schedule(*self._draw_event(command.ticket, item, start))
+            self._schedule(*self._draw_signal(command.ticket, item, start))
         elif isinstance(command, End):
             self.result.done += command.failure is None
             self.result.failed += command.failure is not None
@@ -154,8 +154,8 @@ class Simulation:
         elif isinstance(command, Abort):
             raise RuntimeError(f"the simulated run stopped: {command.failure.message}")
 
-    def _draw_event(self, ticket: int, item: int, start: float) -> tuple[float, Event]:
-        """The seconds until an attempt ends, and its event."""
+    def _draw_signal(self, ticket: int, item: int, start: float) -> tuple[float, Signal]:
+        """The seconds until an attempt ends, and its signal."""
         cluster, whole = self.cluster, self.cluster.item_seconds
         kind = random.Random(item * 7919 + cluster.seed).random()
         death = self.rng.expovariate(1 / cluster.worker_mtbf)
@@ -175,18 +175,18 @@ class Simulation:
         interval = self.cluster.checkpoint_seconds
         return seconds + (seconds // interval * self.cluster.checkpoint_cost if interval < math.inf else 0.0)
 
-    def _account(self, event: Ready | Succeeded | Failed) -> None:
-        work = self.running.pop(event.ticket, None)
+    def _account(self, signal: Ready | Succeeded | Failed) -> None:
+        work = self.running.pop(signal.ticket, None)
         if work is None or work.place.stage:
             return
         waste, elapsed = self.result.waste, self.now - work.started_at
         if work.item is None:
             waste.boots += elapsed
             return
-        if isinstance(event, Succeeded):
+        if isinstance(signal, Succeeded):
             waste.checkpoints += elapsed - (self.cluster.item_seconds - work.resumed_seconds)
             return
-        if isinstance(event, Failed) and event.failure.kind == "stalled":
+        if isinstance(signal, Failed) and signal.failure.kind == "stalled":
             waste.hung += self.cluster.stall_seconds
             elapsed -= self.cluster.stall_seconds
         interval, cost = self.cluster.checkpoint_seconds, self.cluster.checkpoint_cost
@@ -213,8 +213,8 @@ class Simulation:
         self.running[ticket] = work
         self.tickets[work.place] = ticket
 
-    def _schedule(self, seconds: float, due: Event | int) -> None:
-        """Add an event, or the loss of a node, after `seconds`."""
+    def _schedule(self, seconds: float, due: Signal | int) -> None:
+        """Add a signal, or the loss of a node, after `seconds`."""
         self.serial += 1
         heappush(self.future, (self.now + seconds, self.serial, due))
 
