@@ -1,7 +1,6 @@
 """The worker of `segmentdreamer reference`: samples or reads the images of a shard and computes their features."""
 
-from collections.abc import Generator as Progressing
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple
@@ -65,7 +64,7 @@ class Sampler:
                     f"from those of the command ({expected[:12]}); install the same weights on all nodes."
                 )
 
-    def __call__(self, shard: Shard) -> Progressing[Progress, None, None]:
+    def __call__(self, shard: Shard) -> Generator[Progress, None, None]:
         """Process a shard. The networks run in a separate thread while the next batch is sampled."""
         is_sampled = not self.image_shards.file(shard.start).exists()
         keep_images = self.keep_images and is_sampled

@@ -3,8 +3,7 @@
 import hashlib
 import io
 import time
-from collections.abc import Generator as Progressing
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,7 +50,7 @@ class Evaluator:
         self.text_features = self.scorer.text_features(self.texts)
         self._score_white(evaluation_digest(weights, protocol, self.texts))
 
-    def __call__(self, asset: GeneratedAsset) -> Progressing[Progress, None, ScoredAsset]:
+    def __call__(self, asset: GeneratedAsset) -> Generator[Progress, None, ScoredAsset]:
         fence = Fence.claim(self.store, asset.job_id, SCORING)
         started, stages = time.monotonic(), STAGES + len(self.networks)
         folder = self.store.item(asset.job_id)

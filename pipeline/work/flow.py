@@ -124,9 +124,9 @@ def evaluation(store: Store, weights: Weights, placement: Placement, protocol: P
 
 
 def _generator(*arguments: Any) -> Worker:
-    from pipeline.work.generate import Generator  # imported here, so that only workers load torch
+    from pipeline.work.generate import AssetGenerator  # imported here, so that only workers load torch
 
-    return Generator(*arguments)
+    return AssetGenerator(*arguments)
 
 
 def _evaluator(*arguments: Any) -> Worker:

@@ -7,8 +7,7 @@ import hashlib
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from collections.abc import Generator as Progressing
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -45,7 +44,7 @@ class NumericError(ArithmeticError):
     """A numeric failure: distillation ended in NaN, infinity or no Gaussians."""
 
 
-class Generator:
+class AssetGenerator:
     """A worker with one prior on one device. For the live view it writes a snapshot every `snapshot_seconds`."""
 
     def __init__(
@@ -71,7 +70,7 @@ class Generator:
             prior.with_cuda_graphs().with_cpu_offload() if compute.cuda_graphs and self.device.type == "cuda" else prior
         )
 
-    def __call__(self, job: Job) -> Progressing[Progress, bool | None, GeneratedAsset]:
+    def __call__(self, job: Job) -> Generator[Progress, bool | None, GeneratedAsset]:
         facts = published(self.store, job.id)
         if facts is None:
             if job.recipe.compute != self.compute:  # a sweep may change it from job to job
@@ -80,7 +79,7 @@ class Generator:
             facts = attempt.commit((yield from self._generate(job, attempt)))
         return GeneratedAsset(job.id, job.prompt.text, facts)
 
-    def _generate(self, job: Job, attempt: Attempt) -> Progressing[Progress, bool | None, dict[str, Any]]:
+    def _generate(self, job: Job, attempt: Attempt) -> Generator[Progress, bool | None, dict[str, Any]]:
         started, build_seconds_before, warnings = time.monotonic(), self.prior.build_seconds, list[str]()
         devices.reset_peak(self.device)
         initial = self._initial(job)

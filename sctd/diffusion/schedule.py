@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sctd.errors import SctdError
 from sctd.types import Latents
 
 
-class ScheduleError(ValueError):
+class ScheduleError(SctdError):
     """Raised for a scheduler_config.json that describes no supported schedule."""
 
 

@@ -3,8 +3,10 @@
 from bisect import bisect_right
 from collections.abc import Iterable
 
+from sctd.errors import SctdError
 
-class SegmentError(ValueError):
+
+class SegmentError(SctdError):
     """Raised for an impossible segmentation, or a time outside all segments."""
 
 

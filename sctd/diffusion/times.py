@@ -5,9 +5,10 @@ from typing import NamedTuple
 import torch
 
 from sctd.diffusion.segments import start_of
+from sctd.errors import SctdError
 
 
-class TimesError(ValueError):
+class TimesError(SctdError):
     """Raised for settings from which no times can be drawn."""
 
 

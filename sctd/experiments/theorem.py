@@ -21,6 +21,7 @@ from torch import Tensor
 from sctd.diffusion.schedule import NoiseSchedule
 from sctd.diffusion.segments import equal
 from sctd.diffusion.solver import jump
+from sctd.errors import SctdError
 from sctd.experiments.testbed import STABLE_DIFFUSION
 from sctd.types import Latents
 
@@ -63,11 +64,11 @@ def one_jump(data: GaussianData, z_t: Latents, t: int, s: int) -> Latents:
 
 
 def steps_of(length: int) -> Flow:
-    """The first-order solver with Δt = `length`. Raises ValueError if that does not divide the interval."""
+    """The first-order solver with Δt = `length`. Raises SctdError if that does not divide the interval."""
 
     def flow(data: GaussianData, z_t: Latents, t: int, s: int) -> Latents:
         if (t - s) % length:
-            raise ValueError(f"steps of {length} do not divide {t} to {s}: use a divisor of {abs(t - s)}")
+            raise SctdError(f"steps of {length} do not divide {t} to {s}: use a divisor of {abs(t - s)}")
         stride = length if t < s else -length
         for a in range(t, s, stride):
             z_t = one_jump(data, z_t, a, a + stride)

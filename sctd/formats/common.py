@@ -4,12 +4,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sctd.errors import SctdError
 from sctd.scene.gaussians import Gaussians
 
 _MARGIN = 1e-3  # a stored 0 or 255 represents an opacity within half a step (1/510) of 0 or 1
 
 
-class FormatError(ValueError):
+class FormatError(SctdError):
     """The bytes are not a file of the expected format, or the Gaussians cannot be stored in it."""
 
 

@@ -15,6 +15,7 @@ import trimesh
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sctd.formats.common import FormatError
 from sctd.scene.gaussians import srgb_to_linear
 
 _AXIS = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}
@@ -24,7 +25,7 @@ _GREY = 0.5
 Colouring = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-class MeshError(ValueError):
+class MeshError(FormatError):
     """The file has no usable surface."""
 
 
@@ -100,7 +101,7 @@ def to_world(mesh: Mesh, up: str, front: str, radius: float) -> Mesh:
     """Rotate the mesh so that the file's axis `up` becomes z and `front` becomes x ("-y" is the negative y axis).
 
     Then move the centre of its bounding box to the origin and scale its farthest corner to `radius`; 0 keeps position
-    and size. Raises ValueError if the axes are parallel.
+    and size. Raises MeshError if the axes are parallel.
     """
     rotated = mesh.triangles @ _rotation(up, front).to(mesh.triangles).T
     if radius > 0:
@@ -139,7 +140,7 @@ def _rotation(up: str, front: str) -> Float[Tensor, "3 3"]:
     """Rows: our x (front), y (the object's left) and z (up) in the axes of the file."""
     z, x = (np.multiply(-1 if name.startswith("-") else 1, _AXIS[name[-1]]) for name in (up, front))
     if np.abs(x @ z) > 0:
-        raise ValueError(f"front {front!r} and up {up!r} are parallel; give two perpendicular axes")
+        raise MeshError(f"front {front!r} and up {up!r} are parallel; give two perpendicular axes")
     return torch.from_numpy(np.stack([x, np.cross(z, x), z]))
 
 

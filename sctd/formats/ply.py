@@ -14,6 +14,7 @@ from jaxtyping import Float
 from plyfile import PlyData, PlyElement, PlyParseError
 from torch import Tensor
 
+from sctd.formats.common import FormatError
 from sctd.scene.gaussians import Gaussians
 
 POSITION = ("x", "y", "z")
@@ -24,7 +25,7 @@ ROTATION = ("rot_0", "rot_1", "rot_2", "rot_3")
 COLOR = ("red", "green", "blue")
 
 
-class PlyError(ValueError):
+class PlyError(FormatError):
     """The file is not a .ply of the expected kind."""
 
 

@@ -13,8 +13,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sctd.errors import SctdError
 
-class PointEError(ValueError):
+
+class PointEError(SctdError):
     """Raised for invalid models or inputs: the message says what was found, what was expected and what to do."""
 
 

@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from sctd.errors import SctdError
+
 DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"  # file names of weights, without suffix
 PICKLES = ".bin", ".ckpt", ".pt", ".pth"
 PICKLED = b"PK\x03\x04", b"\x80"  # first bytes of torch.save files: a zip archive, before 2020 a bare pickle
@@ -64,7 +66,7 @@ OPEN_CLIP_NAMES = {
 }
 
 
-class PriorError(ValueError):
+class PriorError(SctdError):
     """Raised for files that are not a valid prior: what is missing or wrong, and what to do."""
 
 

@@ -20,12 +20,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from sctd.errors import SctdError
+
 ARGUMENTS = "z_0", "denoise", "text", "noise", "times", "schedule"
 SIGNATURE = "(z_0, *, denoise, text, noise, times, schedule)"
 NAME = re.compile(r"(?P<path>.+\.py):(?P<function>[A-Za-z_]\w*)(@(?P<digest>[0-9a-f]{16}))?", re.ASCII)
 
 
-class CustomObjectiveError(ValueError):
+class CustomObjectiveError(SctdError):
     """Raised for a file without a valid objective: one sentence with what was found and what was expected."""
 
 

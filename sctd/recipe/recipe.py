@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
+from sctd.errors import SctdError
 from sctd.recipe import names
 from sctd.recipe.compute import ComputeConfig
 from sctd.recipe.fields import Config, field
@@ -39,7 +40,7 @@ TIME_RULES = {
 """The times.rule values that each objective supports; only SDS can use t alone."""
 
 
-class RecipeError(ValueError):
+class RecipeError(SctdError):
     """Raised for an invalid recipe: one sentence with the key, the value found and the expected value."""
 
 

@@ -5,8 +5,10 @@ from typing import NamedTuple
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sctd.errors import SctdError
 
-class RenderError(ValueError):
+
+class RenderError(SctdError):
     """These Gaussians cannot be rendered on this machine."""
 
 

@@ -15,6 +15,7 @@ from scipy.ndimage import binary_fill_holes, distance_transform_edt, label, map_
 from skimage.measure import marching_cubes
 from torch import Tensor
 
+from sctd.errors import SctdError
 from sctd.render.rasterize import render
 from sctd.scene.cameras import Cameras, on_sphere
 from sctd.scene.gaussians import Gaussians
@@ -30,7 +31,7 @@ _DISTANCE, _FOV_Y_RADIANS = 3.8, 0.55  # a ball of radius 1 fits into the image
 _VIEWS_AT_ONCE = 8
 
 
-class FusionError(ValueError):
+class FusionError(SctdError):
     """These Gaussians have no visible surface."""
 
 

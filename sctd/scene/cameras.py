@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sctd.errors import SctdError
 from sctd.transfer import to_device
 
 Range = tuple[float, float]
@@ -70,11 +71,11 @@ def look_at(
     """Rigid world-to-camera matrices of cameras at `centers` that look at `targets`, with `up` upwards in the image.
 
     `up` need not be a unit vector or perpendicular. If it is parallel to the line of sight, +x replaces it.
-    Computed in float64, returned in the dtype of `centers`. Raises ValueError if a centre equals its target.
+    Computed in float64, returned in the dtype of `centers`. Raises SctdError if a centre equals its target.
     """
     forward = (targets - centers).double()
     if bool((forward.norm(dim=-1) == 0).any()):
-        raise ValueError("A camera centre equals its target, so the view direction is undefined: move one of them.")
+        raise SctdError("A camera centre equals its target, so the view direction is undefined: move one of them.")
     forward = torch.nn.functional.normalize(forward, dim=-1)
     up = torch.nn.functional.normalize(up.double(), dim=-1)
     parallel = torch.linalg.cross(forward, up).norm(dim=-1, keepdim=True) < 1e-6

@@ -11,12 +11,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sctd.errors import SctdError
 from sctd.recipe.scene import BoundsConfig, DensifyConfig
 from sctd.scene.gaussians import Gaussians, rotations
 from sctd.scene.population import Population, normal_like
 
 
-class DensifyError(ValueError):
+class DensifyError(SctdError):
     """Pruning would remove every Gaussian."""
 
 

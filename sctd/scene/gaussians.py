@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sctd.errors import SctdError
+
 # Real spherical harmonics in the order and with the signs of 3DGS: l = 0, then l = 1 (y, z, x), l = 2, l = 3.
 SH_C0 = 0.28209479177387814
 SH_C1 = 0.4886025119029199
@@ -68,7 +70,7 @@ class Gaussians:
         """These Gaussians followed by the others; all have the same SH degree."""
         degrees = sorted({gaussians.sh_degree for gaussians in (self, *others)})
         if len(degrees) > 1:
-            raise ValueError(f"Gaussians of SH degrees {degrees} cannot be concatenated: give them one degree first.")
+            raise SctdError(f"Gaussians of SH degrees {degrees} cannot be concatenated: give them one degree first.")
         parts = [gaussians.tensors() for gaussians in (self, *others)]
         return Gaussians(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
@@ -117,10 +119,10 @@ def rotations(quats: Float[Tensor, "num 4"]) -> Float[Tensor, "num 3 3"]:
 
 
 def sh_degree(num_basis: int) -> int:
-    """The SH degree with `num_basis` basis functions. Raises ValueError unless that is 1, 4, 9 or 16."""
+    """The SH degree with `num_basis` basis functions. Raises SctdError unless that is 1, 4, 9 or 16."""
     degrees = {1: 0, 4: 1, 9: 2, 16: 3}
     if num_basis not in degrees:
-        raise ValueError(f"{num_basis} spherical harmonics per Gaussian; expected 1, 4, 9 or 16 (degree 0 to 3).")
+        raise SctdError(f"{num_basis} spherical harmonics per Gaussian; expected 1, 4, 9 or 16 (degree 0 to 3).")
     return degrees[num_basis]
 
 

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from sctd.errors import SctdError
 from sctd.scene.gaussians import Gaussians
 from sctd.scene.population import Population
 from sctd.train.draws import generator_of
@@ -21,7 +22,7 @@ from sctd.train.draws import generator_of
 FORMAT = 1
 
 
-class CheckpointError(ValueError):
+class CheckpointError(SctdError):
     """The bytes are not a checkpoint, or belong to another run."""
 
 

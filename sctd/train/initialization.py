@@ -18,6 +18,7 @@ from jaxtyping import Float
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from sctd.errors import SctdError
 from sctd.formats import mesh, ply
 from sctd.point_e import PointDiffusionTransformer, PointUpsampler, sample_points, to_world, upsample_points
 from sctd.recipe.scene import MESH_SUFFIXES, InitializationConfig
@@ -26,7 +27,7 @@ from sctd.scene.gaussians import Gaussians, rgb_to_sh
 _MIN_SQUARED_DISTANCE = 1e-7
 
 
-class InitializationError(ValueError):
+class InitializationError(SctdError):
     """An error that the user can fix: the message says what was found, what was expected and what to do."""
 
 

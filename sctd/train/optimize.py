@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from sctd.errors import SctdError
 from sctd.recipe.recipe import Recipe
 from sctd.render.contract import Rendering
 from sctd.render.rasterize import render
@@ -26,7 +27,7 @@ from sctd.transfer import TimingMark, no_timing
 from sctd.types import Images
 
 
-class OptimizeError(ValueError):
+class OptimizeError(SctdError):
     """A run that cannot start or continue."""
 
 

@@ -54,7 +54,7 @@ def signal_at(point: str, number: int) -> None:
     """Make this process send itself the signal at `point`."""
     from pipeline.store import files
     from pipeline.work import evaluate, flow
-    from pipeline.work.generate import Generator
+    from pipeline.work.generate import AssetGenerator
 
     seen = []
 
@@ -88,8 +88,8 @@ def signal_at(point: str, number: int) -> None:
     elif point == "before a checkpoint":
         before(files, "copy", lambda path: path.name == "checkpoint" and (seen.append(path) or len(seen) == 2))
     elif point == "after the asset":
-        real_outputs = Generator._write_images
-        Generator._write_images = lambda self, *arguments: (send(), real_outputs(self, *arguments))[1]
+        real_outputs = AssetGenerator._write_images
+        AssetGenerator._write_images = lambda self, *arguments: (send(), real_outputs(self, *arguments))[1]
     elif point == "accepted, not moved":
         before(files, "move", lambda path: path.name == "asset.ply")
     elif point == "half moved":

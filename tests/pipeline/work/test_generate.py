@@ -6,7 +6,7 @@ import torch
 
 from cluster.scheduling.executor import DRAINED, attempt
 from pipeline.store.run_folder import ASSET, CONTACT, GENERATION, TURNTABLE, Store
-from pipeline.work.generate import NO_CHECKPOINT, Checkpoint, Generator, NumericError
+from pipeline.work.generate import NO_CHECKPOINT, Checkpoint, AssetGenerator, NumericError
 from sctd.formats import ply, splat
 from sctd.recipe.compute import ComputeConfig
 from tests.support import tiny_models
@@ -21,7 +21,7 @@ def make(tiny_weights, tmp_path_factory):
     from pipeline.weights import models
 
     store = Store(tmp_path_factory.mktemp("generate"))
-    return Generator(store, models.resolve(str(tiny_weights)), 0.0, EMBEDDED)
+    return AssetGenerator(store, models.resolve(str(tiny_weights)), 0.0, EMBEDDED)
 
 
 def finish(work):
@@ -65,7 +65,7 @@ def test_a_generator_on_a_draining_node_saves_a_checkpoint_and_stops_one_step_la
     from pipeline.weights import models
 
     job, asked = run_of(seed=2).jobs[0], iter(range(100))
-    generator = Generator(Store(tmp_path), models.resolve(str(tiny_weights)), 1e9, EMBEDDED)
+    generator = AssetGenerator(Store(tmp_path), models.resolve(str(tiny_weights)), 1e9, EMBEDDED)
     seen, reply = finish(attempt(generator, job, lambda: next(asked) >= 2))
     assert reply == DRAINED
     assert [(step.done, step.saved) for step in seen] == [(1, 0), (2, 0), (3, 2)]
@@ -76,7 +76,7 @@ def test_snapshots_are_written_during_generation_and_do_not_change_the_asset(mak
     from pipeline.weights import models
 
     job = run_of(seed=21).jobs[0]
-    watched = Generator(Store(tmp_path), models.resolve(str(tiny_weights)), 1e9, EMBEDDED, snapshot_seconds=0.0)
+    watched = AssetGenerator(Store(tmp_path), models.resolve(str(tiny_weights)), 1e9, EMBEDDED, snapshot_seconds=0.0)
     folder, snapshots, work = tmp_path / "items" / job.id, [], watched(job)
     for _ in range(3):
         next(work)
@@ -257,7 +257,7 @@ def test_control_scale_sets_the_effect_of_the_controlnet(controlled_weights, run
         settings = ["iterations=2", "initialization.kind=ball", "initialization.count=60"]
         run = run_of(settings=[*settings, f"guidance.control={control}", f"guidance.control_scale={scale}"])
         run = controlled(run, controlled_weights)
-        generator = Generator(Store(tmp_path), run.weights, 0.0, EMBEDDED)
+        generator = AssetGenerator(Store(tmp_path), run.weights, 0.0, EMBEDDED)
         seen, asset = finish(generator(run.jobs[0]))
         assert len(seen) == 2
         assets[control, scale] = (generator.store.item(asset.job_id) / "asset.ply").read_bytes()
@@ -272,7 +272,7 @@ def test_a_recipe_with_control_resumes_from_its_checkpoint(controlled_weights, r
     run = controlled(run_of(settings=settings), controlled_weights)
     job, assets = run.jobs[0], []
     for name in ("undisturbed", "killed"):
-        generator = Generator(Store(tmp_path / name), run.weights, 0.0, EMBEDDED)
+        generator = AssetGenerator(Store(tmp_path / name), run.weights, 0.0, EMBEDDED)
         if name == "killed":
             work = generator(job)
             next(work), next(work)  # the first iteration is saved
@@ -289,4 +289,4 @@ def test_a_controlnet_for_another_model_fails_the_job_with_the_reason(controlled
     shutil.copy(folder / "prior" / "unet" / "config.json", folder / "control" / "config.json")
     run = controlled(run_of(settings=["initialization.kind=ball", "guidance.control=depth"]), folder)
     with pytest.raises(ValueError, match="has _class_name 'UNet2DConditionModel'; expected 'ControlNetModel'"):
-        finish(Generator(Store(tmp_path / "run"), run.weights, 0.0, EMBEDDED)(run.jobs[0]))
+        finish(AssetGenerator(Store(tmp_path / "run"), run.weights, 0.0, EMBEDDED)(run.jobs[0]))
