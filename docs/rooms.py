@@ -22,7 +22,7 @@ import grimp
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs" / "images" / "architecture.svg"
 PACKAGES = "pipeline", "sctd", "evaluation", "cluster"
-GROUND = "pipeline.errors", "pipeline.digests"
+GROUND = "pipeline.errors", "pipeline.digests", "pipeline.option"
 WIDTH, LEFT, GAP, HEAD, LINE = 940, 16, 10, 28, 15
 STYLE = (
     "text{font-family:ui-sans-serif,system-ui,sans-serif;fill:#1f2933}.n{font-size:15px;font-weight:600}"

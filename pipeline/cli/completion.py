@@ -53,6 +53,12 @@ def choices(module: str, name: str) -> Callable[[str], list[str]]:
     return complete
 
 
+def named(name: str) -> Callable[[str], list[str]]:
+    """The completion "module:NAME", which `choices` describes, or the function of this name in this module."""
+    module, colon, variable = name.partition(":")
+    return choices(module, variable) if colon else globals()[module]
+
+
 def suites(incomplete: str) -> list[str]:
     """Complete `--suite`."""
     from pipeline.prompts import bundled
