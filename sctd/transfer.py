@@ -1,15 +1,20 @@
 """Copying tensors to a GPU without synchronization, and the callback that times the parts of an iteration."""
 
-from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-TimingMark = Callable[[str], None]
-"""Called with the name of a part of an iteration when that part ends. Parts end in the order of execution."""
+
+@runtime_checkable
+class TimingMark(Protocol):
+    """Called when a part of an iteration ends. Parts end in the order of execution."""
+
+    def __call__(self, part: str, samples: int = 0) -> None:
+        """`samples`: the images or latents that a network processed in this part; 0 for parts without a network."""
 
 
-def no_timing(name: str) -> None:
+def no_timing(part: str, samples: int = 0) -> None:
     """A timing mark that does nothing."""
 
 

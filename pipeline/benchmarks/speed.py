@@ -8,9 +8,8 @@ floating-point operations at the rate that this device reaches on a large matrix
 import json
 import statistics
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -19,12 +18,12 @@ from pipeline.benchmarks.clocks import TimedSpan, clock_for
 from pipeline.store import manifest
 from pipeline.weights.models import Weights
 from pipeline.work import devices
-from pipeline.work.roofline import Work, matrix_teraflops
+from pipeline.work.roofline import Roofline, Work, matrix_teraflops
 from sctd.prior.stable_diffusion import StableDiffusionPrior
 from sctd.recipe.recipe import Recipe, with_overrides
-from sctd.render.rasterize import render, render_by
+from sctd.render.rasterize import render_by
 from sctd.scene.gaussians import Gaussians
-from sctd.train.gradient import Distillation
+from sctd.train.gradient import USUAL, Distillation, LoopOptions
 from sctd.train.initialization import initial_gaussians
 from sctd.train.optimize import initial_state, optimize
 
@@ -108,15 +107,15 @@ def measure(recipe: Recipe, weights: Weights, gaussians: int, iterations: int, l
     exact, effect = gradient(recipe, exact_prior, initial), text_effect(exact_prior)
     del exact_prior
     prior = load(dtype)
-    work = Work.of(prior)
+    roofline = Roofline(Work.of(prior), reached)
     on_gpu = device.type == "cuda"
     plain_error = relative(gradient(recipe, prior, initial), exact)
-    renderer = None if on_gpu else partial(render_by, torch_render.rasterize)
-    plain_loop = loop("plain", recipe, prior, initial, iterations, work, reached, renderer, ahead=False)
+    plain = LoopOptions(ahead=False, renderer=None if on_gpu else partial(render_by, torch_render.rasterize))
+    plain_loop = loop("plain", recipe, prior, initial, iterations, roofline, plain)
     log(f"plain: {plain_loop.iteration_ms:.1f} ms per iteration")
     fast = prior.with_cuda_graphs() if on_gpu else prior
     error = relative(gradient(recipe, fast, initial), exact)
-    fast_loop = loop("fast", recipe, fast, initial, iterations, work, reached, None, ahead=on_gpu)
+    fast_loop = loop("fast", recipe, fast, initial, iterations, roofline, USUAL)
     log(f"fast: {fast_loop.iteration_ms:.1f} ms per iteration")
     return Speed(
         device=devices.name(device),
@@ -160,8 +159,7 @@ def steady(recipe: Recipe, gaussians: int) -> Recipe:
 
 def gradient(recipe: Recipe, prior: StableDiffusionPrior, initial: Gaussians) -> torch.Tensor:
     """∂L/∂z_0 of an iteration in which the inversion takes two steps."""
-    device = initial.means.device
-    distillation = Distillation.of(recipe, prior, PROMPT, SEED, device, None, render)
+    distillation = Distillation.of(recipe, prior, PROMPT, SEED, None, USUAL)
     state = initial_state(recipe, prior, initial, SEED)
     return distillation(state, EXAMINED, torch.Generator().manual_seed(SEED)).gradient.double().cpu()
 
@@ -183,36 +181,34 @@ def loop(
     prior: StableDiffusionPrior,
     initial: Gaussians,
     iterations: int,
-    work: Work,
-    teraflops: float,
-    renderer: Callable[..., Any] | None,
-    *,
-    ahead: bool,
+    roofline: Roofline,
+    options: LoopOptions,
 ) -> Loop:
     """Warm up, then time each part."""
-    device, views = initial.means.device, recipe.cameras.views
+    device = initial.means.device
     devices.reset_peak(device)
     clock = clock_for(device)
-    steps = optimize(recipe, prior, initial, PROMPT, SEED, ahead=ahead, mark=clock, renderer=renderer)
+    steps = optimize(recipe, prior, initial, PROMPT, SEED, loop=replace(options, mark=clock))
     for _ in range(WARM_UP + iterations):
         step = next(steps)
     spans = [span for span in clock.spans() if WARM_UP <= span.iteration < WARM_UP + iterations]
     whole = _by_iteration(spans)
     low, median, high = statistics.quantiles(whole.values(), n=4)
     parts = [
-        _part(part, [span for span in spans if span.part == part], iterations, work.of_part(part, views), teraflops)
-        for part in dict.fromkeys(span.part for span in spans)
+        _part([span for span in spans if (span.part, span.samples) == part], iterations, roofline.seconds(*part))
+        for part in dict.fromkeys((span.part, span.samples) for span in spans)
     ]
     peak = devices.peak_bytes(device) / 2**30
     return Loop(name, median, low, high, prior.build_seconds, peak, step.num_gaussians, parts)
 
 
-def _part(name: str, spans: list[TimedSpan], iterations: int, operations: float | None, teraflops: float) -> Part:
+def _part(spans: list[TimedSpan], iterations: int, seconds: float | None) -> Part:
     """The time of a part in the iterations that have it; its roofline is that of all its calls in one iteration."""
     each = _by_iteration(spans)
     low, median, high = statistics.quantiles(each.values(), n=4) if len(each) > 1 else 3 * [*each.values()]
     times = len(spans) / len(each)
-    roofline = None if operations is None else times * operations / teraflops / 1e9
+    roofline = None if seconds is None else 1000 * times * seconds
+    name = f"denoise {spans[0].samples}" if spans[0].part == "denoise" else spans[0].part
     return Part(name, median, low, high, sum(each.values()) / iterations, len(spans) / iterations, roofline)
 
 

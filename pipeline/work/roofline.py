@@ -1,7 +1,7 @@
 """The roofline of an iteration: the networks' floating-point operations at the rate of a large matrix product."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,11 +52,27 @@ class Work:
         whole = _operations(lambda: vae.encoder(images.requires_grad_()).sum().backward())
         return Work(denoise, encode, whole - encode)
 
-    def of_part(self, name: str, views: int) -> float | None:
-        """The operations of a timed part of one iteration; None if no network runs in it."""
-        if name.startswith("denoise "):
-            return self.denoise * int(name.split()[1])
-        return {"encode": self.encode * views, "encode backward": self.encode_backward * views}.get(name)
+    def of_part(self, part: str, samples: int) -> float | None:
+        """The operations of a timed part with so many images or latents; None if no network runs in it."""
+        each = {"denoise": self.denoise, "encode": self.encode, "encode backward": self.encode_backward}
+        return each[part] * samples if part in each else None
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """A lower bound for the networks' time: their operations at the rate of a large matrix product."""
+
+    work: Work
+    teraflops: float
+
+    def seconds(self, part: str, samples: int) -> float | None:
+        """The bound for a timed part with so many images or latents; None if no network runs in it."""
+        operations = self.work.of_part(part, samples)
+        return None if operations is None else operations / self.teraflops / 1e12
+
+    def total_seconds(self, counts: Mapping[tuple[str, int], int]) -> float:
+        """The bound for timed parts, each as often as its count."""
+        return sum((self.seconds(*part) or 0.0) * count for part, count in counts.items())
 
 
 def _on_meta_device(model: Any) -> Any:

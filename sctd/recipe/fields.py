@@ -43,8 +43,8 @@ class RateConfig(Config):
             raise ValueError(f"rate {self.start:g} to {self.end:g} has decay 'log'; both must be above 0")
         return self
 
-    def at(self, progress: float) -> float:
-        """The rate at `progress` in [0, 1]."""
+    def at(self, position: float) -> float:
+        """The rate at `position` in [0, 1]."""
         if self.decay == "log":
-            return float(self.start ** (1 - progress) * self.end**progress)
-        return self.start + (self.end - self.start) * progress
+            return float(self.start ** (1 - position) * self.end**position)
+        return self.start + (self.end - self.start) * position

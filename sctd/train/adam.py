@@ -10,22 +10,25 @@ from sctd.scene.gaussians import Gaussians
 from sctd.transfer import to_device
 
 
-def rates_at(optimizer: OptimizerConfig, progress: float, num_basis: int) -> dict[str, torch.Tensor | float]:
-    """The learning rate of every attribute at `progress` in [0, 1]; for `sh` one per basis function, [basis, 1]."""
-    rest = [optimizer.sh_rest.at(progress)] * (num_basis - 1)
-    return {
-        "means": optimizer.means.at(progress),
-        "log_scales": optimizer.log_scales.at(progress),
-        "quats": optimizer.quats.at(progress),
-        "logit_opacities": optimizer.logit_opacities.at(progress),
-        "sh": torch.tensor([optimizer.sh_constant.at(progress), *rest])[:, None],
-    }
+def position(iteration: int, iterations: int) -> float:
+    """Where an iteration (from 1) is in the schedules of the rates: 0 in the first one, 1 in the last.
+
+    The other schedules of a recipe use the share of iterations, `iteration / iterations`, called progress.
+    """
+    return (iteration - 1) / max(iterations - 1, 1)
 
 
-def clipped(gradients: Gaussians, optimizer: OptimizerConfig, progress: float) -> Gaussians:
-    """Clip the gradient norm of each attribute to the limit at `progress`; a limit of 0 disables clipping."""
+def rates_at(optimizer: OptimizerConfig, position: float, num_basis: int) -> dict[str, torch.Tensor | float]:
+    """The learning rate of every attribute at `position` in [0, 1]; for `sh` one per basis function, [basis, 1]."""
+    names = "means", "log_scales", "quats", "logit_opacities"
+    sh = [optimizer.sh_constant.at(position), *[optimizer.sh_rest.at(position)] * (num_basis - 1)]
+    return {name: getattr(optimizer, name).at(position) for name in names} | {"sh": torch.tensor(sh)[:, None]}
+
+
+def clipped(gradients: Gaussians, optimizer: OptimizerConfig, position: float) -> Gaussians:
+    """Clip the gradient norm of each attribute to the limit at `position`; a limit of 0 disables clipping."""
     first, last = optimizer.clip_norm
-    done = min(progress / optimizer.clip_share, 1) if optimizer.clip_share else 1
+    done = min(position / optimizer.clip_share, 1) if optimizer.clip_share else 1
     limit = first + (last - first) * done
     if limit == 0:
         return gradients

@@ -39,7 +39,8 @@ class State:
     """The state after `iteration` iterations.
 
     `updates` counts optimizer steps, `skipped` the iterations that were undone because of NaN or infinity. `noise` is
-    ε* for `views` latents, `random` the state of the run's generator, `loss` the loss of the last iteration.
+    ε* for `views` latents, `random` the state of the run's generator. `loss` is that of the last iteration:
+    ½ |gradient on z_0|², mean over the views, plus the regularizers.
     """
 
     iteration: int
@@ -54,10 +55,8 @@ class State:
 
 def to_bytes(state: State, identity: Identity) -> bytes:
     """Serialize a checkpoint."""
-    content = {"format": FORMAT, "identity": identity._asdict(), "state": _tree(state)}
-    file = io.BytesIO()
-    torch.save(content, file)
-    return file.getvalue()
+    tree = {field.name: _tree(getattr(state, field.name)) for field in fields(State)}
+    return _saved({"format": FORMAT, "identity": identity._asdict(), "state": tree})
 
 
 def from_bytes(content: bytes, identity: Identity, device: torch.device) -> State:
@@ -89,6 +88,10 @@ def reseeded(content: bytes, seed: int) -> bytes:
         tree["state"] |= {"random": generator_of(seed).get_state(), "skipped_in_a_row": 0}
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{len(content)} bytes are not a checkpoint ({type(error).__name__})") from error
+    return _saved(tree)
+
+
+def _saved(tree: dict[str, Any]) -> bytes:
     file = io.BytesIO()
     torch.save(tree, file)
     return file.getvalue()

@@ -14,6 +14,7 @@ from sctd.diffusion.schedule import NoiseSchedule
 from sctd.diffusion.times import Times
 from sctd.recipe.recipe import Recipe
 from sctd.render.contract import Rendering
+from sctd.render.rasterize import render
 from sctd.scene.cameras import Cameras
 from sctd.scene.gaussians import Gaussians
 from sctd.train import draws, regularize
@@ -55,8 +56,8 @@ class GuidanceGradient(NamedTuple):
     gradients: Gaussians
     gradient_pixels: Float[Tensor, "views num 2"]
     radii: Tensor
-    rendered: Images
-    """The rendered images if the recipe equalizes brightness, else no view."""
+    rendered: Images | None
+    """The rendered images if the recipe equalizes brightness."""
 
     def gradients_by_name(self) -> dict[str, Tensor]:
         """All gradients and the loss, in the order in which a numeric failure spreads."""
@@ -74,63 +75,67 @@ class ViewBatch(NamedTuple):
     sampling: Latents | None
     times: Times
 
-    def select(self, views: Tensor) -> "ViewBatch":
-        """The draws of consecutive views."""
-        chosen = slice(int(views[0]), int(views[-1]) + 1)
+    def select(self, views: slice) -> "ViewBatch":
+        """The draws of some of the views."""
         return self._replace(
-            cameras=self.cameras.select(chosen),
-            background=self.background[chosen],
-            noise=self.noise[chosen],
-            sampling=None if self.sampling is None else self.sampling[chosen],
+            cameras=self.cameras.select(views),
+            background=self.background[views],
+            noise=self.noise[views],
+            sampling=None if self.sampling is None else self.sampling[views],
         )
 
 
 @dataclass(frozen=True)
+class LoopOptions:
+    """How the iterations run. The options change speed and memory, and otherwise only the rounding of sums."""
+
+    views_at_once: int | None = None
+    """Process so many views together, by default all. Fewer need less memory."""
+    ahead: bool | None = None
+    """Start an iteration before the previous one is known to be finite, so that the device never waits (on GPUs)."""
+    mark: TimingMark = no_timing
+    renderer: Callable[..., Rendering] | None = None
+    """Replaces `sctd.render.rasterize.render`."""
+
+
+USUAL = LoopOptions()
+
+
+@dataclass(frozen=True)
 class Distillation:
-    """Computes the guidance gradient of an iteration. Holds everything that is the same in all iterations."""
+    """Computes the guidance gradient of an iteration. Holds everything that is the same in all iterations.
+
+    `text` is the embedded prompt, or that of each view if the prompt depends on the view.
+    """
 
     recipe: Recipe
     prior: Prior
     seed: int
-    device: torch.device
     control: Controlled | None
+    loop: LoopOptions
     null: Text
-    views: guidance.ViewText | None
-    text_of: Callable[[Cameras], Text]
+    text: Text | guidance.ViewText
     residual: objectives.Objective
-    render: Callable[..., Rendering]
 
     @classmethod
     def of(
-        cls,
-        recipe: Recipe,
-        prior: Prior,
-        prompt: str,
-        seed: int,
-        device: torch.device,
-        control: Controlled | None,
-        render: Callable[..., Rendering],
+        cls, recipe: Recipe, prior: Prior, prompt: str, seed: int, control: Controlled | None, loop: LoopOptions
     ) -> "Distillation":
         null = prior.embed([recipe.guidance.negative_prompt])
-        text = recipe.guidance.prompt_template.replace("{prompt}", prompt)
-        text_of, views = _texts(recipe.guidance.view_text, prior, text)
-        options = recipe.objective.model_dump() | {"threshold": recipe.times.threshold, "decode": prior.decode}
-        residual = objectives.with_options(recipe.objective.name, options)
-        return cls(recipe, prior, seed, device, control, null, views, text_of, residual, render)
+        prompt = recipe.guidance.prompt_template.replace("{prompt}", prompt)
+        if recipe.guidance.view_text == "none":
+            text: Text | guidance.ViewText = prior.embed([prompt])
+        else:
+            text = guidance.ViewText(*prior.embed(guidance.view_prompts(prompt)))
+        residual = objectives.of_recipe(recipe, prior.decode)
+        return cls(recipe, prior, seed, control, loop, null, text, residual)
 
-    def __call__(
-        self,
-        state: State,
-        iteration: int,
-        generator: torch.Generator,
-        views_at_once: int | None = None,
-        mark: TimingMark = no_timing,
-    ) -> GuidanceGradient:
-        """The guidance gradient on all Gaussians. With fewer `views_at_once` only the rounding of sums differs."""
-        recipe, num_views = self.recipe, self.recipe.cameras.views
+    def __call__(self, state: State, iteration: int, generator: torch.Generator) -> GuidanceGradient:
+        """The guidance gradient on all Gaussians."""
+        recipe, num_views, device = self.recipe, self.recipe.cameras.views, state.noise.device
         scene_generator = draws.generator_of(self.seed, iteration)
-        cameras = draws.views(recipe, iteration, self.prior.image_size, scene_generator).to(self.device)
-        background = to_device(draws.backgrounds(recipe.background, num_views, scene_generator), self.device)
+        cameras = draws.views(recipe, iteration, self.prior.image_size, scene_generator).to(device)
+        background = to_device(draws.backgrounds(recipe.background, num_views, scene_generator), device)
         leaves = state.population.gaussians.map(lambda tensor: tensor.detach().requires_grad_())
         noisy = draws.with_scale_noise(leaves, recipe.encoding.scale_noise, generator)
         encoder_input = draws.encoder_input(recipe, scene_generator)
@@ -138,33 +143,29 @@ class Distillation:
         sampling = torch.randn(latents, generator=generator) if recipe.encoding.posterior == "sample" else None
         noise = state.noise
         if recipe.noise.kind == "fresh":
-            noise = to_device(draws.noise(recipe, self.prior.latent_shape, generator), self.device).to(noise)
+            noise = to_device(draws.noise(recipe, self.prior.latent_shape, generator), device).to(noise)
         times = draws.times(recipe, iteration, generator)
-        mark("draws")
+        self.loop.mark("draws")
         batch = ViewBatch(cameras, background, encoder_input, noise, sampling, times)
-        parts = (
-            self._part(iteration, leaves, noisy, batch.select(views), mark)
-            for views in torch.arange(num_views).split(views_at_once or num_views)
-        )
-        return _joined(list(parts))
+        at_once = self.loop.views_at_once or num_views
+        chunks = [slice(first, first + at_once) for first in range(0, num_views, at_once)]
+        return _joined([self._part(iteration, leaves, noisy, batch.select(views)) for views in chunks])
 
-    def _part(
-        self, iteration: int, leaves: Gaussians, noisy: Gaussians, batch: ViewBatch, mark: TimingMark
-    ) -> GuidanceGradient:
+    def _part(self, iteration: int, leaves: Gaussians, noisy: Gaussians, batch: ViewBatch) -> GuidanceGradient:
         """The contribution of some of the views to the gradient of all views."""
-        recipe, num_views = self.recipe, self.recipe.cameras.views
+        recipe, num_views, mark = self.recipe, self.recipe.cameras.views, self.loop.mark
         cameras, background, encoder_input, noise, sampling, times = batch
-        rendering = self.render(noisy, cameras, background)
+        rendering = (self.loop.renderer or render)(noisy, cameras, background)
         images = rendering.rgb if not encoder_input.disparity else regularize.disparity_images(rendering, cameras)
         images = images.flip(-1) if encoder_input.mirrored else images
         mark("render")
-        z_0 = self.prior.encode(images, None if sampling is None else to_device(sampling, self.device)).float()
-        mark("encode")
+        z_0 = self.prior.encode(images, None if sampling is None else to_device(sampling, noise.device)).float()
+        mark("encode", cameras.num)
         with torch.no_grad():
             residual = self.residual(
                 z_0.detach(),
-                denoise=self._denoiser(cameras, rendering, encoder_input.mirrored, mark),
-                text=self.text_of(cameras),
+                denoise=self._denoiser(cameras, rendering, encoder_input.mirrored),
+                text=self._text(cameras),
                 noise=noise,
                 times=times,
                 schedule=self.prior.schedule,
@@ -179,7 +180,7 @@ class Distillation:
             added = cameras.num / num_views * regularize.penalty(recipe.regularizers, leaves, rendering, cameras)
         mark("regularizers")
         z_0.register_hook(lambda _: mark("regularizers"))
-        images.register_hook(lambda _: mark("encode backward"))
+        images.register_hook(lambda _: mark("encode backward", cameras.num))
         tensors = leaves.tensors()
         *gradients, pixels = torch.autograd.grad(
             total + added, [*tensors.values(), rendering.means2d], allow_unused=True, materialize_grads=True
@@ -187,12 +188,19 @@ class Distillation:
         mark("render backward")
         loss = (gradient.square().sum() + on_images.square().sum()) / (2 * num_views) + added.detach()
         by_name = dict(zip(tensors, gradients, strict=True))
-        rendered = rendering.rgb.detach() if recipe.brightness.enabled else rendering.rgb[:0].detach()
+        rendered = rendering.rgb.detach() if recipe.brightness.enabled else None
         return GuidanceGradient(loss, gradient, Gaussians(**by_name), num_views * pixels, rendering.radii, rendered)
 
-    def _denoiser(self, cameras: Cameras, rendering: Rendering, mirrored: bool, mark: TimingMark) -> Denoiser:
+    def _text(self, cameras: Cameras) -> Text:
+        """The embedded prompt of each view."""
+        if not isinstance(self.text, guidance.ViewText):
+            return self.text.expand(cameras.num, -1, -1)
+        rule = guidance.VIEW_TEXT[self.recipe.guidance.view_text]
+        return rule(self.text, cameras.azimuth_degrees, cameras.elevation_degrees)
+
+    def _denoiser(self, cameras: Cameras, rendering: Rendering, mirrored: bool) -> Denoiser:
         """The guided denoiser for the views of this iteration. All guidance is applied here, not in objectives."""
-        settings, denoise = self.recipe.guidance, self.prior.denoise
+        settings, denoise, mark = self.recipe.guidance, self.prior.denoise, self.loop.mark
         if self.control is not None:
             disparity = regularize.disparity_images(rendering, cameras).detach()
             denoise = self.control(disparity.flip(-1) if mirrored else disparity)
@@ -200,11 +208,11 @@ class Distillation:
         def plain(z_t: Latents, t: int, text: Text | None) -> Latents:
             mark("objective")
             predicted = denoise(z_t, t, text).float()  # differences of predictions need float32
-            mark(f"denoise {len(z_t)}")
+            mark("denoise", len(z_t))
             return predicted
 
-        if settings.perp_neg and self.views is not None:
-            negatives = perp_neg.negatives(self.views, cameras.azimuth_degrees)
+        if settings.perp_neg and isinstance(self.text, guidance.ViewText):
+            negatives = perp_neg.negatives(self.text, cameras.azimuth_degrees)
             return perp_neg.perp_neg(plain, settings.scale, self.null, negatives)
         return guidance.cfg(plain, settings.scale, self.null)
 
@@ -222,25 +230,17 @@ class Distillation:
         )
 
 
-def _texts(view_text: str, prior: Prior, text: str) -> tuple[Callable[[Cameras], Text], guidance.ViewText | None]:
-    """A function from cameras to text, and the texts of all view-dependent prompts (None without view text)."""
-    if view_text == "none":
-        embedding = prior.embed([text])
-        return lambda cameras: embedding.expand(cameras.num, -1, -1), None
-    views, rule = guidance.ViewText(*prior.embed(guidance.view_prompts(text))), guidance.VIEW_TEXT[view_text]
-    return lambda cameras: rule(views, cameras.azimuth_degrees, cameras.elevation_degrees), views
-
-
 def _joined(parts: list[GuidanceGradient]) -> GuidanceGradient:
     """Combine the gradients of parts of the views into that of all views."""
     if len(parts) == 1:
         return parts[0]
     gradients = [part.gradients.tensors() for part in parts]
+    rendered = [part.rendered for part in parts if part.rendered is not None]
     return GuidanceGradient(
         torch.stack([part.loss for part in parts]).sum(),
         torch.cat([part.gradient for part in parts]),
         Gaussians(**{name: torch.stack([each[name] for each in gradients]).sum(0) for name in gradients[0]}),
         torch.cat([part.gradient_pixels for part in parts]),
         torch.cat([part.radii for part in parts]),
-        torch.cat([part.rendered for part in parts]),
+        torch.cat(rendered) if rendered else None,
     )

@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,8 +12,6 @@ from torch import Tensor
 
 from sctd.errors import SctdError
 from sctd.recipe.recipe import Recipe
-from sctd.render.contract import Rendering
-from sctd.render.rasterize import render
 from sctd.scene import densify
 from sctd.scene.bounds import clamp_to_bounds
 from sctd.scene.brightness import brightest, dimmed
@@ -22,8 +20,7 @@ from sctd.scene.population import Population
 from sctd.scene.relocate import relocate
 from sctd.train import adam, draws
 from sctd.train.checkpoint import Identity, State, from_bytes, to_bytes
-from sctd.train.gradient import Controlled, Distillation, Prior
-from sctd.transfer import TimingMark, no_timing
+from sctd.train.gradient import USUAL, Controlled, Distillation, LoopOptions, Prior
 from sctd.types import Images
 
 
@@ -32,25 +29,23 @@ class OptimizeError(SctdError):
 
 
 @dataclass(frozen=True)
-class Step:
-    """A completed iteration (from 1). It is immutable, so the caller may keep it.
+class Step(State):
+    """The state after an iteration (from 1) of `iterations`. It is immutable, so the caller may keep it."""
 
-    `loss` is ½ |gradient on z_0|², mean over the views, plus the regularizers. `skipped` counts the iterations so far
-    that were undone because of NaN or infinity.
-    """
-
-    iteration: int
     iterations: int
-    loss: float
-    num_gaussians: int
-    gaussians: Gaussians
-    skipped: int
-    state: State
     identity: Identity
+
+    @property
+    def gaussians(self) -> Gaussians:
+        return self.population.gaussians
+
+    @property
+    def num_gaussians(self) -> int:
+        return self.gaussians.num
 
     def checkpoint(self) -> bytes:
         """The bytes for `optimize(…, resume=…)`. On the CPU the resumed run is bit-identical."""
-        return to_bytes(self.state, self.identity)
+        return to_bytes(self, self.identity)
 
 
 def optimize(
@@ -61,18 +56,9 @@ def optimize(
     seed: int,
     resume: bytes | None = None,
     control: Controlled | None = None,
-    *,
-    views_at_once: int | None = None,
-    ahead: bool | None = None,
-    mark: TimingMark = no_timing,
-    renderer: Callable[..., Rendering] | None = None,
+    loop: LoopOptions = USUAL,
 ) -> Iterator[Step]:
     """Distil `prompt` into Gaussians on the device of `initial`, from `initial` or from the checkpoint `resume`.
-
-    `views_at_once` below the number of views of the recipe saves memory. With `ahead` (default on GPUs) an iteration
-    starts before the check of the previous one for NaN and infinity has finished, so that the device never waits. The
-    result is the same. `mark` is called at the end of each part of an iteration. `renderer` replaces
-    `sctd.render.rasterize.render`.
 
     `control` builds the controlled denoiser if `recipe.guidance.control` names a ControlNet:
     `partial(controlled, prior, Control.load(folder), scale=…)`.
@@ -95,9 +81,8 @@ def optimize(
     identity = Identity(recipe.digest(), prompt, seed)
     device = initial.means.device
     state = from_bytes(resume, identity, device) if resume is not None else initial_state(recipe, prior, initial, seed)
-    distillation = Distillation.of(recipe, prior, prompt, seed, device, control, renderer or render)
-    run = _Run(recipe, distillation, views_at_once, mark)
-    return _steps(run, state, identity, ahead=device.type == "cuda" if ahead is None else ahead)
+    run = _Run(recipe, Distillation.of(recipe, prior, prompt, seed, control, loop))
+    return _steps(run, state, identity, ahead=device.type == "cuda" if loop.ahead is None else loop.ahead)
 
 
 def _steps(run: "_Run", state: State, identity: Identity, *, ahead: bool) -> Iterator[Step]:
@@ -109,8 +94,7 @@ def _steps(run: "_Run", state: State, identity: Identity, *, ahead: bool) -> Ite
         following = run.attempt(attempt.after) if ahead and attempt.after.iteration < iterations else None
         state, is_finite = run.settle(attempt, state)
         following = following if is_finite else None  # it continued from an iteration that is undone
-        gaussians = state.population.gaussians
-        yield Step(state.iteration, iterations, state.loss, gaussians.num, gaussians, state.skipped, state, identity)
+        yield Step(**vars(state), iterations=iterations, identity=identity)
 
 
 def initial_state(recipe: Recipe, prior: Prior, initial: Gaussians, seed: int) -> State:
@@ -147,27 +131,25 @@ class _Run:
 
     recipe: Recipe
     distillation: Distillation
-    views_at_once: int | None
-    mark: TimingMark
 
     def attempt(self, state: State) -> _Attempt:
         """The next state, before any check. Waits for the device only if Gaussians are added, removed or moved."""
         generator = torch.Generator()
         generator.set_state(state.random)
-        iteration, before = state.iteration + 1, state.population
-        self.mark("begin")
-        guidance = self.distillation(state, iteration, generator, self.views_at_once, self.mark)
+        iteration, before, mark = state.iteration + 1, state.population, self.distillation.loop.mark
+        mark("begin")
+        guidance = self.distillation(state, iteration, generator)
         after = self._moved(before, guidance.gradients, iteration, state.updates + 1)
         seconds = {f"Adam's second moment of {name}": tensor for name, tensor in after.second_moment.tensors().items()}
         checked = {**guidance.gradients_by_name(), **seconds, **after.gaussians.tensors()}
         maxima, done = _start_check(guidance.loss, checked)
-        self.mark("adam")
+        mark("adam")
         if self.recipe.densify.enabled:
             after = densify.observe(after, guidance.gradient_pixels, guidance.radii)
         if _is_finite(maxima, done, wait=self._repopulates(iteration)):
             after = self._repopulated(after, iteration, generator)
         after = self._dimmed(after, guidance.rendered, iteration)
-        self.mark("densify")
+        mark("densify")
         random = generator.get_state()
         moved = State(iteration, state.updates + 1, state.skipped, 0, 0.0, after, state.noise, random)
         return _Attempt(moved, list(checked), maxima, done)
@@ -188,13 +170,13 @@ class _Run:
     def _moved(self, population: Population, gradients: Gaussians, iteration: int, count: int) -> Population:
         """The population after Adam's `count`-th step, clamped to the bounds."""
         recipe = self.recipe
-        progress = (iteration - 1) / max(recipe.iterations - 1, 1)
+        position = adam.position(iteration, recipe.iterations)
         gaussians, first, second = adam.update(
             population.gaussians,
-            adam.clipped(gradients, recipe.optimizer, progress),
+            adam.clipped(gradients, recipe.optimizer, position),
             population.first_moment,
             population.second_moment,
-            rates=adam.rates_at(recipe.optimizer, progress, gradients.sh.shape[1]),
+            rates=adam.rates_at(recipe.optimizer, position, gradients.sh.shape[1]),
             count=count,
             optimizer=recipe.optimizer,
         )
@@ -220,10 +202,10 @@ class _Run:
             population = relocate(population, moves, generator)
         return population
 
-    def _dimmed(self, population: Population, rendered: Images, iteration: int) -> Population:
+    def _dimmed(self, population: Population, rendered: Images | None, iteration: int) -> Population:
         """BEG: dim all colours and reset their moments if the brightest views exceed the limit."""
         settings, progress = self.recipe.brightness, iteration / self.recipe.iterations
-        if not (settings.enabled and settings.after_share < progress < settings.until_share):
+        if rendered is None or not settings.after_share < progress < settings.until_share:
             return population
         is_bright = brightest(rendered, settings.quantile) > settings.limit
         return dimmed(population, settings.factor) if is_bright else population

@@ -111,11 +111,11 @@ def rows(gaussians: Gaussians) -> torch.Tensor:
 
 
 def same(left: Step, right: Step) -> bool:
-    populations: list[Population] = [left.state.population, right.state.population]
+    populations: list[Population] = [left.population, right.population]
     parts = [(p.gaussians, p.first_moment, p.second_moment) for p in populations]
     return (
         (left.iteration, left.loss, left.skipped) == (right.iteration, right.loss, right.skipped)
         and all(torch.equal(rows(a), rows(b)) for a, b in zip(*parts, strict=True))
         and torch.equal(populations[0].gradient_sum, populations[1].gradient_sum)
-        and torch.equal(left.state.random, right.state.random)
+        and torch.equal(left.random, right.random)
     )

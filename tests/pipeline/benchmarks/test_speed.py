@@ -75,7 +75,7 @@ def test_the_roofline_of_a_convolution_counts_its_products(tiny_weights):
     first = 2 * kernel.numel() * prior.image_size**2  # a multiplication and an addition for each weight and pixel
     assert work.encode > first
     assert work.of_part("encode", 3) == 3 * work.encode
-    assert work.of_part("denoise 8", 3) == 8 * work.denoise
+    assert work.of_part("denoise", 8) == 8 * work.denoise
     assert work.of_part("encode backward", 2) == 2 * work.encode_backward
     assert 0.5 < work.encode_backward / work.encode < 1.5  # only the gradient of the input: about the same work
     assert work.of_part("render", 4) is None
@@ -97,13 +97,13 @@ def test_spans_are_grouped_by_iteration(monkeypatch):
     ticks = iter([1.0, 1.5, 1.75, 2.75, 3.0])
     monkeypatch.setattr(clocks.time, "perf_counter", lambda: next(ticks))
     clock = clocks.clock_for(torch.device("cpu"))
-    for name in ("begin", "render", "begin", "render", "adam"):
-        clock(name)
+    for part, samples in (("begin", 0), ("render", 0), ("begin", 0), ("denoise", 8), ("adam", 0)):
+        clock(part, samples)
     assert clock.spans() == [
-        TimedSpan(0, "render", 500.0),
-        TimedSpan(1, "between", 250.0),
-        TimedSpan(1, "render", 1000.0),
-        TimedSpan(1, "adam", 250.0),
+        TimedSpan(0, "render", 0, 500.0),
+        TimedSpan(1, "between", 0, 250.0),
+        TimedSpan(1, "denoise", 8, 1000.0),
+        TimedSpan(1, "adam", 0, 250.0),
     ]
 
 

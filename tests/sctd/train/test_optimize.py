@@ -11,8 +11,9 @@ from sctd.recipe.scene import BackgroundConfig
 from sctd.render.rasterize import render
 from sctd.scene.cameras import orbit
 from sctd.scene.gaussians import Gaussians, rgb_to_sh, sh_to_rgb
-from sctd.train import draws, optimize
+from sctd.train import draws, gradient, optimize
 from sctd.train.checkpoint import CheckpointError
+from sctd.train.gradient import LoopOptions
 from sctd.train.optimize import OptimizeError
 from tests.support.tiny_prior import COLOURS, SIZE, VARIANCE, TinyPrior, ball, growing, recipe, rows, run, same
 
@@ -80,14 +81,14 @@ def test_one_step_matches_the_closed_form_without_the_denoiser_jacobian(kind: st
 
     assert step.loss == pytest.approx(float(gradient.square().sum() / 4), rel=1e-5)  # ½, mean of 2 views
     of_means, of_pixels = torch.autograd.grad((z_0 * gradient).sum(), [leaves.means, rendering.means2d])
-    after = step.state.population
+    after = step.population
     torch.testing.assert_close(after.first_moment.means, 0.1 * of_means / 2, atol=0, rtol=1e-4)  # mean of 2 views
     visible = rendering.radii > 0
     torch.testing.assert_close(after.gradient_sum, (of_pixels.norm(dim=-1) * visible).sum(0))  # per view
     assert torch.equal(after.sightings, visible.sum(0).float())
 
 
-@pytest.mark.parametrize("method", list(methods.FOR_OBJECTIVE))
+@pytest.mark.parametrize("method", list(methods.METHODS))
 def test_all_objectives_share_the_views_of_an_iteration(method: str, monkeypatch) -> None:
     """Cameras, backgrounds and mirroring depend on the seed, not on the times and noise that an objective draws."""
     scenes = []
@@ -96,9 +97,9 @@ def test_all_objectives_share_the_views_of_an_iteration(method: str, monkeypatch
         scenes.append((cameras.world_to_camera, background))
         return render(gaussians, cameras, background)
 
-    monkeypatch.setattr(optimize, "render", recorded)
+    monkeypatch.setattr(gradient, "render", recorded)
     for name in "sctd", method:
-        chosen = methods.FOR_OBJECTIVE[name](recipe(iterations=4, encoding__flip_share=0.5))
+        chosen = methods.for_objective(recipe(iterations=4, encoding__flip_share=0.5), name)
         list(optimize.optimize(chosen, TinyPrior(), ball(), "red", 0))
     assert len(scenes) == 8
     for (cameras, background), (others, other_background) in zip(scenes[:4], scenes[4:], strict=True):
@@ -111,7 +112,7 @@ def test_a_seed_determines_every_bit() -> None:
     for chosen in (recipe(), growing()):
         first, again, other = run(chosen), run(chosen), run(chosen, seed=1)
         assert all(same(a, b) for a, b in zip(first, again, strict=True))
-        assert not torch.equal(first[-1].state.random, other[-1].state.random)
+        assert not torch.equal(first[-1].random, other[-1].random)
 
 
 @pytest.mark.parametrize("chosen", [recipe(), growing()], ids=["relocating", "growing"])
@@ -171,8 +172,8 @@ def test_an_iteration_with_nan_is_undone_and_counted() -> None:
     for before, after in pairwise(steps):
         if after.skipped > before.skipped:
             assert torch.equal(rows(after.gaussians), rows(before.gaussians))
-            assert torch.equal(rows(after.state.population.first_moment), rows(before.state.population.first_moment))
-            assert after.state.updates == before.state.updates
+            assert torch.equal(rows(after.population.first_moment), rows(before.population.first_moment))
+            assert after.updates == before.updates
         else:
             assert not torch.equal(rows(after.gaussians), rows(before.gaussians))
     assert bool(rows(steps[-1].gaussians).isfinite().all())
@@ -206,7 +207,7 @@ def test_running_ahead_of_the_check_gives_the_same_steps(chosen: Recipe, corrupt
     for ahead in (False, True):
         prior = TinyPrior()
         prior.corrupt = lambda _, prior=prior: prior.calls[-1][:2] in {(4, times[number - 1]) for number in corrupted}
-        runs.append(list(optimize.optimize(chosen, prior, ball(), "a red ball", 0, ahead=ahead)))
+        runs.append(list(optimize.optimize(chosen, prior, ball(), "a red ball", 0, loop=LoopOptions(ahead=ahead))))
     assert all(same(a, b) for a, b in zip(*runs, strict=True))
     assert (runs[0][-1].skipped > 0) == bool(corrupted)
 
@@ -215,27 +216,32 @@ def test_running_ahead_of_the_check_gives_the_same_steps(chosen: Recipe, corrupt
 def test_fewer_views_at_once_give_the_same_gradients(chosen: Recipe) -> None:
     """One iteration of 2 views, together or one by one: the same random numbers, sums equal up to rounding."""
     whole, split = (
-        next(optimize.optimize(chosen, TinyPrior(), ball(), "a red ball", 0, views_at_once=views)) for views in (2, 1)
+        next(optimize.optimize(chosen, TinyPrior(), ball(), "a red ball", 0, loop=LoopOptions(views_at_once=views)))
+        for views in (2, 1)
     )
     assert split.loss == pytest.approx(whole.loss, rel=1e-5)
-    assert torch.equal(split.state.random, whole.state.random)
+    assert torch.equal(split.random, whole.random)
     for left, right in zip(
-        split.state.population.first_moment.tensors().values(),
-        whole.state.population.first_moment.tensors().values(),
+        split.population.first_moment.tensors().values(),
+        whole.population.first_moment.tensors().values(),
         strict=True,
     ):
         torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-7)
-    torch.testing.assert_close(split.state.population.gradient_sum, whole.state.population.gradient_sum)
-    assert torch.equal(split.state.population.largest_radius, whole.state.population.largest_radius)
+    torch.testing.assert_close(split.population.gradient_sum, whole.population.gradient_sum)
+    assert torch.equal(split.population.largest_radius, whole.population.largest_radius)
 
 
 def test_timing_marks_name_the_parts_of_an_iteration_in_order() -> None:
-    marks: list[str] = []
-    next(optimize.optimize(recipe(), TinyPrior(), ball(), "a red ball", 0, mark=marks.append))
+    marked: list[tuple[str, int]] = []
+    loop = LoopOptions(mark=lambda part, samples=0: marked.append((part, samples)))
+    next(optimize.optimize(recipe(), TinyPrior(), ball(), "a red ball", 0, loop=loop))
+    marks = [part for part, _ in marked]
     assert marks[:4] == ["begin", "draws", "render", "encode"]
     assert marks[-6:] == ["regularizers", "regularizers", "encode backward", "render backward", "adam", "densify"]
-    assert {mark for mark in marks if mark.startswith("denoise")} == {"denoise 2", "denoise 4"}
-    assert marks[4:-6].count("objective") == 1 + sum(mark.startswith("denoise") for mark in marks)
+    assert {mark for mark in marked if mark[1]} == {
+        ("encode", 2), ("encode backward", 2), ("denoise", 2), ("denoise", 4),
+    }  # fmt: skip
+    assert marks[4:-6].count("objective") == 1 + marks.count("denoise")
 
 
 @pytest.mark.parametrize(
@@ -305,7 +311,7 @@ def test_background_colours_have_their_shares() -> None:
 
 def test_fixed_noise_is_constant_and_scale_noise_has_its_spread() -> None:
     steps = run(recipe(noise__offset=0.5))
-    assert torch.equal(steps[0].state.noise, steps[-1].state.noise)
+    assert torch.equal(steps[0].noise, steps[-1].noise)
     start = ball(20_000)
     noisy = draws.with_scale_noise(start, 0.2, torch.Generator().manual_seed(0))
     ratio = noisy.scales / start.scales - 1

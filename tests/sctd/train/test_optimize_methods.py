@@ -11,14 +11,14 @@ import trimesh
 
 from sctd.diffusion.times import Times
 from sctd.formats import ply
-from sctd.objectives import OBJECTIVES
-from sctd.recipe.methods import FOR_OBJECTIVE
+from sctd.objectives import ENTRIES
+from sctd.recipe.methods import METHODS, for_objective
 from sctd.recipe.recipe import Recipe, with_overrides
 from sctd.render.contract import Rendering
 from sctd.render.rasterize import render
 from sctd.scene.cameras import Cameras
 from sctd.scene.gaussians import Gaussians
-from sctd.train import draws, optimize
+from sctd.train import draws, gradient, optimize
 from sctd.train.initialization import initial_gaussians
 from sctd.train.optimize import OptimizeError
 from sctd.train.regularize import disparity_images
@@ -31,7 +31,7 @@ ALONE = {"regularizers.oversize": 0, "regularizers.alpha_entropy": 0, "relocate.
 
 def method(name: str, base: Recipe | None = None, **overrides: object) -> Recipe:
     """A method with the small recipe; in keyword names, __ stands for a dot."""
-    chosen = FOR_OBJECTIVE[name](base or recipe())
+    chosen = for_objective(base or recipe(), name)
     return with_overrides(chosen, {key.replace("__", "."): value for key, value in overrides.items()})
 
 
@@ -50,7 +50,7 @@ def record_results(monkeypatch: pytest.MonkeyPatch, module: object, name: str) -
 # ---- every method ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", FOR_OBJECTIVE)
+@pytest.mark.parametrize("name", METHODS)
 def test_every_method_moves_all_gaussians_and_stays_finite(name: str) -> None:
     steps = run(method(name, iterations=5, bounds__colour=False))
     assert [step.skipped for step in steps] == [0] * 5
@@ -82,7 +82,7 @@ def cost(name: str, times: Times, *, perp_neg: bool) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("perp_neg", [False, True], ids=["CFG", "Perp-Neg"])
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", ENTRIES)
 def test_number_of_calls_and_samples_of_an_iteration(
     name: str, perp_neg: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,7 +100,7 @@ def test_the_table_of_costs() -> None:
     two_steps, one_step = Times(500, 450, 400), Times(120, 60, 0)
     table = {
         (name, times): tuple(cost(name, times, perp_neg=perp_neg)[1] for perp_neg in (False, True))
-        for name in OBJECTIVES
+        for name in ENTRIES
         for times in (two_steps, one_step)
     }
     for name in ("sctd", "sctd-official"):
@@ -111,7 +111,7 @@ def test_the_table_of_costs() -> None:
     assert [cost("ism", Times(s + 80, s, 0), perp_neg=False)[1] for s in (0, 1, 200, 201, 420)] == [3, 4, 4, 5, 6]
 
 
-@pytest.mark.parametrize("name", FOR_OBJECTIVE)
+@pytest.mark.parametrize("name", METHODS)
 def test_a_run_resumed_at_a_random_iteration_gives_the_same_ply(name: str) -> None:
     """With every source of randomness: growth, resets, disparity, mirroring, posterior samples, camera progress."""
     kind = method(name).noise.kind
@@ -224,7 +224,7 @@ def test_one_step_of_gcs_matches_its_three_losses(encoder: str) -> None:
         (rendering.rgb * on_pixels).sum(), list(leaves.tensors().values()), retain_graph=True
     )
     of_latents = torch.autograd.grad((z_0 * on_latents).sum(), list(leaves.tensors().values()))
-    after = step.state.population
+    after = step.population
     for name, pixels, latents in zip(leaves.tensors(), of_pixels, of_latents, strict=True):
         torch.testing.assert_close(
             getattr(after.first_moment, name), 0.1 * (pixels + latents) / VIEWS, rtol=1e-3, atol=1e-6
@@ -242,7 +242,7 @@ def test_without_the_pixel_constraint_all_gradients_pass_through_the_encoder() -
     prior.encode = lambda images, noise=None: 0 * encode(images)
     chosen = method("gcs", iterations=2, objective__pixel_constraint=0)
     steps = run(with_overrides(chosen, ALONE), prior=prior)
-    assert torch.equal(rows(steps[-1].state.population.first_moment), torch.zeros_like(rows(ball())))
+    assert torch.equal(rows(steps[-1].population.first_moment), torch.zeros_like(rows(ball())))
 
 
 def test_nan_from_the_decoder_is_undone_and_reported() -> None:
@@ -310,7 +310,7 @@ def dims(steps: list[optimize.Step]) -> dict[int, float]:
     """The iterations at which the constant SH terms changed, with the factors."""
     found, before = {}, ball().sh[:, 0]
     for step in steps:
-        after, moments = step.gaussians.sh[:, 0], step.state.population
+        after, moments = step.gaussians.sh[:, 0], step.population
         if not torch.equal(after, before):
             found[step.iteration] = float((after / before).median())
             torch.testing.assert_close(after, found[step.iteration] * before)
@@ -340,7 +340,7 @@ def test_beg_dims_only_if_the_limit_is_exceeded(monkeypatch: pytest.MonkeyPatch)
 def test_beg_measures_the_rendered_images_only_if_enabled(monkeypatch: pytest.MonkeyPatch) -> None:
     found, renderings = (
         record_results(monkeypatch, optimize, "brightest"),
-        record_results(monkeypatch, optimize, "render"),
+        record_results(monkeypatch, gradient, "render"),
     )
     run(method("sctd", iterations=4))
     assert found == []
@@ -365,7 +365,7 @@ def test_shared_noise_is_equal_for_all_views(shared: bool, kind: str, monkeypatc
     steps = run(method("sctd", iterations=3, noise__shared=shared, noise__kind=kind, noise__offset=0.3))
     assert len(drawn) == (1 if kind == "fixed" else 4)
     assert all(torch.equal(noise[0], noise[1]) == shared for noise in drawn)
-    assert torch.equal(steps[-1].state.noise[0], steps[-1].state.noise[1]) == shared
+    assert torch.equal(steps[-1].noise[0], steps[-1].noise[1]) == shared
     noise = draws.noise(method("cds", noise__offset=2), (4, 40, 40), torch.Generator().manual_seed(0))
     assert float(noise.mean((0, 2, 3)).std()) > 0.5  # includes the constant per channel
 
@@ -453,7 +453,7 @@ class FakeControl:
 def test_control_images_are_the_disparity_mirrored_with_the_render(
     flip: int, disparity: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    renderings, cameras = record_results(monkeypatch, optimize, "render"), record_results(monkeypatch, draws, "views")
+    renderings, cameras = record_results(monkeypatch, gradient, "render"), record_results(monkeypatch, draws, "views")
     prior = TinyPrior()
     control, encoded, encode = FakeControl(prior), [], prior.encode
     prior.encode = lambda images, generator=None: (encoded.append(images), encode(images, generator))[1]
