@@ -24,6 +24,7 @@ from pipeline.weights.models import Weights
 from pipeline.work import devices
 from pipeline.work.roofline import Work, matrix_teraflops
 from sctd.formats import ply, splat
+from sctd.point_e import PointE
 from sctd.prior.control import Control, controlled
 from sctd.prior.stable_diffusion import StableDiffusionPrior
 from sctd.recipe.compute import ComputeConfig
@@ -32,7 +33,7 @@ from sctd.scene.densify import DensifyError
 from sctd.scene.gaussians import Gaussians
 from sctd.train.checkpoint import reseeded
 from sctd.train.gradient import Controlled
-from sctd.train.initialization import initial_gaussians, point_e_prompt
+from sctd.train.initialization import initial_gaussians
 from sctd.train.optimize import OptimizeError, Step, optimize
 
 TURNTABLE_VIEWS, TURNTABLE_ELEVATION_DEGREES = 120, 15.0
@@ -144,20 +145,15 @@ class AssetGenerator:
     def _initial(self, job: Job) -> Gaussians:
         config, text = job.recipe.initialization, job.prompt.shape_text
         generator = torch.Generator().manual_seed(job.seed)
-        if config.kind != "point_e":
-            return initial_gaussians(config, text, generator).to(self.device)
-        scorer, model, upsampler = self._point_e_models
-        vector = torch.from_numpy(scorer.text_features([point_e_prompt(config, text)])[0])
-        return initial_gaussians(config, text, generator, model, vector.to(self.device), upsampler).to(self.device)
+        point_e = self._point_e if config.kind == "point_e" else None
+        return initial_gaussians(config, text, generator, point_e).to(self.device)
 
     @cached_property
-    def _point_e_models(self) -> tuple[Any, Any, Any]:
-        """The CLIP model whose text features condition Point-E, Point-E, and its upsampler or None."""
+    def _point_e(self) -> PointE:
         from evaluation.clip_score import ClipScorer
-        from sctd import point_e
 
         scorer = ClipScorer.load(self.weights.part("scorer"), self.device, self.weights.name)
-        return scorer, *point_e.load_both(self.weights.part("shape"), self.device)
+        return PointE.load(self.weights.part("shape"), scorer.text_features, self.device)
 
     def _control(self, job: Job) -> Controlled | None:
         """A function that makes the ControlNet-conditioned denoiser of a render; None if the recipe has no control."""

@@ -1,7 +1,7 @@
 """Point-E (Nichol et al. 2022) for inference: CLIP text vector → coloured point cloud, from OpenAI's checkpoints."""
 
 from sctd.point_e.diffusion import PointClouds, sample_point_clouds, sample_points, to_world, upsample_points
-from sctd.point_e.load import load, load_both, load_upsampler, to_files
+from sctd.point_e.load import PointE, load, load_upsampler, to_files
 from sctd.point_e.model import (
     BASE_40M_TEXTVEC,
     UPSAMPLE_40M,
@@ -19,12 +19,12 @@ __all__ = [
     "DiffusionConfig",
     "PointClouds",
     "PointDiffusionTransformer",
+    "PointE",
     "PointEConfig",
     "PointEError",
     "PointUpsampler",
     "SamplerConfig",
     "load",
-    "load_both",
     "load_upsampler",
     "sample_point_clouds",
     "sample_points",

@@ -3,12 +3,15 @@
 import difflib
 import json
 import pickle
+from collections.abc import Callable
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import safetensors.torch
 import torch
+from jaxtyping import Float32
 from torch import Tensor
 
 from sctd.point_e.model import (
@@ -45,13 +48,24 @@ def load_upsampler(path: Path | str, device: torch.device | str = "cpu") -> Poin
     return model
 
 
-def load_both(
-    folder: Path | str, device: torch.device | str = "cpu"
-) -> tuple[PointDiffusionTransformer, PointUpsampler | None]:
-    """The base model of a folder, and its upsampler if there is one: `upsample_40m.pt`, or our format in upsampler/."""
-    places = Path(folder) / UPSAMPLER_PT, Path(folder) / UPSAMPLER
-    found = next((place for place in places if place.exists()), None)
-    return load(folder, device), None if found is None else load_upsampler(found, device)
+class PointE(NamedTuple):
+    """From texts to point clouds: the CLIP model of Point-E's training, Point-E, and its upsampler if there is one."""
+
+    embed: Callable[[list[str]], Float32[np.ndarray, "texts clip_width"]]
+    model: PointDiffusionTransformer
+    upsampler: PointUpsampler | None = None
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path | str,
+        embed: Callable[[list[str]], Float32[np.ndarray, "texts clip_width"]],
+        device: torch.device | str = "cpu",
+    ) -> "PointE":
+        """Both models of a folder; the upsampler is `upsample_40m.pt`, or our format in upsampler/."""
+        places = Path(folder) / UPSAMPLER_PT, Path(folder) / UPSAMPLER
+        found = next((place for place in places if place.exists()), None)
+        return cls(embed, load(folder, device), None if found is None else load_upsampler(found, device))
 
 
 def _chosen(path: Path, published: str) -> Path:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sctd.errors import SctdError
 from sctd.formats import mesh, ply
-from sctd.point_e import PointDiffusionTransformer, PointUpsampler, sample_points, to_world, upsample_points
+from sctd.point_e import PointE, sample_points, to_world, upsample_points
 from sctd.recipe.scene import MESH_SUFFIXES, InitializationConfig
 from sctd.scene.gaussians import Gaussians, rgb_to_sh
 
@@ -38,24 +38,14 @@ class InitPoints(NamedTuple):
     rgb: Float[Tensor, "num 3"] | None
 
 
-def point_e_prompt(config: InitializationConfig, short_text: str) -> str:
-    """The prompt for Point-E. The caller embeds it with the CLIP model that belongs to the Point-E model."""
-    return config.point_e_prompt_template.replace("{prompt}", short_text)
-
-
 def initial_gaussians(
-    config: InitializationConfig,
-    prompt: str,
-    generator: torch.Generator,
-    point_e: PointDiffusionTransformer | None = None,
-    text_vector: Float[Tensor, " width"] | None = None,
-    upsampler: PointUpsampler | None = None,
+    config: InitializationConfig, prompt: str, generator: torch.Generator, point_e: PointE | None = None
 ) -> Gaussians:
     """Initial Gaussians of SH degree 0 on the CPU; the same generator state gives the same Gaussians.
 
     `ball`, `sphere` and `box` have `count` Gaussians. A point cloud has `replicas` for each of at most `count` points,
-    a mesh for each of `count` points on its surface. A 3DGS .ply is used unchanged. `point_e` needs the model and the
-    CLIP vector of `point_e_prompt(config, prompt)`. Raises InitializationError for an unusable file.
+    a mesh for each of `count` points on its surface. A 3DGS .ply is used unchanged. Only the kind `point_e` reads
+    `prompt` and needs the models `point_e`. Raises InitializationError without them, and for an unusable file.
     """
     points: InitPoints | Gaussians
     if config.kind == "ply":
@@ -63,7 +53,7 @@ def initial_gaussians(
     elif config.kind == "mesh":
         points = replicate(config, _on_mesh(config, generator), generator)
     elif config.kind == "point_e":
-        points = replicate(config, _from_point_e(config, prompt, generator, point_e, text_vector, upsampler), generator)
+        points = replicate(config, _from_point_e(config, prompt, generator, point_e), generator)
     else:
         shapes = {"ball": in_ball, "sphere": on_sphere, "box": in_box}
         points = InitPoints(config.radius * shapes[config.kind](config.count, generator), None)
@@ -123,21 +113,17 @@ def _gaussians(config: InitializationConfig, points: InitPoints, generator: torc
 
 
 def _from_point_e(
-    config: InitializationConfig,
-    prompt: str,
-    generator: torch.Generator,
-    model: PointDiffusionTransformer | None,
-    text_vector: Tensor | None,
-    upsampler: PointUpsampler | None,
+    config: InitializationConfig, prompt: str, generator: torch.Generator, point_e: PointE | None
 ) -> InitPoints:
-    if model is None or text_vector is None:
-        missing = "Point-E model" if model is None else "text vector"
+    if point_e is None:
         raise InitializationError(
-            f"initialization.kind is 'point_e' but there is no {missing} for {prompt!r}; "
+            f"initialization.kind is 'point_e' but there is no Point-E model for {prompt!r}; "
             "give a folder of weights that has one, or set initialization.kind=ball"
         )
+    embed, model, upsampler = point_e
     sampler = replace(model.config.sampler, guidance_scale=config.point_e_guidance_scale, steps=config.point_e_steps)
-    points = sample_points(model, text_vector[None], generator, sampler)
+    text_vectors = torch.from_numpy(embed([config.point_e_prompt_template.replace("{prompt}", prompt)]))
+    points = sample_points(model, text_vectors.to(next(model.parameters()).device), generator, sampler)
     if upsampler is not None:
         points = upsample_points(upsampler, points, generator)
     cloud = to_world(model, points)

@@ -15,12 +15,12 @@ from sctd.point_e import (
     UPSAMPLE_40M,
     DiffusionConfig,
     PointDiffusionTransformer,
+    PointE,
     PointEConfig,
     PointEError,
     PointUpsampler,
     SamplerConfig,
     load,
-    load_both,
     load_upsampler,
     sample_point_clouds,
     sample_points,
@@ -377,6 +377,10 @@ def test_a_pt_file_with_code_or_truncated_is_rejected(tmp_path):
         load(path)
 
 
+def no_clip(texts):
+    raise AssertionError("loading does not embed")
+
+
 def write_published(path, config):
     """A file with all of OpenAI's tensors at full size; the n-th tensor has the constant value n."""
     kind = PointUpsampler if config.kind == "upsampler" else PointDiffusionTransformer
@@ -388,9 +392,9 @@ def write_published(path, config):
 def test_both_published_checkpoints_load_from_one_folder(tmp_path):
     """At full size. Configurations are inferred from the tensors, not from the file names."""
     write_published(tmp_path / "base_40m_textvec.pt", BASE_40M_TEXTVEC)
-    assert load_both(tmp_path)[1] is None
+    assert PointE.load(tmp_path, no_clip).upsampler is None
     write_published(tmp_path / "upsample_40m.pt", UPSAMPLE_40M)
-    base, upsampler = load_both(tmp_path)
+    _, base, upsampler = PointE.load(tmp_path, no_clip)
     assert (base.config, upsampler.config) == (BASE_40M_TEXTVEC, UPSAMPLE_40M)
     for model in (base, upsampler, load(tmp_path / "base_40m_textvec.pt"), load_upsampler(tmp_path)):
         for n, (name, value) in enumerate(model.state_dict().items()):
@@ -404,7 +408,7 @@ def test_both_models_in_our_format_load_from_one_folder(tmp_path):
     (tmp_path / "upsampler").mkdir()
     for name, content in to_files(tiny(TINY_UPSAMPLER)).items():
         (tmp_path / "upsampler" / name).write_bytes(content)
-    base, upsampler = load_both(tmp_path)
+    _, base, upsampler = PointE.load(tmp_path, no_clip)
     assert (base.config, upsampler.config) == (TINY, TINY_UPSAMPLER)
 
 

@@ -12,14 +12,14 @@ import trimesh
 
 from evaluation.clip_score import ClipScorer
 from pipeline.embedded import weights_folder
-from sctd import point_e
+from sctd.point_e import PointE
 from sctd.prior.stable_diffusion import StableDiffusionPrior
 from sctd.recipe import presets as recipes
 from sctd.recipe.portraits import avatar, portrait
 from sctd.recipe.recipe import Recipe, keys, with_overrides
 from sctd.scene.cameras import Cameras
 from sctd.train import draws, optimize
-from sctd.train.initialization import initial_gaussians, point_e_prompt
+from sctd.train.initialization import initial_gaussians
 from tests.support.paths import DOCS
 
 BASES = {"paper": recipes.paper, "embedded": recipes.embedded}
@@ -109,9 +109,8 @@ def test_the_bundled_models_generate_a_head_with_frontal_cameras(prior, seen):
     few = {"iterations": 3, "initialization.count": 128, "initialization.point_e_steps": 3}
     recipe = with_overrides(portrait(recipes.embedded()), few)
     scorer = ClipScorer.load(weights_folder() / "scorer", "cpu", "embedded")
-    vector = torch.from_numpy(scorer.text_features([point_e_prompt(recipe.initialization, "a robot head")])[0])
-    model = point_e.load(weights_folder() / "shape")
-    initial = initial_gaussians(recipe.initialization, "a robot head", torch.Generator().manual_seed(0), model, vector)
+    models = PointE.load(weights_folder() / "shape", scorer.text_features)
+    initial = initial_gaussians(recipe.initialization, "a robot head", torch.Generator().manual_seed(0), models)
     generated = list(steps(recipe, prior, initial, "a green robot head"))
     assert len(generated) == 3
     assert all(is_finite(step) and step.skipped == 0 for step in generated)

@@ -10,7 +10,7 @@ import trimesh
 from trimesh.visual import ColorVisuals
 
 from sctd.formats import ply
-from sctd.point_e import PointDiffusionTransformer, PointEConfig, SamplerConfig
+from sctd.point_e import PointDiffusionTransformer, PointE, PointEConfig, SamplerConfig
 from sctd.recipe.scene import MESH_SUFFIXES, InitializationConfig
 from sctd.scene.gaussians import Gaussians, sh_to_rgb
 from sctd.train.initialization import (
@@ -21,7 +21,6 @@ from sctd.train.initialization import (
     initial_gaussians,
     neighbour_scales,
     on_sphere,
-    point_e_prompt,
     replicate,
 )
 from tests.support.paths import FIXTURES
@@ -258,28 +257,33 @@ def test_an_invalid_initialization_is_refused_before_reading_files(fields, sente
 def tiny_point_e():
     """A model with output zero: every sampled point is the initial noise, clipped to the data range."""
     sampler = SamplerConfig(steps=3, sigma_max=5.0, s_churn=0.0)
-    return PointDiffusionTransformer(
+    model = PointDiffusionTransformer(
         PointEConfig(n_ctx=20, width=16, layers=1, heads=2, clip_width=8, axes="world", sampler=sampler)
     ).requires_grad_(False)
+    return PointE(lambda texts: np.ones((len(texts), 8), np.float32), model)
 
 
 def test_point_e_gives_replicated_gaussians():
     config = shape(kind="point_e", count=15, replicas=4, replica_radius=0.01, point_e_up_shift=0.25, point_e_steps=2)
-    gaussians = initial_gaussians(config, "a cube", generator(3), tiny_point_e(), torch.ones(8))
+    gaussians = initial_gaussians(config, "a cube", generator(3), tiny_point_e())
     level = config.model_copy(update={"point_e_up_shift": 0.0})
-    unshifted = initial_gaussians(level, "a cube", generator(3), tiny_point_e(), torch.ones(8))
+    unshifted = initial_gaussians(level, "a cube", generator(3), tiny_point_e())
     assert gaussians.num == 60
     torch.testing.assert_close(gaussians.means - unshifted.means, torch.tensor([0.0, 0.0, 0.25]).expand(60, 3))
     assert gaussians.means.view(15, 4, 3).std(1).max() < 0.02
-    assert point_e_prompt(shape(point_e_prompt_template="{prompt}."), "a bagel") == "a bagel."
+
+
+def test_point_e_is_given_the_filled_template():
+    embedded = []
+    point_e = tiny_point_e()._replace(embed=lambda texts: embedded.extend(texts) or np.ones((1, 8), np.float32))
+    initial_gaussians(shape(kind="point_e", point_e_prompt_template="{prompt}."), "a bagel", generator(), point_e)
+    assert embedded == ["a bagel."]
 
 
 def test_point_e_without_a_model_is_refused():
     config = shape(kind="point_e")
     with pytest.raises(InitializationError, match=r"no Point-E model for 'a cube'; .*set initialization\.kind=ball"):
         initial_gaussians(config, "a cube", generator())
-    with pytest.raises(InitializationError, match=r"no text vector for 'a cube'"):
-        initial_gaussians(config, "a cube", generator(), tiny_point_e())
 
 
 @pytest.mark.skipif(not POINT_E.is_dir(), reason="needs Point-E point clouds in shared/fixtures/pointe")
