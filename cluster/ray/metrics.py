@@ -4,12 +4,13 @@
 """
 
 import math
-import time
 from collections import Counter as Count
+from collections.abc import Sequence
 from functools import cache
+from itertools import product
 from typing import Any, NamedTuple
 
-from cluster.scheduling.executor import Event
+from cluster.scheduling.workers import Event, Workers, WorkerView
 
 ITEMS, STEP, STAGE, WORKERS, NUMBER = (
     f"segmentdreamer_{name}" for name in ("items", "step_seconds", "stage_seconds", "workers", "number")
@@ -45,71 +46,38 @@ def _instruments() -> _Instruments:
 
 
 class Metrics:
-    """A watcher that exports the events of one run."""
+    """Exports the events and the workers of one run."""
 
-    def __init__(self) -> None:
-        self.instruments = _instruments()
-        self.states: dict[tuple[str, int], str] = {}
-        self.started_at: dict[tuple[str, int], float] = {}
-        self.last_beat: dict[tuple[str, int], float] = {}
-        self.stages = set[str]()
-        self.exported: dict[tuple[str, int], set[str]] = {}  # names of the numbers of each worker's current item
+    def __init__(self, workers: Workers, stages: Sequence[str]):
+        self.instruments, self.workers, self.stages = _instruments(), workers, stages
+        self.exported = set[tuple[str, int, str]]()  # stage, worker and name of the numbers exported last
 
-    def watch(self, event: Event) -> None:
-        now, key = time.monotonic(), (event.stage, event.worker)
-        self.stages.add(event.stage)
-        if event.kind == "progress":
-            self._export_numbers(event, key)
-            if key in self.last_beat:
-                self.instruments.step.observe(now - self.last_beat[key], {"stage": event.stage})
-            self.last_beat[key] = now
-            return
-        if event.kind != "checkpoint":
-            self._clear_numbers(key)
+    def watch(self, event: Event, view: WorkerView) -> None:
+        """Count an event; `view` is its worker's after it."""
+        stage = {"stage": event.stage}
+        if event.kind == "progress" and view.interval is not None:
+            self.instruments.step.observe(view.interval, stage)
         if event.kind in STATUS:
-            self.instruments.items.inc(
-                1, {"stage": event.stage, "status": STATUS[event.kind], "kind": event.error_kind or "none"}
-            )
-            if key in self.started_at and event.kind == "finished":
-                self.instruments.stage.observe(now - self.started_at[key], {"stage": event.stage})
-        if event.kind == "started":
-            self.started_at[key] = now
-            self.last_beat.pop(key, None)
-        self._update_state(event, key)
+            self.instruments.items.inc(1, stage | {"status": STATUS[event.kind], "kind": event.error_kind or "none"})
+        if event.kind == "finished" and view.seconds is not None:
+            self.instruments.stage.observe(view.seconds, stage)
 
-    def _export_numbers(self, event: Event, key: tuple[str, int]) -> None:
-        for name, value in event.progress.numbers.items() if event.progress else ():
-            self.exported.setdefault(key, set()).add(name)
-            self._set_number(key, name, value)
-
-    def _clear_numbers(self, key: tuple[str, int]) -> None:
-        """Remove the numbers of an item that the worker has left."""
-        for name in self.exported.pop(key, ()):
-            self._set_number(key, name, math.nan)
-
-    def _set_number(self, key: tuple[str, int], name: str, value: float) -> None:
-        """NaN is not a sample: Ray's exporter then omits the series."""
-        stage, worker = key
-        self.instruments.number.set(value, {"stage": stage, "worker": str(worker), "name": name})
-
-    def _update_state(self, event: Event, key: tuple[str, int]) -> None:
-        state = {"starting": "starting", "ready": "idle", "started": "busy", "finished": "idle", "failed": "idle",
-                 "retried": "idle"}.get(event.kind)  # fmt: skip
-        if event.kind == "died":
-            self.states.pop(key, None)
-        elif state and (key in self.states or event.kind == "starting"):
-            self.states[key] = state
-        self._export_workers(event.stage)
-
-    def _export_workers(self, stage: str) -> None:
-        count = Count(state for (name, _), state in self.states.items() if name == stage)
-        for state in STATES:
-            self.instruments.workers.set(count[state], {"stage": stage, "state": state})
+    def export(self) -> None:
+        """Set the gauges of all workers. Call it every few seconds: Ray drops a gauge that is not set again."""
+        self._set(list(self.workers.views.values()))
 
     def close(self) -> None:
         """End the run: clear all numbers and set all worker counts to 0."""
-        for key in list(self.exported):
-            self._clear_numbers(key)
-        self.states.clear()
-        for stage in self.stages:
-            self._export_workers(stage)
+        self._set([])
+
+    def _set(self, views: Sequence[WorkerView]) -> None:
+        count = Count[tuple[str, str]]((view.stage, view.state) for view in views)
+        for stage, state in product(self.stages, STATES):
+            self.instruments.workers.set(count[stage, state], {"stage": stage, "state": state})
+        numbers = {
+            (view.stage, view.worker, name): value for view in views for name, value in view.progress.numbers.items()
+        }
+        # NaN is not a sample: Ray's exporter then omits the numbers of an item that its worker has left.
+        for (stage, worker, name), value in (dict.fromkeys(self.exported, math.nan) | numbers).items():
+            self.instruments.number.set(value, {"stage": stage, "worker": str(worker), "name": name})
+        self.exported = set(numbers)

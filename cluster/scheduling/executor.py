@@ -7,9 +7,9 @@ Every item given to `Executor.run` ends in exactly one `Outcome`.
 import os
 import socket
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from cluster.scheduling import scheduler as scheduling
 from cluster.scheduling.failures import Failure
@@ -24,25 +24,24 @@ from cluster.scheduling.protocol import (
     Place,
     Ready,
     Retry,
+    Signal,
     Start,
     Stop,
     Succeeded,
     Tick,
+    WorkerCommand,
 )
 from cluster.scheduling.scheduler import Limits, Scheduler
-
-
-@dataclass(frozen=True)
-class Progress:
-    """A heartbeat: `done` of `total` steps of the current item; another worker can resume from step `saved`."""
-
-    done: int
-    total: int
-    note: str = ""
-    memory_bytes: int | None = None  # peak memory of the worker for this item
-    saved: int = 0
-    numbers: Mapping[str, float] = field(default_factory=dict)  # further measurements, by name
-
+from cluster.scheduling.workers import (
+    Event,
+    EventKind,
+    Progress,
+    Watcher,
+    Workers,
+    WorkerView,
+    ignore_event,
+    progress_events,
+)
 
 # Called with one item; yields `Progress` any number of times and returns the result. An exception fails the item.
 # If a `yield` returns True, the worker should save a checkpoint at once, so that another worker can resume from it.
@@ -89,29 +88,6 @@ class Outcome:
     deaths: int = 0  # workers that died while they worked on this item
 
 
-@dataclass(frozen=True)
-class Event:
-    """An event for a watcher. `item` is None while a worker starts; `ready` names its process, node and GPU."""
-
-    kind: Literal["starting", "ready", "started", "progress", "checkpoint", "finished", "failed", "died", "retried"]
-    stage: str
-    worker: int
-    item: Any = None
-    progress: Progress | None = None
-    note: str = ""
-    error_kind: str = ""  # a kind of `retries.POLICIES`
-    pid: int | None = None
-    node: str = ""
-    gpu: str = ""
-
-
-Watcher = Callable[[Event], None]
-
-
-def ignore_event(event: Event) -> None:
-    """A watcher that does nothing."""
-
-
 class BootError(RuntimeError):
     """No worker of a stage could be built, so the run stops."""
 
@@ -147,8 +123,13 @@ class InlineExecutor:
 
     def run(self, stages: Sequence[Stage], items: Sequence[Any], watcher: Watcher = ignore_event) -> Iterator[Outcome]:
         scheduler = make_scheduler(stages, items, self.limits)
-        workers: dict[Place, Worker] = {}
+        workers, built = Workers(), dict[Place, Worker]()
         todo: list[Command] = []
+
+        def emit(event: Event) -> WorkerView:
+            watcher(event)
+            return workers.take(event)
+
         for number in range(len(stages)):
             todo += scheduler.handle(Joined(Place(number, 0)), time.monotonic())
         while not scheduler.finished or todo:
@@ -157,55 +138,38 @@ class InlineExecutor:
                 todo += scheduler.handle(Tick(), time.monotonic())
                 continue
             command = todo.pop(_next(todo))
-            event: Ready | Succeeded | Failed
+            if isinstance(command, Abort):
+                raise error_of(command, stages)
+            view = emit(event_of(command, stages))
             if isinstance(command, Start):
-                event = self._boot(command, stages[command.place.stage], workers, watcher)
-            elif isinstance(command, Assign):
-                stage = stages[command.place.stage]
-                watcher(Event("started", stage.name, 0, command.task.item))
-                steps = attempt(workers[command.place], command.task.payload)
-                reply = self._finish(steps, stage.name, command.task.item, watcher)
-                if isinstance(reply, Failure):
-                    event = Failed(command.ticket, reply)
+                try:
+                    built[command.place] = stages[command.place.stage].make_worker()
+                except Exception as error:
+                    signal: Signal = Failed(command.ticket, Failure.of(error))
                 else:
-                    event = Succeeded(command.ticket, reply.value)
-            else:
-                if isinstance(command, Stop):
-                    workers.pop(command.place, None)
-                yield from report(command, stages, watcher)
-                continue
-            todo += scheduler.handle(event, time.monotonic())
+                    emit(Event("ready", view.stage, view.worker, pid=os.getpid(), node=socket.gethostname()))
+                    signal = Ready(command.ticket)
+                todo += scheduler.handle(signal, time.monotonic())
+            elif isinstance(command, Assign):
+                reply = _reply(attempt(built[command.place], command.task.payload), view, emit)
+                todo += scheduler.handle(signal_of(command.ticket, reply), time.monotonic())
+            elif isinstance(command, Stop):
+                built.pop(command.place, None)
+            elif isinstance(command, End):
+                yield outcome_of(command, stages)
 
-    @staticmethod
-    def _finish(
-        steps: Generator[Progress, None, "Success | Failure"], stage: str, item: Any, watcher: Watcher
-    ) -> "Success | Failure":
-        saved = 0
-        while True:
-            try:
-                progress = next(steps)
-            except StopIteration as stop:
-                return stop.value
-            for event in progress_events(progress, stage, 0, item, saved):
-                watcher(event)
-            saved = progress.saved
 
-    @staticmethod
-    def _boot(command: Start, stage: Stage, workers: dict[Place, Worker], watcher: Watcher) -> Ready | Failed:
-        watcher(Event("starting", stage.name, 0))
+def _reply(
+    steps: Generator[Progress, None, "Success | Failure"], view: WorkerView, emit: Callable[[Event], WorkerView]
+) -> "Success | Failure":
+    """The reply of an attempt, after emitting the events of its heartbeats."""
+    while True:
         try:
-            workers[command.place] = stage.make_worker()
-        except Exception as error:
-            return Failed(command.ticket, Failure.of(error))
-        watcher(Event("ready", stage.name, 0, pid=os.getpid(), node=socket.gethostname()))
-        return Ready(command.ticket)
-
-
-def progress_events(progress: Progress, stage: str, worker: int, item: Any, saved: int) -> Iterator[Event]:
-    """The events of one `Progress`; `saved` is the step of the last checkpoint that was reported."""
-    if progress.saved > saved:
-        yield Event("checkpoint", stage, worker, item, progress)
-    yield Event("progress", stage, worker, item, progress)
+            progress = next(steps)
+        except StopIteration as stop:
+            return stop.value
+        for event in progress_events(view, progress):
+            view = emit(event)
 
 
 def _next(commands: Sequence[Command]) -> int:
@@ -214,34 +178,44 @@ def _next(commands: Sequence[Command]) -> int:
     return ranks.index(max(ranks))
 
 
-def report(command: Command, stages: Sequence[Stage], watcher: Watcher) -> Iterator[Outcome]:
-    """Report a command to the watcher and yield its outcome, if any. Raises the error that stops a run."""
-    if isinstance(command, Abort):
-        if command.failure.kind == "storage" and command.is_outage:
-            raise StorageError(
-                f"Storage fails for every worker ({command.failure.message}); check that the run folder can be "
-                "written, then run the same command again: finished jobs are kept."
-            )
-        raise BootError(stages[command.stage].name, command.failure)
+def event_of(command: WorkerCommand, stages: Sequence[Stage]) -> Event:
+    """The event that tells a watcher of a command."""
+    kind: EventKind
+    failure: Failure | None = None
+    match command:
+        case Start():
+            kind = "starting"
+        case Assign():
+            kind = "started"
+        case Advance():
+            kind = "finished"
+        case Stop():
+            kind, failure = "stopped" if command.makes_way else "died", command.failure
+        case Retry():
+            kind, failure = "retried", command.failure
+        case End():
+            kind, failure = "failed" if command.failure else "finished", command.failure
+    item = None if isinstance(command, Start | Stop) else command.task.item
+    note, error_kind = (failure.message, failure.kind) if failure else ("", "")
     place = command.place
-    stage = stages[place.stage].name
-    if isinstance(command, Stop):
-        failure = command.failure
-        watcher(Event("died", stage, place.worker, note=failure.message, error_kind=failure.kind))
-    elif isinstance(command, Retry):
-        item, failure = command.task.item, command.failure
-        watcher(Event("retried", stage, place.worker, item, note=failure.message, error_kind=failure.kind))
-    elif isinstance(command, Advance):
-        watcher(Event("finished", stage, place.worker, command.task.item))
-    elif isinstance(command, End):
-        task, error = command.task, command.failure
-        deaths = task.failures["died"]
-        if error is None:
-            watcher(Event("finished", stage, place.worker, task.item))
-            yield Outcome(task.item, command.result, deaths=deaths)
-        else:
-            watcher(Event("failed", stage, place.worker, task.item, note=error.message, error_kind=error.kind))
-            yield Outcome(task.item, None, stage, error, deaths)
+    return Event(kind, stages[place.stage].name, place.worker, item, note=note, error_kind=error_kind)
+
+
+def outcome_of(command: End, stages: Sequence[Stage]) -> Outcome:
+    """The outcome of an item that has ended."""
+    task, failure = command.task, command.failure
+    failed_stage = stages[command.place.stage].name if failure else None
+    return Outcome(task.item, command.result, failed_stage, failure, task.failures["died"])
+
+
+def error_of(command: Abort, stages: Sequence[Stage]) -> BootError | StorageError:
+    """The error to raise when the scheduler stops the run."""
+    if command.failure.kind == "storage" and command.is_outage:
+        return StorageError(
+            f"Storage fails for every worker ({command.failure.message}); check that the run folder can be "
+            "written, then run the same command again: finished jobs are kept."
+        )
+    return BootError(stages[command.stage].name, command.failure)
 
 
 @dataclass(frozen=True)
@@ -249,6 +223,11 @@ class Success:
     """The result of an attempt."""
 
     value: Any
+
+
+def signal_of(ticket: int, reply: Success | Failure) -> Succeeded | Failed:
+    """What the reply of an attempt tells the scheduler."""
+    return Failed(ticket, reply) if isinstance(reply, Failure) else Succeeded(ticket, reply.value)
 
 
 def attempt(

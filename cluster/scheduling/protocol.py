@@ -110,6 +110,7 @@ class Stop:
     place: Place
     failure: Failure
     removes_slot: bool = False  # no replacement will be started
+    makes_way: bool = False  # the worker is healthy and idle; another stage needs its resources
 
 
 @dataclass(frozen=True)
@@ -149,4 +150,5 @@ class Abort:
 
 
 Signal = Joined | Left | Unplaced | Ready | Succeeded | Failed | Tick
-Command = Start | Assign | Stop | Retry | Advance | End | Abort
+WorkerCommand = Start | Assign | Stop | Retry | Advance | End  # they have a place
+Command = WorkerCommand | Abort

@@ -178,7 +178,7 @@ class Scheduler:
             while other != stage and idle:
                 if (found := idle.popleft()).state == "idle":
                     reason = f"stopped to free resources for the {self._stages[stage]} stage"
-                    self._stop(found, Failure("preempted", reason), now, removes_slot=False, pauses=True)
+                    self._stop(found, Failure("preempted", reason), now, removes_slot=False, makes_way=True)
                     return
 
     def _start_workers(self) -> None:
@@ -278,18 +278,18 @@ class Scheduler:
         slot.state, slot.task = "idle", None
         self._idle[slot.place.stage].append(slot)
 
-    def _stop(self, slot: Slot, failure: Failure, now: float, removes_slot: bool, pauses: bool = False) -> None:
+    def _stop(self, slot: Slot, failure: Failure, now: float, removes_slot: bool, makes_way: bool = False) -> None:
         """Stop the slot's worker. A replacement starts at once, after a backoff, or never."""
         stage = slot.place.stage
         if slot.state in ("booting", "idle", "busy"):
             self._live[stage] -= 1
             self._ready[stage] -= slot.state != "booting"
-            self._commands.append(Stop(slot.place, failure, removes_slot))
+            self._commands.append(Stop(slot.place, failure, removes_slot, makes_way))
         slot.task = None
         if removes_slot:
             slot.state = "removed"
             self._usable[stage] -= 1
-        elif pauses or slot.failed_boots or slot.strikes > 1:
+        elif makes_way or slot.failed_boots or slot.strikes > 1:
             slot.state = "backoff"  # a GPU needs a moment to free the memory of the previous process
             self._postpone(slot, now + self.limits.backoff(max(slot.failed_boots, slot.strikes - 1, 1)))
         else:

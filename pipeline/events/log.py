@@ -3,19 +3,19 @@
 A record has `time` (UTC), `kind` and `stage`. It also has those of these keys that are known: `worker`, `pid`, `node`,
 `gpu`, `job_id`, `prompt_id`, `method`, `iteration` and `iterations`, `seconds_per_iteration`, `memory_bytes`, `seconds`
 since the item was started, `error_kind` and `note`. Progress records of a generator add the worker's numbers: `loss`,
-`gaussians`, and `seconds`, the time spent on the asset in all attempts.
+`gaussians`, and `seconds`, the time spent on the asset in all attempts. If a healthy idle worker makes way for another
+stage, the record has the kind `died`, as every exit of a worker, and `stopped: true`.
 """
 
 import json
 import math
 import secrets
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from cluster.scheduling.executor import Event, Progress
+from cluster.scheduling.workers import Event, WorkerView
 from pipeline.store.run_folder import Store
 
 FOLDER = "events"
@@ -86,75 +86,64 @@ def about(item: Any) -> dict[str, Any]:
     return {key: value for key, value in known.items() if value}
 
 
-@dataclass
-class _WorkerState:
-    """The state of one worker that its events do not carry."""
-
-    place: dict[str, Any] = field(default_factory=dict)
-    started: float | None = None  # clock at the start of the current item
-    first: tuple[int, float] | None = None  # steps and clock at the item's first progress event
-    recorded: tuple[int, float] | None = None  # steps and clock at the item's last progress record
-
-
 class Recorder:
-    """An event watcher that turns each event into a record with place, time and speed, and passes it to the sinks."""
+    """Turns each event into a record with place, time and speed, and passes it to the sinks."""
 
-    def __init__(self, sinks: list[Sink], clock: Callable[[], float] = time.monotonic):
-        self.sinks, self.clock = sinks, clock
-        self.workers: dict[tuple[str, int], _WorkerState] = {}
+    def __init__(self, sinks: Sequence[Sink]):
+        self.sinks = sinks
+        self.recorded: dict[tuple[str, int], tuple[int, float]] = {}  # steps and time of an item's last progress record
 
-    def watch(self, event: Event) -> None:
-        if self.sinks and (record := self._record(event)):
+    def watch(self, event: Event, view: WorkerView) -> None:
+        """Record an event; `view` is its worker's after it."""
+        if self.sinks and self._is_due(event, view):
+            found = record(event, view)
             for sink in self.sinks:
-                sink.take(record)
+                sink.take(found)
 
     def close(self) -> None:
         for sink in self.sinks:
             sink.close()
 
-    def _record(self, event: Event) -> dict[str, Any] | None:
-        """The record, or None for a progress event too soon after the last record."""
-        now, key = self.clock(), (event.stage, event.worker)
-        if event.kind == "starting":
-            self.workers[key] = _WorkerState()
-        worker = self.workers.setdefault(key, _WorkerState())
-        if event.kind == "ready":
-            worker.place = {
-                name: value for name in ("pid", "node", "gpu") if (value := getattr(event, name)) not in (None, "")
-            }
-        elif event.kind == "started":
-            worker.started, worker.first, worker.recorded = now, None, None
-        elif event.kind == "progress" and event.progress:
-            worker.first = worker.first or (event.progress.done, now)
-            if not _is_due(event.progress, worker.recorded, now):
-                return None
-            worker.recorded = event.progress.done, now
-        record: dict[str, Any] = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "kind": event.kind}
-        record |= {"stage": event.stage, "worker": event.worker} | worker.place | about(event.item)
-        record |= self._pace(event, worker, now)
-        if event.kind in ("finished", "failed", "retried") and worker.started is not None:
-            record["seconds"] = round(now - worker.started, 3)
-            worker.started = None
-        return record | {key: value for key in ("error_kind", "note") if (value := getattr(event, key))}
-
-    @staticmethod
-    def _pace(event: Event, worker: _WorkerState, now: float) -> dict[str, Any]:
-        progress = event.progress
-        if progress is None:
-            return {}
-        if event.kind == "checkpoint":
-            return {"iteration": progress.saved, "iterations": progress.total}
-        pace: dict[str, Any] = {name: value for name, value in progress.numbers.items() if math.isfinite(value)}
-        pace |= {"iteration": progress.done, "iterations": progress.total}
-        if worker.first and progress.done > worker.first[0]:
-            pace["seconds_per_iteration"] = round((now - worker.first[1]) / (progress.done - worker.first[0]), 4)
-        if progress.memory_bytes is not None:
-            pace["memory_bytes"] = progress.memory_bytes
-        return pace | ({"note": progress.note} if progress.note else {})
-
-
-def _is_due(progress: Progress, last: tuple[int, float] | None, now: float) -> bool:
-    """Whether to record this progress event; `last` is the steps and clock of the last progress record."""
-    if last is None or progress.done == progress.total:
+    def _is_due(self, event: Event, view: WorkerView) -> bool:
+        """Whether to record an event: any but a progress event too soon after the last record."""
+        key = event.stage, event.worker
+        if event.kind != "progress":
+            if event.kind != "checkpoint":
+                self.recorded.pop(key, None)
+            return True
+        done, total = view.progress.done, view.progress.total
+        last, at = self.recorded.get(key, (0, -math.inf))
+        if done != total and view.beat_at - at < PROGRESS_SECONDS and (done - last) * POINTS < total:
+            return False
+        self.recorded[key] = done, view.beat_at
         return True
-    return now - last[1] >= PROGRESS_SECONDS or (progress.done - last[0]) * POINTS >= progress.total
+
+
+def record(event: Event, view: WorkerView) -> dict[str, Any]:
+    """The record of an event, now; `view` is its worker's after it."""
+    found: dict[str, Any] = {"time": datetime.now(UTC).isoformat(timespec="milliseconds")}
+    found |= {"kind": "died", "stopped": True} if event.kind == "stopped" else {"kind": event.kind}
+    found |= {"stage": event.stage, "worker": event.worker}
+    found |= {key: value for key in ("pid", "node", "gpu") if (value := getattr(view, key)) not in (None, "")}
+    found |= about(event.item)
+    if event.kind == "progress":
+        found |= _heartbeat(view)
+    elif event.kind == "checkpoint" and event.progress:
+        found |= {"iteration": event.progress.saved, "iterations": event.progress.total}
+    elif event.kind in ("finished", "failed", "retried") and view.seconds is not None:
+        found["seconds"] = round(view.seconds, 3)
+    return found | {key: value for key in ("error_kind", "note") if (value := getattr(event, key))}
+
+
+def _heartbeat(view: WorkerView) -> dict[str, Any]:
+    """The fields of a record that come from a heartbeat."""
+    progress = view.progress
+    known = {
+        "iteration": progress.done,
+        "iterations": progress.total,
+        "seconds_per_iteration": None if view.pace is None else round(view.pace, 4),
+        "memory_bytes": progress.memory_bytes,
+        "note": progress.note or None,
+    }
+    numbers = {name: value for name, value in progress.numbers.items() if math.isfinite(value)}
+    return numbers | {key: value for key, value in known.items() if value is not None}

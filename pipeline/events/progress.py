@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-from cluster.scheduling.executor import Event
+from cluster.scheduling.workers import Event, Workers, WorkerView
 from pipeline.errors import UserError, nearest, shortened
 from pipeline.events.log import Recorder, Sink, line
 
@@ -23,44 +23,6 @@ MIN_SHARE_DONE = 0.01  # share of the work that must be done before the remainin
 
 
 @dataclass
-class WorkerProgress:
-    """The current item of one worker, and its speed."""
-
-    state: str = "starting"
-    item: str = ""
-    done: int = 0
-    total: int = 0
-    since: float = 0.0  # clock at the first progress event of the current item
-    first: int = 0  # steps done at that time: a resumed item does not start at 0
-    note: str = ""
-    saved: int = 0  # step of the last checkpoint
-    memory_bytes: int | None = None
-    reason: str = ""  # why its last item failed, which may also be why the worker exits
-
-    def seconds_per_step(self, now: float) -> float | None:
-        """None until two steps have been reported."""
-        steps = self.done - self.first
-        return (now - self.since) / steps if steps > 0 and self.total else None
-
-    def eta_seconds(self, now: float) -> float | None:
-        """Estimated time left for the current item; None until two steps have been reported."""
-        pace = self.seconds_per_step(now)
-        return None if pace is None else pace * (self.total - self.done)
-
-    def summary(self, now: float) -> str:
-        """The item, its steps, speed and memory, as part of a summary line."""
-        pace = self.seconds_per_step(now)
-        facts = [
-            self.item or self.state,
-            f"step {self.done} of {self.total}" if self.total else "",
-            "" if pace is None else f"{pace:.3g} s/step",
-            self.note,
-            "" if self.memory_bytes is None else gibibytes(self.memory_bytes),
-        ]
-        return ", ".join(filter(None, facts))
-
-
-@dataclass
 class RunProgress:
     """The state of a run, updated by its events; `report` is called with a log line for each important event."""
 
@@ -68,18 +30,17 @@ class RunProgress:
     last_stage: str
     report: Callable[[str], None]
     names: Callable[[Any], str]
-    clock: Callable[[], float] = time.monotonic
-    workers: dict[tuple[str, int], WorkerProgress] = field(default_factory=dict)
+    workers: Workers = field(default_factory=Workers)
     ended: int = 0
     failed: int = 0
     started: float | None = None  # clock when the first item was started
 
     def eta_seconds(self, now: float) -> float | None:
         """Estimated time left at the average speed so far; None until `MIN_SHARE_DONE` of the work is done."""
-        there = list(self.workers.items())  # copied, because another thread may call this while events arrive
-        workers = [worker for (stage, _), worker in there if worker.total and stage != self.last_stage]
-        share = sum((worker.done - worker.first) / worker.total for worker in workers)
-        before = sum(worker.first / worker.total for worker in workers)
+        there = list(self.workers.views.values())  # copied, because another thread may call this while events arrive
+        views = [view for view in there if view.progress.total and view.stage != self.last_stage]
+        share = sum((view.progress.done - view.first_done) / view.progress.total for view in views)
+        before = sum(view.first_done / view.progress.total for view in views)
         done, left = self.ended + share, self.jobs - self.ended - share - before
         if self.started is None or done < MIN_SHARE_DONE * self.jobs:
             return None
@@ -93,63 +54,55 @@ class RunProgress:
             *([] if left is None else [f"about {duration(left)} left"]),
         ]
 
-    def in_order(self) -> list[tuple[str, WorkerProgress]]:
+    def in_order(self) -> list[WorkerView]:
         """Workers sorted by name, those of the last stage at the end."""
-        order = sorted(self.workers.items(), key=lambda entry: (entry[0][0] == self.last_stage, entry[0]))
-        return [(f"{stage} {number}", worker) for (stage, number), worker in order]
+        views = list(self.workers.views.values())
+        return sorted(views, key=lambda view: (view.stage == self.last_stage, view.stage, view.worker))
+
+    def activity(self, view: WorkerView) -> str:
+        """The name of a worker's item, or its state."""
+        return (self.names(view.item) if view.item is not None else "") or view.state
 
     def summary(self) -> str:
         """The progress of the whole run in one line. It lists at most `MAX_WORKERS_LISTED` workers."""
-        now = self.clock()
-        busy = [(name, worker) for name, worker in self.in_order() if worker.state != "idle"]
-        listed = [f"{name}: {worker.summary(now)}" for name, worker in busy[:MAX_WORKERS_LISTED]]
+        busy = [view for view in self.in_order() if view.state != "idle"]
+        listed = [f"{view.stage} {view.worker}: {self._facts(view)}" for view in busy[:MAX_WORKERS_LISTED]]
         more = [f"{len(busy) - MAX_WORKERS_LISTED} more"] if len(busy) > MAX_WORKERS_LISTED else []
-        return "; ".join([", ".join(self.totals(now)), *listed, *more])
+        return "; ".join([", ".join(self.totals(self.workers.clock())), *listed, *more])
 
-    def watch(self, event: Event) -> None:
-        """Update the state by one event. An item has finished when it leaves its last stage or fails."""
-        worker = self.workers.setdefault((event.stage, event.worker), WorkerProgress())
+    def _facts(self, view: WorkerView) -> str:
+        """The item, its steps, speed and memory, as part of a summary line."""
+        progress, pace = view.progress, view.pace
+        facts = [
+            self.activity(view),
+            f"step {progress.done} of {progress.total}" if progress.total else "",
+            "" if pace is None else f"{pace:.3g} s/step",
+            progress.note,
+            "" if progress.memory_bytes is None else gibibytes(progress.memory_bytes),
+        ]
+        return ", ".join(filter(None, facts))
+
+    def watch(self, event: Event, view: WorkerView) -> None:
+        """Count and report an event; `view` is its worker's after it. An item ends with its last stage or a failure."""
         who, item = f"{event.stage} {event.worker}", self.names(event.item)
-        if event.kind == "starting":
-            self.workers[event.stage, event.worker] = WorkerProgress()
-            self.report(f"{who}: starting")
-        elif event.kind == "ready":
-            worker.state = "idle"
-            self.report(f"{who}: ready" + (f" (process {event.pid})" if event.pid else ""))
-        elif event.kind == "started":
-            self.workers[event.stage, event.worker] = WorkerProgress("working", item)
-            self.started = self.clock() if self.started is None else self.started
-            self.report(f"{who}: {item}: started")
-        elif event.kind == "progress" and event.progress:
-            self._progress(worker, event.progress)
-        elif event.kind == "checkpoint" and event.progress:
-            worker.saved = event.progress.saved
-        elif event.kind == "retried":
-            worker.reason = event.note
-            self.report(f"{who}: {item}: {event.note}; retrying")
-        elif event.kind == "died":
-            self.workers.pop((event.stage, event.worker))
-            if event.note != worker.reason:  # else the worker's item has reported it already
+        match event.kind:
+            case "starting":
+                self.report(f"{who}: starting")
+            case "ready":
+                self.report(f"{who}: ready" + (f" (process {event.pid})" if event.pid else ""))
+            case "started":
+                self.started = view.since if self.started is None else self.started
+                self.report(f"{who}: {item}: started")
+            case "retried":
+                self.report(f"{who}: {item}: {event.note}; retrying")
+            case "died" | "stopped" if event.note != view.failure:  # else the worker's item has reported it already
                 self.report(f"{who}: {event.note}")
-        else:
-            self._ended(event, who, item)
-
-    def _progress(self, worker: WorkerProgress, progress: Any) -> None:
-        now = self.clock()
-        if not worker.total:
-            worker.since, worker.first = now, progress.done
-        worker.done, worker.total, worker.note = progress.done, progress.total, progress.note
-        worker.memory_bytes, worker.saved = progress.memory_bytes, progress.saved
-
-    def _ended(self, event: Event, who: str, item: str) -> None:
-        self.workers[event.stage, event.worker] = WorkerProgress("idle")
-        if event.kind == "failed":
-            self.ended, self.failed = self.ended + 1, self.failed + 1
-            self.workers[event.stage, event.worker].reason = event.note
-            self.report(f"{who}: {item}: failed: {event.note} ({self.ended} of {self.jobs})")
-        elif event.stage == self.last_stage:
-            self.ended += 1
-            self.report(f"{who}: {item}: done ({self.ended} of {self.jobs})")
+            case "failed":
+                self.ended, self.failed = self.ended + 1, self.failed + 1
+                self.report(f"{who}: {item}: failed: {event.note} ({self.ended} of {self.jobs})")
+            case "finished" if event.stage == self.last_stage:
+                self.ended += 1
+                self.report(f"{who}: {item}: done ({self.ended} of {self.jobs})")
 
 
 def prompt_of(item: Any) -> str:
@@ -218,7 +171,9 @@ class Display(AbstractContextManager):
         self.live: Any = None
         if log == "auto":
             log = "table" if self.out.isatty() else "lines"
-        self.progress = RunProgress(jobs, last_stage, self._line if log == "lines" else lambda text: None, names)
+        self.workers = Workers()
+        report = self._line if log == "lines" else lambda text: None
+        self.progress = RunProgress(jobs, last_stage, report, names, self.workers)
         self.recorder = Recorder([*sinks, *([_JsonLines(self.out)] if log == "json" else [])])
         self.started = time.monotonic()
         self.log, self.summary_seconds = log, summary_seconds
@@ -227,8 +182,9 @@ class Display(AbstractContextManager):
         )
 
     def watcher(self, event: Event) -> None:
-        self.progress.watch(event)
-        self.recorder.watch(event)
+        view = self.workers.take(event)
+        self.progress.watch(event, view)
+        self.recorder.watch(event, view)
         if self.live is not None and event.kind in ("failed", "retried"):
             text = f"{event.stage} {event.worker}: {self.progress.names(event.item)}: {event.note}"
             self.live.console.print(text, markup=False, highlight=False)
@@ -287,17 +243,18 @@ class Display(AbstractContextManager):
         for name in ("worker", "prompt", "steps", "s/step", "left", "memory", "", *(["saved", ""] if is_wide else [])):
             is_number = name in ("steps", "s/step", "left", "memory", "saved")
             table.add_column(name, justify="right" if is_number else "left", no_wrap=name != "prompt")
-        for who, worker in progress.in_order():
-            pace, eta = worker.seconds_per_step(now), worker.eta_seconds(now)
-            bar = ProgressBar(total=worker.total, completed=worker.done, width=16) if worker.total else ""
+        for view in progress.in_order():
+            beat, pace, eta = view.progress, view.pace, view.seconds_left
+            bar = ProgressBar(total=beat.total, completed=beat.done, width=16) if beat.total else ""
+            style = "dim" if view.item is None else ""
             table.add_row(
-                who,
-                Text(worker.item or worker.state, "" if worker.item else "dim", no_wrap=True, overflow="ellipsis"),
-                f"{worker.done}/{worker.total}" if worker.total else "",
+                f"{view.stage} {view.worker}",
+                Text(progress.activity(view), style, no_wrap=True, overflow="ellipsis"),
+                f"{beat.done}/{beat.total}" if beat.total else "",
                 "" if pace is None else f"{pace:.3g}",
                 "" if eta is None else duration(eta, brief=not is_wide),
-                "" if worker.memory_bytes is None else gibibytes(worker.memory_bytes),
-                Text(worker.note if is_wide else worker.note[:NOTE_COLUMNS], no_wrap=True, overflow="ellipsis"),
-                *([str(worker.saved) if worker.saved else "", bar] if is_wide else []),
+                "" if beat.memory_bytes is None else gibibytes(beat.memory_bytes),
+                Text(beat.note if is_wide else beat.note[:NOTE_COLUMNS], no_wrap=True, overflow="ellipsis"),
+                *([str(beat.saved) if beat.saved else "", bar] if is_wide else []),
             )
         return table

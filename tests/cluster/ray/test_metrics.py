@@ -12,8 +12,8 @@ import pytest
 from cluster.ray import metrics as ray_metrics
 from cluster.ray.executor import RayExecutor
 from cluster.ray.session import connect
-from cluster.scheduling.executor import Event, Progress
 from cluster.scheduling.scheduler import Limits
+from cluster.scheduling.workers import Event, Progress, Workers
 from tests.support.fake_workers import stages
 from tests.support.paths import ROOT
 
@@ -60,8 +60,10 @@ def ray(ray_session):
 @pytest.fixture(scope="module")
 def other_run():
     """The metrics of another run that continues after the measured one."""
-    metrics = ray_metrics.Metrics()
-    metrics.watch(Event("progress", "generate", 7, "d", Progress(1, 9, numbers=COUNTED)))
+    workers = Workers()
+    workers.take(Event("progress", "generate", 7, "d", Progress(1, 9, numbers=COUNTED)))
+    metrics = ray_metrics.Metrics(workers, ["generate"])
+    metrics.export()
     return metrics
 
 
@@ -115,7 +117,7 @@ def test_numbers_of_an_item_are_exported_only_while_it_runs(ray, other_run, samp
     assert not [key for key in later if "_number" in key]
 
 
-@pytest.mark.parametrize("kind", ["finished", "failed", "retried", "died", "starting", "started"])
+@pytest.mark.parametrize("kind", ["finished", "failed", "retried", "died", "stopped", "starting", "started"])
 def test_numbers_are_cleared_at_the_end_of_an_item_but_not_at_checkpoints(kind, monkeypatch):
     class Instrument:
         def __init__(self):
@@ -131,12 +133,15 @@ def test_numbers_are_cleared_at_the_end_of_an_item_but_not_at_checkpoints(kind, 
 
     instruments = ray_metrics._Instruments(*(Instrument() for _ in range(5)))
     monkeypatch.setattr(ray_metrics, "_instruments", lambda: instruments)
-    metrics, shown = ray_metrics.Metrics(), instruments.number.shown
+    workers, shown = Workers(), instruments.number.shown
+    metrics = ray_metrics.Metrics(workers, ["generate"])
     for worker in (0, 1):
         for name in ("progress", "checkpoint"):
-            metrics.watch(Event(name, "generate", worker, "d", Progress(1, 9, saved=1, numbers={"loss": 0.5 + worker})))
+            workers.take(Event(name, "generate", worker, "d", Progress(1, 9, saved=1, numbers={"loss": 0.5 + worker})))
+            metrics.export()
     assert shown == {("generate", "0", "loss"): 0.5, ("generate", "1", "loss"): 1.5}
-    metrics.watch(Event(kind, "generate", 0, "d"))
+    workers.take(Event(kind, "generate", 0, "d"))
+    metrics.export()
     assert math.isnan(shown["generate", "0", "loss"])
     assert shown["generate", "1", "loss"] == 1.5
 

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.scheduling.executor import Event, Progress
+from cluster.scheduling.workers import Event, Progress, Workers
 from pipeline.events import log as events
 from pipeline.events.log import EventLog, Recorder
-from pipeline.plan.jobs import GeneratedAsset
+from pipeline.store.records import GeneratedAsset
 from pipeline.store.run_folder import Store
 
 
@@ -32,24 +32,25 @@ def sink():
 
 
 @pytest.fixture
-def recorder(sink, clock):
-    return Recorder([sink], clock=lambda: clock[0])
+def watch(sink, clock):
+    recorder, workers = Recorder([sink]), Workers(lambda: clock[0])
+    return lambda event: recorder.watch(event, workers.take(event))
 
 
 def without_time(record):
     return {key: value for key, value in record.items() if key != "time"}
 
 
-def test_records_have_worker_place_time_and_speed(recorder, sink, clock, run_of):
+def test_records_have_worker_place_time_and_speed(watch, sink, clock, run_of):
     job = run_of().jobs[0]
-    recorder.watch(Event("starting", "generate", 2))
-    recorder.watch(Event("ready", "generate", 2, pid=77, node="n1", gpu="3"))
-    recorder.watch(Event("started", "generate", 2, job))
+    watch(Event("starting", "generate", 2))
+    watch(Event("ready", "generate", 2, pid=77, node="n1", gpu="3"))
+    watch(Event("started", "generate", 2, job))
     for step in range(101, 113):
         clock[0] += 1.0
-        recorder.watch(Event("progress", "generate", 2, job, Progress(step, 300, "9 Gaussians", 2**30, 100)))
-    recorder.watch(Event("checkpoint", "generate", 2, job, Progress(112, 300, saved=111)))
-    recorder.watch(Event("failed", "generate", 2, job, note="no", error_kind="input"))
+        watch(Event("progress", "generate", 2, job, Progress(step, 300, "9 Gaussians", 2**30, 100)))
+    watch(Event("checkpoint", "generate", 2, job, Progress(112, 300, saved=111)))
+    watch(Event("failed", "generate", 2, job, note="no", error_kind="input"))
     home = {"stage": "generate", "worker": 2, "pid": 77, "node": "n1", "gpu": "3"}
     what = {"job_id": job.id, "prompt_id": "a-red-cube", "method": "sctd"}
     at = {"iterations": 300, "memory_bytes": 2**30, "note": "9 Gaussians"}
@@ -66,31 +67,31 @@ def test_records_have_worker_place_time_and_speed(recorder, sink, clock, run_of)
     assert all(record["time"].endswith("+00:00") for record in sink.records)
 
 
-def test_an_item_has_50_progress_records_and_one_of_its_last_step(recorder, sink, run_of):
+def test_an_item_has_50_progress_records_and_one_of_its_last_step(watch, sink, run_of):
     job = run_of().jobs[0]
-    recorder.watch(Event("started", "generate", 0, job))
+    watch(Event("started", "generate", 0, job))
     for step in range(1, 1001):
-        recorder.watch(Event("progress", "generate", 0, job, Progress(step, 1000)))
+        watch(Event("progress", "generate", 0, job, Progress(step, 1000)))
     assert [record["iteration"] for record in sink.records[1:]] == [*range(1, 1000, 20), 1000]
 
 
-def test_records_have_the_finite_numbers_of_a_worker(recorder, sink):
+def test_records_have_the_finite_numbers_of_a_worker(watch, sink):
     numbers = {"loss": 0.25, "gaussians": 900.0, "ratio": float("nan"), "iteration": -1.0}
-    recorder.watch(Event("progress", "generate", 0, "cube", Progress(3, 9, numbers=numbers)))
+    watch(Event("progress", "generate", 0, "cube", Progress(3, 9, numbers=numbers)))
     known = {"kind": "progress", "stage": "generate", "worker": 0, "item": "cube", "iteration": 3, "iterations": 9}
     assert without_time(sink.records[0]) == known | {"loss": 0.25, "gaussians": 900.0}
 
 
-def test_a_new_process_does_not_inherit_the_place_of_the_last_one(recorder, sink):
-    recorder.watch(Event("ready", "generate", 0, pid=77, node="n1"))
-    recorder.watch(Event("starting", "generate", 0))
+def test_a_new_process_does_not_inherit_the_place_of_the_last_one(watch, sink):
+    watch(Event("ready", "generate", 0, pid=77, node="n1"))
+    watch(Event("starting", "generate", 0))
     assert "pid" not in sink.records[-1]
 
 
-def test_items_are_identified_by_job_id_or_by_name(recorder, sink):
-    recorder.watch(Event("started", "evaluate", 0, GeneratedAsset("abc", "a red cube", {})))
+def test_items_are_identified_by_job_id_or_by_name(watch, sink):
+    watch(Event("started", "evaluate", 0, GeneratedAsset("abc", "a red cube", {})))
     assert sink.records[0]["job_id"] == "abc"
-    recorder.watch(Event("started", "sample", 0, "shard 7"))
+    watch(Event("started", "sample", 0, "shard 7"))
     assert sink.records[1]["item"] == "shard 7"
 
 

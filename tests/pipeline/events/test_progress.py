@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from cluster.scheduling.executor import Event, Progress
+from cluster.scheduling.workers import Event, Progress, Workers
 from pipeline.errors import UserError
 from pipeline.events.progress import Display, RunProgress, check_log, duration, prompt_and_method_of, prompt_of
 
@@ -21,27 +21,31 @@ def clock():
 
 @pytest.fixture
 def progress(lines, clock):
-    return RunProgress(2, "evaluate", lines.append, str, clock=lambda: clock[0])
+    return RunProgress(2, "evaluate", lines.append, str, Workers(lambda: clock[0]))
+
+
+def watch(progress, event):
+    progress.watch(event, progress.workers.take(event))
 
 
 def steps(progress, clock, done, total, seconds=1.0, start=0):
     for step in range(start + 1, done + 1):
         clock[0] += seconds
-        progress.watch(Event("progress", "generate", 0, "cube", Progress(step, total)))
+        watch(progress, Event("progress", "generate", 0, "cube", Progress(step, total)))
 
 
 def test_each_important_event_is_one_line(progress, lines, clock):
-    progress.watch(Event("starting", "generate", 0))
-    progress.watch(Event("ready", "generate", 0, pid=77))
-    progress.watch(Event("started", "generate", 0, "cube"))
+    watch(progress, Event("starting", "generate", 0))
+    watch(progress, Event("ready", "generate", 0, pid=77))
+    watch(progress, Event("started", "generate", 0, "cube"))
     steps(progress, clock, 20, 20, seconds=3)
-    progress.watch(Event("finished", "generate", 0, "cube"))
-    progress.watch(Event("started", "evaluate", 0, "cube"))
-    progress.watch(Event("progress", "evaluate", 0, "cube", Progress(1, 4)))
-    progress.watch(Event("finished", "evaluate", 0, "cube"))
-    progress.watch(Event("retried", "generate", 0, "ball", note="its process died"))
-    progress.watch(Event("died", "generate", 0, note="its process died"))
-    progress.watch(Event("failed", "generate", 1, "ball", note="the prompt is empty"))
+    watch(progress, Event("finished", "generate", 0, "cube"))
+    watch(progress, Event("started", "evaluate", 0, "cube"))
+    watch(progress, Event("progress", "evaluate", 0, "cube", Progress(1, 4)))
+    watch(progress, Event("finished", "evaluate", 0, "cube"))
+    watch(progress, Event("retried", "generate", 0, "ball", note="its process died"))
+    watch(progress, Event("died", "generate", 0, note="its process died"))
+    watch(progress, Event("failed", "generate", 1, "ball", note="the prompt is empty"))
     assert lines == [
         "generate 0: starting",
         "generate 0: ready (process 77)",
@@ -54,14 +58,14 @@ def test_each_important_event_is_one_line(progress, lines, clock):
 
 
 def test_summary_reports_totals_and_the_progress_of_each_worker(progress, clock):
-    progress.watch(Event("starting", "evaluate", 0))
+    watch(progress, Event("starting", "evaluate", 0))
     for worker, item in enumerate(("cube", "ball")):
-        progress.watch(Event("started", "generate", worker, item))
+        watch(progress, Event("started", "generate", worker, item))
     for step in (100, 101):
         clock[0] += 2.0
-        progress.watch(Event("progress", "generate", 0, "cube", Progress(step, 200, "3,000 Gaussians", 3 * 2**30)))
-    progress.watch(Event("started", "generate", 2, "cone"))
-    progress.watch(Event("failed", "generate", 2, "cone", note="no"))
+        watch(progress, Event("progress", "generate", 0, "cube", Progress(step, 200, "3,000 Gaussians", 3 * 2**30)))
+    watch(progress, Event("started", "generate", 2, "cone"))
+    watch(progress, Event("failed", "generate", 2, "cone", note="no"))
     assert progress.summary() == (
         "1 of 2 finished (1 failed), about 2 s left; "
         "generate 0: cube, step 101 of 200, 2 s/step, 3,000 Gaussians, 3.0 GiB; generate 1: ball; evaluate 0: starting"
@@ -70,8 +74,8 @@ def test_summary_reports_totals_and_the_progress_of_each_worker(progress, clock)
 
 def test_summary_is_one_line_for_any_number_of_workers(progress):
     for worker in range(1000):
-        progress.watch(Event("started", "generate", worker, f"cube {worker}"))
-    progress.watch(Event("ready", "evaluate", 0))
+        watch(progress, Event("started", "generate", worker, f"cube {worker}"))
+    watch(progress, Event("ready", "evaluate", 0))
     assert progress.summary() == (
         "0 of 2 finished; generate 0: cube 0; generate 1: cube 1; generate 2: cube 2; generate 3: cube 3; 996 more"
     )
@@ -116,28 +120,28 @@ def test_interruption_is_reported_before_workers_are_stopped(log, expected):
 
 
 def test_time_left_of_a_resumed_item_uses_the_steps_since_it_resumed(progress, clock):
-    progress.watch(Event("started", "generate", 0, "cube"))
+    watch(progress, Event("started", "generate", 0, "cube"))
     steps(progress, clock, 110, 200, seconds=2, start=100)
-    assert progress.workers["generate", 0].eta_seconds(clock[0]) == pytest.approx(2 * 90)
+    assert progress.workers.views["generate", 0].seconds_left == pytest.approx(2 * 90)
 
 
 def test_time_left_is_unknown_before_the_speed_is_known(progress, clock):
-    progress.watch(Event("started", "generate", 0, "cube"))
-    assert progress.workers["generate", 0].eta_seconds(0.0) is None
+    watch(progress, Event("started", "generate", 0, "cube"))
+    assert progress.workers.views["generate", 0].seconds_left is None
     steps(progress, clock, 1, 200)
-    assert progress.workers["generate", 0].eta_seconds(clock[0]) is None
+    assert progress.workers.views["generate", 0].seconds_left is None
 
 
 def test_lost_worker_without_an_item_is_removed_and_the_reason_reported(progress, lines):
-    progress.watch(Event("starting", "generate", 0))
-    progress.watch(Event("died", "generate", 0, note="its node was lost"))
-    assert progress.workers == {}
+    watch(progress, Event("starting", "generate", 0))
+    watch(progress, Event("died", "generate", 0, note="its node was lost"))
+    assert progress.workers.views == {}
     assert lines == ["generate 0: starting", "generate 0: its node was lost"]
 
 
 def test_reason_of_a_failed_item_is_reported_once(progress, lines):
-    progress.watch(Event("failed", "generate", 0, "cube", note="its process died"))
-    progress.watch(Event("died", "generate", 0, note="its process died"))
+    watch(progress, Event("failed", "generate", 0, "cube", note="its process died"))
+    watch(progress, Event("died", "generate", 0, note="its process died"))
     assert lines == ["generate 0: cube: failed: its process died (1 of 2)"]
 
 
@@ -239,7 +243,7 @@ def test_unknown_log_form_is_an_error():
 
 def test_time_left_of_the_run_uses_the_steps_of_this_session(progress, clock):
     assert progress.eta_seconds(0.0) is None
-    progress.watch(Event("started", "generate", 0, "cube"))
+    watch(progress, Event("started", "generate", 0, "cube"))
     assert progress.eta_seconds(0.0) is None
     steps(progress, clock, 150, 200, start=100)
     # 49 of 200 steps took 50 s. 101 of 200 steps of the first item were done before, so they do not count as speed.
@@ -252,7 +256,7 @@ def test_row_shows_steps_memory_and_checkpoint(run_of):
 
     job = run_of().jobs[0]
     display = Display(3, "evaluate", out=io.StringIO(), log="lines")
-    display.progress.clock = iter([0.0, 0.0, 2.0, 2.0]).__next__
+    display.workers.clock = iter([0.0, 0.0, 2.0]).__next__
     display.watcher(Event("started", "generate", 0, job))
     for step in (100, 101):
         display.watcher(Event("progress", "generate", 0, job, Progress(step, 300, "", 3 * 2**30, 90)))

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from cluster.scheduling.executor import Event, Progress
+from cluster.scheduling.workers import Event, Progress, Workers
 from pipeline.errors import UserError
 from pipeline.events import tracking
 from pipeline.events.log import Recorder
@@ -38,14 +38,18 @@ def run(run_of):
 
 def tracked(name, store, run):
     tracker = Tracker(name, store, run.settings())
-    progress = Recorder([tracker])
+    recorder, workers = Recorder([tracker]), Workers()
+
+    def watch(event):
+        recorder.watch(event, workers.take(event))
+
     cube, ball = run.jobs
     for iteration, loss, gaussians, seconds in POINTS:
         numbers = {"loss": loss, "gaussians": gaussians, "seconds": seconds}
-        progress.watch(Event("started", "generate", 0, cube))
-        progress.watch(Event("progress", "generate", 0, cube, Progress(iteration, 40, numbers=numbers)))
-        progress.watch(Event("started", "generate", 1, ball))  # in parallel, a few steps behind
-        progress.watch(Event("progress", "generate", 1, ball, Progress(iteration - 5, 40, numbers={"loss": 2 * loss})))
+        watch(Event("started", "generate", 0, cube))
+        watch(Event("progress", "generate", 0, cube, Progress(iteration, 40, numbers=numbers)))
+        watch(Event("started", "generate", 1, ball))  # in parallel, a few steps behind
+        watch(Event("progress", "generate", 1, ball, Progress(iteration - 5, 40, numbers={"loss": 2 * loss})))
     for record in (DONE, {"kind": "finished", "stage": "generate"}, {"kind": "failed", "stage": "generate"}, DONE):
         tracker.take(record)
     tracker.close()
