@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 import trimesh
-from typer.main import get_command
 from typer.testing import CliRunner
 
 from pipeline.cli import error_handling, examples
-from pipeline.cli.app import app
+from pipeline.cli.app import app, loaded
 from pipeline.store.run_folder import Store
 from sctd.formats import ply
 from tests.support import finished_run, tiny_models
@@ -101,7 +100,7 @@ def verbs(command, before=""):
                 yield f"{before}{name}", verb
 
 
-VERBS = dict(verbs(get_command(app)))
+VERBS = dict(verbs(loaded()))
 
 
 def test_every_command_shows_its_examples():

@@ -2,12 +2,15 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.errors import UserError, nearest, shortened
+from pipeline.option import option
 from pipeline.store import manifest
+from pipeline.store.records import JobEntry
 from pipeline.store.run_folder import ASSET, Store
 
 if TYPE_CHECKING:
@@ -32,13 +35,18 @@ SMALLEST_PIXELS, MOST_PIXELS = 16, 2048
 TURNTABLE_VIEWS, GIF_VIEWS, ELEVATION_DEGREES, RADIUS, FOV_Y_RADIANS = 120, 48, 15.0, 3.5, 0.55
 
 
-class Options(NamedTuple):
-    """Export options: image and video size, azimuth of a single view, up axis, and a mesh instead of splats."""
+@dataclass(frozen=True)
+class Options:
+    """Export options."""
 
-    pixels: int = 512
-    azimuth_degrees: float | None = None
-    up: str | None = None
-    mesh: bool = False
+    mesh: bool = option(False, "--mesh", help="With --to glb, export a triangle mesh instead of splats.")
+    up: str | None = option(None, metavar="AXIS", help="Up axis: z, y or -y.", show_default="the format's convention")
+    size: int = option(512, metavar="PIXELS", help="Width and height of videos and views, in pixels.")
+    azimuth: float | None = option(
+        None,
+        metavar="DEGREES",
+        help="Render one view at this azimuth (0 is the front) for --to png. Without it, a contact sheet is written.",
+    )
 
 
 class AssetFile(NamedTuple):
@@ -82,9 +90,9 @@ def check(formats: Sequence[str], options: Options) -> None:
         raise UserError(f"--up is {options.up!r}; expected z, y or -y, or omit it for the format's default axis.")
     if options.mesh and "glb" not in formats:
         raise UserError("--mesh requires --to glb (without --mesh, a .glb contains splats); an .obj is always a mesh.")
-    if not SMALLEST_PIXELS <= options.pixels <= MOST_PIXELS:
-        raise UserError(f"--size is {options.pixels}; expected {SMALLEST_PIXELS} to {MOST_PIXELS} pixels.")
-    if options.azimuth_degrees is not None and "png" not in formats:
+    if not SMALLEST_PIXELS <= options.size <= MOST_PIXELS:
+        raise UserError(f"--size is {options.size}; expected {SMALLEST_PIXELS} to {MOST_PIXELS} pixels.")
+    if options.azimuth is not None and "png" not in formats:
         raise UserError("--azimuth requires --to png: it writes one view instead of a contact sheet.")
 
 
@@ -102,36 +110,34 @@ def find_asset(source: Path, prompt: str | None, job: str | None) -> AssetFile:
             f"with {manifest.FILE}."
         )
     store = Store(source)
-    jobs = manifest.read(store)["jobs"]
+    jobs = manifest.read(store).jobs
     chosen = [each for each in jobs if _matches(each, prompt, job)]
     if not chosen:
-        known = ", ".join(repr(text) for text in dict.fromkeys(each["prompt"] for each in jobs))
+        known = ", ".join(repr(text) for text in dict.fromkeys(each.prompt for each in jobs))
         selection = f"--job {job}" if job else f"--prompt {prompt!r}"
         raise UserError(f"{source} has no asset for {selection}; its prompts are {shortened(known, 200)}.")
-    finished = [each for each in chosen if (store.item(each["job_id"]) / ASSET).is_file()]
+    finished = [each for each in chosen if (store.item(each.job_id) / ASSET).is_file()]
     if not finished:
-        raise UserError(f"{source} has no finished asset for {chosen[0]['prompt']!r}; finish the run first.")
+        raise UserError(f"{source} has no finished asset for {chosen[0].prompt!r}; finish the run first.")
     if len(finished) > 1:
-        listed = "; ".join(f"{each['job_id']} {each['prompt']!r} by {each['method']}" for each in finished[:4])
+        listed = "; ".join(f"{each.job_id} {each.prompt!r} by {each.method}" for each in finished[:4])
         more = f"; and {len(finished) - 4} more" if len(finished) > 4 else ""
         raise UserError(f"{source} has {len(finished)} assets; choose one with --prompt or --job: {listed}{more}.")
     (one,) = finished
-    return AssetFile(store.item(one["job_id"]) / ASSET, _file_name(one["prompt"]), one["prompt"])
+    return AssetFile(store.item(one.job_id) / ASSET, _file_name(one.prompt), one.prompt)
 
 
-def _matches(each: dict[str, Any], prompt: str | None, job: str | None) -> bool:
-    return (prompt is None or prompt in (each["prompt"], each["prompt_id"])) and (
-        job is None or each["job_id"].startswith(job)
-    )
+def _matches(each: JobEntry, prompt: str | None, job: str | None) -> bool:
+    return (prompt is None or prompt in (each.prompt, each.prompt_id)) and (job is None or each.job_id.startswith(job))
 
 
 def _asset(path: Path, name: str) -> AssetFile:
     """The asset in a file; an item of a run takes its name from the prompt in the run's manifest."""
     root = path.parent.parent.parent
     if path.parent.parent.name == "items" and (root / manifest.FILE).is_file():
-        for each in manifest.read(Store(root))["jobs"]:
-            if each["job_id"] == path.parent.name:
-                return AssetFile(path, _file_name(each["prompt"]), each["prompt"])
+        for each in manifest.read(Store(root)).jobs:
+            if each.job_id == path.parent.name:
+                return AssetFile(path, _file_name(each.prompt), each.prompt)
     return AssetFile(path, name, name)
 
 
@@ -200,18 +206,18 @@ def _image_or_video(gaussians: "Gaussians", caption: str, kind: str, options: Op
 
     around = partial(orbit, elevation_degrees=ELEVATION_DEGREES, radius=RADIUS, fov_y_radians=FOV_Y_RADIANS)
     if kind == "mp4":
-        return images.video(images.on_white(gaussians, around(TURNTABLE_VIEWS, size=options.pixels)))
+        return images.video(images.on_white(gaussians, around(TURNTABLE_VIEWS, size=options.size)))
     if kind == "gif":
-        return images.gif(images.on_white(gaussians, around(GIF_VIEWS, size=options.pixels)))
-    if options.azimuth_degrees is None:
+        return images.gif(images.on_white(gaussians, around(GIF_VIEWS, size=options.size)))
+    if options.azimuth is None:
         views = images.on_white(gaussians, around(images.SHEET_VIEWS, size=2 * images.THUMBNAIL_PIXELS))
         return images.contact_sheet(views, caption)
     import torch
 
     azimuth, elevation, radius, fov_y = torch.tensor(
-        [[options.azimuth_degrees], [ELEVATION_DEGREES], [RADIUS], [FOV_Y_RADIANS]]
+        [[options.azimuth], [ELEVATION_DEGREES], [RADIUS], [FOV_Y_RADIANS]]
     )
-    camera = on_sphere(azimuth, elevation, radius, fov_y, options.pixels)
+    camera = on_sphere(azimuth, elevation, radius, fov_y, options.size)
     return images.png(images.on_white(gaussians, camera)[0])
 
 

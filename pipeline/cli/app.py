@@ -1,26 +1,72 @@
-"""The command `segmentdreamer`: global options, and the commands of the other modules."""
+"""The command `segmentdreamer`: global options, and the table of commands."""
 
 import os
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
-from pipeline.cli import (
-    benchmark,
-    cluster,
-    completion,
-    error_handling,
-    examples,
-    export,
-    help_format,
-    nightly,
-    report,
-    runs,
-    study,
-    weights,
+from pipeline.cli import completion, error_handling
+from pipeline.cli.examples import epilog
+from pipeline.cli.lazy import LazyCommand
+
+COMMANDS = (
+    LazyCommand("bench", "pipeline.cli.runs:bench", "Generate, score and rank assets for a set of prompts."),
+    LazyCommand("generate", "pipeline.cli.runs:generate", "Generate an asset without scoring it."),
+    LazyCommand("evaluate", "pipeline.cli.runs:evaluate", "Score the assets of a run folder."),
+    LazyCommand("leaderboard", "pipeline.cli.runs:leaderboard", "Rank the methods of one or more run folders."),
+    LazyCommand("status", "pipeline.cli.runs:status", "Show the progress and failures of a run."),
+    LazyCommand(
+        "export", "pipeline.commands.export:export", "Export an asset as splats, mesh, turntable video or image."
+    ),
+    LazyCommand("doctor", "pipeline.commands.weights:doctor", "Check whether this machine can run a recipe."),
+    LazyCommand(
+        "reference",
+        "pipeline.commands.weights:reference",
+        "Compute the reference statistics of the Fréchet distances.",
+    ),
+    LazyCommand("report", "pipeline.commands.report:report", "Write an HTML report of one or more run folders."),
+    LazyCommand(
+        "view", "pipeline.commands.report:view", "Show an asset in the browser, with a server on this machine."
+    ),
+    LazyCommand("completion", "pipeline.cli.completion:script", "Print the shell completion script."),
+    LazyCommand(
+        "encoded",
+        "pipeline.cli.cluster:encoded",
+        "Run a command that `cluster.jobs.description.encoded` encoded.",
+        hidden=True,
+        context_settings={"ignore_unknown_options": True},
+    ),
+    LazyCommand("weights", "pipeline.commands.weights:weights", "List, download and check published weights."),
+    LazyCommand("benchmark", "pipeline.commands.speed:benchmark", "Measure the iteration time on this machine."),
+    LazyCommand(
+        "nightly", "pipeline.cli.nightly:group", "Run a regression benchmark of this commit against a baseline."
+    ),
+    LazyCommand("manifest", "pipeline.cli.cluster:manifest", "Print Kubernetes manifests for kubectl apply -f -."),
+    LazyCommand("submit", "pipeline.cli.cluster:submit", "Submit a command to this machine, Ray, KubeRay or Kubeflow."),
+    LazyCommand(
+        "schedule",
+        "pipeline.cli.cluster:schedule",
+        "Run a command on a schedule. The same name updates the existing schedule.",
+    ),
+    LazyCommand("job", "pipeline.cli.cluster:job", "Show the status and logs of a submitted job, or cancel it."),
+    LazyCommand("viewer", "pipeline.commands.report:viewer_group", "Install the asset viewer."),
+    LazyCommand("study", "pipeline.commands.study:study", "Run a blind user study that ranks the methods."),
 )
 
+
+class Program(TyperGroup):
+    """All commands, none of them loaded."""
+
+    def __init__(self, **attributes: Any):
+        super().__init__(**attributes)
+        self.commands = {str(command.name): command for command in COMMANDS}
+
+
 app = typer.Typer(
+    cls=Program,
+    epilog=epilog(""),
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -50,11 +96,11 @@ def options(
         os.environ[error_handling.DEBUG] = "1"
 
 
-for module in (runs, export, weights, benchmark, nightly, cluster, report, study):
-    module.add_to(app)
-app.command("completion")(error_handling.handle_errors(completion.script))
-examples.add_to(app)
-help_format.add_to(app)
+def loaded() -> Any:
+    """The whole command line with every command loaded, for documentation and tests."""
+    program: Any = get_command(app)
+    program.commands = {command.name: command.loaded for command in COMMANDS}
+    return program
 
 
 def main() -> None:

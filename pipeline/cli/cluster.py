@@ -34,25 +34,12 @@ from pipeline.cli.cluster_options import (
     program_of,
     with_cluster_options,
 )
-from pipeline.cli.error_handling import handle_errors
 from pipeline.cli.options import AsJson
 
 Verbs = tuple[tuple[str, Callable[..., int]], ...]
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add these groups of commands."""
-    for name, text, verbs in (
-        ("manifest", "Print Kubernetes manifests for kubectl apply -f -.", MANIFESTS),
-        ("submit", "Submit a command to this machine, Ray, KubeRay or Kubeflow.", SUBMITS),
-        ("schedule", "Run a command on a schedule. The same name updates the existing schedule.", SCHEDULES),
-        ("job", "Show the status and logs of a submitted job, or cancel it.", JOBS),
-    ):
-        group = typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None)
-        for verb, command in verbs:
-            group.command(verb)(handle_errors(command))
-        app.add_typer(group, name=name)
-    app.command("encoded", hidden=True, context_settings={"ignore_unknown_options": True})(handle_errors(_encoded))
+manifest, submit, schedule, job = (typer.Typer() for _ in range(4))
 
 
 # ---- manifest -----------------------------------------------------------------------------------------------------
@@ -129,6 +116,8 @@ MANIFESTS: Verbs = (
     ("cronjob", _cron_job),
     ("raycronjob", _ray_cron_job),
 )
+for _verb, _command in MANIFESTS:
+    manifest.command(_verb)(_command)
 
 
 # ---- submit ------------------------------------------------------------------------------------------------------
@@ -190,6 +179,8 @@ def _on_kubeflow(
 
 
 SUBMITS: Verbs = (("local", _local), ("ray", _on_ray), ("kuberay", _on_kuberay), ("kfp", _on_kubeflow))
+for _verb, _command in SUBMITS:
+    submit.command(_verb)(_command)
 
 # ---- schedule -----------------------------------------------------------------------------------------------------
 
@@ -230,6 +221,8 @@ def _by_kubeflow(
 
 
 SCHEDULES: Verbs = (("cronjob", _by_cron_job), ("kfp", _by_kubeflow))
+for _verb, _command in SCHEDULES:
+    schedule.command(_verb)(_command)
 
 # ---- job ----------------------------------------------------------------------------------------------------------
 
@@ -278,9 +271,11 @@ def _cancel(
 
 
 JOBS: Verbs = (("status", _status), ("logs", _logs), ("cancel", _cancel))
+for _verb, _command in JOBS:
+    job.command(_verb)(_command)
 
 
-def _encoded(context: typer.Context, command: Annotated[list[str], typer.Argument()]) -> int:
+def encoded(context: typer.Context, command: Annotated[list[str], typer.Argument()]) -> int:
     """Run a command that `cluster.jobs.description.encoded` encoded."""
     from cluster.jobs.description import decoded
     from pipeline.commands import cluster as commands

@@ -1,7 +1,5 @@
 """Example commands at the end of each `--help`. A test parses all of them."""
 
-import typer
-
 EXAMPLES = {
     "": ("bench", "generate 'a red mushroom'", "bench --help"),
     "bench": (
@@ -83,17 +81,6 @@ def lines(verb: str) -> list[str]:
     return [text if "segmentdreamer" in text else f"segmentdreamer {text}" for text in EXAMPLES.get(verb, ())]
 
 
-def add_to(app: typer.Typer, before: str = "") -> None:
-    """Append the examples to the help of the app and of all its commands."""
-    if app.registered_callback is not None:
-        app.registered_callback.epilog = _epilog(before.rstrip())
-    for command in app.registered_commands:
-        command.epilog = _epilog(before + (command.name or command.callback.__name__))  # type: ignore[union-attr]
-    for group in app.registered_groups:
-        assert group.typer_instance is not None
-        add_to(group.typer_instance, f"{before}{group.name} ")
-
-
-def _epilog(verb: str) -> str:
-    r"""The help text of the examples. \b keeps click from wrapping the lines."""
+def epilog(verb: str) -> str:
+    r"""The help text of the examples of a command. \b keeps click from wrapping the lines."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines(verb)) if verb in EXAMPLES else ""

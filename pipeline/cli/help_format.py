@@ -2,8 +2,7 @@
 
 from typing import Any
 
-import typer
-from typer.core import TyperArgument, TyperCommand
+from typer.core import TyperArgument
 
 
 class Argument(TyperArgument):
@@ -18,20 +17,8 @@ class Argument(TyperArgument):
         return None if record is None else (self.metavar or self.name, record[1])
 
 
-class Command(TyperCommand):
-    """A command whose arguments are `Argument`s."""
-
-    def __init__(self, *arguments: Any, **options: Any):
-        super().__init__(*arguments, **options)
-        for parameter in self.params:
-            if type(parameter) is TyperArgument:  # typer has no option for the class of an argument
-                parameter.__class__ = Argument
-
-
-def add_to(app: typer.Typer) -> None:
-    """Use this format in all commands of the app."""
-    for command in app.registered_commands:
-        command.cls = Command
-    for group in app.registered_groups:
-        assert group.typer_instance is not None
-        add_to(group.typer_instance)
+def format_arguments(command: Any) -> None:
+    """Use this format in a command. (typer has no option for the class of an argument.)"""
+    for parameter in command.params:
+        if type(parameter) is TyperArgument:
+            parameter.__class__ = Argument

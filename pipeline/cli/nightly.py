@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli import completion
-from pipeline.cli.error_handling import OK, REGRESSION, handle_errors
+from pipeline.cli.error_handling import OK, REGRESSION
 from pipeline.cli.options import (
     DEFAULT_SUITE,
     NIGHTLY_LIMIT,
@@ -104,9 +104,6 @@ def accept(
     return OK
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the group `nightly`."""
-    group = typer.Typer(rich_markup_mode=None)
-    group.callback(invoke_without_command=True)(handle_errors(nightly))
-    group.command()(handle_errors(accept))
-    app.add_typer(group, name="nightly")
+group = typer.Typer()
+group.callback(invoke_without_command=True)(nightly)
+group.command()(accept)

@@ -8,7 +8,6 @@ import typer
 from pipeline.cli import completion
 from pipeline.store.files import place
 
-EXPORTS = "ply, splat, spz, sog, glb, obj, mp4, gif, png"
 DEFAULT_SUITE, DEFAULT_LIMIT, NIGHTLY_LIMIT = "embedded40", 4, 8
 
 Suite = Annotated[
@@ -124,7 +123,8 @@ StallSeconds = Annotated[
     float,
     typer.Option(
         metavar="SECONDS",
-        help="Minimum heartbeat timeout after which a worker is considered stalled, in seconds.",
+        help="Seconds without a heartbeat after which a worker is considered stalled; longer if its iterations are "
+        "slow.",
     ),
 ]
 Live = Annotated[

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli import completion
-from pipeline.cli.error_handling import OK, handle_errors, status_of
+from pipeline.cli.error_handling import OK, status_of
 from pipeline.cli.options import (
     DEFAULT_LIMIT,
     DEFAULT_SUITE,
@@ -83,7 +83,7 @@ def generate(
         typer.Option(
             metavar="NAME",
             autocompletion=completion.objectives,
-            help=f"{ONE_OBJECTIVE} Several, separated by commas, generate an asset each.",
+            help=f"{ONE_OBJECTIVE} Separate several with commas to generate one asset for each.",
         ),
     ] = "sctd",
     recipe: RecipeName = "embedded",
@@ -184,9 +184,3 @@ def status(folder: RunFolder, json: AsJson = False) -> int:
 
     commands.status(place(folder), as_json=json)
     return OK
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add these commands."""
-    for command in (bench, generate, evaluate, leaderboard, status):
-        app.command()(handle_errors(command))

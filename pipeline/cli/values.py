@@ -20,19 +20,24 @@ def with_options(*names: str, **changes: Attributes) -> Callable[[Command], Comm
 
     A class of options is a dataclass with fields by `pipeline.option.option`, or a pydantic model whose fields have a
     description, and other attributes in `json_schema_extra`. `names`: the parameters and fields in the order of --help;
-    by default all. A field that is not named keeps its default. `changes`: attributes of fields that differ here.
+    by default all. A field that is not named, or that has the name of a
+    parameter, keeps its default. `changes`: attributes of fields that differ here.
     """
 
     def decorated(command: Command) -> Command:
+        given = inspect.signature(command).parameters
+        own = {name for name, parameter in given.items() if not _is_class_of_options(parameter.annotation)}
         shown: dict[str, Parameter] = {}
         values: dict[str, tuple[type, list[str]]] = {}  # by parameter: its class, and the fields that are offered
-        for parameter in inspect.signature(command).parameters.values():
-            if not _is_class_of_options(parameter.annotation):
-                shown[parameter.name] = parameter.replace(kind=Parameter.KEYWORD_ONLY)
+        for name, parameter in given.items():
+            if name in own:
+                shown[name] = parameter.replace(kind=Parameter.KEYWORD_ONLY)
                 continue
-            described = {key: about for key, about in _described(parameter.annotation) if key in names or not names}
-            values[parameter.name] = parameter.annotation, list(described)
-            shown |= {key: _parameter(key, {**about, **changes.get(key, {})}) for key, about in described.items()}
+            fields_of = {
+                k: about for k, about in _described(parameter.annotation) if k in (names or [k]) and k not in own
+            }
+            values[name] = parameter.annotation, list(fields_of)
+            shown |= {key: _parameter(key, {**about, **changes.get(key, {})}) for key, about in fields_of.items()}
 
         @functools.wraps(command)
         def run(**options: Any) -> Any:

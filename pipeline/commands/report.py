@@ -1,4 +1,4 @@
-"""The commands `report` and `view`."""
+"""The commands `report`, `view` and `viewer fetch`."""
 
 import http.server
 import sys
@@ -6,42 +6,74 @@ import tempfile
 import webbrowser
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from pipeline.cli.options import PAPER_DEFAULT, RunFolders, optional_path
 from pipeline.errors import UserError, port_in_use
 from pipeline.report import viewer
 from pipeline.store import files
+from pipeline.store.files import place
 from pipeline.store.run_folder import ASSET, Store
 
 LOOPBACK = "127.0.0.1"
 
 
-def report(folders: list[Path], out: Path | None, paper: bool | None = None) -> Path:
-    """Write the report pages of these run folders; returns the index page. Fetches the viewer if it is not cached."""
-    from pipeline.leaderboard.table import RunResults, leaderboard
-    from pipeline.report.pages import FOLDER, write
+Out = Annotated[
+    str | None, typer.Option(metavar="DIR", help="Folder to write to.", show_default="report/ in the run folder")
+]
+Paper = Annotated[
+    bool | None,
+    typer.Option("--paper/--no-paper", help="Append the paper's Table 2.", show_default=PAPER_DEFAULT),
+]
+Asset = Annotated[str, typer.Argument(metavar="ASSET", help="Path of an asset.ply or of the folder that contains it.")]
+Port = Annotated[int, typer.Option(metavar="PORT", help="Port of the loopback interface; 0 picks a free port.")]
+NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Only print the address.")]
+Archive = Annotated[
+    Path | None,
+    typer.Option(
+        "--from", metavar="FILE", help="Install from a downloaded archive (for machines without access to npm)."
+    ),
+]
 
-    if out is None and len(folders) > 1:
+
+viewer_group = typer.Typer()
+
+
+def report(folders: RunFolders, out: Out = None, paper: Paper = None) -> None:
+    """Write an HTML report of one or more run folders.
+
+    The report contains the leaderboard, turntables, per-view scores and an interactive viewer for each asset.
+    """
+    from pipeline.leaderboard.table import leaderboard
+    from pipeline.report.pages import FOLDER, write
+    from pipeline.store.results import RunResults
+
+    places, where = [place(folder) for folder in folders], optional_path(out)
+    if where is None and len(places) > 1:
         raise UserError("--out is missing; pass a folder for the report of several runs.")
-    if not files.is_local(folders[0] if out is None else out):
-        found = f"{folders[0]} is in an object store and --out is missing" if out is None else f"--out is {out}"
+    if not files.is_local(places[0] if where is None else where):
+        found = f"{places[0]} is in an object store and --out is missing" if where is None else f"--out is {where}"
         raise UserError(f"{found}; set --out to a local folder, because the pages open from disk.")
-    out = folders[0] / FOLDER if out is None else out
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; set --out to a folder.")
-    runs = [RunResults.read(Store(folder)) for folder in folders]
+    where = places[0] / FOLDER if where is None else where
+    if where.exists() and not where.is_dir():
+        raise UserError(f"{where} is a file; set --out to a folder.")
+    runs = [RunResults.read(Store(folder)) for folder in places]
     try:
         viewer_files = viewer.fetch()
     except UserError as error:
         print(f"The report has no asset viewer: {error}", file=sys.stderr)
         viewer_files = None
-    store = Store(out)
+    store = Store(where)
     store.prepare(0)
-    return write(runs, leaderboard(runs, paper=paper), store, viewer_files)
+    print(write(runs, leaderboard(runs, paper=paper), store, viewer_files))
 
 
-def view(asset: Path, port: int, *, browser: bool) -> None:
-    """Serve a page that shows the asset on the loopback address, until interrupted."""
-    path = asset / ASSET if asset.is_dir() else asset
+def view(asset: Asset, port: Port = 8008, no_browser: NoBrowser = False) -> None:
+    """Show an asset in the browser, with a server on this machine."""
+    path = place(asset)
+    path = path / ASSET if path.is_dir() else path
     try:
         ply = files.read(path)
     except OSError as error:
@@ -63,9 +95,19 @@ def view(asset: Path, port: int, *, browser: bool) -> None:
         with _server(folder, port) as server:
             url = f"http://{LOOPBACK}:{server.server_address[1]}/"
             print(f"{path}: {url}\nPress Ctrl-C to stop.", flush=True)
-            if browser:
+            if not no_browser:
                 webbrowser.open(url)
             server.serve_forever()
+
+
+@viewer_group.command()
+def fetch(source: Archive = None) -> None:
+    """Download the asset viewer from npm.
+
+    The archive is cached and its SHA-256 verified.
+    """
+    viewer.fetch(source)
+    print(viewer.archive())
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

@@ -2,48 +2,63 @@
 
 import sys
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from pipeline.cli.options import AsJson
+from pipeline.cli.values import with_options
 from pipeline.errors import UserError
-from pipeline.plan import recipes
+from pipeline.plan import recipes, sweep
+from pipeline.plan.options import ONE_OBJECTIVE, RunOptions
 from pipeline.store.run_folder import Store
 from pipeline.weights import models
-from sctd.recipe.methods import for_objective
-from sctd.recipe.recipe import with_overrides
 
 FEWEST_ITERATIONS, MOST_ITERATIONS = 2, 1000
 MOST_GAUSSIANS = 10_000_000
 PUBLISHED_GAUSSIANS, EMBEDDED_GAUSSIANS = 150_000, 3_000
 
+benchmark = typer.Typer()
 
+
+@benchmark.command()
+@with_options(
+    *("recipe", "objective", "weights", "gaussians", "iterations", "set_", "out", "json"),
+    objective={"help": ONE_OBJECTIVE},
+)
 def speed(
-    recipe_name: str,
-    objective: str,
-    where: str | None,
-    gaussians: int | None,
-    iterations: int,
-    settings: list[str] | None,
-    out: Path | None,
-    *,
-    as_json: bool,
+    options: RunOptions,
+    gaussians: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Number of Gaussians.", show_default="150,000; 3,000 with the bundled models"),
+    ] = None,
+    iterations: Annotated[
+        int, typer.Option(metavar="N", help="Number of iterations to time, after 5 warm-up iterations.")
+    ] = 20,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all measurements to a JSON file.")] = None,
+    json: AsJson = False,
 ) -> None:
-    """Print the measurements of `pipeline.benchmarks.speed`, and write them to `out`."""
-    (name,) = names if len(names := recipes.objectives(objective)) == 1 else _one(objective)
+    """Time a training iteration and its stages.
+
+    Times eager execution and CUDA graphs, and compares both with the roofline lower bound.
+    """
+    names = recipes.objectives(options.objective)
+    if len(names) != 1:
+        raise UserError(f"--objective is {options.objective!r}; expected one objective.")
     if not FEWEST_ITERATIONS <= iterations <= MOST_ITERATIONS:
         raise UserError(f"--iterations is {iterations}; expected {FEWEST_ITERATIONS} to {MOST_ITERATIONS}.")
-    base = recipes.named(recipe_name).recipe
-    recipe = with_overrides(for_objective(base, name), recipes.settings(settings or []))
-    weights = models.resolve(where or models.default_for(recipe_name))
+    base = recipes.named(options.recipe).recipe
+    (method,) = sweep.methods(base, names, recipes.settings(options.set_ or []))
+    weights = models.resolve(options.weights or models.default_for(options.recipe))
     gaussians = gaussians or (EMBEDDED_GAUSSIANS if weights.name == models.EMBEDDED else PUBLISHED_GAUSSIANS)
     if not 1 <= gaussians <= MOST_GAUSSIANS:
         raise UserError(f"--gaussians is {gaussians}; expected 1 to {MOST_GAUSSIANS:,}.")
     weights.require(models.GENERATION)
     from pipeline.benchmarks.speed import measure, table
 
-    found = measure(recipe, weights, gaussians, iterations, lambda line: print(line, file=sys.stderr, flush=True))
-    print(found.to_json() if as_json else table(found), end="" if not as_json else "\n")
+    found = measure(
+        method.recipe, weights, gaussians, iterations, lambda line: print(line, file=sys.stderr, flush=True)
+    )
+    print(found.to_json() if json else table(found), end="\n" * json)
     if out is not None:
         Store(out.parent).write(out, found.to_json().encode())
-
-
-def _one(objective: str) -> list[str]:
-    raise UserError(f"--objective is {objective!r}; expected one objective.")

@@ -1,22 +1,54 @@
 """The commands `study create`, `invite`, `serve`, `results` and `published`."""
 
 import importlib.util
-import json
 import sys
+from json import dumps
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
 
+import typer
+
+from pipeline.cli.options import AsJson
 from pipeline.errors import UserError
 from pipeline.store.run_folder import Store
 from pipeline.study import clips, plan
 
-OK = 0
 NEEDED = "fastapi", "jinja2", "sqlalchemy", "uvicorn"
 MOST_VOLUNTEERS = 10_000
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Study folder.")]
+LOOPBACK, PORT = "127.0.0.1", 8000
+Url = Annotated[str, typer.Option(metavar="URL", help="Public URL of the study.")]
+DEFAULT_URL = f"http://{LOOPBACK}:{PORT}"
+
+study = typer.Typer()
 
 
-def create(runs: str, out: Path, prompts: int, volunteers: int, methods: str | None, url: str, seed: int) -> int:
-    """Write the study folder and print the invitation links."""
+@study.command()
+def create(
+    runs: Annotated[str, typer.Option(metavar="DIR,DIR", help="Run folders; all their methods are compared.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Study folder to create.")],
+    prompts: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Number of prompts each volunteer ranks, sampled from those that all methods share.",
+        ),
+    ] = 8,
+    volunteers: Annotated[
+        int, typer.Option(metavar="N", help="Number of volunteers: one invitation link is printed for each.")
+    ] = 40,
+    methods: Annotated[
+        str | None, typer.Option(metavar="NAME,NAME", help="Compare only these methods.", show_default="all")
+    ] = None,
+    url: Url = DEFAULT_URL,
+    seed: Annotated[int, typer.Option(metavar="N", help="Random seed of the sampling of prompts.")] = 0,
+) -> None:
+    """Create a study from the turntables of runs.
+
+    Volunteers answer three questions per prompt: q1 is text alignment, q2 realism, q3 details. One invitation link is
+    printed for each volunteer.
+    """
     _require()
     _check_count("--volunteers", volunteers)
     base = _checked_url(url)
@@ -41,19 +73,39 @@ def create(runs: str, out: Path, prompts: int, volunteers: int, methods: str | N
         f"{store.root}: {len(planned.competitors)} methods, {len(planned.prompts)} groups, {planned.steps} rankings "
         "per volunteer. Each link is for one volunteer; links are not stored:"
     )
-    return _print_links(store, planned, volunteers, base)
+    _print_links(store, planned, volunteers, base)
 
 
-def invite(folder: Path, count: int, url: str) -> int:
-    """Print more invitation links."""
+@study.command()
+def invite(
+    folder: Folder,
+    count: Annotated[int, typer.Option(metavar="N", help="Number of links.")] = 1,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Print more invitation links.
+
+    A link is for one volunteer. Links are not stored and cannot be printed again.
+    """
     _require()
     _check_count("--count", count)
     base, store = _checked_url(url), Store(folder)
-    return _print_links(store, plan.read(store), count, base)
+    _print_links(store, plan.read(store), count, base)
 
 
-def serve(folder: Path, host: str, port: int, url: str | None) -> int:
-    """Serve the study until interrupted."""
+@study.command()
+def serve(
+    folder: Folder,
+    host: Annotated[str, typer.Option(metavar="HOST", help="Address to listen on.")] = LOOPBACK,
+    port: Annotated[int, typer.Option(metavar="PORT", help="Port to listen on; 0 picks a free port.")] = PORT,
+    url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Public URL of the study.", show_default="http://HOST:PORT"),
+    ] = None,
+) -> None:
+    """Serve the study; stop with Ctrl-C.
+
+    Votes are saved immediately.
+    """
     _require()
     if not 0 <= port < 65536:
         raise UserError(f"--port is {port}; expected 0 to 65535.")
@@ -62,13 +114,25 @@ def serve(folder: Path, host: str, port: int, url: str | None) -> int:
     from pipeline.study import web
 
     web.serve(store, planned, host, port, _checked_url(url) if url else None)
-    return OK
 
 
-def results(folder: Path, seed: int, *, leaderboard: bool, as_json: bool) -> int:
-    """Print and write the results; with `leaderboard`, also add them to the leaderboards of the runs."""
+@study.command()
+def results(
+    folder: Folder,
+    leaderboard: Annotated[
+        bool,
+        typer.Option("--leaderboard", "--board", help="Add the average ranks to the leaderboards of the runs."),
+    ] = False,
+    seed: Annotated[int, typer.Option(metavar="N", help="Random seed of the bootstrap.")] = 0,
+    json: AsJson = False,
+) -> None:
+    """Print average ranks with confidence intervals and tests.
+
+    Per question: q1 is text alignment, q2 realism, q3 details. Confidence intervals are over volunteers, with Friedman
+    and Nemenyi tests. The ranks are also written to the study folder as CSV.
+    """
     _require()
-    from pipeline.study import results
+    from pipeline.study import results as results_of
     from pipeline.study.database import Database
 
     store = Store(folder)
@@ -78,21 +142,32 @@ def results(folder: Path, seed: int, *, leaderboard: bool, as_json: bool) -> int
         ballots, invited = database.ballots(), database.voters()
     finally:
         database.close()
-    found = results.found(planned, ballots, seed)
-    results.write(store, planned, found, ballots)
+    found = results_of.found(planned, ballots, seed)
+    results_of.write(store, planned, found, ballots)
     print(
-        json.dumps(results.as_values(planned, found), indent=2)
-        if as_json
-        else results.markdown(planned, found, invited)
+        dumps(results_of.as_values(planned, found), indent=2) if json else results_of.markdown(planned, found, invited)
     )
     if leaderboard:
-        for path in results.to_leaderboards(planned, found):
+        for path in results_of.to_leaderboards(planned, found):
             _log(f"Leaderboard: {path}")
-    return OK
 
 
-def published(table: Path, voters: int) -> int:
-    """Check published ranks and print the critical distance. Raises UserError for impossible ranks."""
+@study.command()
+def published(
+    table: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="CSV with columns method, q1_rank (text alignment), q2_rank (realism) and q3_rank (details).",
+        ),
+    ],
+    voters: Annotated[int, typer.Option(metavar="N", help="Number of volunteers who voted.")],
+) -> None:
+    """Check published average ranks.
+
+    Fails if no set of rankings has these averages. Prints the critical distance between ranks for this number of
+    volunteers.
+    """
     from evaluation.ranking import critical_distance
     from pipeline.leaderboard import table as leaderboard
     from pipeline.leaderboard import user_study
@@ -103,10 +178,9 @@ def published(table: Path, voters: int) -> int:
     print(leaderboard.aligned([names, *([f"{row[name]}" for name in names] for row in rows)]))
     distance = critical_distance(len(rows), voters)
     print(f"{voters} volunteers: ranks closer than {distance:.3f} do not differ significantly (Nemenyi).")
-    return OK
 
 
-def _print_links(store: Store, planned: plan.StudyPlan, count: int, base: str) -> int:
+def _print_links(store: Store, planned: plan.StudyPlan, count: int, base: str) -> None:
     from pipeline.study.database import Database
 
     database = Database(store.root / plan.DATABASE)
@@ -115,7 +189,6 @@ def _print_links(store: Store, planned: plan.StudyPlan, count: int, base: str) -
     finally:
         database.close()
     print("\n".join(f"{base}/i/{token}" for token in tokens))
-    return OK
 
 
 def _require() -> None:

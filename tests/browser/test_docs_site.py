@@ -13,10 +13,9 @@ from urllib.parse import unquote
 
 import html5lib
 import pytest
-from typer.main import get_command
 
-from pipeline.cli.app import app
-from sctd.objectives import OBJECTIVES
+from pipeline.cli.app import loaded
+from sctd.recipe.objective import ENTRIES
 from tests.support.paths import ROOT
 
 DOCS = ROOT / "docs"
@@ -105,7 +104,7 @@ def commands(command, name: str = "segmentdreamer"):
 
 def test_every_visible_command_and_option_is_documented(site):
     text, documented = text_of(site / "docs" / "reference" / "cli.html"), 0
-    for name, command in commands(get_command(app)):
+    for name, command in commands(loaded()):
         assert (f"\n{name}#" in text or f"{name}¶" in text) == (not command.hidden), name
         for option in () if command.hidden else command.params:
             documented += 1
@@ -131,8 +130,8 @@ def test_reference_has_every_public_function_of_its_modules(site, package):
 
 def test_reference_has_each_objective_with_its_equation(site):
     page = site / "docs" / "reference" / "sctd.html"
-    for function in OBJECTIVES.values():
-        assert f"{function.__module__}.{function.__name__}" in ids(page)
+    for entry in ENTRIES.values():
+        assert entry.function.replace(":", ".") in ids(page)
     assert "Eq. 10 before its weight b(t)" in text_of(page)
     assert "Float[Tensor, 'num 3']" in text_of(page)
 

@@ -9,11 +9,9 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 from unittest import mock
 
-from typer.main import get_command
-
 from pipeline import prompts as suites
 from pipeline.assets import export
-from pipeline.cli.app import app
+from pipeline.cli.app import loaded
 from pipeline.commands import bench as commands
 from pipeline.commands import cluster as commands_cluster
 from pipeline.events import progress
@@ -22,7 +20,7 @@ from pipeline.plan.recipes import settings
 from pipeline.weights import catalogue
 from pipeline.work import placement
 from sctd.recipe.custom_objective import is_custom
-from sctd.recipe.methods import FOR_OBJECTIVE
+from sctd.recipe.methods import METHODS, for_objective
 from sctd.recipe.presets import RECIPES
 from sctd.recipe.recipe import with_overrides
 from tests.support.paths import ROOT
@@ -37,7 +35,7 @@ WITHOUT_PARSER = {
 }
 ONE_OF = {
     "to": export.FORMATS, "executor": commands.EXECUTORS, "log": progress.LOGS, "target": commands_cluster.TARGETS,
-    "eval_placement": placement.PLACEMENTS, "role": catalogue.ROLES,
+    "eval_placement": placement.PLACEMENTS, "names": catalogue.ROLES,
 }  # fmt: skip
 
 
@@ -110,7 +108,7 @@ def check(shown: Shown) -> None:
 
 
 def check_verb(words: list[str], *, may_be_bare: bool = False) -> None:
-    command: Any = get_command(app)
+    command: Any = loaded()
     known = {option for parameter in command.params for option in parameter.opts}
     while words and words[0].startswith("--"):
         assert words[0] in known | {"--help"}, words[0]
@@ -130,7 +128,7 @@ def check_verb(words: list[str], *, may_be_bare: bool = False) -> None:
 def _check_values(values: dict[str, Any]) -> None:
     objectives = [name for name in (values.get("objective") or "sctd").split(",") if not is_placeholder(name)]
     own = {name for name in objectives if is_custom(name) and (ROOT / name.partition(":")[0]).is_file()}
-    assert {*objectives} <= {*FOR_OBJECTIVE, *own}, objectives
+    assert {*objectives} <= {*METHODS, *own}, objectives
     if (suite := values.get("suite")) and not is_placeholder(suite):
         assert suite in suites.bundled(), suite
     for name, known in ONE_OF.items():
@@ -143,7 +141,7 @@ def _check_values(values: dict[str, Any]) -> None:
             assert is_placeholder(recipe) or (ROOT / recipe).is_file(), recipe
         base = RECIPES.get(recipe, RECIPES["embedded"])()
         for name in sorted({*objectives} - own) or ["sctd"]:
-            with_overrides(FOR_OBJECTIVE[name](base), settings(values.get("set_") or []))
+            with_overrides(for_objective(base, name), settings(values.get("set_") or []))
         sweep.from_options(values.get("sweep") or [], base)
     if values.get("command"):
         check_verb(values["command"])
@@ -176,6 +174,6 @@ def _check_module(name: str, words: list[str]) -> None:
             _check_values({key: values[key] for key in ("objective",) if key in values})
             if "set" in values:
                 (method, *_) = [name for name in values["objective"].split(",") if not is_placeholder(name)] or ["sctd"]
-                with_overrides(FOR_OBJECTIVE[method](RECIPES["paper"]()), settings(values["set"]))
+                with_overrides(for_objective(RECIPES["paper"](), method), settings(values["set"]))
             if "bench" in values:
                 check_verb(["bench", *values["bench"]])

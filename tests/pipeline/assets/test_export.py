@@ -1,7 +1,6 @@
 """segmentdreamer export: selection of the asset, contents of the files, errors and warnings."""
 
 import io
-import json
 import subprocess
 from pathlib import Path
 
@@ -16,10 +15,11 @@ from typer.testing import CliRunner
 
 from pipeline.assets import export as flow
 from pipeline.cli.app import app
-from pipeline.cli.options import EXPORTS
+from pipeline.store.run_folder import Store
 from sctd.formats import gltf, ply, splat, spz
 from sctd.formats.axes import axes, rotated
 from sctd.scene.gaussians import Gaussians, rgb_to_sh
+from tests.support import runs
 from tests.support.splats import read_with_gaussforge, some_splats
 
 FRONT, LEFT, UP = torch.eye(3)
@@ -50,11 +50,7 @@ def run(tmp_path) -> Path:
     for job_id, _, _ in jobs[:2]:
         (root / "items" / job_id).mkdir(parents=True)
         (root / "items" / job_id / "asset.ply").write_bytes(ply.to_ply(signposts()))
-    described = [
-        {"job_id": job_id, "prompt_id": text.replace(" ", "-"), "prompt": text, "method": method, "objective": method}
-        for job_id, text, method in jobs
-    ]
-    (root / "run.json").write_text(json.dumps({"jobs": described}))
+    runs.manifest(Store(root), [runs.job(*about) for about in jobs])
     return root
 
 
@@ -204,7 +200,7 @@ def test_ambiguous_and_missing_assets_are_errors(run, tmp_path):
 
 def test_invalid_options_are_errors(asset, tmp_path):
     assert refused(asset, "--to=spzz") == (
-        f"Error: Unknown value 'spzz' for --to; choose from {EXPORTS}; the nearest is 'spz'."
+        "Error: Unknown value 'spzz' for --to; choose from ply, splat, spz, sog, glb, obj, mp4, gif, png; the nearest is 'spz'."
     )
     assert "--up is 'x'; expected z, y or -y" in refused(asset, "--to=ply", "--up=x")
     assert "--mesh requires --to glb" in refused(asset, "--to=obj", "--mesh")
@@ -236,4 +232,4 @@ def test_files_that_are_not_assets_are_errors(tmp_path):
 
 
 def test_help_names_every_format():
-    assert EXPORTS.split(", ") == list(flow.FORMATS)
+    assert f"Format: {', '.join(flow.FORMATS)}. Repeatable." in " ".join(invoke("--help").stdout.split())

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from pipeline.cli.app import app
 from pipeline.commands import bench as commands
 from pipeline.work import flow
-from sctd.recipe.methods import FOR_OBJECTIVE
+from sctd.recipe.methods import METHODS
 from tests.support.paths import EXAMPLES
 
 BALL = ["--set", "initialization.kind=ball", "--set", "initialization.count=150"]
@@ -108,7 +108,7 @@ def no_work(monkeypatch):
         (["bench", "--prompt", "a cube", "--seed", "-1"], "--seed is -1; expected a whole number from 0 to 2^63 - 1."),
         (
             ["bench", "--prompt", "a cube", "--objective", "sctdd"],
-            f"Unknown objective 'sctdd'; choose from {', '.join(FOR_OBJECTIVE)}; the nearest is 'sctd'.",
+            f"Unknown objective 'sctdd'; choose from {', '.join(METHODS)}; the nearest is 'sctd'.",
         ),
         (
             ["bench", "--prompt", "a cube", "--set", "guidance.scal=3"],

@@ -7,11 +7,10 @@ import shlex
 import kubernetes_validate
 import pytest
 import yaml
-from typer.main import get_command
 from typer.testing import CliRunner
 
 from cluster.jobs.description import decoded
-from pipeline.cli.app import app
+from pipeline.cli.app import app, loaded
 from pipeline.commands import cluster as commands_cluster
 from tests.support import crd_schemas, emulated_kubernetes, fake_kubeflow, fake_kubernetes
 from tests.support.paths import ROOT
@@ -104,7 +103,7 @@ def test_invalid_options_are_one_line_errors():
     ],
 )
 def test_weights_follow_from_the_command(command, weights):
-    assert commands_cluster.weights_of(get_command(app), command) == weights
+    assert commands_cluster.weights_of(loaded(), command) == weights
 
 
 def test_cronjob_submits_the_same_job():
@@ -176,7 +175,7 @@ def test_submit_kuberay_twice_creates_one_job_and_returns_its_status(tmp_path, m
 @pytest.mark.parametrize("target", ["ray", "kuberay", "kfp"])
 def test_resubmit_has_the_alias_again(target, option):
     options = ["--name", "nightly", *([] if target == "ray" else IMAGE)]
-    submit = get_command(app).commands["submit"].commands[target]
+    submit = loaded().commands["submit"].commands[target]
     assert submit.make_context(target, [*options, option, "--", "bench"]).params["resubmit"] is True
     assert submit.make_context(target, [*options, "--", "bench"]).params["resubmit"] is False
 

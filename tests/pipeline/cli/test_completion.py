@@ -4,13 +4,12 @@ import shutil
 import sys
 
 import pytest
-from typer.main import get_command
 from typer.testing import CliRunner
 
 from pipeline.cli import completion
-from pipeline.cli.app import app
+from pipeline.cli.app import app, loaded
 from pipeline.prompts import bundled
-from sctd.recipe.methods import FOR_OBJECTIVE
+from sctd.recipe.methods import METHODS
 from sctd.recipe.presets import RECIPES
 from sctd.recipe.recipe import Recipe, keys
 
@@ -28,14 +27,14 @@ def test_values_are_completed_from_the_known_names():
 
 
 def test_last_of_several_objectives_is_completed_without_repetition():
-    assert completion.objectives("") == list(FOR_OBJECTIVE)
+    assert completion.objectives("") == list(METHODS)
     assert completion.objectives("sctd,sd") == ["sctd,sds", "sctd,sds-authors"]
     assert completion.objectives("sds,sd") == ["sds,sds-authors"]
 
 
 def test_every_option_with_known_values_is_completed():
-    bench = {option.name: option for option in get_command(app).commands["bench"].params}
-    context = get_command(app).commands["bench"].make_context("bench", [])
+    bench = {option.name: option for option in loaded().commands["bench"].params}
+    context = loaded().commands["bench"].make_context("bench", [])
     for name, word in (
         ("suite", "embedded40"), ("objective", "sctd"), ("recipe", "paper"), ("executor", "inline"), ("log", "json"),
         ("eval_placement", "cpu"), ("set_", "iterations="), ("sweep", "iterations="),

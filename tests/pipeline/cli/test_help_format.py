@@ -3,10 +3,9 @@
 import re
 
 import pytest
-from typer.main import get_command
 from typer.testing import CliRunner
 
-from pipeline.cli.app import app
+from pipeline.cli.app import app, loaded
 from pipeline.work.placement import EVALUATOR_GPU
 
 
@@ -20,7 +19,7 @@ def help_of(*words: str) -> str:
     return " ".join(CliRunner().invoke(app, [*words, "--help"]).stdout.split())
 
 
-COMMANDS = list(commands(get_command(app)))
+COMMANDS = list(commands(loaded()))
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
@@ -51,7 +50,7 @@ def test_only_commands_with_several_methods_separate_objectives_with_commas():
     for words in (["bench"], ["nightly"]):
         assert "Separate several with commas" in help_of(*words)
     assert "commas" not in help_of("benchmark", "speed")
-    assert "Several, separated by commas, generate an asset each." in help_of("generate")
+    assert "Separate several with commas to generate one asset for each." in help_of("generate")
 
 
 def test_share_of_a_gpu_of_the_evaluator():
@@ -75,7 +74,7 @@ def test_options_without_effect_are_hidden_and_still_accepted():
         ("schedule", "kfp"): ["--time-zone"],
     }
     for words, options in hidden.items():
-        command = get_command(app)
+        command = loaded()
         for word in words:
             command = command.commands[word]
         for option in options:

@@ -1,0 +1,125 @@
+"""`ExecutionOptions`: what a user chooses that does not affect the results of a run; and the executor of its work."""
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from cluster.scheduling.executor import BootError, Executor, InlineExecutor
+from cluster.scheduling.stalls import StallTimeout
+from pipeline.errors import UserError, nearest
+from pipeline.events import tracking
+from pipeline.events.progress import check_log
+from pipeline.option import option
+from pipeline.store import manifest
+from pipeline.work.placement import check_placement
+
+EXECUTORS = "ray", "inline"
+SNAPSHOT_SECONDS = 3.0
+MOST_WORKERS, MOST_WORKERS_PER_CORE = 1024, 8
+MOST_CHECKPOINT_SECONDS = MOST_STALL_SECONDS = 86_400
+
+
+@dataclass(frozen=True)
+class ExecutionOptions:
+    """How a run is executed and reported."""
+
+    workers: int | None = option(
+        None,
+        metavar="N",
+        help="Number of assets to generate in parallel.",
+        show_default="one per GPU; without GPUs, one per CPU core",
+    )
+    executor: str = option(
+        "ray",
+        metavar="NAME",
+        complete=f"{__name__}:EXECUTORS",
+        help="Executor: ray, or inline (run jobs sequentially in this process).",
+    )
+    eval_placement: str = option(
+        "auto",
+        metavar="PLACEMENT",
+        complete="pipeline.work.placement:PLACEMENTS",
+        help="Where to score assets: shared (0.2 of the GPU of a generation worker), dedicated (a GPU without "
+        "generation workers; if there is only one GPU, after generation), cpu, or auto (currently shared).",
+    )
+    stall_seconds: float = option(
+        StallTimeout().stall_seconds,
+        metavar="SECONDS",
+        help="Seconds without a heartbeat after which a worker is considered stalled; longer if its iterations are "
+        "slow.",
+    )
+    checkpoint_seconds: float = option(
+        20.0,
+        metavar="SECONDS",
+        help="Time between checkpoints of an asset, in seconds; 0 saves after every iteration.",
+    )
+    log: str = option(
+        "auto",
+        metavar="FORMAT",
+        complete="pipeline.events.progress:LOGS",
+        help="Progress output: table, lines, json or auto. json is one event per line; auto is a table on a terminal, "
+        "lines otherwise.",
+    )
+    track: str | None = option(
+        None, metavar="NAME", help="Also log settings, losses and scores to an experiment tracker: mlflow or wandb."
+    )
+    report: bool = option(True, "--report/--no-report", help="Write the report pages to report/.")
+    live: int | None = option(
+        None,
+        metavar="PORT",
+        help="Show assets in the browser during generation, on this port of the loopback interface; 0 picks a free "
+        "port. Requires pip install 'segmentdreamer[live]'.",
+        show_default="off",
+    )
+
+    @property
+    def snapshot_seconds(self) -> float:
+        """Time between a worker's snapshots of its asset."""
+        return math.inf if self.live is None else SNAPSHOT_SECONDS
+
+    def check(self) -> None:
+        """Raise UserError for unknown names and values out of range."""
+        check_log(self.log)
+        check_placement(self.eval_placement)
+        tracking.check(self.track)
+        if not 1 <= self.stall_seconds <= MOST_STALL_SECONDS:
+            raise UserError(f"--stall-seconds is {self.stall_seconds:g}; expected 1 to {MOST_STALL_SECONDS}.")
+        self._check_workers()
+        if not 0 <= self.checkpoint_seconds <= MOST_CHECKPOINT_SECONDS:
+            raise UserError(
+                f"--checkpoint-seconds is {self.checkpoint_seconds:g}; expected 0 to {MOST_CHECKPOINT_SECONDS}."
+            )
+
+    def _check_workers(self) -> None:
+        if self.executor not in EXECUTORS:
+            hint = nearest(self.executor, EXECUTORS)
+            raise UserError(
+                f"Unknown value {self.executor!r} for --executor; choose from {', '.join(EXECUTORS)}{hint}."
+            )
+        cores, is_inline = manifest.cores(), self.executor == "inline"
+        elsewhere = os.environ.get("RAY_ADDRESS", "local") != "local"
+        most = 1 if is_inline else MOST_WORKERS if elsewhere else MOST_WORKERS_PER_CORE * cores
+        if self.workers is not None and not 1 <= self.workers <= most:
+            limit = "1 (inline runs in one process)" if is_inline else f"1 to {most} ({cores} cores here)"
+            raise UserError(f"--workers is {self.workers}; expected {limit}, or omit it.")
+
+
+@contextmanager
+def executing(execution: ExecutionOptions) -> Iterator[Executor]:
+    """The executor of these options, shut down at the end."""
+    if execution.executor == "inline":
+        yield InlineExecutor()
+        return
+    from cluster.ray.executor import RayExecutor
+    from cluster.ray.session import disconnect
+
+    try:
+        timeout = StallTimeout(stall_seconds=execution.stall_seconds)
+        yield RayExecutor(cpus=execution.workers or 0, stall_timeout=timeout)
+    except BootError as error:
+        error.add_note(error.failure.details)  # the worker's traceback, for --debug
+        raise
+    finally:
+        disconnect()
