@@ -12,8 +12,9 @@ from types import MappingProxyType
 from typing import Any
 
 from cluster.ray.nodes import DrainCheck
-from cluster.scheduling.executor import Progress, Stage, Success, Worker, attempt
+from cluster.scheduling.executor import Stage, Success, Worker, attempt
 from cluster.scheduling.failures import Failure
+from cluster.scheduling.workers import Progress
 
 # Actors run side by side on all cores, one thread each; an OpenMP pool per actor would oversubscribe them.
 ONE_THREAD = MappingProxyType(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from cluster.scheduling.executor import Progress
+from cluster.scheduling.workers import Progress
 from evaluation.views import Views
 from pipeline.errors import UserError
 from pipeline.reference.cache import Shards, features_file, from_png, images_file, to_png

@@ -7,7 +7,8 @@ import time
 from functools import partial
 from pathlib import Path
 
-from cluster.scheduling.executor import Progress, Stage
+from cluster.scheduling.executor import Stage
+from cluster.scheduling.workers import Progress
 
 STEPS, LONG = 6, 1000
 

@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 import pytest
 
-from cluster.scheduling.executor import BootError, Event, Failure, InlineExecutor, Outcome, Stage, StorageError
+from cluster.scheduling.executor import BootError, InlineExecutor, Outcome, Stage, StorageError
+from cluster.scheduling.failures import Failure
+from cluster.scheduling.workers import Event
 from tests.support.fake_workers import STEPS, FailsAtStart, logged, stages
 
 FINE = ["ok-a", "ok-b", "ok-c"]

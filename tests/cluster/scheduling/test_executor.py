@@ -2,7 +2,8 @@
 
 import pytest
 
-from cluster.scheduling.executor import DRAINED, Progress, Success, attempt
+from cluster.scheduling.executor import DRAINED, Success, attempt
+from cluster.scheduling.workers import Progress
 
 
 def worker(item):
