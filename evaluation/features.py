@@ -7,7 +7,7 @@ interface.
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
@@ -16,6 +16,7 @@ from evaluation.clip_score import ClipScorer
 from evaluation.views import Views
 
 
+@runtime_checkable
 class FeatureNetwork(Protocol):
     """`name` goes into the metric's id (`fd@<name>`), `weights` (SHA-256) into the key of a reference."""
 

@@ -3,12 +3,14 @@
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
+
+from evaluation import EvaluationError
 
 Views = UInt8[np.ndarray, "views height width 3"]
 """The rendered views of one object."""
@@ -25,6 +27,21 @@ def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> l
     """
     with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
         return list(pool.map(function, items))
+
+
+def checked(views: Any) -> Views:
+    """Views as a NumPy array. Raises EvaluationError unless they are uint8 [views, height, width, 3] and not empty."""
+    if not isinstance(views, np.ndarray | Tensor):
+        raise EvaluationError(f"views are a {type(views).__name__}: expected a NumPy array or a torch tensor")
+    if (dtype := str(views.dtype).removeprefix("torch.")) != "uint8":
+        raise EvaluationError(
+            f"views are {dtype}: expected uint8; evaluation.views.to_bytes converts colours in [0, 1]"
+        )
+    if views.ndim != 4 or views.shape[3] != 3 or 0 in views.shape:
+        raise EvaluationError(
+            f"views have the shape {list(views.shape)}: expected [views, height, width, 3] with at least one view"
+        )
+    return views.detach().cpu().numpy() if isinstance(views, Tensor) else views
 
 
 def to_bytes(images: Float[Tensor, "views 3 height width"]) -> Views:
