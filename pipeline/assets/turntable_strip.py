@@ -23,7 +23,7 @@ def turntable_strip(run: Path, pixels: int, views: int) -> np.ndarray:
     from sctd.scene.cameras import orbit
 
     store = Store(run)
-    assets = [store.item(job["job_id"]) / ASSET for job in manifest.read(store)["jobs"]]
+    assets = [store.item(job.job_id) / ASSET for job in manifest.read(store).jobs]
     cameras = orbit(
         views,
         elevation_degrees=ELEVATION_DEGREES,

@@ -6,7 +6,6 @@ of the evaluation camera. The back of a portrait is not tested, because no train
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +16,8 @@ from evaluation.clip_score import ClipScorer
 from evaluation.statistics import mean_over_prompts, paired_difference
 from pipeline.assets import images
 from pipeline.embedded import weights_folder, world
+from pipeline.store import manifest
+from pipeline.store.run_folder import Store
 from sctd.formats import ply
 from sctd.scene.cameras import orbit
 from sctd.scene.gaussians import Gaussians
@@ -35,23 +36,23 @@ class Found(NamedTuple):
 
 def look(run: Path, scorer: ClipScorer) -> list[Found]:
     """Every scored asset of a run folder, in the order of its jobs."""
-    settings = json.loads((run / "run.json").read_text())
-    jobs, recipes = settings["jobs"], settings["recipes"]
-    texts = list(dict.fromkeys(job["prompt"] for job in jobs))
-    rows = [(job, run / "items" / job["job_id"]) for job in jobs]
+    store = Store(run)
+    settings = manifest.read(store)
+    texts = settings.prompts
     features = scorer.text_features(texts)
     found = []
-    for job, folder in rows:
+    for job in settings.jobs:
+        folder = store.item(job.job_id)
         if not (folder / "evaluation.npz").exists():
             continue
         with np.load(folder / "evaluation.npz") as file:
             cosines = (file["image_features"] @ features.T).mean(0)
-        right, method = texts.index(job["prompt"]), job.get("method", job["objective"])
-        front, back = _sides(job["prompt"], ply.from_ply((folder / "asset.ply").read_bytes()), scorer)
-        if not _sees_backs(recipes.get(method, {})):
+        front, back = _sides(job.prompt, ply.from_ply((folder / "asset.ply").read_bytes()), scorer)
+        if not _sees_backs(settings.recipes.get(job.method, {})):
             back = None
+        right = texts.index(job.prompt)
         named = int(cosines.argmax()) == right
-        found.append(Found(method, job["prompt"], float(cosines[right]), named, front, back))
+        found.append(Found(job.method, job.prompt, float(cosines[right]), named, front, back))
     return found
 
 

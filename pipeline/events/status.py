@@ -9,6 +9,9 @@ from typing import Any
 from pipeline.events.progress import duration
 from pipeline.store import files, lease, manifest
 from pipeline.store.attempts import ATTEMPT, HEADER_BYTES, NUMERIC_FAILURE, SCORING
+from pipeline.store.manifest import Manifest
+from pipeline.store.records import Done, Failed, JobEntry, Record
+from pipeline.store.results import current
 from pipeline.store.run_folder import CHECKPOINT, GENERATION, Store
 
 STATES = "done", "failed", "judging", "generated", "running", "stopped", "waiting"
@@ -19,16 +22,16 @@ def of(store: Store) -> dict[str, Any]:
     """The object that `status --json` prints. Raises UserError if the folder contains no run."""
     about = manifest.read(store)
     holder = lease.holder(store.root)
-    jobs = [_job(store, job, about, is_held=holder is not None) for job in about["jobs"]]
+    jobs = [_job(store, job, about, is_held=holder is not None) for job in about.jobs]
     states = Counter(job["state"] for job in jobs)
     return {
         "run": str(store.root),
-        "run_id": about["run_id"],
+        "run_id": about.run_id,
         "states": {state: states[state] for state in STATES},
         "jobs": jobs,
         "lease": holder and {key: holder.get(key) for key in ("host", "pid", "epoch", "expires_utc")},
         "bytes": sum(files.sizes(store.root)),
-        "started_utc": about["sessions"][0]["started_utc"],
+        "started_utc": about.sessions[0].started_utc,
         "next": _next(store, about, states, is_held=holder is not None),
     }
 
@@ -50,39 +53,38 @@ def table(status: dict[str, Any]) -> str:
     return "".join(f"{line}\n" for line in [*lines, status["next"]])
 
 
-def _job(store: Store, job: dict[str, Any], about: dict[str, Any], *, is_held: bool) -> dict[str, Any]:
-    folder = store.item(job["job_id"])
-    record, made = store.record(job["job_id"]) or {}, store.read_json(folder / GENERATION)
+def _job(store: Store, job: JobEntry, about: Manifest, *, is_held: bool) -> dict[str, Any]:
+    folder, made = store.item(job.job_id), store.generation(job.job_id)
+    record = current(store.record(job.job_id), job, about)
     attempt = store.read_json(folder / (SCORING if made else ATTEMPT))
     checkpoint, iteration = folder / CHECKPOINT, None
     if not made and checkpoint.exists():
         iteration = _iteration(files.head(checkpoint, HEADER_BYTES))
-    state = _state(record, about.get("evaluation"), has_asset=bool(made), is_started=bool(attempt), is_held=is_held)
+    state = _state(record, has_asset=made is not None, is_started=attempt is not None, is_held=is_held)
     numeric_failure = store.read_json(folder / NUMERIC_FAILURE) or {}
     last = checkpoint if iteration is not None else folder / GENERATION if made else None
     is_failed = state == "failed"
     return {
-        "job_id": job["job_id"],
-        "prompt": job["prompt"],
-        "method": job["method"],
+        "job_id": job.job_id,
+        "prompt": job.prompt,
+        "method": job.method,
         "state": state,
-        "iteration": made["iterations"] if made else iteration,
-        "iterations": made["iterations"] if made else about["recipes"][job["method"]]["iterations"],
-        "attempt": made.get("attempt") if made else (attempt or {}).get("number"),
+        "iteration": made.iterations if made else iteration,
+        "iterations": made.iterations if made else about.recipe(job.method)["iterations"],
+        "attempt": made.attempt if made else (attempt or {}).get("number"),
         "age_seconds": _age(last, attempt),
-        "error_kind": record["error_kind"] if is_failed else "numeric" if numeric_failure else "",
-        "error": record["error"] if is_failed else numeric_failure.get("error", ""),
-        "warnings": (made or {}).get("warnings", []),
+        "error_kind": record.error_kind if is_failed else "numeric" if numeric_failure else "",
+        "error": record.error if is_failed else numeric_failure.get("error", ""),
+        "warnings": list(made.warnings or ()) if made else [],
     }
 
 
-def _state(record: dict[str, Any], evaluation: str | None, *, has_asset: bool, is_started: bool, is_held: bool) -> str:
-    ended = record.get("status")
-    if ended == "done" and evaluation in (None, record["evaluation"]):
+def _state(record: Record, *, has_asset: bool, is_started: bool, is_held: bool) -> str:
+    if isinstance(record, Done):
         return "done"
     if is_started and is_held:
         return "judging" if has_asset else "running"
-    if ended == "failed":
+    if isinstance(record, Failed):
         return "failed"
     if has_asset:
         return "generated"
@@ -109,9 +111,9 @@ def _age(path: Any, attempt: dict[str, Any] | None) -> float | None:
     return max(0.0, (datetime.now(UTC) - started).total_seconds())
 
 
-def _next(store: Store, about: dict[str, Any], states: Counter[str], *, is_held: bool) -> str:
+def _next(store: Store, about: Manifest, states: Counter[str], *, is_held: bool) -> str:
     if is_held:
         return f"Running. To check again: segmentdreamer status {store.root}"
-    if states["done"] == len(about["jobs"]):
+    if states["done"] == len(about.jobs):
         return f"Finished: {store.root}/leaderboard.csv, {store.root}/report.md"
-    return f"To resume: {about['sessions'][-1]['command']}"
+    return f"To resume: {about.sessions[-1].command}"

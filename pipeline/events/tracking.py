@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.errors import UserError, nearest
+from pipeline.store.manifest import Manifest
 from pipeline.store.run_folder import Store
 
 PROJECT = "segmentdreamer"
@@ -131,13 +132,13 @@ def check(name: str | None) -> None:
 class Tracker:
     """A sink that sends records to a tracking service, and the run's tables at the end."""
 
-    def __init__(self, name: str, store: Store, settings: dict[str, Any], last_stage: str = "evaluate"):
+    def __init__(self, name: str, store: Store, settings: Manifest, last_stage: str = "evaluate"):
         self.name, self.store, self.last_stage = name, store, last_stage
         self.ends = {"jobs/done": 0.0, "jobs/failed": 0.0}
         self.service: Service | None = None
         self._attempt(lambda: self._open(settings))
 
-    def _open(self, settings: dict[str, Any]) -> None:
+    def _open(self, settings: Manifest) -> None:
         self.service = SERVICES[self.name](self.store.root.resolve().name, _plain(settings))
 
     def take(self, record: dict[str, Any]) -> None:
@@ -179,11 +180,11 @@ class Tracker:
             self.name = ""
 
 
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+def _plain(settings: Manifest) -> dict[str, Any]:
     """The settings that fit into a table of parameters; run.json has all of them."""
-    chosen = {key: settings[key] for key in SETTINGS}
-    recipes = {f"recipe/{label}": json.dumps(recipe, sort_keys=True) for label, recipe in settings["recipes"].items()}
-    return chosen | {"weights": settings["weights"]["name"], "jobs": len(settings["jobs"])} | recipes
+    chosen = {key: getattr(settings, key) for key in SETTINGS}
+    recipes = {f"recipe/{label}": json.dumps(recipe, sort_keys=True) for label, recipe in settings.recipes.items()}
+    return chosen | {"weights": settings.weights.name, "jobs": len(settings.jobs)} | recipes
 
 
 def _scores(path: Path) -> Iterator[tuple[str, float]]:

@@ -8,9 +8,11 @@ from evaluation.statistics import paired_difference
 from pipeline.assets import images
 from pipeline.leaderboard.columns import AVERAGED
 from pipeline.leaderboard.markdown_report import escaped
-from pipeline.leaderboard.table import RunResults
 from pipeline.plan.sweep import formatted
+from pipeline.store.records import Failed, Record
+from pipeline.store.results import RunResults
 from pipeline.store.run_folder import ASSET, CONTACT, DIFFERENCES, GRID
+from sctd.recipe.names import current as current_name
 
 METRICS = "clip", "ir", "clip_rprec"
 CONFIDENCE = 0.95  # that all intervals of one metric hold simultaneously
@@ -18,25 +20,24 @@ CONFIDENCE = 0.95  # that all intervals of one metric hold simultaneously
 
 def cells(run: RunResults) -> list[dict[str, Any]]:
     """`grid.csv`: a row per job, with its swept settings."""
-    rows = []
-    for job in run.manifest["jobs"]:
-        record = run.records[job["job_id"]] or {"status": "unfinished"}
-        scores, facts = record.get("scores") or {}, record.get("generation") or {}
+    rows, settings = [], {method: run.manifest.settings(method) for method in run.methods}
+    for record in run.records.values():
+        scores, facts = record.scores, record.generation
         rows.append(
-            {"method": job["method"], "objective": job["objective"]}
-            | {key: formatted(_setting(run, job["method"], key)) for key in run.manifest["swept"]}
-            | {"prompt": job["prompt"], "seed": job["seed"], "status": record["status"]}
+            {"method": record.method, "objective": record.objective}
+            | {key: formatted(settings[record.method][current_name(key)]) for key in run.manifest.swept}
+            | {"prompt": record.prompt, "seed": record.seed, "status": record.status}
             | {f"{metric}@{run.models}": scores[metric]["mean"] if scores else None for metric in METRICS}
-            | {"seconds": facts.get("seconds"), "asset": f"items/{job['job_id']}/{ASSET}" if facts else None}
+            | {"seconds": facts and facts.seconds, "asset": f"items/{record.job_id}/{ASSET}" if facts else None}
         )
     return rows
 
 
 def grid(run: RunResults) -> bytes:
     """`grid.png`: a row per prompt, a column per method."""
-    prompts = list(dict.fromkeys(job["prompt"] for job in run.manifest["jobs"]))
-    jobs = {(job["prompt"], job["method"]): job["job_id"] for job in run.manifest["jobs"]}
-    tiles = [[_tile(run, jobs.get((prompt, method))) for method in run.methods] for prompt in prompts]
+    prompts = run.manifest.prompts
+    records = {(record.prompt, record.method): record for record in run.records.values()}
+    tiles = [[_tile(run, records.get((prompt, method))) for method in run.methods] for prompt in prompts]
     return images.grid(run.methods, prompts, tiles)
 
 
@@ -49,7 +50,7 @@ def differences(run: RunResults) -> list[dict[str, Any]]:
     first, *others = run.methods
     confidence = 1 - (1 - CONFIDENCE) / len(others)
     return [
-        _difference(run, metric, first, other, confidence) for metric in AVERAGED for other in others if run.jobs(other)
+        _difference(run, metric, first, other, confidence) for metric in AVERAGED for other in others if run.of(other)
     ]
 
 
@@ -70,18 +71,18 @@ def markdown(run: RunResults, found: list[dict[str, Any]]) -> str:
     )
 
 
-def _tile(run: RunResults, job_id: str | None) -> images.Tile:
-    record = (run.records[job_id] if job_id else None) or {"status": "unfinished"}
-    sheet = run.store.item(job_id) / CONTACT if job_id else None
-    scores = record.get("scores") or {}
+def _tile(run: RunResults, record: Record | None) -> images.Tile:
+    if record is None:
+        return images.Tile(None, "unfinished")
+    sheet, scores = run.store.item(record.job_id) / CONTACT, record.scores
     score_line = "  ".join(f"{metric} {scores[metric]['mean']:.3g}" for metric in AVERAGED if metric in scores)
-    caption = f"failed: {record['error_kind']}" if record["status"] == "failed" else score_line or record["status"]
-    return images.Tile(sheet.read_bytes() if sheet and sheet.exists() else None, caption)
+    caption = f"failed: {record.error_kind}" if isinstance(record, Failed) else score_line or record.status
+    return images.Tile(sheet.read_bytes() if sheet.exists() else None, caption)
 
 
 def _difference(run: RunResults, metric: str, first: str, other: str, confidence: float) -> dict[str, Any]:
     ours, theirs = (
-        {(record["prompt"], record["seed"]): record["scores"][metric]["mean"] for record in run.done(method)}
+        {(record.prompt, record.seed): record.scores[metric]["mean"] for record in run.done(method)}
         for method in (other, first)
     )
     both = [key for key in ours if key in theirs]
@@ -104,10 +105,3 @@ def _interval(row: dict[str, Any]) -> str:
         return f"{row['difference']:+.3g}{count}"
     text = f"{row['difference']:+.3g} ({row['low']:+.3g} to {row['high']:+.3g})"
     return (f"**{text}**" if row["low"] > 0 or row["high"] < 0 else text) + count
-
-
-def _setting(run: RunResults, method: str, key: str) -> Any:
-    value = run.manifest["recipes"][method]
-    for name in key.split("."):
-        value = value[name]
-    return value

@@ -5,96 +5,37 @@ paper's published numbers have separate rows and columns (`clip@Table-2`). Only 
 """
 
 import io
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from evaluation.references import Reference, from_bytes, require_one_reference
+from evaluation.references import require_one_reference
 from evaluation.statistics import mean_over_prompts
 from pipeline.digests import digest
-from pipeline.errors import UserError
 from pipeline.leaderboard import paper_table, user_study
 from pipeline.leaderboard.columns import ARROWS, AVERAGED, DETAILS, definitions
 from pipeline.leaderboard.paper_table import PAPER_RECIPES
 from pipeline.reference.distances import DistanceCache
-from pipeline.store import manifest
-from pipeline.store.run_folder import ASSET, BLANK, EVALUATION, Store
-from pipeline.store.run_folder import DISTANCES as KEPT
-from pipeline.weights.models import EMBEDDED, digest_of
-from pipeline.weights.networks import DISTANCES, REQUIRED, Distance
+from pipeline.store.records import Done, Failed, Record
+from pipeline.store.results import RunResults
+from pipeline.store.run_folder import ASSET, EVALUATION
+from pipeline.weights.models import EMBEDDED
+from pipeline.weights.networks import DISTANCES
 
 
-@dataclass(frozen=True)
-class RunResults:
-    """A run folder: its manifest and the record of each job (None: unfinished)."""
-
-    store: Store
-    manifest: dict[str, Any]
-    records: dict[str, dict[str, Any] | None]
-    kept: DistanceCache = field(default_factory=lambda: DistanceCache({}))
-    blank: dict[str, dict[str, float]] | None = None
-    """The scores of a white image for each prompt, by the same scorers."""
-
-    @classmethod
-    def read(cls, store: Store) -> "RunResults":
-        """Raises UserError if the folder contains no run."""
-        settings = manifest.read(store)
-        evaluation = settings.get("evaluation")  # absent from manifests of older versions
-        records = {job["job_id"]: _current(store.record(job["job_id"]), evaluation) for job in settings["jobs"]}
-        blank = store.read_json(store.root / BLANK) or {}
-        scores = blank.get("scores") if blank.get("evaluation") == evaluation else None
-        return cls(store, settings, records, DistanceCache(store.read_json(store.root / KEPT) or {}), scores)
-
-    @property
-    def models(self) -> str:
-        return self.manifest["weights"]["name"]
-
-    @property
-    def methods(self) -> list[str]:
-        return list(self.manifest["recipes"])
-
-    def jobs(self, method: str) -> list[dict[str, Any]]:
-        return [job for job in self.manifest["jobs"] if job["method"] == method]
-
-    def done(self, method: str) -> list[dict[str, Any]]:
-        """The records with scores, in job order."""
-        found = (self.records[job["job_id"]] for job in self.jobs(method))
-        return [record for record in found if record is not None and record["status"] == "done"]
-
-    @property
-    def distances(self) -> list[Distance]:
-        """The distances that this run was scored with."""
-        parts = self.manifest["weights"]["sha256"]
-        return [d for d in DISTANCES.values() if d.metric == REQUIRED or d.reference in parts]
-
-    def reference(self, distance: Distance) -> Reference:
-        """The reference of a distance. Raises UserError if its file is missing or has changed."""
-        path = Path(self.manifest["weights"]["folder"]) / distance.reference
-        if not path.is_file():
-            raise UserError(f"{path} is missing; {self.store.root} was scored against it: restore the file.")
-        known = self.manifest["weights"]["sha256"].get(distance.reference)
-        if known and known != digest_of(path):
-            raise UserError(
-                f"{path} is not the reference that {self.store.root} was scored against; restore that file, or score "
-                f"the assets again with segmentdreamer evaluate {self.store.root}."
-            )
-        return from_bytes(path.read_bytes())
-
-    @property
-    def has_failures(self) -> bool:
-        return any(map(_is_failed, self.records.values()))
-
-
-def leaderboard(runs: list[RunResults], *, paper: bool | None = None) -> pd.DataFrame:
+def leaderboard(
+    runs: Sequence[RunResults], *, paper: bool | None = None, cache: DistanceCache | None = None
+) -> pd.DataFrame:
     """`leaderboard.csv`: a row per method of each run. Raises EvaluationError for runs with different references.
 
     `paper` appends the rows of the paper's Table 2; None appends them if published models ran the paper's recipe.
+    `cache` has the distances that are known, by default those in the run folders.
     """
+    cache = DistanceCache.read(run.store for run in runs) if cache is None else cache
     user_study.require_one([run.store for run in runs])
-    rows = [_row(run, method) for run in runs for method in run.methods]
+    rows = [_row(run, method, cache) for run in runs for method in run.methods]
     for models in {run.models for run in runs}:
         for distance in DISTANCES.values():
             column = f"{distance.metric}@{models}"
@@ -103,7 +44,7 @@ def leaderboard(runs: list[RunResults], *, paper: bool | None = None) -> pd.Data
     table = pd.DataFrame(rows)
     if paper is None:
         published = [run for run in runs if run.models != EMBEDDED]
-        paper = any(recipe["name"] in PAPER_RECIPES for run in published for recipe in run.manifest["recipes"].values())
+        paper = any(recipe["name"] in PAPER_RECIPES for run in published for recipe in run.manifest.recipes.values())
     if not paper:
         return table
     whole = table.select_dtypes("integer").columns  # keep these integers although the paper's rows leave them empty
@@ -112,7 +53,7 @@ def leaderboard(runs: list[RunResults], *, paper: bool | None = None) -> pd.Data
 
 def per_object(run: RunResults) -> pd.DataFrame:
     """`per_object.csv`: a row per job."""
-    return pd.DataFrame([_object(run, job) for job in run.manifest["jobs"]])
+    return pd.DataFrame([_object(run, record) for record in run.records.values()])
 
 
 def from_rows(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -165,42 +106,42 @@ def aligned(lines: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in padded)
 
 
-def _row(run: RunResults, method: str) -> dict[str, Any]:
-    about, jobs, done = run.manifest, run.jobs(method), run.done(method)
-    recipe, session = about["recipes"][method], about["sessions"][-1]
+def _row(run: RunResults, method: str, cache: DistanceCache) -> dict[str, Any]:
+    about, records, done = run.manifest, run.of(method), run.done(method)
+    recipe, session = about.settings(method), about.sessions[-1]
     identity = {
-        "run_id": about["run_id"],
-        "date_utc": session["started_utc"],
+        "run_id": about.run_id,
+        "date_utc": session.started_utc,
         "method": method,
         "recipe": recipe["name"],
         "source": "run",
         "comparable": True,
-        "guidance": "perp-neg" if recipe["guidance"].get("perp_neg") else "cfg",
-        "cfg_scale": recipe["guidance"]["scale"],
-        "n_prompts": len(jobs),
-        "n_seeds": len({job["seed"] for job in jobs}),
-        "n_views": about["views"],
-        "n_failed": sum(_is_failed(run.records[job["job_id"]]) for job in jobs),
-        "protocol": about["protocol"],
+        "guidance": "perp-neg" if recipe.get("guidance.perp_neg") else "cfg",
+        "cfg_scale": recipe["guidance.scale"],
+        "n_prompts": len(records),
+        "n_seeds": len({record.seed for record in records}),
+        "n_views": about.views,
+        "n_failed": sum(isinstance(record, Failed) for record in records),
+        "protocol": about.protocol,
     }
     origin = {
-        "prompts_sha": digest(sorted(job["prompt"] for job in jobs))[:16],
+        "prompts_sha": digest(sorted(record.prompt for record in records))[:16],
         "ref_key": None,
-        "weights_sha": digest(about["weights"]["sha256"])[:16],
-        "metric_version": about["metric_version"],
-        "code_sha": session["commit"],
-        "env_sha": digest(session["versions"])[:16],
+        "weights_sha": digest(about.weights.sha256)[:16],
+        "metric_version": about.metric_version,
+        "code_sha": session.commit,
+        "env_sha": digest(session.versions)[:16],
     }
     if done:
-        distances, keys = _distances(run, done)
-        identity |= _averages(run.models, done) | _penalised(run, jobs) | distances | _costs(done)
+        distances, keys = _distances(run, done, cache)
+        identity |= _averages(run.models, done) | _penalised(run, records) | distances | _costs(done)
         origin |= keys
     else:
-        identity |= _penalised(run, jobs)
+        identity |= _penalised(run, records)
     return identity | user_study.columns(run.store, method) | origin
 
 
-def _averages(models: str, done: list[dict[str, Any]]) -> dict[str, Any]:
+def _averages(models: str, done: list[Done]) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for metric in AVERAGED:
         name = f"{metric}@{models}"
@@ -213,17 +154,16 @@ def _averages(models: str, done: list[dict[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def _penalised(run: RunResults, jobs: list[dict[str, Any]]) -> dict[str, Any]:
+def _penalised(run: RunResults, records: list[Record]) -> dict[str, Any]:
     """The averages with the score of a white image for each failed job; absent if no job failed."""
-    if run.blank is None or not run.has_failures:
+    if not run.failed or run.blank is None:
         return {}
-    ended = [(job["prompt"], record) for job in jobs if (record := run.records[job["job_id"]]) is not None]
     row: dict[str, Any] = {}
     for metric in AVERAGED:
         values = [
-            run.blank[prompt][metric] if _is_failed(record) else record["scores"][metric]["mean"]
-            for prompt, record in ended
-            if _is_failed(record) or record["status"] == "done"
+            run.blank[record.prompt][metric] if isinstance(record, Failed) else record.scores[metric]["mean"]
+            for record in records
+            if isinstance(record, Done | Failed)
         ]
         if values:
             mean, name = mean_over_prompts(np.array(values)), f"{metric}_penalised@{run.models}"
@@ -231,15 +171,15 @@ def _penalised(run: RunResults, jobs: list[dict[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def _distances(run: RunResults, done: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, str]]:
+def _distances(run: RunResults, done: list[Done], cache: DistanceCache) -> tuple[dict[str, Any], dict[str, str]]:
     """The distances of all views to each reference, and the references' keys by column."""
-    scored = [np.load(io.BytesIO((run.store.item(record["job_id"]) / EVALUATION).read_bytes())) for record in done]
+    scored = [np.load(io.BytesIO((run.store.item(record.job_id) / EVALUATION).read_bytes())) for record in done]
     row: dict[str, Any] = {}
     keys = {}
     for distance in run.distances:
         reference = run.reference(distance)
         features = [arrays[distance.features] for arrays in scored]
-        estimates = run.kept.estimates(distance, features, reference, run.manifest["metric_version"])
+        estimates = cache.estimates(distance, features, reference, run.manifest.metric_version)
         for metric, estimate in estimates.items():
             name = f"{metric}@{run.models}"
             row |= {name: estimate and estimate.value, f"{name}_se": estimate and estimate.standard_error}
@@ -247,60 +187,48 @@ def _distances(run: RunResults, done: list[dict[str, Any]]) -> tuple[dict[str, A
     return row, keys
 
 
-def _current(record: dict[str, Any] | None, evaluation: str | None) -> dict[str, Any] | None:
-    """The record, without scores by other scorers than the manifest's."""
-    if record is None or record["status"] != "done" or evaluation in (None, record["evaluation"]):
-        return record
-    return {key: value for key, value in record.items() if key != "scores"} | {"status": "generated"}
-
-
-def _is_failed(record: dict[str, Any] | None) -> bool:
-    return record is not None and record["status"] == "failed"
-
-
-def _costs(done: list[dict[str, Any]]) -> dict[str, Any]:
-    generated = [record["generation"] for record in done]
+def _costs(done: list[Done]) -> dict[str, Any]:
+    generated = [record.generation for record in done]
     return {
-        "time_min": sum(facts["seconds"] for facts in generated) / 60 / len(generated),
-        "peak_gib": max(facts["peak_bytes"] for facts in generated) / 2**30,
-        "n_gauss": sum(facts["num_gaussians"] for facts in generated) / len(generated),
-        "gpu": ", ".join(sorted({facts["device"] for facts in generated})),
+        "time_min": sum(facts.seconds for facts in generated) / 60 / len(generated),
+        "peak_gib": max(facts.peak_bytes for facts in generated) / 2**30,
+        "n_gauss": sum(facts.num_gaussians for facts in generated) / len(generated),
+        "gpu": ", ".join(sorted({facts.device for facts in generated})),
     }
 
 
-def _object(run: RunResults, job: dict[str, Any]) -> dict[str, Any]:
-    record = run.records[job["job_id"]] or {"status": "unfinished"}
+def _object(run: RunResults, record: Record) -> dict[str, Any]:
     row = {
-        "run_id": run.manifest["run_id"],
-        "method": job["method"],
-        "prompt_id": job["prompt_id"],
-        "prompt": job["prompt"],
-        "seed": job["seed"],
-        "status": record["status"],
-        "error_kind": record.get("error_kind"),
-        "error": record.get("error"),
-        "deaths": record.get("deaths"),
+        "run_id": run.manifest.run_id,
+        "method": record.method,
+        "prompt_id": record.prompt_id,
+        "prompt": record.prompt,
+        "seed": record.seed,
+        "status": record.status,
+        "error_kind": record.error_kind,
+        "error": record.error,
+        "deaths": record.deaths,
     }
-    for metric, summary in (record.get("scores") or {}).items():
+    for metric, summary in record.scores.items():
         name = f"{metric}@{run.models}"
         row |= {name: summary["mean"]}
         if metric in AVERAGED:
             row |= {f"{name}_sd": summary["sd"], f"{name}_p10": summary["p10"]}
-    facts = record.get("generation") or {}
+    facts = record.generation
     return row | {
-        "t_init_s": facts.get("init_seconds"),
-        "t_opt_s": facts.get("optimize_seconds"),
-        "t_total_s": facts.get("seconds"),
-        "t_eval_s": record.get("evaluation_seconds"),
-        "resumed_from": facts.get("resumed_from"),
-        "n_gauss": facts.get("num_gaussians"),
-        "asset": f"items/{job['job_id']}/{ASSET}" if facts else None,
-        "key": job["job_id"],
+        "t_init_s": facts and facts.init_seconds,
+        "t_opt_s": facts and facts.optimize_seconds,
+        "t_total_s": facts and facts.seconds,
+        "t_eval_s": record.evaluation_seconds,
+        "resumed_from": facts and facts.resumed_from,
+        "n_gauss": facts and facts.num_gaussians,
+        "asset": f"items/{record.job_id}/{ASSET}" if facts else None,
+        "key": record.job_id,
     }
 
 
-def _column(done: list[dict[str, Any]], metric: str, statistic: str) -> np.ndarray:
-    return np.array([record["scores"][metric][statistic] for record in done])
+def _column(done: list[Done], metric: str, statistic: str) -> np.ndarray:
+    return np.array([record.scores[metric][statistic] for record in done])
 
 
 def _cell(table: pd.DataFrame, row: pd.Series, name: str, direction: str) -> str:

@@ -1,7 +1,7 @@
 """Jobs: one per prompt and method, identified by the digest of everything that can change its asset."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -58,36 +58,21 @@ class Job:
         return digest(content)[:16]
 
 
-@dataclass(frozen=True)
-class GeneratedAsset:
-    """A generated asset in its item's folder: its job and prompt, for the evaluator, and facts about its generation."""
+def plan(
+    prompts: Sequence[Prompt], methods: Sequence[Method], seed: int, weights: Callable[[Recipe], str]
+) -> list[Job]:
+    """Every prompt with every method, ordered by prompt, so that an unfinished run still compares the same prompts.
 
-    job_id: str
-    prompt: str
-    facts: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class ScoredAsset:
-    """An asset and its scores: per metric the mean, standard deviation and lowest tenth over its views.
-
-    Defined here and not beside the evaluator, so that the driver can receive it without loading model libraries.
+    `weights` is the digest of the models that generate a recipe's assets.
     """
-
-    asset: GeneratedAsset
-    scores: dict[str, dict[str, float]]
-    seconds: float
-
-
-def plan(prompts: Sequence[Prompt], methods: Iterable[Method], seed: int, weights: str) -> list[Job]:
-    """Every prompt with every method, ordered by prompt, so that an unfinished run still compares the same prompts."""
-    methods = list(methods)
-    return [Job(prompt, method.recipe, seed, weights, method.label) for prompt in prompts for method in methods]
+    found = [(method, weights(method.recipe)) for method in methods]
+    return [Job(prompt, method.recipe, seed, sha, method.label) for prompt in prompts for method, sha in found]
 
 
 def without_machine(recipe: Recipe) -> dict[str, Any]:
     """The recipe as JSON values, without its name and the keys that only choose a machine; files by their digests."""
-    tree = recipe.model_dump(mode="json", exclude={"name": True, "compute": {"min_gpu_gib"}})
+    left_out: dict[str, Any] = {"name": True, "objective": recipe.objective.unstored, "compute": {"min_gpu_gib"}}
+    tree = recipe.model_dump(mode="json", exclude=left_out)
     path = tree["initialization"]["path"]
     if path and Path(path).is_file():
         tree["initialization"]["path"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()

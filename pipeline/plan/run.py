@@ -4,7 +4,7 @@ torch is imported only if an initialization is read from a file.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -14,8 +14,6 @@ from pipeline.plan.jobs import Job, Method, plan
 from pipeline.plan.protocol import Protocol
 from pipeline.prompts.prompt import Prompt
 from pipeline.weights.models import EVALUATION, GENERATION, Weights
-from sctd.recipe.names import current as current_name
-from sctd.recipe.names import stored as stored_name
 from sctd.recipe.recipe import Recipe
 
 METRIC_VERSION = 1  # increase whenever the same asset would get different scores
@@ -43,11 +41,10 @@ class Run:
     @cached_property
     def jobs(self) -> list[Job]:
         """One per prompt and method."""
-        jobs = plan(self.prompts, self.methods, self.seed, self.weights.generation_digest(with_shape=self._with_shape))
-        if not any(map(_is_controlled, self.recipes)):
-            return jobs
-        weights = self.weights.generation_digest(with_shape=self._with_shape, with_control=True)
-        return [replace(job, weights=weights) if _is_controlled(job.recipe) else job for job in jobs]
+        return plan(self.prompts, self.methods, self.seed, self._generation_digest)
+
+    def _generation_digest(self, recipe: Recipe) -> str:
+        return self.weights.generation_digest(with_shape=self._with_shape, with_control=_is_controlled(recipe))
 
     @property
     def _with_shape(self) -> bool:
@@ -68,34 +65,6 @@ class Run:
         objectives = "+".join(dict.fromkeys(recipe.objective.display_name for recipe in self.recipes))
         sweep = "-sweep" if any(method.swept for method in self.methods) else ""
         return f"{self.suite}-{objectives}{sweep}-{digest([[job.id for job in self.jobs], evaluation])[:10]}"
-
-    def settings(self) -> dict[str, Any]:
-        """The settings stored in the run folder, which later commands compare with their own."""
-        return {
-            "suite": self.suite,
-            "seed": self.seed,
-            "views": self.protocol.num_views,
-            "protocol": self.protocol.name,
-            "metric_version": METRIC_VERSION,
-            "evaluation": self.evaluation,
-            "recipes": {method.label: method.recipe.stored() for method in self.methods},
-            "swept": list(
-                dict.fromkeys(stored_name(current_name(key)) for method in self.methods for key in method.swept)
-            ),
-            "weights": {"name": self.weights.name, "folder": str(self.weights.folder), "sha256": self.weights.digests},
-            "jobs": [
-                {
-                    "job_id": job.id,
-                    "prompt_id": job.prompt.id,
-                    "prompt": job.prompt.text,
-                    "shape_prompt": job.prompt.shape_text,
-                    "method": job.method,
-                    "objective": job.objective,
-                    "seed": job.seed,
-                }
-                for job in self.jobs
-            ],
-        }
 
     def check(self, *, scored: bool) -> None:
         """Raise UserError if the run cannot succeed. `scored`: the assets are scored, so the scorers are needed."""

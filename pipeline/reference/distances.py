@@ -5,7 +5,7 @@ from, so they can be obsolete but never wrong.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,8 @@ import numpy as np
 from evaluation.jackknife import Estimate, frechet
 from evaluation.kid import kernel_distance
 from evaluation.references import Reference
+from pipeline.store.run_folder import DISTANCES as CACHE
+from pipeline.store.run_folder import Store
 from pipeline.weights.networks import Distance
 
 
@@ -23,6 +25,12 @@ class DistanceCache:
 
     known: dict[str, Any]
     used: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, stores: Iterable[Store]) -> "DistanceCache":
+        """The cache of these run folders."""
+        files = (store.read_json(store.root / CACHE) or {} for store in stores)
+        return cls({key: estimate for file in files for key, estimate in file.items()})
 
     def estimates(
         self, distance: Distance, objects: Sequence[np.ndarray], reference: Reference, metric_version: int

@@ -14,13 +14,13 @@ import numpy as np
 from evaluation.statistics import holm, sign_flip_p
 from pipeline.errors import UserError
 from pipeline.leaderboard.columns import ARROWS, AVERAGED, DETAILS, definitions
-from pipeline.leaderboard.markdown_report import machine
-from pipeline.leaderboard.table import RunResults, rows_of
+from pipeline.leaderboard.table import rows_of
 from pipeline.nightly import report as nightly_report
 from pipeline.nightly.verdict import GateResult
 from pipeline.store import files
+from pipeline.store.records import Record
+from pipeline.store.results import RunResults
 from pipeline.store.run_folder import ASSET, CONTACT, EVALUATION, TURNTABLE, VERDICT
-from sctd.recipe.names import current_tree
 
 SIGNIFICANCE = 0.05  # largest Holm-adjusted p at which a method differs significantly from the best
 EVENTS = "events"
@@ -32,27 +32,18 @@ class Entry:
     """The job of one method for one prompt. `number` is the method's index in the report."""
 
     run: RunResults
-    job: dict[str, Any]
-    record: dict[str, Any]
+    record: Record
     label: str
     number: int
 
     @property
     def name(self) -> str:
         """Names its files: unique in the report and safe in a path."""
-        return f"{self.number}-{self.job['job_id']}"
+        return f"{self.number}-{self.record.job_id}"
 
     @property
     def folder(self) -> Path:
-        return self.run.store.item(self.job["job_id"])
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        return self.record.get("generation") or {}
-
-    @property
-    def scores(self) -> dict[str, dict[str, float]]:
-        return self.record.get("scores") or {}
+        return self.run.store.item(self.record.job_id)
 
     def has(self, file: str) -> bool:
         return (self.folder / file).is_file()
@@ -64,7 +55,7 @@ class Entry:
     @cached_property
     def views(self) -> dict[str, np.ndarray]:
         """The score of each view by metric, starting at the front; empty if the asset was not scored."""
-        if not self.scores or not self.has(EVALUATION):
+        if not self.record.scores or not self.has(EVALUATION):
             return {}
         with np.load(io.BytesIO(files.read(self.folder / EVALUATION))) as file:
             return {metric: np.asarray(file[metric], float) for metric in AVERAGED if metric in file.files}
@@ -80,15 +71,14 @@ def by_prompt(runs: Sequence[RunResults]) -> dict[str, list[Entry]]:
     numbers = {label: number for number, label in enumerate(labels(runs))}
     found: dict[str, list[Entry]] = {}
     for run in runs:
-        for job in run.manifest["jobs"]:
-            if not re.fullmatch(r"[\w-]+", job["job_id"]):
+        for record in run.records.values():
+            if not re.fullmatch(r"[\w-]+", record.job_id):
                 raise UserError(
-                    f"{run.store.root} has a job with id {job['job_id']!r}; expected letters and digits. Its run.json "
+                    f"{run.store.root} has a job with id {record.job_id!r}; expected letters and digits. Its run.json "
                     "was not written by this program: do not use it."
                 )
-            label = _label(runs, run, job["method"])
-            record = run.records[job["job_id"]] or {"status": "unfinished"}
-            found.setdefault(job["prompt"], []).append(Entry(run, job, record, label, numbers[label]))
+            label = _label(runs, run, record.method)
+            found.setdefault(record.prompt, []).append(Entry(run, record, label, numbers[label]))
     return found
 
 
@@ -98,7 +88,7 @@ def labels(runs: Sequence[RunResults]) -> list[str]:
 
 
 def _label(runs: Sequence[RunResults], run: RunResults, method: str) -> str:
-    return method if len(runs) == 1 else f"{run.manifest['run_id']}: {method}"
+    return method if len(runs) == 1 else f"{run.manifest.run_id}: {method}"
 
 
 def against_best(runs: Sequence[RunResults], metric: str) -> dict[str, float]:
@@ -110,9 +100,9 @@ def against_best(runs: Sequence[RunResults], metric: str) -> dict[str, float]:
     groups: dict[tuple[str, str], dict[str, dict[Any, float]]] = {}
     for run in runs:
         for method in run.methods:
-            values = {(r["prompt"], r["seed"]): r["scores"][metric]["mean"] for r in run.done(method)}
+            values = {(r.prompt, r.seed): r.scores[metric]["mean"] for r in run.done(method)}
             if values:
-                key = run.models, run.manifest["protocol"]
+                key = run.models, run.manifest.protocol
                 groups.setdefault(key, {})[_label(runs, run, method)] = values
     found: dict[str, float] = {}
     for methods in groups.values():
@@ -217,30 +207,22 @@ def verdict(run: RunResults) -> dict[str, Any] | None:
 def origin(run: RunResults) -> dict[str, Any]:
     """The contents of the recipes page: sessions, evaluation, weights, and settings that differ between methods."""
     about = run.manifest
-    recipes = {method: current_tree(recipe) for method, recipe in about["recipes"].items()}
-    leaves = {method: dict(_leaves(recipe)) for method, recipe in recipes.items()}
-    keys = list(dict.fromkeys(key for own in leaves.values() for key in own))
-    rows = [(key, [_text(own.get(key)) for own in leaves.values()]) for key in keys]
+    settings = [about.settings(method) for method in run.methods]
+    keys = dict.fromkeys(key for own in settings for key in own)
+    rows = [(key, [_text(own.get(key)) for own in settings]) for key in keys]
     return {
-        "name": about["run_id"],
-        "sessions": [s | {"machine": machine(s["hardware"])} for s in about["sessions"]],
+        "name": about.run_id,
+        "sessions": about.sessions,
         "evaluation": [
-            ("protocol", about["protocol"]),
-            ("metrics", f"version {about['metric_version']}"),
-            ("models", about["weights"]["name"]),
-            ("seed", about["seed"]),
+            ("protocol", about.protocol),
+            ("metrics", f"version {about.metric_version}"),
+            ("models", about.weights.name),
+            ("seed", about.seed),
         ],
-        "weights": about["weights"]["sha256"],
-        "recipes": {m: json.dumps(r, indent=2, ensure_ascii=False) for m, r in recipes.items()},
+        "weights": about.weights.sha256,
+        "recipes": {m: json.dumps(about.recipe(m), indent=2, ensure_ascii=False) for m in run.methods},
         "differing": [(key, values) for key, values in rows if len(set(values)) > 1],
     }
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for key, value in tree.items():
-        found += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
-    return found
 
 
 def _text(value: Any) -> str:

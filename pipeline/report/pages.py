@@ -11,11 +11,11 @@ from typing import Any
 
 from pipeline.leaderboard import paper_table, table
 from pipeline.leaderboard.columns import AVERAGED
-from pipeline.leaderboard.table import RunResults
 from pipeline.report import curves, facts, viewer
 from pipeline.report.facts import Entry
 from pipeline.report.templating import TEMPLATES, templates
 from pipeline.store import files, manifest
+from pipeline.store.results import RunResults
 from pipeline.store.run_folder import ASSET, CONTACT, TREND, TURNTABLE, Store
 
 FOLDER = "report"  # inside a run folder
@@ -82,9 +82,9 @@ class _Pages:
             self.written.add(path)
             if not path.exists() or path.stat().st_mtime < source.stat().st_mtime:
                 self.out.write(path, viewer.embedded(files.read(source)))
-            back = f"../prompts/{list(self.prompts).index(entry.job['prompt']) + 1:03}.html"
+            back = f"../prompts/{list(self.prompts).index(entry.record.prompt) + 1:03}.html"
             page = {
-                "title": f"{entry.job['prompt']}, {entry.label}",
+                "title": f"{entry.record.prompt}, {entry.label}",
                 "asset": f"../assets/{entry.name}.js",
                 "back": back,
             }
@@ -92,22 +92,22 @@ class _Pages:
 
     def _shown(self, entry: Entry, root: str) -> dict[str, Any]:
         """An entry as template values."""
-        media = f"{root}media/{entry.name}"
-        scores = {metric: entry.scores[metric]["mean"] for metric in AVERAGED if metric in entry.scores}
-        status, costs = entry.record["status"], entry.facts
+        media, record = f"{root}media/{entry.name}", entry.record
+        scores = {metric: record.scores[metric]["mean"] for metric in AVERAGED if metric in record.scores}
+        costs = record.generation
         numbers = [(TITLES.get(metric, metric), facts.shown(value)) for metric, value in scores.items()]
         numbers += [
-            (f"{TITLES.get(metric, metric)} p10", facts.shown(entry.scores[metric]["p10"])) for metric in scores
+            (f"{TITLES.get(metric, metric)} p10", facts.shown(record.scores[metric]["p10"])) for metric in scores
         ]
-        numbers += [("time", _minutes(costs["seconds"])), ("Gaussians", f"{costs['num_gaussians']:,}")] if costs else []
+        numbers += [("time", _minutes(costs.seconds)), ("Gaussians", f"{costs.num_gaussians:,}")] if costs else []
         shown = {
             "label": entry.label,
             "colour": entry.number % len(curves.COLOURS),
-            "status": "failed" if status == "failed" else "" if status == "done" else status,
-            "reason": entry.record.get("error") or "",
+            "status": "" if record.status == "done" else record.status,
+            "reason": record.error or "",
             "short": f"{scores['clip']:.1f}" if "clip" in scores else "",
             "facts": numbers,
-            "file": f"{entry.job['job_id']}",
+            "file": entry.record.job_id,
         }
         if entry.has_asset:
             shown |= {"asset": f"{media}/{ASSET}", "turntable": f"{media}/{TURNTABLE}", "contact": f"{media}/{CONTACT}"}
@@ -147,10 +147,10 @@ class _Pages:
         heads = facts.columns(self.leaderboard)
         everything = [entry for entries in self.prompts.values() for entry in entries]
         numbers = {prompt: number for number, prompt in enumerate(self.prompts, start=1)}
-        unfinished = [entry for entry in everything if entry.record["status"] != "done"]
+        unfinished = [entry for entry in everything if entry.record.status != "done"]
         costs = {
-            "minutes": _by_label(everything, lambda generation: generation["seconds"] / 60),
-            "Gaussians": _by_label(everything, lambda generation: generation["num_gaussians"]),
+            "minutes": _by_label(everything, lambda generation: generation.seconds / 60),
+            "Gaussians": _by_label(everything, lambda generation: generation.num_gaussians),
         }
         has_paper = any(row["source"] == "paper" for row in table.rows_of(self.leaderboard))
         rows = facts.cells(self.runs, self.leaderboard, heads)
@@ -158,7 +158,7 @@ class _Pages:
             "index.html",
             "index.html",
             here="index",
-            title=", ".join(run.manifest["run_id"] for run in self.runs),
+            title=", ".join(run.manifest.run_id for run in self.runs),
             summary=_summary(self.runs, everything),
             columns=heads,
             rows=rows,
@@ -169,11 +169,11 @@ class _Pages:
             paper_caption=paper_table.CAPTION,
             failures=[
                 {
-                    "prompt": e.job["prompt"],
-                    "page": f"prompts/{numbers[e.job['prompt']]:03}.html",
+                    "prompt": e.record.prompt,
+                    "page": f"prompts/{numbers[e.record.prompt]:03}.html",
                     "label": e.label,
-                    "stage": e.record.get("failed_stage") or "",
-                    "reason": e.record.get("error") or e.record["status"],
+                    "stage": e.record.failed_stage or "",
+                    "reason": e.record.error or e.record.status,
                 }
                 for e in unfinished
             ],
@@ -229,7 +229,7 @@ def _training_curves(
     panels: dict[str, list[curves.Line]] = {}
     for title, name in curves.TRAINING.items():
         for entry in entries:
-            records = progress.get(entry.job["job_id"], [])
+            records = progress.get(entry.record.job_id, [])
             points = sorted({record["iteration"]: record[name] for record in records if name in record}.items())
             if len(points) > 1:
                 x, y = zip(*points, strict=True)
@@ -240,15 +240,15 @@ def _training_curves(
 def _by_label(entries: Sequence[Entry], value: Any) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for entry in entries:
-        if entry.facts:
-            found.setdefault(entry.label, []).append(value(entry.facts))
+        if entry.record.generation:
+            found.setdefault(entry.label, []).append(value(entry.record.generation))
     return found
 
 
 def _summary(runs: Sequence[RunResults], entries: Sequence[Entry]) -> str:
-    statuses = [entry.record["status"] for entry in entries]
+    statuses = [entry.record.status for entry in entries]
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
-    suites = ", ".join(dict.fromkeys(f"{run.manifest['suite']} ({run.manifest['protocol']})" for run in runs))
+    suites = ", ".join(dict.fromkeys(f"{run.manifest.suite} ({run.manifest.protocol})" for run in runs))
     return f"{len(statuses)} jobs of {suites}: {counts}."
 
 

@@ -3,28 +3,29 @@
 import hashlib
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any
 
 from pipeline.assets import images
 from pipeline.digests import digest
 from pipeline.leaderboard import columns, comparison, table
 from pipeline.leaderboard.markdown_report import report
+from pipeline.reference.distances import DistanceCache
 from pipeline.store import files, manifest
+from pipeline.store.results import RunResults
 from pipeline.store.run_folder import CONTACT, DIFFERENCES, DISTANCES, GRID, LEADERBOARD, RECORD, VERDICT, Store
 
 PUBLISHED = ".published.json"  # digests of the inputs of the images and pages in a run folder
 
 
-def publish(store: Store, *, paper: bool | None = None, pages: bool | None = None) -> str:
+def publish(run: RunResults, *, paper: bool | None = None, pages: bool | None = None) -> str:
     """Write leaderboard.csv, per_object.csv, columns.json, report.md and contact.png; return the brief leaderboard.
 
     Several methods also get differences.csv, grid.csv and grid.png. `paper`: see `table.leaderboard`. `pages`: write
     the report pages, with the asset viewer if it has been fetched; None updates them if they exist. Images, and
     pages by None, are written only if what they show has changed.
     """
-    run = table.RunResults.read(store)
-    leaderboard, objects = table.leaderboard([run], paper=paper), table.per_object(run)
-    store.write_json(store.root / DISTANCES, run.kept.used)
+    store, cache = run.store, DistanceCache.read([run.store])
+    leaderboard, objects = table.leaderboard([run], paper=paper, cache=cache), table.per_object(run)
+    store.write_json(store.root / DISTANCES, cache.used)
     store.write(store.root / LEADERBOARD, csv := table.csv(leaderboard))
     store.write(store.root / "per_object.csv", table.csv(objects))
     store.write_json(store.root / "columns.json", columns.definitions(leaderboard.columns))
@@ -38,7 +39,7 @@ def publish(store: Store, *, paper: bool | None = None, pages: bool | None = Non
         if written.get("images") != inputs or not (store.root / GRID).exists():
             store.write(store.root / GRID, comparison.grid(run))
         compared = comparison.markdown(run, differences)
-    text = report(run.manifest, run.records, table.markdown(leaderboard), compared)
+    text = report(run, table.markdown(leaderboard), compared)
     store.write(store.root / "report.md", text.encode())
     if sheets and (written.get("images") != inputs or not (store.root / CONTACT).exists()):
         store.write(store.root / CONTACT, images.stacked(sheets))
@@ -54,7 +55,7 @@ def publish(store: Store, *, paper: bool | None = None, pages: bool | None = Non
     return table.markdown(leaderboard, brief=True)
 
 
-def _inputs(run: table.RunResults, csv: bytes, sheets: Sequence[bytes]) -> str:
+def _inputs(run: RunResults, csv: bytes, sheets: Sequence[bytes]) -> str:
     """Digest of all that the images and pages show, and of the versions that draw them."""
     from pipeline.report import viewer
 
@@ -63,7 +64,7 @@ def _inputs(run: table.RunResults, csv: bytes, sheets: Sequence[bytes]) -> str:
         [
             version("segmentdreamer"),
             viewer.archive().is_file(),
-            run.records,
+            {job_id: record.to_json() for job_id, record in run.records.items()},
             run.store.read_json(run.store.root / VERDICT),
             [hashlib.sha256(part).hexdigest() for part in parts],
         ]
@@ -91,16 +92,7 @@ def rows(csv: bytes) -> str:
     return table.json_rows(table.read_csv(csv))
 
 
-def compared(stores: list[Store], *, paper: bool | None = None) -> tuple[str, bytes]:
+def compared(runs: Sequence[RunResults], *, paper: bool | None = None) -> tuple[str, bytes]:
     """A leaderboard of several runs: the brief table, and the CSV."""
-    leaderboard: Any = table.leaderboard([table.RunResults.read(store) for store in stores], paper=paper)
+    leaderboard = table.leaderboard(runs, paper=paper)
     return table.markdown(leaderboard, brief=True), table.csv(leaderboard)
-
-
-def failures(store: Store, job_ids: list[str]) -> list[str]:
-    """A line for each job that failed."""
-    return [
-        f"{record['prompt']} ({record.get('method', record['objective'])}): {record['error']}"
-        for record in store.records(job_ids)
-        if record["status"] == "failed"
-    ]

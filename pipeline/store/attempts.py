@@ -16,9 +16,9 @@ import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from pipeline.store import files
+from pipeline.store.records import GenerationFacts
 from pipeline.store.run_folder import ASSET, CHECKPOINT, CONTACT, GENERATION, TURNTABLE, Store
 
 ATTEMPT, SCORING, ACCEPTED, BEFORE = "attempt.json", "judging.json", "accepted", "checkpoint-before"
@@ -154,7 +154,7 @@ class Attempt:
         """Write an output to the folder of this attempt, which no other attempt writes to."""
         self.store.write(self.fence.folder / self.name / name, content)
 
-    def commit(self, facts: dict[str, Any]) -> dict[str, Any]:
+    def commit(self, facts: GenerationFacts) -> GenerationFacts:
         """Accept this attempt unless another one is accepted; return the facts of that one. Raises SupersededError."""
         self.fence.check()
         self.store.write_json(self.fence.folder / self.name / GENERATION, facts)
@@ -162,18 +162,18 @@ class Attempt:
         return published(self.store, self.fence.job_id) or facts
 
 
-def published(store: Store, job_id: str) -> dict[str, Any] | None:
+def published(store: Store, job_id: str) -> GenerationFacts | None:
     """The facts of a job's accepted asset, or None. Finish moving its files if the attempt was interrupted."""
     folder = store.item(job_id)
-    facts = store.read_json(folder / GENERATION)
+    facts = store.generation(job_id)
     if facts is None:
         try:
             name = files.read(folder / ACCEPTED).decode()
         except FileNotFoundError:
-            return store.read_json(folder / GENERATION)  # another process has just moved the files
+            return store.generation(job_id)  # another process has just moved the files
         for output in OUTPUTS:
             files.move(folder / name / output, folder / output)
-        facts = store.read_json(folder / GENERATION)
+        facts = store.generation(job_id)
     _clear(store, folder)
     return facts
 

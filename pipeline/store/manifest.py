@@ -10,15 +10,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from pipeline.errors import UserError, shortened
 from pipeline.plan.protocol import Protocol
-from pipeline.plan.run import Run
+from pipeline.plan.run import METRIC_VERSION, Run
+from pipeline.store.records import JobEntry, Stored
 from pipeline.store.run_folder import Store
 from pipeline.weights.models import SCORERS, Weights
+from sctd.recipe.names import current as current_name
 from sctd.recipe.names import current_tree
+from sctd.recipe.names import stored as stored_name
 
 FILE = "run.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 1  # increase if older versions must refuse a folder; they keep keys that they do not know
 LIBRARIES = (
     "segmentdreamer",
     "torch",
@@ -32,75 +37,161 @@ LIBRARIES = (
 )
 
 
-def read(store: Store) -> dict[str, Any]:
+class Hardware(Stored):
+    """The machine of a session."""
+
+    system: str
+    cpu: str
+    cores: int
+    memory_gib: float
+    gpus: tuple[str, ...]
+
+    @property
+    def line(self) -> str:
+        """CPU, cores and GPUs in one line."""
+        return f"{self.cpu}, {self.cores} cores" + (f", {len(self.gpus)} × {self.gpus[0]}" if self.gpus else "")
+
+
+class Session(Stored):
+    """A command that worked on the run."""
+
+    started_utc: str
+    command: str
+    commit: str | None
+    versions: dict[str, str]
+    hardware: Hardware
+
+
+class UsedWeights(Stored):
+    """A weights folder, and the digest of each part that was used."""
+
+    name: str
+    folder: str
+    sha256: dict[str, str]
+
+    @property
+    def scorers(self) -> dict[str, str]:
+        """The digests of the parts that score assets."""
+        return {part: sha for part, sha in self.sha256.items() if part in SCORERS}
+
+
+class Manifest(Stored):
+    """`run.json`. `recipes` are by method, with the key names of `sctd.recipe.names.stored`."""
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    suite: str
+    seed: int
+    views: int
+    protocol: str
+    metric_version: int
+    evaluation: str | None = None  # older versions did not record it
+    recipes: dict[str, dict[str, Any]]
+    swept: tuple[str, ...] = ()  # older versions had no sweeps
+    weights: UsedWeights
+    jobs: tuple[JobEntry, ...]
+    sessions: tuple[Session, ...]
+
+    @classmethod
+    def of(cls, run: Run, store: Store, before: "Manifest | None" = None) -> "Manifest":
+        """The settings of a run in a folder. Of the folder's manifest so far, the sessions and unknown keys stay."""
+        unknown = {entry.job_id: entry.model_extra or {} for entry in before.jobs} if before else {}
+        swept = [stored_name(current_name(key)) for method in run.methods for key in method.swept]
+        weights = UsedWeights(name=run.weights.name, folder=str(run.weights.folder), sha256=run.weights.digests)
+        return cls(
+            schema_version=SCHEMA_VERSION,
+            run_id=store.root.resolve().name or str(store.root),  # a bucket root has no name
+            suite=run.suite,
+            seed=run.seed,
+            views=run.protocol.num_views,
+            protocol=run.protocol.name,
+            metric_version=METRIC_VERSION,
+            evaluation=run.evaluation,
+            recipes={method.label: method.recipe.stored() for method in run.methods},
+            swept=tuple(dict.fromkeys(swept)),
+            weights=weights,
+            jobs=tuple(JobEntry.of(job, **unknown.get(job.id, {})) for job in run.jobs),
+            sessions=before.sessions if before else (),
+            **((before.model_extra or {}) if before else {}),
+        )
+
+    def with_session(self, argv: list[str]) -> "Manifest":
+        """The manifest with a new last session: this command, on this machine, now."""
+        session = Session(
+            started_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+            command=shlex.join(["segmentdreamer", *argv]),
+            commit=commit(),
+            versions=versions(),
+            hardware=hardware(),
+        )
+        return self.model_copy(update={"sessions": (*self.sessions, session)})
+
+    def rescored(self, scorers: Weights, protocol: Protocol, evaluation: str) -> "Manifest":
+        """The manifest after scoring with other scorers or views. The settings of generation stay."""
+        generated_by = {part: sha for part, sha in self.weights.sha256.items() if part not in SCORERS}
+        scored_by = {part: scorers.digests[part] for part in scorers.scorers}
+        weights = UsedWeights(name=scorers.name, folder=str(scorers.folder), sha256=generated_by | scored_by)
+        scoring = {"views": protocol.num_views, "protocol": protocol.name, "metric_version": METRIC_VERSION}
+        return self.model_copy(update=scoring | {"evaluation": evaluation, "weights": weights})
+
+    @property
+    def prompts(self) -> list[str]:
+        """The texts of the prompts, in order."""
+        return list(dict.fromkeys(job.prompt for job in self.jobs))
+
+    def recipe(self, method: str) -> dict[str, Any]:
+        """The recipe of a method as nested values, with the present key names."""
+        return current_tree(self.recipes[method])
+
+    def settings(self, method: str) -> dict[str, Any]:
+        """The recipe of a method by dotted key, such as `guidance.scale`."""
+        return dict(_leaves(self.recipe(method)))
+
+
+MANIFEST_FILE = TypeAdapter(Manifest)
+
+
+def find(store: Store) -> Manifest | None:
+    """The manifest of a folder; None if it contains no run. Raises UserError if it is damaged or of a newer version."""
+    path = store.root / FILE
+    if (found := store.read_typed(path, MANIFEST_FILE)) and found.schema_version > SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has schema version {found.schema_version}, and this version of segmentdreamer reads up to "
+            f"{SCHEMA_VERSION}; upgrade segmentdreamer."
+        )
+    return found
+
+
+def read(store: Store) -> Manifest:
     """The manifest of a run folder. Raises UserError if there is none."""
-    manifest = store.read_json(store.root / FILE)
-    if manifest is None:
+    if (manifest := find(store)) is None:
         raise UserError(f"{store.root} contains no run (no {FILE}); pass the run folder of a bench run.")
-    jobs = [{"method": job["objective"], **job} for job in manifest["jobs"]]  # jobs of older folders have no method
-    return {"swept": [], **manifest, "jobs": jobs}
+    return manifest
 
 
-def check_same(store: Store, run: Run) -> dict[str, Any] | None:
+def write(store: Store, manifest: Manifest) -> None:
+    store.write_json(store.root / FILE, manifest)
+
+
+def check_same(store: Store, run: Run) -> Manifest | None:
     """The manifest of a folder that `run` may resume; None if it has none.
 
     All jobs of the folder must be jobs of `run`, scored in the same way. `run` may have additional scorers, which then
     score the existing assets, too. Raises UserError with the first difference.
     """
-    manifest = store.read_json(store.root / FILE)
-    if manifest is None:
+    if (before := find(store)) is None:
         return None
-    settings = run.settings()
-    known = {job["job_id"] for job in settings["jobs"]}
-    left_out = [job for job in manifest["jobs"] if job["job_id"] not in known]
-    if not left_out and _is_scored_alike(manifest, settings):
-        return manifest
-    difference = next(_differences(manifest, settings), None)
+    new = Manifest.of(run, store)
+    known = {entry.job_id for entry in new.jobs}
+    left_out = [entry for entry in before.jobs if entry.job_id not in known]
+    if not left_out and _is_scored_alike(before, new):
+        return before
+    difference = next(_differences(before, new), None)
     if difference is None:
-        difference = f"{len(left_out)} of its jobs are missing now, first {shortened(left_out[0]['prompt'])!r}"
+        difference = f"{len(left_out)} of its jobs are missing now, first {shortened(left_out[0].prompt)!r}"
     raise UserError(
         f"{store.root} was generated with other settings: {difference}; use those, or choose another --out."
     )
-
-
-def describe(store: Store, run: Run, argv: list[str]) -> dict[str, Any]:
-    """The manifest for this command: the settings and a new session. Raises UserError like `check_same`."""
-    before = check_same(store, run)
-    sessions = [*(before["sessions"] if before else []), session(argv)]
-    run_id = store.root.resolve().name or str(store.root)  # a bucket root has no name
-    return {"schema_version": SCHEMA_VERSION, "run_id": run_id, **run.settings(), "sessions": sessions}
-
-
-def rescored(
-    manifest: dict[str, Any],
-    scorers: Weights,
-    protocol: Protocol,
-    metric_version: int,
-    evaluation: str,
-    argv: list[str],
-) -> dict[str, Any]:
-    """The manifest after scoring with other scorers or views. The settings of generation stay."""
-    generated_by = {part: sha for part, sha in manifest["weights"]["sha256"].items() if part not in SCORERS}
-    scored_by = {part: scorers.digests[part] for part in scorers.scorers}
-    return manifest | {
-        "views": protocol.num_views,
-        "protocol": protocol.name,
-        "metric_version": metric_version,
-        "evaluation": evaluation,
-        "weights": {"name": scorers.name, "folder": str(scorers.folder), "sha256": generated_by | scored_by},
-        "sessions": [*manifest["sessions"], session(argv)],
-    }
-
-
-def session(argv: list[str]) -> dict[str, Any]:
-    """The start time, command, commit, versions and hardware of this session."""
-    return {
-        "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["segmentdreamer", *argv]),
-        "commit": commit(),
-        "versions": versions(),
-        "hardware": hardware(),
-    }
 
 
 def versions() -> dict[str, str]:
@@ -123,15 +214,15 @@ def commit() -> str | None:
     return f"{_git(tree, 'rev-parse', 'HEAD')}{changed}"
 
 
-def hardware() -> dict[str, Any]:
-    """System, CPU, cores, memory and GPUs of this machine."""
-    return {
-        "system": platform.platform(),
-        "cpu": _cpu(),
-        "cores": cores(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "gpus": gpus(),
-    }
+def hardware() -> Hardware:
+    """This machine."""
+    return Hardware(
+        system=platform.platform(),
+        cpu=_cpu(),
+        cores=cores(),
+        memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        gpus=tuple(gpus()),
+    )
 
 
 def cores() -> int:
@@ -144,29 +235,24 @@ def gpus() -> list[str]:
     return (_output(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]) or "").splitlines()
 
 
-def _is_scored_alike(there: dict[str, Any], here: dict[str, Any]) -> bool:
-    keys = "protocol", "metric_version"
-    before, now = (settings["weights"]["sha256"] for settings in (there, here))
-    same_scorers = all(now.get(part) == sha for part, sha in before.items() if part in SCORERS)
-    return same_scorers and all(there[key] == here[key] for key in keys)
+def _is_scored_alike(there: Manifest, here: Manifest) -> bool:
+    same_scorers = there.weights.scorers.items() <= here.weights.sha256.items()
+    return same_scorers and (there.protocol, there.metric_version) == (here.protocol, here.metric_version)
 
 
-def _differences(there: dict[str, Any], here: dict[str, Any]) -> Iterator[str]:
-    for method in there["recipes"]:
-        if method not in here["recipes"]:
-            yield f"methods {', '.join(there['recipes'])}, now {', '.join(here['recipes'])}"
+def _differences(there: Manifest, here: Manifest) -> Iterator[str]:
+    for method in there.recipes:
+        if method not in here.recipes:
+            yield f"methods {', '.join(there.recipes)}, now {', '.join(here.recipes)}"
             continue
-        old, new = (dict(_leaves(current_tree(settings["recipes"][method]))) for settings in (there, here))
+        old, new = there.settings(method), here.settings(method)
         yield from (f"{key} {old[key]!r}, now {new.get(key)!r}" for key in old if old[key] != new.get(key))
     for key in ("seed", "views", "metric_version"):
-        if there[key] != here[key]:
-            yield f"{key} {there[key]}, now {here[key]}"
-    old, new = (settings["weights"]["sha256"] for settings in (there, here))
-    yield from (
-        f"{part} weights {old[part][:12]}, now {new.get(part, 'none')[:12]}"
-        for part in old
-        if old[part] != new.get(part)
-    )
+        if (before := getattr(there, key)) != (now := getattr(here, key)):
+            yield f"{key} {before}, now {now}"
+    for part, sha in there.weights.sha256.items():
+        if sha != (now := here.weights.sha256.get(part, "none")):
+            yield f"{part} weights {sha[:12]}, now {now[:12]}"
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

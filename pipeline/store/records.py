@@ -1,52 +1,222 @@
-"""`record.json`: the result of one job: done, generated (not scored yet) or failed. Every job has exactly one."""
+"""Typed values of the JSON files of a job: `generation.json`, its entry in `run.json`, and `record.json`.
 
-from typing import Any
+A finished job has exactly one record: done, generated (not scored yet) or failed. Only the classes here and in
+`manifest` know which keys older versions lacked. Keys of newer versions are kept.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from cluster.scheduling.executor import Outcome
-from pipeline.plan.jobs import GeneratedAsset, Job, ScoredAsset
-from pipeline.store.run_folder import GENERATION, Store
+from pipeline.plan.jobs import Job
+
+Scores = dict[str, dict[str, float]]  # by metric: mean, standard deviation and lowest tenth over the views
 
 
-def of_job(outcome: Outcome, evaluation: str | None, store: Store) -> dict[str, Any]:
-    """The record of a job that went through generation and, unless `evaluation` is None, evaluation."""
-    job: Job = outcome.item
-    about = {
-        "job_id": job.id,
-        "prompt_id": job.prompt.id,
-        "prompt": job.prompt.text,
-        "method": job.method,
-        "objective": job.objective,
-        "seed": job.seed,
-    }
-    generation = store.read_json(store.item(job.id) / GENERATION)
-    return about | _end(outcome, evaluation) | ({"generation": generation} if generation else {})
+class Stored(BaseModel):
+    """A JSON object in a run folder. Its keys are the fields, in their order, then unknown keys as they were read."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    @model_serializer(mode="wrap")
+    def _without_missing(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Optional fields are written only if they have a value."""
+        optional = {name for name, field in type(self).model_fields.items() if not field.is_required()}
+        return {key: value for key, value in dump(self).items() if value is not None or key not in optional}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return self.model_dump(mode="json")
 
 
-def of_asset(outcome: Outcome, job: dict[str, Any], evaluation: str) -> dict[str, Any]:
-    """The record of an asset that was scored; `job` is its entry in the manifest."""
-    asset: GeneratedAsset = outcome.item
-    about = {key: job[key] for key in ("job_id", "prompt_id", "prompt", "method", "objective", "seed")}
-    return about | _end(outcome, evaluation) | {"generation": asset.facts}
+def first_error(error: ValidationError) -> str:
+    """The first invalid field and what is wrong with it, such as "seed: Input should be a valid integer"."""
+    found = error.errors()[0]
+    return f"{'.'.join(map(str, found['loc']))}: {found['msg']}".removeprefix(": ")
 
 
-def _end(outcome: Outcome, evaluation: str | None) -> dict[str, Any]:
-    if outcome.error is not None:
-        return {
-            "status": "failed",
-            "evaluation": evaluation,
-            "failed_stage": outcome.failed_stage,
-            "error_kind": outcome.error.kind,
-            "error": outcome.error.message,
-            "details": outcome.error.details,
-            "deaths": outcome.deaths,
-        }
-    end = {"status": "generated", "evaluation": None, "error_kind": "", "error": "", "deaths": outcome.deaths}
-    if evaluation is None:
-        return end
+class GenerationFacts(Stored):
+    """`generation.json`: costs and properties of a generated asset. Older versions lacked those that may be None."""
+
+    init_seconds: float
+    optimize_seconds: float
+    seconds: float  # in all attempts, like `optimize_seconds`
+    build_seconds: float | None = None  # for CUDA graphs
+    seconds_per_iteration: float | None = None
+    times_floor: float | None = None  # `seconds_per_iteration` as a multiple of the roofline
+    views_at_once: int | None = None
+    resumed_from: int  # the iteration of the checkpoint that the accepted attempt started from
+    attempt: int | None = None
+    sub_seed: int | None = None
+    warnings: tuple[str, ...] | None = None
+    iterations: int
+    image_size: int
+    num_gaussians: int
+    loss: float
+    mean_loss: float | None = None
+    skipped_iterations: int
+    peak_bytes: int
+    device: str
+
+
+@dataclass(frozen=True)
+class GeneratedAsset:
+    """A generated asset in its item's folder: its job and prompt, for the evaluator, and facts about its generation."""
+
+    job_id: str
+    prompt: str
+    facts: GenerationFacts
+
+
+@dataclass(frozen=True)
+class ScoredAsset:
+    """An asset and its scores.
+
+    Defined here and not beside the evaluator, so that the driver can receive it without loading model libraries.
+    """
+
+    asset: GeneratedAsset
+    scores: Scores
+    seconds: float
+
+
+class JobEntry(Stored):
+    """A job in `run.json`. Its records repeat these fields, without `shape_prompt`."""
+
+    job_id: str
+    prompt_id: str
+    prompt: str
+    shape_prompt: str | None = None
+    method: str
+    objective: str
+    seed: int
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_method(cls, value: Any) -> Any:
+        """Jobs of older versions have no method: it was the objective."""
+        return {"method": value["objective"], **value} if isinstance(value, dict) and "objective" in value else value
+
+    @classmethod
+    def of(cls, job: Job, **unknown_keys: Any) -> "JobEntry":
+        return cls(
+            job_id=job.id,
+            prompt_id=job.prompt.id,
+            prompt=job.prompt.text,
+            shape_prompt=job.prompt.shape_text,
+            method=job.method,
+            objective=job.objective,
+            seed=job.seed,
+            **unknown_keys,
+        )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The fields that records repeat."""
+        return {name: getattr(self, name) for name in JobEntry.model_fields if name != "shape_prompt"}
+
+
+class Unfinished(JobEntry):
+    """A job without a `record.json`."""
+
+    status: Literal["unfinished"] = "unfinished"
+    failed_stage: ClassVar[None] = None
+    error_kind: ClassVar[None] = None
+    error: ClassVar[None] = None
+    deaths: ClassVar[None] = None
+    scores: ClassVar[Scores] = {}
+    evaluation_seconds: ClassVar[None] = None
+    generation: ClassVar[None] = None
+
+
+class Generated(JobEntry):
+    """An asset that was generated but not scored, or not by the scorers of its run."""
+
+    status: Literal["generated"] = "generated"
+    evaluation: None
+    error_kind: str = ""
+    error: str = ""
+    deaths: int
+    generation: GenerationFacts
+    failed_stage: ClassVar[None] = None
+    scores: ClassVar[Scores] = {}
+    evaluation_seconds: ClassVar[None] = None
+
+
+class Done(JobEntry):
+    """An asset that was scored. `evaluation` is the digest of the scorers, views and prompts."""
+
+    status: Literal["done"] = "done"
+    evaluation: str
+    error_kind: str = ""
+    error: str = ""
+    deaths: int
+    scores: Scores
+    evaluation_seconds: float
+    generation: GenerationFacts
+    failed_stage: ClassVar[None] = None
+
+    @property
+    def unscored(self) -> Generated:
+        """The record without its scores, which are by other scorers than those of the run."""
+        return Generated(**self.identity, evaluation=None, deaths=self.deaths, generation=self.generation)
+
+
+class Failed(JobEntry):
+    """A job that failed. `generation` is None if it failed before its asset was complete."""
+
+    status: Literal["failed"] = "failed"
+    evaluation: str | None
+    failed_stage: str
+    error_kind: str
+    error: str
+    details: str
+    deaths: int  # workers that died while they worked on the job
+    generation: GenerationFacts | None = None
+    scores: ClassVar[Scores] = {}
+    evaluation_seconds: ClassVar[None] = None
+
+
+StoredRecord = Generated | Done | Failed
+Record = Unfinished | StoredRecord
+RECORD_FILE: TypeAdapter[StoredRecord] = TypeAdapter(Annotated[StoredRecord, Field(discriminator="status")])
+
+
+def of_outcome(
+    outcome: Outcome, job: JobEntry, evaluation: str | None, generation: GenerationFacts | None
+) -> StoredRecord:
+    """The record of a job. `evaluation` is None if it was to be generated only; `generation`: its asset's facts."""
+    if (failure := outcome.error) is not None:
+        return Failed(
+            **job.identity,
+            evaluation=evaluation,
+            failed_stage=outcome.failed_stage or "",
+            error_kind=failure.kind,
+            error=failure.message,
+            details=failure.details,
+            deaths=outcome.deaths,
+            generation=generation,
+        )
+    if isinstance(outcome.result, GeneratedAsset):
+        return Generated(**job.identity, evaluation=None, deaths=outcome.deaths, generation=outcome.result.facts)
     scored: ScoredAsset = outcome.result
-    return end | {
-        "status": "done",
-        "evaluation": evaluation,
-        "scores": scored.scores,
-        "evaluation_seconds": scored.seconds,
-    }
+    assert evaluation is not None
+    return Done(
+        **job.identity,
+        evaluation=evaluation,
+        deaths=outcome.deaths,
+        scores=scored.scores,
+        evaluation_seconds=scored.seconds,
+        generation=scored.asset.facts,
+    )

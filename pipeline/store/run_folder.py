@@ -10,16 +10,18 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from pipeline.errors import UserError
-from pipeline.plan.jobs import Job
 from pipeline.store import files
 from pipeline.store.lease import Lease, Report, held
+from pipeline.store.records import RECORD_FILE, GenerationFacts, Stored, StoredRecord, first_error
 
 ASSET, TURNTABLE, CONTACT = "asset.ply", "turntable.mp4", "contact.png"
 GENERATION, EVALUATION, RECORD, CHECKPOINT = "generation.json", "evaluation.npz", "record.json", "checkpoint"
@@ -30,6 +32,10 @@ LEADERBOARD = "leaderboard.csv"
 VERDICT, TREND = "verdict.json", "trend.png"  # of a nightly run
 LOCK = ".lock"
 NO_LOCKS = errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK  # errors of shared file systems without locks
+
+GENERATION_FILE = TypeAdapter(GenerationFacts)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,9 @@ class Store:
             self.write(path, files.read(source))
 
     def write_json(self, path: Path, value: Any) -> None:
-        self.write(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+        """Write a typed or plain JSON value."""
+        plain = value.to_json() if isinstance(value, Stored) else value
+        self.write(path, (json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
     def read_json(self, path: Path) -> Any:
         """The value in a JSON file of this program; None if the file is missing. Raises UserError if it is damaged."""
@@ -73,37 +81,34 @@ class Store:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except ValueError as error:
-            raise UserError(f"{path} is damaged ({error}); delete it to have its content generated again.") from error
+            raise _damaged(path, str(error)) from error
 
-    def record(self, job_id: str) -> dict[str, Any] | None:
+    def read_typed(self, path: Path, form: TypeAdapter[T]) -> T | None:
+        """Like `read_json`, as a typed value. The error names the first missing or invalid field."""
+        try:
+            return None if (value := self.read_json(path)) is None else form.validate_python(value)
+        except ValidationError as error:
+            raise _damaged(path, first_error(error)) from error
+
+    def record(self, job_id: str) -> StoredRecord | None:
         """The record of a job; None if it has not finished."""
-        return self.read_json(self.item(job_id) / RECORD)
+        return self.read_typed(self.item(job_id) / RECORD, RECORD_FILE)
 
-    def write_record(self, record: dict[str, Any]) -> None:
-        self.write_json(self.item(record["job_id"]) / RECORD, record)
+    def write_record(self, record: StoredRecord) -> None:
+        self.write_json(self.item(record.job_id) / RECORD, record)
 
-    def records(self, job_ids: Iterable[str]) -> list[dict[str, Any]]:
-        """The records of the jobs that have one, in the order of `job_ids`."""
-        return [record for job_id in job_ids if (record := self.record(job_id)) is not None]
+    def generation(self, job_id: str) -> GenerationFacts | None:
+        """The facts of a job's asset; None if it is not generated."""
+        return self.read_typed(self.item(job_id) / GENERATION, GENERATION_FILE)
 
-    def unfinished(self, jobs: Sequence[Job], evaluation: str | None) -> list[Job]:
-        """Jobs not scored with the digest `evaluation`, or not generated if it is None. Failed jobs are included."""
+    def is_generated(self, job_id: str) -> bool:
+        return (self.item(job_id) / GENERATION).exists()
 
-        def finished(job: Job) -> bool:
-            if evaluation is None:
-                return (self.item(job.id) / GENERATION).exists()
-            record = self.record(job.id)
-            return record is not None and record["status"] == "done" and record["evaluation"] == evaluation
-
-        return [job for job in jobs if not finished(job)]
-
-    def prepare(self, needed_bytes: int) -> None:
-        """Create the folder; check that it is writable and has enough free disk space. Raises UserError."""
-        is_local = files.is_local(self.root)
+    def create(self) -> None:
+        """Create the folder. Raises UserError if it cannot be written."""
         try:
             self.write(self.root / ".writable", b"")
             files.remove(self.root / ".writable")
-            free_bytes = shutil.disk_usage(self.root).free if is_local else needed_bytes
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise UserError(
@@ -111,23 +116,28 @@ class Store:
                 ) from error
             reason = error.strerror or str(error)
             raise UserError(f"{self.root} cannot be written ({reason}); choose another {self.option}.") from error
-        if free_bytes < needed_bytes:
+
+    def prepare(self, needed_bytes: int) -> None:
+        """Create the folder, check its free disk space and remove what killed processes left. Raises UserError."""
+        self.create()
+        if not files.is_local(self.root):
+            return
+        if (free_bytes := shutil.disk_usage(self.root).free) < needed_bytes:
             raise UserError(
                 f"{self.root} has {_mib(free_bytes)} free and this run may need {_mib(needed_bytes)}; free some space "
                 f"or choose another {self.option}."
             )
-        if not is_local:
-            return
-        for beside in [*self.root.glob(".*.new"), *self.root.glob("*/*/.*.new")]:  # left by a killed process
+        for beside in [*self.root.glob(".*.new"), *self.root.glob("*/*/.*.new")]:
             beside.unlink(missing_ok=True)
 
     @contextmanager
     def locked(self, report: Report = lambda line: None) -> Iterator["Store"]:
-        """Keep other commands out of this folder. The yielded store writes only while the write lease is held.
+        """Create the folder and keep other commands out. The yielded store writes only while the write lease is held.
 
         On one machine the kernel's file lock excludes other commands at once, and ends with its process. Between hosts
         and on storage without such locks, the write lease excludes them. Raises UserError.
         """
+        self.create()
         with self._flocked() as alone, held(self.root, self.option, report, alone=alone) as ours:
             yield replace(self, lease=ours)
 
@@ -160,6 +170,10 @@ class Store:
                 yield True
             finally:
                 file.truncate(0)
+
+
+def _damaged(path: Path, reason: str) -> UserError:
+    return UserError(f"{path} is damaged ({reason}); delete it to have its content generated again.")
 
 
 def _owner(text: str) -> str:

@@ -8,10 +8,10 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.errors import UserError, nearest
 from pipeline.store import manifest
+from pipeline.store.manifest import Manifest
 from pipeline.store.run_folder import TURNTABLE, Store
 
 FILE, CLIPS, DATABASE = "study.json", "clips", "study.sqlite"
@@ -74,9 +74,9 @@ def planned(folders: Sequence[Path], methods: Sequence[str], prompts: int, seed:
     stores = [Store(folder) for folder in folders]
     settings = [manifest.read(store) for store in stores]
     every = [
-        (Competitor(str(store.root.resolve()), about["run_id"], method), _turntables(store, about, method))
+        (Competitor(str(store.root.resolve()), about.run_id, method), _turntables(store, about, method))
         for store, about in zip(stores, settings, strict=True)
-        for method in about["recipes"]
+        for method in about.recipes
     ]
     known = {competitor.method for competitor, _ in every}
     for method in methods:
@@ -122,11 +122,11 @@ def read(store: Store) -> StudyPlan:
     )
 
 
-def _turntables(store: Store, about: dict[str, Any], method: str) -> dict[str, str]:
+def _turntables(store: Store, about: Manifest, method: str) -> dict[str, str]:
     """A turntable for each prompt that the method finished, of the first seed if there are several."""
     found: dict[str, str] = {}
-    for job in about["jobs"]:
-        path = store.item(job["job_id"]) / TURNTABLE
-        if job["method"] == method and path.is_file():
-            found.setdefault(job["prompt"], str(path.resolve()))
+    for job in about.jobs:
+        path = store.item(job.job_id) / TURNTABLE
+        if job.method == method and path.is_file():
+            found.setdefault(job.prompt, str(path.resolve()))
     return found

@@ -9,6 +9,7 @@ import numpy as np
 from evaluation.ranking import Summary, summarise
 from pipeline.errors import UserError
 from pipeline.leaderboard import table, user_study
+from pipeline.store.results import RunResults
 from pipeline.store.run_folder import Store
 from pipeline.study.database import Ballot
 from pipeline.study.plan import MEANINGS, StudyPlan
@@ -129,5 +130,5 @@ def to_leaderboards(plan: StudyPlan, found: Sequence[Summary]) -> list[Path]:
         ranks.setdefault(competitor.run, {})[competitor.method] = row
     for run, rows in ranks.items():
         user_study.write(Store(Path(run)), plan.id, rows)
-        publish(Store(Path(run)))
+        publish(RunResults.read(Store(Path(run))))
     return [Path(run) / "leaderboard.csv" for run in ranks]

@@ -8,17 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from cluster.scheduling.executor import Progress
+from cluster.scheduling.workers import Progress
 from evaluation.clip_score import ClipScorer, clip_score, is_nearest
 from evaluation.features import ClipTower, FeatureNetwork
 from evaluation.image_reward import ImageReward
 from evaluation.references import from_bytes
 from evaluation.statistics import lowest_tenth
 from pipeline.assets import images
-from pipeline.plan.jobs import GeneratedAsset, ScoredAsset
 from pipeline.plan.protocol import Protocol
-from pipeline.plan.run import evaluation_digest
 from pipeline.store.attempts import SCORING, Fence
+from pipeline.store.records import GeneratedAsset, ScoredAsset
 from pipeline.store.run_folder import ASSET, BLANK, EVALUATION, Store
 from pipeline.weights.models import Weights
 from pipeline.weights.networks import REQUIRED
@@ -33,7 +32,7 @@ BLANK_PIXELS = 64  # any size will do: resized white stays white
 class Evaluator:
     """A worker with all scorers and metric networks on one device. `texts`: all prompts, which R-precision ranks."""
 
-    def __init__(self, store: Store, weights: Weights, protocol: Protocol, texts: Sequence[str]):
+    def __init__(self, store: Store, weights: Weights, protocol: Protocol, texts: Sequence[str], evaluation: str):
         self.store, self.protocol, self.texts = store, protocol, list(texts)
         self.device = devices.prepare()
         self.scorer = ClipScorer.load(weights.part("scorer"), self.device, weights.name)
@@ -48,14 +47,14 @@ class Evaluator:
             if distance.metric != REQUIRED:
                 self.networks[distance.features] = network
         self.text_features = self.scorer.text_features(self.texts)
-        self._score_white(evaluation_digest(weights, protocol, self.texts))
+        self._score_white(evaluation)
 
     def __call__(self, asset: GeneratedAsset) -> Generator[Progress, None, ScoredAsset]:
         fence = Fence.claim(self.store, asset.job_id, SCORING)
         started, stages = time.monotonic(), STAGES + len(self.networks)
         folder = self.store.item(asset.job_id)
         gaussians = ply.from_ply((folder / ASSET).read_bytes()).to(self.device)
-        views = images.on_white(gaussians, self.protocol.cameras(asset.facts["image_size"]))
+        views = images.on_white(gaussians, self.protocol.cameras(asset.facts.image_size))
         yield Progress(1, stages, f"{len(views)} views")
         number = self.texts.index(asset.prompt)
         image_features = self.scorer.image_features(views)

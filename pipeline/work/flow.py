@@ -1,105 +1,84 @@
 """The flow of a run: jobs → assets → scores → records. Finished jobs are not run again."""
 
-import math
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from cluster.scheduling.executor import Executor, Stage, Watcher, Worker, ignore_event
-from pipeline.plan.jobs import GeneratedAsset, Job
+from cluster.scheduling.executor import Executor, Outcome, Stage, Worker
+from cluster.scheduling.workers import Watcher, ignore_event
+from pipeline.plan.jobs import Job
 from pipeline.plan.protocol import Protocol
 from pipeline.plan.run import Run
-from pipeline.store.records import of_asset, of_job
-from pipeline.store.run_folder import GENERATION, Store
+from pipeline.store.records import Done, GeneratedAsset, StoredRecord, of_outcome
+from pipeline.store.results import RunResults
+from pipeline.store.run_folder import Store
 from pipeline.weights.models import Weights
+from pipeline.work.execution import ExecutionOptions
 from pipeline.work.placement import Placement, place
+from sctd.recipe.compute import ComputeConfig
 
 
 def bench(
-    run: Run,
-    executor: Executor,
-    store: Store,
-    workers: int | None,
-    checkpoint_seconds: float,
-    watcher: Watcher = ignore_event,
-    eval_placement: str = "auto",
-    snapshot_seconds: float = math.inf,
-) -> None:
-    """Generate, render and score every unfinished job."""
-    jobs = store.unfinished(run.jobs, run.evaluation)
-    placement = place(executor, len(jobs), workers, eval_placement)
+    run: Run, results: RunResults, executor: Executor, execution: ExecutionOptions, watcher: Watcher = ignore_event
+) -> RunResults:
+    """Generate, render and score every unfinished job; returns the results."""
+    store, jobs = results.store, results.unscored(run.jobs)
+    placement = place(executor, len(jobs), execution.workers, execution.eval_placement)
     texts = [prompt.text for prompt in run.prompts]
-    evaluating = evaluation(store, run.weights, placement, run.protocol, texts)
+    evaluating = evaluation(store, run.weights, placement, run.protocol, texts, run.evaluation)
     if placement.takes_turns:
         evaluating = replace(evaluating, handoff=max(evaluating.handoff, len(jobs)))
-    generating = generation(store, run, placement, checkpoint_seconds, snapshot_seconds, elastic=workers is None)
-    stages = [generating, evaluating]
-    for outcome in executor.run(stages, jobs, watcher):
-        store.write_record(of_job(outcome, run.evaluation, store))
+    outcomes = executor.run([generation(run, store, placement, execution), evaluating], jobs, watcher)
+    return results.updated(_written(outcome, outcome.item.id, results, run.evaluation) for outcome in outcomes)
 
 
 def generate(
-    run: Run,
-    executor: Executor,
-    store: Store,
-    workers: int | None,
-    checkpoint_seconds: float,
-    watcher: Watcher = ignore_event,
-    snapshot_seconds: float = math.inf,
-) -> None:
-    """Generate every missing asset without scoring it."""
-    jobs = store.unfinished(run.jobs, None)
-    placement = place(executor, len(jobs), workers)
-    stage = generation(store, run, placement, checkpoint_seconds, snapshot_seconds, elastic=workers is None)
-    for outcome in executor.run([stage], jobs, watcher):
-        store.write_record(of_job(outcome, None, store))
+    run: Run, results: RunResults, executor: Executor, execution: ExecutionOptions, watcher: Watcher = ignore_event
+) -> RunResults:
+    """Generate every missing asset without scoring it; returns the results."""
+    store = results.store
+    jobs = [job for job in run.jobs if not store.is_generated(job.id)]
+    stage = generation(run, store, place(executor, len(jobs), execution.workers), execution)
+    outcomes = executor.run([stage], jobs, watcher)
+    return results.updated(_written(outcome, outcome.item.id, results, None) for outcome in outcomes)
 
 
-def unscored(store: Store, manifest: dict[str, Any], digest: str) -> list[GeneratedAsset]:
-    """The assets of a run folder without scores by the scorers and views of `digest`."""
-    jobs = {job["job_id"]: job for job in manifest["jobs"]}
-    made = {job_id: store.read_json(store.item(job_id) / GENERATION) for job_id in jobs}
-    scored = {
-        record["job_id"]
-        for record in store.records(jobs)
-        if record["status"] == "done" and record["evaluation"] == digest
-    }
+def unscored(results: RunResults) -> list[GeneratedAsset]:
+    """The assets of a run folder without scores by the scorers and views of its manifest."""
     return [
-        GeneratedAsset(job_id, jobs[job_id]["prompt"], facts)
-        for job_id, facts in made.items()
-        if facts and job_id not in scored
+        GeneratedAsset(record.job_id, record.prompt, facts)
+        for record in results.records.values()
+        if not isinstance(record, Done) and (facts := results.store.generation(record.job_id))
     ]
 
 
 def evaluate(
-    store: Store,
-    manifest: dict[str, Any],
+    results: RunResults,
     scorers: Weights,
     digest: str,
     assets: list[GeneratedAsset],
     executor: Executor,
     watcher: Watcher = ignore_event,
-) -> None:
-    """Score these assets of a run folder."""
-    jobs = {job["job_id"]: job for job in manifest["jobs"]}
-    texts = list(dict.fromkeys(job["prompt"] for job in jobs.values()))
-    stage = evaluation(store, scorers, place(executor, len(assets), 1), Protocol(manifest["views"]), texts)
-    for outcome in executor.run([stage], assets, watcher):
-        store.write_record(of_asset(outcome, jobs[outcome.item.job_id], digest))
+) -> RunResults:
+    """Score these assets of a run folder with the views of its manifest; returns the results."""
+    about = results.manifest
+    placement, protocol = place(executor, len(assets), 1), Protocol(about.views)
+    stage = evaluation(results.store, scorers, placement, protocol, about.prompts, digest)
+    outcomes = executor.run([stage], assets, watcher)
+    return results.updated(_written(outcome, outcome.item.job_id, results, digest) for outcome in outcomes)
 
 
-def generation(
-    store: Store,
-    run: Run,
-    placement: Placement,
-    checkpoint_seconds: float,
-    snapshot_seconds: float = math.inf,
-    *,
-    elastic: bool,
-) -> Stage:
+def _written(outcome: Outcome, job_id: str, results: RunResults, evaluation: str | None) -> StoredRecord:
+    """The record of an outcome, after it is written to the run folder."""
+    generation = results.store.generation(job_id) if outcome.error else None
+    record = of_outcome(outcome, results.records[job_id], evaluation, generation)
+    results.store.write_record(record)
+    return record
+
+
+def generation(run: Run, store: Store, placement: Placement, execution: ExecutionOptions) -> Stage:
     """The generation stage. Its GPUs are large enough for every recipe, because any worker may get any job."""
-    compute = run.recipes[0].compute
-    make = partial(_generator, store.absolute(), run.weights, checkpoint_seconds, compute, snapshot_seconds)
+    make = partial(_generator, store.absolute(), run.weights, run.recipes[0].compute, execution)
     return Stage(
         "generate",
         make,
@@ -107,7 +86,7 @@ def generation(
         gpus=placement.generator_gpus,
         cpus=1,
         min_gpu_gib=max(recipe.compute.min_gpu_gib for recipe in run.recipes),
-        elastic=elastic,
+        elastic=execution.workers is None,
         expected_seconds=views_rendered,
     )
 
@@ -117,16 +96,21 @@ def views_rendered(job: Job) -> float:
     return float(job.recipe.iterations * job.recipe.cameras.views)
 
 
-def evaluation(store: Store, weights: Weights, placement: Placement, protocol: Protocol, texts: list[str]) -> Stage:
-    """The evaluation stage. It reserves no CPU core, so that it can start even if generators reserve all of them."""
-    make = partial(_evaluator, store.absolute(), weights, protocol, texts)
+def evaluation(
+    store: Store, weights: Weights, placement: Placement, protocol: Protocol, texts: list[str], digest: str
+) -> Stage:
+    """The evaluation stage; `digest` identifies scorers, views and prompts.
+
+    It reserves no CPU core, so that it can start even if generators reserve all of them.
+    """
+    make = partial(_evaluator, store.absolute(), weights, protocol, texts, digest)
     return Stage("evaluate", make, workers=1, gpus=placement.evaluator_gpus, cpus=0)
 
 
-def _generator(*arguments: Any) -> Worker:
+def _generator(store: Store, weights: Weights, compute: ComputeConfig, execution: ExecutionOptions) -> Worker:
     from pipeline.work.generate import AssetGenerator  # imported here, so that only workers load torch
 
-    return AssetGenerator(*arguments)
+    return AssetGenerator(store, weights, execution.checkpoint_seconds, compute, execution.snapshot_seconds)
 
 
 def _evaluator(*arguments: Any) -> Worker:

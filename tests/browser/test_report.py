@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.leaderboard.table import RunResults, leaderboard
+from pipeline.leaderboard.table import leaderboard
 from pipeline.report import pages, viewer
+from pipeline.store.results import RunResults
 from pipeline.store.run_folder import Store
 from sctd.formats import ply
 from tests.support import finished_run

@@ -1,7 +1,6 @@
 """A run folder like one of `bench`, written directly: real files of every kind, with known scores."""
 
 import io
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +9,10 @@ import torch
 from evaluation.fid import Moments
 from evaluation.references import Reference, to_bytes
 from pipeline.assets import images
-from pipeline.prompts import slug
 from pipeline.store.run_folder import Store
 from sctd.formats import ply
 from sctd.scene.gaussians import Gaussians
+from tests.support import runs
 
 VIEWS, WIDTH = 120, 3
 RED, GREEN, BLUE = (0.9, 0.05, 0.05), (0.05, 0.7, 0.1), (0.05, 0.1, 0.9)
@@ -36,10 +35,6 @@ def asset() -> Gaussians:
     )
 
 
-def recipe(method: str) -> dict:
-    return {"name": "embedded", "guidance": {"scale": 7.5}, "objective": {"name": method}}
-
-
 def score(prompt: int, method: int) -> float:
     """A CLIP score: each method scores lower than the last, by nearly the same amount on every prompt."""
     return 30.0 + prompt % 7 - method * (1 + 0.01 * prompt)
@@ -53,44 +48,23 @@ def write(store: Store, weights, prompts, methods, *, failed=(), unfinished=()) 
     reference = Reference(Moments.of(seen), seen, {"network": "embedded", "seed": 0})
     (weights / "reference.npz").write_bytes(to_bytes(reference))
     pairs = [(p, m) for p in range(len(prompts)) for m in range(len(methods))]
-    jobs = {(p, m): _job(p, prompts[p], m, methods[m]) for p, m in pairs}
-    hardware = {"cpu": "a CPU", "cores": 2, "gpus": []}
-    session = {"started_utc": "2026-01-02T03:04:05+00:00", "command": "segmentdreamer bench", "commit": "c0ffee"}
-    store.write_json(
-        store.root / "run.json",
-        {"run_id": store.root.name, "suite": "made", "seed": 0, "views": VIEWS, "protocol": f"paper{VIEWS}"}
-        | {"metric_version": 1, "recipes": {method: recipe(method) for method in methods}}
-        | {"weights": {"name": "embedded", "folder": str(weights), "sha256": {"prior": "p"}}}
-        | {"jobs": list(jobs.values()), "sessions": [session | {"versions": {"torch": "2"}, "hardware": hardware}]},
-    )
+    jobs = {(p, m): runs.job(f"{p:02}{m:02}cafe", prompts[p], methods[m]) for p, m in pairs}
+    runs.manifest(store, jobs.values(), weights, suite="made", views=VIEWS, protocol=f"paper{VIEWS}")
     files = {"asset.ply": ply.to_ply(asset()), "turntable.mp4": images.video(_frames())}
     for (p, m), job in jobs.items():
         if (p, m) in unfinished:
             continue
-        about = {key: job[key] for key in ("job_id", "prompt_id", "prompt", "method", "objective", "seed")}
         if (p, m) in failed:
-            reason = {"failed_stage": "generate", "error_kind": "memory", "error": "the memory <b>ran</b> out"}
-            store.write_record(about | {"status": "failed", "evaluation": None, "deaths": 2} | reason)
+            reason = {"error_kind": "memory", "error": "the memory <b>ran</b> out", "deaths": 2}
+            store.write_record(runs.failed(job, evaluation=None, **reason))
             continue
-        made = {"seconds": 60.0 + m, "init_seconds": 1.0, "optimize_seconds": 59.0 + m, "resumed_from": 0}
-        made |= {"num_gaussians": 900, "image_size": 64, "peak_bytes": 2**30, "device": "cpu"}
+        made = runs.facts(seconds=60.0 + m, optimize_seconds=59.0 + m, num_gaussians=900)
         scores, arrays = _scored(score(p, m), rng)
-        folder = store.item(job["job_id"])
-        sheet = images.contact_sheet(_frames(), job["prompt"])
+        sheet = images.contact_sheet(_frames(), job.prompt)
         for name, content in {**files, "contact.png": sheet, "evaluation.npz": arrays}.items():
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(content)
-        (folder / "generation.json").write_text(json.dumps(made))
-        kinds = {"status": "done", "evaluation": "e", "error": "", "error_kind": "", "deaths": 0}
-        store.write_record(about | kinds | {"scores": scores, "evaluation_seconds": 1.0, "generation": made})
-
-
-def _job(p: int, prompt: str, m: int, method: str) -> dict:
-    return {"job_id": f"{p:02}{m:02}cafe", "prompt_id": slug(prompt), "prompt": prompt, "shape_prompt": prompt} | {
-        "method": method,
-        "objective": method,
-        "seed": 0,
-    }
+            store.write(store.item(job.job_id) / name, content)
+        store.write_json(store.item(job.job_id) / "generation.json", made)
+        store.write_record(runs.done(job, scores=scores, generation=made))
 
 
 def _scored(clip: float, rng: np.random.Generator) -> tuple[dict, bytes]:

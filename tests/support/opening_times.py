@@ -12,8 +12,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pipeline.leaderboard.table import RunResults, leaderboard
+from pipeline.leaderboard.table import leaderboard
 from pipeline.report import pages, viewer
+from pipeline.store.results import RunResults
 from pipeline.store.run_folder import ASSET, CONTACT, TURNTABLE, Store
 from tests.support import finished_run
 
@@ -50,7 +51,8 @@ def written(folder: Path, like: Path | None) -> Path:
     """Write the report of a large run; returns its folder."""
     store = Store(folder / "run")
     finished_run.write(store, folder / "weights", PROMPTS, METHODS)
-    jobs = [job["job_id"] for job in json.loads((store.root / "run.json").read_text())["jobs"]]
+    finished = RunResults.read(store)
+    jobs = list(finished.records)
     real = [path.parent for path in sorted(like.glob(f"items/*/{ASSET}"))] if like else []
     for number, job in enumerate(jobs if real else []):
         for name in (ASSET, TURNTABLE, CONTACT):
@@ -63,7 +65,6 @@ def written(folder: Path, like: Path | None) -> Path:
         for i in range(1, POINTS + 1)
     ]
     store.write(store.root / "events" / "a-0000.jsonl", "\n".join(lines).encode())
-    finished = RunResults.read(store)
     return pages.write([finished], leaderboard([finished]), Store(folder / "report"), viewer.fetch()).parent
 
 

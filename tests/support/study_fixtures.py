@@ -14,6 +14,7 @@ from pipeline.assets import images
 from pipeline.store.run_folder import Store
 from pipeline.study import clips, plan
 from pipeline.study.database import Database
+from tests.support.runs import job, manifest
 
 SERVE = [sys.executable, "-c", "from pipeline.cli.app import main; main()", "study", "serve"]
 METHODS = {"alpha": ["sctd-secret", "sds-secret"], "beta": ["sctd-secret"]}
@@ -31,18 +32,13 @@ def turntable(seed: int, frames: int = 12, side: int = 32) -> bytes:
 
 def write_run(root, methods, unfinished=()):
     """The parts of a run folder that a study reads; `unfinished` jobs have no turntable."""
-    jobs = [
-        {"job_id": f"{method}-{p}", "prompt": prompt, "method": method, "objective": method}
-        for p, prompt in enumerate(PROMPTS)
-        for method in methods
-    ]
-    about = {"run_id": root.name, "recipes": {name: {} for name in methods}, "jobs": jobs}
+    jobs = [job(f"{method}-{p}", prompt, method) for p, prompt in enumerate(PROMPTS) for method in methods]
     store = Store(root)
-    store.write_json(root / "run.json", about)
-    for number, job in enumerate(jobs):
-        if job["job_id"] not in unfinished:
+    manifest(store, jobs)
+    for number, entry in enumerate(jobs):
+        if entry.job_id not in unfinished:
             frames = 12 if root.name == "alpha" else 20
-            store.write(store.item(job["job_id"]) / "turntable.mp4", turntable(number, frames))
+            store.write(store.item(entry.job_id) / "turntable.mp4", turntable(number, frames))
     return store
 
 

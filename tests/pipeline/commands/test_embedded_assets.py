@@ -9,9 +9,11 @@ import torch
 from pipeline.commands.embedded_assets import Found, look, summary
 from pipeline.embedded import weights_folder, world
 from pipeline.embedded.gates import GOALS
+from pipeline.store.run_folder import Store
 from pipeline.weights.models import EMBEDDED, Weights
 from sctd.formats import ply
 from sctd.scene.gaussians import Gaussians
+from tests.support import runs
 
 MIB = 2**20
 
@@ -59,15 +61,16 @@ def test_rows_are_methods_and_portraits_have_no_test_of_the_back(tmp_path):
     for number, (method, prompt) in enumerate(rows):
         folder = tmp_path / "items" / str(number)
         folder.mkdir(parents=True)
-        job = {"job_id": str(number), "prompt": prompt, "objective": "sds"}
-        jobs.append(job | ({"method": method} if method else {}))
+        job = runs.job(str(number), prompt, method or "sds", objective="sds").to_json()
+        jobs.append(job if method else {key: value for key, value in job.items() if key != "method"})
         if prompt != "not made":
             zeros = torch.zeros(5, 3)
             quats = torch.tensor([[1.0, 0, 0, 0]]).expand(5, 4)
             gaussians = Gaussians(zeros, zeros - 3, quats, torch.zeros(5), zeros[:, None])
             (folder / "asset.ply").write_bytes(ply.to_ply(gaussians))
             np.savez(folder / "evaluation.npz", image_features=np.float32([[0.5, 0.5]]))
-    (tmp_path / "run.json").write_text(json.dumps({"jobs": jobs, "recipes": recipes}))
+    known = runs.manifest(Store(tmp_path), [], recipes=recipes).to_json()
+    (tmp_path / "run.json").write_text(json.dumps(known | {"jobs": jobs}))
     found = look(tmp_path, OneDirection())
     assert [(f.method, f.prompt, f.front, f.back) for f in found] == [
         ("portrait", "a red car", False, None),

@@ -8,6 +8,7 @@ from pipeline.events import log as events
 from pipeline.events.log import EventLog, Recorder
 from pipeline.store.records import GeneratedAsset
 from pipeline.store.run_folder import Store
+from tests.support import runs
 
 
 class RecordingSink:
@@ -89,7 +90,7 @@ def test_a_new_process_does_not_inherit_the_place_of_the_last_one(watch, sink):
 
 
 def test_items_are_identified_by_job_id_or_by_name(watch, sink):
-    watch(Event("started", "evaluate", 0, GeneratedAsset("abc", "a red cube", {})))
+    watch(Event("started", "evaluate", 0, GeneratedAsset("abc", "a red cube", runs.facts())))
     assert sink.records[0]["job_id"] == "abc"
     watch(Event("started", "sample", 0, "shard 7"))
     assert sink.records[1]["item"] == "shard 7"

@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 
 from pipeline.cli.app import app
 from pipeline.events import status
-from pipeline.store import files, lease, manifest
+from pipeline.store import files, lease
 from pipeline.store.attempts import ATTEMPT, NUMERIC_FAILURE, SCORING, Attempt, Checkpoint, Fence
 from pipeline.store.run_folder import Store
+from tests.support import runs
 
 TEXTS = "done", "failed", "running", "judging", "made", "restarted", "waiting"
 
@@ -22,14 +23,14 @@ def store(request, tmp_path, run_of) -> Store:
     """A run with a job in every state."""
     store = Store(tmp_path if request.param == "folder" else files.place(f"memory://{tmp_path.name}"))
     run = run_of(texts=TEXTS)
-    store.write_json(store.root / manifest.FILE, manifest.describe(store, run, ["bench", "--limit", "7"]))
-    jobs = {job.prompt.text: job.id for job in run.jobs}
-    made = {"iterations": 4, "attempt": 2, "warnings": []}
+    entries = {entry.prompt: entry for entry in runs.begin(store, run, ["bench", "--limit", "7"]).jobs}
+    jobs = {text: entry.job_id for text, entry in entries.items()}
+    made = runs.facts(iterations=4, attempt=2, warnings=())
     for text in ("done", "judging", "made"):
         store.write_json(store.item(jobs[text]) / "generation.json", made)
-    store.write_record({"job_id": jobs["done"], "status": "done", "evaluation": run.evaluation})
+    store.write_record(runs.done(entries["done"], evaluation=run.evaluation))
     reason = {"error_kind": "died", "error": "its process died"}
-    store.write_record({"job_id": jobs["failed"], "status": "failed", "evaluation": run.evaluation} | reason)
+    store.write_record(runs.failed(entries["failed"], evaluation=run.evaluation, **reason))
     Fence.claim(store, jobs["judging"], SCORING)
     Attempt.start(store, jobs["running"])
     Attempt.start(store, jobs["running"]).save(Checkpoint(3, 1.5, b"state"))
@@ -105,7 +106,7 @@ def test_status_accepts_a_damaged_checkpoint(store):
 
 def test_status_loads_neither_torch_nor_ray_nor_pandas(tmp_path, run_of):
     store = Store(tmp_path)
-    store.write_json(store.root / manifest.FILE, manifest.describe(store, run_of(), ["bench"]))
+    runs.begin(store, run_of())
     code = (
         "import sys; from pipeline.cli.app import main\n"
         f"sys.argv[1:] = ['status', {str(tmp_path)!r}]\n"

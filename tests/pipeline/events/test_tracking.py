@@ -15,6 +15,7 @@ from pipeline.errors import UserError
 from pipeline.events import tracking
 from pipeline.events.log import Recorder
 from pipeline.events.tracking import Tracker, check
+from pipeline.store.manifest import Manifest
 from pipeline.store.run_folder import Store
 
 SECRET = "hf-0123456789abcdef"
@@ -37,7 +38,7 @@ def run(run_of):
 
 
 def tracked(name, store, run):
-    tracker = Tracker(name, store, run.settings())
+    tracker = Tracker(name, store, Manifest.of(run, store))
     recorder, workers = Recorder([tracker]), Workers()
 
     def watch(event):

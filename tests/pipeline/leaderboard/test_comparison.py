@@ -9,8 +9,10 @@ from scipy.stats import ttest_rel
 
 from pipeline.assets import images
 from pipeline.leaderboard import comparison
-from pipeline.leaderboard.table import RunResults
+from pipeline.store.manifest import UsedWeights
+from pipeline.store.results import RunResults
 from pipeline.store.run_folder import CONTACT, Store
+from tests.support import runs
 
 PROMPTS = [f"a cube of side {side}" for side in range(6)]
 CLIP = {  # by method, prompt by prompt; None: failed
@@ -23,29 +25,21 @@ CLIP = {  # by method, prompt by prompt; None: failed
 @pytest.fixture
 def run(tmp_path) -> RunResults:
     """Six prompts by three methods, one of which failed once; the first prompt has contact sheets."""
-    store, jobs, records = Store(tmp_path), [], {}
+    store, jobs = Store(tmp_path), []
     views = np.stack([np.full((64, 64, 3), 30 * i, np.uint8) for i in range(8)])
     for number, prompt in enumerate(PROMPTS):
         for method, values in CLIP.items():
-            job = {
-                "job_id": f"{method[-1]}-{number}",
-                "prompt": prompt,
-                "method": method,
-                "objective": "sctd",
-                "seed": 0,
-            }
-            clip, end = values[number], {"status": "failed", "error_kind": "numeric", "error": "NaN"}
-            if clip is not None:
-                means = {"clip": clip, "ir": clip / 10, "clip_rprec": 0.5}
-                scores = {metric: {"mean": mean} for metric, mean in means.items()}
-                end = {"status": "done", "scores": scores, "generation": {"seconds": 60.0}}
+            job, clip = runs.job(f"{method[-1]}-{number}", prompt, method, objective="sctd"), values[number]
             if number == 0:
-                store.write(store.item(job["job_id"]) / CONTACT, images.contact_sheet(views, prompt))
+                store.write(store.item(job.job_id) / CONTACT, images.contact_sheet(views, prompt))
             jobs.append(job)
-            records[job["job_id"]] = {"prompt": prompt, "seed": 0} | end
+            store.write_record(
+                runs.failed(job) if clip is None else runs.done(job, scores=runs.scores(clip, clip / 10, 0.5))
+            )
     recipes = {method: {"times": {"num_segments": int(method[-1])}} for method in CLIP}
-    manifest = {"recipes": recipes, "swept": ["times.num_segments"], "weights": {"name": "tiny"}, "jobs": jobs}
-    return RunResults(store, manifest, records)
+    weights = UsedWeights(name="tiny", folder="tiny", sha256={})
+    runs.manifest(store, jobs, recipes=recipes, swept=("times.num_segments",), weights=weights)
+    return RunResults.read(store)
 
 
 def test_cells_have_settings_and_numbers_of_every_job(run):
@@ -92,8 +86,7 @@ def test_report_has_the_grid_and_marks_significant_differences(run):
 
 
 def test_methods_without_common_prompts_have_empty_cells(run):
-    for record in run.records.values():
-        record["status"] = "failed"
+    run = run.updated(runs.failed(record) for record in run.records.values())
     rows = comparison.differences(run)
     assert {row["n_prompts"] for row in rows} == {0}
     assert {row["difference"] for row in rows} == {None}

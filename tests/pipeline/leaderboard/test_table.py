@@ -4,6 +4,7 @@ import io
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,10 +18,12 @@ from pipeline.errors import UserError
 from pipeline.leaderboard import paper_table
 from pipeline.leaderboard.columns import definitions
 from pipeline.leaderboard.markdown_report import report
-from pipeline.leaderboard.table import RunResults, csv, leaderboard, markdown, per_object
+from pipeline.leaderboard.table import csv, leaderboard, markdown, per_object
 from pipeline.prompts import slug
 from pipeline.report.publish import compared, publish
+from pipeline.store.results import RunResults
 from pipeline.weights.models import digest_of
+from tests.support import runs
 from tests.support.scored_run import SCORES, features, write_reference, write_run
 
 
@@ -80,8 +83,7 @@ def test_unfinished_jobs_are_neither_failed_nor_averaged(tmp_path, weights):
 def test_each_method_has_a_row_and_the_best_value_is_bold(tmp_path, weights):
     store = write_run(tmp_path / "run", weights, objectives=("sctd", "sds"))
     record = store.record("sds-red")
-    record["scores"]["clip"]["mean"] = 10.0
-    store.write_record(record)
+    store.write_record(runs.done(record, scores=runs.scores(clip=10.0)))
     table = leaderboard([RunResults.read(store)])
     assert len({len(line) for line in markdown(table).splitlines()}) == 1, "columns are aligned"
     header, _, sctd, sds = (re.sub(" +", " ", line) for line in markdown(table).splitlines())
@@ -178,13 +180,13 @@ def edited(store, **changes):
 def test_scores_by_other_scorers_than_the_manifests_are_ignored(tmp_path, weights):
     """An interrupted `evaluate` with other scorers leaves such records. Older manifests name no scorers: all count."""
     store = write_run(tmp_path / "run", weights)
-    store.write_record(store.record("sctd-blue") | {"evaluation": "other"})
+    store.write_record(store.record("sctd-blue").model_copy(update={"evaluation": "other"}))
     run = edited(store, evaluation="e")
-    assert [run.records[job["job_id"]]["status"] for job in run.jobs("sctd")] == ["done", "failed", "generated"]
+    assert [record.status for record in run.of("sctd")] == ["done", "failed", "generated"]
     assert leaderboard([run])["clip@embedded"].tolist() == [30.0]
     assert per_object(run)["clip@embedded"].notna().tolist() == [True, False, False]
     store = write_run(tmp_path / "older", weights)
-    store.write_record(store.record("sctd-blue") | {"evaluation": "other"})
+    store.write_record(store.record("sctd-blue").model_copy(update={"evaluation": "other"}))
     assert leaderboard([RunResults.read(store)])["clip@embedded"].tolist() == [35.0]
 
 
@@ -193,9 +195,7 @@ BLANK = {"evaluation": "e", "scores": {f"a {name} cube": {"clip": 15.0, "ir": -2
 
 def test_penalised_columns_count_failed_objects_as_white_images(tmp_path, weights):
     store = write_run(tmp_path / "run", weights, objectives=("sctd", "sds"), failed=())
-    record = store.record("sctd-green")
-    del record["scores"]
-    store.write_record(record | {"status": "failed"})
+    store.write_record(runs.failed(store.record("sctd-green"), failed_stage="evaluate", generation=runs.facts()))
     store.write_json(store.root / "blank.json", BLANK)
     table = leaderboard([edited(store, evaluation="e")])
     sctd, sds = table.to_dict("records")
@@ -240,9 +240,9 @@ def test_missing_reference_is_an_error(tmp_path, weights):
 
 def test_report_shows_every_asset_and_failure(tmp_path, weights):
     run = RunResults.read(write_run(tmp_path / "run", weights, missing=("blue",)))
-    text = report(run.manifest, run.records, "| table |\n")
+    text = report(run, "| table |\n")
     assert "3 jobs of suite `cubes`, seed 0: 1 done, 1 failed, 1 unfinished." in text
-    reconstructed = report({**run.manifest, "suite": "dreamfusion40"}, run.records, "")
+    reconstructed = report(replace(run, manifest=run.manifest.model_copy(update={"suite": "dreamfusion40"})), "")
     assert "suite `dreamfusion40` (reconstructed: the authors' list is not public), seed 0:" in reconstructed
     assert "| a green cube | sctd | generate | NaN in the loss |" in text
     assert "![a red cube, contact sheet](items/sctd-red/contact.png)" in text
@@ -323,7 +323,7 @@ def test_paper_is_shown_for_its_recipe_on_published_models_or_on_request(tmp_pat
     assert len(leaderboard([run], paper=False)) == 2
     other = RunResults.read(write_run(tmp_path / "other", weights))
     assert list(leaderboard([other, run], paper=True)["source"]) == ["run"] * 3 + ["paper"] * 5, "once, below all runs"
-    text, content = compared([store, store], paper=True)
+    text, content = compared([run, run], paper=True)
     assert "SegmentDreamer" in text
     assert content.count(b"SegmentDreamer") == 1
 
@@ -331,13 +331,13 @@ def test_paper_is_shown_for_its_recipe_on_published_models_or_on_request(tmp_pat
 def test_paper_is_in_leaderboard_and_report_only(tmp_path, weights, monkeypatch):
     store = paper_run(tmp_path / "run", weights)
     monkeypatch.setattr("pipeline.leaderboard.comparison.grid", lambda run: b"")
-    assert "| SegmentDreamer |" in publish(store)
+    assert "| SegmentDreamer |" in publish(RunResults.read(store))
     assert b"SegmentDreamer" in (store.root / "leaderboard.csv").read_bytes()
     assert "not measured" in (store.root / "report.md").read_text()
     for name in ("differences.csv", "grid.csv", "per_object.csv"):
         assert b"SegmentDreamer" not in (store.root / name).read_bytes()
         assert b"Table-2" not in (store.root / name).read_bytes()
-    publish(store, paper=False)
+    publish(RunResults.read(store), paper=False)
     assert b"SegmentDreamer" not in (store.root / "leaderboard.csv").read_bytes()
 
 

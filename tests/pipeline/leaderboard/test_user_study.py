@@ -10,7 +10,8 @@ from evaluation.ranking import critical_distance
 from pipeline.errors import UserError
 from pipeline.leaderboard import user_study
 from pipeline.leaderboard.columns import definitions
-from pipeline.leaderboard.table import RunResults, leaderboard, markdown
+from pipeline.leaderboard.table import leaderboard, markdown
+from pipeline.store.results import RunResults
 from pipeline.store.run_folder import Store
 from pipeline.study import results
 from pipeline.study.database import Ballot

@@ -5,7 +5,7 @@ import pytest
 from pipeline.digests import digest
 from pipeline.plan.jobs import Job, Method, plan, without_machine
 from pipeline.prompts.prompt import Prompt
-from sctd.recipe.methods import sds
+from sctd.recipe.methods import for_objective
 from sctd.recipe.presets import embedded
 from sctd.recipe.recipe import with_overrides
 
@@ -18,7 +18,7 @@ JOB = Job(Prompt("a-cube", "a cube", "cube"), BALL, seed=0, weights="w")
     [
         {"prompt": Prompt("a-cube", "a red cube", "cube")},
         {"recipe": BALL.model_copy(update={"iterations": 301})},
-        {"recipe": sds(BALL)},
+        {"recipe": for_objective(BALL, "sds")},
         {"seed": 1},
         {"weights": "v"},
     ],
@@ -65,8 +65,8 @@ def test_the_id_is_16_hexadecimal_digits_of_a_canonical_digest():
 
 def test_a_plan_is_ordered_by_prompt_then_method():
     prompts = [Prompt(name, name, name) for name in ("first", "second")]
-    methods = [Method("ours", embedded()), Method("sds", sds(embedded()))]
-    jobs = plan(prompts, methods, seed=7, weights="w")
+    methods = [Method("ours", embedded()), Method("sds", for_objective(embedded(), "sds"))]
+    jobs = plan(prompts, methods, seed=7, weights=lambda _: "w")
     assert [(job.prompt.text, job.method, job.objective, job.seed) for job in jobs] == [
         ("first", "ours", "sctd", 7), ("first", "sds", "sds", 7),
         ("second", "ours", "sctd", 7), ("second", "sds", "sds", 7),

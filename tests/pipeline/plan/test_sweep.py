@@ -8,7 +8,7 @@ from pipeline.errors import UserError
 from pipeline.plan import recipes, sweep
 from pipeline.plan.jobs import plan
 from pipeline.prompts.prompt import Prompt
-from sctd.recipe.methods import FOR_OBJECTIVE
+from sctd.recipe.methods import METHODS
 from sctd.recipe.presets import embedded
 from sctd.recipe.recipe import with_overrides
 from tests.support.paths import EXAMPLES
@@ -42,15 +42,15 @@ def test_a_sweep_is_the_product_of_its_values_for_every_objective():
     assert found[0].label == "sctd num_segments=1 scale=7.5"
     assert found[-1].label == "sds num_segments=5 scale=10"
     prompts = [Prompt(name, name, name) for name in ("a cube", "a ball")]
-    jobs = plan(prompts, found, seed=0, weights="w")
+    jobs = plan(prompts, found, seed=0, weights=lambda _: "w")
     assert len({job.id for job in jobs}) == len(jobs) == 2 * 12
     assert [job.method for job in jobs] == [m.label for m in found] * 2
 
 
 def test_a_cell_has_the_same_job_id_as_its_settings_without_a_sweep():
     prompt = [Prompt("a", "a", "a")]
-    cell = plan(prompt, methods("guidance.scale=10,20"), 0, "w")[0]
-    alone = plan(prompt, methods(settings=["guidance.scale=10"]), 0, "w")[0]
+    cell = plan(prompt, methods("guidance.scale=10,20"), 0, lambda _: "w")[0]
+    alone = plan(prompt, methods(settings=["guidance.scale=10"]), 0, lambda _: "w")[0]
     assert cell.id == alone.id
     assert (cell.method, alone.method) == ("sctd scale=10", "sctd")
 
@@ -70,7 +70,7 @@ def test_a_custom_objective_is_a_method_labelled_by_its_function(tmp_path):
 
 def test_without_a_sweep_the_label_is_the_name_as_chosen():
     assert [(m.label, dict(m.swept)) for m in methods(objectives=("sctd", "sds"))] == [("sctd", {}), ("sds", {})]
-    assert [m.label for m in methods(objectives=FOR_OBJECTIVE)] == list(FOR_OBJECTIVE)
+    assert [m.label for m in methods(objectives=METHODS)] == list(METHODS)
     (mine,) = sweep.methods(methods(objectives=["sds"])[0].recipe, ["sctd"], {})
     assert mine.label == "sds", "the objective of the recipe file, not the default of --objective"
 

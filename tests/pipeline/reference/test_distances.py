@@ -23,7 +23,7 @@ from pipeline.store.run_folder import Store
 from pipeline.weights import models
 from pipeline.weights.networks import DISTANCES
 from pipeline.work import flow
-from tests.support import tiny_models
+from tests.support import runs, tiny_models
 
 MADE = ["--set", "iterations=1", "--set", "initialization.kind=ball", "--set", "initialization.count=50"]
 PROMPTS = ["--prompt", "a red cube", "--prompt", "a blue ball"]
@@ -197,8 +197,8 @@ def test_a_run_resumes_with_added_scorers_but_not_with_fewer(run, weights, tmp_p
     assert several.evaluation != one.evaluation
     assert [job.id for job in several.jobs] == [job.id for job in one.jobs]
     store = Store(tmp_path / "run")
-    store.write_json(store.root / "run.json", manifest.describe(store, one, []))
-    store.write_json(store.root / "run.json", manifest.describe(store, several, []))
+    runs.begin(store, one)
+    runs.begin(store, several)
     with pytest.raises(UserError, match=r"inception weights [0-9a-f]{12}, now none; use those"):
         manifest.check_same(store, one)
 

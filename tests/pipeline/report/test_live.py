@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from pipeline.cli.app import app
 from pipeline.cli.error_handling import INVALID_INPUT
-from pipeline.commands import bench as commands
 from pipeline.report import live
 from pipeline.report.live import LiveView
 from pipeline.store.run_folder import ASSET, CONTACT, SNAPSHOT, TURNTABLE, Store
+from pipeline.work import execution
 from sctd.formats import ply, splat
 from tests.support import finished_run
 from tests.support.processes import BALL
@@ -114,7 +114,7 @@ def generate(out, weights, *options):
 
 
 def test_live_view_does_not_change_the_run(tiny_weights, tmp_path, monkeypatch):
-    monkeypatch.setattr(commands, "SNAPSHOT_SECONDS", 0.0)
+    monkeypatch.setattr(execution, "SNAPSHOT_SECONDS", 0.0)
     monkeypatch.setattr(live, "SECONDS", 0.01)
     plain, watched = generate(tmp_path / "plain", tiny_weights), generate(tmp_path / "live", tiny_weights, "--live", 0)
     assert (plain.exit_code, watched.exit_code) == (0, 0), watched.output

@@ -13,11 +13,13 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app as cli
 from pipeline.cli import error_handling
-from pipeline.leaderboard.table import RunResults, leaderboard
+from pipeline.leaderboard.table import leaderboard
 from pipeline.report import facts, viewer
 from pipeline.report.pages import FOLDER, write
+from pipeline.store.records import Unfinished
+from pipeline.store.results import RunResults
 from pipeline.store.run_folder import Store
-from tests.support import finished_run
+from tests.support import finished_run, runs
 from tests.support.processes import BALL
 
 HOSTILE = '<script>alert(1)</script> & "a" $x$ | ../../etc <img src=x onerror=alert(2)>'
@@ -209,7 +211,7 @@ def test_stale_files_are_removed_and_foreign_files_stay(tmp_path):
     finished, out = RunResults.read(store), Store(tmp_path / "out")
     write([finished], leaderboard([finished]), out, VIEWER)
     (out.root / "mine.txt").write_text("mine")
-    finished.manifest["jobs"].pop()
+    finished.records.popitem()
     write([finished], leaderboard([finished]), out, None)
     assert not (out.root / "prompts" / "003.html").exists()
     assert not (out.root / "view").exists()
@@ -250,7 +252,6 @@ def test_job_id_with_a_path_is_refused(tmp_path):
     finished_run.write(store, tmp_path / "weights", PROMPTS[:1], METHODS[:1])
     finished = RunResults.read(store)
     table = leaderboard([finished])
-    finished.manifest["jobs"][0]["job_id"] = "../../outside"
-    finished.records["../../outside"] = None
+    finished.records["../../outside"] = Unfinished(**runs.job("../../outside", PROMPTS[0], METHODS[0]).identity)
     with pytest.raises(ValueError, match=r"a job with id '\.\./\.\./outside'; expected letters and digits"):
         write([finished], table, Store(tmp_path / "out"), None)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from pipeline.report.publish import publish
+from pipeline.store.results import RunResults
 from pipeline.store.run_folder import Store
 from tests.support import finished_run
 
@@ -15,14 +16,14 @@ DRAWN = "contact.png", "grid.png", "report/index.html"
 def published(tmp_path):
     store = Store(tmp_path / "run")
     finished_run.write(store, tmp_path / "weights", ["a red cube", "a blue ball"], ["sctd", "sds"])
-    publish(store, pages=True)
+    publish(RunResults.read(store), pages=True)
     return store
 
 
 def written(store, **options) -> set[str]:
     """The drawn files that publishing writes again."""
     before = {name: (store.root / name).stat().st_mtime_ns for name in DRAWN if (store.root / name).exists()}
-    publish(store, **options)
+    publish(RunResults.read(store), **options)
     return {name for name in DRAWN if (store.root / name).stat().st_mtime_ns != before.get(name)}
 
 
@@ -35,7 +36,7 @@ def test_tables_are_always_written(published):
     before = (published.root / "leaderboard.csv").read_bytes()
     (published.root / "leaderboard.csv").write_text("")
     (published.root / "report.md").unlink()
-    publish(published)
+    publish(RunResults.read(published))
     assert (published.root / "leaderboard.csv").read_bytes() == before
     assert (published.root / "report.md").exists()
 

@@ -17,6 +17,7 @@ from pipeline.store.attempts import (
     published,
 )
 from pipeline.store.run_folder import ASSET, CHECKPOINT, CONTACT, GENERATION, TURNTABLE, Store
+from tests.support import runs
 
 JOB = "0123456789abcdef"
 
@@ -48,7 +49,7 @@ def test_an_accepted_attempt_leaves_only_its_outputs(store):
         attempt.save(Checkpoint(iteration, 1.0, b"state"))
     assert published(store, JOB) is None
     make(attempt, b"mine")
-    assert attempt.commit({"loss": 1.0}) == {"loss": 1.0}
+    assert attempt.commit(runs.facts(loss=2.0)) == runs.facts(loss=2.0)
     assert names(store) == {ASSET, TURNTABLE, CONTACT, GENERATION}
     assert files.read(store.item(JOB) / ASSET) == b"mine asset.ply"
 
@@ -71,12 +72,12 @@ def test_fault_19_a_lost_worker_cannot_replace_the_asset_of_a_later_attempt(stor
     lost, later = Attempt.start(store, JOB), Attempt.start(store, JOB)
     make(lost, b"lost")
     make(later, b"later")
-    later.commit({"by": "later"})
+    later.commit(runs.facts(device="later"))
     make(lost, b"lost again")  # into its own folder, which is not read
     with pytest.raises(SupersededError, match=r"was superseded: the job is done$"):
-        lost.commit({"by": "lost"})
+        lost.commit(runs.facts(device="lost"))
     assert files.read(store.item(JOB) / ASSET) == b"later asset.ply"
-    assert published(store, JOB) == {"by": "later"}
+    assert published(store, JOB) == runs.facts(device="later")
     assert names(store) == {ASSET, TURNTABLE, CONTACT, GENERATION}
 
 
@@ -91,13 +92,14 @@ def test_fault_19_of_two_concurrent_commits_the_first_is_accepted_whole(store, m
     def interrupted(source: Path, target: Path) -> None:
         if target.name == TURNTABLE:
             monkeypatch.setattr(files, "move", real)
-            assert second.commit({"by": "second"}) == {"by": "first"}, "it finishes the move that the first started"
+            found = second.commit(runs.facts(device="second"))
+            assert found == runs.facts(device="first"), "it finishes the move that the first started"
         real(source, target)
 
     monkeypatch.setattr(files, "move", interrupted)
-    assert first.commit({"by": "first"}) == {"by": "first"}
+    assert first.commit(runs.facts(device="first")) == runs.facts(device="first")
     assert {files.read(store.item(JOB) / name).split()[0] for name in (ASSET, TURNTABLE, CONTACT)} == {b"first"}
-    assert second.commit({"by": "second"}) == {"by": "first"}
+    assert second.commit(runs.facts(device="second")) == runs.facts(device="first")
     assert names(store) == {ASSET, TURNTABLE, CONTACT, GENERATION}
 
 

@@ -12,6 +12,7 @@ from pipeline.errors import UserError
 from pipeline.store import files, lease
 from pipeline.store.lease import LeaseError, held
 from pipeline.store.run_folder import Store
+from tests.support import runs
 
 SECONDS = 1.2  # duration of a lease in these tests
 
@@ -70,18 +71,18 @@ def test_fault_8_an_expired_lease_is_taken_over_and_its_holder_cannot_write(root
     monkeypatch.setattr(lease.Lease, "renew", lambda self: None)  # as if its thread hung
     store = Store(root)
     with store.locked() as first:
-        first.write_record({"job_id": "a", "status": "done"})
+        first.write_record(runs.done(runs.job("a")))
         with monkeypatch.context() as patch:
             patch.setattr(lease.socket, "gethostname", lambda: "elsewhere")
             with hold(root) as second:
                 assert second.epoch == 2
                 with pytest.raises(LeaseError) as caught:
-                    first.write_record({"job_id": "a", "status": "failed"})
+                    first.write_record(runs.failed(runs.job("a")))
                 replaced = f"{root} was taken over by process {os.getpid()} on elsewhere. This command stops, and"
                 assert str(caught.value).startswith(replaced)
         with pytest.raises(LeaseError, match="taken over by a command that has ended"):
-            first.write_record({"job_id": "a", "status": "failed"})
-    assert store.record("a") == {"job_id": "a", "status": "done"}
+            first.write_record(runs.failed(runs.job("a")))
+    assert store.record("a") == runs.done(runs.job("a"))
 
 
 def test_the_lease_of_an_exited_process_of_this_machine_is_taken_over_at_once(root, monkeypatch):

@@ -4,28 +4,30 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.store import manifest
+from pipeline.store.manifest import Manifest
 from pipeline.store.run_folder import Store
+from tests.support import runs
 
 
 @pytest.fixture
 def store(tmp_path, run_of) -> Store:
     """A run folder of the default small run."""
     store = Store(tmp_path / "folder")
-    store.write_json(store.root / "run.json", manifest.describe(store, run_of(), ["bench", "--limit", "2"]))
+    runs.begin(store, run_of(), ["bench", "--limit", "2"])
     return store
 
 
 def test_manifest_has_settings_jobs_weights_and_the_session(store):
     written = manifest.read(store)
-    assert written["run_id"] == "folder"
-    assert written["recipes"]["sctd"]["iterations"] == 4
-    assert set(written["weights"]["sha256"]) == {"prior", "scorer", "reward", "reference.npz"}
-    assert [job["prompt"] for job in written["jobs"]] == ["a red cube", "a blue ball"]
-    (session,) = written["sessions"]
-    assert session["command"] == "segmentdreamer bench --limit 2"
-    assert {"python", "torch", "ray", "numpy"} <= set(session["versions"])
-    assert session["hardware"]["cores"] >= 1
-    assert session["commit"] is None or len(session["commit"].rstrip("+")) == 40
+    assert written.run_id == "folder"
+    assert written.recipes["sctd"]["iterations"] == 4
+    assert set(written.weights.sha256) == {"prior", "scorer", "reward", "reference.npz"}
+    assert [job.prompt for job in written.jobs] == ["a red cube", "a blue ball"]
+    (session,) = written.sessions
+    assert session.command == "segmentdreamer bench --limit 2"
+    assert {"python", "torch", "ray", "numpy"} <= set(session.versions)
+    assert session.hardware.cores >= 1
+    assert session.commit is None or len(session.commit.rstrip("+")) == 40
 
 
 def test_a_run_resumes_with_the_same_settings_or_more_jobs(store, run_of):
@@ -34,7 +36,7 @@ def test_a_run_resumes_with_the_same_settings_or_more_jobs(store, run_of):
         run_of(texts=("a green cube", "a blue ball", "a red cube")),
         run_of(objectives=("sctd", "sds")),
     ):
-        assert len(manifest.describe(store, run, ["bench"])["sessions"]) == 2
+        assert len(Manifest.of(run, store, manifest.check_same(store, run)).with_session([]).sessions) == 2
 
 
 @pytest.mark.parametrize(

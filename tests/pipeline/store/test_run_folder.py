@@ -34,31 +34,9 @@ def test_temporary_files_of_killed_processes_are_removed(tmp_path):
     assert [path.name for path in (tmp_path / "items" / "a").iterdir()] == ["asset.ply"]
 
 
-def test_records_keep_the_given_order_and_a_damaged_record_is_an_error(tmp_path):
-    store = Store(tmp_path)
-    for job_id in ("b", "a"):
-        store.write_record({"job_id": job_id, "status": "done"})
-    assert [record["job_id"] for record in store.records(["a", "c", "b"])] == ["a", "b"]
-    (store.item("a") / "record.json").write_text('{"job_id": ')
-    with pytest.raises(UserError, match=r"record\.json is damaged .*; delete it to have its content generated again\."):
-        store.record("a")
-
-
 def test_nan_is_never_written(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         Store(tmp_path).write_json(tmp_path / "record.json", {"clip": float("nan")})
-
-
-def test_unfinished_jobs_lack_scores_by_these_scorers(tmp_path, run_of):
-    store, run = Store(tmp_path), run_of(texts=("done", "failed", "other scorer", "generated", "new"))
-    done, failed, other, generated, new = run.jobs
-    store.write_record({"job_id": done.id, "status": "done", "evaluation": "now"})
-    store.write_record({"job_id": failed.id, "status": "failed", "evaluation": "now"})
-    store.write_record({"job_id": other.id, "status": "done", "evaluation": "before"})
-    store.write_record({"job_id": generated.id, "status": "generated", "evaluation": None})
-    store.write_json(store.item(generated.id) / "generation.json", {})
-    assert store.unfinished(run.jobs, "now") == [failed, other, generated, new]
-    assert store.unfinished(run.jobs, None) == [done, failed, other, new]
 
 
 def test_an_unwritable_folder_is_an_error(tmp_path):

@@ -13,14 +13,15 @@ from evaluation.clip_score import ClipScorer
 from evaluation.image_reward import ImageReward
 from evaluation.references import from_bytes, to_bytes
 from pipeline.assets import images
-from pipeline.plan.jobs import GeneratedAsset
 from pipeline.plan.protocol import Protocol
-from pipeline.plan.run import evaluation_digest
+from pipeline.store.records import GeneratedAsset
 from pipeline.store.run_folder import Store
 from pipeline.weights import models
 from pipeline.work.evaluate import Evaluator
+from tests.support import runs
 
 TEXTS = ["a red cube", "a blue ball", "a green cube"]
+EVALUATION = "0123456789abcdef"
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +48,8 @@ def scored(tiny_weights, splats, tmp_path_factory):
 
     store = Store(tmp_path_factory.mktemp("evaluate"))
     store.write(store.item("job") / "asset.ply", ply.to_ply(splats))
-    evaluator = Evaluator(store, models.resolve(str(tiny_weights)), Protocol(6), TEXTS)
-    work, seen = evaluator(GeneratedAsset("job", "a blue ball", {"image_size": 16})), []
+    evaluator = Evaluator(store, models.resolve(str(tiny_weights)), Protocol(6), TEXTS, EVALUATION)
+    work, seen = evaluator(GeneratedAsset("job", "a blue ball", runs.facts(image_size=16))), []
     while True:
         try:
             seen.append(next(work))
@@ -91,12 +92,12 @@ def test_unpickling_a_result_loads_no_model_library(scored):
 def test_a_reference_of_another_network_is_an_error_when_the_worker_starts(tiny_weights, tmp_path):
     folder = shutil.copytree(tiny_weights, tmp_path / "copied")
     weights = models.Weights("copied", folder)
-    Evaluator(Store(tmp_path / "run"), weights, Protocol(6), TEXTS)  # the same network under another name
+    Evaluator(Store(tmp_path / "run"), weights, Protocol(6), TEXTS, EVALUATION)  # the same network under another name
     reference = from_bytes((folder / "reference.npz").read_bytes())
     other = dataclasses.replace(reference, made_of=reference.made_of | {"weights": "ab" * 32})
     (folder / "reference.npz").write_bytes(to_bytes(other))
     with pytest.raises(EvaluationError, match=r"the reference set holds features of tiny \(abababababab\)"):
-        Evaluator(Store(tmp_path / "run"), weights, Protocol(6), TEXTS)
+        Evaluator(Store(tmp_path / "run"), weights, Protocol(6), TEXTS, EVALUATION)
 
 
 def test_a_protocol_is_named_by_its_views_and_starts_at_the_front():
@@ -109,9 +110,8 @@ def test_a_protocol_is_named_by_its_views_and_starts_at_the_front():
 
 def test_a_white_image_is_scored_for_every_prompt_independent_of_its_size(scored, tiny_weights):
     store, _, _ = scored
-    weights = models.resolve(str(tiny_weights))
     blank = store.read_json(store.root / "blank.json")
-    assert blank["evaluation"] == evaluation_digest(weights, Protocol(6), TEXTS)
+    assert blank["evaluation"] == EVALUATION
     assert list(blank["scores"]) == TEXTS
     white = np.full((1, 40, 40, 3), 255, np.uint8)
     for text, scores in blank["scores"].items():
@@ -123,7 +123,7 @@ def test_a_white_image_is_scored_once(scored, tiny_weights, monkeypatch):
     store, _, _ = scored
     before = (store.root / "blank.json").read_bytes()
     monkeypatch.setattr(ImageReward, "score", lambda *_: pytest.fail("it was scored again"))
-    Evaluator(store, models.resolve(str(tiny_weights)), Protocol(6), TEXTS)
+    Evaluator(store, models.resolve(str(tiny_weights)), Protocol(6), TEXTS, EVALUATION)
     assert (store.root / "blank.json").read_bytes() == before
     with pytest.raises(pytest.fail.Exception):
-        Evaluator(store, models.resolve(str(tiny_weights)), Protocol(6), TEXTS[:2])
+        Evaluator(store, models.resolve(str(tiny_weights)), Protocol(6), TEXTS[:2], "other")

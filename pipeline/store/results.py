@@ -1,0 +1,98 @@
+"""The results in a run folder: its manifest and the record of each job. Commands read each record once, here."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import UserError
+from pipeline.plan.jobs import Job
+from pipeline.store import manifest
+from pipeline.store.manifest import Manifest
+from pipeline.store.records import Done, Failed, JobEntry, Record, StoredRecord, Unfinished
+from pipeline.store.run_folder import BLANK, Store
+from pipeline.weights.models import digest_of
+from pipeline.weights.networks import DISTANCES, REQUIRED, Distance
+
+if TYPE_CHECKING:
+    from evaluation.references import Reference
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """A run folder with its manifest and the `current` records of its jobs by id, in the order of the manifest."""
+
+    store: Store
+    manifest: Manifest
+    records: dict[str, Record]
+
+    @classmethod
+    def read(cls, store: Store, settings: Manifest | None = None) -> "RunResults":
+        """The results of the jobs in `settings`, by default the folder's manifest. Raises UserError if it has none."""
+        settings = manifest.read(store) if settings is None else settings
+        records = {job.job_id: current(store.record(job.job_id), job, settings) for job in settings.jobs}
+        return cls(store, settings, records)
+
+    def updated(self, records: Iterable[StoredRecord]) -> "RunResults":
+        """The results after jobs have ended."""
+        return replace(self, records=self.records | {record.job_id: record for record in records})
+
+    @property
+    def models(self) -> str:
+        return self.manifest.weights.name
+
+    @property
+    def methods(self) -> list[str]:
+        return list(self.manifest.recipes)
+
+    def of(self, method: str) -> list[Record]:
+        """The records of a method's jobs."""
+        return [record for record in self.records.values() if record.method == method]
+
+    def done(self, method: str) -> list[Done]:
+        return [record for record in self.of(method) if isinstance(record, Done)]
+
+    @property
+    def failed(self) -> list[Failed]:
+        return [record for record in self.records.values() if isinstance(record, Failed)]
+
+    def unscored(self, jobs: Iterable[Job]) -> list[Job]:
+        """The jobs without scores by the scorers of the manifest. Failed jobs are included."""
+        return [job for job in jobs if not isinstance(self.records[job.id], Done)]
+
+    @cached_property
+    def blank(self) -> dict[str, dict[str, float]] | None:
+        """The scores of a white image for each prompt, by the same scorers; None if there are none."""
+        found = self.store.read_json(self.store.root / BLANK) or {}
+        return found.get("scores") if found.get("evaluation") == self.manifest.evaluation else None
+
+    @property
+    def distances(self) -> list[Distance]:
+        """The distances that this run was scored with."""
+        parts = self.manifest.weights.sha256
+        return [d for d in DISTANCES.values() if d.metric == REQUIRED or d.reference in parts]
+
+    def reference(self, distance: Distance) -> "Reference":
+        """The reference of a distance. Raises UserError if its file is missing or has changed."""
+        from evaluation.references import from_bytes
+
+        path = Path(self.manifest.weights.folder) / distance.reference
+        if not path.is_file():
+            raise UserError(f"{path} is missing; {self.store.root} was scored against it: restore the file.")
+        known = self.manifest.weights.sha256.get(distance.reference)
+        if known and known != digest_of(path):
+            raise UserError(
+                f"{path} is not the reference that {self.store.root} was scored against; restore that file, or score "
+                f"the assets again with segmentdreamer evaluate {self.store.root}."
+            )
+        return from_bytes(path.read_bytes())
+
+
+def current(record: StoredRecord | None, job: JobEntry, settings: Manifest) -> Record:
+    """A job's record under the names of the manifest, and without scores by other scorers than the manifest's."""
+    if record is None:
+        return Unfinished(**job.identity)
+    if isinstance(record, Done) and settings.evaluation not in (None, record.evaluation):
+        record = record.unscored
+    return record.model_copy(update=job.identity)
