@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from sctd.prior.stable_diffusion import StableDiffusionPrior
 MATRIX_SIZE = {"cuda": 8192, "cpu": 1024}
 
 
+@cache
 def matrix_teraflops(device: torch.device, dtype: torch.dtype) -> float:
     """The rate of a large matrix product in TFLOP/s, the best of 8 runs."""
     size = MATRIX_SIZE[device.type]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.work.generate import Checkpoint
+from pipeline.store.attempts import Checkpoint
 
 PROMPTS = ["--prompt", "a red cube", "--prompt", "a blue ball"]
 BALL = ["--set", "initialization.kind=ball", "--set", "initialization.count=150"]

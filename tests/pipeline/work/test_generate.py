@@ -5,8 +5,11 @@ import pytest
 import torch
 
 from cluster.scheduling.executor import DRAINED, attempt
+from pipeline.store.attempts import NO_CHECKPOINT, Checkpoint
 from pipeline.store.run_folder import ASSET, CONTACT, GENERATION, TURNTABLE, Store
-from pipeline.work.generate import NO_CHECKPOINT, Checkpoint, AssetGenerator, NumericError
+from pipeline.work.generate import AssetGenerator
+from pipeline.work.recovery import NumericError
+from pipeline.work.roofline import Work
 from sctd.formats import ply, splat
 from sctd.recipe.compute import ComputeConfig
 from tests.support import tiny_models
@@ -40,8 +43,8 @@ def test_a_finished_asset_is_not_generated_again(make, run_of):
     assert [(step.done, step.total) for step in seen] == [(n, 4) for n in (1, 2, 3, 4)]
     assert seen[0].note == "150 Gaussians"
     assert (asset.job_id, asset.prompt) == (job.id, "a red cube")
-    assert asset.facts["resumed_from"] == 0
-    assert asset.facts["image_size"] == 16
+    assert asset.facts.resumed_from == 0
+    assert asset.facts.image_size == 16
     assert finish(make(job)) == ([], asset)
 
 
@@ -56,8 +59,8 @@ def test_an_interrupted_job_resumes_from_its_checkpoint(make, run_of):
     assert saved.seconds > 0
     seen, asset = finish(make(job))
     assert [step.done for step in seen] == [3, 4]
-    assert asset.facts["resumed_from"] == 2
-    assert asset.facts["seconds"] > saved.seconds
+    assert asset.facts.resumed_from == 2
+    assert asset.facts.seconds > saved.seconds
     assert not (make.store.item(job.id) / "checkpoint").exists()
 
 
@@ -94,11 +97,11 @@ def test_snapshots_are_written_during_generation_and_do_not_change_the_asset(mak
 
 
 def test_the_reported_loss_is_that_of_the_optimizer(make, run_of, monkeypatch):
-    monkeypatch.setattr("pipeline.work.generate.LOSSES", 1)
+    monkeypatch.setattr("pipeline.work.meter.LOSSES", 1)
     seen, asset = finish(make(run_of(seed=22).jobs[0]))
-    assert seen[-1].numbers["loss"] == pytest.approx(asset.facts["loss"])
+    assert seen[-1].numbers["loss"] == pytest.approx(asset.facts.loss)
     losses = [step.numbers["loss"] for step in seen]
-    assert asset.facts["mean_loss"] == pytest.approx(torch.tensor(losses).log().mean().exp().item(), rel=1e-5)
+    assert asset.facts.mean_loss == pytest.approx(torch.tensor(losses).log().mean().exp().item(), rel=1e-5)
 
 
 def test_without_a_live_view_no_snapshot_is_written(make, run_of):
@@ -128,8 +131,8 @@ def test_a_checkpoint_of_another_version_is_not_used(make, run_of):
     make.store.write(make.store.item(job.id) / "checkpoint", Checkpoint(3, 9.0, b"of an older version").to_bytes())
     seen, asset = finish(make(job))
     assert [step.done for step in seen] == [1, 2, 3, 4]
-    assert asset.facts["resumed_from"] == 0
-    assert asset.facts["seconds"] >= asset.facts["optimize_seconds"]
+    assert asset.facts.resumed_from == 0
+    assert asset.facts.seconds >= asset.facts.optimize_seconds
 
 
 @pytest.mark.parametrize("damage", ["cut short", "one byte"])
@@ -145,8 +148,8 @@ def test_fault_12_a_damaged_checkpoint_is_reported_and_the_previous_one_used(mak
     seen, asset = finish(make(job))
     assert [step.done for step in seen] == [3, 4]
     assert seen[0].note == ("150 Gaussians; checkpoint cannot be used (the digest does not match the state)")
-    assert asset.facts["resumed_from"] == 2
-    assert asset.facts["warnings"] == ["checkpoint cannot be used (the digest does not match the state)"]
+    assert asset.facts.resumed_from == 2
+    assert asset.facts.warnings == ("checkpoint cannot be used (the digest does not match the state)",)
     resumed = (make.store.item(job.id) / "asset.ply").read_bytes()
     shutil.rmtree(make.store.item(job.id))
     finish(make(job))
@@ -176,11 +179,11 @@ def test_after_nan_the_job_resumes_from_the_previous_checkpoint_with_another_see
         finish(work)
     seen, asset = finish(make(job))
     assert [step.done for step in seen] == [4, 5, 6], "states 3 and 4 were saved; it resumes from 3"
-    assert (asset.facts["resumed_from"], asset.facts["sub_seed"], asset.facts["attempt"]) == (3, 1, 2)
+    assert (asset.facts.resumed_from, asset.facts.sub_seed, asset.facts.attempt) == (3, 1, 2)
     other = (make.store.item(job.id) / "asset.ply").read_bytes()
     shutil.rmtree(make.store.item(job.id))
     _, undisturbed = finish(make(job))
-    assert undisturbed.facts["sub_seed"] == 0
+    assert undisturbed.facts.sub_seed == 0
     assert (make.store.item(job.id) / "asset.ply").read_bytes() != other
 
 
@@ -191,7 +194,7 @@ def test_after_nan_without_a_checkpoint_the_job_restarts_with_another_seed(make,
         finish(make(job))
     seen, asset = finish(make(job))
     assert [step.done for step in seen] == [1, 2, 3, 4]
-    assert (asset.facts["resumed_from"], asset.facts["sub_seed"]) == (0, 1)
+    assert (asset.facts.resumed_from, asset.facts.sub_seed) == (0, 1)
     assert {path.name for path in make.store.item(job.id).iterdir()} == {
         "asset.ply", "contact.png", "generation.json", "turntable.mp4",
     }  # fmt: skip
@@ -211,7 +214,32 @@ def test_out_of_memory_halves_the_views_at_once_and_continues(make, run_of, monk
     seen, asset = finish(make(job))
     assert [step.done for step in seen] == [1, 2, 3, 4]
     assert sizes == [4, 4, 4, 2, 2, 2, 2]
-    assert asset.facts["views_at_once"] == 2
+    assert asset.facts.views_at_once == 2
+
+
+def test_times_floor_counts_the_samples_of_each_call_also_after_views_were_halved(make, run_of, monkeypatch):
+    """The third iteration runs out of memory with four views at once: 16 views are encoded, in six calls."""
+    prior, encoded, denoised = type(make.prior), [], []
+    encode, denoise = prior.encode, prior.denoise
+
+    def short(prior, images, noise=None):
+        if len(images) == 4 and len(encoded) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        encoded.append(len(images))
+        return encode(prior, images, noise)
+
+    def counted(prior, z_t, *rest):
+        denoised.append(len(z_t))
+        return denoise(prior, z_t, *rest)
+
+    monkeypatch.setattr(prior, "encode", short)
+    monkeypatch.setattr(prior, "denoise", counted)
+    monkeypatch.setattr("pipeline.work.generate.matrix_teraflops", lambda *_: 1e-3)
+    facts = finish(make(run_of(seed=31).jobs[0]))[1].facts
+    assert encoded == [4, 4, 2, 2, 2, 2]
+    work = Work.of(make.prior)
+    operations = 16 * (work.encode + work.encode_backward) + sum(denoised) * work.denoise
+    assert facts.times_floor == pytest.approx(4 * facts.seconds_per_iteration / (operations / 1e9))
 
 
 def test_out_of_memory_with_one_view_fails_the_job(make, run_of, monkeypatch):
@@ -229,10 +257,10 @@ def test_out_of_memory_with_one_view_fails_the_job(make, run_of, monkeypatch):
 
 def test_generation_json_has_speed_roofline_ratio_and_memory(make, run_of):
     _, asset = finish(make(run_of(seed=5).jobs[0]))
-    assert asset.facts["seconds_per_iteration"] > 0
-    assert asset.facts["times_floor"] > 1
-    assert asset.facts["build_seconds"] == 0  # nothing is compiled on a CPU
-    assert asset.facts["peak_bytes"] > 2**20
+    assert asset.facts.seconds_per_iteration > 0
+    assert asset.facts.times_floor > 1
+    assert asset.facts.build_seconds == 0  # nothing is compiled on a CPU
+    assert asset.facts.peak_bytes > 2**20
 
 
 @pytest.fixture(scope="module")
@@ -255,7 +283,8 @@ def test_control_scale_sets_the_effect_of_the_controlnet(controlled_weights, run
     assets = {}
     for control, scale in (("none", 1), ("depth", 0), ("depth", 1)):
         settings = ["iterations=2", "initialization.kind=ball", "initialization.count=60"]
-        run = run_of(settings=[*settings, f"guidance.control={control}", f"guidance.control_scale={scale}"])
+        scales = [] if control == "none" else [f"guidance.control_scale={scale}"]
+        run = run_of(settings=[*settings, f"guidance.control={control}", *scales])
         run = controlled(run, controlled_weights)
         generator = AssetGenerator(Store(tmp_path), run.weights, 0.0, EMBEDDED)
         seen, asset = finish(generator(run.jobs[0]))
@@ -278,7 +307,7 @@ def test_a_recipe_with_control_resumes_from_its_checkpoint(controlled_weights, r
             next(work), next(work)  # the first iteration is saved
             work.close()
         _, asset = finish(generator(job))
-        assert asset.facts["resumed_from"] == (1 if name == "killed" else 0)
+        assert asset.facts.resumed_from == (1 if name == "killed" else 0)
         assets.append((generator.store.item(job.id) / "asset.ply").read_bytes())
     assert assets[0] == assets[1]
 

@@ -1,0 +1,85 @@
+"""Measurements of a job: time, loss, memory, and the operations of the networks."""
+
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+
+from pipeline.store.attempts import NO_CHECKPOINT, Checkpoint
+from pipeline.store.records import GenerationFacts
+from pipeline.work import devices
+from pipeline.work.recovery import Recovery
+from pipeline.work.roofline import Roofline
+from sctd.prior.stable_diffusion import StableDiffusionPrior
+from sctd.train.optimize import Step
+
+MIN_LOSS = 1e-30  # keeps the logarithm finite
+LOSSES = 20  # iterations in the reported mean loss: the loss of one depends on its random time and noise
+
+
+class Meter:
+    """Measures an attempt at a job. Its clock starts when it is created, before the initialization."""
+
+    def __init__(self, prior: StableDiffusionPrior):
+        self.prior, self.started, self.build_seconds_before = prior, time.monotonic(), prior.build_seconds
+        self.start, self.init_seconds, self.optimize_seconds = NO_CHECKPOINT, 0.0, 0.0
+        self.recent, self.log_loss = deque[float](maxlen=LOSSES), 0.0
+        self.parts: Counter[tuple[str, int]] = Counter()
+        devices.reset_peak(prior.device)
+
+    @property
+    def seconds(self) -> float:
+        """The seconds spent on the job so far, in earlier attempts too."""
+        return self.start.seconds + time.monotonic() - self.started
+
+    def initialized(self) -> None:
+        """The initialization ends."""
+        self.init_seconds = time.monotonic() - self.started
+
+    def resume(self, start: Checkpoint) -> None:
+        """Count what the attempts before this checkpoint took."""
+        self.start, self.log_loss = start, start.log_loss
+
+    def mark(self, part: str, samples: int = 0) -> None:
+        """A `TimingMark` that counts the parts of iterations."""
+        self.parts[part, samples] += 1
+
+    def step(self, step: Step) -> dict[str, float]:
+        """An iteration ends: the numbers of its progress event."""
+        self.recent.append(math.log(max(step.loss, MIN_LOSS)))
+        self.log_loss += self.recent[-1]
+        self.optimize_seconds = self.seconds
+        loss = math.exp(sum(self.recent) / len(self.recent))
+        return {"loss": loss, "gaussians": float(step.num_gaussians), "seconds": self.optimize_seconds}
+
+    def checkpoint(self, step: Step) -> Checkpoint:
+        """The checkpoint after the last iteration."""
+        return Checkpoint(step.iteration, self.optimize_seconds, step.checkpoint(), self.log_loss)
+
+    def facts(self, step: Step, recovery: Recovery, roofline: Callable[[], Roofline]) -> GenerationFacts:
+        """The facts about an asset after its last iteration. `roofline` may take seconds, which do not count."""
+        seconds, device = self.seconds, self.prior.device
+        build_seconds = self.prior.build_seconds - self.build_seconds_before
+        iterations_here = step.iterations - self.start.iteration
+        seconds_here = self.optimize_seconds - self.start.seconds - self.init_seconds - build_seconds
+        return GenerationFacts(
+            init_seconds=self.init_seconds,
+            optimize_seconds=self.optimize_seconds,
+            seconds=seconds,
+            build_seconds=build_seconds,
+            seconds_per_iteration=seconds_here / iterations_here,
+            times_floor=seconds_here / roofline().total_seconds(self.parts),
+            views_at_once=recovery.views_at_once,
+            resumed_from=self.start.iteration,
+            attempt=recovery.attempt.fence.number,
+            sub_seed=recovery.sub_seed,
+            warnings=tuple(recovery.warnings),
+            iterations=step.iterations,
+            image_size=self.prior.image_size,
+            num_gaussians=step.num_gaussians,
+            loss=step.loss,
+            mean_loss=math.exp(self.log_loss / step.iterations),
+            skipped_iterations=step.skipped,
+            peak_bytes=devices.peak_bytes(device),
+            device=devices.name(device),
+        )
