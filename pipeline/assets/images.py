@@ -22,14 +22,11 @@ VIEWS_PER_BATCH = 30
 
 def on_white(gaussians: Any, cameras: Any) -> np.ndarray:
     """Render `sctd.Gaussians` from `sctd.Cameras` on white: uint8 [views, height, width, 3]. Runs on their device."""
-    import torch
-
     from evaluation.views import to_bytes
-    from sctd.render.rasterize import render
+    from sctd.render.rasterize import render_on_white
 
     parts = [cameras.select(slice(i, i + VIEWS_PER_BATCH)) for i in range(0, cameras.num, VIEWS_PER_BATCH)]
-    with torch.no_grad():
-        return np.concatenate([to_bytes(render(gaussians, part, torch.ones(3)).rgb) for part in parts])
+    return np.concatenate([to_bytes(render_on_white(gaussians, part)) for part in parts])
 
 
 def video(views: np.ndarray) -> bytes:

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sctd.render.contract import Rasterized, RenderError, Rendering
 from sctd.scene.cameras import Cameras
 from sctd.scene.gaussians import Gaussians
+from sctd.types import Images
 
 
 def render(
@@ -56,3 +58,9 @@ def render_by(
         antialiased=antialiased,
     )
     return Rendering(*rasterized)
+
+
+@torch.no_grad()
+def render_on_white(gaussians: Gaussians, cameras: Cameras) -> Images:
+    """The colours of every view on white, as the metrics see an asset: [views, 3, height, width] in [0, 1]."""
+    return render(gaussians, cameras, torch.ones(3)).rgb.clamp(max=1)
