@@ -1,1 +1,1 @@
-"""Jobs that are sent to a cluster: the description of a job, and the launcher contract of Ray, KubeRay and Kubeflow."""
+"""Jobs that are sent to a cluster: the description of a job, and the protocol of the launchers that send it."""

@@ -1,4 +1,4 @@
-"""The description of a job: a command of this program and the machines it needs.
+"""The description of a job: a command, the program that it belongs to, and the machines it needs.
 
 On the way to a pod a command passes through two shells (KubeRay's submitter, then Ray's `shell=True`, with the Windows
 quoting of `list2cmdline` in between), so no quoting is right for both. `encoded` leaves no character that a shell
@@ -9,106 +9,144 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Literal, NamedTuple, Self
 from urllib.parse import quote, unquote
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from cluster.jobs.errors import ManifestError, manifest_errors
+from cluster.jobs.errors import CheckedModel, ManifestError
 
-PROGRAM = "segmentdreamer"
 STORAGE, WEIGHTS = "/storage", "/weights"  # where pods mount the two volumes
 PUBLISHED, EMBEDDED = "published", "embedded"
-MAKES_A_FOLDER = "bench", "generate"
 NFS, BUCKETS = "nfs://", ("s3://", "s3a://", "gs://", "gcs://")
 VARIABLE, DNS_1123 = re.compile(r"[A-Za-z_][A-Za-z0-9_]*"), re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 
 
-class Secret(BaseModel):
-    """A key of a Kubernetes Secret, which sets the environment variable of the same name."""
+class Program(NamedTuple):
+    """The program of a job's image, as far as a cluster has to know it."""
 
-    model_config = ConfigDict(frozen=True)
+    decode: tuple[str, ...]  # the words before a command that `encoded` encoded
+    fetch: tuple[str, ...]  # the command that fetches the weights
+    shared_files: str  # a pattern: files at the top of the storage that belong beside the weights
+    weights_variable: str  # the environment variable of the folder of the weights
+    weights_cache: str  # the folder of a node where its pods share the weights
+
+
+class Command(CheckedModel):
+    """A command of the program, and what the program's parser found in it."""
+
+    words: tuple[str, ...] = ()
+    results: str = ""  # the folder or URL that it names for its results; empty if it names none
+    place: Literal["", "folder", "storage"] = ""  # where else they can go: a folder of the job, or the storage itself
+    option: str = ""  # the option that tells it so
+    weights: str = EMBEDDED  # the weights that it needs: embedded or published
+
+
+class Secret(CheckedModel):
+    """A key of a Kubernetes Secret, which sets the environment variable of the same name. Also made from SECRET=KEY."""
+
     name: str
     key: str
 
+    @model_validator(mode="before")
+    @classmethod
+    def _parse(cls, value: Any) -> Any:
+        """Raises ManifestError for anything but two names: a value of a secret belongs in no manifest."""
+        if not isinstance(value, str):
+            return value
+        name, _, key = value.partition("=")
+        if not DNS_1123.fullmatch(name) or not VARIABLE.fullmatch(key):
+            raise ManifestError(
+                "`secret` names no key of a Secret; pass SECRET=KEY, for example `secret` hub=HF_TOKEN for the key "
+                "HF_TOKEN of the Secret hub: secret values are never passed on the command line."
+            )
+        return {"name": name, "key": key}
 
-class Job(BaseModel):
-    """A command of this program and the machines it needs."""
+    def __str__(self) -> str:
+        return f"{self.name}={self.key}"
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
-    command: tuple[str, ...] = ()
-    image: str = ""  # this field and all below apply to RayJobs and RayClusters only
-    ray_version: str = ""
-    namespace: str | None = None
-    gpus: int = 1  # in total
-    gpus_per_worker: int = 1
-    gpu_type: str | None = None  # a value of the label nvidia.com/gpu.product, or LABEL=VALUE
-    gpu_memory: int | None = None  # minimum memory of one GPU, GB
-    cpus: int = 8  # per worker
-    memory: int = 32  # per worker, GiB
-    storage: str | None = None  # a PersistentVolumeClaim, nfs://SERVER/PATH, or a folder of a bucket, s3://BUCKET/PATH
-    weights: str = EMBEDDED  # embedded, published (cached on each node), or a PersistentVolumeClaim
-    secrets: tuple[Secret, ...] = ()
-    queue: str | None = None
-    retries: int = 2
-    deadline_hours: float = 24.0
-    start_minutes: float = 30.0
-    keep_minutes: float = 60.0
-    dashboard_host: str = "127.0.0.1"  # of a RayCluster
+def option(default: Any, metavar: str, help: str, **attributes: Any) -> Any:
+    """A field that a command line offers as an option. `attributes`: its flags and show_default."""
+    return Field(default, description=help, json_schema_extra={"metavar": metavar, **attributes})
+
+
+class ClusterJob(CheckedModel):
+    """A command and the machines it needs. All fields but the name, the command and the program apply to pods only."""
+
+    program: Program = Field(exclude=True)
+    command: Command = Command()
+    dashboard_host: str = option("127.0.0.1", "HOST", "Address that the dashboard listens on.")  # of a RayCluster
+    name: str = option(..., "NAME", "Name of the job.")
+    image: str = option("", "IMAGE", "Container image that contains segmentdreamer; see cluster/deploy.")
+    namespace: str | None = option(None, "NAME", "Kubernetes namespace.", show_default="the current one")
+    gpus: int = option(1, "N", "Total number of GPUs; 0 starts one worker without a GPU.")
+    gpus_per_worker: int = option(1, "N", "GPUs per pod.")
+    gpu_type: str | None = option(
+        None, "VALUE", "GPU type: a value of the node label nvidia.com/gpu.product, or LABEL=VALUE."
+    )
+    gpu_memory: int | None = option(None, "GB", "Minimum memory of a GPU, in GB (10^9 bytes).")
+    cpus: int = option(8, "N", "CPU cores per worker pod.")
+    memory: int = option(32, "GIB", "Memory per worker pod, in GiB (2^30 bytes).")
+    storage: str | None = option(
+        None,
+        "CLAIM|NFS|URL",
+        "Storage for run folders: a ReadWriteMany PersistentVolumeClaim or nfs://SERVER/PATH (both mounted at "
+        "/storage), or s3://BUCKET/PATH.",
+    )
+    weights: str = option(
+        EMBEDDED,
+        "NAME|CLAIM|NFS",
+        "Model weights: embedded, published (downloaded once per node), or a volume shared by all nodes (downloaded "
+        "once).",
+    )
+    secrets: tuple[Secret, ...] = option(
+        (),
+        "SECRET=KEY",
+        "Set the environment variable KEY from the key KEY of the Kubernetes Secret SECRET. Repeatable.",
+        flags=("--secret",),
+    )
+    queue: str | None = option(None, "NAME", "Kueue LocalQueue to submit the job to.")
+    retries: int = option(2, "N", "Number of retries of a failed job, each with a new cluster that resumes the run.")
+    deadline_hours: float = option(24.0, "HOURS", "Maximum duration of the job, in hours.")
+    start_minutes: float = option(30.0, "MINUTES", "Maximum time until the job starts, in minutes.")
+    keep_minutes: float = option(60.0, "MINUTES", "Time to keep the pods after the job has ended, in minutes.")
+    ray_version: str = option("", "VERSION", "Ray version in the image.", show_default="the installed version")
+
+    @field_validator("secrets", mode="before")
+    @classmethod
+    def _none_is_empty(cls, value: Any) -> Any:
+        return value or ()
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
         if self.gpus < 0 or self.gpus_per_worker < 1 or self.gpus % self.gpus_per_worker:
             raise ManifestError(
-                f"--gpus is {self.gpus} and --gpus-per-worker is {self.gpus_per_worker}; --gpus must be a multiple of "
-                "--gpus-per-worker, or 0 for one worker without a GPU."
+                f"`gpus` is {self.gpus} and `gpus_per_worker` is {self.gpus_per_worker}; `gpus` must be a multiple of "
+                "`gpus_per_worker`, or 0 for one worker without a GPU."
             )
         if min(self.cpus, self.memory) < 1:
-            raise ManifestError(f"--cpus is {self.cpus} and --memory is {self.memory}; expected at least 1 of each.")
+            raise ManifestError(f"`cpus` is {self.cpus} and `memory` is {self.memory}; expected at least 1 of each.")
         if not self.gpus and (self.gpu_type or self.gpu_memory):
-            raise ManifestError("--gpus is 0, but --gpu-type or --gpu-memory is set; omit them.")
+            raise ManifestError("`gpus` is 0, but `gpu_type` or `gpu_memory` is set; omit them.")
         if self.retries < 0 or min(self.deadline_hours, self.start_minutes) <= 0 or self.keep_minutes < 0:
             raise ManifestError(
-                f"--retries is {self.retries}, --deadline-hours {self.deadline_hours:g}, --start-minutes "
-                f"{self.start_minutes:g} and --keep-minutes {self.keep_minutes:g}; --deadline-hours and "
-                "--start-minutes must be above 0, the others 0 or more."
+                f"`retries` is {self.retries}, `deadline_hours` {self.deadline_hours:g}, `start_minutes` "
+                f"{self.start_minutes:g} and `keep_minutes` {self.keep_minutes:g}; `deadline_hours` and "
+                "`start_minutes` must be above 0, the others 0 or more."
             )
-        for option, where, urls in (
-            ("--storage", self.storage or "", (NFS, *BUCKETS)),
-            ("--weights", self.weights, (NFS,)),
+        for field, where, urls in (
+            ("`storage`", self.storage or "", (NFS, *BUCKETS)),
+            ("`weights`", self.weights, (NFS,)),
         ):
             if where and not where.startswith(urls) and not DNS_1123.fullmatch(where):
                 raise ManifestError(
-                    f"{option} is {where!r}; expected the name of a PersistentVolumeClaim, nfs://SERVER/PATH"
+                    f"{field} is {where!r}; expected the name of a PersistentVolumeClaim, nfs://SERVER/PATH"
                     f"{' or s3://BUCKET/PATH' if len(urls) > 1 else ': weights are read as local files'}."
                 )
-        if "" in self.command:
+        if "" in self.command.words:
             raise ManifestError("The command contains an empty argument; remove it, or pass the missing value.")
         return self
-
-    @property
-    def digest(self) -> str:
-        """A digest of all fields: two jobs of the same name are the same job if their digests are equal."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]
-
-    @property
-    def words(self) -> list[str]:
-        """The command; if it has no --out, one in the storage is added."""
-        words = list(self.command)
-        if not words or not self.storage or any(word.partition("=")[0] == "--out" for word in words):
-            return words
-        if words[0] in MAKES_A_FOLDER:
-            return [*words, "--out", f"{STORAGE if self.volume else self.storage.rstrip('/')}/{self.name}"]
-        is_shared = words[0] == "reference" and self.volume and not self.claims_weights
-        return [*words, "--out", STORAGE] if is_shared else words
-
-    @property
-    def folder(self) -> str:
-        """The --out of the command; empty if there is none."""
-        words = [part for word in self.words for part in (word.split("=", 1) if word.startswith("--out=") else [word])]
-        return words[words.index("--out") + 1] if "--out" in words[:-1] else ""
 
     @property
     def volume(self) -> str | None:
@@ -116,25 +154,54 @@ class Job(BaseModel):
         return None if self.storage is None or in_bucket(self.storage) else self.storage
 
     @property
-    def keeps_in_bucket(self) -> bool:
-        """Whether the command writes its results to a bucket, where they outlive its pods without a volume."""
-        verb, *words = self.command or ("",)
-        return any(map(in_bucket, words)) if verb == "evaluate" else verb != "reference" and in_bucket(self.folder)
-
-    @property
-    def text(self) -> str:
-        """The job as JSON for other programs, with an encoded command that no shell or template interprets."""
-        return json.dumps(self.model_dump(mode="json") | {"command": encoded(self.command)}, sort_keys=True)
-
-    @property
     def claims_weights(self) -> bool:
-        """Whether the weights are on one volume for all nodes, where a reference set can be written beside them."""
+        """Whether the weights are on one volume for all nodes."""
         return self.weights not in (EMBEDDED, PUBLISHED)
+
+    @property
+    def results(self) -> str:
+        """Where the command writes its results: what it names itself, or a place in the storage; may be empty."""
+        if self.command.results or not self.storage:
+            return self.command.results
+        if self.command.place == "folder":
+            return f"{STORAGE if self.volume else self.storage.rstrip('/')}/{self.name}"
+        # On a volume of their own, the weights are where shared files are written by default.
+        is_shared = self.command.place == "storage" and self.volume and not self.claims_weights
+        return STORAGE if is_shared else ""
+
+    @property
+    def words(self) -> list[str]:
+        """The command, with the place of its results if it names none itself."""
+        words = list(self.command.words)
+        if self.results != self.command.results:
+            end = words.index("--") if "--" in words else len(words)  # no option can follow --
+            words[end:end] = [self.command.option, self.results]
+        return words
 
     @property
     def entrypoint(self) -> str:
         """The command line that a cluster runs."""
-        return " ".join([PROGRAM, "encoded", *encoded(self.words)])
+        return " ".join([*self.program.decode, *encoded(self.words)])
+
+    @property
+    def digest(self) -> str:
+        """A digest of all fields: two jobs of the same name are the same job if their digests are equal."""
+        return hashlib.sha256(self._json(list(self.command.words)).encode()).hexdigest()[:16]
+
+    @property
+    def text(self) -> str:
+        """The job as JSON for other programs, with an encoded command that no shell or template interprets."""
+        return self._json(self.command.model_dump(mode="json") | {"words": encoded(self.command.words)})
+
+    def _json(self, command: Any) -> str:
+        return json.dumps(self.model_dump(mode="json") | {"command": command}, sort_keys=True)
+
+    @classmethod
+    def from_text(cls, text: str, **more: Any) -> Self:
+        """The job of a `text`; `more` are fields that it lacks, such as the program. Raises ManifestError."""
+        fields = json.loads(text)
+        command = fields.pop("command")
+        return cls(**fields, **more, command=Command(**command | {"words": decoded(command["words"])}))
 
 
 def in_bucket(where: str) -> bool:
@@ -150,26 +217,3 @@ def encoded(words: Sequence[str]) -> list[str]:
 def decoded(words: Sequence[str]) -> list[str]:
     """Decode the words of `encoded`."""
     return [unquote(word) for word in words]
-
-
-def job(**options: object) -> Job:
-    """A job from its options. Raises ManifestError."""
-    with manifest_errors():
-        return Job.model_validate(options)
-
-
-def from_text(text: str) -> Job:
-    """The job of a `Job.text`. Raises ManifestError."""
-    fields = json.loads(text)
-    return job(**fields | {"command": decoded(fields["command"])})
-
-
-def secret(text: str) -> Secret:
-    """Parse SECRET=KEY of the command line. Raises ManifestError, also for a value, which belongs in no manifest."""
-    name, _, key = text.partition("=")
-    if not DNS_1123.fullmatch(name) or not VARIABLE.fullmatch(key):
-        raise ManifestError(
-            "--secret names no key of a Secret; pass SECRET=KEY, for example --secret hub=HF_TOKEN for the key "
-            "HF_TOKEN of the Secret hub: secret values are never passed on the command line."
-        )
-    return Secret(name=name, key=key)

@@ -1,12 +1,11 @@
-"""The errors of job descriptions, manifests and launchers."""
+"""The errors of job descriptions, manifests and launchers. Messages name fields and arguments in backticks."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Any, Self
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 
 
-class ManifestError(ValueError):
+class ManifestError(Exception):
     """A job description or manifest that a cluster would reject. The message names the rule and the fix."""
 
 
@@ -14,15 +13,17 @@ class LaunchError(RuntimeError):
     """A job could not be submitted or queried. The message names the reason and the fix."""
 
 
-@contextmanager
-def manifest_errors() -> Iterator[None]:
-    """Turn pydantic's ValidationError into a ManifestError about the first broken rule."""
-    try:
-        yield
-    except ValidationError as error:
-        first = error.errors()[0]
-        broken = first.get("ctx", {}).get("error")
-        if isinstance(broken, ManifestError):
-            raise broken from None
-        key = ".".join(map(str, first["loc"]))
-        raise ManifestError(f"{key} is {first['input']!r}: {first['msg']}; correct it.") from error
+class CheckedModel(BaseModel):
+    """A frozen model whose constructor raises only ManifestError, about the first value that is wrong."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _raise_manifest_error(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            raise ManifestError(f"{key} is {first['input']!r}: {first['msg']}; correct it.") from error

@@ -1,19 +1,18 @@
-"""The launcher contract: submit a job to a cluster, and query, follow and cancel it.
+"""The protocol of launchers: submit a job to a cluster, and query, follow and cancel it.
 
 `cluster.ray.jobs`, `cluster.kubernetes.jobs` and `cluster.kubeflow.runs` implement it. A name identifies a job:
-submitting the same job again changes nothing and attaches to it.
+submitting the same job again changes nothing and attaches to it, unless it has failed and `forget_failed` is called.
 """
 
 import time
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
 
-from cluster.jobs.description import Job
+from cluster.jobs.description import ClusterJob
 from cluster.jobs.errors import LaunchError
 
-DELETION_SECONDS = 60
-Change = Literal["created", "replaced", "unchanged", "deleted"]  # the effect of `schedule` and `unschedule`
-State = Literal["waiting", "running", "succeeded", "failed"]
+ScheduleChange = Literal["created", "replaced", "unchanged", "deleted"]
+JobState = Literal["waiting", "running", "succeeded", "failed"]
 
 
 class Handle(NamedTuple):
@@ -23,10 +22,10 @@ class Handle(NamedTuple):
     is_new: bool
 
 
-class Status(NamedTuple):
+class JobStatus(NamedTuple):
     """The state of a job, and the cluster's message about it."""
 
-    state: State
+    state: JobState
     message: str = ""
 
     def __str__(self) -> str:
@@ -40,11 +39,18 @@ class Status(NamedTuple):
 class Launcher(Protocol):
     """All methods raise `LaunchError`."""
 
-    def submit(self, job: Job) -> Handle:
+    def submit(self, job: ClusterJob) -> Handle:
         """Submit a job, or attach to the job of this name if it is the same."""
         ...
 
-    def status(self, name: str) -> Status: ...
+    def forget_failed(self, job: ClusterJob) -> None:
+        """Delete this job if it has failed, so that it can be submitted again. Its files are kept.
+
+        A different job of this name is kept, and so is a job that has not failed.
+        """
+        ...
+
+    def status(self, name: str) -> JobStatus: ...
 
     def logs(self, name: str) -> str: ...
 
@@ -56,11 +62,11 @@ class Launcher(Protocol):
 def wait(
     launcher: Launcher,
     name: str,
-    on_status: Callable[[Status], None],
+    on_status: Callable[[JobStatus], None],
     seconds: float = 15.0,
     sleep: Callable[[float], None] = time.sleep,
     on_log: Callable[[str], None] | None = None,
-) -> Status:
+) -> JobStatus:
     """Poll a job until it ends. Each new status goes to `on_status`, new output to `on_log`. Raises LaunchError."""
     last, printed = None, ""
     while True:
@@ -77,7 +83,7 @@ def wait(
         sleep(seconds)
 
 
-def run(launcher: Launcher, job: Job, on_status: Callable[[Status], None], **options: Any) -> Status:
+def run(launcher: Launcher, job: ClusterJob, on_status: Callable[[JobStatus], None], **options: Any) -> JobStatus:
     """Submit or attach, then wait for the end. If this process is interrupted, cancel the job. Raises LaunchError."""
     handle = launcher.submit(job)
     try:
@@ -87,34 +93,11 @@ def run(launcher: Launcher, job: Job, on_status: Callable[[Status], None], **opt
         raise
 
 
-def resubmit(launcher: Launcher, job: Job, sleep: Callable[[float], None] = time.sleep) -> Handle:
-    """Submit or attach, but first delete a failed job of this name. Its files are kept. Raises LaunchError."""
-    handle = launcher.submit(job)
-    if handle.is_new or launcher.status(job.name).state != "failed":
-        return handle
-    launcher.cancel(job.name)
-    for _ in range(DELETION_SECONDS):  # a deleted job may exist until its operator releases it
-        handle = launcher.submit(job)
-        if handle.is_new:
-            return handle
-        sleep(1)
-    raise still_deleting(job.name)
-
-
-def still_deleting(name: str) -> LaunchError:
-    """The error about a deleted job that still exists."""
-    return LaunchError(
-        f"The failed job {name} still exists {DELETION_SECONDS} s after its deletion; run the same command later."
-    )
-
-
 def name_taken(name: str) -> LaunchError:
     """The error about a name that belongs to a different job."""
-    return LaunchError(
-        f"A different job named {name} exists; choose another --name, or run segmentdreamer job cancel first."
-    )
+    return LaunchError(f"A different job named {name} exists; choose another `name`, or cancel that job first.")
 
 
 def no_such_job(name: str) -> LaunchError:
     """The error about a name without a job."""
-    return LaunchError(f"There is no job {name}; submit it, or try another --namespace or --address.")
+    return LaunchError(f"There is no job {name}; submit it, or try another `namespace` or `address`.")

@@ -1,1 +1,1 @@
-"""Kubeflow Pipelines: the benchmark as a pipeline, its steps, and the launcher of its runs and schedules."""
+"""Kubeflow Pipelines: steps that describe and follow RayJobs, and the launcher of their runs and schedules."""

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,15 +11,15 @@ import kfp_server_api as api
 import urllib3
 import yaml
 
-from cluster.jobs.description import Job
+from cluster.jobs.description import ClusterJob
 from cluster.jobs.errors import LaunchError, ManifestError
-from cluster.jobs.launcher import Change, Handle, State, Status, name_taken, no_such_job
+from cluster.jobs.launcher import Handle, JobState, JobStatus, ScheduleChange, name_taken, no_such_job
 from cluster.kubeflow.pipeline import compiled
 
 EXPERIMENT = "segmentdreamer"
 TOKEN = "KFP_TOKEN"  # an environment variable
 TIMEOUT_SECONDS, PAGE = 30, 100
-STATES: dict[str, State] = {
+STATES: dict[str, JobState] = {
     "RUNNING": "running",
     "CANCELING": "running",
     "SUCCEEDED": "succeeded",
@@ -31,13 +31,14 @@ MACROS = {"@hourly": "0 * * * *", "@daily": "0 0 * * *", "@midnight": "0 0 * * *
 
 
 class KubeflowRuns:
-    """A `Launcher`, and Kubeflow's schedules. In a multi-user Kubeflow, `namespace` is that of the profile.
+    """A `Launcher`, and Kubeflow's schedules. `pipeline_of(job, each_run=…)` is the pipeline that it submits.
 
-    With `resubmit`, a new run first deletes failed RayJobs of its name.
+    In a multi-user Kubeflow, `namespace` is that of the profile.
     """
 
-    def __init__(self, endpoint: str, namespace: str | None = None, *, resubmit: bool = False):
-        self.endpoint, self.namespace, self.resubmit = endpoint.rstrip("/"), namespace, resubmit
+    def __init__(self, endpoint: str, pipeline_of: Callable[..., Any], namespace: str | None = None):
+        self.endpoint, self.pipeline_of, self.namespace = endpoint.rstrip("/"), pipeline_of, namespace
+        self.forgets_failed = False  # whether the runs that it submits first delete their failed RayJobs
         configuration = api.Configuration(host=self.endpoint)
         configuration.retries = False
         if token := os.environ.get(TOKEN):
@@ -49,26 +50,33 @@ class KubeflowRuns:
 
     # ---- runs -----------------------------------------------------------------------------------------------------
 
-    def submit(self, job: Job) -> Handle:
+    def submit(self, job: ClusterJob) -> Handle:
+        pipeline = self.pipeline_of(job)
         with self._launch_errors():
             existing = self._find(job.name)
             if existing is None:
-                again = {"again": True} if self.resubmit else {}
+                again = {"again": True} if self.forgets_failed else {}
                 body = api.V2beta1Run(
                     experiment_id=self._experiment(),
                     display_name=job.name,
-                    pipeline_spec=_spec(compiled(job)),
+                    pipeline_spec=_spec(compiled(pipeline)),
                     runtime_config=api.V2beta1RuntimeConfig(parameters={"job": job.text} | again),
                 )
                 self.runs.run_service_create_run(run=body, _request_timeout=TIMEOUT_SECONDS)
                 return Handle(job.name, is_new=True)
-        if (existing.runtime_config.parameters or {}).get("job") != job.text:
+        if not _is_run_of(existing, job):
             raise name_taken(job.name)
         return Handle(job.name, is_new=False)
 
-    def status(self, name: str) -> Status:
-        run = self._get(name)
-        return Status(STATES.get(run.state, "failed"), (run.error.message or "") if run.error else "")
+    def forget_failed(self, job: ClusterJob) -> None:
+        self.forgets_failed = True
+        with self._launch_errors():
+            run = self._find(job.name)
+        if run and _is_run_of(run, job) and _status_of(run).state == "failed":
+            self.cancel(job.name)
+
+    def status(self, name: str) -> JobStatus:
+        return _status_of(self._get(name))
 
     def logs(self, name: str) -> str:
         """The place of the logs: Kubeflow keeps those of the steps, KubeRay that of the bench."""
@@ -84,9 +92,10 @@ class KubeflowRuns:
 
     # ---- schedules ------------------------------------------------------------------------------------------------
 
-    def schedule(self, job: Job, cron: str) -> Change:
-        """Create or replace a recurring run: one at a time, without catch-up or caching. Raises LaunchError."""
-        package = compiled(job, each_run=True)
+    def schedule(self, job: ClusterJob, schedule: str, time_zone: str | None = None) -> ScheduleChange:
+        """Create or replace a recurring run: one at a time, no catch-up or cache. Raises LaunchError, ManifestError."""
+        cron = six_fields(schedule, time_zone)
+        package = compiled(self.pipeline_of(job, each_run=True))
         request = "\n".join((cron, job.text, package))
         description = f"{EXPERIMENT} {hashlib.sha256(request.encode()).hexdigest()[:16]}"
         with self._launch_errors():
@@ -110,7 +119,7 @@ class KubeflowRuns:
             )
         return "replaced" if existing else "created"
 
-    def unschedule(self, name: str) -> Change:
+    def unschedule(self, name: str) -> ScheduleChange:
         """Delete a recurring run. Runs that it has started continue. Raises LaunchError."""
         with self._launch_errors():
             existing = self._schedules(name)
@@ -170,12 +179,12 @@ class KubeflowRuns:
             reason = f"{error.status} {error.reason}: {' '.join(str(error.body or '').split())[:300]}"
             raise LaunchError(
                 f"Kubeflow at {self.endpoint} refused the request ({reason}); check that KFP_TOKEN is a valid token "
-                "and, with several profiles, that --namespace is yours."
+                "and, with several profiles, that `namespace` is yours."
             ) from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise LaunchError(
                 f"No Kubeflow Pipelines API answers at {self.endpoint} ({type(error).__name__}); run kubectl "
-                "port-forward --namespace kubeflow service/ml-pipeline 8888, or pass --endpoint."
+                "port-forward --namespace kubeflow service/ml-pipeline 8888, or pass `endpoint`."
             ) from error
 
 
@@ -183,15 +192,23 @@ def six_fields(schedule: str, time_zone: str | None) -> str:
     """A cron schedule in Kubeflow's form, which begins with seconds. Raises ManifestError."""
     if time_zone:
         raise ManifestError(
-            f"--time-zone is {time_zone}; all recurring runs use the time zone of the Kubeflow Pipelines server "
+            f"`time_zone` is {time_zone}; all recurring runs use the time zone of the Kubeflow Pipelines server "
             "(CRON_SCHEDULE_TIMEZONE): omit it."
         )
     fields = MACROS.get(schedule, schedule)
     if len(fields.split()) != 5:
         raise ManifestError(
-            f"--schedule is {schedule!r}; expected five cron fields, for example '0 2 * * *', or @daily."
+            f"`schedule` is {schedule!r}; expected five cron fields, for example '0 2 * * *', or @daily."
         )
     return f"0 {fields}"
+
+
+def _status_of(run: Any) -> JobStatus:
+    return JobStatus(STATES.get(run.state, "failed"), (run.error.message or "") if run.error else "")
+
+
+def _is_run_of(run: Any, job: ClusterJob) -> bool:
+    return (run.runtime_config.parameters or {}).get("job") == job.text
 
 
 def _spec(package: str) -> dict[str, Any]:

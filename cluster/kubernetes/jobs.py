@@ -6,21 +6,19 @@ The only file that imports the Kubernetes client, which the extra `kubernetes` i
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from cluster.jobs.description import Job
+from cluster.jobs.description import ClusterJob
 from cluster.jobs.errors import LaunchError
 from cluster.jobs.launcher import (
-    DELETION_SECONDS,
-    Change,
     Handle,
-    State,
-    Status,
+    JobState,
+    JobStatus,
+    ScheduleChange,
     name_taken,
     no_such_job,
-    still_deleting,
 )
 from cluster.kubernetes.cronjob import account_of
 from cluster.kubernetes.models import Manifest
@@ -35,23 +33,34 @@ CRON_JOB_KINDS = {  # the API group of each kind, and its name in the client's m
 RAY_JOBS = ("ray.io", "v1"), "rayjobs"
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 CONFLICT, NOT_FOUND, NOT_READY = 409, 404, 400
-STATES: dict[str, State] = {
+STATES: dict[str, JobState] = {
     "Complete": "succeeded",
     "Failed": "failed",
     "ValidationFailed": "failed",
     "Running": "running",
 }
-TIMEOUT_SECONDS = 30
+TIMEOUT_SECONDS, DELETION_SECONDS = 30, 60
 
 
 class KubeRayJobs:
     """A `Launcher`. In a pod it uses the pod's service account, elsewhere the configuration of `kubectl`."""
 
     def __init__(self, namespace: str | None = None):
-        self.client, default = _connect()
-        self.namespace = namespace or default
+        self._namespace = namespace
 
-    def submit(self, job: Job) -> Handle:
+    @cached_property
+    def _connection(self) -> tuple[Any, str]:
+        return _connect()
+
+    @property
+    def client(self) -> Any:
+        return self._connection[0]
+
+    @property
+    def namespace(self) -> str:
+        return self._namespace or self._connection[1]
+
+    def submit(self, job: ClusterJob) -> Handle:
         manifest = ray_job(job).tree()
         with self._launch_errors():
             try:
@@ -65,7 +74,7 @@ class KubeRayJobs:
             raise name_taken(job.name)
         return Handle(job.name, is_new=False)
 
-    def status(self, name: str) -> Status:
+    def status(self, name: str) -> JobStatus:
         return _status_of(self._get(name))
 
     def logs(self, name: str) -> str:
@@ -90,25 +99,24 @@ class KubeRayJobs:
         with self._launch_errors(name):
             self._ray_jobs("delete_namespaced_custom_object", name=name)
 
-    def forget_failed(self, job: Job, sleep: Callable[[float], None] = time.sleep) -> None:
-        """Delete this job if it has failed, and wait until it no longer exists. Raises LaunchError.
-
-        A different job of the same name is kept.
-        """
+    def forget_failed(self, job: ClusterJob, sleep: Callable[[float], None] = time.sleep) -> None:
         found = self._get_or_none(job.name)
         if found is None or _digest_of(found) != job.digest or _status_of(found).state != "failed":
             return
         with self._launch_errors():
             self._none_if_missing(partial(self._ray_jobs, "delete_namespaced_custom_object", name=job.name))
-        for _ in range(DELETION_SECONDS):
+        for _ in range(DELETION_SECONDS):  # it exists until its operator releases it
             if self._get_or_none(job.name) is None:
                 return
             sleep(1)
-        raise still_deleting(job.name)
+        raise LaunchError(
+            f"The failed job {job.name} still exists {DELETION_SECONDS} s after its deletion; run the same command "
+            "later."
+        )
 
     # ---- schedules ------------------------------------------------------------------------------------------------
 
-    def schedule(self, manifests: Sequence[Manifest]) -> Change:
+    def schedule(self, manifests: Sequence[Manifest]) -> ScheduleChange:
         """Create or replace a CronJob, the last manifest, and its account and role. Raises LaunchError."""
         cron = manifests[-1].tree()
         with self._launch_errors():
@@ -124,7 +132,7 @@ class KubeRayJobs:
                     self._cron_job("create", manifest.kind, body=body)
         return "replaced" if found else "created"
 
-    def unschedule(self, name: str) -> Change:
+    def unschedule(self, name: str) -> ScheduleChange:
         """Delete a CronJob with its account and role. A tick that has started continues. Raises LaunchError."""
         with self._launch_errors():
             found = self._none_if_missing(partial(self._cron_job, "delete", "CronJob", name=name))
@@ -189,13 +197,13 @@ class KubeRayJobs:
             ) from error
 
 
-def _status_of(found: dict[str, Any]) -> Status:
+def _status_of(found: dict[str, Any]) -> JobStatus:
     status = found.get("status", {})
     deployment, job = status.get("jobDeploymentStatus", ""), status.get("jobStatus", "")
     state = STATES.get(deployment, "waiting")
     if state == "succeeded" and job and job != "SUCCEEDED":
         state = "failed"
-    return Status(state, " ".join(filter(None, (deployment, job, status.get("message", "")))))
+    return JobStatus(state, " ".join(filter(None, (deployment, job, status.get("message", "")))))
 
 
 def _digest_of(found: dict[str, Any]) -> str | None:

@@ -9,10 +9,10 @@ import re
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import ConfigDict, model_validator
 from pydantic.alias_generators import to_camel
 
-from cluster.jobs.errors import ManifestError
+from cluster.jobs.errors import CheckedModel, ManifestError
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 # KubeRay and Kubernetes append to these names: 11 characters to that of a CronJob, whose Jobs name the RayJobs.
@@ -21,10 +21,10 @@ DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 FIRST_RAY_WITH_TOKENS = 2, 52
 
 
-class Model(BaseModel):
+class Model(CheckedModel):
     """Field names are those of the API, in snake case."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
 
 class Metadata(Model):
@@ -46,7 +46,7 @@ class Resource(Model):
         name, limit = self.metadata.name or "", MAX_CHARACTERS.get(self.kind, 63)
         if len(name) > limit or not DNS_1035.fullmatch(name):
             raise ManifestError(
-                f"--name is {name!r}; the name of a {self.kind} has 1 to {limit} characters of a-z, 0-9 and -, begins "
+                f"`name` is {name!r}; the name of a {self.kind} has 1 to {limit} characters of a-z, 0-9 and -, begins "
                 "with a letter and does not end with -."
             )
         return self
@@ -230,7 +230,7 @@ class RayClusterSpec(Model):
     def _has_tokens(self) -> Self:
         if tuple(int(part) for part in re.findall(r"\d+", self.ray_version)[:2]) < FIRST_RAY_WITH_TOKENS:
             raise ManifestError(
-                f"--ray-version is {self.ray_version!r}; token authentication requires Ray 2.52 or later."
+                f"`ray_version` is {self.ray_version!r}; token authentication requires Ray 2.52 or later."
             )
         return self
 
@@ -278,7 +278,7 @@ class RayCronJob(Resource):
     @model_validator(mode="after")
     def _is_not_queued(self) -> Self:
         if QUEUE_LABEL in (self.metadata.labels or {}):
-            raise ManifestError("The jobs of a RayCronJob get no Kueue label; use cronjob, or omit --queue.")
+            raise ManifestError("The jobs of a RayCronJob get no Kueue label; use cronjob, or omit `queue`.")
         return self
 
 

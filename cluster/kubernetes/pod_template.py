@@ -1,18 +1,16 @@
 """The pods of a Ray cluster: resources, volumes, node selection, and the init container that fetches the weights."""
 
-from cluster.jobs.description import EMBEDDED, NFS, PROGRAM, PUBLISHED, STORAGE, WEIGHTS, Job
+from cluster.jobs.description import EMBEDDED, NFS, PUBLISHED, STORAGE, WEIGHTS, ClusterJob
 from cluster.kubernetes import models as m
 
 USER = 1000  # as in deploy/Dockerfile.gpu
-NODE_CACHE = "/var/cache/segmentdreamer/weights"
-WEIGHTS_VARIABLE = "SEGMENTDREAMER_WEIGHTS"
 GPU, GPU_PRODUCT, GPU_MEMORY = "nvidia.com/gpu", "nvidia.com/gpu.product", "nvidia.com/gpu.memory"
 UNPRIVILEGED = m.SecurityContext(run_as_user=USER, run_as_non_root=True)
 # A folder that Kubernetes creates on a node belongs to root, so its loader runs as root, without any capability.
 _LOADER = m.SecurityContext(run_as_user=0)
 
 
-def pod_template(job: Job, name: str, amounts: dict[str, str], gpus: int) -> m.PodTemplate:
+def pod_template(job: ClusterJob, name: str, amounts: dict[str, str], gpus: int) -> m.PodTemplate:
     """A pod whose container `name` has the resources `amounts` and `gpus` GPUs."""
     on_gpu = bool(job.gpus and gpus)
     volumes, mounts = [m.Volume(name="shm", empty_dir=m.EmptyDir(medium="Memory", size_limit="2Gi"))], []
@@ -21,7 +19,7 @@ def pod_template(job: Job, name: str, amounts: dict[str, str], gpus: int) -> m.P
         volumes.append(_volume("storage", job.volume))
         mounts.append(m.VolumeMount(name="storage", mount_path=STORAGE))
     if job.weights != EMBEDDED:
-        volumes.append(_volume("weights", job.weights))
+        volumes.append(_weights_volume(job))
         mounts.append(m.VolumeMount(name="weights", mount_path=WEIGHTS, read_only=not job.claims_weights))
     container = m.Container(
         name=name,
@@ -50,15 +48,15 @@ def resources(amounts: dict[str, str]) -> m.Resources:
     return m.Resources(limits=amounts, requests=amounts)
 
 
-def _loader(job: Job) -> m.Container:
+def _loader(job: ClusterJob) -> m.Container:
     """The init container that fetches the weights. One of the pods that share a volume fetches, the others wait.
 
-    A node's cache also gets the reference sets that `segmentdreamer reference` wrote to the storage.
+    A node's cache also gets the program's shared files of the storage.
     """
-    fetch: tuple[str, ...] = (PROGRAM, "weights", "fetch")
+    fetch = job.program.fetch
     mounts = [m.VolumeMount(name="weights", mount_path=WEIGHTS)]
     if job.volume and not job.claims_weights:
-        copy = f"find {STORAGE} -maxdepth 1 -name 'reference*.npz' -exec cp -u -t {WEIGHTS} {{}} +"
+        copy = f"find {STORAGE} -maxdepth 1 -name '{job.program.shared_files}' -exec cp -u -t {WEIGHTS} {{}} +"
         fetch = ("sh", "-c", f"{' '.join(fetch)} && {copy}")
         mounts.append(m.VolumeMount(name="storage", mount_path=STORAGE, read_only=True))
     return m.Container(
@@ -72,8 +70,8 @@ def _loader(job: Job) -> m.Container:
     )
 
 
-def _environment(job: Job) -> tuple[m.EnvVar, ...]:
-    weights = () if job.weights == EMBEDDED else (m.EnvVar(name=WEIGHTS_VARIABLE, value=WEIGHTS),)
+def _environment(job: ClusterJob) -> tuple[m.EnvVar, ...]:
+    weights = () if job.weights == EMBEDDED else (m.EnvVar(name=job.program.weights_variable, value=WEIGHTS),)
     return weights + tuple(
         m.EnvVar(name=s.key, value_from=m.ValueFrom(secret_key_ref=m.SecretKey(name=s.name, key=s.key)))
         for s in job.secrets
@@ -84,19 +82,23 @@ def _volume(name: str, where: str) -> m.Volume:
     if where.startswith(NFS):
         server, _, path = where.removeprefix(NFS).partition("/")
         return m.Volume(name=name, nfs=m.Nfs(server=server, path=f"/{path}"))
-    if name == "weights" and where == PUBLISHED:
-        return m.Volume(name=name, host_path=m.HostPath(path=NODE_CACHE))
     return m.Volume(name=name, persistent_volume_claim=m.Claim(claim_name=where))
 
 
-def _node_selector(job: Job) -> dict[str, str] | None:
+def _weights_volume(job: ClusterJob) -> m.Volume:
+    if job.weights == PUBLISHED:
+        return m.Volume(name="weights", host_path=m.HostPath(path=job.program.weights_cache))
+    return _volume("weights", job.weights)
+
+
+def _node_selector(job: ClusterJob) -> dict[str, str] | None:
     if not job.gpu_type:
         return None
     label, equals, value = job.gpu_type.rpartition("=")
     return {label if equals else GPU_PRODUCT: value}
 
 
-def _affinity(job: Job) -> m.Affinity | None:
+def _affinity(job: ClusterJob) -> m.Affinity | None:
     if job.gpu_memory is None:
         return None
     # The label counts MiB, an 80 GB card has 81,559, and Gt means "more than".

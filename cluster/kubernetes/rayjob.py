@@ -1,26 +1,24 @@
 """The RayJob and RayCluster manifests of a job."""
 
-from cluster.jobs.description import Job
-from cluster.jobs.errors import ManifestError, manifest_errors
+from cluster.jobs.description import ClusterJob, in_bucket
+from cluster.jobs.errors import ManifestError
 from cluster.kubernetes import models as m
 from cluster.kubernetes.pod_template import pod_template
 
 SPEC_ANNOTATION = "segmentdreamer/spec"  # the digest of the job
 
 
-def ray_job(job: Job) -> m.RayJob:
+def ray_job(job: ClusterJob) -> m.RayJob:
     """A RayJob, whose cluster is created for its command and deleted with it. Raises ManifestError."""
-    with manifest_errors():
-        return m.RayJob(metadata=metadata(job), spec=ray_job_spec(job))
+    return m.RayJob(metadata=metadata(job), spec=ray_job_spec(job))
 
 
-def ray_cluster(job: Job) -> m.RayCluster:
+def ray_cluster(job: ClusterJob) -> m.RayCluster:
     """A long-lived RayCluster, for `submit ray`. Raises ManifestError."""
-    with manifest_errors():
-        return m.RayCluster(metadata=metadata(job), spec=_cluster(job, job.dashboard_host))
+    return m.RayCluster(metadata=metadata(job), spec=_cluster(job, job.dashboard_host))
 
 
-def metadata(job: Job) -> m.Metadata:
+def metadata(job: ClusterJob) -> m.Metadata:
     """Name, namespace, queue label and digest of a job."""
     return m.Metadata(
         name=job.name,
@@ -30,7 +28,7 @@ def metadata(job: Job) -> m.Metadata:
     )
 
 
-def ray_job_spec(job: Job) -> m.RayJobSpec:
+def ray_job_spec(job: ClusterJob) -> m.RayJobSpec:
     """The spec of a job's RayJob. Raises ManifestError."""
     check_storage(job)
     return m.RayJobSpec(
@@ -44,17 +42,17 @@ def ray_job_spec(job: Job) -> m.RayJobSpec:
     )
 
 
-def check_storage(job: Job) -> None:
+def check_storage(job: ClusterJob) -> None:
     """Raise ManifestError if the results of a job would be lost with its pods."""
-    if not job.volume and not job.keeps_in_bucket:
+    if not job.volume and not in_bucket(job.results):
         raise ManifestError(
-            "The command has no persistent storage, and files in a pod are lost when it ends; set --storage to a "
-            "PersistentVolumeClaim that many nodes can write (ReadWriteMany), nfs://SERVER/PATH or, except for "
-            "reference, s3://BUCKET/PATH."
+            "The command has no persistent storage, and files in a pod are lost when it ends; set `storage` to a "
+            "PersistentVolumeClaim that many nodes can write (ReadWriteMany), nfs://SERVER/PATH or, if the command can "
+            "write to a bucket, s3://BUCKET/PATH."
         )
 
 
-def _cluster(job: Job, dashboard_host: str) -> m.RayClusterSpec:
+def _cluster(job: ClusterJob, dashboard_host: str) -> m.RayClusterSpec:
     group = m.WorkerGroup(
         group_name="gpu" if job.gpus else "cpu",
         replicas=(replicas := job.gpus // job.gpus_per_worker if job.gpus else 1),

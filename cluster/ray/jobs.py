@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster.jobs.description import Job
+from cluster.jobs.description import ClusterJob
 from cluster.jobs.errors import LaunchError
-from cluster.jobs.launcher import Handle, State, Status, name_taken, no_such_job
+from cluster.jobs.launcher import Handle, JobState, JobStatus, name_taken, no_such_job
 
 DIGEST, SUBMITTER = "segmentdreamer_spec", "segmentdreamer_asked_by"
 TOKEN_FILE = Path("~/.ray/auth_token")
@@ -19,7 +19,7 @@ RETRY_SECONDS, STOP_SECONDS = 60, 60
 # as failed and with this entrypoint. If it has been submitted again meanwhile, Ray marks the new job as failed.
 SETTLED_SECONDS, GHOST = 3.0, "Entrypoint not found."
 TRANSIENT = "No available agent", "ServerDisconnectedError", "Cannot connect to host", "TimeoutError"
-STATES: dict[str, State] = {"PENDING": "waiting", "RUNNING": "running", "SUCCEEDED": "succeeded"}
+STATES: dict[str, JobState] = {"PENDING": "waiting", "RUNNING": "running", "SUCCEEDED": "succeeded"}
 
 
 class RayJobs:
@@ -34,7 +34,7 @@ class RayJobs:
         with self._launch_errors():
             self.client = JobSubmissionClient(address)
 
-    def submit(self, job: Job) -> Handle:
+    def submit(self, job: ClusterJob) -> Handle:
         metadata = {DIGEST: job.digest, SUBMITTER: secrets.token_hex(8)}
 
         def find_or_submit() -> Any:
@@ -61,9 +61,14 @@ class RayJobs:
                     raise
             time.sleep(1)
 
-    def status(self, name: str) -> Status:
-        found = self._get(name)
-        return Status(STATES.get(str(found.status.value), "failed"), " ".join((found.message or "").split()))
+    def forget_failed(self, job: ClusterJob) -> None:
+        with self._launch_errors():
+            found = self._with_retries(lambda: self._find(job.name))
+        if found and (found.metadata or {}).get(DIGEST) == job.digest and _status_of(found).state == "failed":
+            self.cancel(job.name)
+
+    def status(self, name: str) -> JobStatus:
+        return _status_of(self._get(name))
 
     def logs(self, name: str) -> str:
         self._get(name)
@@ -117,6 +122,10 @@ class RayJobs:
                 f"Ray's dashboard at {self.address} did not accept the request ({reason}); check that it is running "
                 "and that RAY_AUTH_TOKEN is its token."
             ) from error
+
+
+def _status_of(found: Any) -> JobStatus:
+    return JobStatus(STATES.get(str(found.status.value), "failed"), " ".join((found.message or "").split()))
 
 
 def _has_token() -> bool:

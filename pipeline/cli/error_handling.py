@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import shlex
 import signal
 import sys
@@ -40,12 +41,19 @@ def handle_errors(command: Callable[..., int | None]) -> Callable[..., None]:
             if os.environ.get(DEBUG):
                 traceback.print_exc()
             is_own = type(error).__module__.partition(".")[0] in OWN_PACKAGES or isinstance(error, OSError)
-            print(f"Error: {_line(str(error)) if is_own else _internal(error)}", file=sys.stderr)
+            print(f"Error: {_line(text_of(error)) if is_own else _internal(error)}", file=sys.stderr)
             status = INVALID_INPUT if is_own else INTERNAL_ERROR
         if status is not None:
             raise typer.Exit(status)
 
     return run
+
+
+def text_of(error: Exception) -> str:
+    """The message of an error. Those of `cluster` name arguments, `gpus_per_worker`, which are options here."""
+    if type(error).__module__.startswith("cluster."):
+        return re.sub(r"`(\w+)`", lambda found: f"--{found[1].replace('_', '-')}", str(error))
+    return str(error)
 
 
 def _internal(error: Exception) -> str:

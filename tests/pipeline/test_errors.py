@@ -4,7 +4,9 @@ import ast
 
 import pytest
 
+from cluster.jobs.errors import ManifestError
 from cluster.scheduling.retries import POLICIES
+from pipeline.cli.error_handling import text_of
 from pipeline.errors import nearest, shortened
 from tests.support.paths import ROOT
 
@@ -19,7 +21,10 @@ def messages() -> dict[str, str]:
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ERRORS:
-                found[_pattern(node.args[0])] = f"{path.name}:{node.lineno}"
+                text = _pattern(node.args[0])
+                found[text if node.func.id == "UserError" else text_of(ManifestError(text))] = (
+                    f"{path.name}:{node.lineno}"
+                )
     return found
 
 

@@ -12,13 +12,12 @@ from unittest import mock
 from pipeline import prompts as suites
 from pipeline.assets import export
 from pipeline.cli.app import loaded
-from pipeline.commands import bench as commands
-from pipeline.commands import cluster as commands_cluster
+from pipeline.cli.cluster_options import TARGETS
 from pipeline.events import progress
 from pipeline.plan import sweep
 from pipeline.plan.recipes import settings
 from pipeline.weights import catalogue
-from pipeline.work import placement
+from pipeline.work import execution, placement
 from sctd.recipe.custom_objective import is_custom
 from sctd.recipe.methods import METHODS, for_objective
 from sctd.recipe.presets import RECIPES
@@ -34,7 +33,7 @@ WITHOUT_PARSER = {
     "tests.support.slow": 1,
 }
 ONE_OF = {
-    "to": export.FORMATS, "executor": commands.EXECUTORS, "log": progress.LOGS, "target": commands_cluster.TARGETS,
+    "to": export.FORMATS, "executor": execution.EXECUTORS, "log": progress.LOGS, "target": TARGETS,
     "eval_placement": placement.PLACEMENTS, "names": catalogue.ROLES,
 }  # fmt: skip
 

@@ -2,15 +2,14 @@
 
 import pytest
 
-from cluster.jobs import description as jobs
 from cluster.jobs.errors import LaunchError
-from cluster.jobs.launcher import Handle, Status, resubmit, wait
+from cluster.jobs.launcher import Handle, JobStatus, wait
 from cluster.kubernetes import cronjob, rayjob
-from cluster.kubernetes import jobs as kube_jobs
 from cluster.kubernetes.jobs import KubeRayJobs
 from tests.support import emulated_kubernetes, fake_kubernetes
+from tests.support.cluster_jobs import job
 
-JOB = jobs.job(name="night", command=("bench",), image="x:1", ray_version="2.60.0", storage="runs")
+JOB = job(image="x:1", ray_version="2.60.0", storage="runs")
 PATH = "/apis/ray.io/v1/namespaces/team/rayjobs"
 
 
@@ -35,13 +34,13 @@ def test_submitting_twice_attaches_to_one_job(server):
 @pytest.mark.parametrize(
     ("status", "found"),
     [
-        (None, Status("waiting")),
-        ({"jobDeploymentStatus": "Initializing"}, Status("waiting", "Initializing")),
-        ({"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}, Status("running", "Running RUNNING")),
-        ({"jobDeploymentStatus": "Retrying", "jobStatus": "FAILED"}, Status("waiting", "Retrying FAILED")),
-        ({"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}, Status("succeeded", "Complete SUCCEEDED")),
-        ({"jobDeploymentStatus": "Complete", "jobStatus": "STOPPED"}, Status("failed", "Complete STOPPED")),
-        ({"jobDeploymentStatus": "Failed", "message": "too late"}, Status("failed", "Failed too late")),
+        (None, JobStatus("waiting")),
+        ({"jobDeploymentStatus": "Initializing"}, JobStatus("waiting", "Initializing")),
+        ({"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}, JobStatus("running", "Running RUNNING")),
+        ({"jobDeploymentStatus": "Retrying", "jobStatus": "FAILED"}, JobStatus("waiting", "Retrying FAILED")),
+        ({"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}, JobStatus("succeeded", "Complete SUCCEEDED")),
+        ({"jobDeploymentStatus": "Complete", "jobStatus": "STOPPED"}, JobStatus("failed", "Complete STOPPED")),
+        ({"jobDeploymentStatus": "Failed", "message": "too late"}, JobStatus("failed", "Failed too late")),
     ],
 )
 def test_statuses_of_kuberay(server, status, found):
@@ -57,7 +56,7 @@ def test_wait_reports_changes_and_returns_at_the_end(server):
     def sleep(_):
         server.objects[f"{PATH}/night"]["status"] = {"jobDeploymentStatus": next(steps)}
 
-    assert wait(launcher, "night", reported.append, sleep=sleep) == Status("succeeded", "Complete")
+    assert wait(launcher, "night", reported.append, sleep=sleep) == JobStatus("succeeded", "Complete")
     assert [status.state for status in reported] == ["waiting", "running", "succeeded"]
 
 
@@ -72,34 +71,6 @@ def test_logs_are_those_of_the_submitter_and_cancel_frees_the_name(server):
     for request in (launcher.status, launcher.cancel):
         with pytest.raises(LaunchError, match="There is no job night"):
             request("night")
-
-
-def test_resubmit_replaces_a_failed_job_and_attaches_to_any_other(server):
-    launcher = KubeRayJobs()
-    assert resubmit(launcher, JOB) == Handle("night", is_new=True)
-    for status in ({"jobDeploymentStatus": "Running"}, {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}):
-        server.objects[f"{PATH}/night"]["status"] = status
-        assert resubmit(launcher, JOB) == Handle("night", is_new=False)
-    failed = {"jobDeploymentStatus": "Failed"}
-    server.objects[f"{PATH}/night"]["status"] = failed
-    with pytest.raises(LaunchError, match="A different job named night exists"):
-        resubmit(launcher, JOB.model_copy(update={"gpus": 2}))
-
-    server.keeps_deleted, waits = True, []  # KubeRay's finalizer keeps it until the operator has cleaned up
-
-    def sleep(seconds):
-        waits.append(seconds)
-        if len(waits) == 3:
-            del server.objects[f"{PATH}/night"]
-
-    assert resubmit(launcher, JOB, sleep) == Handle("night", is_new=True)
-    assert waits == [1, 1, 1]
-    assert "status" not in server.objects[f"{PATH}/night"]
-    server.objects[f"{PATH}/night"]["status"] = failed
-    with pytest.raises(
-        LaunchError, match="The failed job night still exists 60 s after its deletion; run the same command"
-    ):
-        resubmit(launcher, JOB, lambda _: None)
 
 
 def test_forget_failed_deletes_only_this_job_and_only_if_it_failed(server):
@@ -121,7 +92,8 @@ def test_forget_failed_deletes_only_this_job_and_only_if_it_failed(server):
 
     launcher.forget_failed(JOB, sleep)
     assert waits == [1, 1, 1]
-    launcher.submit(JOB)
+    assert launcher.submit(JOB) == Handle("night", is_new=True)
+    assert "status" not in server.objects[f"{PATH}/night"]
     server.objects[f"{PATH}/night"]["status"] = failed
     with pytest.raises(
         LaunchError, match="The failed job night still exists 60 s after its deletion; run the same command"
@@ -145,7 +117,7 @@ def test_refused_and_unanswered_requests_are_reported(server, tmp_path, monkeypa
 
     monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
     with pytest.raises(LaunchError, match="No cluster is configured"):
-        kube_jobs.KubeRayJobs()
+        KubeRayJobs().status("night")
 
 
 def test_the_same_schedule_twice_changes_nothing_and_another_replaces_it(tmp_path, monkeypatch):
@@ -154,7 +126,7 @@ def test_the_same_schedule_twice_changes_nothing_and_another_replaces_it(tmp_pat
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
 
     def of(cron: str):
-        return cronjob.cron_job(JOB, cron, None, ["--image", "x:1"])
+        return cronjob.cron_job(JOB, cron, None, [], ["--image", "x:1"])
 
     def stored(kind: str, name: str):
         group = {"cronjobs": "/apis/batch/v1", "serviceaccounts": "/api/v1"}.get(

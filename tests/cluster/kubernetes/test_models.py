@@ -5,15 +5,15 @@ import copy
 import kubernetes_validate
 import pytest
 
-from cluster.jobs import description as jobs
-from cluster.jobs.errors import ManifestError, manifest_errors
+from cluster.jobs.errors import ManifestError
 from cluster.kubernetes import cronjob, rayjob
 from cluster.kubernetes import models as m
 from tests.support import crd_schemas
+from tests.support.cluster_jobs import job
 
-JOB = jobs.job(
-    name="night", image="images.example/sd:1", ray_version="2.60.0", command=("bench",), gpus=8, gpu_type="H100",
-    gpu_memory=40, storage="runs", weights="published", secrets=(jobs.secret("hub=HF_TOKEN"),), queue="gpus",
+JOB = job(
+    image="images.example/sd:1", ray_version="2.60.0", gpus=8, gpu_type="H100",
+    gpu_memory=40, storage="runs", weights="published", secrets=("hub=HF_TOKEN",), queue="gpus",
 )  # fmt: skip
 UNQUEUED = JOB.model_copy(update={"queue": None})
 
@@ -37,9 +37,9 @@ def test_kuberays_schemas_accept_our_manifests(manifest):
 
 
 def test_kubernetes_schemas_accept_our_cron_job():
-    for manifest in cronjob.cron_job(JOB, "0 2 * * *", "Europe/Berlin", ["--gpus", "8"]):
+    for manifest in cronjob.cron_job(JOB, "0 2 * * *", "Europe/Berlin", ["submit"], ["--gpus", "8"]):
         kubernetes_validate.validate(manifest.tree(), "1.31", strict=True)
-    broken = cronjob.cron_job(JOB, "@daily", None, [])[-1].tree()
+    broken = cronjob.cron_job(JOB, "@daily", None, [], [])[-1].tree()
     broken["spec"]["concurencyPolicy"] = broken["spec"].pop("concurrencyPolicy")
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(broken, "1.31", strict=True)
@@ -100,5 +100,5 @@ def test_a_deadline_rounds_to_at_least_one_second():
 
 
 def test_an_unknown_field_is_named():
-    with pytest.raises(ManifestError, match="backoffLimits is 3"), manifest_errors():
+    with pytest.raises(ManifestError, match="backoffLimits is 3"):
         m.RayJobSpec(**dict(rayjob.ray_job(JOB).spec), backoffLimits=3)

@@ -2,16 +2,16 @@
 
 import pytest
 
-from cluster.jobs import description as jobs
 from cluster.jobs.errors import ManifestError
 from cluster.kubernetes import rayjob
 from cluster.kubernetes.models import RayJob, as_yaml
+from tests.support.cluster_jobs import job
 
 BASE = {"name": "night", "image": "images.example/sd:1", "ray_version": "2.60.0", "storage": "runs"}
 
 
 def made(**options) -> RayJob:
-    return rayjob.ray_job(jobs.job(**BASE | {"command": ("bench",)} | options))
+    return rayjob.ray_job(job(**BASE | options))
 
 
 def container(manifest: RayJob, group: int = 0):
@@ -28,9 +28,9 @@ def test_a_ray_job_has_retries_limits_and_a_token():
 
 
 def test_the_dashboard_of_a_ray_cluster_listens_on_loopback_by_default():
-    job = jobs.job(**BASE)
-    assert rayjob.ray_cluster(job).spec.head_group_spec.ray_start_params["dashboard-host"] == "127.0.0.1"
-    public = job.model_copy(update={"dashboard_host": "0.0.0.0"})
+    shared = job(**BASE, command=())
+    assert rayjob.ray_cluster(shared).spec.head_group_spec.ray_start_params["dashboard-host"] == "127.0.0.1"
+    public = shared.model_copy(update={"dashboard_host": "0.0.0.0"})
     assert rayjob.ray_cluster(public).spec.head_group_spec.ray_start_params["dashboard-host"] == "0.0.0.0"
 
 
@@ -76,38 +76,39 @@ def test_one_pod_per_volume_fetches_the_weights(weights, volume, user, is_read_o
 )
 def test_a_bucket_is_storage_without_a_volume(options, words):
     """Each job, and so each tick of a schedule, has its own folder in the bucket."""
-    job = jobs.job(**BASE | {"command": ("bench",), "weights": "published"} | options)
-    assert job.words == words
-    text = as_yaml(rayjob.ray_job(job))
+    found = job(**BASE | {"weights": "published"} | options)
+    assert found.words == words
+    text = as_yaml(rayjob.ray_job(found))
     assert "/storage" not in text
     assert "mountPath: /weights" in text
 
 
 def test_secrets_are_referenced_by_name_only():
-    job = {"secrets": (jobs.secret("hub=HF_TOKEN"),), "weights": "published"}
-    (variable,) = [v for v in container(made(**job)).env if v.name == "HF_TOKEN"]
+    (variable,) = [
+        v for v in container(made(secrets=("hub=HF_TOKEN",), weights="published")).env if v.name == "HF_TOKEN"
+    ]
     assert variable.value is None
     assert variable.value_from.secret_key_ref.name == "hub"
     for literal in ("HF_TOKEN=hf_secretsecret", "hub", "hub=", "hub=a-b", "=HF_TOKEN"):
         with pytest.raises(ManifestError) as error:
-            jobs.secret(literal)
+            made(secrets=(literal,))
         assert "hf_secret" not in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gpus": 3, "gpus_per_worker": 2}, "--gpus is 3 and --gpus-per-worker is 2; --gpus must be a multiple"),
-        ({"cpus": 0}, "--cpus is 0 and --memory is 32"),
-        ({"gpus": 0, "gpu_memory": 24}, "--gpus is 0, but --gpu-type or --gpu-memory is set"),
-        ({"deadline_hours": 0}, "--deadline-hours 0"),
+        ({"gpus": 3, "gpus_per_worker": 2}, "`gpus` is 3 and `gpus_per_worker` is 2; `gpus` must be a multiple"),
+        ({"cpus": 0}, "`cpus` is 0 and `memory` is 32"),
+        ({"gpus": 0, "gpu_memory": 24}, "`gpus` is 0, but `gpu_type` or `gpu_memory` is set"),
+        ({"deadline_hours": 0}, "`deadline_hours` 0"),
         (
             {"storage": "ftp://files/runs"},
-            "--storage is 'ftp://files/runs'; expected the name of a PersistentVolumeClaim, nfs://SERVER/PATH or s3://",
+            "`storage` is 'ftp://files/runs'; expected the name of a PersistentVolumeClaim, nfs://SERVER/PATH or s3://",
         ),
         (
             {"weights": "s3://bucket/w"},
-            "--weights is 's3://bucket/w'; expected the name of a PersistentVolumeClaim, nfs://SERVER/PATH: weights",
+            "`weights` is 's3://bucket/w'; expected the name of a PersistentVolumeClaim, nfs://SERVER/PATH: weights",
         ),
         ({"storage": None}, "The command has no persistent storage"),
         ({"storage": None, "command": ("bench", "--out", "/storage/x")}, "The command has no persistent storage"),
@@ -117,10 +118,10 @@ def test_secrets_are_referenced_by_name_only():
         ),
         ({"storage": "s3://bucket/runs", "command": ("reference",)}, "The command has no persistent storage"),
         ({"storage": "s3://bucket/runs", "command": ("bench", "--out", "/x")}, "The command has no persistent storage"),
-        ({"command": ("bench", "")}, "The command contains an empty argument"),
+        ({"command": ("bench", "--prompt", "")}, "The command contains an empty argument"),
         ({"name": "n" * 48}, "the name of a RayJob has 1 to 47 characters of a-z"),
-        ({"name": "1st"}, "--name is '1st'"),
-        ({"ray_version": "2.51.0"}, "--ray-version is '2.51.0'; token authentication requires Ray 2.52 or later."),
+        ({"name": "1st"}, "`name` is '1st'"),
+        ({"ray_version": "2.51.0"}, "`ray_version` is '2.51.0'; token authentication requires Ray 2.52 or later."),
         ({"gpus": "many"}, "gpus is 'many'"),
     ],
 )

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from cluster.jobs.description import decoded
 from pipeline.cli.app import app, loaded
-from pipeline.commands import cluster as commands_cluster
+from pipeline.launch.program import parsed
 from tests.support import crd_schemas, emulated_kubernetes, fake_kubeflow, fake_kubernetes
 from tests.support.paths import ROOT
 
@@ -86,6 +86,8 @@ def test_invalid_options_are_one_line_errors():
         (["--name", "A"], "--name is 'A'"),
         (["--name", "a", "--secret", "HF_TOKEN=hf_123"], "--secret names no key of a Secret"),
         (["--name", "a", "--storage", "sftp://bucket"], "--storage is 'sftp://bucket'"),
+        (["--name", "a", "--gpus", "3", "--gpus-per-worker", "2"], "--gpus is 3 and --gpus-per-worker is 2; --gpus"),
+        (["--name", "a", "--deadline-hours", "nan"], "deadline_hours is nan: Input should be a finite number; correct"),
     ):
         line = refused("manifest", "rayjob", *IMAGE, "--storage", "runs", *options, "--", "bench")
         assert line.startswith(f"Error: {words}")
@@ -103,7 +105,7 @@ def test_invalid_options_are_one_line_errors():
     ],
 )
 def test_weights_follow_from_the_command(command, weights):
-    assert commands_cluster.weights_of(loaded(), command) == weights
+    assert parsed(loaded(), command).weights == weights
 
 
 def test_cronjob_submits_the_same_job():

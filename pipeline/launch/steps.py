@@ -1,4 +1,4 @@
-"""The steps of the Kubeflow pipeline, as their pods run them. `pipeline.py` turns them into kfp components.
+"""The steps of the Kubeflow pipeline, as their pods run them. `kubeflow.py` turns them into kfp components.
 
 A step can be retried: it attaches to its RayJob, and its commands do no work twice.
 """
@@ -11,24 +11,25 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from cluster.jobs.description import EMBEDDED, PROGRAM, STORAGE, WEIGHTS, Job, from_text
+from cluster.jobs.description import EMBEDDED, STORAGE, WEIGHTS, ClusterJob
 from cluster.jobs.errors import LaunchError
-from cluster.jobs.launcher import Status, run
+from cluster.jobs.launcher import JobStatus, run
+from cluster.kubeflow.pipeline import RUN_CHARACTERS
 from cluster.kubernetes.jobs import KubeRayJobs
+from pipeline.launch.program import NAME, PROGRAM, REFERENCE, Job
 
-REFERENCE = "reference"
-RUN_CHARACTERS = 8  # of the pipeline run's id, appended to the job's name to make it unique
+REFERENCE_SUFFIX = "-reference"
 POLL_SECONDS = 5.0
 COSTS = "n_prompts", "n_failed", "time_min", "peak_gib", "n_gauss"  # leaderboard columns; scores contain an @
 
 
-def job_of(text: str, run_id: str) -> Job:
-    """The job of a `Job.text`; with a run id, the job of that run, as in nightly runs. Raises ManifestError."""
-    job = from_text(text)
+def job_of(text: str, run_id: str) -> ClusterJob:
+    """The job of a `ClusterJob.text`; with a run id, the job of that run, as in nightly runs. Raises ManifestError."""
+    job = Job.from_text(text)
     return job.model_copy(update={"name": f"{job.name}-{run_id[:RUN_CHARACTERS]}"}) if run_id else job
 
 
-def forget_failed(job: Job) -> None:
+def forget_failed(job: ClusterJob) -> None:
     """Delete RayJobs that failed in an earlier run of this pipeline, so that they run again. Raises LaunchError.
 
     Only the first step may call it: a failed job that a later step finds may belong to the current run.
@@ -38,7 +39,7 @@ def forget_failed(job: Job) -> None:
         launcher.forget_failed(each)
 
 
-def fetch_weights(job: Job) -> str:
+def fetch_weights(job: ClusterJob) -> str:
     """Fetch the weights to the volume of all nodes, if there is one, and list them as JSON.
 
     Without such a volume, the init container of each pod fetches them.
@@ -49,22 +50,22 @@ def fetch_weights(job: Job) -> str:
     return _program("weights", "list", "--json")
 
 
-def make_reference(job: Job) -> str:
+def make_reference(job: ClusterJob) -> str:
     """Make the reference set of the Fréchet distances if there is none. Returns a report line. Raises LaunchError."""
     if job.weights == EMBEDDED:
         return "bundled with the embedded models"
     places = [Path(WEIGHTS), Path(STORAGE)] if job.claims_weights else [Path(STORAGE)]
-    if found := sorted(str(path) for place in places for path in place.glob("reference*.npz")):
+    if found := sorted(str(path) for place in places for path in place.glob(PROGRAM.shared_files)):
         return f"found: {', '.join(found)}"
     launch(_reference_of(job))
     return f"made by the RayJob {_reference_of(job).name}"
 
 
-def _reference_of(job: Job) -> Job:
-    return job.model_copy(update={"name": f"{job.name}-{REFERENCE}", "command": (REFERENCE,)})
+def _reference_of(job: ClusterJob) -> ClusterJob:
+    return job.model_copy(update={"name": job.name + REFERENCE_SUFFIX, "command": REFERENCE})
 
 
-def launch(job: Job, seconds: float | None = None) -> None:
+def launch(job: ClusterJob, seconds: float | None = None) -> None:
     """Run a job as a RayJob to its end and print its output. On SIGTERM, cancel it. Raises LaunchError."""
     signal.signal(signal.SIGTERM, _stop)  # an aborted run and a deadline send SIGTERM
     status = run(KubeRayJobs(job.namespace), job, _print_status, seconds=seconds or POLL_SECONDS, on_log=_print_log)
@@ -75,15 +76,15 @@ def launch(job: Job, seconds: float | None = None) -> None:
         )
 
 
-def evaluate(job: Job) -> None:
+def evaluate(job: ClusterJob) -> None:
     """Score assets without scores. Usually there are none, because bench scores its assets."""
-    _program("evaluate", job.folder, "--executor", "inline")
+    _program("evaluate", job.results, "--executor", "inline")
 
 
-def rank(job: Job) -> tuple[str, str, dict[str, float]]:
+def rank(job: ClusterJob) -> tuple[str, str, dict[str, float]]:
     """The leaderboard as CSV, the report as Markdown, and the leaderboard's numbers by method and column."""
-    _program("leaderboard", job.folder)
-    folder = Path(job.folder)
+    _program("leaderboard", job.results)
+    folder = Path(job.results)
     leaderboard = (folder / "leaderboard.csv").read_text(encoding="utf-8")
     return leaderboard, (folder / "report.md").read_text(encoding="utf-8"), metrics(leaderboard)
 
@@ -100,13 +101,13 @@ def metrics(leaderboard: str) -> dict[str, float]:
 
 def _program(*words: str) -> str:
     """Run a command of this program without a shell. Raises CalledProcessError."""
-    print("+", PROGRAM, *words, flush=True)
-    done = subprocess.run([PROGRAM, *words], stdout=subprocess.PIPE, text=True, check=True)
+    print("+", NAME, *words, flush=True)
+    done = subprocess.run([NAME, *words], stdout=subprocess.PIPE, text=True, check=True)
     sys.stdout.write(done.stdout)
     return done.stdout
 
 
-def _print_status(status: Status) -> None:
+def _print_status(status: JobStatus) -> None:
     print(status, flush=True)
 
 

@@ -7,13 +7,14 @@ import sys
 
 import pytest
 
-from cluster.jobs import description as jobs
 from cluster.jobs.errors import LaunchError
-from cluster.kubeflow import steps
+from pipeline.launch import steps
+from pipeline.launch.program import NAME
 from tests.support import emulated_kubernetes
+from tests.support.cluster_jobs import command_of, job
 from tests.support.emulated_kubernetes import until
 
-JOB = jobs.job(name="night", command=("bench",), image="x:1", ray_version="2.60.0", storage="runs")
+JOB = job(image="x:1", ray_version="2.60.0", storage="runs")
 HOSTILE = "{{$.inputs}} $(touch pwned) ../../x \"; rm -rf . #\n<b>'`"
 PROGRAM = """#!{python}
 import os, pathlib, sys, time, urllib.parse
@@ -40,7 +41,7 @@ def program(tmp_path):
     """Writes a program that replaces `segmentdreamer` in the pods."""
 
     def write(body: str) -> None:
-        path = tmp_path / jobs.PROGRAM
+        path = tmp_path / NAME
         path.write_text(PROGRAM.format(python=sys.executable, body=body))
         path.chmod(0o755)
 
@@ -57,7 +58,7 @@ pytestmark = pytest.mark.usefixtures("handlers")
 
 
 def test_the_first_step_deletes_a_failed_job_if_requested(cluster, program, tmp_path):
-    from cluster.kubeflow import pipeline as kubeflow
+    from pipeline.launch import kubeflow
 
     class Listing:
         path = str(tmp_path / "listing")
@@ -126,7 +127,7 @@ def test_an_invalid_manifest_fails_at_once_with_the_operators_reason(cluster, pr
 def test_a_retried_step_attaches_to_its_job(cluster, program):
     """Fault test 22."""
     program("while not os.path.exists('go'): time.sleep(0.02)")
-    script = f"from cluster.kubeflow import steps as s; s.launch(s.job_of({JOB.text!r}, ''), seconds=0.05)"
+    script = f"from pipeline.launch import steps as s; s.launch(s.job_of({JOB.text!r}, ''), seconds=0.05)"
     step = subprocess.Popen([sys.executable, "-c", script])
     until(lambda: len(cluster.attempts) == 1)
     step.kill()
@@ -143,7 +144,7 @@ def test_a_retried_step_attaches_to_its_job(cluster, program):
 
 def test_a_step_that_is_aborted_cancels_its_job(cluster, program):
     program("time.sleep(600)")
-    script = f"from cluster.kubeflow import steps as s; s.launch(s.job_of({JOB.text!r}, ''), seconds=0.05)"
+    script = f"from pipeline.launch import steps as s; s.launch(s.job_of({JOB.text!r}, ''), seconds=0.05)"
     step = subprocess.Popen([sys.executable, "-c", script])
     until(lambda: len(cluster.attempts) == 1)
     step.send_signal(signal.SIGTERM)
@@ -154,7 +155,7 @@ def test_a_step_that_is_aborted_cancels_its_job(cluster, program):
 
 def test_a_hostile_prompt_reaches_the_program_unchanged_and_runs_nothing(cluster, program, tmp_path):
     program("pathlib.Path('words').write_text(repr(words))")
-    job = JOB.model_copy(update={"command": ("bench", "--prompt", HOSTILE)})
+    job = JOB.model_copy(update={"command": command_of("bench", "--prompt", HOSTILE)})
     assert "{{" not in job.text
     before = sorted(path.name for path in tmp_path.iterdir())
     steps.launch(steps.job_of(job.text, ""), seconds=0.02)
@@ -165,7 +166,7 @@ def test_a_hostile_prompt_reaches_the_program_unchanged_and_runs_nothing(cluster
 def test_each_scheduled_run_has_its_own_job():
     assert steps.job_of(JOB.text, "") == JOB
     job = steps.job_of(JOB.text, "0123456789abcdef")
-    assert (job.name, job.folder) == ("night-01234567", "/storage/night-01234567")
+    assert (job.name, job.results) == ("night-01234567", "/storage/night-01234567")
 
 
 def test_the_reference_set_is_made_once_by_its_own_job(cluster, program, tmp_path, monkeypatch):
@@ -183,7 +184,7 @@ def test_the_reference_set_is_made_once_by_its_own_job(cluster, program, tmp_pat
 def test_weights_are_fetched_only_to_a_volume_of_all_nodes(program, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     program("with open(sys.argv[0] + '.calls', 'a') as file: print(*sys.argv[1:], file=file)")
-    calls = tmp_path / f"{jobs.PROGRAM}.calls"
+    calls = tmp_path / f"{NAME}.calls"
     steps.fetch_weights(JOB)
     assert calls.read_text() == "weights list --json\n"
     calls.unlink()

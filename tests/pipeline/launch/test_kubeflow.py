@@ -1,6 +1,6 @@
 """The Kubeflow pipeline: its IR YAML, and a whole local run whose bench is a RayJob that dies once.
 
-Tests `cluster/kubeflow/pipeline.py`. They are here because the run needs the tiny weights of the pipeline's tests.
+Tests `pipeline/launch/kubeflow.py` and `cluster/kubeflow/pipeline.py`.
 """
 
 import os
@@ -10,17 +10,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster.jobs import description as jobs
 from cluster.jobs.errors import ManifestError
-from cluster.kubeflow import pipeline as kubeflow
+from cluster.kubeflow.pipeline import compiled
+from pipeline.launch.kubeflow import pipeline_of
 from tests.support import emulated_kubernetes
+from tests.support.cluster_jobs import command_of, job
 from tests.support.paths import ROOT
 
 GOLDEN = ROOT / "tests" / "pipeline" / "golden" / "kubeflow.yaml"
-JOB = jobs.job(
+JOB = job(
     name="paper", command=("bench", "--recipe", "paper", "--prompt", "a {{$.inputs}} $(red) cube"), gpus=8,
     image="registry.example/python-segmentdreamer:1", ray_version="2.60.0", storage="runs", weights="models",
-    secrets=(jobs.secret("hub=HF_TOKEN"),), queue="gpus",
+    secrets=("hub=HF_TOKEN",), queue="gpus",
 )  # fmt: skip
 SMALL = ["iterations=4", "initialization.kind=ball", "initialization.count=150", "relocate.interval=3"]
 
@@ -31,12 +32,12 @@ def documents(text: str) -> tuple[dict, dict]:
 
 
 def test_the_pipeline_compiles_to_the_golden_file():
-    """After an intended change, `python -m tests.pipeline.commands.test_kubeflow` rewrites the golden file."""
-    assert kubeflow.compiled(JOB) == GOLDEN.read_text(encoding="utf-8")
+    """After an intended change, `python -m tests.pipeline.launch.test_kubeflow` rewrites the golden file."""
+    assert compiled(pipeline_of(JOB)) == GOLDEN.read_text(encoding="utf-8")
 
 
 def test_steps_run_in_order_without_cache_and_are_retried():
-    graph, executors = documents(kubeflow.compiled(JOB))
+    graph, executors = documents(compiled(pipeline_of(JOB)))
     tasks = graph["root"]["dag"]["tasks"]
     after = {name: task.get("dependentTasks", []) for name, task in tasks.items()}
     order = ["weights", "reference", "bench", "evaluate", "leaderboard"]
@@ -56,29 +57,35 @@ def test_steps_run_in_order_without_cache_and_are_retried():
 
 
 def test_a_secret_is_referenced_by_name_and_a_prompt_is_not_a_template():
-    text = kubeflow.compiled(JOB)
+    text = compiled(pipeline_of(JOB))
     _, executors = documents(text)
     (secret,) = executors["exec-weights"]["secretAsEnv"]
     assert (secret["secretName"], secret["keyToEnv"][0]["envVar"]) == ("hub", "HF_TOKEN")
     assert "$.inputs}} $(red)" not in text
-    assert "{{$.pipeline_job_uuid}}" in kubeflow.compiled(JOB, each_run=True)
+    assert "{{$.pipeline_job_uuid}}" in compiled(pipeline_of(JOB, each_run=True))
     assert "{{$.pipeline_job_uuid}}" not in text
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"command": ("reference",)}, "The command after -- is 'reference'; a Kubeflow pipeline runs bench only."),
+        (
+            {"command": command_of("reference")},
+            "The command after -- is 'reference'; a Kubeflow pipeline runs bench only.",
+        ),
         ({"name": "n" * 29}, "to name its RayJobs: use at most 28 characters"),
-        ({"storage": "nfs://files/runs"}, "--storage is 'nfs://files/runs'; Kubeflow mounts only claims"),
+        ({"storage": "nfs://files/runs"}, "`storage` is 'nfs://files/runs'; Kubeflow mounts only claims"),
         ({"storage": None}, "The command has no persistent storage"),
         ({"storage": "s3://bucket/runs"}, "The run folder is s3://bucket/runs/paper, but the steps of a pipeline read"),
-        ({"command": ("bench", "--out", "gs://bucket/x")}, "The run folder is gs://bucket/x, but the steps"),
+        (
+            {"command": command_of("bench", "--out", "gs://bucket/x")},
+            "The run folder is gs://bucket/x, but the steps",
+        ),
     ],
 )
 def test_jobs_that_a_pipeline_does_not_support(change, message):
     with pytest.raises(ManifestError) as error:
-        kubeflow.compiled(JOB.model_copy(update=change))
+        pipeline_of(JOB.model_copy(update=change))
     assert message in str(error.value)
 
 
@@ -99,7 +106,7 @@ def test_a_whole_pipeline_whose_rayjob_dies_once_and_only_resumes(tiny_weights, 
         "4",
     ]
     words += ["--executor", "inline", "--out", str(run), *(word for setting in SMALL for word in ("--set", setting))]
-    job = JOB.model_copy(update={"name": "small", "command": tuple(words), "weights": "embedded", "secrets": ()})
+    job = JOB.model_copy(update={"name": "small", "command": command_of(*words), "weights": "embedded", "secrets": ()})
 
     def after_the_first_asset(attempt: int) -> bool:
         if attempt == 1 and not records and (found := done(run)):
@@ -113,7 +120,7 @@ def test_a_whole_pipeline_whose_rayjob_dies_once_and_only_resumes(tiny_weights, 
         monkeypatch.setenv("KUBECONFIG", str(config))
         cluster.environment, cluster.kill = dict(os.environ), after_the_first_asset
         local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "root"))
-        kubeflow.pipeline_of(job)(job=job.text)
+        pipeline_of(job)(job=job.text)
     assert cluster.created == ["small"]
     assert cluster.phases["small"] == ["Initializing", "Running", "Retrying", "Initializing", "Running", "Complete"]
     assert len(records) == 1
@@ -130,4 +137,4 @@ def done(run: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    GOLDEN.write_text(kubeflow.compiled(JOB), encoding="utf-8")
+    GOLDEN.write_text(compiled(pipeline_of(JOB)), encoding="utf-8")
