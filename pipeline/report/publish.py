@@ -72,14 +72,17 @@ def _inputs(run: RunResults, csv: bytes, sheets: Sequence[bytes]) -> str:
 
 
 def is_published(store: Store, job_ids: list[str]) -> bool:
-    """Whether the outputs exist and are newer than every record."""
+    """Whether the outputs and every record exist, and the outputs are newer."""
     sheet, last = store.root / CONTACT, store.root / PUBLISHED
     if not all(path.exists() for path in (store.root / LEADERBOARD, store.root / "report.md", sheet)):
         return False
     last = last if last.exists() else sheet  # run folders of older versions lack PUBLISHED
     records = (store.item(job_id) / RECORD for job_id in job_ids)
     written = last.stat().st_mtime
-    return all(path.stat().st_mtime <= written for path in records)
+    try:
+        return all(path.stat().st_mtime <= written for path in records)
+    except FileNotFoundError:  # a job has no record yet
+        return False
 
 
 def printed(store: Store) -> str:
