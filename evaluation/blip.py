@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
-from evaluation import EvaluationError
+from evaluation.errors import EvaluationError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from evaluation import EvaluationError
+from evaluation.errors import EvaluationError
 
 DTYPES = {
     "FloatStorage": torch.float32,

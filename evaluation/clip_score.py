@@ -28,8 +28,8 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from evaluation import EvaluationError
 from evaluation.checkpoints import digest, read_tensors
+from evaluation.errors import EvaluationError
 from evaluation.views import Views, parallel_map
 
 Encoder = Callable[[Tensor], Tensor]

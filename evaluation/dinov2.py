@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from transformers import Dinov2Model
 from transformers.utils import logging as transformers_logging
 
-from evaluation import EvaluationError
 from evaluation.checkpoints import digest, read_tensors
+from evaluation.errors import EvaluationError
 from evaluation.views import Views, parallel_map
 
 SIZE = 224

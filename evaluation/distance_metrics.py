@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from evaluation import EvaluationError
+from evaluation.errors import EvaluationError
 from evaluation.features import ClipTower, FeatureNetwork
 from evaluation.fid import Moments, frechet_distance
 from evaluation.jackknife import Estimate, frechet

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float, Float64
 
-from evaluation import EvaluationError
+from evaluation.errors import EvaluationError
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import BertTokenizer
 
-from evaluation import EvaluationError
 from evaluation.blip import Head, RewardConfig, TextEncoder, VisionEncoder
 from evaluation.checkpoints import read_tensors
+from evaluation.errors import EvaluationError
 from evaluation.views import Views, parallel_map
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch_fidelity import feature_extractor_inceptionv3 as fidelity
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
-from evaluation import EvaluationError
 from evaluation.checkpoints import digest, read_tensors
+from evaluation.errors import EvaluationError
 from evaluation.views import Views, parallel_map
 
 SIZE = 299

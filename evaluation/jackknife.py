@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float64
 
-from evaluation import EvaluationError
+from evaluation.errors import EvaluationError
 from evaluation.fid import Moments, ReferenceGaussian
 
 

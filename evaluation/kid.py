@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Float64
 
-from evaluation import EvaluationError
+from evaluation.errors import EvaluationError
 from evaluation.jackknife import Estimate, check_pairs, jackknife_error
 
 

@@ -28,8 +28,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import Metric
 
-from evaluation import EvaluationError
 from evaluation.clip_score import ClipScorer, clip_score, is_nearest
+from evaluation.errors import EvaluationError
 from evaluation.image_reward import ImageReward
 from evaluation.views import Views, checked
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.stats import friedmanchisquare, rankdata, studentized_range
 
-from evaluation import EvaluationError
+from evaluation.errors import EvaluationError
 
 SUM_TOLERANCE = 0.03  # five means printed to two decimals are off by at most 0.025
 

@@ -17,7 +17,7 @@ from zipfile import BadZipFile
 import numpy as np
 from jaxtyping import Float32
 
-from evaluation import EvaluationError
+from evaluation.errors import EvaluationError
 from evaluation.fid import Moments
 
 

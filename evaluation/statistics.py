@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import stdtr, stdtrit
 
-from evaluation import EvaluationError
+from evaluation.errors import EvaluationError
 
 
 class Mean(NamedTuple):

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from evaluation import EvaluationError
+from evaluation.errors import EvaluationError
 
 Views = UInt8[np.ndarray, "views height width 3"]
 """The rendered views of one object."""

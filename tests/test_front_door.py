@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 import pytest
 
-PACKAGES = ("sctd",)
+PACKAGES = "sctd", "evaluation"
 
 
 def objects(package):
@@ -40,11 +40,12 @@ def test_the_version_is_that_of_the_installed_package(package):
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_examples_in_docstrings_run(package):
-    """Those of the package and of each public class and function."""
+    """Those of the package and of its public names; `tests/evaluation/test_metrics.py` runs those that need views."""
     attempted = 0
     for name, value in {package: import_module(package), **objects(package)}.items():
-        for example in doctest.DocTestFinder(recurse=False).find(value, name):
-            result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example)
-            attempted += result.attempted
-            assert result.failed == 0, name
+        if not getattr(value, "__module__", "").endswith("metrics"):
+            for example in doctest.DocTestFinder(recurse=False).find(value, name):
+                result = doctest.DocTestRunner().run(example)
+                attempted += result.attempted
+                assert result.failed == 0, name
     assert attempted > 0

@@ -1,0 +1,16 @@
+from .clip_score import ClipScorer as ClipScorer
+from .distance_metrics import FrechetDistance as FrechetDistance
+from .distance_metrics import KernelDistance as KernelDistance
+from .errors import EvaluationError as EvaluationError
+from .features import ClipTower as ClipTower
+from .features import FeatureNetwork as FeatureNetwork
+from .fid import Moments as Moments
+from .image_reward import ImageReward as ImageReward
+from .metrics import CLIPRPrecision as CLIPRPrecision
+from .metrics import CLIPScore as CLIPScore
+from .metrics import ImageRewardScore as ImageRewardScore
+from .references import Reference as Reference
+from .statistics import mean_over_prompts as mean_over_prompts
+from .statistics import paired_difference as paired_difference
+from .version import __version__ as __version__
+from .views import to_bytes as to_bytes
