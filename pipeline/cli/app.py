@@ -12,11 +12,11 @@ from pipeline.cli.examples import epilog
 from pipeline.cli.lazy import LazyCommand
 
 COMMANDS = (
-    LazyCommand("bench", "pipeline.cli.runs:bench", "Generate, score and rank assets for a set of prompts."),
-    LazyCommand("generate", "pipeline.cli.runs:generate", "Generate an asset without scoring it."),
-    LazyCommand("evaluate", "pipeline.cli.runs:evaluate", "Score the assets of a run folder."),
-    LazyCommand("leaderboard", "pipeline.cli.runs:leaderboard", "Rank the methods of one or more run folders."),
-    LazyCommand("status", "pipeline.cli.runs:status", "Show the progress and failures of a run."),
+    LazyCommand("bench", "pipeline.commands.bench:bench", "Generate, score and rank assets for a set of prompts."),
+    LazyCommand("generate", "pipeline.commands.bench:generate", "Generate an asset without scoring it."),
+    LazyCommand("evaluate", "pipeline.commands.bench:evaluate", "Score the assets of a run folder."),
+    LazyCommand("leaderboard", "pipeline.commands.bench:leaderboard", "Rank the methods of one or more run folders."),
+    LazyCommand("status", "pipeline.commands.bench:status", "Show the progress and failures of a run."),
     LazyCommand(
         "export", "pipeline.commands.export:export", "Export an asset as splats, mesh, turntable video or image."
     ),
@@ -33,7 +33,7 @@ COMMANDS = (
     LazyCommand("completion", "pipeline.cli.completion:script", "Print the shell completion script."),
     LazyCommand(
         "encoded",
-        "pipeline.cli.cluster:encoded",
+        "pipeline.commands.cluster:encoded",
         "Run a command that `cluster.jobs.description.encoded` encoded.",
         hidden=True,
         context_settings={"ignore_unknown_options": True},
@@ -41,16 +41,16 @@ COMMANDS = (
     LazyCommand("weights", "pipeline.commands.weights:weights", "List, download and check published weights."),
     LazyCommand("benchmark", "pipeline.commands.speed:benchmark", "Measure the iteration time on this machine."),
     LazyCommand(
-        "nightly", "pipeline.cli.nightly:group", "Run a regression benchmark of this commit against a baseline."
+        "nightly", "pipeline.commands.nightly:group", "Run a regression benchmark of this commit against a baseline."
     ),
-    LazyCommand("manifest", "pipeline.cli.cluster:manifest", "Print Kubernetes manifests for kubectl apply -f -."),
-    LazyCommand("submit", "pipeline.cli.cluster:submit", "Submit a command to this machine, Ray, KubeRay or Kubeflow."),
+    LazyCommand("manifest", "pipeline.commands.cluster:manifest", "Print Kubernetes manifests for kubectl apply -f -."),
+    LazyCommand("submit", "pipeline.commands.cluster:submit", "Submit a command to this machine, Ray, KubeRay or Kubeflow."),
     LazyCommand(
         "schedule",
-        "pipeline.cli.cluster:schedule",
+        "pipeline.commands.cluster:schedule",
         "Run a command on a schedule. The same name updates the existing schedule.",
     ),
-    LazyCommand("job", "pipeline.cli.cluster:job", "Show the status and logs of a submitted job, or cancel it."),
+    LazyCommand("job", "pipeline.commands.cluster:job", "Show the status and logs of a submitted job, or cancel it."),
     LazyCommand("viewer", "pipeline.commands.report:viewer_group", "Install the asset viewer."),
     LazyCommand("study", "pipeline.commands.study:study", "Run a blind user study that ranks the methods."),
 )

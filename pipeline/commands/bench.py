@@ -1,155 +1,227 @@
-"""The commands `bench`, `generate`, `evaluate`, `leaderboard` and `status`."""
+"""The commands for run folders: `bench`, `generate`, `evaluate`, `leaderboard` and `status`."""
 
-import json
-import math
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from json import dumps
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated
 
-from cluster.scheduling.executor import BootError, Executor, InlineExecutor
-from pipeline.errors import UserError, nearest
+import typer
+
+from pipeline.cli.error_handling import status_of
+from pipeline.cli.options import PAPER_DEFAULT, AsJson, RunFolder, RunFolders, optional_path
+from pipeline.cli.values import with_options
 from pipeline.events import tracking
 from pipeline.events.log import EventLog, Sink
-from pipeline.events.progress import Display, check_log, prompt_and_method_of, prompt_of
-from pipeline.plan import recipes, sweep
+from pipeline.events.progress import Display, prompt_and_method_of, prompt_of
+from pipeline.plan.jobs import Job
+from pipeline.plan.options import ONE_OBJECTIVE, RunOptions
 from pipeline.plan.protocol import Protocol
-from pipeline.plan.run import METRIC_VERSION, Run, check_views, evaluation_digest
-from pipeline.prompts import prompts as prompts_of
-from pipeline.prompts import suite as read_suite
-from pipeline.prompts import suite_name
-from pipeline.prompts.prompt import Prompt
+from pipeline.plan.run import Run, check_views, evaluation_digest
 from pipeline.report import live
 from pipeline.store import files, manifest
+from pipeline.store.files import place
+from pipeline.store.manifest import Manifest
+from pipeline.store.results import RunResults
 from pipeline.store.run_folder import GRID, LEADERBOARD, Store
 from pipeline.weights import models
 from pipeline.work import flow
-from pipeline.work.placement import check_placement
-
-EXECUTORS = "ray", "inline"
-SNAPSHOT_SECONDS = 3.0
-MOST_WORKERS, MOST_WORKERS_PER_CORE = 1024, 8
-MOST_CHECKPOINT_SECONDS = MOST_STALL_SECONDS = 86_400
+from pipeline.work.execution import ExecutionOptions, executing
 
 
-def prompts(
-    suite: str | None, texts: Sequence[str] | None, limit: int | None, default_suite: str, default_limit: int
-) -> tuple[str, list[Prompt]]:
-    """The run's default name and its prompts. Raises UserError."""
-    if limit is not None and limit < 1:
-        raise UserError(f"--limit is {limit}; expected at least 1, or omit it to run all prompts.")
-    if suite is not None and texts:
-        raise UserError("--suite and --prompt were both passed; pass one of them.")
-    if texts:
-        found = prompts_of(texts)
-        return found[0].id if len(found) == 1 else "prompts", found[:limit]
-    if suite is None:
-        return default_suite, read_suite(default_suite)[: limit or default_limit]
-    return suite_name(suite), read_suite(suite)[:limit]
+@with_options(
+    *("suite", "prompt", "limit", "objective", "recipe", "weights", "seed", "views"),
+    *("workers", "executor", "eval_placement", "stall_seconds", "checkpoint_seconds", "log", "track"),
+    *("out", "set_", "sweep", "report", "live"),
+)
+def bench(options: RunOptions, execution: ExecutionOptions) -> int:
+    """Generate, score and rank assets for a set of prompts.
+
+    The ranked methods are the objectives, or the settings of a sweep. Run the same command again to resume; finished
+    work is not repeated.
+    """
+    return status_of(finish(options.run(), optional_path(options.out), execution))
 
 
-def checked_run(
-    name: str,
-    prompts: list[Prompt],
-    objective: str,
-    recipe: str,
-    weights: str | None,
-    seed: int,
-    views: int,
-    settings: list[str] | None,
-    swept: list[str] | None = None,
-    *,
-    scored: bool = True,
-) -> Run:
-    """The run that the options describe. Raises UserError for options with which it could not run."""
-    names = recipes.objectives(objective)
-    base, saved = recipes.named(recipe)
-    if saved and not scored:
-        raise UserError(f"{recipe} contains a sweep; run it with bench.")
-    sweeps = sweep.combined(saved, sweep.from_options(swept or [], base))
-    methods = sweep.methods(base, names, recipes.settings(settings or []), sweeps)
-    run = Run(name, prompts, methods, seed, models.resolve(weights or models.default_for(recipe)), Protocol(views))
-    run.check(scored=scored)
-    return run
+@with_options(
+    *("prompt", "objective", "recipe", "weights", "seed", "workers", "executor", "stall_seconds"),
+    *("checkpoint_seconds", "log", "out", "set_", "live"),
+    objective={"help": f"{ONE_OBJECTIVE} Separate several with commas to generate one asset for each."},
+    workers={"help": "Number of assets to generate in parallel, if there are several objectives."},
+    out={"show_default": "runs/PROMPT-OBJECTIVES-DIGEST"},
+)
+def generate(
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text prompt: 'a red mushroom'.")],
+    options: RunOptions,
+    execution: ExecutionOptions,
+) -> int:
+    """Generate an asset without scoring it.
+
+    Writes asset.ply, turntable.mp4 and contact.png to RUN/items/JOB/.
+    """
+    run = replace(options, prompt=[prompt]).run(is_scored=False)
+    _check(execution)
+    out = optional_path(options.out)
+    manifest.check_same(_store(run, out), run)
+    with _opened(run, out) as (results, _):
+        store = results.store
+        if todo := [job for job in run.jobs if not store.is_generated(job.id)]:
+            results = _begin(results, run, todo)
+            _log(f"{len(todo)} of {len(run.jobs)} assets to generate in {store.root}")
+            display = _display(store, run, len(todo), "generate", execution)
+            with executing(execution) as executor, display:
+                results = flow.generate(run, results, executor, execution, display.watcher)
+        for job in run.jobs:
+            if (store.item(job.id) / "asset.ply").exists():
+                print(store.item(job.id) / "asset.ply")
+        return status_of(_report_failures(results))
 
 
-class ExecutionOptions(NamedTuple):
-    """Options that do not affect the results."""
+@with_options("folder", "views", "weights", "executor", "log")
+def evaluate(
+    folder: RunFolder,
+    execution: ExecutionOptions,
+    views: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Number of views to score per asset.", show_default="as in the run"),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|DIR",
+            help="Model weights: embedded, published, or a folder.",
+            show_default="the weights of the run",
+        ),
+    ] = None,
+) -> int:
+    """Score the assets of a run folder.
 
-    executor: str
-    workers: int | None
-    checkpoint_seconds: float
-    log: str = "auto"
-    eval_placement: str = "auto"
-    stall_seconds: float = 180.0
-    track: str | None = None
-    report: bool = True  # whether to write the report pages
-    live: int | None = None  # port of the live view
-
-    @property
-    def snapshot_seconds(self) -> float:
-        """Time between a worker's snapshots of its asset."""
-        return math.inf if self.live is None else SNAPSHOT_SECONDS
-
-    def check(self) -> None:
-        """Raise UserError for unknown names and values out of range."""
-        check_log(self.log)
-        check_placement(self.eval_placement)
-        tracking.check(self.track)
-        live.check(self.live)
-        if not 1 <= self.stall_seconds <= MOST_STALL_SECONDS:
-            raise UserError(f"--stall-seconds is {self.stall_seconds:g}; expected 1 to {MOST_STALL_SECONDS}.")
-        check_workers(self.workers, self.executor)
-        if not 0 <= self.checkpoint_seconds <= MOST_CHECKPOINT_SECONDS:
-            raise UserError(
-                f"--checkpoint-seconds is {self.checkpoint_seconds:g}; expected 0 to {MOST_CHECKPOINT_SECONDS}."
-            )
-
-
-def bench(run: Run, out: Path | None, execution: ExecutionOptions) -> int:
-    """Generate and score unfinished jobs, then write and print the leaderboard. Returns the number of failed jobs."""
+    Assets that already have scores are skipped unless the views, the weights or the prompts of the run have changed.
+    """
     execution.check()
-    if _is_finished(run, out):
-        return 0
-    with _opened(run, out) as store:
-        _log_left_out(run.weights)
-        trackers: list[tracking.Tracker] = []
-        if todo := store.unfinished(run.jobs, run.evaluation):
-            generated = len(todo) - len(store.unfinished(todo, None))
-            note = f", {generated} of them already generated" if generated else ""
-            _begin(store, run, f"{len(todo)} of {len(run.jobs)} assets to generate and score in {store.root}{note}")
-            trackers = [tracking.Tracker(execution.track, store, run.settings())] if execution.track else []
-            display = _display(store, run, len(todo), "evaluate", execution, trackers)
-            with executing(execution.executor, execution.workers, execution.stall_seconds) as executor, display:
-                flow.bench(
-                    run,
-                    executor,
-                    store,
-                    execution.workers,
-                    execution.checkpoint_seconds,
-                    display.watcher,
-                    execution.eval_placement,
-                    execution.snapshot_seconds,
-                )
+    store = Store(place(folder))
+    settings = manifest.read(store)
+    protocol = Protocol(settings.views if views is None else views)
+    check_views(protocol.num_views)
+    known = settings.weights
+    default = models.EMBEDDED if known.name == models.EMBEDDED else known.folder
+    scorers = models.resolve(default if weights is None else weights)
+    scorers.require(models.EVALUATION)
+    with store.locked(_log) as store:
+        store.prepare(0)
+        _log_left_out(scorers)
+        settings = manifest.read(store)  # another command may have added jobs
+        digest = evaluation_digest(scorers, protocol, settings.prompts)
+        settings = settings.rescored(scorers, protocol, digest).with_session(sys.argv[1:])
+        manifest.write(store, settings)
+        results = RunResults.read(store, settings)
+        if assets := flow.unscored(results):
+            _log(f"{len(assets)} of {len(settings.jobs)} assets to score in {store.root}")
+            display = Display(len(assets), "evaluate", log=execution.log, sinks=[EventLog(store)])
+            with executing(execution) as executor, display:
+                results = flow.evaluate(results, scorers, digest, assets, executor, display.watcher)
         from pipeline.report.publish import publish
 
-        print(publish(store, pages=execution.report), end="")
+        print(publish(results), end="")
+        _print_outputs(store)
+        return status_of(len(results.failed))
+
+
+def leaderboard(
+    folders: RunFolders,
+    out: Annotated[str | None, typer.Option(metavar="FILE", help="Write the leaderboard to a CSV file.")] = None,
+    paper: Annotated[
+        bool | None,
+        typer.Option(
+            "--paper/--no-paper",
+            help="Append the paper's Table 2 in separate columns.",
+            show_default=PAPER_DEFAULT,
+        ),
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Rank the methods of one or more run folders.
+
+    With one run folder and no --out, its leaderboard files and report are rewritten.
+    """
+    from pipeline.report.publish import compared, publish, rows
+
+    stores, file = [Store(place(folder)) for folder in folders], optional_path(out)
+    runs = [RunResults.read(store) for store in stores]
+    is_updated = len(stores) == 1 and file is None
+    if is_updated:
+        table, csv = publish(runs[0], paper=paper), files.read(stores[0].root / LEADERBOARD)
+    else:
+        table, csv = compared(runs, paper=paper)
+    if file is not None:
+        Store(file.parent).write(file, csv)
+    if json:
+        print(rows(csv))
+        return
+    print(table, end="")
+    if is_updated:
+        _print_outputs(stores[0])
+    elif file is not None:
+        print(f"\nLeaderboard: {file}")
+
+
+def status(folder: RunFolder, json: AsJson = False) -> None:
+    """Show the progress and failures of a run.
+
+    Also suggests the next command. Does not modify the run folder.
+    """
+    from pipeline.events import status as statuses
+
+    found = statuses.of(Store(place(folder)))
+    print(dumps(found, indent=2, ensure_ascii=False) if json else statuses.table(found), end="\n" * json)
+
+
+def finish(run: Run, out: Path | None, execution: ExecutionOptions) -> int:
+    """Generate and score unfinished jobs, then write and print the leaderboard. Returns the number of failed jobs."""
+    _check(execution)
+    if _is_finished(run, out):
+        return 0
+    with _opened(run, out) as (results, is_changed):
+        store = results.store
+        _log_left_out(run.weights)
+        trackers: list[tracking.Tracker] = []
+        todo = results.unscored(run.jobs)
+        if todo or is_changed:
+            results = _begin(results, run, todo)
+        if todo:
+            generated = sum(store.is_generated(job.id) for job in todo)
+            note = f", {generated} of them already generated" if generated else ""
+            _log(f"{len(todo)} of {len(run.jobs)} assets to generate and score in {store.root}{note}")
+            trackers = [tracking.Tracker(execution.track, store, results.manifest)] if execution.track else []
+            display = _display(store, run, len(todo), "evaluate", execution, trackers)
+            with executing(execution) as executor, display:
+                results = flow.bench(run, results, executor, execution, display.watcher)
+        from pipeline.report.publish import publish
+
+        print(publish(results, pages=execution.report), end="")
         for tracker in trackers:
             tracker.finish()
         _print_outputs(store)
-        return _failed(store, run)
+        return _report_failures(results)
+
+
+def _check(execution: ExecutionOptions) -> None:
+    execution.check()
+    live.check(execution.live)
 
 
 def _is_finished(run: Run, out: Path | None) -> bool:
     """Whether the run is finished and published. If so, print its leaderboard without changing any file."""
     store = _store(run, out)
-    if manifest.check_same(store, run) is None or store.unfinished(run.jobs, run.evaluation):
+    if manifest.check_same(store, run) is None:
         return False
     from pipeline.report.publish import is_published, printed
 
     if not is_published(store, [job.id for job in run.jobs]):
+        return False
+    if RunResults.read(store, Manifest.of(run, store)).unscored(run.jobs):
         return False
     _log(f"All {len(run.jobs)} assets are generated and scored, nothing to do: {store.root}/leaderboard.csv")
     print(printed(store), end="")
@@ -161,142 +233,25 @@ def _store(run: Run, out: Path | None) -> Store:
     return Store(out if out is not None else Path("runs") / run.name)
 
 
-def generate(run: Run, out: Path | None, execution: ExecutionOptions) -> int:
-    """Generate unfinished jobs and print the paths of the assets. Returns the number of failed jobs."""
-    execution.check()
-    with _opened(run, out) as store:
-        if todo := store.unfinished(run.jobs, None):
-            _begin(store, run, f"{len(todo)} of {len(run.jobs)} assets to generate in {store.root}")
-            display = _display(store, run, len(todo), "generate", execution)
-            with executing(execution.executor, execution.workers, execution.stall_seconds) as executor, display:
-                flow.generate(
-                    run,
-                    executor,
-                    store,
-                    execution.workers,
-                    execution.checkpoint_seconds,
-                    display.watcher,
-                    execution.snapshot_seconds,
-                )
-        for job in run.jobs:
-            if (store.item(job.id) / "asset.ply").exists():
-                print(store.item(job.id) / "asset.ply")
-        return _failed(store, run)
+@contextmanager
+def _opened(run: Run, out: Path | None) -> Iterator[tuple[RunResults, bool]]:
+    """The results of the run in its locked folder, and whether the folder's manifest differs from the run's.
 
-
-def evaluate(folder: Path, views: int | None, weights: str | None, executor_name: str, log: str = "auto") -> int:
-    """Score a folder's assets where needed, then update its outputs. Returns the number of failed jobs."""
-    check_workers(None, executor_name)
-    check_log(log)
-    store = Store(folder)
-    settings = manifest.read(store)
-    protocol = Protocol(settings["views"] if views is None else views)
-    check_views(protocol.num_views)
-    known = settings["weights"]
-    default = models.EMBEDDED if known["name"] == models.EMBEDDED else known["folder"]
-    scorers = models.resolve(default if weights is None else weights)
-    scorers.require(models.EVALUATION)
-    texts = list(dict.fromkeys(job["prompt"] for job in settings["jobs"]))
-    digest = evaluation_digest(scorers, protocol, texts)
-    store.prepare(0)
-    with store.locked(_log) as store:
-        _log_left_out(scorers)
-        settings = manifest.rescored(settings, scorers, protocol, METRIC_VERSION, digest, sys.argv[1:])
-        store.write_json(store.root / manifest.FILE, settings)
-        assets = flow.unscored(store, settings, digest)
-        if assets:
-            _log(f"{len(assets)} of {len(settings['jobs'])} assets to score in {store.root}")
-            display = Display(len(assets), "evaluate", log=log, sinks=[EventLog(store)])
-            with executing(executor_name, None) as executor, display:
-                flow.evaluate(store, settings, scorers, digest, assets, executor, display.watcher)
-        from pipeline.report.publish import failures, publish
-
-        print(publish(store), end="")
-        _print_outputs(store)
-        return len(failures(store, [job["job_id"] for job in settings["jobs"]]))
-
-
-def leaderboard(folders: list[Path], out: Path | None, paper: bool | None = None, *, as_json: bool = False) -> None:
-    """Print the leaderboard of these run folders, and update the outputs of a single one.
-
-    `paper`: append the paper's Table 2; None decides by recipe and weights.
+    Each record is read once, here: under the lock no other command changes it. Raises UserError if the folder has
+    other settings.
     """
-    from pipeline.report.publish import compared, publish, rows
-
-    stores = [Store(folder) for folder in folders]
-    for store in stores:
-        manifest.read(store)
-    is_updated = len(stores) == 1 and out is None
-    if is_updated:
-        table, csv = publish(stores[0], paper=paper), files.read(stores[0].root / LEADERBOARD)
-    else:
-        table, csv = compared(stores, paper=paper)
-    if out is not None:
-        Store(out.parent).write(out, csv)
-    if as_json:
-        print(rows(csv))
-        return
-    print(table, end="")
-    if is_updated:
-        _print_outputs(stores[0])
-    elif out is not None:
-        print(f"\nLeaderboard: {out}")
+    with _store(run, out).locked(_log) as store:
+        before = manifest.check_same(store, run)
+        now = Manifest.of(run, store, before)
+        yield RunResults.read(store, now), now != before
 
 
-def status(folder: Path, *, as_json: bool) -> None:
-    """Print the progress of a run."""
-    from pipeline.events import status as statuses
-
-    found = statuses.of(Store(folder))
-    print(json.dumps(found, indent=2, ensure_ascii=False) if as_json else statuses.table(found), end="\n" * as_json)
-
-
-def check_workers(workers: int | None, executor_name: str) -> None:
-    """Raise UserError for an unknown executor, or a number of workers out of range."""
-    if executor_name not in EXECUTORS:
-        hint = nearest(executor_name, EXECUTORS)
-        raise UserError(f"Unknown value {executor_name!r} for --executor; choose from {', '.join(EXECUTORS)}{hint}.")
-    cores = manifest.cores()
-    elsewhere = os.environ.get("RAY_ADDRESS", "local") != "local"
-    most = 1 if executor_name == "inline" else MOST_WORKERS if elsewhere else MOST_WORKERS_PER_CORE * cores
-    if workers is not None and not 1 <= workers <= most:
-        limit = "1 (inline runs in one process)" if executor_name == "inline" else f"1 to {most} ({cores} cores here)"
-        raise UserError(f"--workers is {workers}; expected {limit}, or omit it.")
-
-
-@contextmanager
-def executing(name: str, workers: int | None, stall_seconds: float = 180.0) -> Iterator[Executor]:
-    """The executor of this name, shut down at the end."""
-    if name == "inline":
-        yield InlineExecutor()
-        return
-    from cluster.ray.executor import RayExecutor
-    from cluster.ray.session import disconnect
-    from cluster.scheduling.stalls import StallTimeout
-
-    try:
-        yield RayExecutor(cpus=workers or 0, stall_timeout=StallTimeout(stall_seconds=stall_seconds))
-    except BootError as error:
-        error.add_note(error.failure.details)  # the worker's traceback, for --debug
-        raise
-    finally:
-        disconnect()
-
-
-@contextmanager
-def _opened(run: Run, out: Path | None) -> Iterator[Store]:
-    """The run's folder, locked. Raises UserError if its settings differ, it is not writable or the disk is full."""
-    store = _store(run, out)
-    manifest.check_same(store, run)
-    todo = store.unfinished(run.jobs, run.evaluation)
-    store.prepare(run.needed_bytes(todo))
-    with store.locked(_log) as ours:
-        yield ours
-
-
-def _begin(store: Store, run: Run, line: str) -> None:
-    store.write_json(store.root / manifest.FILE, manifest.describe(store, run, sys.argv[1:]))
-    _log(line)
+def _begin(results: RunResults, run: Run, todo: Sequence[Job]) -> RunResults:
+    """Check the free disk space, and write the manifest with this session. Raises UserError."""
+    results.store.prepare(run.needed_bytes(todo))
+    results = replace(results, manifest=results.manifest.with_session(sys.argv[1:]))
+    manifest.write(results.store, results.manifest)
+    return results
 
 
 def _log_left_out(scorers: models.Weights) -> None:
@@ -316,13 +271,10 @@ def _display(
     return Display(jobs, last_stage, names, log=execution.log, sinks=sinks)
 
 
-def _failed(store: Store, run: Run) -> int:
-    from pipeline.report.publish import failures
-
-    failed = failures(store, [job.id for job in run.jobs])
-    for line in failed:
-        _log(f"failed: {line}")
-    return len(failed)
+def _report_failures(results: RunResults) -> int:
+    for record in results.failed:
+        _log(f"failed: {record.prompt} ({record.method}): {record.error}")
+    return len(results.failed)
 
 
 def _print_outputs(store: Store) -> None:

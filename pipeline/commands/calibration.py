@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.commands import nightly as commands_nightly
 from pipeline.leaderboard.table import RunResults
 from pipeline.nightly import gates
 from pipeline.nightly import verdict as nightly
+from pipeline.nightly.candidate import nightly_run, references
 from pipeline.store.run_folder import Store
 
 
@@ -48,9 +48,9 @@ def table(pairs: Sequence[Sequence[nightly.GateResult]]) -> str:
 
 def compared(runs: Sequence[RunResults], held_to: gates.Gates) -> list[list[nightly.GateResult]]:
     """Of every pair of runs, the later one beside the earlier."""
-    nightly_runs = [_without_seed(commands_nightly.nightly_run(run)) for run in runs]
-    references = commands_nightly.references(runs[0])
-    return [nightly.compare(first, second, held_to, references) for first, second in combinations(nightly_runs, 2)]
+    nightly_runs = [_without_seed(nightly_run(run)) for run in runs]
+    measured = references(runs[0])
+    return [nightly.compare(first, second, held_to, measured) for first, second in combinations(nightly_runs, 2)]
 
 
 def _without_seed(nightly_run: nightly.NightlyRun) -> nightly.NightlyRun:

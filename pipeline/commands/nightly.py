@@ -1,139 +1,149 @@
 """The commands `nightly` and `nightly accept`."""
 
 import getpass
-import io
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import numpy as np
+import typer
 
-from evaluation.references import Reference
-from pipeline.commands import bench as commands
-from pipeline.embedded import frozen
+from pipeline.cli.error_handling import OK, REGRESSION
+from pipeline.cli.options import RunFolder, optional_path
+from pipeline.cli.values import with_options
+from pipeline.commands.bench import finish
 from pipeline.errors import UserError
-from pipeline.leaderboard.table import RunResults
-from pipeline.nightly import baseline
-from pipeline.nightly import gates as gates_of
-from pipeline.nightly import report as nightly_report
-from pipeline.nightly import verdict as nightly
-from pipeline.plan.run import Run
+from pipeline.plan.options import DEFAULT_SUITE, RunOptions
 from pipeline.store import manifest
-from pipeline.store.run_folder import EVALUATION, TREND, VERDICT, Store
-from pipeline.weights.models import SCORERS
+from pipeline.store.files import place
+from pipeline.store.records import Generated, Unfinished
+from pipeline.store.results import RunResults
+from pipeline.store.run_folder import TREND, VERDICT, Store
+from pipeline.work.execution import ExecutionOptions
 
 REPORT, JUNIT = "verdict.md", "junit.xml"
-AVERAGED, TENTH_PERCENTILES = ("clip", "ir", "clip_rprec"), ("clip", "ir")
+NIGHTLY_LIMIT = 8
+BaselineFolder = Annotated[
+    str | None,
+    typer.Option(
+        "--baseline",
+        metavar="DIR|URL",
+        help="Folder with the baselines and the history of nightly runs.  [required]",  # the command checks it
+    ),
+]
+
+group = typer.Typer()
 
 
-def required(folder: Path | None) -> Path:
-    """The option --baseline. Raises UserError if it was not passed."""
-    if folder is None:
-        raise UserError("--baseline is missing; pass the folder of the baselines: --baseline baselines.")
-    return folder
+@group.callback(invoke_without_command=True)
+@with_options(
+    *("context", "baseline", "gates", "suite", "limit", "objective", "recipe", "weights", "seed", "views"),
+    *("workers", "executor", "eval_placement", "stall_seconds", "checkpoint_seconds", "log", "out", "set_", "report"),
+    suite={"help": "Prompt suite."},
+    limit={"show_default": f"all; without --suite, {NIGHTLY_LIMIT} of {DEFAULT_SUITE}"},
+    out={"help": "Run folder.", "show_default": "runs/nightly-DATE-COMMIT"},
+)
+def nightly(
+    context: typer.Context,
+    options: RunOptions,
+    execution: ExecutionOptions,
+    baseline: BaselineFolder = None,
+    gates: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="TOML file with the regression tolerance (gate) of each metric.",
+            show_default="bundled gates",
+        ),
+    ] = None,
+) -> int | None:
+    """Run a regression benchmark of this commit against a baseline.
 
-
-def run(planned: Run, folder: Path, gates: Path | None, out: Path | None, execution: commands.ExecutionOptions) -> str:
-    """Check the metrics, finish the run, compare it with the baseline, and write and print the verdict.
-
-    Returns PASS, INCONCLUSIVE or FAIL.
+    First, the metrics are verified on stored reference renders. Then assets are compared prompt by prompt. Exit status:
+    0 if the verdict is PASS or INCONCLUSIVE, 5 if it is FAIL. `nightly accept RUN` sets the baseline.
     """
-    limits = gates_of.read(gates)
-    pinned = baseline.read(folder)
-    store = Store(out if out is not None else _default_folder())
+    if context.invoked_subcommand is not None:
+        return None
+    folder = _required(baseline)
+    run = options.run(NIGHTLY_LIMIT)
+    from pipeline.embedded import frozen
+    from pipeline.nightly import baseline as baselines
+    from pipeline.nightly import gates as gates_of
+    from pipeline.nightly import report
+    from pipeline.nightly.candidate import nightly_run, references
+    from pipeline.nightly.trend import draw
+    from pipeline.nightly.verdict import overall_verdict
+    from pipeline.report.publish import publish
+
+    limits, pinned = gates_of.read(gates), baselines.read(folder)
+    store = Store(optional_path(options.out) or _default_folder())
     _check_commit(store)
     metric_changes = [
         f"{item.name} of the frozen renders is {item.found:.6g}, was {item.expected:.6g} ± {item.tolerance:.2g}"
         for item in frozen.check()
     ]
-    commands.bench(planned, store.root, execution._replace(report=False))  # the pages need the verdict, see below
+    finish(run, store.root, replace(execution, report=False))  # the pages need the verdict, see below
     finished = RunResults.read(store)
-    candidate, history = nightly_run(finished), _past(folder, pinned.number, finished.manifest["run_id"])
-    verdict = nightly.overall_verdict(
+    candidate, history = nightly_run(finished), _past(folder, pinned.number, finished.manifest.run_id)
+    verdict = overall_verdict(
         pinned.nightly_run, candidate, limits, references(finished), metric_changes=metric_changes, history=history
     )
-    line = nightly_report.line(verdict, pinned, candidate)
-    from pipeline.nightly.trend import draw
-    from pipeline.report.publish import publish
-
-    store.write_json(store.root / VERDICT, nightly_report.document(verdict, pinned, candidate))
-    store.write(store.root / REPORT, nightly_report.markdown(verdict, pinned, candidate).encode())
-    store.write(store.root / JUNIT, nightly_report.junit(verdict, candidate))
+    line = report.line(verdict, pinned, candidate)
+    store.write_json(store.root / VERDICT, report.document(verdict, pinned, candidate))
+    store.write(store.root / REPORT, report.markdown(verdict, pinned, candidate).encode())
+    store.write(store.root / JUNIT, report.junit(verdict, candidate))
     store.write(store.root / TREND, draw([*history, line], pinned.number))
-    baseline.append(folder, line)
+    baselines.append(folder, line)
     if execution.report:
-        publish(store, pages=True)
-    print(f"\n{nightly_report.table(verdict.gates)}", end="")
+        publish(finished, pages=True)
+    print(f"\n{report.table(verdict.gates)}", end="")
     print("".join(f"{note}\n" for note in verdict.notes), end="")
     print(f"{verdict.verdict}: {verdict.reason}\n{store.root / REPORT}")
-    return verdict.verdict
+    return REGRESSION if verdict.verdict == "FAIL" else OK
 
 
-def accept(run_folder: Path, folder: Path, reason: str) -> None:
-    """Pin a finished run as the baseline; older baselines are kept."""
+@group.command()
+def accept(
+    folder: RunFolder,
+    baseline: BaselineFolder = None,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Reason for setting this baseline.  [required]")] = "",
+) -> None:
+    """Set a finished run as the baseline.
+
+    Older baselines are kept.
+    """
+    pinned_to = _required(baseline)
+    from pipeline.nightly import baseline as baselines
+    from pipeline.nightly.candidate import nightly_run
+
     if not reason.strip():
         raise UserError("--reason is empty; say why later runs are compared with this one.")
-    finished = RunResults.read(Store(run_folder))
+    finished = RunResults.read(Store(place(folder)))
     candidate = nightly_run(finished)
-    if unfinished := [
-        job_id for job_id, record in finished.records.items() if (record or {}).get("status") in (None, "generated")
-    ]:
+    if unfinished := [each for each in finished.records.values() if isinstance(each, Unfinished | Generated)]:
         raise UserError(
-            f"{run_folder} is not finished: {len(unfinished)} of its {len(finished.records)} assets are not "
+            f"{place(folder)} is not finished: {len(unfinished)} of its {len(finished.records)} assets are not "
             "scored; run its command again first."
         )
     accepted = {"by": _user(), "date_utc": datetime.now(UTC).isoformat(timespec="seconds"), "reason": reason.strip()}
-    pinned = baseline.pin(folder, candidate, accepted)
-    print(f"Baseline {pinned.number} in {folder}: {candidate.run_id}, {len(candidate.objects)} assets")
+    pinned = baselines.pin(pinned_to, candidate, accepted)
+    print(f"Baseline {pinned.number} in {pinned_to}: {candidate.run_id}, {len(candidate.objects)} assets")
 
 
-def nightly_run(finished: RunResults) -> nightly.NightlyRun:
-    """What is compared of a run folder: the scores, costs and features of every job."""
-    settings = finished.manifest
-    session = settings["sessions"][-1]
-    hardware = session["hardware"]
-    sha256 = settings["weights"]["sha256"]
-    keys = {"protocol": settings["protocol"], "metric_version": settings["metric_version"]}
-    keys |= {"judges": settings["weights"]["name"]}
-    keys |= {part: sha for part, sha in sorted(sha256.items()) if part in SCORERS}
-    return nightly.NightlyRun(
-        run_id=settings["run_id"],
-        date_utc=session["started_utc"],
-        commit=session["commit"],
-        machine=", ".join(hardware["gpus"]) or f"{hardware['cpu']}, {hardware['cores']} cores",
-        keys=keys,
-        recipes=settings["recipes"],
-        objects=tuple(_result(finished, job) for job in settings["jobs"]),
-    )
-
-
-def _result(finished: RunResults, job: dict[str, Any]) -> nightly.JobResult:
-    record = finished.records[job["job_id"]] or {"status": "unfinished"}
-    about = job["method"], job["prompt"], job["seed"]
-    if record["status"] != "done":
-        return nightly.JobResult(*about, None, record.get("error") or record["status"])
-    scores, facts = record["scores"], record["generation"]
-    values = {metric: scores[metric]["mean"] for metric in AVERAGED}
-    values |= {f"{metric}_p10": scores[metric]["p10"] for metric in TENTH_PERCENTILES}
-    values["memory"] = facts["peak_bytes"]
-    if "mean_loss" in facts:  # older versions did not record it
-        values["loss"] = facts["mean_loss"]
-    if not facts["resumed_from"]:  # otherwise it covers only the time since the checkpoint
-        values["time"] = facts["seconds"]
-    with np.load(io.BytesIO((finished.store.item(job["job_id"]) / EVALUATION).read_bytes())) as file:
-        features = {d.metric: file[d.features] for d in finished.distances if d.features in file.files}
-    return nightly.JobResult(*about, values, "", features)
-
-
-def references(finished: RunResults) -> dict[str, Reference]:
-    """The references of its distances. Raises UserError if one is missing or has changed."""
-    return {distance.metric: finished.reference(distance) for distance in finished.distances}
+def _required(text: str | None) -> Path:
+    """The option --baseline. Raises UserError if it was not passed."""
+    if text is None:
+        raise UserError("--baseline is missing; pass the folder of the baselines: --baseline baselines.")
+    return place(text)
 
 
 def _past(folder: Path, number: int, run_id: str) -> list[dict[str, Any]]:
     """Earlier nightly runs whose metrics are comparable with the baseline's."""
-    lines = baseline.history(folder, number)
-    return [line for line in lines if line["run"] != run_id and not line["reason"].startswith(nightly.METRIC_CHANGED)]
+    from pipeline.nightly.baseline import history
+    from pipeline.nightly.verdict import METRIC_CHANGED
+
+    lines = history(folder, number)
+    return [line for line in lines if line["run"] != run_id and not line["reason"].startswith(METRIC_CHANGED)]
 
 
 def _default_folder() -> Path:
@@ -147,12 +157,12 @@ def _default_folder() -> Path:
 
 def _check_commit(store: Store) -> None:
     """Raise UserError if the folder has assets of another commit."""
-    before = store.read_json(store.root / manifest.FILE)
+    before = manifest.find(store)
     commit = manifest.commit()
-    for session in before["sessions"] if before else []:
-        if session["commit"] != commit:
+    for session in before.sessions if before else ():
+        if session.commit != commit:
             raise UserError(
-                f"{store.root} was generated by commit {session['commit'] or 'unknown'}, and this is "
+                f"{store.root} was generated by commit {session.commit or 'unknown'}, and this is "
                 f"{commit or 'unknown'}; choose another --out, or omit it to use a new folder."
             )
 

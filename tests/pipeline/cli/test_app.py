@@ -12,7 +12,11 @@ from typer.testing import CliRunner
 
 from pipeline.cli.app import app
 from pipeline.commands import bench as commands
+from pipeline.plan import options
+from pipeline.plan.run import Run
+from pipeline.weights.models import Weights
 from pipeline.work import flow
+from pipeline.work.execution import ExecutionOptions
 from sctd.recipe.methods import METHODS
 from tests.support.paths import EXAMPLES
 
@@ -147,8 +151,8 @@ def no_work(monkeypatch):
 def test_invalid_input_is_a_one_line_error_before_any_work(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     weights = ["--weights", "embedded"] if "--weights" not in arguments and "paper" not in arguments else []
-    monkeypatch.setattr(commands.models.Weights, "require", lambda *_: None)
-    monkeypatch.setattr(commands.Run, "_check_tokens", lambda _: None)
+    monkeypatch.setattr(Weights, "require", lambda *_: None)
+    monkeypatch.setattr(Run, "_check_tokens", lambda _: None)
     options = weights if arguments[0] in ("bench", "generate") else []
     assert refused(*arguments, *options) == f"Error: {message}"
     assert list(tmp_path.iterdir()) == []
@@ -458,15 +462,25 @@ def test_weights_check_as_json_keeps_its_status(tiny_weights, monkeypatch):
 def test_default_run_has_the_first_four_prompts_and_a_folder_in_runs(monkeypatch, tiny_weights, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        commands, "read_suite", lambda name: commands.prompts_of(f"thing {i} of {name}" for i in range(9))
+        options, "read_suite", lambda name: options.prompts_of(f"thing {i} of {name}" for i in range(9))
     )
     calls = []
-    monkeypatch.setattr(commands, "bench", lambda *arguments: calls.append(arguments) or 0)
+    monkeypatch.setattr(commands, "finish", lambda *arguments: calls.append(arguments) or 0)
     assert invoke("bench", "--weights", tiny_weights, *BALL).exit_code == 0
     run, out, execution = calls[0]
     assert [prompt.text for prompt in run.prompts] == [f"thing {i} of embedded40" for i in range(4)]
     assert run.name.startswith("embedded40-sctd-")
     assert out is None
-    assert execution == ("ray", None, 20.0, "auto", "auto", 180.0, None, True, None)
+    assert execution == ExecutionOptions(
+        workers=None,
+        executor="ray",
+        eval_placement="auto",
+        stall_seconds=180.0,
+        checkpoint_seconds=20.0,
+        log="auto",
+        track=None,
+        report=True,
+        live=None,
+    )
     assert invoke("bench", "--suite", "mine", "--weights", tiny_weights, *BALL).exit_code == 0
     assert len(calls[1][0].prompts) == 9

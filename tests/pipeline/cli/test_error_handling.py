@@ -12,7 +12,9 @@ from cluster.scheduling.executor import BootError
 from cluster.scheduling.failures import Failure
 from pipeline.cli import error_handling
 from pipeline.cli.app import app
-from pipeline.commands import bench as commands
+from pipeline.errors import UserError
+from pipeline.plan.options import RunOptions
+from pipeline.work.execution import ExecutionOptions, executing
 from tests.support.paths import ROOT
 
 MAIN = [sys.executable, "-c", "from pipeline.cli.app import main; main()"]
@@ -29,7 +31,7 @@ def raise_in_bench(error, monkeypatch):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(commands, "prompts", fail)
+    monkeypatch.setattr(RunOptions, "run", fail)
 
 
 def test_unexpected_error_is_one_line_with_the_command_for_its_traceback(monkeypatch):
@@ -42,7 +44,7 @@ def test_unexpected_error_is_one_line_with_the_command_for_its_traceback(monkeyp
     )
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError("no"), commands.UserError("no"), OSError("no")], ids=repr)
+@pytest.mark.parametrize("error", [ZeroDivisionError("no"), UserError("no"), OSError("no")], ids=repr)
 @pytest.mark.parametrize("source", ["--debug", "environment"])
 def test_debug_mode_prints_the_traceback_before_the_error(error, source, monkeypatch):
     raise_in_bench(error, monkeypatch)
@@ -63,10 +65,10 @@ def test_debug_mode_prints_the_traceback_of_a_worker_that_does_not_start(debug, 
     monkeypatch.setenv(error_handling.DEBUG, debug)
 
     def fail(*_):
-        with commands.executing("ray", None):
+        with executing(ExecutionOptions()):
             raise BootError("generate", Failure("error", "KeyError: 'x'", "Traceback of the worker"))
 
-    monkeypatch.setattr(commands, "prompts", fail)
+    monkeypatch.setattr(RunOptions, "run", fail)
     result = CliRunner().invoke(app, ["bench"])
     assert result.exit_code == error_handling.INVALID_INPUT
     assert ("Traceback of the worker" in result.output) == bool(debug)
