@@ -6,15 +6,14 @@ import numpy as np
 
 from evaluation.statistics import paired_difference
 from pipeline.assets import images
-from pipeline.leaderboard.columns import AVERAGED
 from pipeline.leaderboard.markdown_report import escaped
+from pipeline.plan.metrics import COMPARED, PER_VIEW
 from pipeline.plan.sweep import formatted
 from pipeline.store.records import Failed, Record
 from pipeline.store.results import RunResults
 from pipeline.store.run_folder import ASSET, CONTACT, DIFFERENCES, GRID
 from sctd.recipe.names import current as current_name
 
-METRICS = "clip", "ir", "clip_rprec"
 CONFIDENCE = 0.95  # that all intervals of one metric hold simultaneously
 
 
@@ -27,7 +26,7 @@ def cells(run: RunResults) -> list[dict[str, Any]]:
             {"method": record.method, "objective": record.objective}
             | {key: formatted(settings[record.method][current_name(key)]) for key in run.manifest.swept}
             | {"prompt": record.prompt, "seed": record.seed, "status": record.status}
-            | {f"{metric}@{run.models}": scores[metric]["mean"] if scores else None for metric in METRICS}
+            | {f"{metric.id}@{run.models}": scores.get(metric.id, {}).get("mean") for metric in PER_VIEW}
             | {"seconds": facts and facts.seconds, "asset": f"items/{record.job_id}/{ASSET}" if facts else None}
         )
     return rows
@@ -50,7 +49,10 @@ def differences(run: RunResults) -> list[dict[str, Any]]:
     first, *others = run.methods
     confidence = 1 - (1 - CONFIDENCE) / len(others)
     return [
-        _difference(run, metric, first, other, confidence) for metric in AVERAGED for other in others if run.of(other)
+        _difference(run, metric.id, first, other, confidence)
+        for metric in COMPARED
+        for other in others
+        if run.of(other)
     ]
 
 
@@ -75,14 +77,14 @@ def _tile(run: RunResults, record: Record | None) -> images.Tile:
     if record is None:
         return images.Tile(None, "unfinished")
     sheet, scores = run.store.item(record.job_id) / CONTACT, record.scores
-    score_line = "  ".join(f"{metric} {scores[metric]['mean']:.3g}" for metric in AVERAGED if metric in scores)
+    score_line = "  ".join(f"{m.id} {scores[m.id]['mean']:.3g}" for m in COMPARED if m.id in scores)
     caption = f"failed: {record.error_kind}" if isinstance(record, Failed) else score_line or record.status
     return images.Tile(sheet.read_bytes() if sheet.exists() else None, caption)
 
 
 def _difference(run: RunResults, metric: str, first: str, other: str, confidence: float) -> dict[str, Any]:
     ours, theirs = (
-        {(record.prompt, record.seed): record.scores[metric]["mean"] for record in run.done(method)}
+        {(r.prompt, r.seed): r.scores[metric]["mean"] for r in run.done(method) if metric in r.scores}
         for method in (other, first)
     )
     both = [key for key in ours if key in theirs]

@@ -15,8 +15,9 @@ from evaluation.references import require_one_reference
 from evaluation.statistics import mean_over_prompts
 from pipeline.digests import digest
 from pipeline.leaderboard import paper_table, user_study
-from pipeline.leaderboard.columns import ARROWS, AVERAGED, DETAILS, definitions
+from pipeline.leaderboard.columns import definitions
 from pipeline.leaderboard.paper_table import PAPER_RECIPES
+from pipeline.plan.metrics import ARROWS, COMPARED, METRICS, PER_VIEW
 from pipeline.reference.distances import DistanceCache
 from pipeline.store.records import Done, Failed, Record
 from pipeline.store.results import RunResults
@@ -88,7 +89,7 @@ def markdown(table: pd.DataFrame, *, brief: bool = False) -> str:
     columns = definitions(table.columns)
     metrics = [name for name in table.columns if columns.get(name, {}).get("direction") and table[name].notna().any()]
     if brief:
-        metrics = [name for name in metrics if name.partition("@")[0] not in DETAILS]
+        metrics = [name for name in metrics if METRICS[name.partition("@")[0]].brief]
     labels = ["run_id", "method"] if table["run_id"].nunique() > 1 else ["method"]
     lines = [[*labels, "prompts", *(f"{name} {ARROWS[columns[name]['direction']]}" for name in metrics)]]
     for _, row in table.iterrows():
@@ -142,15 +143,17 @@ def _row(run: RunResults, method: str, cache: DistanceCache) -> dict[str, Any]:
 
 
 def _averages(models: str, done: list[Done]) -> dict[str, Any]:
+    """The averages of the metrics that every record has: those of older versions may lack some."""
     row: dict[str, Any] = {}
-    for metric in AVERAGED:
-        name = f"{metric}@{models}"
-        mean = mean_over_prompts(_column(done, metric, "mean"))
-        row |= {name: mean.value, f"{name}_se": mean.standard_error, f"{name}_lo": mean.low, f"{name}_hi": mean.high}
-        row[f"{metric}_p10@{models}"] = float(_column(done, metric, "p10").mean())
-    precision = mean_over_prompts(_column(done, "clip_rprec", "mean")) if len(done) > 1 else None
-    row[f"clip_rprec@{models}"] = precision and precision.value
-    row[f"clip_rprec@{models}_se"] = precision and precision.standard_error
+    for metric in PER_VIEW:
+        if not all(metric.id in record.scores for record in done):
+            continue
+        name = f"{metric.id}@{models}"
+        mean = mean_over_prompts(_column(done, metric.id, "mean")) if len(done) >= metric.min_objects else None
+        row |= {name: mean and mean.value, f"{name}_se": mean and mean.standard_error}
+        if metric.compared:
+            row |= {f"{name}_lo": mean and mean.low, f"{name}_hi": mean and mean.high}
+            row[f"{metric.lowest_tenth.id}@{models}"] = float(_column(done, metric.id, "p10").mean())
     return row
 
 
@@ -159,14 +162,16 @@ def _penalised(run: RunResults, records: list[Record]) -> dict[str, Any]:
     if not run.failed or run.blank is None:
         return {}
     row: dict[str, Any] = {}
-    for metric in AVERAGED:
+    ended = [record for record in records if isinstance(record, Done | Failed)]
+    for metric in COMPARED:
         values = [
-            run.blank[record.prompt][metric] if isinstance(record, Failed) else record.scores[metric]["mean"]
-            for record in records
-            if isinstance(record, Done | Failed)
+            run.blank[record.prompt].get(metric.id)
+            if isinstance(record, Failed)
+            else record.scores.get(metric.id, {}).get("mean")
+            for record in ended
         ]
-        if values:
-            mean, name = mean_over_prompts(np.array(values)), f"{metric}_penalised@{run.models}"
+        if values and None not in values:
+            mean, name = mean_over_prompts(np.array(values)), f"{metric.penalised.id}@{run.models}"
             row |= {name: mean.value, f"{name}_se": mean.standard_error}
     return row
 
@@ -212,7 +217,7 @@ def _object(run: RunResults, record: Record) -> dict[str, Any]:
     for metric, summary in record.scores.items():
         name = f"{metric}@{run.models}"
         row |= {name: summary["mean"]}
-        if metric in AVERAGED:
+        if metric in METRICS and METRICS[metric].compared:
             row |= {f"{name}_sd": summary["sd"], f"{name}_p10": summary["p10"]}
     facts = record.generation
     return row | {

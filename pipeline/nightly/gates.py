@@ -7,16 +7,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import UserError, nearest
+from pipeline.plan.metrics import GATED
 
 BUNDLED = Path(__file__).with_name("gates.toml")
 CONFIDENCE = "confidence"
-BETTER = {
-    "clip": "higher", "clip_p10": "higher", "clip_rprec": "higher", "ir": "higher", "ir_p10": "higher",
-    "fd": "lower", "fid": "lower", "fid_tf": "lower", "fd_dinov2": "lower",
-    "kid_cl": "lower", "kid_cl_inception": "lower", "time": "lower", "memory": "lower", "loss": "same",
-}  # fmt: skip
-COSTS = "time", "memory"  # compared only between runs on the same machine
-IN_PERCENT = *COSTS, "loss"
 
 
 class Gate(BaseModel):
@@ -60,9 +54,9 @@ def read(path: Path | None) -> Gates:
 
 
 def _gate(path: Path, metric: str, values: object) -> Gate:
-    if metric not in BETTER:
-        hint = nearest(metric, [*BETTER, CONFIDENCE])
-        raise UserError(f"{path}: unknown metric {metric!r}; choose from {', '.join(BETTER)}{hint}.")
+    if metric not in GATED:
+        hint = nearest(metric, [*GATED, CONFIDENCE])
+        raise UserError(f"{path}: unknown metric {metric!r}; choose from {', '.join(GATED)}{hint}.")
     try:
         return Gate.model_validate(values)
     except ValidationError as error:

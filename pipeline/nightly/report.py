@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 from pipeline.nightly.baseline import Pinned
 from pipeline.nightly.verdict import FAIL, INCONCLUSIVE, GateResult, NightlyRun, Verdict
+from pipeline.plan.metrics import ARROWS
 
 HEAD = "metric", "method", "prompts", "difference", "interval", "δ", "p", "p (Holm)", "verdict"
 
@@ -35,11 +36,10 @@ def table(gates: Sequence[GateResult]) -> str:
 
 def cells(gate: GateResult) -> list[str]:
     """A gate's cells below `HEAD`."""
-    arrow = {"higher": "↑", "lower": "↓", "same": "="}[gate.better]
     interval = "" if gate.low is None else f"{gate.low:+.3g} to {gate.high:+.3g}"
     p, p_holm = ("" if value is None else f"{value:.2g}" for value in (gate.p, gate.p_holm))
     numbers = [str(gate.prompts), f"{gate.difference:+.3g}", interval, f"{gate.delta:.3g}", p, p_holm]
-    return [f"{gate.metric} {arrow}", gate.method, *numbers, gate.verdict]
+    return [f"{gate.metric} {ARROWS[gate.better]}", gate.method, *numbers, gate.verdict]
 
 
 def junit(verdict: Verdict, candidate: NightlyRun) -> bytes:

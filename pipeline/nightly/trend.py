@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.nightly.verdict import DRIFT_LIMIT, FAIL, INCONCLUSIVE, PASS, drift_of, losses_of
+from pipeline.plan.metrics import ARROWS
 
 MOST_DATES = 28  # labelled on the axis
-_ARROWS = {"higher": "↑", "lower": "↓", "same": "="}
 COLOURS = {PASS: "#2b7a3d", INCONCLUSIVE: "#b8860b", FAIL: "#b22222"}
 
 
@@ -29,7 +29,7 @@ def draw(history: Sequence[Mapping[str, Any]], baseline: int) -> bytes:
             if (gate["method"], gate["metric"]) == (method, metric)
         }
         _differences(left, found, better)
-        left.set_title(f"{metric} ({method}) {_ARROWS[better]}, candidate − baseline", fontsize=9, loc="left")
+        left.set_title(f"{metric} ({method}) {ARROWS[better]}, candidate − baseline", fontsize=9, loc="left")
         losses = losses_of(history, method, metric)
         _sums(right, list(found), [drift_of(losses[: i + 1])[-1] for i in range(len(losses))])
     shown = range(0, len(history), 1 + len(history) // MOST_DATES)

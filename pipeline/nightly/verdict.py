@@ -17,7 +17,8 @@ from evaluation.kid import kernel_difference
 from evaluation.references import Reference
 from evaluation.statistics import Mean, cusum, holm, is_non_inferior, mean_over_prompts, sign_flip_p, t_p, with_interval
 from pipeline.errors import shortened
-from pipeline.nightly.gates import BETTER, COSTS, IN_PERCENT, Gate, Gates
+from pipeline.nightly.gates import Gate, Gates
+from pipeline.plan.metrics import GATED, PERCENT
 from pipeline.weights.networks import DISTANCES
 
 PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
@@ -132,9 +133,9 @@ def compare(
         for method in candidate.recipes
         for metric, gate in gates.gates.items()
         if (outcome := _difference(metric, *_pairs(baseline, candidate, method), references, gates.confidence))
-        and (metric not in COSTS or baseline.machine == candidate.machine)
+        and (not GATED[metric].is_cost or baseline.machine == candidate.machine)
     ]
-    family = [(i, p) for i, (_, metric, _, _, p) in enumerate(measured) if metric not in COSTS and p is not None]
+    family = [(i, p) for i, (_, metric, _, _, p) in enumerate(measured) if not GATED[metric].is_cost and p is not None]
     adjusted = dict(zip((i for i, _ in family), holm([p for _, p in family]), strict=True))
     return [
         _found(method, metric, gate, mean, p, adjusted.get(i), gates.confidence)
@@ -183,11 +184,11 @@ def losses_of(history: Sequence[Mapping[str, Any]], method: str, metric: str) ->
 def _found(
     method: str, metric: str, gate: Gate, mean: Mean, p: float | None, p_holm: float | None, confidence: float
 ) -> GateResult:
-    better, delta = BETTER[metric], gate.margin(mean.standard_error)
+    better, delta = GATED[metric].better, gate.margin(mean.standard_error)
     if better == "same":
         verdict, reason = decide_same(mean, delta, confidence)
     else:
-        verdict, reason = decide(_gain(mean, better), delta, confidence, outright=metric not in COSTS)
+        verdict, reason = decide(_gain(mean, better), delta, confidence, outright=not GATED[metric].is_cost)
     numbers = mean.value, mean.standard_error, mean.low, mean.high, p, p_holm
     return GateResult(method, metric, better, mean.prompts, *numbers, delta, verdict, reason)
 
@@ -225,11 +226,12 @@ def _difference(
             return None
         mean = with_interval(estimate.value, estimate.standard_error, _prompts(ours), confidence)
         return mean, t_p(mean)
+    in_percent = GATED[metric].unit == PERCENT
     by_prompt: dict[str, list[float]] = {}
     for mine, other in zip(ours, theirs, strict=True):
         a, b = (result.values.get(metric) if result.values else None for result in (mine, other))
-        if a is not None and b is not None and not (metric in IN_PERCENT and b <= 0):
-            by_prompt.setdefault(mine.prompt, []).append(100 * (a / b - 1) if metric in IN_PERCENT else a - b)
+        if a is not None and b is not None and not (in_percent and b <= 0):
+            by_prompt.setdefault(mine.prompt, []).append(100 * (a / b - 1) if in_percent else a - b)
     if not by_prompt:
         return None
     differences = np.array([float(np.mean(seeds)) for seeds in by_prompt.values()])
@@ -293,7 +295,7 @@ def _notes(baseline: NightlyRun, candidate: NightlyRun, gates: Gates, found: Seq
     ]
     if baseline.commit != candidate.commit:
         notes.append(f"commit changed from {baseline.commit or 'unknown'} to {candidate.commit or 'unknown'}")
-    if baseline.machine != candidate.machine and any(cost in gates.gates for cost in COSTS):
+    if baseline.machine != candidate.machine and any(GATED[metric].is_cost for metric in gates.gates):
         notes.append(
             f"time and memory are not compared: the baseline ran on {baseline.machine}, this run on {candidate.machine}"
         )

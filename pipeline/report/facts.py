@@ -13,10 +13,11 @@ import numpy as np
 
 from evaluation.statistics import holm, sign_flip_p
 from pipeline.errors import UserError
-from pipeline.leaderboard.columns import ARROWS, AVERAGED, DETAILS, definitions
+from pipeline.leaderboard.columns import definitions
 from pipeline.leaderboard.table import rows_of
 from pipeline.nightly import report as nightly_report
 from pipeline.nightly.verdict import GateResult
+from pipeline.plan.metrics import ARROWS, COMPARED, METRICS
 from pipeline.store import files
 from pipeline.store.records import Record
 from pipeline.store.results import RunResults
@@ -58,7 +59,7 @@ class Entry:
         if not self.record.scores or not self.has(EVALUATION):
             return {}
         with np.load(io.BytesIO(files.read(self.folder / EVALUATION))) as file:
-            return {metric: np.asarray(file[metric], float) for metric in AVERAGED if metric in file.files}
+            return {m.id: np.asarray(file[m.id], float) for m in COMPARED if m.id in file.files}
 
 
 def azimuths(values: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -100,13 +101,14 @@ def against_best(runs: Sequence[RunResults], metric: str) -> dict[str, float]:
     groups: dict[tuple[str, str], dict[str, dict[Any, float]]] = {}
     for run in runs:
         for method in run.methods:
-            values = {(r.prompt, r.seed): r.scores[metric]["mean"] for r in run.done(method)}
+            values = {(r.prompt, r.seed): r.scores[metric]["mean"] for r in run.done(method) if metric in r.scores}
             if values:
                 key = run.models, run.manifest.protocol
                 groups.setdefault(key, {})[_label(runs, run, method)] = values
     found: dict[str, float] = {}
     for methods in groups.values():
-        best = max(methods, key=lambda label: float(np.mean(list(methods[label].values()))))
+        averages = {label: float(np.mean(list(values.values()))) for label, values in methods.items()}
+        best = (min if METRICS[metric].better == "lower" else max)(averages, key=averages.__getitem__)
         ps = {label: _paired_p(values, methods[best]) for label, values in methods.items() if label != best}
         tested = {label: p for label, p in ps.items() if p is not None}
         found |= dict(zip(tested, holm(list(tested.values())), strict=True))
@@ -127,8 +129,7 @@ def columns(leaderboard: Any) -> list[dict[str, Any]]:
         if name.endswith(("_se", "_lo", "_hi")) or all(row[name] is None for row in rows if row["source"] == "run"):
             continue
         arrow = ARROWS.get(about["direction"], "")
-        is_detail = metric in DETAILS or metric in ("peak_gib", "clip_rprec")
-        shown = {"definition": f"{about['definition']} ({about['unit']})", "is_detail": is_detail}
+        shown = {"definition": f"{about['definition']} ({about['unit']})", "is_detail": METRICS[metric].is_detail}
         heads.append({"name": name, "head": metric, "models": models, "arrow": arrow, "is_number": True, **shown})
     return heads
 
@@ -138,7 +139,7 @@ def cells(
 ) -> list[list[dict[str, Any]]]:
     """The leaderboard's rows: the text of each cell, and the value in `leaderboard.csv` to sort by ('' if empty)."""
     rows = [row for row in rows_of(leaderboard) if row["source"] == "run"]
-    adjusted_p = {metric: against_best(runs, metric) for metric in AVERAGED}
+    adjusted_p = {metric.id: against_best(runs, metric.id) for metric in COMPARED}
     table = []
     for label, row in zip(labels(runs), rows, strict=True):
         succeeded = row["n_prompts"] - row["n_failed"]

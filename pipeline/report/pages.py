@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.leaderboard import paper_table, table
-from pipeline.leaderboard.columns import AVERAGED
+from pipeline.plan.metrics import COMPARED
 from pipeline.report import curves, facts, viewer
 from pipeline.report.facts import Entry
 from pipeline.report.templating import TEMPLATES, templates
@@ -20,7 +20,6 @@ from pipeline.store.run_folder import ASSET, CONTACT, TREND, TURNTABLE, Store
 
 FOLDER = "report"  # inside a run folder
 OURS = "prompts", "view", "media", "plots", "assets", "viewer"  # stale files are removed from these
-TITLES = {"clip": "CLIP", "ir": "ImageReward"}
 LEGEND = (
     "Averages over prompts ± standard error. 1st and 2nd mark the best values of a column. "
     "A dash is a value that could not be computed."
@@ -93,19 +92,17 @@ class _Pages:
     def _shown(self, entry: Entry, root: str) -> dict[str, Any]:
         """An entry as template values."""
         media, record = f"{root}media/{entry.name}", entry.record
-        scores = {metric: record.scores[metric]["mean"] for metric in AVERAGED if metric in record.scores}
-        costs = record.generation
-        numbers = [(TITLES.get(metric, metric), facts.shown(value)) for metric, value in scores.items()]
-        numbers += [
-            (f"{TITLES.get(metric, metric)} p10", facts.shown(record.scores[metric]["p10"])) for metric in scores
-        ]
+        scores, costs = record.scores, record.generation
+        scored = [metric for metric in COMPARED if metric.id in scores]
+        numbers = [(metric.title, facts.shown(scores[metric.id]["mean"])) for metric in scored]
+        numbers += [(metric.lowest_tenth.title, facts.shown(scores[metric.id]["p10"])) for metric in scored]
         numbers += [("time", _minutes(costs.seconds)), ("Gaussians", f"{costs.num_gaussians:,}")] if costs else []
         shown = {
             "label": entry.label,
             "colour": entry.number % len(curves.COLOURS),
             "status": "" if record.status == "done" else record.status,
             "reason": record.error or "",
-            "short": f"{scores['clip']:.1f}" if "clip" in scores else "",
+            "short": f"{scores['clip']['mean']:.1f}" if "clip" in scores else "",
             "facts": numbers,
             "file": entry.record.job_id,
         }
@@ -118,12 +115,12 @@ class _Pages:
         count = len(self.prompts)
         scored = [entry for entry in entries if entry.views]
         panels = {
-            title: [
-                curves.Line(e.label, e.number, facts.azimuths(e.views[metric]), e.views[metric])
+            metric.title: [
+                curves.Line(e.label, e.number, facts.azimuths(e.views[metric.id]), e.views[metric.id])
                 for e in scored
-                if metric in e.views
+                if metric.id in e.views
             ]
-            for metric, title in TITLES.items()
+            for metric in COMPARED
         }
         panels = {title: lines for title, lines in panels.items() if lines}
         plot = self._put(f"plots/{number:03}.svg", curves.by_azimuth(panels)) if panels else None

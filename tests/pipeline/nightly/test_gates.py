@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.nightly import gates
-from pipeline.nightly.gates import BETTER, Gate
+from pipeline.nightly.gates import GATED, Gate
 
 
 def test_bundled_gates():
@@ -25,10 +25,10 @@ def test_bundled_gates():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[clp]\ndelta = 1", f"unknown metric 'clp'; choose from {', '.join(BETTER)}; the nearest is 'clip'."),
+        ("[clp]\ndelta = 1", f"unknown metric 'clp'; choose from {', '.join(GATED)}; the nearest is 'clip'."),
         (
             "confidense = 0.9",
-            f"unknown metric 'confidense'; choose from {', '.join(BETTER)}; the nearest is 'confidence'.",
+            f"unknown metric 'confidense'; choose from {', '.join(GATED)}; the nearest is 'confidence'.",
         ),
         (
             "[clip]\ndelt = 1\ndelta = 1",
