@@ -53,9 +53,8 @@ class Sampler:
         self.device = devices.prepare(renders=False)
         self.prior: StableDiffusionPrior | None = None
         if needs_prior:
-            dtype = getattr(torch, images.dtype)
-            prior = StableDiffusionPrior.load(weights.part("prior"), self.device, dtype)
-            self.prior = prior.with_cuda_graphs() if self.device.type == "cuda" else prior
+            dtype, on_gpu = getattr(torch, images.dtype), self.device.type == "cuda"
+            self.prior = StableDiffusionPrior.load(weights.part("prior"), self.device, dtype, cuda_graphs=on_gpu)
         self.networks = {metric: DISTANCES[metric].load(weights, self.device) for metric in features}
         for metric, network in self.networks.items():
             if network.weights != (expected := features[metric].made_of["weights"]):

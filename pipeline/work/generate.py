@@ -54,11 +54,9 @@ class AssetGenerator:
 
     def _prior(self, compute: ComputeConfig) -> StableDiffusionPrior:
         """The prior with these compute settings."""
-        dtype = getattr(torch, compute.dtype)
-        prior = StableDiffusionPrior.load(self.weights.part("prior"), self.device, dtype)
-        return (
-            prior.with_cuda_graphs().with_cpu_offload() if compute.cuda_graphs and self.device.type == "cuda" else prior
-        )
+        dtype, fast = getattr(torch, compute.dtype), compute.cuda_graphs and self.device.type == "cuda"
+        path = self.weights.part("prior")
+        return StableDiffusionPrior.load(path, self.device, dtype, cuda_graphs=fast, cpu_offload=fast)
 
     def __call__(self, job: Job) -> Generator[Progress, bool | None, GeneratedAsset]:
         facts = published(self.store, job.id)
@@ -81,7 +79,7 @@ class AssetGenerator:
         for step in recovery.steps():
             numbers, note = meter.step(step), "; ".join([f"{step.num_gaussians:,} Gaussians", *warnings])
             if time.monotonic() - shown_at > self.snapshot_seconds:
-                attempt.write(SNAPSHOT, splat.to_splat(step.gaussians.to("cpu")))
+                attempt.write(SNAPSHOT, splat.to_splat(step.gaussians.to("cpu"), drop_invalid=True))
                 shown_at = time.monotonic()
             peak = devices.peak_bytes(self.device)
             is_requested = yield Progress(step.iteration, step.iterations, note, peak, saved, numbers)

@@ -124,19 +124,18 @@ class Float32Layer(nn.Module):
         return self.layer(x.float())
 
 
-def captured_unet(unet: Any) -> Captured:
-    """The U-Net as (z_t, times, text) → prediction. Changes its blocks and memory layout in place."""
+def captured_unet(unet: Any, predict: Callable[..., Tensor]) -> Captured:
+    """The U-Net as `predict(unet, …)`: (z_t, times, text, *residuals) → prediction, with residuals or without.
+
+    Changes the U-Net's blocks and memory layout in place. The ControlNet that computes the residuals runs uncaptured.
+    """
     fuse(unet.to(memory_format=torch.channels_last))
     unet.fuse_qkv_projections()
     unet.conv_out = Float32Layer(unet.conv_out)
-
-    def predict(z_t: Tensor, times: Tensor, text: Tensor) -> Tensor:
-        return unet(z_t, times, text, return_dict=False)[0]
-
     # Each batch size is compiled separately. By default torch stops at eight recompilations.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_BATCH_SIZES)
-    compiled = torch.compile(predict, dynamic=False, fullgraph=True)
-    return Captured(lambda z_t, times, text: compiled(_channels_last(z_t), times, text))
+    compiled = torch.compile(lambda *arguments: predict(unet, *arguments), dynamic=False, fullgraph=True)
+    return Captured(lambda z_t, *rest: compiled(_channels_last(z_t), *rest))
 
 
 def captured_encoder(vae: Any) -> CapturedWithGradient:

@@ -6,8 +6,8 @@ missing files are an error (`sctd.prior.files`).
 
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -58,7 +58,7 @@ class Residuals(NamedTuple):
 
 
 class CapturedNetworks(NamedTuple):
-    """The captured networks (`sctd.prior.cuda_graphs`): the U-Net, and the encoder up to its mean and log variance."""
+    """The captured networks: the U-Net, with or without residuals, and the encoder up to its mean and log variance."""
 
     predict: "Captured"
     moments: "CapturedWithGradient"
@@ -91,6 +91,9 @@ class StableDiffusionPrior:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         config: Path | str | None = None,
+        *,
+        cuda_graphs: bool = False,
+        cpu_offload: bool = False,
     ) -> "StableDiffusionPrior":
         """Load a folder with vae/, unet/, text_encoder/, tokenizer/ and scheduler/, or a single `.safetensors` file.
 
@@ -98,6 +101,10 @@ class StableDiffusionPrior:
         same format for its configuration and tokenizer: `config`, by default the folder of the file's name next to it,
         else the folder that contains it. Only scheduler/ determines whether a checkpoint predicts ε or v. Raises
         PriorError for a file that is missing, unreadable or of another architecture.
+
+        With `cuda_graphs`, which need an NVIDIA GPU, the U-Net and the encoder are fused and compiled, and captured at
+        first use (`sctd.prior.cuda_graphs`). With `cpu_offload`, the text encoder and the decoder are in CPU memory
+        until they are used.
         """
         source = locate(Path(path), None if config is None else Path(config))
         folder = source.folder
@@ -121,6 +128,9 @@ class StableDiffusionPrior:
             else:
                 vae, unet, text_encoder = _from_single_file(source.single_file, folder, device, dtype)
             tokenizer = _tokenizer(folder / "tokenizer")
+        captured = _captured(unet, vae) if cuda_graphs else None
+        for offloaded in (text_encoder, vae.decoder) if cpu_offload else ():
+            offloaded.to("cpu")
         return cls(
             vae=vae,
             unet=unet,
@@ -131,22 +141,9 @@ class StableDiffusionPrior:
             steps_offset=scheduler.get("steps_offset", 0),
             device=unet.device,
             dtype=dtype,
+            captured=captured,
+            cpu_offload=cpu_offload,
         )
-
-    def with_cuda_graphs(self) -> "StableDiffusionPrior":
-        """The same prior on the CUDA-graph path (`sctd.prior.cuda_graphs`): fused, compiled, captured at first use.
-
-        Needs an NVIDIA GPU. Changes the U-Net and encoder of this prior in place.
-        """
-        from sctd.prior.cuda_graphs import captured_encoder, captured_unet  # imported here because triton needs a GPU
-
-        return replace(self, captured=CapturedNetworks(captured_unet(self.unet), captured_encoder(self.vae)))
-
-    def with_cpu_offload(self) -> "StableDiffusionPrior":
-        """The same prior with the text encoder and decoder in CPU memory until they are used."""
-        for offloaded in (self.text_encoder, self.vae.decoder):
-            offloaded.to("cpu")  # type: ignore[arg-type]
-        return replace(self, cpu_offload=True)
 
     @property
     def build_seconds(self) -> float:
@@ -228,16 +225,10 @@ class StableDiffusionPrior:
         """
         text = self.null.expand(len(z_t), -1, -1) if text is None else text
         steps = torch.full((len(z_t),), t, device=self.device)
+        control = () if residuals is None else (*residuals.down, residuals.middle)
+        predict = self.captured.predict if self.captured else partial(predicted_by, self.unet)
         arguments = z_t.to(self.device, self.dtype), steps, text.to(self.dtype)
-        if residuals is not None:
-            predicted = self.unet(
-                *arguments,
-                down_block_additional_residuals=[each.to(self.device, self.dtype) for each in residuals.down],
-                mid_block_additional_residual=residuals.middle.to(self.device, self.dtype),
-            ).sample
-        else:
-            predicted = self.captured.predict(*arguments) if self.captured else self.unet(*arguments).sample
-        predicted = predicted.to(z_t.dtype)
+        predicted = predict(*arguments, *[each.to(self.device, self.dtype) for each in control]).to(z_t.dtype)
         return self.schedule.eps_from_v(z_t, predicted, t) if self.predicts_v else predicted
 
     def sample(self, texts: list[str], guidance_scale: float, steps: int, generator: torch.Generator) -> Images:
@@ -268,6 +259,22 @@ class StableDiffusionPrior:
         for t, s in zip(times, [*times[1:], 0], strict=True):
             z_t = jump(self.schedule, z_t, guided(z_t, t, text), t, s)
         return z_t
+
+
+def predicted_by(unet: UNet2DConditionModel, z_t: Tensor, times: Tensor, text: Tensor, *residuals: Tensor) -> Tensor:
+    """The U-Net's prediction; `residuals` are none, or those of a ControlNet, the middle one last."""
+    control: dict[str, Any] = {}
+    if residuals:
+        *down, middle = residuals
+        control = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+    return unet(z_t, times, text, return_dict=False, **control)[0]
+
+
+def _captured(unet: UNet2DConditionModel, vae: AutoencoderKL) -> CapturedNetworks:
+    """The networks for the CUDA-graph path. They are changed in place."""
+    from sctd.prior.cuda_graphs import captured_encoder, captured_unet  # imported here because triton needs a GPU
+
+    return CapturedNetworks(captured_unet(unet, predicted_by), captured_encoder(vae))
 
 
 def load_controlnet(folder: Path, device: torch.device | str, dtype: torch.dtype) -> ControlNetModel:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from sctd.prior.control import Control, controlled
 from sctd.prior.stable_diffusion import StableDiffusionPrior
 from sctd.train.optimize import optimize
 from tests.support import tiny_models
@@ -26,8 +27,8 @@ def folder(tmp_path_factory):
 
 
 def priors(folder, dtype):
-    plain, captured = (StableDiffusionPrior.load(folder, "cuda", dtype) for _ in range(2))
-    return plain, captured.with_cuda_graphs().with_cpu_offload()
+    plain = StableDiffusionPrior.load(folder, "cuda", dtype)
+    return plain, StableDiffusionPrior.load(folder, "cuda", dtype, cuda_graphs=True, cpu_offload=True)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float16, 1e-2), (torch.bfloat16, 5e-2)])
@@ -53,6 +54,20 @@ def test_predictions_latents_and_gradients_equal_the_plain_path(folder, dtype, t
     assert plain.build_seconds == 0
     captured.release_graphs()
     assert not captured.captured.predict.graphs
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float16, 1e-2)])
+def test_predictions_with_a_controlnet_are_captured_and_equal_the_plain_path(folder, tmp_path, dtype, tolerance):
+    plain, captured = priors(folder, dtype)
+    control = Control.load(tiny_models.write_control(tmp_path / "control", folder), "cuda")
+    for batch, views in ((2, 2), (4, 2), (2, 2)):
+        z_t, text = torch.randn(batch, 4, 8, 8, device="cuda"), plain.embed(["a red cube"] * batch)
+        condition = torch.rand(views, 3, 16, 16, device="cuda")
+        expected, found = (controlled(prior, control, condition)(z_t, 300, text) for prior in (plain, captured))
+        assert float((found - expected).norm() / expected.norm()) < tolerance
+        without = captured.denoise(z_t, 300, text)
+        assert float((found - without).norm() / expected.norm()) > tolerance, "the residuals have an effect"
+    assert len(captured.captured.predict.graphs) == 4, "two batch sizes, each with and without residuals"
 
 
 def test_results_survive_the_next_call(folder):
