@@ -29,6 +29,7 @@ FORMATS = {
     "png": None,
 }
 UP_AXES = "z", "y", "-y"
+SPLATS = ".ply", ".splat", ".spz", ".sog", ".glb"  # suffixes of files that can be read
 ONE_COLOUR = "splat", "sog"  # without spherical harmonics above degree 0
 MESH_CELLS = 128  # along the longest side
 SMALLEST_PIXELS, MOST_PIXELS = 16, 2048
@@ -47,10 +48,13 @@ class Options:
         metavar="DEGREES",
         help="Render one view at this azimuth (0 is the front) for --to png. Without it, a contact sheet is written.",
     )
+    drop_invalid: bool = option(
+        False, "--drop-invalid", help="Leave out Gaussians with NaN, infinite or overflowing values instead of failing."
+    )
 
 
 class AssetFile(NamedTuple):
-    """A .ply of Gaussians, the name of its exported files, and its caption."""
+    """A file of Gaussians, the name of its exported files, and its caption."""
 
     path: Path
     name: str
@@ -65,12 +69,16 @@ def export(
     check(formats, options)
     asset = find_asset(source, prompt, job)
     targets = _targets(asset, formats, out)
-    gaussians = _read(asset.path)
+    gaussians = _read(asset.path, drop_invalid=options.drop_invalid)
     for kind, path in targets.items():
         if kind in ONE_COLOUR and gaussians.sh_degree:
             _warn(
                 f"{path.name} omits the spherical harmonics of degree 1 to {gaussians.sh_degree}: a .{kind} has one "
                 "colour for all directions (.ply, .spz and .glb keep them)."
+            )
+        if kind == "spz" and (clamped := _num_clamped(gaussians)):
+            _warn(
+                f"{path.name}: sizes or colours of {clamped:,} Gaussians are outside the range of a .spz and clamped."
             )
         try:
             content = _contents(gaussians, asset.caption, kind, options)
@@ -98,16 +106,16 @@ def check(formats: Sequence[str], options: Options) -> None:
 
 def find_asset(source: Path, prompt: str | None, job: str | None) -> AssetFile:
     """The asset in a .ply or an item's folder, or the selected one of a run folder. Raises UserError."""
-    if source.is_file() or source.suffix == ".ply":
+    if source.is_file() or source.suffix in SPLATS:
         if not source.is_file():
-            raise UserError(f"{source} does not exist; pass a .ply of Gaussians, an item's folder or a run folder.")
+            raise UserError(f"{source} does not exist; pass a file of Gaussians, an item's folder or a run folder.")
         return _asset(source, source.parent.name if source.name == ASSET else source.stem)
     if (source / ASSET).is_file():
         return _asset(source / ASSET, source.name)
     if not (source / manifest.FILE).is_file():
         raise UserError(
-            f"{source} is not an asset; expected a .ply of Gaussians, an item's folder with {ASSET}, or a run folder "
-            f"with {manifest.FILE}."
+            f"{source} is not an asset; expected a file of Gaussians ({', '.join(SPLATS)}), an item's folder with "
+            f"{ASSET}, or a run folder with {manifest.FILE}."
         )
     store = Store(source)
     jobs = manifest.read(store).jobs
@@ -124,7 +132,7 @@ def find_asset(source: Path, prompt: str | None, job: str | None) -> AssetFile:
         more = f"; and {len(finished) - 4} more" if len(finished) > 4 else ""
         raise UserError(f"{source} has {len(finished)} assets; choose one with --prompt or --job: {listed}{more}.")
     (one,) = finished
-    return AssetFile(store.item(one.job_id) / ASSET, _file_name(one.prompt), one.prompt)
+    return _item(store, one, jobs)
 
 
 def _matches(each: JobEntry, prompt: str | None, job: str | None) -> bool:
@@ -135,10 +143,20 @@ def _asset(path: Path, name: str) -> AssetFile:
     """The asset in a file; an item of a run takes its name from the prompt in the run's manifest."""
     root = path.parent.parent.parent
     if path.parent.parent.name == "items" and (root / manifest.FILE).is_file():
-        for each in manifest.read(Store(root)).jobs:
+        jobs = manifest.read(Store(root)).jobs
+        for each in jobs:
             if each.job_id == path.parent.name:
-                return AssetFile(path, _file_name(each.prompt), each.prompt)
+                return _item(Store(root), each, jobs)
     return AssetFile(path, name, name)
+
+
+def _item(store: Store, one: JobEntry, jobs: Sequence[JobEntry]) -> AssetFile:
+    """The asset of a job, named after its prompt, and after its method or job too if another job has the same name."""
+    names = one.prompt, f"{one.prompt} {one.method}", f"{one.prompt} {one.job_id}"
+    others = [each for each in jobs if each.job_id != one.job_id]
+    taken = {_file_name(text) for each in others for text in (each.prompt, f"{each.prompt} {each.method}")}
+    name = next((_file_name(text) for text in names if _file_name(text) not in taken), _file_name(one.job_id))
+    return AssetFile(store.item(one.job_id) / ASSET, name, one.prompt)
 
 
 def _file_name(prompt: str) -> str:
@@ -165,13 +183,23 @@ def _targets(asset: AssetFile, formats: Sequence[str], out: Path | None) -> dict
     return targets
 
 
-def _read(path: Path) -> "Gaussians":
-    from sctd.formats import ply
+def _read(path: Path, *, drop_invalid: bool) -> "Gaussians":
+    """The Gaussians of a file in our axes."""
+    from sctd.formats import gltf, ply, sog, splat, spz
+    from sctd.formats.axes import axes, rotated
+    from sctd.formats.common import FormatError, InvalidGaussiansError
 
+    kind = path.suffix[1:] if path.suffix in SPLATS else "ply"
+    reader = {"splat": splat.from_splat, "spz": spz.from_spz, "sog": sog.from_sog, "glb": gltf.from_glb}
     try:
-        gaussians = ply.from_ply(path.read_bytes())
-    except ply.PlyError as error:
+        gaussians = reader.get(kind, ply.from_ply)(path.read_bytes(), drop_invalid=drop_invalid)
+    except InvalidGaussiansError as error:
+        raise UserError(f"{path}: {error}") from error
+    except FormatError as error:
         raise UserError(f"{path} is not an asset. {error}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); pass a readable file.") from error
+    gaussians = rotated(gaussians, axes(str(FORMATS[kind])).T)
     if not gaussians.num:
         raise UserError(f"{path} contains no Gaussians; pass a finished asset.")
     return gaussians
@@ -191,6 +219,12 @@ def _contents(gaussians: "Gaussians", caption: str, kind: str, options: Options)
         vertices, faces, rgb = fuse(gaussians, MESH_CELLS)
         return to_mesh_file(vertices @ rotation.to(vertices).T, faces, rgb, f".{kind}")
     return _writer(kind)(rotated(gaussians, rotation))
+
+
+def _num_clamped(gaussians: "Gaussians") -> int:
+    from sctd.formats import spz
+
+    return spz.num_clamped(gaussians)
 
 
 def _writer(kind: str) -> "Callable[[Gaussians], bytes]":

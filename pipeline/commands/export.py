@@ -10,10 +10,10 @@ from pipeline.cli.completion import choices
 from pipeline.cli.values import with_options
 
 
-@with_options("asset", "to", "out", "prompt", "job", "mesh", "up", "size", "azimuth")
+@with_options("asset", "to", "out", "prompt", "job", "mesh", "up", "size", "azimuth", "drop_invalid")
 def export(
     asset: Annotated[
-        Path, typer.Argument(metavar="ASSET", help="A .ply file, the folder of an asset, or a run folder.")
+        Path, typer.Argument(metavar="ASSET", help="A file of Gaussians, the folder of an asset, or a run folder.")
     ],
     to: Annotated[
         list[str],

@@ -1,4 +1,7 @@
-"""Helpers of the quantized formats: their error, unit quaternions, and finite logits of rounded opacities."""
+"""What the formats share: their error, the check of values, unit quaternions and finite logits of opacities."""
+
+import math
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -7,11 +10,60 @@ from torch import Tensor
 from sctd.errors import SctdError
 from sctd.scene.gaussians import Gaussians
 
+_FLOAT32 = torch.finfo(torch.float32)
+LENGTHS = 1e-12, 1e18  # whose squares float32 can hold: of quaternions; at most the second, of positions and scales
+LOG_SCALES = math.log(_FLOAT32.tiny), math.log(LENGTHS[1])
+MAX_LOGIT = 16.0  # opacities 0 and 1, up to one step of float32
 _MARGIN = 1e-3  # a stored 0 or 255 represents an opacity within half a step (1/510) of 0 or 1
 
 
 class FormatError(SctdError):
     """The bytes are not a file of the expected format, or the Gaussians cannot be stored in it."""
+
+
+class InvalidGaussiansError(FormatError):
+    """Some Gaussians of a file have values that cannot be rendered or stored."""
+
+
+def checked(gaussians: Gaussians, kind: str, *, drop_invalid: bool = False) -> Gaussians:
+    """The Gaussians of a file, with infinite opacity logits and scales of length 0 replaced by finite values.
+
+    A Gaussian is invalid if a value is NaN or infinite, if its covariance or the square of its position overflows
+    float32, or if its quaternion cannot be normalized. Raises InvalidGaussiansError if some are, unless `drop_invalid`
+    leaves them out.
+    """
+    lowest, highest = LOG_SCALES
+    flat = gaussians.log_scales == -math.inf
+    gaussians = replace(
+        gaussians,
+        log_scales=gaussians.log_scales.masked_fill(flat, lowest),
+        logit_opacities=torch.where(
+            gaussians.logit_opacities.isinf(),
+            gaussians.logit_opacities.clamp(-MAX_LOGIT, MAX_LOGIT),
+            gaussians.logit_opacities,
+        ),
+    )
+    lengths = torch.linalg.vector_norm(gaussians.quats, dim=-1)
+    faults = {
+        "position": ~(gaussians.means.abs() <= LENGTHS[1]),
+        "log scale": ~(gaussians.log_scales <= highest),
+        "quaternion": ~((lengths >= LENGTHS[0]) & (lengths <= LENGTHS[1]))[:, None],
+        "opacity": gaussians.logit_opacities.isnan()[:, None],
+        "colour": ~gaussians.sh.flatten(1).isfinite(),
+    }
+    invalid = torch.stack([fault.any(dim=1) for fault in faults.values()]).any(dim=0)
+    if not invalid.any() or drop_invalid:
+        return gaussians.select(~invalid) if drop_invalid else gaussians
+    row = int(invalid.nonzero()[0])
+    name = next(name for name, fault in faults.items() if fault[row].any())
+    values = dict(zip(faults, gaussians.tensors().values(), strict=True))[name][row].flatten()
+    shown = ", ".join(f"{value:g}" for value in values[:4].tolist())
+    raise InvalidGaussiansError(
+        f"The .{kind} has {int(invalid.sum()):,} invalid of {gaussians.num:,} Gaussians; the first is number {row}, "
+        f"with {name} {shown}. Expected finite values, coordinates up to {LENGTHS[1]:g}, log scales up to "
+        f"{highest:.1f} and quaternions of nonzero length. Write a copy without them: segmentdreamer export FILE "
+        "--to ply --drop-invalid."
+    )
 
 
 def unit_quats(gaussians: Gaussians) -> Float[Tensor, "num 4"]:

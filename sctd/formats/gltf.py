@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sctd.formats.common import FormatError, unit_quats
+from sctd.formats.common import FormatError, checked, unit_quats
 from sctd.scene.gaussians import Gaussians, sh_to_rgb, srgb_to_linear
 
 EXTENSION = "KHR_gaussian_splatting"
@@ -28,7 +28,8 @@ def to_glb(gaussians: Gaussians) -> bytes:
     """One node with one mesh of Gaussians, in their order. Raises FormatError without Gaussians: glTF forbids it."""
     if not gaussians.num:
         raise FormatError("There are no Gaussians; a .glb needs at least one.")
-    columns = {name: tensor.detach().float().numpy() for name, tensor in _attributes(gaussians).items()}
+    gaussians = checked(gaussians.detach(), "glb")
+    columns = {name: tensor.float().numpy() for name, tensor in _attributes(gaussians).items()}
     buffer = b"".join(column.astype("<f4").tobytes() for column in columns.values())
     starts = np.cumsum([0, *(4 * column.size for column in columns.values())]).tolist()
     accessors: list[dict[str, Any]] = [
@@ -65,7 +66,7 @@ def to_glb(gaussians: Gaussians) -> bytes:
     return _container(json.dumps(content, separators=(",", ":")).encode(), buffer)
 
 
-def from_glb(data: bytes) -> Gaussians:
+def from_glb(data: bytes, *, drop_invalid: bool = False) -> Gaussians:
     """Read a file as `to_glb` writes it (float32, untransformed nodes). Raises FormatError for other files."""
     try:
         magic, version, _ = _HEADER.unpack_from(data)
@@ -89,13 +90,14 @@ def from_glb(data: bytes) -> Gaussians:
         return torch.from_numpy(np.frombuffer(buffer, "<f4", size * width, begin).reshape(size, width).copy())
 
     coefficients = [name for name in map(_sh_name, range(16)) if name in primitive["attributes"]]
-    return Gaussians(
+    gaussians = Gaussians(
         means=column("POSITION"),
         log_scales=column(f"{EXTENSION}:SCALE").log(),
         quats=column(f"{EXTENSION}:ROTATION")[:, [3, 0, 1, 2]],
         logit_opacities=column(f"{EXTENSION}:OPACITY")[:, 0].logit(eps=1e-7),
         sh=torch.stack([column(name) for name in coefficients], dim=1),
     )
+    return checked(gaussians, "glb", drop_invalid=drop_invalid)
 
 
 def _attributes(gaussians: Gaussians) -> dict[str, Tensor]:

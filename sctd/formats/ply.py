@@ -14,7 +14,7 @@ from jaxtyping import Float
 from plyfile import PlyData, PlyElement, PlyParseError
 from torch import Tensor
 
-from sctd.formats.common import FormatError
+from sctd.formats.common import FormatError, checked
 from sctd.scene.gaussians import Gaussians
 
 POSITION = ("x", "y", "z")
@@ -59,22 +59,28 @@ def to_ply(gaussians: Gaussians) -> bytes:
     return file.getvalue()
 
 
-def from_ply(data: bytes) -> Gaussians:
-    """Read Gaussians of SH degree 0 to 3. Raises PlyError if a property is missing or not finite."""
+def from_ply(data: bytes, *, drop_invalid: bool = False) -> Gaussians:
+    """Read Gaussians of SH degree 0 to 3. Opacity logits of ±∞ mean opacity 1 and 0.
+
+    Raises PlyError if a property is missing, InvalidGaussiansError if Gaussians are invalid and not dropped.
+    """
     vertices = _vertices(data)
+    if "packed_position" in (vertices.dtype.names or ()):
+        raise PlyError("This is a compressed .ply (PlayCanvas); convert it to a plain .ply of Gaussians first.")
     num_rest = sum(name.startswith("f_rest_") for name in vertices.dtype.names or ())
     if num_rest not in (0, 9, 24, 45):
         raise PlyError(f"The .ply has {num_rest} f_rest properties; expected 0, 9, 24 or 45 (SH degree 0 to 3).")
     num_basis = 1 + num_rest // 3
     constant = _columns(vertices, CONSTANT)
     rest = _columns(vertices, _rest_names(num_basis)).reshape(len(vertices), 3, num_basis - 1).mT
-    return Gaussians(
+    gaussians = Gaussians(
         means=_columns(vertices, POSITION),
         log_scales=_columns(vertices, SCALE),
         quats=_columns(vertices, ROTATION),
         logit_opacities=_columns(vertices, ("opacity",))[:, 0],
         sh=torch.cat([constant[:, None], rest], dim=1),
     )
+    return checked(gaussians, "ply", drop_invalid=drop_invalid)
 
 
 def read_points(data: bytes) -> PlyPoints:
@@ -91,12 +97,16 @@ def read_points(data: bytes) -> PlyPoints:
         )
     if not len(vertices):
         raise PlyError("The .ply has no vertices; expected points. Export it again.")
-    rgb = _columns(vertices, COLOR)
+    rgb, points = _columns(vertices, COLOR), _columns(vertices, POSITION)
+    for name, values in zip((*POSITION, *COLOR), torch.cat([points, rgb], dim=1).T, strict=True):
+        if not values.isfinite().all():
+            row = int((~values.isfinite()).nonzero()[0])
+            raise PlyError(f"The .ply has {name} = {values[row]:g} at vertex {row}; expected a finite number.")
     if np.issubdtype(vertices.dtype["red"], np.integer):
         rgb = rgb / 255
     if rgb.numel() and not 0 <= rgb.min() <= rgb.max() <= 1:
         raise PlyError("The .ply has colours outside their range: write integers 0 to 255, or floats 0 to 1.")
-    return PlyPoints(_columns(vertices, POSITION), rgb)
+    return PlyPoints(points, rgb)
 
 
 def _rest_names(num_basis: int) -> tuple[str, ...]:
@@ -127,7 +137,7 @@ def _open(data: bytes) -> PlyData:
 
 
 def _columns(vertices: np.ndarray, names: tuple[str, ...]) -> Float[Tensor, "num columns"]:
-    """These properties as columns in float32. Raises PlyError if one is missing or not finite."""
+    """These properties as columns in float32. Raises PlyError if one is missing."""
     present = vertices.dtype.names or ()
     if missing := [name for name in names if name not in present]:
         raise PlyError(
@@ -135,9 +145,7 @@ def _columns(vertices: np.ndarray, names: tuple[str, ...]) -> Float[Tensor, "num
             " properties of 3DGS, point clouds x y z and red green blue."
         )
     values = np.empty((len(vertices), len(names)), np.float32)
-    for i, name in enumerate(names):
-        values[:, i] = vertices[name]
-        if not np.isfinite(values[:, i]).all():
-            row = int(np.flatnonzero(~np.isfinite(values[:, i]))[0])
-            raise PlyError(f"The .ply has {name} = {values[row, i]} at vertex {row}; expected a finite number.")
+    with np.errstate(over="ignore"):  # a double above the range of float32 becomes infinite, which the callers refuse
+        for i, name in enumerate(names):
+            values[:, i] = vertices[name]
     return torch.from_numpy(values)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sctd.formats.common import FormatError, logits, unit_quats
+from sctd.formats.common import FormatError, checked, logits, unit_quats
 from sctd.scene.gaussians import Gaussians
 
 VERSION, _CODEBOOK_SIZE, _STEPS, _LARGEST_IS_W = 2, 256, 2**16 - 1, 252
@@ -23,9 +23,10 @@ _DATE = 1980, 1, 1, 0, 0, 0  # a fixed date (the earliest of a zip), so that equ
 
 
 def to_sog(gaussians: Gaussians) -> bytes:
-    """Gaussians in their order, without SH of degree 1 and higher. Raises FormatError without Gaussians."""
+    """Gaussians in their order, without SH of degree 1 and higher. Raises FormatError for none or invalid ones."""
     if not gaussians.num:
         raise FormatError("There are no Gaussians; a .sog needs at least one.")
+    gaussians = checked(gaussians, "sog")
     means = gaussians.means.double().numpy()
     logs = np.sign(means) * np.log1p(np.abs(means))
     low, high = logs.min(0), logs.max(0)
@@ -57,7 +58,7 @@ def to_sog(gaussians: Gaussians) -> bytes:
     return file.getvalue()
 
 
-def from_sog(data: bytes) -> Gaussians:
+def from_sog(data: bytes, *, drop_invalid: bool = False) -> Gaussians:
     """Read the Gaussians of a bundled file of version 2, with SH degree 0. Raises FormatError for other files."""
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
@@ -77,13 +78,14 @@ def from_sog(data: bytes) -> Gaussians:
     logs = low + (high - low) * (rows("means", 0) | rows("means", 1) << 8)[:, :3] / _STEPS
     colors = rows("sh0")
     constant = np.array(meta["sh0"]["codebook"])[colors[:, :3]]
-    return Gaussians(
+    gaussians = Gaussians(
         means=torch.from_numpy(np.sign(logs) * np.expm1(np.abs(logs))).float(),
         log_scales=torch.from_numpy(np.array(meta["scales"]["codebook"])[rows("scales")[:, :3]]).float(),
         quats=torch.from_numpy(_unpack(rows("quats"))).float(),
         logit_opacities=logits(torch.from_numpy(colors[:, 3] / 255).float()),
         sh=torch.from_numpy(constant[:, None]).float(),
     )
+    return checked(gaussians, "sog", drop_invalid=drop_invalid)
 
 
 def _quantize(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

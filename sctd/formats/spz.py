@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from sctd.formats.common import FormatError, logits, unit_quats
+from sctd.formats.common import FormatError, checked, logits, unit_quats
 from sctd.scene.gaussians import Gaussians
 
 MAGIC, VERSION, FRACTIONAL_BITS = 0x5053474E, 3, 12
@@ -24,8 +24,16 @@ _COLOR_SCALE, _SCALE_STEPS, _MIN_LOG_SCALE, _SH_STEPS = 0.15, 16, -10, 128
 _MAGNITUDES = 511 * np.sqrt(2)  # steps per unit of the three smaller components, which are at most √½
 
 
+def num_clamped(gaussians: Gaussians) -> int:
+    """Number of Gaussians whose scales or constant colours are outside the range that `to_spz` stores."""
+    steps = _SCALE_STEPS * (gaussians.log_scales - _MIN_LOG_SCALE), 255 * (_COLOR_SCALE * gaussians.sh[:, 0] + 0.5)
+    outside = torch.cat(steps, dim=1).round()
+    return int(((outside < 0) | (outside > 255)).any(dim=1).sum())
+
+
 def to_spz(gaussians: Gaussians) -> bytes:
-    """Gaussians in their order. Raises FormatError if a coordinate is 2048 units or more from the origin."""
+    """Gaussians in their order. Raises FormatError for invalid ones or a coordinate of 2048 units or more."""
+    gaussians = checked(gaussians, "spz")
     if gaussians.num and (farthest := float(gaussians.means.abs().max())) >= MAX_COORDINATE:
         raise FormatError(
             f"A Gaussian has a coordinate of {farthest:g} units; a .spz stores coordinates below {MAX_COORDINATE:g}: "
@@ -45,7 +53,7 @@ def to_spz(gaussians: Gaussians) -> bytes:
     return gzip.compress(header + b"".join(part.tobytes() for part in parts), mtime=0)
 
 
-def from_spz(data: bytes) -> Gaussians:
+def from_spz(data: bytes, *, drop_invalid: bool = False) -> Gaussians:
     """Read Gaussians of SH degree 0 to 3 from a file of version 3. Raises FormatError for other files."""
     try:
         raw = gzip.decompress(data)
@@ -69,13 +77,14 @@ def from_spz(data: bytes) -> Gaussians:
     means = (fixed.view("<i4")[..., 0] >> 8) / 2**fractional_bits  # an arithmetic shift keeps the sign
     constant = (torch.from_numpy(colors.reshape(num, 1, 3) / 255) - 0.5) / _COLOR_SCALE
     others = (torch.from_numpy(rest.reshape(num, num_basis - 1, 3).astype(float)) - 128) / _SH_STEPS
-    return Gaussians(
+    gaussians = Gaussians(
         means=torch.from_numpy(means).float(),
         log_scales=torch.from_numpy(scales.reshape(num, 3) / _SCALE_STEPS).float() + _MIN_LOG_SCALE,
         quats=torch.from_numpy(_unpack(rotations.reshape(num, 4))[:, [3, 0, 1, 2]]).float(),
         logit_opacities=logits(torch.from_numpy(opacities / 255).float()),
         sh=torch.cat([constant, others], dim=1).float(),
     )
+    return checked(gaussians, "spz", drop_invalid=drop_invalid)
 
 
 def _bytes(values: torch.Tensor) -> np.ndarray:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sctd.errors import SctdError
 from sctd.formats import mesh, ply
+from sctd.formats.common import FormatError
 from sctd.point_e import PointE, sample_points, to_world, upsample_points
 from sctd.recipe.scene import MESH_SUFFIXES, InitializationConfig
 from sctd.scene.gaussians import Gaussians, rgb_to_sh
@@ -136,7 +137,7 @@ def _from_ply(config: InitializationConfig, generator: torch.Generator) -> InitP
         if b" f_dc_0" in content.partition(b"end_header")[0]:
             return ply.from_ply(content)
         cloud = ply.read_points(content)
-    except ply.PlyError as error:
+    except FormatError as error:
         raise InitializationError(f"initialization.path {config.path}: {error}") from error
     return replicate(config, InitPoints(cloud.points, cloud.rgb), generator)
 

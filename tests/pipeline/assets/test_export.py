@@ -10,7 +10,7 @@ import pytest
 import torch
 import trimesh
 from PIL import Image
-from plyfile import PlyData
+from plyfile import PlyData, PlyElement
 from typer.testing import CliRunner
 
 from pipeline.assets import export as flow
@@ -173,7 +173,7 @@ def test_asset_is_a_file_an_item_or_selected_from_a_run(run, asset):
         flow.find_asset(run, "a red cube", "aa"),
         flow.find_asset(run, "a-red-cube", "aa11"),
     ):
-        assert found == flow.AssetFile(item / "asset.ply", "a-red-cube", "a red cube")
+        assert found == flow.AssetFile(item / "asset.ply", "a-red-cube-sctd", "a red cube")
     assert flow.find_asset(asset, None, None) == flow.AssetFile(asset, "signs", "signs")
 
 
@@ -189,10 +189,65 @@ def test_ambiguous_and_missing_assets_are_errors(run, tmp_path):
         f"Error: {run} has no finished asset for 'a blue ball'; finish the run first."
     )
     assert refused(tmp_path, "--to=ply") == (
-        f"Error: {tmp_path} is not an asset; expected a .ply of Gaussians, an item's folder with asset.ply, or a run "
-        "folder with run.json."
+        f"Error: {tmp_path} is not an asset; expected a file of Gaussians (.ply, .splat, .spz, .sog, .glb), an item's "
+        "folder with asset.ply, or a run folder with run.json."
     )
     assert refused(tmp_path / "gone.ply", "--to=ply").startswith(f"Error: {tmp_path / 'gone.ply'} does not exist; pass")
+
+
+def test_names_tell_assets_of_one_prompt_apart(tmp_path):
+    store = Store(tmp_path / "run")
+    jobs = [
+        ("aa11", "a cube", "sctd"),
+        ("bb22", "a cube", "sds"),
+        ("cc33", "a ball", "sds"),
+        ("dd44", "A ball!", "sds"),
+    ]
+    for job_id, _, _ in jobs:
+        (store.item(job_id)).mkdir(parents=True)
+        (store.item(job_id) / "asset.ply").write_bytes(ply.to_ply(signposts()))
+    runs.manifest(store, [runs.job(*about) for about in jobs])
+    names = [flow.find_asset(store.item(job_id), None, None).name for job_id, _, _ in jobs]
+    assert names == ["a-cube-sctd", "a-cube-sds", "a-ball-cc33", "a-ball-dd44"]
+
+
+# ---- input ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["splat", "spz", "sog", "glb"])
+def test_every_splat_format_is_read_in_its_own_axes(asset, tmp_path, kind):
+    export(asset, f"--to={kind}", "--out", packed := tmp_path / f"packed.{kind}")
+    export(packed, "--to=ply", "--out", again := tmp_path / "again.ply")
+    assert torch.allclose(ply.from_ply(again.read_bytes()).means, signposts().means, atol=2e-4)
+
+
+def test_invalid_gaussians_are_refused_or_dropped(asset, tmp_path):
+    bad = signposts()
+    bad.means[1] = torch.nan
+    asset.write_bytes(ply.to_ply(bad))
+    for kind in ("ply", "splat", "spz", "sog", "glb", "obj", "png"):
+        message = refused(asset, f"--to={kind}")
+        assert message.startswith(f"Error: {asset}: The .ply has 1 invalid of 3 Gaussians; the first is number 1, with")
+        assert message.endswith("export FILE --to ply --drop-invalid.")
+    export(asset, "--to=ply", "--drop-invalid", "--out", tmp_path / "good.ply")
+    assert ply.from_ply((tmp_path / "good.ply").read_bytes()).num == 2
+
+
+def test_clamped_values_are_reported(asset, tmp_path):
+    large = signposts()
+    large.log_scales[1] = 7
+    asset.write_bytes(ply.to_ply(large))
+    _, stderr = export(asset, "--to=spz", "--out", tmp_path / "a.spz")
+    assert stderr == "a.spz: sizes or colours of 1 Gaussians are outside the range of a .spz and clamped.\n"
+
+
+def test_compressed_ply_is_recognized(tmp_path):
+    vertices = np.zeros(2, [("packed_position", "u4"), ("packed_rotation", "u4")])
+    PlyData([PlyElement.describe(vertices, "vertex")]).write(tmp_path / "small.ply")
+    assert refused(tmp_path / "small.ply", "--to=spz") == (
+        f"Error: {tmp_path / 'small.ply'} is not an asset. This is a compressed .ply (PlayCanvas); convert it to a "
+        "plain .ply of Gaussians first."
+    )
 
 
 # ---- errors -------------------------------------------------------------------------------------------------------

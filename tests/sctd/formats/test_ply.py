@@ -1,5 +1,6 @@
 """sctd.formats.ply: the 3DGS convention, bit-exact round trips, and refused files."""
 
+import re
 from io import BytesIO
 
 import numpy as np
@@ -7,7 +8,11 @@ import pytest
 import torch
 from plyfile import PlyData, PlyElement
 
+from sctd.formats.common import FormatError, InvalidGaussiansError
+from sctd.formats.gltf import from_glb, to_glb
 from sctd.formats.ply import PlyError, from_ply, read_points, to_ply
+from sctd.formats.splat import from_splat, to_splat
+from sctd.formats.spz import from_spz, to_spz
 from sctd.scene.gaussians import Gaussians
 
 
@@ -62,10 +67,50 @@ def test_files_without_gaussians_are_refused():
         from_ply(write(np.zeros(1, [(name, "f4") for name in "xyz"])))
     with pytest.raises(PlyError, match=r"has 1 f_rest properties; expected 0, 9, 24 or 45"):
         from_ply(write(np.zeros(1, [("f_rest_0", "f4")])))
-    bad = some_gaussians(3, 0)
-    bad.log_scales[1, 2] = torch.nan
-    with pytest.raises(PlyError, match="has scale_2 = nan at vertex 1; expected a finite number"):
-        from_ply(to_ply(bad))
+
+
+@pytest.mark.parametrize("kind", ["ply", "splat", "spz", "glb"])
+@pytest.mark.parametrize(
+    ("field", "value", "shown"),
+    [
+        ("means", torch.nan, "position nan"),
+        ("means", torch.inf, "position inf"),
+        ("means", 1e30, "position 1e+30"),
+        ("log_scales", torch.nan, "log scale nan"),
+        ("log_scales", 120.0, "log scale 120"),
+        ("quats", 0.0, "quaternion 0, 0, 0, 0"),
+        ("quats", 1e-30, "quaternion 1e-30, 1e-30, 1e-30, 1e-30"),
+        ("quats", 1e30, "quaternion 1e+30, 1e+30, 1e+30, 1e+30"),
+        ("logit_opacities", torch.nan, "opacity nan"),
+        ("sh", torch.nan, "colour nan"),
+    ],
+)
+def test_invalid_gaussians_are_counted_and_can_be_dropped(kind, field, value, shown):
+    bad = some_gaussians(4, 0)
+    getattr(bad, field)[1] = value
+    getattr(bad, field)[3] = value
+    if kind == "ply":
+        with pytest.raises(
+            InvalidGaussiansError, match=rf"^The .ply has 2 invalid of 4 .* number 1, with {re.escape(shown)}"
+        ):
+            from_ply(to_ply(bad))
+        kept, good = from_ply(to_ply(bad), drop_invalid=True), bad.select(torch.tensor([0, 2]))
+        assert all(torch.equal(kept.tensors()[name], tensor) for name, tensor in good.tensors().items())
+        return
+    write_as, read_as = {"splat": (to_splat, from_splat), "spz": (to_spz, from_spz), "glb": (to_glb, from_glb)}[kind]
+    with pytest.raises(FormatError, match=r"2 invalid of 4|coordinate"):
+        write_as(bad)
+    assert read_as(write_as(bad.select(torch.tensor([0, 2])))).num == 2
+
+
+def test_infinite_opacities_are_opaque_and_invisible():
+    gaussians = some_gaussians(3, 0)
+    gaussians.logit_opacities[:2] = torch.tensor([torch.inf, -torch.inf])
+    gaussians.log_scales[2, 0] = -torch.inf
+    read = from_ply(to_ply(gaussians))
+    assert read.opacities[:2].tolist() == pytest.approx([1, 0], abs=2e-7)
+    assert all(bool(tensor.isfinite().all()) for tensor in read.tensors().values())
+    assert read.scales[2, 0] < 1e-37
 
 
 @pytest.mark.parametrize("text", [False, True])
