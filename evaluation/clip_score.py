@@ -12,7 +12,7 @@ without a warning and score up to 0.35 points off, as much as methods differ. So
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,8 @@ class ClipScorer:
         self.encode_image: Encoder = model.encode_image  # type: ignore[assignment]
         self.encode_text: Encoder = model.encode_text  # type: ignore[assignment]
         self.device = next(model.parameters()).device
+        self.kept_views: tuple[Views, np.ndarray] | None = None
+        self.kept_texts: dict[str, np.ndarray] = {}
 
     @staticmethod
     def load(where: Path | str, device: torch.device | str = "cpu", name: str = "embedded") -> ClipScorer:
@@ -75,9 +77,21 @@ class ClipScorer:
         """SHA-256 over all tensors in float32, by name: the same for one model in any storage format."""
         return digest(self.model.state_dict())
 
+    def keep(self, *, views: Views | None = None, texts: Sequence[str] = ()) -> None:
+        """Compute features that several metrics need only once: of an array that does not change, and of all prompts.
+
+        They replace those of the last call.
+        """
+        if views is not None:
+            self.kept_views = views, self.image_features(views)
+        if texts:
+            self.kept_texts = dict(zip(texts, self.text_features(list(texts)), strict=True))
+
     @torch.no_grad()
     def image_features(self, views: Views, batch_size: int = 30) -> Float32[np.ndarray, "views dim"]:
         """Unit vectors of the views, in batches of a fixed size for reproducibility."""
+        if self.kept_views is not None and views is self.kept_views[0]:
+            return self.kept_views[1]
         features = []
         for chunk in np.split(views, range(batch_size, len(views), batch_size)):
             images = parallel_map(lambda view: self.transform(Image.fromarray(view)), chunk)
@@ -88,6 +102,8 @@ class ClipScorer:
     @torch.no_grad()
     def text_features(self, texts: list[str]) -> Float32[np.ndarray, "texts dim"]:
         """Unit vectors of the prompts. Warns if a prompt exceeds the model's context length and is truncated."""
+        if texts and self.kept_texts.keys() >= set(texts):
+            return np.stack([self.kept_texts[text] for text in texts])
         tokens = self.tokenizer(texts)
         length = tokens.shape[1]
         changed = (self.tokenizer(texts, context_length=length + 1)[:, :length] != tokens).any(dim=1)

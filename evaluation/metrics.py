@@ -135,8 +135,7 @@ class CLIPScore(ViewMetric):
     """100 cos(view, prompt) without clamp or factor, averaged over views, then over objects; see `clip_score`.
 
     Args:
-        scorer: a CLIP model.
-        prompts: prompts known in advance, whose features are computed once.
+        scorer: a CLIP model. `scorer.keep` shares features with other metrics of the same scorer.
         kwargs: passed to `torchmetrics.Metric`.
 
     Example:
@@ -149,25 +148,19 @@ class CLIPScore(ViewMetric):
     plot_lower_bound = -100.0
     plot_upper_bound = 100.0
 
-    def __init__(self, scorer: ClipScorer, prompts: Sequence[str] = (), **kwargs: Any) -> None:
+    def __init__(self, scorer: ClipScorer, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.scorer, self.prompts = scorer, list(prompts)
-        self.text_features = scorer.text_features(self.prompts) if prompts else np.empty((0, 0), np.float32)
+        self.scorer = scorer
 
     @classmethod
     def of(cls, models: Models) -> CLIPScore:
-        return cls(models.clip, models.prompts)
+        return cls(models.clip)
 
     def scores(self, views: Views, prompt: str) -> Float[np.ndarray, " views"]:
-        return clip_score(self.scorer.image_features(views), self._features([prompt])[0])
+        return self.scorer.score(views, prompt)
 
     def scores_of_prompts(self, view: Views, prompts: Sequence[str]) -> Float[np.ndarray, " prompts"]:
-        return clip_score(self._features(prompts), self.scorer.image_features(view)[0])
-
-    def _features(self, prompts: Sequence[str]) -> Float[np.ndarray, "prompts dim"]:
-        if set(prompts) <= set(self.prompts):
-            return self.text_features[[self.prompts.index(prompt) for prompt in prompts]]
-        return self.scorer.text_features(list(prompts))
+        return clip_score(self.scorer.text_features(list(prompts)), self.scorer.image_features(view)[0])
 
 
 class CLIPRPrecision(ViewMetric):

@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.digests import digest
 from pipeline.errors import UserError, shortened
 from pipeline.plan.jobs import Job, Method, plan
+from pipeline.plan.metrics import ADDED
 from pipeline.plan.protocol import Protocol
 from pipeline.prompts.prompt import Prompt
 from pipeline.weights.models import EVALUATION, GENERATION, Weights
@@ -123,7 +124,8 @@ def evaluation_digest(
 ) -> str:
     """The digest of everything that can change scores: scorers, views, and the prompts that R-precision ranks."""
     scorers_digest = scorers.evaluation_digest(required_only=required_only)
-    return digest([scorers_digest, protocol.name, METRIC_VERSION, sorted(texts)])[:16]
+    added = [] if required_only else ADDED
+    return digest([scorers_digest, protocol.name, METRIC_VERSION, sorted(texts), *added])[:16]
 
 
 def token_counter(weights: Weights) -> tuple[Any, int]:

@@ -4,17 +4,20 @@ import hashlib
 import io
 import time
 from collections.abc import Generator, Sequence
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
 
 from cluster.scheduling.workers import Progress
-from evaluation.clip_score import ClipScorer, clip_score, is_nearest
+from evaluation.clip_score import ClipScorer
 from evaluation.features import ClipTower, FeatureNetwork
 from evaluation.image_reward import ImageReward
+from evaluation.metrics import Models, ViewMetric
 from evaluation.references import from_bytes
 from evaluation.statistics import lowest_tenth
 from pipeline.assets import images
+from pipeline.plan.metrics import COMPARED, PER_VIEW
 from pipeline.plan.protocol import Protocol
 from pipeline.store.attempts import SCORING, Fence
 from pipeline.store.records import GeneratedAsset, ScoredAsset
@@ -24,8 +27,6 @@ from pipeline.weights.networks import REQUIRED
 from pipeline.work import devices
 from sctd.formats import ply
 
-METRICS = "clip", "ir", "clip_rprec"  # one number per view
-STAGES = 4  # rendering, two scorers and writing; one more for each further metric network
 BLANK_PIXELS = 64  # any size will do: resized white stays white
 
 
@@ -37,7 +38,6 @@ class Evaluator:
         self.device = devices.prepare()
         self.scorer = ClipScorer.load(weights.part("scorer"), self.device, weights.name)
         self.tower = ClipTower(self.scorer)
-        self.reward = ImageReward.load(weights.part("reward"), self.device)
         self.networks: dict[str, FeatureNetwork] = {}  # of the distances that do not use the scorer's features
         for distance in weights.distances:
             network = self.tower if distance.metric == REQUIRED else distance.load(weights, self.device)
@@ -46,36 +46,36 @@ class Evaluator:
             reference.require_network(network.name, network.weights, is_label=distance.metric == REQUIRED)
             if distance.metric != REQUIRED:
                 self.networks[distance.features] = network
-        self.text_features = self.scorer.text_features(self.texts)
+        self.scorer.keep(texts=self.texts)
+        reward = ImageReward.load(weights.part("reward"), self.device)
+        models = Models(self.scorer, reward, self.texts, weights.part, self.device)
+        self.metrics: dict[str, ViewMetric] = {m.id: resolve_name(m.scorer).of(models) for m in PER_VIEW}
         self._score_white(evaluation)
 
     def __call__(self, asset: GeneratedAsset) -> Generator[Progress, None, ScoredAsset]:
         fence = Fence.claim(self.store, asset.job_id, SCORING)
-        started, stages = time.monotonic(), STAGES + len(self.networks)
+        # Rendering and writing are a stage each, and so is each compared metric and each further network.
+        started, stages = time.monotonic(), 2 + len(COMPARED) + len(self.networks)
         folder = self.store.item(asset.job_id)
         gaussians = ply.from_ply((folder / ASSET).read_bytes()).to(self.device)
         views = images.on_white(gaussians, self.protocol.cameras(asset.facts.image_size))
         yield Progress(1, stages, f"{len(views)} views")
-        number = self.texts.index(asset.prompt)
-        image_features = self.scorer.image_features(views)
-        yield Progress(2, stages, "CLIP")
-        rewards = self.reward.score(views, asset.prompt)
-        yield Progress(3, stages, "ImageReward")
-        arrays = {
-            "clip": clip_score(image_features, self.text_features[number]),
-            "clip_rprec": is_nearest(image_features, self.text_features, number),
-            "ir": rewards,
-            "image_features": image_features,
-            "text_feature": self.text_features[number],
-            "features": self.tower.scaled(image_features),
-        }
-        for done, (name, network) in enumerate(self.networks.items(), start=STAGES):
+        self.scorer.keep(views=views)
+        arrays: dict[str, np.ndarray] = {}
+        for metric in PER_VIEW:
+            arrays[metric.id] = self.metrics[metric.id].scores(views, asset.prompt)
+            if metric.compared:
+                yield Progress(1 + sum(m.id in arrays for m in COMPARED), stages, metric.title)
+        scores = {name: _summary(values) for name, values in arrays.items()}
+        arrays["image_features"] = self.scorer.image_features(views)
+        arrays["text_feature"] = self.scorer.text_features([asset.prompt])[0]
+        arrays["features"] = self.tower(views)
+        for done, (name, network) in enumerate(self.networks.items(), start=2 + len(COMPARED)):
             arrays[name] = network(views)
             yield Progress(done, stages, network.name)
         fence.write(folder / EVALUATION, _npz(arrays, hashlib.sha256(views.tobytes()).hexdigest()))
         fence.release()
         yield Progress(stages, stages, "features")
-        scores = {name: _summary(arrays[name]) for name in METRICS}
         return ScoredAsset(asset, scores, time.monotonic() - started)
 
     def _score_white(self, evaluation: str) -> None:
@@ -83,10 +83,10 @@ class Evaluator:
         if (self.store.read_json(self.store.root / BLANK) or {}).get("evaluation") == evaluation:
             return
         white = np.full((1, BLANK_PIXELS, BLANK_PIXELS, 3), 255, np.uint8)
-        clips = clip_score(self.text_features, self.scorer.image_features(white)[0])
+        by_metric = {metric.id: self.metrics[metric.id].scores_of_prompts(white, self.texts) for metric in COMPARED}
         scores = {
-            text: {"clip": float(clip), "ir": float(self.reward.score(white, text)[0])}
-            for text, clip in zip(self.texts, clips, strict=True)
+            text: {name: float(values[number]) for name, values in by_metric.items()}
+            for number, text in enumerate(self.texts)
         }
         self.store.write_json(self.store.root / BLANK, {"evaluation": evaluation, "scores": scores})
 

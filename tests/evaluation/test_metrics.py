@@ -68,15 +68,23 @@ def test_values_are_averages_over_objects_of_averages_over_views(three, scorer, 
         assert float(metric.compute()) == pytest.approx(np.mean(values, dtype=float), rel=1e-6)
 
 
-def test_prompts_known_in_advance_give_the_same_scores(scorer, renders):
-    known, unknown = CLIPScore(scorer, list(renders)), CLIPScore(scorer)
-    for prompt, views in renders.items():
-        np.testing.assert_allclose(known.scores(views, prompt), unknown.scores(views, prompt), rtol=1e-5)
-        np.testing.assert_allclose(
-            known.scores_of_prompts(views[:1], list(renders)),
-            ViewMetric.scores_of_prompts(known, views[:1], list(renders)),
-            rtol=1e-5,
-        )
+def test_features_kept_by_a_scorer_give_the_same_scores(renders, monkeypatch):
+    plain, keeping = (ClipScorer.load(weights_folder() / "scorer") for _ in range(2))
+    (prompt, views), *_ = renders.items()
+    keeping.keep(views=views, texts=list(renders))
+    monkeypatch.setattr(keeping, "_unit", lambda _: pytest.fail("features were computed again"))
+    for metric in (CLIPScore(keeping), CLIPRPrecision(keeping, list(renders))):
+        other = CLIPScore(plain) if isinstance(metric, CLIPScore) else CLIPRPrecision(plain, list(renders))
+        np.testing.assert_allclose(metric.scores(views, prompt), other.scores(views, prompt), rtol=1e-5)
+    for changed in ((views.copy(), prompt), (views, "another prompt")):
+        with pytest.raises(pytest.fail.Exception):
+            CLIPScore(keeping).scores(*changed)
+
+
+def test_scores_of_several_prompts_are_those_of_each(scorer, renders):
+    metric, view = CLIPScore(scorer), next(iter(renders.values()))[:1]
+    each = ViewMetric.scores_of_prompts(metric, view, list(renders))
+    np.testing.assert_allclose(metric.scores_of_prompts(view, list(renders)), each, rtol=1e-5)
 
 
 def test_objects_count_equally_whatever_their_number_of_views():
