@@ -18,7 +18,6 @@ from cluster.kubernetes.models import MAX_CHARACTERS
 from cluster.kubernetes.rayjob import ray_job
 
 ATTEMPTS, STEP_MINUTES = 3, 60.0
-RUN_CHARACTERS = 8  # of the pipeline run's id, appended to the job's name to make it unique
 Step = Callable[..., Any]
 
 
@@ -32,7 +31,7 @@ class Steps(NamedTuple):
     description: str
     functions: tuple[Step, ...]
     waiting: tuple[Step, ...]  # those that wait for a RayJob
-    suffix: str  # the longest that a step appends to the job's name
+    suffix_characters: int  # that a step appends to the job's name
 
 
 def pipeline_of(steps: Steps, described: ClusterJob, *, each_run: bool = False) -> Any:
@@ -82,7 +81,7 @@ def _configure(task: PipelineTask, job: ClusterJob, *, waits_for_ray: bool) -> N
 def _check(steps: Steps, job: ClusterJob) -> None:
     """Raise ManifestError for a job that KubeRay rejects or a pipeline does not support."""
     ray_job(job)
-    limit = MAX_CHARACTERS["RayJob"] - len(steps.suffix) - RUN_CHARACTERS - 1
+    limit = MAX_CHARACTERS["RayJob"] - steps.suffix_characters
     if len(job.name) > limit:
         raise ManifestError(
             f"`name` is {job.name!r}; a pipeline appends to it to name its RayJobs: use at most {limit} characters."

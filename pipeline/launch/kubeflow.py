@@ -7,7 +7,7 @@ from kfp.dsl import Artifact, Dataset, Markdown, Metrics, Output
 from cluster.jobs.description import ClusterJob, in_bucket
 from cluster.jobs.errors import ManifestError
 from cluster.kubeflow import pipeline
-from pipeline.launch.steps import REFERENCE_SUFFIX
+from pipeline.launch.steps import REFERENCE_SUFFIX, RUN_CHARACTERS
 
 
 def weights(job: str, run_id: str, again: bool, listing: Output[Artifact]) -> None:
@@ -55,7 +55,7 @@ STEPS = pipeline.Steps(
     description="Weights, reference set, bench on Ray, evaluation, leaderboard.",
     functions=(weights, reference, bench, evaluate, leaderboard),
     waiting=(reference, bench),
-    suffix=REFERENCE_SUFFIX,
+    suffix_characters=len(REFERENCE_SUFFIX) + RUN_CHARACTERS + 1,
 )
 
 

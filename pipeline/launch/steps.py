@@ -14,11 +14,11 @@ from types import FrameType
 from cluster.jobs.description import EMBEDDED, STORAGE, WEIGHTS, ClusterJob
 from cluster.jobs.errors import LaunchError
 from cluster.jobs.launcher import JobStatus, run
-from cluster.kubeflow.pipeline import RUN_CHARACTERS
 from cluster.kubernetes.jobs import KubeRayJobs
 from pipeline.launch.program import NAME, PROGRAM, REFERENCE, Job
 
 REFERENCE_SUFFIX = "-reference"
+RUN_CHARACTERS = 8  # of the pipeline run's id, appended to the job's name to make it unique
 POLL_SECONDS = 5.0
 COSTS = "n_prompts", "n_failed", "time_min", "peak_gib", "n_gauss"  # leaderboard columns; scores contain an @
 
