@@ -12,7 +12,9 @@ import pytest
 from cluster.ray.executor import RayExecutor
 from cluster.ray.session import ClusterError, connect
 from cluster.scheduling.executor import BootError, Outcome, Stage
-from cluster.scheduling.scheduler import HANDOFF, Limits
+from cluster.scheduling.failures import Failure
+from cluster.scheduling.protocol import Abort, End, Place, Task
+from cluster.scheduling.scheduler import HANDOFF, Limits, Scheduler
 from cluster.scheduling.stalls import StallTimeout
 from tests.support import own_process
 from tests.support.fake_workers import STEPS, DiesAtStart, Environment, Generate, logged, stages
@@ -136,6 +138,16 @@ def test_evaluation_overlaps_generation_up_to_the_queue_limit(tmp_path):
     first_scored = min(float(moment) for _, _, moment in logged(tmp_path, "score"))
     last_generated = max(float(moment) for _, _, moment in logged(tmp_path, "end"))
     assert first_scored < last_generated
+
+
+def test_items_that_end_as_the_run_stops_are_not_lost(tmp_path, monkeypatch):
+    place, failure = Place(0, 0), Failure("input", "no")
+    commands = [End(place, Task("ok-a", "ok-a", 0), failure=failure), Abort(0, failure)]
+    monkeypatch.setattr(Scheduler, "handle", lambda *_: commands)
+    run = RayExecutor().run(stages(tmp_path), ["ok-a"])
+    assert next(run) == Outcome("ok-a", None, "generate", failure)
+    with pytest.raises(BootError):
+        next(run)
 
 
 def test_a_worker_that_dies_three_times_at_its_start_stops_the_run(tmp_path):

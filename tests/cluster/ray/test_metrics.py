@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
+from cluster.ray import executor as ray_executor
 from cluster.ray import metrics as ray_metrics
 from cluster.ray.executor import RayExecutor
 from cluster.ray.session import connect
@@ -16,6 +17,7 @@ from cluster.scheduling.scheduler import Limits
 from cluster.scheduling.workers import Event, Progress, Workers
 from tests.support.fake_workers import stages
 from tests.support.paths import ROOT
+from tests.support.worker_events import Instrument
 
 DASHBOARD = ROOT / "cluster" / "deploy" / "grafana.json"
 EXPORTED = {
@@ -119,18 +121,6 @@ def test_numbers_of_an_item_are_exported_only_while_it_runs(ray, other_run, samp
 
 @pytest.mark.parametrize("kind", ["finished", "failed", "retried", "died", "stopped", "starting", "started"])
 def test_numbers_are_cleared_at_the_end_of_an_item_but_not_at_checkpoints(kind, monkeypatch):
-    class Instrument:
-        def __init__(self):
-            self.shown = {}
-
-        def set(self, value, labels):
-            self.shown[tuple(labels.values())] = value
-
-        def inc(self, *_):
-            pass
-
-        observe = inc
-
     instruments = ray_metrics._Instruments(*(Instrument() for _ in range(5)))
     monkeypatch.setattr(ray_metrics, "_instruments", lambda: instruments)
     workers, shown = Workers(), instruments.number.shown
@@ -144,6 +134,24 @@ def test_numbers_are_cleared_at_the_end_of_an_item_but_not_at_checkpoints(kind, 
     metrics.export()
     assert math.isnan(shown["generate", "0", "loss"])
     assert shown["generate", "1", "loss"] == 1.5
+
+
+def test_gauges_are_set_again_while_nothing_happens(ray_session, tmp_path, monkeypatch):
+    """Ray's exporter drops a gauge that has not been set for about half a minute."""
+    instruments = ray_metrics._Instruments(*(Instrument() for _ in range(5)))
+    monkeypatch.setattr(ray_metrics, "_instruments", lambda: instruments)
+    monkeypatch.setattr(ray_executor, "CHECK_SECONDS", 0.0)
+    exports, marks = [], {}
+    monkeypatch.setattr(instruments.workers, "set", lambda value, labels: exports.append((*labels.values(), value)))
+
+    def watch(event):
+        if event.stage == "evaluate":
+            marks[event.kind] = len(exports)
+
+    list(RayExecutor().run(stages(tmp_path, generators=1, evaluation_pause=2.5), ["ok-a"], watch))
+    silent = exports[marks["started"] : marks["progress"]]
+    assert silent.count(("evaluate", "busy", 1)) >= 2
+    assert exports[-6:] == [(stage, state, 0) for stage in ("generate", "evaluate") for state in ray_metrics.STATES]
 
 
 def test_the_dashboard_queries_exactly_the_exported_metrics():

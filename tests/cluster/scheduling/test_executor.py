@@ -1,9 +1,11 @@
-"""Attempts on a draining node."""
+"""Attempts on a draining node, and the events of commands."""
 
 import pytest
 
-from cluster.scheduling.executor import DRAINED, Success, attempt
-from cluster.scheduling.workers import Progress
+from cluster.scheduling.executor import DRAINED, Stage, Success, attempt, event_of
+from cluster.scheduling.failures import Failure
+from cluster.scheduling.protocol import Place, Stop
+from cluster.scheduling.workers import Event, Progress
 
 
 def worker(item):
@@ -51,3 +53,10 @@ def test_without_draining_no_checkpoint_is_requested():
     reply, progress = outcome(attempt(worker, "x"))
     assert reply == Success("asset of x")
     assert [step.saved for step in progress] == [0] * 10
+
+
+@pytest.mark.parametrize(("makes_way", "kind"), [(False, "died"), (True, "stopped")])
+def test_only_an_unhealthy_worker_dies(makes_way, kind):
+    stop = Stop(Place(1, 2), Failure("preempted", "why"), makes_way=makes_way)
+    stages = [Stage(name, object) for name in ("generate", "evaluate")]
+    assert event_of(stop, stages) == Event(kind, "evaluate", 2, note="why", error_kind="preempted")

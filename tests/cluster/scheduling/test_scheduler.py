@@ -296,7 +296,7 @@ def test_an_idle_worker_of_another_stage_is_stopped_for_an_unplaced_one():
         world.answer(Place(0, 0))
     assert Place(0, 0) in world.idle, "it is paused"
     (stop,) = world.handle(Unplaced(Place(1, 0)))
-    assert (stop.place, stop.removes_slot) == (Place(0, 0), False)
+    assert (stop.place, stop.removes_slot, stop.makes_way) == (Place(0, 0), False, True)
     assert stop.failure == Failure("preempted", "stopped to free resources for the evaluate stage")
     world.answer(Place(1, 0))
     for _ in range(HANDOFF):

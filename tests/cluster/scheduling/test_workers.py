@@ -62,10 +62,15 @@ def test_the_pace_is_the_time_per_step_between_the_first_and_the_latest_heartbea
 
 
 @given(any_events())
-def test_the_seconds_of_an_item_run_from_its_start_to_its_end(timed):
-    started = {}
+def test_seconds_and_failure_are_those_of_the_item_that_a_worker_has_left(timed):
+    started, before = {}, {}
     for (now, event), view in zip(timed, taken(timed)[1], strict=True):
         key = event.stage, event.worker
+        if event.kind in ("died", "stopped"):
+            assert view.failure == (before[key].failure if key in before else "")
+            before.pop(key, None)
+        else:
+            before[key] = view
         if event.kind in ENDS_ITEM:
             assert view.seconds == (now - started[key] if key in started else None)
             assert view.failure == event.note

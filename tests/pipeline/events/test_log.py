@@ -89,6 +89,16 @@ def test_a_new_process_does_not_inherit_the_place_of_the_last_one(watch, sink):
     assert "pid" not in sink.records[-1]
 
 
+def test_a_worker_that_makes_way_has_the_kind_of_every_exit_and_says_so(watch, sink):
+    watch(Event("stopped", "evaluate", 0, note="stopped to free resources", error_kind="preempted"))
+    watch(Event("died", "evaluate", 0, note="its process died", error_kind="died"))
+    home = {"kind": "died", "stage": "evaluate", "worker": 0}
+    assert [without_time(record) for record in sink.records] == [
+        home | {"stopped": True, "note": "stopped to free resources", "error_kind": "preempted"},
+        home | {"note": "its process died", "error_kind": "died"},
+    ]
+
+
 def test_items_are_identified_by_job_id_or_by_name(watch, sink):
     watch(Event("started", "evaluate", 0, GeneratedAsset("abc", "a red cube", runs.facts())))
     assert sink.records[0]["job_id"] == "abc"

@@ -1,12 +1,17 @@
 import io
 import json
 import threading
+from collections import Counter
 
 import pytest
+from hypothesis import given, settings
 
+from cluster.ray import metrics
 from cluster.scheduling.workers import Event, Progress, Workers
 from pipeline.errors import UserError
+from pipeline.events import log
 from pipeline.events.progress import Display, RunProgress, check_log, duration, prompt_and_method_of, prompt_of
+from tests.support.worker_events import Instrument, any_events, taken
 
 
 @pytest.fixture
@@ -231,6 +236,53 @@ def test_log_lines_can_be_chosen_on_a_terminal(run_of):
     with Display(1, "evaluate", out=out, log="lines") as display:
         display.watcher(Event("started", "generate", 0, run_of().jobs[0]))
     assert out.getvalue() == "[0 s] generate 0: a red cube: started\n"
+
+
+def measured(timed):
+    """The gauges of workers and of their numbers after these events."""
+    instruments = metrics._Instruments(*(Instrument() for _ in range(5)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "_instruments", lambda: instruments)
+        metrics.Metrics(taken(timed)[0], ("generate", "evaluate")).export()
+    return instruments.workers.shown, instruments.number.shown
+
+
+@settings(deadline=None)
+@given(any_events())
+def test_table_log_and_metrics_agree_on_every_worker(timed):
+    out, clock = io.StringIO(), [0.0]
+    display = Display(2, "evaluate", str, out, log="json")
+    display.workers.clock = lambda: clock[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(log, "PROGRESS_SECONDS", 0.0)  # a record of every heartbeat
+        for now, event in timed:
+            clock[0] = now
+            display.watcher(event)
+    rows = [
+        tuple(map(str, cells)) for cells in zip(*(column.cells for column in display.render().columns), strict=True)
+    ]
+    logged = {}
+    for record in map(json.loads, out.getvalue().splitlines()):
+        key = record["stage"], record["worker"]
+        if record["kind"] != "checkpoint" or logged.get(key, {"kind": "died"})["kind"] == "died":
+            logged[key] = record
+    assert sorted(row[0] for row in rows) == sorted(
+        f"{stage} {worker}" for (stage, worker), record in logged.items() if record["kind"] != "died"
+    )
+    counted, numbers = Counter(), {}
+    for who, doing, steps, pace, *_ in rows:
+        stage, worker = who.split()
+        counted[stage, doing if doing in ("starting", "idle") else "busy"] += 1
+        record = logged[stage, int(worker)]
+        is_beat = record["kind"] == "progress"
+        assert steps == (f"{record['iteration']}/{record['iterations']}" if is_beat else "")
+        speed = record.get("seconds_per_iteration")
+        assert (float(pace) if pace else None) == (None if speed is None else pytest.approx(speed, rel=0.01, abs=1e-4))
+        if is_beat:
+            numbers |= {(stage, worker, name): record[name] for name in ("loss", "gaussians") if name in record}
+    gauges, measurements = measured(timed)
+    assert {key: count for key, count in gauges.items() if count} == counted
+    assert measurements == numbers
 
 
 def test_unknown_log_form_is_an_error():
