@@ -31,5 +31,7 @@ def test_a_schedule_has_five_fields_and_a_name_short_enough_for_its_ticks():
         cronjob.cron_job(night.model_copy(update={"name": "n" * 39}), "@daily", None, [], [])
     with pytest.raises(ManifestError, match="the name of a RayCronJob has 1 to 36"):
         cronjob.ray_cron_job(night.model_copy(update={"name": "n" * 37}), "@daily", None)
+    with pytest.raises(ManifestError, match=r"requires Ray 2\.52"):
+        cronjob.cron_job(night.model_copy(update={"ray_version": "2.51.0"}), "@daily", None, [], [])
     with pytest.raises(ManifestError, match="get no Kueue label"):
         cronjob.ray_cron_job(night.model_copy(update={"queue": "q"}), "@daily", None)

@@ -111,6 +111,10 @@ def test_secrets_are_referenced_by_name_only():
             "`weights` is 's3://bucket/w'; expected the name of a PersistentVolumeClaim, nfs://SERVER/PATH: weights",
         ),
         ({"storage": None}, "The command has no persistent storage"),
+        (
+            {"storage": None, "command": ("evaluate", "/x", "--weights", "s3://bucket/w")},
+            "The command has no persistent storage",
+        ),
         ({"storage": None, "command": ("bench", "--out", "/storage/x")}, "The command has no persistent storage"),
         (
             {"storage": None, "command": ("reference", "--out", "s3://bucket/x")},

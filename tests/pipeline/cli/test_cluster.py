@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 
 from cluster.jobs.description import decoded
 from pipeline.cli.app import app, loaded
-from pipeline.launch.program import parsed
 from tests.support import crd_schemas, emulated_kubernetes, fake_kubeflow, fake_kubernetes
 from tests.support.paths import ROOT
 
@@ -92,20 +91,6 @@ def test_invalid_options_are_one_line_errors():
         line = refused("manifest", "rayjob", *IMAGE, "--storage", "runs", *options, "--", "bench")
         assert line.startswith(f"Error: {words}")
         assert "hf_123" not in line
-
-
-@pytest.mark.parametrize(
-    ("command", "weights"),
-    [
-        (["bench"], "embedded"),
-        (["bench", "--recipe", "paper"], "published"),
-        (["bench", "--recipe", "paper", "--weights", "/storage/mine"], "embedded"),
-        (["generate", "a cube", "--weights", "published"], "published"),
-        (["reference"], "published"),
-    ],
-)
-def test_weights_follow_from_the_command(command, weights):
-    assert parsed(loaded(), command).weights == weights
 
 
 def test_cronjob_submits_the_same_job():
