@@ -1,1 +1,1 @@
-"""The command line: option parsing, help, shell completion and error handling. Commands import the rest on demand."""
+"""The command line: the table of commands, options from classes of options, help, completion and error handling."""

@@ -12,47 +12,39 @@ from pipeline.cli.examples import epilog
 from pipeline.cli.lazy import LazyCommand
 
 COMMANDS = (
-    LazyCommand("bench", "pipeline.commands.bench:bench", "Generate, score and rank assets for a set of prompts."),
-    LazyCommand("generate", "pipeline.commands.bench:generate", "Generate an asset without scoring it."),
-    LazyCommand("evaluate", "pipeline.commands.bench:evaluate", "Score the assets of a run folder."),
-    LazyCommand("leaderboard", "pipeline.commands.bench:leaderboard", "Rank the methods of one or more run folders."),
-    LazyCommand("status", "pipeline.commands.bench:status", "Show the progress and failures of a run."),
+    LazyCommand("bench", "commands.bench:bench", "Generate, score and rank assets for a set of prompts."),
+    LazyCommand("generate", "commands.bench:generate", "Generate an asset without scoring it."),
+    LazyCommand("evaluate", "commands.bench:evaluate", "Score the assets of a run folder."),
+    LazyCommand("leaderboard", "commands.bench:leaderboard", "Rank the methods of one or more run folders."),
+    LazyCommand("status", "commands.bench:status", "Show the progress and failures of a run."),
+    LazyCommand("export", "commands.export:export", "Export an asset as splats, mesh, turntable video or image."),
+    LazyCommand("doctor", "commands.weights:doctor", "Check whether this machine can run a recipe."),
     LazyCommand(
-        "export", "pipeline.commands.export:export", "Export an asset as splats, mesh, turntable video or image."
+        "reference", "commands.weights:reference", "Compute the reference statistics of the Fréchet distances."
     ),
-    LazyCommand("doctor", "pipeline.commands.weights:doctor", "Check whether this machine can run a recipe."),
-    LazyCommand(
-        "reference",
-        "pipeline.commands.weights:reference",
-        "Compute the reference statistics of the Fréchet distances.",
-    ),
-    LazyCommand("report", "pipeline.commands.report:report", "Write an HTML report of one or more run folders."),
-    LazyCommand(
-        "view", "pipeline.commands.report:view", "Show an asset in the browser, with a server on this machine."
-    ),
-    LazyCommand("completion", "pipeline.cli.completion:script", "Print the shell completion script."),
+    LazyCommand("report", "commands.report:report", "Write an HTML report of one or more run folders."),
+    LazyCommand("view", "commands.report:view", "Show an asset in the browser, with a server on this machine."),
+    LazyCommand("completion", "cli.completion:script", "Print the shell completion script."),
     LazyCommand(
         "encoded",
-        "pipeline.commands.cluster:encoded",
+        "commands.cluster:encoded",
         "Run a command that `cluster.jobs.description.encoded` encoded.",
         hidden=True,
         context_settings={"ignore_unknown_options": True},
     ),
-    LazyCommand("weights", "pipeline.commands.weights:weights", "List, download and check published weights."),
-    LazyCommand("benchmark", "pipeline.commands.speed:benchmark", "Measure the iteration time on this machine."),
-    LazyCommand(
-        "nightly", "pipeline.commands.nightly:group", "Run a regression benchmark of this commit against a baseline."
-    ),
-    LazyCommand("manifest", "pipeline.commands.cluster:manifest", "Print Kubernetes manifests for kubectl apply -f -."),
-    LazyCommand("submit", "pipeline.commands.cluster:submit", "Submit a command to this machine, Ray, KubeRay or Kubeflow."),
+    LazyCommand("weights", "commands.weights:weights", "List, download and check published weights."),
+    LazyCommand("benchmark", "commands.speed:benchmark", "Measure the iteration time on this machine."),
+    LazyCommand("nightly", "commands.nightly:group", "Run a regression benchmark of this commit against a baseline."),
+    LazyCommand("manifest", "commands.cluster:manifest", "Print Kubernetes manifests for kubectl apply -f -."),
+    LazyCommand("submit", "commands.cluster:submit", "Submit a command to this machine, Ray, KubeRay or Kubeflow."),
     LazyCommand(
         "schedule",
-        "pipeline.commands.cluster:schedule",
+        "commands.cluster:schedule",
         "Run a command on a schedule. The same name updates the existing schedule.",
     ),
-    LazyCommand("job", "pipeline.commands.cluster:job", "Show the status and logs of a submitted job, or cancel it."),
-    LazyCommand("viewer", "pipeline.commands.report:viewer_group", "Install the asset viewer."),
-    LazyCommand("study", "pipeline.commands.study:study", "Run a blind user study that ranks the methods."),
+    LazyCommand("job", "commands.cluster:job", "Show the status and logs of a submitted job, or cancel it."),
+    LazyCommand("viewer", "commands.report:viewer_group", "Install the asset viewer."),
+    LazyCommand("study", "commands.study:study", "Run a blind user study that ranks the methods."),
 )
 
 

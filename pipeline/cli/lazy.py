@@ -19,7 +19,8 @@ from pipeline.cli.help_format import format_arguments
 class LazyCommand(TyperCommand):
     """A command of which only the name and the summary are known.
 
-    `target` is "module:name": a function, or a typer.Typer that is a group. `settings` are hidden and context_settings.
+    `target` is "room.module:name" in `pipeline`: a function, or a typer.Typer that is a group. `settings`: hidden and
+    context_settings.
     """
 
     def __init__(self, name: str, target: str, summary: str, **settings: Any):
@@ -33,7 +34,7 @@ class LazyCommand(TyperCommand):
     def loaded(self) -> Any:
         """The command or group itself."""
         module, _, name = self.target.partition(":")
-        found = getattr(importlib.import_module(module), name)
+        found = getattr(importlib.import_module(f"pipeline.{module}"), name)
         if isinstance(found, typer.Typer):
             found.rich_markup_mode = None
             found.info.no_args_is_help = found.registered_callback is None

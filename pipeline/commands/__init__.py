@@ -1,1 +1,1 @@
-"""What each command does once its options are parsed: checks first, then work."""
+"""The commands. Each is one function: its signature has the options, its body checks them first, then works."""

@@ -95,10 +95,10 @@ def test_additional_failed_job_is_a_regression(tiny, monkeypatch):
     options, root = tiny
     result_of = candidate._result
 
-    def lost(finished, job):
-        if job["prompt"] != "a blue ball":
-            return result_of(finished, job)
-        return nightly.JobResult(job["method"], job["prompt"], job["seed"], None, "NaN in the loss")
+    def lost(finished, record):
+        if record.prompt != "a blue ball":
+            return result_of(finished, record)
+        return nightly.JobResult(record.method, record.prompt, record.seed, None, "NaN in the loss")
 
     monkeypatch.setattr(candidate, "_result", lost)
     result = invoke("nightly", *options, "--out", root / "failing")
