@@ -41,8 +41,8 @@ from cluster.scheduling.protocol import (
     Unplaced,
 )
 from cluster.scheduling.scheduler import Limits
-from cluster.scheduling.stalls import Heartbeat, StallTimeout
-from cluster.scheduling.workers import Event, Progress, Watcher, Workers, ignore_event, progress_events
+from cluster.scheduling.stalls import StallTimeout
+from cluster.scheduling.workers import Event, Progress, Watcher, Workers, WorkerView, ignore_event, progress_events
 
 CHECK_SECONDS = 2.0  # between two checks of the cluster's nodes, and two exports of the metrics
 
@@ -55,9 +55,9 @@ class _Handle:
     actor: Any
     answer: Any
     ticket: int
-    heartbeat: Heartbeat
     unplaced_since: float
     placed: Placed | None = None
+    placed_at: float = 0.0
 
 
 class RayExecutor:
@@ -178,7 +178,7 @@ class _RunLoop:
                 self.handles[command.place] = self._start(command)
             elif isinstance(command, Assign):
                 handle = self.handles[command.place]
-                handle.ticket, handle.heartbeat = command.ticket, self._heartbeat()
+                handle.ticket = command.ticket
                 handle.answer = handle.actor.work.options(num_returns="streaming").remote(command.task.payload)
             elif isinstance(command, Stop):
                 self.ray.kill(self.handles.pop(command.place).actor)
@@ -190,7 +190,7 @@ class _RunLoop:
         stage = self.stages[command.place.stage]
         actor = create_actor(self.ray, stage, self.executor.environment, self.nodes.selector(stage))
         answer = actor.boot.options(num_returns="streaming").remote(stage.make_worker)
-        return _Handle(command.place, actor, answer, command.ticket, self._heartbeat(), time.monotonic())
+        return _Handle(command.place, actor, answer, command.ticket, time.monotonic())
 
     def _wait(self) -> list[_Handle]:
         """The actors with a reply. Waits for the first reply, then takes all, so that no actor starves."""
@@ -217,12 +217,11 @@ class _RunLoop:
         except (self.ray.exceptions.RayError, StopIteration) as error:
             reply = loss_of(self.ray, error, first_line(error))
         if isinstance(reply, Progress):
-            handle.heartbeat.beat(time.monotonic(), is_last_step=reply.done >= reply.total)
-            for event in progress_events(self.workers.views[stage.name, handle.place.worker], reply):
+            for event in progress_events(self._view(handle), reply):
                 self._emit(event)
             return None
         if isinstance(reply, Placed):
-            handle.placed, handle.heartbeat = reply, self._heartbeat()
+            handle.placed, handle.placed_at = reply, time.monotonic()
             if self.nodes.is_fit(reply.node, stage):
                 return None
             reply = Failure("preempted", "its node joined with too small a GPU")
@@ -234,14 +233,17 @@ class _RunLoop:
 
     def _signal_of_stall(self, handle: _Handle) -> Failed | None:
         """The failure of a worker that has stalled, or that has not booted in time, also for lack of resources."""
-        if handle.answer is None or not handle.heartbeat.is_stalled(time.monotonic()):
+        if self.handles.get(handle.place) is not handle or handle.answer is None:
             return None
-        limit = handle.heartbeat.limit_seconds
+        view = self._view(handle)
+        limit = self.executor.stall_timeout.limit_seconds(view)
+        if time.monotonic() - max(view.heard_at, handle.placed_at) <= limit:
+            return None
         handle.answer = None
         return Failed(handle.ticket, Failure("stalled", f"no heartbeat for {limit:.0f} s"))
 
-    def _heartbeat(self) -> Heartbeat:
-        return Heartbeat(self.executor.stall_timeout, time.monotonic())
+    def _view(self, handle: _Handle) -> WorkerView:
+        return self.workers.views[self.stages[handle.place.stage].name, handle.place.worker]
 
     def _emit(self, event: Event) -> None:
         self.metrics.watch(event, self.workers.take(event))

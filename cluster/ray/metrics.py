@@ -55,8 +55,8 @@ class Metrics:
     def watch(self, event: Event, view: WorkerView) -> None:
         """Count an event; `view` is its worker's after it."""
         stage = {"stage": event.stage}
-        if event.kind == "progress" and view.interval is not None:
-            self.instruments.step.observe(view.interval, stage)
+        if event.kind == "progress" and view.intervals:
+            self.instruments.step.observe(view.intervals[-1], stage)
         if event.kind in STATUS:
             self.instruments.items.inc(1, stage | {"status": STATUS[event.kind], "kind": event.error_kind or "none"})
         if event.kind == "finished" and view.seconds is not None:

@@ -1,6 +1,6 @@
 """The workers of a run: the events that report on them, and the reduction of these events to one view per worker.
 
-Progress output, event log, metrics and the Ray executor all read these views, so they cannot disagree.
+Progress output, event log, metrics, stall detection and the Ray executor all read these views, so they cannot disagree.
 """
 
 import time
@@ -22,6 +22,7 @@ class Progress:
 
 
 NO_PROGRESS = Progress(0, 0)
+REMEMBERED_INTERVALS = 21
 
 EventKind = Literal[
     "starting", "ready", "started", "progress", "checkpoint", "finished", "failed", "retried", "died", "stopped"
@@ -71,7 +72,7 @@ class WorkerView:
     progress: Progress = NO_PROGRESS  # the latest heartbeat of the current item
     beats: int = 0  # number of heartbeats of the current item
     beat_at: float = 0.0  # time of the latest one
-    interval: float | None = None  # between the latest two
+    intervals: tuple[float, ...] = ()  # between the latest of them, at most `REMEMBERED_INTERVALS`
     first_done: int = 0  # steps done at the first one: a resumed item does not start at 0
     first_at: float = 0.0
 
@@ -80,6 +81,11 @@ class WorkerView:
         """Seconds per step from the first to the latest heartbeat of the item; None until two steps are known."""
         steps = self.progress.done - self.first_done
         return (self.beat_at - self.first_at) / steps if steps > 0 else None
+
+    @property
+    def heard_at(self) -> float:
+        """Time of the latest heartbeat, or of the change to the current state if there was none since."""
+        return self.beat_at if self.beats else self.since
 
     @property
     def seconds_left(self) -> float | None:
@@ -109,7 +115,7 @@ class WorkerView:
         view = replace(self, progress=progress, beats=self.beats + 1, beat_at=now)
         if not self.beats:
             return replace(view, first_done=progress.done, first_at=now)
-        return replace(view, interval=now - self.beat_at)
+        return replace(view, intervals=(*self.intervals, now - self.beat_at)[-REMEMBERED_INTERVALS:])
 
 
 class Workers:

@@ -1,11 +1,20 @@
 """The views of workers after any sequence of events."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.scheduling.workers import NO_PROGRESS, Event, Progress, Workers, WorkerView, progress_events
+from cluster.scheduling.workers import (
+    NO_PROGRESS,
+    REMEMBERED_INTERVALS,
+    Event,
+    Progress,
+    Workers,
+    WorkerView,
+    progress_events,
+)
 from tests.support.worker_events import any_events, taken
 
 ENDS_ITEM = "finished", "failed", "retried"
@@ -55,7 +64,8 @@ def test_the_pace_is_the_time_per_step_between_the_first_and_the_latest_heartbea
         beats = [(now, event.progress) for now, event in times[-len(current) :] if event.kind == "progress"]
         assert view.beats == len(beats)
         assert view.progress == (beats[-1][1] if beats else NO_PROGRESS)
-        assert view.interval == (beats[-1][0] - beats[-2][0] if len(beats) > 1 else None)
+        assert view.heard_at == (beats[-1][0] if beats else view.since)
+        assert view.intervals == tuple(later - sooner for (sooner, _), (later, _) in pairwise(beats))
         steps = beats[-1][1].done - beats[0][1].done if beats else 0
         assert view.pace == ((beats[-1][0] - beats[0][0]) / steps if steps > 0 else None)
         assert view.seconds_left == (None if steps <= 0 else view.pace * (view.progress.total - view.progress.done))
@@ -92,6 +102,14 @@ def test_a_new_process_does_not_inherit_the_place_of_the_last_one():
     assert (ready.pid, ready.node, ready.gpu) == (77, "n1", "3")
     assert workers.take(Event("started", "generate", 0, "cube")) == replace(ready, state="busy", item="cube")
     assert workers.take(Event("starting", "generate", 0)) == WorkerView("generate", 0)
+
+
+def test_only_the_latest_intervals_are_remembered():
+    workers = taken(
+        [(float(step**2), Event("progress", "generate", 0, "cube", Progress(step, 99))) for step in range(99)]
+    )[0]
+    (view,) = workers.views.values()
+    assert view.intervals == tuple(2.0 * step - 1 for step in range(99 - REMEMBERED_INTERVALS, 99))
 
 
 def test_a_checkpoint_is_an_event_once():
