@@ -1,1 +1,1 @@
-"""Scheduling of a run's work: the executor contract, the scheduler with its retry policy, and its simulation."""
+"""Scheduling of a run's work: the executor protocol, the scheduler with its retry policy, and its simulation."""
