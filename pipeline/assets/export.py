@@ -248,10 +248,7 @@ def _image_or_video(gaussians: "Gaussians", caption: str, kind: str, options: Op
         return images.contact_sheet(views, caption)
     import torch
 
-    azimuth, elevation, radius, fov_y = torch.tensor(
-        [[options.azimuth], [ELEVATION_DEGREES], [RADIUS], [FOV_Y_RADIANS]]
-    )
-    camera = on_sphere(azimuth, elevation, radius, fov_y, options.size)
+    camera = on_sphere(torch.tensor([float(options.azimuth)]), ELEVATION_DEGREES, RADIUS, FOV_Y_RADIANS, options.size)
     return images.png(images.on_white(gaussians, camera)[0])
 
 

@@ -2,7 +2,7 @@
 
 import time
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 
@@ -16,40 +16,26 @@ class TimedSpan(NamedTuple):
     ms: float
 
 
-class Clock(Protocol):
-    """A `TimingMark` that records its calls, and the spans between them."""
+class Clock:
+    """A `TimingMark` that records its calls: on a GPU as CUDA events in the stream, for the time on the device."""
 
-    def __call__(self, part: str, samples: int = 0) -> None: ...
-    def spans(self) -> list[TimedSpan]: ...
-
-
-def clock_for(device: torch.device) -> Clock:
-    return GpuClock() if device.type == "cuda" else WallClock()
-
-
-class WallClock:
-    def __init__(self) -> None:
-        self.marks: list[tuple[str, int, float]] = []
+    def __init__(self, device: torch.device):
+        self.device, self.marks = device, list[tuple[str, int, Any]]()
 
     def __call__(self, part: str, samples: int = 0) -> None:
-        self.marks.append((part, samples, 1000 * time.perf_counter()))
+        self.marks.append((part, samples, self._now()))
 
-    def spans(self) -> list[TimedSpan]:
-        return _spans(self.marks)
-
-
-class GpuClock:
-    """CUDA events in the stream: the time on the device. It synchronises only in `spans`."""
-
-    def __init__(self) -> None:
-        self.marks: list[tuple[str, int, Any]] = []
-
-    def __call__(self, part: str, samples: int = 0) -> None:
+    def _now(self) -> Any:
+        if self.device.type != "cuda":
+            return 1000 * time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
         event.record()
-        self.marks.append((part, samples, event))
+        return event
 
     def spans(self) -> list[TimedSpan]:
+        """The spans between the marks. Waits for the device."""
+        if self.device.type != "cuda":
+            return _spans(self.marks)
         torch.cuda.synchronize()
         first = self.marks[0][-1]
         return _spans([(part, samples, first.elapsed_time(event)) for part, samples, event in self.marks])

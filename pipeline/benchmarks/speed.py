@@ -14,7 +14,7 @@ from functools import partial
 import torch
 
 from pipeline.benchmarks import torch_render
-from pipeline.benchmarks.clocks import TimedSpan, clock_for
+from pipeline.benchmarks.clocks import Clock, TimedSpan
 from pipeline.store import manifest
 from pipeline.weights.models import Weights
 from pipeline.work import devices
@@ -190,7 +190,7 @@ def loop(
     """Warm up, then time each part."""
     device = initial.means.device
     devices.reset_peak(device)
-    clock = clock_for(device)
+    clock = Clock(device)
     steps = optimize(recipe, prior, initial, PROMPT, SEED, loop=replace(options, mark=clock))
     for _ in range(WARM_UP + iterations):
         step = next(steps)

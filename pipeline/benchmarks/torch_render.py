@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sctd.render.contract import Rasterized
+from sctd.render.contract import Rasterized, Splats
 from sctd.scene.cameras import Cameras
 from sctd.scene.gaussians import rotations
 
@@ -17,18 +17,11 @@ ALPHA_MIN, ALPHA_MAX, TRANSMITTANCE_MIN, BLUR, NEAR = 1 / 255, 0.999, 1e-4, 0.3,
 
 
 def rasterize(
-    means: Float[Tensor, "num 3"],
-    quats: Float[Tensor, "num 4"],
-    scales: Float[Tensor, "num 3"],
-    opacities: Float[Tensor, " num"],
-    colors: Float[Tensor, "views num channels"],
-    cameras: Cameras,
-    backgrounds: Float[Tensor, "views channels"],
-    *,
-    antialiased: bool = False,
+    splats: Splats, cameras: Cameras, backgrounds: Float[Tensor, "views channels"], *, antialiased: bool = False
 ) -> Rasterized:
     """Like `sctd.render.cpu_autograd.rasterize`, without antialiasing."""
     assert not antialiased
+    means, quats, scales, opacities, colors = splats
     rotation, size = rotations(quats), torch.tensor([cameras.width, cameras.height])
     half = rotation * scales[:, None, :]
     view = cameras.world_to_camera

@@ -28,6 +28,16 @@ class Rendering(NamedTuple):
     radii: Int[Tensor, "views num"]
 
 
+class Splats(NamedTuple):
+    """The Gaussians as a backend gets them, in float32: scales and opacities, not their logarithms or logits."""
+
+    means: Float[Tensor, "num 3"]
+    quats: Float[Tensor, "num 4"]
+    scales: Float[Tensor, "num 3"]
+    opacities: Float[Tensor, " num"]
+    colors: Float[Tensor, "views num channels"]
+
+
 class Rasterized(NamedTuple):
     """The result of a backend: `image` has any number of channels, the other fields are those of `Rendering`."""
 

@@ -17,26 +17,19 @@ from torch.autograd.function import once_differentiable
 
 from sctd.render import cpu_projection as projection
 from sctd.render import cpu_tiles as tiles
-from sctd.render.contract import Rasterized
+from sctd.render.contract import Rasterized, Splats
 from sctd.scene.cameras import Cameras
 
 
 def rasterize(
-    means: Float[Tensor, "num 3"],
-    quats: Float[Tensor, "num 4"],
-    scales: Float[Tensor, "num 3"],
-    opacities: Float[Tensor, " num"],
-    colors: Float[Tensor, "views num channels"],
-    cameras: Cameras,
-    backgrounds: Float[Tensor, "views channels"],
-    *,
-    antialiased: bool = False,
+    splats: Splats, cameras: Cameras, backgrounds: Float[Tensor, "views channels"], *, antialiased: bool = False
 ) -> Rasterized:
-    """Splat Gaussians (float32; scales and opacities, not their logarithms or logits) into every camera.
+    """Splat Gaussians into every camera.
 
     All tensors except the cameras' get gradients. Images and gradients are bit-identical for any number of threads,
     and a view does not depend on the other views of a call.
     """
+    means, quats, scales, opacities, colors = splats
     means2d, depths, conics, compensations, extents = _Project.apply(
         means, quats, scales, opacities, cameras.world_to_camera, cameras.intrinsics, cameras, antialiased
     )

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sctd.render.contract import Rasterized, RenderError
+from sctd.render.contract import Rasterized, RenderError, Splats
 from sctd.scene.cameras import Cameras
 
 try:
@@ -20,26 +20,15 @@ except ImportError as error:
 
 
 def rasterize(
-    means: Float[Tensor, "num 3"],
-    quats: Float[Tensor, "num 4"],
-    scales: Float[Tensor, "num 3"],
-    opacities: Float[Tensor, " num"],
-    colors: Float[Tensor, "views num channels"],
-    cameras: Cameras,
-    backgrounds: Float[Tensor, "views channels"],
-    *,
-    antialiased: bool = False,
+    splats: Splats, cameras: Cameras, backgrounds: Float[Tensor, "views channels"], *, antialiased: bool = False
 ) -> Rasterized:
-    """Splat Gaussians (float32; scales and opacities, not their logarithms or logits) into every camera.
+    """Splat Gaussians into every camera.
 
     gsplat accumulates gradients with atomics, so they differ in the last bits from run to run. Images do not.
     """
     image_and_depth, alpha, info = rasterization(
-        means,
-        quats,
-        scales,
-        opacities,
-        colors.contiguous(),
+        *splats[:4],
+        splats.colors.contiguous(),
         cameras.world_to_camera,
         cameras.intrinsics,
         cameras.width,

@@ -85,8 +85,7 @@ def _cameras(pixels: int) -> Cameras:
     """Cameras all around the unit ball."""
     azimuths = torch.cat([360 / num * (torch.arange(num) + row / 2) for row, num in enumerate(RINGS.values())])
     elevations = torch.cat([torch.full((num,), elevation) for elevation, num in RINGS.items()])
-    same = torch.ones_like(azimuths)
-    return on_sphere(azimuths, elevations, _DISTANCE * same, _FOV_Y_RADIANS * same, pixels)
+    return on_sphere(azimuths, elevations, _DISTANCE, _FOV_Y_RADIANS, pixels)
 
 
 @dataclass

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sctd.render.contract import Rasterized, RenderError, Rendering
+from sctd.render.contract import Rasterized, RenderError, Rendering, Splats
 from sctd.scene.cameras import Cameras
 from sctd.scene.gaussians import Gaussians
 from sctd.types import Images
@@ -47,17 +47,9 @@ def render_by(
     """`render` with a given backend, a function with the signature of `cpu_autograd.rasterize`."""
     device = gaussians.means.device
     cameras = cameras.to(device)
-    rasterized = rasterize(
-        gaussians.means,
-        gaussians.quats,
-        gaussians.scales,
-        gaussians.opacities,
-        gaussians.colors(cameras.centers),
-        cameras,
-        background.to(device).expand(cameras.num, 3),
-        antialiased=antialiased,
-    )
-    return Rendering(*rasterized)
+    colors = gaussians.colors(cameras.centers)
+    splats = Splats(gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, colors)
+    return Rendering(*rasterize(splats, cameras, background.to(device).expand(cameras.num, 3), antialiased=antialiased))
 
 
 @torch.no_grad()

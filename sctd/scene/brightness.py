@@ -1,7 +1,5 @@
 """Brightness equalization (BEG of Connect3D): measure the brightest views and dim all colours."""
 
-from dataclasses import replace
-
 import torch
 
 from sctd.scene.population import Population
@@ -17,10 +15,4 @@ def brightest(images: Images, quantile: float) -> float:
 
 def dimmed(population: Population, factor: float) -> Population:
     """Scale all spherical harmonics by `factor` (towards mid grey) and reset Adam's moments of them."""
-    gaussians, first, second = population.gaussians, population.first_moment, population.second_moment
-    return replace(
-        population,
-        gaussians=replace(gaussians, sh=factor * gaussians.sh),
-        first_moment=replace(first, sh=torch.zeros_like(first.sh)),
-        second_moment=replace(second, sh=torch.zeros_like(second.sh)),
-    )
+    return population.with_tensors(sh=factor * population.gaussians.sh)

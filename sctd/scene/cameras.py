@@ -7,8 +7,8 @@ camera centre is r (cos el cos az, cos el sin az, sin el). Camera: OpenCV (x rig
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -55,14 +55,10 @@ class Cameras:
         return self._map(lambda tensor: to_device(tensor, device))
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "Cameras":
-        return Cameras(
-            function(self.world_to_camera),
-            function(self.intrinsics),
-            self.width,
-            self.height,
-            function(self.azimuth_degrees),
-            function(self.elevation_degrees),
-        )
+        changed: dict[str, Any] = {
+            name: function(each) for name, each in vars(self).items() if isinstance(each, Tensor)
+        }
+        return replace(self, **changed)
 
 
 def look_at(
@@ -101,17 +97,18 @@ def pinhole(fov_y_radians: Float[Tensor, " views"], width: int, height: int) -> 
 
 def on_sphere(
     azimuth_degrees: Float[Tensor, " views"],
-    elevation_degrees: Float[Tensor, " views"],
-    radius: Float[Tensor, " views"],
-    fov_y_radians: Float[Tensor, " views"],
+    elevation_degrees: Float[Tensor, " views"] | float,
+    radius: float,
+    fov_y_radians: float,
     size: int,
 ) -> Cameras:
-    """Cameras on spheres around the origin that look at it, z upwards, `size` × `size` pixels."""
-    centers = _centers(azimuth_degrees, elevation_degrees, radius)
+    """Cameras on a sphere around the origin that look at it, z upwards, `size` × `size` pixels."""
+    elevation_degrees = torch.zeros_like(azimuth_degrees) + elevation_degrees
+    centers = _centers(azimuth_degrees, elevation_degrees, torch.full_like(azimuth_degrees, radius))
     up = torch.tensor([0.0, 0.0, 1.0]).expand_as(centers)
     return Cameras(
         look_at(centers, torch.zeros_like(centers), up),
-        pinhole(fov_y_radians, size, size),
+        pinhole(torch.full_like(azimuth_degrees, fov_y_radians), size, size),
         size,
         size,
         _one_turn(azimuth_degrees),
@@ -121,14 +118,7 @@ def on_sphere(
 
 def orbit(num_views: int, elevation_degrees: float, radius: float, fov_y_radians: float, size: int) -> Cameras:
     """`num_views` cameras evenly spaced over a full turn at one elevation, starting at the front."""
-    azimuth_degrees = 360 / num_views * torch.arange(num_views)
-    return on_sphere(
-        azimuth_degrees,
-        torch.full((num_views,), float(elevation_degrees)),
-        torch.full((num_views,), float(radius)),
-        torch.full((num_views,), float(fov_y_radians)),
-        size,
-    )
+    return on_sphere(360 / num_views * torch.arange(num_views), elevation_degrees, radius, fov_y_radians, size)
 
 
 def paper120(size: int) -> Cameras:
@@ -138,15 +128,8 @@ def paper120(size: int) -> Cameras:
 
 def official240(size: int) -> Cameras:
     """The views of the official code: `paper120`, then the same ring at elevation 30°."""
-    rings = [orbit(120, elevation_degrees=el, radius=3.5, fov_y_radians=0.55, size=size) for el in (0.0, 30.0)]
-    return Cameras(
-        torch.cat([ring.world_to_camera for ring in rings]),
-        torch.cat([ring.intrinsics for ring in rings]),
-        size,
-        size,
-        torch.cat([ring.azimuth_degrees for ring in rings]),
-        torch.cat([ring.elevation_degrees for ring in rings]),
-    )
+    elevation_degrees = torch.tensor([0.0, 30.0]).repeat_interleave(120)
+    return on_sphere(3.0 * torch.arange(120).repeat(2), elevation_degrees, 3.5, 0.55, size)
 
 
 def threestudio120(size: int) -> Cameras:
@@ -154,13 +137,7 @@ def threestudio120(size: int) -> Cameras:
 
     By this convention the first and last view are equal, and a unit ball does not fit into the image.
     """
-    return on_sphere(
-        torch.linspace(0, 360, 120),
-        torch.full((120,), 15.0),
-        torch.full((120,), 1.5),
-        torch.full((120,), math.radians(70)),
-        size,
-    )
+    return on_sphere(torch.linspace(0, 360, 120), 15.0, 1.5, math.radians(70), size)
 
 
 PROTOCOLS: dict[str, Callable[[int], Cameras]] = {

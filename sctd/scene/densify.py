@@ -89,11 +89,5 @@ def prune(population: Population, settings: DensifyConfig, *, large_too: bool) -
 
 def reset_opacity(population: Population, ceiling: float) -> Population:
     """Lower opacities above `ceiling` to it and reset Adam's moments of all opacities."""
-    zeros = torch.zeros_like(population.gaussians.logit_opacities)
     lowered = population.gaussians.logit_opacities.clamp(max=torch.tensor(ceiling).logit().item())
-    return replace(
-        population,
-        gaussians=replace(population.gaussians, logit_opacities=lowered),
-        first_moment=replace(population.first_moment, logit_opacities=zeros),
-        second_moment=replace(population.second_moment, logit_opacities=zeros),
-    )
+    return population.with_tensors(logit_opacities=lowered)

@@ -4,7 +4,7 @@ Densification, relocation and brightness equalization take a population and retu
 change keep every bit, in the Gaussians and in the moments.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -65,6 +65,16 @@ class Population:
             torch.cat([part.gradient_sum for part in parts]),
             torch.cat([part.sightings for part in parts]),
             torch.cat([part.largest_radius for part in parts]),
+        )
+
+    def with_tensors(self, **tensors: Tensor) -> "Population":
+        """Replace these tensors of the Gaussians and reset Adam's moments of them."""
+        zeros = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
+        return replace(
+            self,
+            gaussians=replace(self.gaussians, **tensors),
+            first_moment=replace(self.first_moment, **zeros),
+            second_moment=replace(self.second_moment, **zeros),
         )
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from sctd.render.contract import Splats
 from sctd.scene.cameras import random_views
 
 ALPHA_MIN, ALPHA_MAX, TRANSMITTANCE_MIN = 1 / 255, 0.999, 1e-4
@@ -30,10 +31,11 @@ def rotation(quats):
     return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
 
 
-def rasterize(means, quats, scales, opacities, colors, cameras, backgrounds, *, antialiased=False, shift=0.0):
+def rasterize(splats, cameras, backgrounds, *, antialiased=False, shift=0.0):
     """Like `sctd.render.cpu_autograd.rasterize`. `shift` [views, num, 2], zeros, is added to the projected means, so
     that its gradient is the gradient of the means.
     """
+    means, quats, scales, opacities, colors = splats
     covariance = rotation(quats) @ torch.diag_embed(scales**2) @ rotation(quats).mT
     shift = shift + means.new_zeros(cameras.num, len(means), 2)
     views = [
@@ -102,17 +104,9 @@ def _view(means, covariance, opacities, colors, view, K, size, background, antia
     return *pixels, (weight @ z).reshape(height, width), radii
 
 
-class Splats(NamedTuple):
-    """The Gaussians of `rasterize`, in the order of its arguments."""
-
-    means: torch.Tensor
-    quats: torch.Tensor
-    scales: torch.Tensor
-    opacities: torch.Tensor
-    colors: torch.Tensor  # [views, num, channels]
-
-    def leaves(self, dtype=torch.float32, device="cpu"):
-        return Splats(*(tensor.detach().to(device, dtype, copy=True).requires_grad_() for tensor in self))
+def leaves_of(splats, dtype=torch.float32, device="cpu"):
+    """Copies of the tensors that get gradients."""
+    return Splats(*(tensor.detach().to(device, dtype, copy=True).requires_grad_() for tensor in splats))
 
 
 def random_scene(seed, *, num=200, views=3, size=40, scale=0.06, channels=3):

@@ -18,7 +18,7 @@ from sctd.prior.stable_diffusion import StableDiffusionPrior
 from sctd.recipe.presets import embedded, paper
 from sctd.recipe.recipe import with_overrides
 from sctd.render.cpu_autograd import rasterize
-from tests.support.render_reference import random_loss, random_scene
+from tests.support.render_reference import leaves_of, random_loss, random_scene
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_steady_keeps_the_timed_settings():
 def test_spans_are_grouped_by_iteration(monkeypatch):
     ticks = iter([1.0, 1.5, 1.75, 2.75, 3.0])
     monkeypatch.setattr(clocks.time, "perf_counter", lambda: next(ticks))
-    clock = clocks.clock_for(torch.device("cpu"))
+    clock = clocks.Clock(torch.device("cpu"))
     for part, samples in (("begin", 0), ("render", 0), ("begin", 0), ("denoise", 8), ("adam", 0)):
         clock(part, samples)
     assert clock.spans() == [
@@ -113,8 +113,8 @@ def test_the_renderer_in_torch_equals_the_cpu_renderer(seed):
     splats, cameras, backgrounds = random_scene(seed, num=150, views=2, size=37)
     found = []
     for draw in (torch_render.rasterize, rasterize):
-        leaves = splats.leaves()
-        drawn = draw(*leaves, cameras, backgrounds)
+        leaves = leaves_of(splats)
+        drawn = draw(leaves, cameras, backgrounds)
         loss = random_loss(drawn.image, drawn.alpha, drawn.depth)
         found.append((drawn, torch.autograd.grad(loss, [*leaves, drawn.means2d])))
     (ours, our_gradients), (theirs, their_gradients) = found

@@ -17,7 +17,7 @@ from sctd.render.rasterize import render
 from sctd.scene.cameras import Cameras, orbit
 from sctd.scene.gaussians import Gaussians, rgb_to_sh
 from tests.support import render_reference as reference
-from tests.support.render_reference import random_loss, random_scene
+from tests.support.render_reference import leaves_of, random_loss, random_scene
 
 INPUTS = [*reference.Splats._fields, "background", "means2d"]
 
@@ -28,15 +28,15 @@ def gradients(rasterized, leaves, background, means2d):
 
 
 def run_cpu(splats, cameras, backgrounds, **options):
-    leaves, backgrounds = splats.leaves(), backgrounds.clone().requires_grad_()
-    rasterized = rasterize(*leaves, cameras, backgrounds, **options)
+    leaves, backgrounds = leaves_of(splats), backgrounds.clone().requires_grad_()
+    rasterized = rasterize(leaves, cameras, backgrounds, **options)
     return rasterized, gradients(rasterized, leaves, backgrounds, rasterized.means2d)
 
 
 def run_reference(splats, cameras, backgrounds, **options):
-    leaves, backgrounds = splats.leaves(torch.float64), backgrounds.double().requires_grad_()
+    leaves, backgrounds = leaves_of(splats, torch.float64), backgrounds.double().requires_grad_()
     shift = torch.zeros(cameras.num, len(splats.means), 2, dtype=torch.float64, requires_grad=True)
-    rasterized = reference.rasterize(*leaves, cameras, backgrounds, shift=shift, **options)
+    rasterized = reference.rasterize(leaves, cameras, backgrounds, shift=shift, **options)
     return rasterized, gradients(rasterized, leaves, backgrounds, shift)
 
 
@@ -94,14 +94,14 @@ def test_pixels_stop_at_low_transmittance():
 def test_derivatives_of_the_reference_match_central_differences(antialiased):
     # Few Gaussians and a small step, so that no alpha crosses 1/255.
     splats, cameras, backgrounds = random_scene(5, num=15, views=2, size=16)
-    leaves, step = splats.leaves(torch.float64), 1e-7
+    leaves, step = leaves_of(splats, torch.float64), 1e-7
     backgrounds = backgrounds.double().requires_grad_()
     shift = torch.zeros(2, 15, 2, dtype=torch.float64, requires_grad=True)
     tensors = [*leaves, backgrounds, shift]
 
     def loss(tensors):
         *leaves, backgrounds, shift = tensors
-        rasterized = reference.rasterize(*leaves, cameras, backgrounds, shift=shift, antialiased=antialiased)
+        rasterized = reference.rasterize(leaves, cameras, backgrounds, shift=shift, antialiased=antialiased)
         return random_loss(*rasterized[:3])
 
     derivatives = torch.autograd.grad(loss(tensors), tensors)
@@ -141,13 +141,13 @@ def test_a_view_does_not_depend_on_the_other_views():
 
 def test_gradients_of_several_views_are_their_sum():
     splats, cameras, backgrounds = random_scene(8)
-    leaves = splats.leaves()
-    together = rasterize(*leaves, cameras, backgrounds)
+    leaves = leaves_of(splats)
+    together = rasterize(leaves, cameras, backgrounds)
     together.image.square().sum().backward()
-    alone = splats.leaves()
+    alone = leaves_of(splats)
     for view in range(cameras.num):
         one = slice(view, view + 1)
-        single = rasterize(*alone[:4], alone.colors[one], cameras.select(one), backgrounds[one])
+        single = rasterize(alone._replace(colors=alone.colors[one]), cameras.select(one), backgrounds[one])
         single.image.square().sum().backward()
         assert torch.equal(single.means2d.grad[0], together.means2d.grad[view])
     for name, a, b in zip(INPUTS, leaves, alone, strict=False):

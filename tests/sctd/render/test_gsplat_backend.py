@@ -18,7 +18,7 @@ from sctd.render.contract import RenderError
 from sctd.render.rasterize import render
 from sctd.scene.cameras import Cameras, orbit
 from sctd.scene.gaussians import Gaussians
-from tests.support.render_reference import Splats, random_loss, random_scene
+from tests.support.render_reference import Splats, leaves_of, random_loss, random_scene
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU and gsplat")
 
@@ -31,8 +31,8 @@ def fake_rasterization(
     assert (packed, render_mode) == (False, "RGB+D")
     angles = torch.zeros(len(viewmats))
     rasterized = cpu_autograd.rasterize(
-        means, quats, scales, opacities, colors, Cameras(viewmats, Ks, width, height, angles, angles), backgrounds,
-        antialiased=rasterize_mode == "antialiased",
+        Splats(means, quats, scales, opacities, colors), Cameras(viewmats, Ks, width, height, angles, angles),
+        backgrounds, antialiased=rasterize_mode == "antialiased",
     )  # fmt: skip
     image = torch.cat([rasterized.image, rasterized.depth[:, None]], dim=1).permute(0, 2, 3, 1)
     radii = torch.stack([rasterized.radii, (rasterized.radii - 1).clamp_min(0)], dim=-1)
@@ -51,9 +51,9 @@ def gsplat_backend(monkeypatch):
 @pytest.mark.parametrize("channels", [3, 5])
 def test_layouts_are_converted(gsplat_backend, channels, antialiased):
     splats, cameras, backgrounds = random_scene(0, num=50, channels=channels)
-    leaves = splats.leaves()
-    ours = cpu_autograd.rasterize(*leaves, cameras, backgrounds, antialiased=antialiased)
-    theirs = gsplat_backend.rasterize(*leaves, cameras, backgrounds, antialiased=antialiased)
+    leaves = leaves_of(splats)
+    ours = cpu_autograd.rasterize(leaves, cameras, backgrounds, antialiased=antialiased)
+    theirs = gsplat_backend.rasterize(leaves, cameras, backgrounds, antialiased=antialiased)
     for name in ("image", "alpha", "depth", "means2d"):
         assert torch.equal(getattr(theirs, name), getattr(ours, name)), name
     # gsplat returns two half axes; a Gaussian is visible if both are positive.
@@ -87,8 +87,8 @@ def test_parity_of_cpu_and_gpu(seed, antialiased):
     splats, cameras, backgrounds = random_scene(seed, num=500, size=64, scale=[0.01, 0.03, 0.06, 0.2][seed])
     results = []
     for backend, device in ((cpu_autograd, "cpu"), (gsplat_backend, "cuda")):
-        leaves = splats.leaves(device=device)
-        rasterized = backend.rasterize(*leaves, cameras.to(device), backgrounds.to(device), antialiased=antialiased)
+        leaves = leaves_of(splats, device=device)
+        rasterized = backend.rasterize(leaves, cameras.to(device), backgrounds.to(device), antialiased=antialiased)
         # Compute the loss on the CPU, because random weights differ between devices.
         random_loss(*(part.cpu() for part in rasterized[:3])).backward()
         gradients = [*(leaf.grad for leaf in leaves), rasterized.means2d.grad]

@@ -72,12 +72,12 @@ def test_azimuth_0_looks_at_the_front_and_grows_counter_clockwise_from_above():
 
 def test_azimuth_is_reported_within_one_turn():
     turns = torch.tensor([-1e-8, 360.0, -90.0])
-    cameras = on_sphere(turns, torch.zeros(3), torch.ones(3), torch.ones(3), 8)
+    cameras = on_sphere(turns, 0.0, 1.0, 1.0, 8)
     assert cameras.azimuth_degrees.tolist() == [0, 0, 270]
 
 
 def test_elevation_raises_the_camera():
-    cameras = on_sphere(torch.tensor([30.0]), torch.tensor([60.0]), torch.tensor([2.0]), torch.tensor([0.5]), 8)
+    cameras = on_sphere(torch.tensor([30.0]), 60.0, 2.0, 0.5, 8)
     expected = 2 * torch.tensor([[0.5 * math.cos(math.pi / 6), 0.25, math.sin(math.pi / 3)]])
     torch.testing.assert_close(cameras.centers, expected, atol=1e-6, rtol=0)
 
