@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.error_handling import status_of
+from pipeline.cli.messages import message
 from pipeline.cli.options import PAPER_DEFAULT, AsJson, RunFolder, RunFolders, optional_path
 from pipeline.cli.values import with_options
 from pipeline.events import tracking
@@ -69,7 +70,7 @@ def generate(
         store = results.store
         if todo := [job for job in run.jobs if not store.is_generated(job.id)]:
             results = _begin(results, run, todo)
-            _log(f"{len(todo)} of {len(run.jobs)} assets to generate in {store.root}")
+            message(f"{len(todo)} of {len(run.jobs)} assets to generate in {store.root}")
             display = _display(store, run, len(todo), "generate", execution)
             with executing(execution) as executor, display:
                 results = flow.generate(run, results, executor, execution, display.watcher)
@@ -109,7 +110,7 @@ def evaluate(
     default = models.EMBEDDED if known.name == models.EMBEDDED else known.folder
     scorers = models.resolve(default if weights is None else weights)
     scorers.require(models.EVALUATION)
-    with store.locked(_log) as store:
+    with store.locked(message) as store:
         store.prepare(0)
         _log_left_out(scorers)
         settings = manifest.read(store)  # another command may have added jobs
@@ -118,7 +119,7 @@ def evaluate(
         manifest.write(store, settings)
         results = RunResults.read(store, settings)
         if assets := flow.unscored(results):
-            _log(f"{len(assets)} of {len(settings.jobs)} assets to score in {store.root}")
+            message(f"{len(assets)} of {len(settings.jobs)} assets to score in {store.root}")
             display = Display(len(assets), "evaluate", log=execution.log, sinks=[EventLog(store)])
             with executing(execution) as executor, display:
                 results = flow.evaluate(results, scorers, digest, assets, executor, display.watcher)
@@ -193,7 +194,7 @@ def finish(run: Run, out: Path | None, execution: ExecutionOptions) -> int:
         if todo:
             generated = sum(store.is_generated(job.id) for job in todo)
             note = f", {generated} of them already generated" if generated else ""
-            _log(f"{len(todo)} of {len(run.jobs)} assets to generate and score in {store.root}{note}")
+            message(f"{len(todo)} of {len(run.jobs)} assets to generate and score in {store.root}{note}")
             trackers = [tracking.Tracker(execution.track, store, results.manifest)] if execution.track else []
             display = _display(store, run, len(todo), "evaluate", execution, trackers)
             with executing(execution) as executor, display:
@@ -223,7 +224,7 @@ def _is_finished(run: Run, out: Path | None) -> bool:
         return False
     if RunResults.read(store, Manifest.of(run, store)).unscored(run.jobs):
         return False
-    _log(f"All {len(run.jobs)} assets are generated and scored, nothing to do: {store.root}/leaderboard.csv")
+    message(f"All {len(run.jobs)} assets are generated and scored, nothing to do: {store.root}/leaderboard.csv")
     print(printed(store), end="")
     _print_outputs(store)
     return True
@@ -240,7 +241,7 @@ def _opened(run: Run, out: Path | None) -> Iterator[tuple[RunResults, bool]]:
     Each record is read once, here: under the lock no other command changes it. Raises UserError if the folder has
     other settings.
     """
-    with _store(run, out).locked(_log) as store:
+    with _store(run, out).locked(message) as store:
         before = manifest.check_same(store, run)
         now = Manifest.of(run, store, before)
         yield RunResults.read(store, now), now != before
@@ -256,7 +257,7 @@ def _begin(results: RunResults, run: Run, todo: Sequence[Job]) -> RunResults:
 
 def _log_left_out(scorers: models.Weights) -> None:
     for sentence in scorers.left_out():
-        _log(sentence)
+        message(sentence)
 
 
 def _display(
@@ -266,21 +267,17 @@ def _display(
     sinks: list[Sink] = [EventLog(store), *trackers]
     if execution.live is not None:
         view = live.LiveView(store, {job.id: names(job) for job in run.jobs}, execution.live)
-        _log(f"Live view until this command ends: {view.url}")
+        message(f"Live view until this command ends: {view.url}")
         sinks.append(view)
     return Display(jobs, last_stage, names, log=execution.log, sinks=sinks)
 
 
 def _report_failures(results: RunResults) -> int:
     for record in results.failed:
-        _log(f"failed: {record.prompt} ({record.method}): {record.error}")
+        message(f"failed: {record.prompt} ({record.method}): {record.error}")
     return len(results.failed)
 
 
 def _print_outputs(store: Store) -> None:
     names = "leaderboard.csv", "report.md", "contact.png", GRID, "report/index.html"
     print("\n" + "\n".join(str(store.root / name) for name in names if (store.root / name).exists()))
-
-
-def _log(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -1,7 +1,6 @@
 """The commands `report`, `view` and `viewer fetch`."""
 
 import http.server
-import sys
 import tempfile
 import webbrowser
 from functools import partial
@@ -10,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli.messages import message
 from pipeline.cli.options import PAPER_DEFAULT, RunFolders, optional_path
 from pipeline.errors import UserError, port_in_use
 from pipeline.report import viewer
@@ -63,7 +63,7 @@ def report(folders: RunFolders, out: Out = None, paper: Paper = None) -> None:
     try:
         viewer_files = viewer.fetch()
     except UserError as error:
-        print(f"The report has no asset viewer: {error}", file=sys.stderr)
+        message(f"The report has no asset viewer: {error}")
         viewer_files = None
     store = Store(where)
     store.prepare(0)

@@ -1,11 +1,11 @@
 """The command `benchmark speed`."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from pipeline.cli.messages import message
 from pipeline.cli.options import AsJson
 from pipeline.cli.values import with_options
 from pipeline.errors import UserError
@@ -56,9 +56,7 @@ def speed(
     weights.require(models.GENERATION)
     from pipeline.benchmarks.speed import measure, table
 
-    found = measure(
-        method.recipe, weights, gaussians, iterations, lambda line: print(line, file=sys.stderr, flush=True)
-    )
+    found = measure(method.recipe, weights, gaussians, iterations, message)
     print(found.to_json() if json else table(found), end="\n" * json)
     if out is not None:
         Store(out.parent).write(out, found.to_json().encode())

@@ -1,7 +1,6 @@
 """The commands `study create`, `invite`, `serve`, `results` and `published`."""
 
 import importlib.util
-import sys
 from json import dumps
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +8,7 @@ from urllib.parse import urlsplit
 
 import typer
 
+from pipeline.cli.messages import message
 from pipeline.cli.options import AsJson
 from pipeline.errors import UserError
 from pipeline.store.run_folder import Store
@@ -69,7 +69,7 @@ def create(
         for path, content in zip(paths, clips.padded([clips.clip(path) for path in turntables]), strict=True):
             store.write(path, content)
         plan.write(store, planned)
-    _log(
+    message(
         f"{store.root}: {len(planned.competitors)} methods, {len(planned.prompts)} groups, {planned.steps} rankings "
         "per volunteer. Each link is for one volunteer; links are not stored:"
     )
@@ -149,7 +149,7 @@ def results(
     )
     if leaderboard:
         for path in results_of.to_leaderboards(planned, found):
-            _log(f"Leaderboard: {path}")
+            message(f"Leaderboard: {path}")
 
 
 @study.command()
@@ -209,7 +209,3 @@ def _checked_url(url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
         raise UserError(f"--url is {url!r}; expected only scheme, host and port, as in https://study.example.org.")
     return f"{parts.scheme}://{parts.netloc}"
-
-
-def _log(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -12,9 +12,9 @@ import typer
 
 from pipeline.cli.completion import choices
 from pipeline.cli.error_handling import CHECK_FAILED, OK, status_of
+from pipeline.cli.messages import message
 from pipeline.cli.options import AsJson
 from pipeline.cli.values import with_options
-from pipeline.embedded import weights_folder
 from pipeline.errors import UserError
 from pipeline.option import option
 from pipeline.plan import recipes
@@ -72,7 +72,7 @@ def fetch_weights(
     """
     roles = catalogue.roles(names or catalogue.DEFAULT, catalogue.FETCHED)
     folder = folder_of(where)
-    _require_own(folder, "--weights")
+    models.require_own(folder, "--weights")
     is_terminal = sys.stderr.isatty()
     if not is_terminal:
         from huggingface_hub.utils import disable_progress_bars
@@ -80,8 +80,8 @@ def fetch_weights(
         disable_progress_bars()
     network = Network(offline, _bar if is_terminal else None)
     for role in roles:
-        fetched = fetch(role, folder, network, _log)
-        _log(f"{role.name}: {f'{fetched} files downloaded' if fetched else 'complete'}, in {folder / role.folder}")
+        fetched = fetch(role, folder, network, message)
+        message(f"{role.name}: {f'{fetched} files downloaded' if fetched else 'complete'}, in {folder / role.folder}")
     print(folder)
 
 
@@ -141,9 +141,10 @@ def doctor(options: RunOptions, json: AsJson = False) -> int:
     """
     from pipeline.weights import doctor, machine
 
+    recipe = recipes.named(options.recipe).recipe
     resolved = models.resolve(options.weights or models.default_for(options.recipe))
     facts = machine.facts(resolved)
-    findings = doctor.findings(facts, doctor.needs(recipes.named(options.recipe).recipe, resolved))
+    findings = doctor.findings(facts, doctor.needs(recipe, resolved))
     can_run = doctor.can_run(findings)
     if json:
         tree = {"recipe": options.recipe, "weights": str(resolved.folder), "can_run": can_run, "facts": asdict(facts)}
@@ -211,8 +212,7 @@ def reference(options: ReferenceOptions, execution: ExecutionOptions) -> int:
     resolved = models.resolve(options.weights or models.PUBLISHED)
     is_bundled = resolved.name == models.EMBEDDED
     suite = options.suite or ("embedded40" if is_bundled else "dreamfusion40")
-    prompts, out = read_suite(suite), options.out or resolved.folder
-    _require_own(out, "--out")
+    prompts = read_suite(suite)
     from pipeline.reference.moments import Request, make, without_weights
 
     networks = tuple(options.network or ())
@@ -222,28 +222,20 @@ def reference(options: ReferenceOptions, execution: ExecutionOptions) -> int:
         prompts=prompts,
         count=options.count,
         metrics=networks,
-        out=out,
+        out=options.out or resolved.folder,
         cache=options.cache,
         keep_images=options.keep_images,
         dtype=options.dtype,
     ).checked()
     if not networks and not is_bundled and (lacking := without_weights(resolved)):
-        _log(f"{resolved.folder} has no weights for {', '.join(lacking)}: their references are not computed")
+        message(f"{resolved.folder} has no weights for {', '.join(lacking)}: their references are not computed")
     with executing(execution) as executor:
-        files, failures = make(request, executor, execution.workers, _log)
+        files, failures = make(request, executor, execution.workers, message)
     for line in failures:
-        _log(f"failed: {line}")
+        message(f"failed: {line}")
     for file in files:
         print(file)
     return status_of(len(failures))
-
-
-def _require_own(folder: Path, option_name: str) -> None:
-    """Raise UserError for the folder of the bundled models, which belongs to the package."""
-    if folder.resolve() == weights_folder().resolve():
-        raise UserError(
-            f"{folder} holds the bundled models, which are part of the package; set {option_name} to another folder."
-        )
 
 
 def folder_of(where: str | None) -> Path:
@@ -301,7 +293,3 @@ def _bar(name: str) -> Iterator[Progress]:
     with Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
         task = bars.add_task(name, total=None)
         yield lambda downloaded, total: bars.update(task, completed=downloaded, total=total)
-
-
-def _log(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

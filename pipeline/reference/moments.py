@@ -155,6 +155,8 @@ def make(request: Request, executor: Executor, workers: int | None, log: Log) ->
             log(f"{target.file} already exists")
     failures: list[str] = []
     if missing or request.keep_images:
+        models.require_own(cache.root, option)
+        models.require_own(request.out, "--out")
         todo = _unfinished_shards(request, images, image_shards, missing, log)
         cache.prepare(_needed_bytes(request, todo, {metric: target.width for metric, target in missing.items()}))
         Store(request.out).prepare(sum(target.needed_bytes for target in missing.values()))

@@ -144,6 +144,16 @@ def resolve(name_or_folder: str) -> Weights:
     return Weights(PUBLISHED if folder == published_folder() else slug(folder.name) or "models", folder)
 
 
+def require_own(folder: Path, option: str) -> None:
+    """Raise UserError for a folder to write to that is in the folder of the bundled models."""
+    from pipeline.embedded import weights_folder
+
+    if folder.resolve().is_relative_to(weights_folder().resolve()):
+        raise UserError(
+            f"{folder} belongs to the bundled models, which are part of the package; set {option} to another folder."
+        )
+
+
 def has_files(path: Path) -> bool:
     """Whether a path is a file, or a folder with a file that is not hidden. Interrupted fetches leave hidden files."""
     return path.is_file() or any(map(Path.is_file, path.rglob("[!.]*")))

@@ -64,6 +64,14 @@ def test_help_follows_the_names_and_the_changes():
     assert "--word" not in text
 
 
+def test_parameter_of_the_command_replaces_the_field_of_its_name():
+    @with_options("blue", "red")
+    def command(blue: Annotated[str, typer.Argument(metavar="BLUE")], colors: Colors):
+        print(blue, colors.blue, colors.red)
+
+    assert run(command, "navy", "--red", "1") == "navy 2 1\n"
+
+
 def test_required_field_is_required():
     @with_options()
     def command(colors: Colors): ...

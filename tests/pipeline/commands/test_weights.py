@@ -1,4 +1,4 @@
-"""Commands that write weights or references do not write into the installed package."""
+"""`weights fetch` does not write into the installed package."""
 
 import pytest
 from typer.testing import CliRunner
@@ -16,16 +16,13 @@ FOLDER = weights_folder()
         (["weights", "fetch", "--weights", "embedded"], "--weights"),
         (["weights", "fetch", "prior", "--weights", str(FOLDER)], "--weights"),
         (["weights", "fetch", "prior", "--weights", str(FOLDER / ".." / FOLDER.name)], "--weights"),
-        (["reference", "--weights", "embedded"], "--out"),
-        (["reference", "--weights", "embedded", "--out", str(FOLDER)], "--out"),
     ],
 )
 def test_folder_of_the_bundled_models_is_refused(words, option, monkeypatch):
     monkeypatch.setattr(weights, "fetch", lambda *_: pytest.fail("a download was started"))
-    monkeypatch.setattr(weights, "executing", lambda *_: pytest.fail("an executor was started"))
     result = CliRunner().invoke(app, words)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("Error: ")
     assert result.stderr.endswith(
-        f"{FOLDER.name} holds the bundled models, which are part of the package; set {option} to another folder.\n"
+        f"{FOLDER.name} belongs to the bundled models, which are part of the package; set {option} to another folder.\n"
     )

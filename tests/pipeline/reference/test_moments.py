@@ -161,6 +161,21 @@ def test_the_bundled_reference_exists_and_nothing_is_written(monkeypatch, bundle
     assert sampled == []
 
 
+@pytest.mark.parametrize(("options", "option"), [([], "--out"), (["--cache", "own"], "--out")])
+def test_nothing_is_written_beside_the_bundled_models(options, option, monkeypatch, bundled_weights, sampled, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reference, "STEPS", 25)
+    monkeypatch.setattr(store.Store, "prepare", lambda *_: pytest.fail("something is written"))
+    words = ["reference", "--weights", "embedded", "--executor", "inline", "--keep-images", *options]
+    result = CliRunner().invoke(app, words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.splitlines()[-1].startswith(f"Error: {bundled_weights}")
+    assert result.stderr.endswith(
+        f" belongs to the bundled models, which are part of the package; set {option} to another folder.\n"
+    )
+    assert sampled == []
+
+
 def test_every_image_is_in_one_shard_and_has_a_unique_name(monkeypatch):
     """40 prompts of 1,250 images give 50 shards of 1,000, which are independent of the prompts."""
     images = ReferenceImages("", tuple(map(str, range(40))), 1250, "ddim", "float32", 7.5, 25, 0)
