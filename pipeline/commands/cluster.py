@@ -41,7 +41,7 @@ from pipeline.cli.error_handling import JOBS_FAILED, OK
 from pipeline.cli.options import AsJson
 from pipeline.cli.values import with_options
 from pipeline.errors import UserError, nearest
-from pipeline.launch.program import MAKES_A_FOLDER, NAME, OUT, Job, launch_options, parsed
+from pipeline.launch.program import MAKES_A_FOLDER, NAME, OUT, ProgramJob, launch_options, parsed
 
 OF_JOBS = "retries", "deadline_hours", "start_minutes", "keep_minutes"
 
@@ -52,7 +52,7 @@ manifest, submit, schedule, job = (typer.Typer() for _ in range(4))
 
 @manifest.command("kfp")
 @with_job("Name of the RayJob of bench and of the run folder.", "command", changes=KUBEFLOW)
-def print_pipeline(context: typer.Context, command: BenchWords, job: Job) -> int:
+def print_pipeline(context: typer.Context, command: BenchWords, job: ProgramJob) -> int:
     """Print a Kubeflow pipeline as IR YAML.
 
     Its steps are weights, reference, bench (a RayJob), evaluate and leaderboard.
@@ -66,7 +66,7 @@ def print_pipeline(context: typer.Context, command: BenchWords, job: Job) -> int
 
 @manifest.command("rayjob")
 @with_job("Name of the RayJob.", "command")
-def print_ray_job(context: typer.Context, command: Words, job: Job) -> int:
+def print_ray_job(context: typer.Context, command: Words, job: ProgramJob) -> int:
     """Print a RayJob, which runs one command on a new cluster.
 
     The cluster is deleted --keep-minutes after the command has ended. A failed job is retried on a new cluster, and
@@ -86,7 +86,7 @@ def print_ray_job(context: typer.Context, command: Words, job: Job) -> int:
     },
     hidden=OF_JOBS,
 )
-def print_ray_cluster(context: typer.Context, job: Job) -> int:
+def print_ray_cluster(context: typer.Context, job: ProgramJob) -> int:
     """Print a RayCluster for `submit ray`.
 
     Use kubectl port-forward to reach its dashboard.
@@ -97,7 +97,7 @@ def print_ray_cluster(context: typer.Context, job: Job) -> int:
 @manifest.command("cronjob")
 @with_job("Name of the CronJob.", "command", "schedule", "time_zone")
 def print_cron_job(
-    context: typer.Context, command: Words, schedule: Schedule, job: Job, time_zone: TimeZone = None
+    context: typer.Context, command: Words, schedule: Schedule, job: ProgramJob, time_zone: TimeZone = None
 ) -> int:
     """Print a CronJob that runs `submit kuberay`.
 
@@ -109,7 +109,7 @@ def print_cron_job(
 @manifest.command("raycronjob")
 @with_job("Name of the RayCronJob.", "command", "schedule", "time_zone", hidden=["queue"])
 def print_ray_cron_job(
-    context: typer.Context, command: Words, schedule: Schedule, job: Job, time_zone: TimeZone = None
+    context: typer.Context, command: Words, schedule: Schedule, job: ProgramJob, time_zone: TimeZone = None
 ) -> int:
     """Print a RayCronJob (KubeRay's scheduler resource).
 
@@ -151,14 +151,14 @@ def submit_to_ray(
 
     Attaches to an existing job with the same name and the same command.
     """
-    job = Job(name=name, command=parsed(_command_line(context), command))
+    job = ProgramJob(name=name, command=parsed(_command_line(context), command))
     return _submit(_launcher("ray", services), job, wait=wait, resubmit=resubmit)
 
 
 @submit.command("kuberay")
 @with_job("Name of the RayJob; also of the run folder, if the command has no --out.", "command", "wait", "resubmit")
 def submit_to_kuberay(
-    context: typer.Context, command: Words, job: Job, wait: Wait = False, resubmit: Resubmit = False
+    context: typer.Context, command: Words, job: ProgramJob, wait: Wait = False, resubmit: Resubmit = False
 ) -> int:
     """Run the command as a RayJob on a dedicated cluster.
 
@@ -180,7 +180,7 @@ def submit_to_kuberay(
 def submit_to_kubeflow(
     context: typer.Context,
     command: BenchWords,
-    job: Job,
+    job: ProgramJob,
     services: Services,
     wait: Wait = False,
     resubmit: Resubmit = False,
@@ -211,7 +211,7 @@ def _submit(launcher: Launcher, job: ClusterJob, *, wait: bool, resubmit: bool) 
 @with_job("Name of the CronJob.", "command", "schedule", "time_zone", "delete", deletable=True)
 def schedule_cron_job(
     context: typer.Context,
-    job: Job,
+    job: ProgramJob,
     command: OptionalWords = None,
     schedule: OptionalSchedule = "",
     time_zone: TimeZone = None,
@@ -243,7 +243,7 @@ def schedule_cron_job(
 )
 def schedule_recurring_run(
     context: typer.Context,
-    job: Job,
+    job: ProgramJob,
     services: Services,
     command: OptionalBenchWords = None,
     schedule: OptionalSchedule = "",
@@ -261,7 +261,7 @@ def schedule_recurring_run(
     return _print_change(job, launcher.schedule(job, schedule, time_zone))
 
 
-def _required(job: Job, command: Sequence[str] | None, schedule: str) -> Sequence[str]:
+def _required(job: ProgramJob, command: Sequence[str] | None, schedule: str) -> Sequence[str]:
     """The command. Raises UserError if something is missing that only `--delete` works without."""
     for found, option in ((job.image, "--image"), (schedule, "--schedule"), (command, "command after --")):
         if not found:
@@ -335,11 +335,11 @@ def _run(context: typer.Context, words: Sequence[str]) -> int:
     return OK
 
 
-def _described(context: typer.Context, job: Job, words: Sequence[str] = ()) -> Job:
+def _described(context: typer.Context, job: ProgramJob, words: Sequence[str] = ()) -> ProgramJob:
     """A job with its command, and with what follows from it. Raises UserError, ManifestError."""
     command = parsed(_command_line(context), words) if words else Command()
     ray_version = job.ray_version or importlib.metadata.version("ray")
-    return Job(
+    return ProgramJob(
         **dict(job) | {"command": command, "weights": job.weights or command.weights, "ray_version": ray_version}
     )
 

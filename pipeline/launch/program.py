@@ -25,7 +25,7 @@ REFERENCE = Command(words=("reference",), place="storage", option=OUT, weights=P
 _FIRST, _LAST = ("image", "ray_version"), ("secrets",)
 
 
-class Job(ClusterJob):
+class ProgramJob(ClusterJob):
     """A job of this program."""
 
     program: Program = Field(default=PROGRAM, exclude=True)

@@ -15,7 +15,7 @@ from cluster.jobs.description import EMBEDDED, STORAGE, WEIGHTS, ClusterJob
 from cluster.jobs.errors import LaunchError
 from cluster.jobs.launcher import JobStatus, run
 from cluster.kubernetes.jobs import KubeRayJobs
-from pipeline.launch.program import NAME, PROGRAM, REFERENCE, Job
+from pipeline.launch.program import NAME, PROGRAM, REFERENCE, ProgramJob
 
 REFERENCE_SUFFIX = "-reference"
 RUN_CHARACTERS = 8  # of the pipeline run's id, appended to the job's name to make it unique
@@ -25,7 +25,7 @@ COSTS = "n_prompts", "n_failed", "time_min", "peak_gib", "n_gauss"  # leaderboar
 
 def job_of(text: str, run_id: str) -> ClusterJob:
     """The job of a `ClusterJob.text`; with a run id, the job of that run, as in nightly runs. Raises ManifestError."""
-    job = Job.from_text(text)
+    job = ProgramJob.from_text(text)
     return job.model_copy(update={"name": f"{job.name}-{run_id[:RUN_CHARACTERS]}"}) if run_id else job
 
 

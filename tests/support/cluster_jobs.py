@@ -6,12 +6,12 @@ from typer.main import get_command
 
 from cluster.jobs.description import Command
 from pipeline.cli.app import app
-from pipeline.launch.program import Job, parsed
+from pipeline.launch.program import ProgramJob, parsed
 
 
-def job(command: tuple[str, ...] = ("bench",), **fields: Any) -> Job:
+def job(command: tuple[str, ...] = ("bench",), **fields: Any) -> ProgramJob:
     """A job of a command. Raises ManifestError."""
-    return Job(command=command_of(*command), **{"name": "night"} | fields)
+    return ProgramJob(command=command_of(*command), **{"name": "night"} | fields)
 
 
 def command_of(*words: str) -> Command:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cluster.jobs.description import decoded, encoded
 from cluster.jobs.errors import ManifestError
-from pipeline.launch.program import NAME, Job
+from pipeline.launch.program import NAME, ProgramJob
 from tests.support.cluster_jobs import job
 
 BASE = {"name": "night", "image": "images.example/sd:1", "ray_version": "2.60.0", "storage": "runs"}
@@ -61,7 +61,7 @@ def test_digests_and_texts_of_released_jobs_are_kept():
     """A job that was submitted by an earlier version is attached to."""
     first = job(**BASE, command=("bench", "--prompt", "a $(red) cube"), secrets=("hub=HF_TOKEN",), gpus=8)
     assert first.digest == "deea4f093c5c8536"
-    assert Job.from_text(first.text) == first
+    assert ProgramJob.from_text(first.text) == first
     assert "$(red)" not in first.text
 
 
