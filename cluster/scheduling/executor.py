@@ -1,4 +1,4 @@
-"""The executor contract, and the executor that runs everything in this process.
+"""The executor protocol, and the executor that runs everything in this process.
 
 A worker of a stage turns an item into a result; while it works it yields progress. Items and results are opaque here.
 Every item given to `Executor.run` ends in exactly one `Outcome`.
@@ -48,11 +48,6 @@ from cluster.scheduling.workers import (
 Worker = Callable[[Any], Generator[Progress, Any, Any]]
 
 
-def unknown_duration(item: Any) -> float:
-    """The expected duration of an item if no estimate exists."""
-    return 0.0
-
-
 @dataclass(frozen=True)
 class Stage:
     """One kind of worker: `make_worker` runs once in each worker's process; each worker reserves `gpus` and `cpus`.
@@ -68,7 +63,7 @@ class Stage:
     min_gpu_gib: float = 0.0  # memory that a GPU must have
     elastic: bool = False  # add workers as nodes with free resources join, remove them as nodes leave
     handoff: int = scheduling.HANDOFF  # items that may wait per worker before the previous stage pauses
-    expected_seconds: Callable[[Any], float] = unknown_duration
+    expected_seconds: Callable[[Any], float] = lambda item: 0.0  # by default, as given
 
 
 def make_scheduler(stages: Sequence[Stage], items: Sequence[Any], limits: Limits) -> Scheduler:

@@ -18,7 +18,8 @@ class Failure:
         text = " ".join(str(error).split())
         if kind == "input" and text:  # the message is written for the user, so the class name is left out
             return cls(kind, text)
-        return cls(kind, f"{type(error).__name__}: {text}" if text else type(error).__name__, _traceback(error))
+        details = "".join(traceback.format_exception(error))
+        return cls(kind, f"{type(error).__name__}: {text}" if text else type(error).__name__, details)
 
 
 def kind_of(error: BaseException) -> str:
@@ -33,7 +34,3 @@ def kind_of(error: BaseException) -> str:
     if isinstance(error, OSError):
         return "storage"
     return "input" if isinstance(error, ValueError) else "error"
-
-
-def _traceback(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error))

@@ -26,11 +26,13 @@ PART_BYTES = 2**20  # object storage cannot append: each flush rewrites the part
 
 
 class Sink(Protocol):
-    """A consumer of records. `close` is called once, when the command ends."""
+    """A consumer of records."""
 
     def take(self, record: dict[str, Any]) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Called once, when the command ends."""
+        return None
 
 
 class EventLog:

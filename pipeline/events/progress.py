@@ -137,7 +137,7 @@ def check_log(log: str) -> None:
         raise UserError(f"Unknown value {log!r} for --log; choose from {', '.join(LOGS)}{nearest(log, LOGS)}.")
 
 
-class _JsonLines:
+class _JsonLines(Sink):
     """Prints each record at once."""
 
     def __init__(self, out: TextIO):
@@ -145,9 +145,6 @@ class _JsonLines:
 
     def take(self, record: dict[str, Any]) -> None:
         print(line(record), file=self.out, flush=True)
-
-    def close(self) -> None:
-        """Nothing is buffered."""
 
 
 class Display(AbstractContextManager):

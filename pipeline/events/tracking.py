@@ -7,14 +7,17 @@ environment; no file of the run contains them. If the service fails, the run rep
 import csv
 import importlib.util
 import json
+import os
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.errors import UserError, nearest
+from pipeline.events.log import Sink
 from pipeline.store.manifest import Manifest
 from pipeline.store.run_folder import Store
 
@@ -44,8 +47,6 @@ class Mlflow:
     """A run of MLflow at MLFLOW_TRACKING_URI, in the experiment MLFLOW_EXPERIMENT_NAME (default: segmentdreamer)."""
 
     def __init__(self, name: str, settings: dict[str, Any]):
-        import os
-
         import mlflow
 
         if not os.environ.get("MLFLOW_EXPERIMENT_NAME") and not os.environ.get("MLFLOW_EXPERIMENT_ID"):
@@ -84,8 +85,6 @@ class Wandb:
     """A run of Weights & Biases, configured by WANDB_PROJECT, WANDB_MODE and its other environment variables."""
 
     def __init__(self, name: str, settings: dict[str, Any]):
-        import os
-
         import wandb
 
         project = os.environ.get("WANDB_PROJECT", PROJECT)
@@ -97,9 +96,7 @@ class Wandb:
         if step is None:
             self.run.summary.update(values)
             return
-        for name in (
-            values.keys() - self.defined
-        ):  # each job has its own axis, because W&B's global step can only increase
+        for name in values.keys() - self.defined:  # an axis per job, because W&B's global step can only increase
             self.run.define_metric(name, step_metric=axis)
             self.defined.add(name)
         self.run.log(values | {axis: step})
@@ -129,55 +126,50 @@ def check(name: str | None) -> None:
         )
 
 
-class Tracker:
+class Tracker(Sink):
     """A sink that sends records to a tracking service, and the run's tables at the end."""
 
     def __init__(self, name: str, store: Store, settings: Manifest, last_stage: str = "evaluate"):
         self.name, self.store, self.last_stage = name, store, last_stage
         self.ends = {"jobs/done": 0.0, "jobs/failed": 0.0}
-        self.service: Service | None = None
-        self._attempt(lambda: self._open(settings))
-
-    def _open(self, settings: Manifest) -> None:
-        self.service = SERVICES[self.name](self.store.root.resolve().name, _plain(settings))
+        self.service: Service | None = None  # None after its first error
+        with self._reporting_errors():
+            self.service = SERVICES[name](store.root.resolve().name, _plain(settings))
 
     def take(self, record: dict[str, Any]) -> None:
         is_done = record["kind"] == "finished" and record["stage"] == self.last_stage
         if is_done or record["kind"] == "failed":
             self.ends["jobs/done" if is_done else "jobs/failed"] += 1
-            self._attempt(lambda: self._service.metrics(dict(self.ends), int(sum(self.ends.values())), ENDED))
+            self._send(dict(self.ends), int(sum(self.ends.values())), ENDED)
         elif record["kind"] == "progress" and "loss" in record:
             job = f"{record['method']}/{record['prompt_id']}"
             values = {f"{job}/{name}": record[name] for name in CURVES if name in record}
-            self._attempt(lambda: self._service.metrics(values, record["iteration"], f"{job}/{ITERATION}"))
+            self._send(values, record["iteration"], f"{job}/{ITERATION}")
 
-    def close(self) -> None:
-        """Does nothing: `finish` ends the service's run, after the tables are written."""
+    def _send(self, values: dict[str, float], step: int, axis: str) -> None:
+        if self.service is not None:
+            with self._reporting_errors():
+                self.service.metrics(values, step, axis)
 
     def finish(self) -> None:
         """Send the scores in the run folder's tables and the tables themselves, then end the service's run."""
-        for name in TABLES:
-            if (path := self.store.root / name).exists():
-                values = dict(_scores(path))
-                self._attempt(lambda values=values: self._service.metrics(values, None))  # type: ignore[misc]
-                self._attempt(lambda path=path: self._service.file(path))  # type: ignore[misc]
-        self._attempt(lambda: self._service.end())
+        tables = {path: dict(_scores(path)) for name in TABLES if (path := self.store.root / name).exists()}
+        if self.service is not None:
+            with self._reporting_errors():
+                for path, values in tables.items():
+                    self.service.metrics(values, None)
+                    self.service.file(path)
+                self.service.end()
 
-    @property
-    def _service(self) -> Service:
-        assert self.service is not None
-        return self.service
-
-    def _attempt(self, call: Callable[[], None]) -> None:
-        """Call the service. Report its first error and stop using it; an error never stops the run."""
-        if self.name == "":
-            return
+    @contextmanager
+    def _reporting_errors(self) -> Iterator[None]:
+        """Report an error of the service and stop using it: it never stops the run."""
         try:
-            call()
+            yield
         except Exception as error:
             text = " ".join(str(error).split()) or type(error).__name__
             print(f"--track {self.name}: {text}; the run continues without tracking", file=sys.stderr, flush=True)
-            self.name = ""
+            self.service = None
 
 
 def _plain(settings: Manifest) -> dict[str, Any]:
