@@ -6,15 +6,16 @@ from pathlib import Path
 import griffe
 import typer
 from typer.cli import get_docs_for_click
-from typer.main import get_command
+
+from sctd.recipe.objective import ENTRIES
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = 96  # longer signatures have one parameter per line
 MODULES = {
     "sctd": (
-        *("recipe.presets", "recipe.recipe", "recipe.methods"),
-        *("objectives", "objectives.weights", "objectives.sctd", "objectives.sctd_official"),
-        *("objectives.sds", "objectives.ism", "objectives.cds", "objectives.gcs"),
+        *("recipe.presets", "recipe.recipe", "recipe.objective", "recipe.methods", "recipe.effects"),
+        *("objectives", "objectives.weights"),
+        *(entry.function.partition(":")[0].removeprefix("sctd.") for entry in ENTRIES.values()),
         *("diffusion.schedule", "diffusion.solver", "diffusion.segments", "diffusion.times"),
         *("diffusion.guidance", "diffusion.perp_neg"),
         *("train.optimize", "train.initialization", "train.regularize"),
@@ -23,8 +24,8 @@ MODULES = {
     ),
     "evaluation": (*("views", "clip_score", "image_reward", "features", "fid", "references", "statistics", "ranking"),),
     "cluster": (
-        *("scheduling.executor", "scheduling.protocol", "scheduling.failures", "scheduling.retries"),
-        *("scheduling.scheduler", "jobs.description", "jobs.launcher"),
+        *("scheduling.executor", "scheduling.workers", "scheduling.protocol", "scheduling.failures"),
+        *("scheduling.retries", "scheduling.scheduler", "jobs.description", "jobs.launcher"),
     ),
     "pipeline": (
         "plan.run",
@@ -50,9 +51,9 @@ def modules(package: str) -> str:
 
 def commands() -> str:
     """Return every command with its arguments and options."""
-    from pipeline.cli.app import app
+    from pipeline.cli.app import loaded
 
-    root = get_command(app)
+    root = loaded()
     _tidy(root)
     text = get_docs_for_click(obj=root, ctx=typer.Context(root, info_name="segmentdreamer"), name="segmentdreamer")
     return "\n".join("#" + line if line.startswith("#") else line for line in text.splitlines())

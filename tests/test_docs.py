@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.plan import recipes as pipeline_recipes
-from sctd.objectives import OBJECTIVES
+from sctd.objectives import ENTRIES, load
 from sctd.recipe import custom_objective, methods
-from sctd.recipe.methods import FOR_OBJECTIVE
+from sctd.recipe.methods import METHODS, for_objective
 from sctd.recipe.presets import paper
 from sctd.recipe.recipe import Recipe, keys, with_overrides
 from tests.support.paths import ROOT
@@ -67,24 +67,24 @@ def exists(dotted: str) -> bool:
     return False
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", ENTRIES)
 def test_every_objective_has_a_page_with_its_function_and_commands(objective):
     page = ROOT / "docs" / "objectives" / f"{objective}.md"
     assert page.is_file(), f"write docs/objectives/{objective}.md, in the sections of the others"
-    text, function = text_of(page), OBJECTIVES[objective]
+    text, function = text_of(page), load(objective)
     assert f"In code:\n`{function.__name__}`" in text or f"In code: `{function.__name__}`" in text
     assert f"({'../../' + function.__module__.replace('.', '/')}.py)" in text
     named = set(re.findall(r"^segmentdreamer bench --objective (\S+)", text, re.MULTILINE))
-    assert named == {name for name in FOR_OBJECTIVE if name.removesuffix("-authors") == objective}
+    assert named == {name for name in METHODS if name.removesuffix("-authors") == objective}
     assert set(pipeline_recipes.objectives(",".join(sorted(named)))) == named
     assert {f"## {section}" for section in SECTIONS} <= set(text.splitlines())
 
 
 def test_every_page_of_an_objective_is_of_one():
-    assert {page.stem for page in (ROOT / "docs" / "objectives").glob("*.md")} == {*OBJECTIVES, "README"}
+    assert {page.stem for page in (ROOT / "docs" / "objectives").glob("*.md")} == {*ENTRIES, "README"}
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", ENTRIES)
 def test_settings_named_on_an_objectives_page_exist(objective):
     text = text_of(ROOT / "docs" / "objectives" / f"{objective}.md")
     groups = set(Recipe.model_fields)
@@ -94,7 +94,7 @@ def test_settings_named_on_an_objectives_page_exist(objective):
             assert exists(key), key
     for setting in re.findall(r"--set (\S+=[^\s`]+)", text):
         key, _, value = setting.partition("=")
-        tried = with_overrides(FOR_OBJECTIVE[objective](paper()), {key: value})
+        tried = with_overrides(for_objective(paper(), objective), {key: value})
         assert isinstance(tried, Recipe), setting
 
 

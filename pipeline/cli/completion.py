@@ -68,11 +68,11 @@ def suites(incomplete: str) -> list[str]:
 
 def objectives(incomplete: str) -> list[str]:
     """Complete the last objective of a list such as sctd,sd."""
-    from sctd.recipe.methods import FOR_OBJECTIVE
+    from sctd.recipe.methods import METHODS
 
     before, comma, last = incomplete.rpartition(",")
     taken = before.split(",")
-    return [f"{before}{comma}{name}" for name in FOR_OBJECTIVE if name.startswith(last) and name not in taken]
+    return [f"{before}{comma}{name}" for name in METHODS if name.startswith(last) and name not in taken]
 
 
 def settings(incomplete: str) -> list[str]:

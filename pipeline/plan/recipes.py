@@ -14,7 +14,7 @@ import yaml
 from pipeline.errors import UserError, nearest
 from pipeline.plan.sweep import Sweep, from_file
 from sctd.recipe.custom_objective import is_custom
-from sctd.recipe.methods import FOR_OBJECTIVE
+from sctd.recipe.methods import METHODS
 from sctd.recipe.presets import RECIPES
 from sctd.recipe.recipe import Recipe, RecipeError, from_json
 
@@ -45,9 +45,9 @@ def objectives(text: str) -> list[str]:
     for name in names:
         if name.endswith(".py"):
             raise UserError(f"--objective {name} names a file without a function; write {name}:FUNCTION.")
-        if name not in FOR_OBJECTIVE and not is_custom(name):
+        if name not in METHODS and not is_custom(name):
             raise UserError(
-                f"Unknown objective {name!r}; choose from {', '.join(FOR_OBJECTIVE)}{nearest(name, FOR_OBJECTIVE)}."
+                f"Unknown objective {name!r}; choose from {', '.join(METHODS)}{nearest(name, METHODS)}."
             )
     return names
 

@@ -14,8 +14,9 @@ from pipeline.errors import UserError
 from pipeline.plan.jobs import Method, without_machine
 from sctd.recipe import names
 from sctd.recipe.custom_objective import CustomObjectiveError
+from sctd.recipe.effects import with_settings
 from sctd.recipe.methods import for_objective
-from sctd.recipe.recipe import Recipe, RecipeError, keys, with_overrides
+from sctd.recipe.recipe import Recipe, RecipeError, keys, value_of, with_overrides
 
 Sweep = Mapping[str, Sequence[Any]]  # from a dotted key to its values
 
@@ -58,7 +59,7 @@ def from_file(path: Path, tree: Any, recipe: Recipe) -> list[Sweep]:
                 f"{path}: sweep is {mapping!r}; expected keys with lists of values, as in 'times.num_segments: [1, 3, "
                 "5]', or a list of such mappings."
             )
-        sweep = {key: value if isinstance(value, list) else [value] for key, value in _leaves(mapping)}
+        sweep = {key: value if isinstance(value, list) else [value] for key, value in names.leaves(mapping)}
         for key, values in sweep.items():
             _check_key(key, recipe, str(path))
             if not values or (_is_pair(key, recipe) and not all(isinstance(value, list | str) for value in values)):
@@ -81,7 +82,8 @@ def methods(
     """A method for each objective and each cell of each product: the base recipe fitted to the objective.
 
     `settings` (of `--set`) apply to every cell. Without swept keys, the label is the name as chosen, such as
-    `ism-authors`. Raises UserError for an unknown key, an invalid cell, and identical cells.
+    `ism-authors`. Raises UserError for an unknown key, an invalid cell, a key without effect in a cell, and identical
+    cells.
     """
     for key in settings:
         _check_key(key, base, "--set")
@@ -128,8 +130,8 @@ def _method(
     name: str, base: Recipe, settings: Mapping[str, Any], cell: Mapping[str, Any], short: Mapping[str, str]
 ) -> Method:
     try:
-        recipe = with_overrides(base, {**settings, **cell})
-    except RecipeError as error:
+        recipe = with_settings(base, {**settings, **cell})
+    except (RecipeError, CustomObjectiveError) as error:
         if not cell:
             raise UserError(f"--set: {error}.") from error
         label = _label(name, cell, short)
@@ -138,14 +140,6 @@ def _method(
     objective = recipe.objective.display_name
     is_as_chosen = objective == base.objective.display_name and f"{name}-".startswith(f"{objective}-")
     return Method(_label(name if is_as_chosen else objective, swept, short), recipe, swept)
-
-
-def value_of(recipe: Recipe, key: str) -> Any:
-    """The value of a dotted key in a recipe."""
-    value: Any = recipe
-    for name in names.current(key).split("."):
-        value = getattr(value, name)
-    return value
 
 
 def _label(name: str, cell: Mapping[str, Any], short: Mapping[str, str]) -> str:
@@ -185,8 +179,3 @@ def _check_different(found: Sequence[Method]) -> None:
 
 def _is_pair(key: str, recipe: Recipe) -> bool:
     return isinstance(value_of(recipe, key), tuple)
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for name, value in tree.items():
-        yield from _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", value)]

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from sctd.diffusion.guidance import cfg
 from sctd.diffusion.schedule import NoiseSchedule
-from sctd.objectives import gradient, with_options
+from sctd.objectives import gradient, of_recipe
 from sctd.recipe.custom_objective import CustomObjectiveError, is_custom
-from sctd.recipe.methods import FOR_OBJECTIVE, for_objective
+from sctd.recipe.effects import with_settings
+from sctd.recipe.methods import METHODS, for_objective
 from sctd.recipe.presets import paper
 from sctd.recipe.recipe import Recipe, RecipeError, with_overrides
 from sctd.train import draws
@@ -96,13 +97,21 @@ class Evaluation(NamedTuple):
     seconds: float
 
 
+READ = "objective.", "times.", "noise.", "guidance.scale", "iterations", "cameras.views"
+"""The recipe keys, or their groups, that the testbed reads."""
+
+
 def settings(method: str, overrides: Mapping[str, object] | None = None) -> Recipe:
     """The recipe of `method` (`methods.for_objective`) from the paper's settings with 64 particles, 1000 iterations.
 
-    `overrides` sets dotted keys. Raises RecipeError for an unknown key.
+    `overrides` sets dotted keys. Raises RecipeError for an unknown key, and for one without effect here.
     """
     base = with_overrides(paper(), {"cameras.views": 64, "iterations": 1000})
-    return with_overrides(for_objective(base, method), overrides or {})
+    recipe = with_settings(for_objective(base, method), overrides or {})
+    for key in overrides or {}:
+        if not key.startswith(READ) or key == "objective.pixel_constraint":
+            raise RecipeError(f"{key} has no effect in the testbed, which has neither images nor views")
+    return recipe
 
 
 def distil(recipe: Recipe, seed: int = 0, world: Mixture | None = None) -> Latents:
@@ -118,7 +127,7 @@ def distil(recipe: Recipe, seed: int = 0, world: Mixture | None = None) -> Laten
     text = world.text(TEXT_MODES, recipe.cameras.views)
     objective = recipe.objective
     # Without a decoder there is no pixel loss, so all objectives return latents.
-    residual_of = with_options(objective.name, {**objective.model_dump(), "threshold": recipe.times.threshold})
+    residual_of = of_recipe(recipe)
 
     z_0 = 0.3 * torch.randn(recipe.cameras.views, *shape, generator=generator, dtype=torch.float64)
     noise = draws.noise(recipe, shape, generator).double()
@@ -210,14 +219,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m sctd.experiments.testbed", description="Compare objectives on exact scores."
     )
-    parser.add_argument("--objective", default=",".join(FOR_OBJECTIVE), help="comma-separated names (default: all)")
+    parser.add_argument("--objective", default=",".join(METHODS), help="comma-separated names (default: all)")
     parser.add_argument("--seeds", type=int, default=3, help="runs per row (default: 3)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a recipe key")
     given = parser.parse_args()
     methods = given.objective.split(",")
-    unknown = [name for name in methods if name not in FOR_OBJECTIVE and not is_custom(name)]
+    unknown = [name for name in methods if name not in METHODS and not is_custom(name)]
     if unknown:
-        parser.error(f"unknown objective {', '.join(unknown)}; choose from {', '.join(FOR_OBJECTIVE)}")
+        parser.error(f"unknown objective {', '.join(unknown)}; choose from {', '.join(METHODS)}")
     if given.seeds < 1:
         parser.error(f"--seeds is {given.seeds}; expected at least 1")
     wrong = [pair for pair in given.set if "=" not in pair]
@@ -226,8 +235,9 @@ def main() -> None:
     common = dict(pair.split("=", 1) for pair in given.set)
     torch.set_num_threads(1)
     try:
+        recipes = [settings(method, common) for method in methods]
         # A warm-up, so that no row includes the cost of a first call.
-        evaluate(settings(methods[0], {**common, "iterations": 1}))
+        evaluate(with_overrides(recipes[0], {"iterations": 1}))
         print(references(twelve_modes()) + "\n")
         for row in rows(methods, given.seeds, common):
             print(row, flush=True)

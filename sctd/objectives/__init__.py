@@ -1,55 +1,59 @@
-"""Distillation objectives by command-line name: pure functions from latents to a residual, one equation per file.
+"""Distillation objectives: pure functions from latents to a residual, one equation per file.
 
-All have the same signature and run without autograd:
+All have the same signature:
 
-    residual = OBJECTIVES[name](z_0, denoise=…, text=…, noise=…, times=…, schedule=…, **options)
+    residual = load("sds")(z_0, denoise=…, text=…, noise=…, times=…, schedule=…, **options)
 
-`options` are the function's other keyword arguments; `with_options` sets them by name from a recipe. An objective with
-a pixel loss takes `decode` and returns a `ResidualPair`. `gradient` converts a residual to the gradient on z_0.
+`options` are the function's other keyword arguments, which `of_recipe` takes from a recipe. An objective with a pixel
+loss takes `decode` and returns a `ResidualPair`. `gradient` converts a residual to the gradient on z_0. The objectives
+are listed in `sctd.recipe.objective.ENTRIES`.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from importlib import import_module
 
+import torch
 from torch import Tensor
 
 from sctd.diffusion.schedule import NoiseSchedule
 from sctd.diffusion.times import Times
-from sctd.objectives.cds import cds
-from sctd.objectives.gcs import gcs
-from sctd.objectives.ism import ism
-from sctd.objectives.sctd import sctd
-from sctd.objectives.sctd_official import sctd_official
-from sctd.objectives.sds import sds
 from sctd.objectives.weights import WEIGHTS, TimeWeight
 from sctd.recipe import custom_objective
-from sctd.types import Latents, ResidualPair
+from sctd.recipe.methods import entry_of
+from sctd.recipe.objective import ENTRIES, Entry
+from sctd.recipe.recipe import Recipe, value_of
+from sctd.types import Images, Latents, ResidualPair
 
 Objective = Callable[..., Latents | ResidualPair]
 
-OBJECTIVES: dict[str, Objective] = {
-    "sctd": sctd,
-    "sctd-official": sctd_official,
-    "sds": sds,
-    "ism": ism,
-    "cds": cds,
-    "gcs": gcs,
-}
-
-__all__ = ["OBJECTIVES", "WEIGHTS", "Objective", "TimeWeight", "gradient", "with_options"]
+__all__ = ["ENTRIES", "WEIGHTS", "Objective", "TimeWeight", "gradient", "load", "of_recipe"]
 
 
-def with_options(name: str, options: Mapping[str, Any]) -> Objective:
-    """The objective with the options that match its parameters; other options are ignored.
+def load(name: str) -> Objective:
+    """The function of a bundled objective, without its options."""
+    return _function(ENTRIES[name])
 
-    If the option `function` is set, it is a custom objective (`sctd.recipe.custom_objective`).
-    """
-    custom = options.get("function")
-    objective = custom_objective.function(custom_objective.reference(custom)) if custom else OBJECTIVES[name]
-    parameters = inspect.signature(objective).parameters
-    return partial(objective, **{key: value for key, value in options.items() if key in parameters})
+
+def of_recipe(recipe: Recipe, decode: Callable[[Latents], Images] | None = None) -> Objective:
+    """The objective of a recipe with its options and, if it has a pixel loss, the decoder."""
+    entry = entry_of(recipe.objective)
+    function = _function(entry)
+    options = {key.rpartition(".")[2]: value_of(recipe, key) for key in entry.options}
+    if "decode" in inspect.signature(function).parameters:
+        options["decode"] = decode
+    return partial(function, **options)
+
+
+def _function(entry: Entry) -> Objective:
+    """The function of an entry, without autograd: no gradient passes through the denoiser (Sec. 4.5)."""
+    if custom_objective.is_custom(entry.function):
+        function = custom_objective.load(custom_objective.reference(entry.function)).function
+    else:
+        module, _, name = entry.function.partition(":")
+        function = getattr(import_module(module), name)
+    return torch.no_grad()(function)
 
 
 def gradient(

@@ -1,14 +1,11 @@
 """Consistency Distillation Sampling, CDS (Consistent3D)."""
 
-import torch
-
 from sctd.diffusion.schedule import NoiseSchedule
 from sctd.diffusion.solver import jump
 from sctd.diffusion.times import Times
 from sctd.types import Denoiser, Latents, Text
 
 
-@torch.no_grad()
 def cds(
     z_0: Latents, *, denoise: Denoiser, text: Text, noise: Latents, times: Times, schedule: NoiseSchedule
 ) -> Latents:

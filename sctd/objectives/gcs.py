@@ -2,15 +2,12 @@
 
 from collections.abc import Callable
 
-import torch
-
 from sctd.diffusion.schedule import NoiseSchedule
 from sctd.diffusion.solver import jump
 from sctd.diffusion.times import Times
 from sctd.types import Denoiser, Images, Latents, ResidualPair, Text
 
 
-@torch.no_grad()
 def gcs(
     z_0: Latents,
     *,

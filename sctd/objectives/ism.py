@@ -1,14 +1,11 @@
 """Interval Score Matching, ISM (LucidDreamer)."""
 
-import torch
-
 from sctd.diffusion.schedule import NoiseSchedule
 from sctd.diffusion.solver import jump
 from sctd.diffusion.times import Times
 from sctd.types import Denoiser, Latents, Text
 
 
-@torch.no_grad()
 def ism(
     z_0: Latents,
     *,

@@ -1,14 +1,11 @@
 """SegmentDreamer, Eq. 10: Segmented Consistency Trajectory Distillation, SCTD (the inversion is Eq. 11)."""
 
-import torch
-
 from sctd.diffusion.schedule import NoiseSchedule
 from sctd.diffusion.solver import inversion_noise, joined, jump
 from sctd.diffusion.times import Times
 from sctd.types import Denoiser, Latents, Text
 
 
-@torch.no_grad()
 def sctd(
     z_0: Latents,
     *,

@@ -1,13 +1,10 @@
 """Score Distillation Sampling, SDS (DreamFusion), which SegmentDreamer's Eq. 7–9 reformulate as SCTD."""
 
-import torch
-
 from sctd.diffusion.schedule import NoiseSchedule
 from sctd.diffusion.times import Times
 from sctd.types import Denoiser, Latents, Text
 
 
-@torch.no_grad()
 def sds(
     z_0: Latents, *, denoise: Denoiser, text: Text, noise: Latents, times: Times, schedule: NoiseSchedule
 ) -> Latents:

@@ -3,7 +3,7 @@
 In the file, `LIKE` names the objective whose recipe it starts from, and `SETTINGS` has the keys that differ. A recipe
 refers to it as FILE.py:FUNCTION@DIGEST. The digest covers the file and its relative imports from the same folder, so a
 change to any of them is another objective; relative imports find no other files. Reading a recipe runs no code;
-`settings` and `function` run the file.
+`load` runs the file.
 """
 
 import ast
@@ -13,9 +13,9 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, wraps
+from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 from sctd.errors import SctdError
 
 ARGUMENTS = "z_0", "denoise", "text", "noise", "times", "schedule"
-SIGNATURE = "(z_0, *, denoise, text, noise, times, schedule)"
 NAME = re.compile(r"(?P<path>.+\.py):(?P<function>[A-Za-z_]\w*)(@(?P<digest>[0-9a-f]{16}))?", re.ASCII)
 
 
@@ -61,26 +60,45 @@ def reference(name: str) -> ObjectiveReference:
     return ObjectiveReference(path, function, digest or _digest(_sources(path)))
 
 
-def settings(named: ObjectiveReference) -> tuple[str, dict[str, Any]]:
-    """LIKE, and the recipe keys of SETTINGS. Raises CustomObjectiveError."""
-    module = _checked(named)
-    like, changed = getattr(module, "LIKE", ""), getattr(module, "SETTINGS", {})
+class Loaded(NamedTuple):
+    """What a file defines, checked."""
+
+    function: Callable[..., Any]
+    """Rejects a residual that does not have the shape of z_0."""
+    parameters: tuple[str, ...]
+    """Of the function, by name."""
+    like: str
+    settings: dict[str, Any]
+
+
+def load(named: ObjectiveReference) -> Loaded:
+    """Run the file. Raises CustomObjectiveError unless it has the function, with the right arguments, and LIKE."""
+    module = _module(named)
+    function = getattr(module, named.function, None)
+    if not callable(function):
+        raise CustomObjectiveError(f"{named.path} has no function {named.function!r}; define it, or name another")
+    parameters = inspect.signature(function).parameters
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    missing = [name for name in ARGUMENTS if name not in parameters and not takes_any]
+    if missing:
+        raise CustomObjectiveError(
+            f"{named.function} of {named.path} does not accept {', '.join(missing)}; expected the signature "
+            f"{named.function}(z_0, *, {', '.join(ARGUMENTS[1:])})"
+        )
+    like, settings = getattr(module, "LIKE", ""), getattr(module, "SETTINGS", {})
     if not isinstance(like, str) or not like:
         raise CustomObjectiveError(
             f"{named.path} has no LIKE, the objective whose recipe it starts from; add, for example, LIKE = 'sds'"
         )
-    if not isinstance(changed, Mapping):
-        raise CustomObjectiveError(f"{named.path}: SETTINGS is {changed!r}; expected a dict of recipe keys and values")
-    return like, dict(changed)
+    if not isinstance(settings, Mapping):
+        raise CustomObjectiveError(f"{named.path}: SETTINGS is {settings!r}; expected a dict of recipe keys and values")
+    return Loaded(_with_checked_shape(function, named), tuple(parameters), like, dict(settings))
 
 
-def function(named: ObjectiveReference) -> Callable[..., Any]:
-    """The function, with a check of the shape of its residuals. Raises CustomObjectiveError."""
-    objective = getattr(_checked(named), named.function)
-
-    @wraps(objective)
+def _with_checked_shape(function: Callable[..., Any], named: ObjectiveReference) -> Callable[..., Any]:
+    @wraps(function)
     def residual_of(z_0: Any, **given: Any) -> Any:
-        residual = objective(z_0, **given)
+        residual = function(z_0, **given)
         found = getattr(residual, "latents", residual)
         if getattr(found, "shape", None) != z_0.shape:
             what = tuple(found.shape) if hasattr(found, "shape") else type(found).__name__
@@ -91,23 +109,6 @@ def function(named: ObjectiveReference) -> Callable[..., Any]:
         return residual
 
     return residual_of
-
-
-def _checked(named: ObjectiveReference) -> ModuleType:
-    """The file's module, if its function exists and accepts the arguments of objectives."""
-    module = _module(named)
-    objective = getattr(module, named.function, None)
-    if not callable(objective):
-        raise CustomObjectiveError(f"{named.path} has no function {named.function!r}; define it, or name another")
-    parameters = inspect.signature(objective).parameters
-    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
-    missing = [name for name in ARGUMENTS if name not in parameters and not takes_any]
-    if missing:
-        raise CustomObjectiveError(
-            f"{named.function} of {named.path} does not accept {', '.join(missing)}; expected the signature "
-            f"{named.function}{SIGNATURE}"
-        )
-    return module
 
 
 @cache
@@ -122,15 +123,12 @@ def _module(named: ObjectiveReference) -> ModuleType:
     package = f"custom_objective_{named.digest}"
     finder = _DigestFinder(package, Path(named.path), sources)
     sys.meta_path.append(finder)
-    module = module_from_spec(finder.spec(package))
-    sys.modules[package] = module  # needed by dataclasses and pickle
     try:
-        finder.exec_module(module)
+        return import_module(package)
     except Exception as error:
         sys.meta_path.remove(finder)
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise CustomObjectiveError(f"{named.path} cannot be run ({reason}); correct the file") from error
-    return module
 
 
 def _read(path: str) -> bytes:
@@ -150,15 +148,12 @@ class _DigestFinder(MetaPathFinder, Loader):
         self.package, self.path = package, path
 
     def find_spec(self, fullname: str, path: object, target: ModuleType | None = None) -> ModuleSpec | None:
-        return self.spec(fullname) if fullname in self.sources else None
-
-    def spec(self, name: str) -> ModuleSpec:
-        is_package = name == self.package
-        file = self.path if is_package else self.path.with_name(f"{name.rpartition('.')[2]}.py")
-        spec = spec_from_file_location(name, file, loader=self)
-        assert spec is not None
-        # Without a folder, Python's default finder finds nothing.
-        spec.submodule_search_locations = [] if is_package else None
+        if fullname not in self.sources:
+            return None
+        is_package = fullname == self.package
+        file = self.path if is_package else self.path.with_name(f"{fullname.rpartition('.')[2]}.py")
+        spec = ModuleSpec(fullname, self, origin=str(file), is_package=is_package)  # no folder for Python's own finder
+        spec.has_location = True
         return spec
 
     def exec_module(self, module: ModuleType) -> None:

@@ -1,4 +1,4 @@
-"""Recipe settings of the guidance gradient: objective, guidance, times, noise, encoding.
+"""Recipe settings of the guidance gradient: guidance, times, noise, encoding.
 
 Every field has a unit and a source, and defaults are those of `presets.paper()`; `docs/recipe.md` is the same table.
 "release" is the paper's released code, "ours" a choice of this project. Noise levels are indices into the schedule
@@ -10,53 +10,9 @@ from typing import Literal
 from pydantic import model_validator
 
 from sctd.diffusion import segments
-from sctd.recipe import custom_objective
-from sctd.recipe.fields import OURS, RELEASE, Config, Range, field
+from sctd.recipe.fields import OURS, RELEASE, Config, field
 
 NUM_STEPS = 1000  # of every Stable Diffusion schedule
-
-
-class ObjectiveConfig(Config):
-    """The objective, its options and its weight."""
-
-    name: Literal["sctd", "sctd-official", "sds", "ism", "cds", "gcs"] = field(
-        "sctd", "–", "Eq. 10", "a name in sctd.objectives"
-    )
-    function: str = field("", "–", OURS, "custom objective in place of name: FILE.py:FUNCTION@DIGEST")
-    outer_weight: float = field(8.5, "–", "Eq. 10, release: w + 1", "weight of cross-consistency (sctd)", ge=0)
-    self_sign: Literal[1, -1] = field(1, "–", "Eq. 10; release: −1", "sign of self-consistency (sctd)")
-    approximation: bool = field(True, "–", "Sec. 4.4", "true: z_sm replaces G(z_t, t, ∅); false: G is computed (sctd)")
-    inversion_step: int = field(200, "indices", "LucidDreamer", "step of the inversion to z_s (ism)", ge=1, le=1000)
-    compact_consistency: float = field(1, "–", "Connect3D", "weight of L_CC (gcs)", ge=0)
-    conditional_guidance: float = field(0.5, "–", "Connect3D", "weight of L_CG (gcs)", ge=0)
-    pixel_constraint: float = field(0.5, "–", "Connect3D", "weight of L_CP (gcs); 0 saves two decodings", ge=0)
-    time_weight: Literal["one", "sigma_over_alpha", "b_t", "one_minus_alpha_bar"] = field(
-        "sigma_over_alpha", "–", RELEASE, "w(t), a name in sctd.objectives.weights"
-    )
-    weight: float = field(0.1, "–", "release: λ_guidance", "weight of the objective relative to the regularizers", gt=0)
-    clamp: Range = field(
-        (0, 0), "–", "Consistent3D: 2–8", "elementwise clamp of the gradient on z_0 to ± this, start … end; 0: off"
-    )
-
-    @property
-    def display_name(self) -> str:
-        """The name in tables: the objective's, or that of the custom function."""
-        return custom_objective.reference(self.function).function if self.function else self.name
-
-    @model_validator(mode="after")
-    def _names_a_function(self) -> "ObjectiveConfig":
-        if self.function and not ("@" in self.function and custom_objective.is_custom(self.function)):
-            raise ValueError(
-                f"function is {self.function!r}; expected FILE.py:FUNCTION@DIGEST: pass --objective FILE.py:FUNCTION, "
-                "which adds the digest"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _clamp(self) -> "ObjectiveConfig":
-        if min(self.clamp) < 0 or (min(self.clamp) == 0) != (max(self.clamp) == 0):
-            raise ValueError(f"clamp is {self.clamp}; expected two bounds above 0, or 0,0 for no clamp")
-        return self
 
 
 class GuidanceConfig(Config):
@@ -132,35 +88,48 @@ class TimesConfig(Config):
 
     @model_validator(mode="after")
     def _possible(self) -> "TimesConfig":
+        """Raise ValueError for settings that leave some time no valid value."""
         if not self.low < self.high <= self.start_high:
             found = f"low {self.low}, high {self.high}, start_high {self.start_high}"
             raise ValueError(f"{found}; expected low < high <= start_high")
         if not 1 <= self.gap[0] <= self.gap[1]:
             raise ValueError(f"gap is {self.gap}; expected two numbers of at least 1, the smaller first")
-        if self.rule == "annealed" and self.low + self.gap[0] > self.start_high:
+        if self.minimum_interval < 2 * self.epsilon + 1:
+            found = f"minimum_interval {self.minimum_interval} and epsilon {self.epsilon} leave no valid time s"
+            raise ValueError(f"{found}; minimum_interval must be at least {2 * self.epsilon + 1}")
+        match self.rule:
+            case "annealed":
+                self._annealed_is_possible()
+            case "two_intervals":
+                self._two_intervals_are_possible()
+            case "segments":
+                self._segments_are_possible()
+        return self
+
+    def _annealed_is_possible(self) -> None:
+        if self.low + self.gap[0] > self.start_high:
             found = f"gap {self.gap[0]} above low {self.low} exceeds start_high {self.start_high}"
             raise ValueError(f"{found}; expected low + gap <= start_high")
-        if self.rule == "two_intervals" and self.interval <= self.epsilon:
+
+    def _two_intervals_are_possible(self) -> None:
+        if self.interval <= self.epsilon:
             found = f"interval {self.interval} and epsilon {self.epsilon} leave no valid time s_m"
             raise ValueError(f"{found}; interval must be at least {self.epsilon + 1}")
-        if self.rule == "two_intervals" and self.interval + self.interval_extra >= self.start_high:
+        if self.interval + self.interval_extra >= self.start_high:
             found = (
                 f"interval {self.interval} and interval_extra {self.interval_extra} exceed start_high {self.start_high}"
             )
             raise ValueError(f"{found}; expected interval + interval_extra < start_high")
-        if self.minimum_interval < 2 * self.epsilon + 1:
-            found = f"minimum_interval {self.minimum_interval} and epsilon {self.epsilon} leave no valid time s"
-            raise ValueError(f"{found}; minimum_interval must be at least {2 * self.epsilon + 1}")
-        if self.rule == "segments":
-            start, end = self.segment_range
-            if not 0 <= start <= self.low or not self.start_high <= end <= NUM_STEPS:
-                found = f"segment_range {start}–{end} does not contain every t from {self.low} to {self.start_high}"
-                raise ValueError(f"{found}; widen it, or raise low or lower start_high")
-            last = self.edges()[-2]
-            if last + self.minimum_interval >= end:
-                found = f"the last of {self.num_segments} segments must be longer than minimum_interval"
-                raise ValueError(f"{found} {self.minimum_interval}; use fewer segments or a smaller interval")
-        return self
+
+    def _segments_are_possible(self) -> None:
+        start, end = self.segment_range
+        if not 0 <= start <= self.low or not self.start_high <= end <= NUM_STEPS:
+            found = f"segment_range {start}–{end} does not contain every t from {self.low} to {self.start_high}"
+            raise ValueError(f"{found}; widen it, or raise low or lower start_high")
+        last = self.edges()[-2]
+        if last + self.minimum_interval >= end:
+            found = f"the last of {self.num_segments} segments must be longer than minimum_interval"
+            raise ValueError(f"{found} {self.minimum_interval}; use fewer segments or a smaller interval")
 
     def edges(self) -> tuple[int, ...]:
         """The start of each segment, and the end of the last."""

@@ -3,7 +3,7 @@
 Stored recipes (`run.json`) and digests keep the former names, so that job ids, checkpoints and scripts stay valid.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 GROUPS = {"seed_shape": "initialization"}
@@ -42,6 +42,12 @@ def stored_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
 def current_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
     """A nested recipe, or a part of one, with present names in place of former ones."""
     return _renamed(tree, current)
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a nested recipe by dotted key."""
+    for name, value in tree.items():
+        yield from leaves(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(f"{prefix}{name}", value)]
 
 
 def _in_group(key: str, groups: Mapping[str, str]) -> str:

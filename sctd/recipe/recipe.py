@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from operator import attrgetter
 from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
@@ -15,7 +16,8 @@ from sctd.errors import SctdError
 from sctd.recipe import names
 from sctd.recipe.compute import ComputeConfig
 from sctd.recipe.fields import Config, field
-from sctd.recipe.gradient import EncodingConfig, GuidanceConfig, NoiseConfig, ObjectiveConfig, TimesConfig
+from sctd.recipe.gradient import EncodingConfig, GuidanceConfig, NoiseConfig, TimesConfig
+from sctd.recipe.objective import ENTRIES, ObjectiveConfig
 from sctd.recipe.scene import (
     BackgroundConfig,
     BoundsConfig,
@@ -27,17 +29,6 @@ from sctd.recipe.scene import (
     RegularizersConfig,
     RelocateConfig,
 )
-
-SPANS = ("segments", "interval", "two_intervals", "annealed")
-TIME_RULES = {
-    "sctd": ("segments",),
-    "sctd-official": ("segments",),
-    "sds": ("single", *SPANS),
-    "ism": ("interval", "segments"),
-    "cds": ("annealed", "segments", "interval"),
-    "gcs": ("two_intervals", "segments"),
-}
-"""The times.rule values that each objective supports; only SDS can use t alone."""
 
 
 class RecipeError(SctdError):
@@ -72,8 +63,8 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _objective_has_its_times(self) -> "Recipe":
         name, rule = self.objective.name, self.times.rule
-        if rule not in TIME_RULES[name]:
-            expected = " or ".join(TIME_RULES[name])
+        if rule not in ENTRIES[name].rules:
+            expected = " or ".join(ENTRIES[name].rules)
             raise ValueError(f"objective {name!r} does not support times.rule {rule!r}; set times.rule to {expected}")
         return self
 
@@ -84,7 +75,8 @@ class Recipe(Config):
 
     def stored(self) -> dict[str, Any]:
         """Plain values under the key names of `run.json`, which do not change when a key is renamed."""
-        return names.stored_tree(self.model_dump(mode="json"))
+        tree = self.model_dump(mode="json", exclude={"objective": self.objective.unstored})
+        return names.stored_tree(tree)
 
     def digest(self) -> str:
         """SHA-256 of the canonical JSON of the stored form; equal if and only if all fields are equal."""
@@ -96,6 +88,11 @@ def keys(part: Config, prefix: str = "") -> Iterator[str]:
     """Every dotted key of a recipe, in field order."""
     for name, value in part:
         yield from keys(value, f"{prefix}{name}.") if isinstance(value, Config) else [f"{prefix}{name}"]
+
+
+def value_of(recipe: Recipe, key: str) -> Any:
+    """The value of a dotted key, which may be a former name."""
+    return attrgetter(names.current(key))(recipe)
 
 
 def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sctd.diffusion.times import (
     Times,
+    Window,
     annealed_window,
     draw,
     draw_annealed,
@@ -97,33 +98,46 @@ def views(recipe: Recipe, iteration: int, size: int, generator: torch.Generator)
 
 
 def times(recipe: Recipe, iteration: int, generator: torch.Generator) -> Times:
-    """t, s and s_m of an iteration (from 1)."""
-    settings, warm_up = recipe.times, round(recipe.times.warmup_share * recipe.iterations)
-    window = annealed_window(
+    """t, s and s_m of an iteration (from 1). The keys that each rule reads are in `sctd.recipe.effects.RULES`."""
+    settings, at = recipe.times, (recipe, iteration)
+    match settings.rule:
+        case "segments":
+            edges, least, margin = settings.edges(), settings.minimum_interval, settings.epsilon
+            return draw(_window(*at), edges, generator, min_interval=least, margin=margin)
+        case "single":
+            return draw_single(_window(*at), generator)
+        case "interval":
+            return draw_interval(_window(*at), _interval(*at), generator)
+        case "two_intervals":
+            return draw_two_intervals(_window(*at), _interval(*at), generator, margin=settings.epsilon)
+        case "annealed":
+            progress, (first, last) = iteration / recipe.iterations, (settings.high, settings.low)
+            return draw_annealed(
+                progress, generator, first=first, last=last, gap=settings.gap, max_t=settings.start_high
+            )
+
+
+def _window(recipe: Recipe, iteration: int) -> Window:
+    """The range of t."""
+    settings = recipe.times
+    return annealed_window(
         iteration,
         lower=settings.low,
         upper=settings.high,
         warm_up=settings.start_high - settings.high,
-        warm_up_iterations=warm_up,
+        warm_up_iterations=_warm_up(recipe),
         shift_lower_bound=settings.shift_lower_bound,
     )
-    interval = interval_at(
-        iteration, interval=settings.interval, extra=settings.interval_extra, warm_up_iterations=warm_up
-    )
-    match settings.rule:
-        case "single":
-            return draw_single(window, generator)
-        case "interval":
-            return draw_interval(window, interval, generator)
-        case "two_intervals":
-            return draw_two_intervals(window, interval, generator, margin=settings.epsilon)
-        case "annealed":
-            progress = iteration / recipe.iterations
-            return draw_annealed(
-                progress, generator, first=settings.high, last=settings.low, gap=settings.gap, max_t=settings.start_high
-            )
-    edges = settings.edges()
-    return draw(window, edges, generator, min_interval=settings.minimum_interval, margin=settings.epsilon)
+
+
+def _interval(recipe: Recipe, iteration: int) -> int:
+    """Δ = t − s."""
+    settings, warm_up = recipe.times, _warm_up(recipe)
+    return interval_at(iteration, interval=settings.interval, extra=settings.interval_extra, warm_up_iterations=warm_up)
+
+
+def _warm_up(recipe: Recipe) -> int:
+    return round(recipe.times.warmup_share * recipe.iterations)
 
 
 def with_scale_noise(gaussians: Gaussians, share: float, generator: torch.Generator) -> Gaussians:

@@ -20,7 +20,7 @@ from pipeline.plan.jobs import Job
 from pipeline.prompts.prompt import Prompt
 from pipeline.weights import models
 from sctd.formats import ply
-from sctd.recipe.methods import FOR_OBJECTIVE
+from sctd.recipe.methods import METHODS, for_objective
 from sctd.recipe.presets import embedded
 from tests.support.paths import ROOT
 
@@ -78,11 +78,11 @@ def finished(bundled_weights, tmp_path_factory) -> Path:
 def test_job_ids_of_every_method_are_those_of_the_first_release(bundled_weights, objective, job_id):
     weights = models.resolve("embedded").generation_digest(with_shape=True)
     prompt = Prompt("a-red-mushroom", "a red mushroom", "a red mushroom")
-    assert Job(prompt, FOR_OBJECTIVE[objective](embedded()), 0, weights, objective).id == job_id
+    assert Job(prompt, for_objective(embedded(), objective), 0, weights, objective).id == job_id
 
 
 def test_every_method_has_a_pinned_job_id():
-    assert set(IDS) <= set(FOR_OBJECTIVE)
+    assert set(IDS) <= set(METHODS)
 
 
 def test_a_run_of_the_first_release_is_resumed(finished):

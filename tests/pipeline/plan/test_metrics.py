@@ -15,6 +15,9 @@ import pytest
 from evaluation.metrics import ViewMetric
 from pipeline.nightly import gates
 from pipeline.plan.metrics import COMPARED, GATED, METRICS, PER_VIEW, UNNAMED
+from pipeline.plan.protocol import Protocol
+from pipeline.plan.run import evaluation_digest
+from pipeline.weights import models
 from pipeline.weights.networks import DISTANCES
 from tests.support.paths import DOCS, ROOT
 
@@ -95,3 +98,12 @@ def test_the_page_on_custom_metrics_adds_one_to_every_output(tiny_weights, tmp_p
         "from pipeline.nightly import gates; from pathlib import Path; print(*gates.read(Path('gates.toml')).gates)"
     )
     assert run("-c", reading).split() == ["colourfulness", "colourfulness_p10"]
+
+
+def test_an_added_metric_changes_the_digest_of_an_evaluation_but_no_folder_name(tiny_weights, monkeypatch):
+    weights = models.resolve(str(tiny_weights))
+    before = [evaluation_digest(weights, Protocol(3), ["a"], required_only=only) for only in (False, True)]
+    monkeypatch.setattr("pipeline.plan.run.ADDED", ["colourfulness"])
+    after = [evaluation_digest(weights, Protocol(3), ["a"], required_only=only) for only in (False, True)]
+    assert after[0] != before[0], "assets are scored again"
+    assert after[1] == before[1], "a run finds its assets"

@@ -2,7 +2,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.plan import recipes, sweep
-from sctd.recipe.methods import FOR_OBJECTIVE
+from sctd.recipe.methods import METHODS
 from sctd.recipe.presets import RECIPES, embedded, paper
 
 
@@ -61,7 +61,7 @@ def test_objectives_are_deduplicated_and_unknown_ones_are_errors():
     assert recipes.objectives("sctd, sds,sctd") == ["sctd", "sds"]
     with pytest.raises(UserError) as caught:
         recipes.objectives("sctd,sdss")
-    known = ", ".join(FOR_OBJECTIVE)
+    known = ", ".join(METHODS)
     assert str(caught.value) == f"Unknown objective 'sdss'; choose from {known}; the nearest is 'sds'."
 
 

@@ -8,6 +8,7 @@ from pipeline.errors import UserError
 from pipeline.plan import recipes, sweep
 from pipeline.plan.jobs import plan
 from pipeline.prompts.prompt import Prompt
+from sctd.recipe import custom_objective
 from sctd.recipe.methods import METHODS
 from sctd.recipe.presets import embedded
 from sctd.recipe.recipe import with_overrides
@@ -32,15 +33,18 @@ def saved(folder: Path, text: str) -> recipes.Base:
 
 def test_a_sweep_is_the_product_of_its_values_for_every_objective():
     found = methods(
-        "times.num_segments=1,3,5", "guidance.scale = 7.5, 10", objectives=("sctd", "sds"), settings=["iterations=9"]
+        "times.num_segments=1,3,5",
+        "guidance.scale = 7.5, 10",
+        objectives=("sctd", "sctd-official"),
+        settings=["iterations=9"],
     )
     settings = [(n, scale) for n in (1, 3, 5) for scale in (7.5, 10.0)]
     assert [(m.recipe.times.num_segments, m.recipe.guidance.scale) for m in found] == settings * 2
-    assert [m.recipe.objective.name for m in found] == ["sctd"] * 6 + ["sds"] * 6
+    assert [m.recipe.objective.name for m in found] == ["sctd"] * 6 + ["sctd-official"] * 6
     assert {m.recipe.iterations for m in found} == {9}
     assert found[1].swept == {"times.num_segments": 1, "guidance.scale": 10.0}
     assert found[0].label == "sctd num_segments=1 scale=7.5"
-    assert found[-1].label == "sds num_segments=5 scale=10"
+    assert found[-1].label == "sctd-official num_segments=5 scale=10"
     prompts = [Prompt(name, name, name) for name in ("a cube", "a ball")]
     jobs = plan(prompts, found, seed=0, weights=lambda _: "w")
     assert len({job.id for job in jobs}) == len(jobs) == 2 * 12
@@ -147,6 +151,68 @@ def test_values_that_contain_commas_are_separated_by_semicolons():
 )  # fmt: skip
 def test_an_invalid_sweep_is_an_error(options, message):
     assert refused(*options) == message
+
+
+READ_BY_SDS = "times.rule, times.low, times.high, times.start_high, times.warmup_share, times.shift_lower_bound"
+
+
+@pytest.mark.parametrize(
+    ("options", "others", "start"),
+    [
+        (
+            ["times.interval=80,90"], {},
+            "The sweep cell 'sctd interval=80' is invalid: times.interval has no effect on sctd (times.rule is segm",
+        ),
+        (
+            ["times.num_segments=1,3,5"], {"objectives": ("sctd", "sds")},
+            ("The sweep cell 'sds num_segments=1' is invalid: times.num_segments has no effect on sds (times.rule is "
+            f"single); keys read there: {READ_BY_SDS}."),
+        ),
+        (
+            ["times.rule=interval,segments", "times.interval=90"], {"objectives": ("ism",)},
+            ("The sweep cell 'ism rule=segments interval=90' is invalid: times.interval has no effect on ism "
+            "(times.rule is segments)"),
+        ),
+        (
+            [], {"settings": ["densify.interval=100"]},
+            "--set: densify.interval has no effect on sctd (densify.enabled is false); keys read there: densify.e",
+        ),
+        (
+            ["guidance.scale=5,9"], {"settings": ["seed_shape.radius=0.5"]},
+            ("The sweep cell 'sctd scale=5' is invalid: initialization.radius has no effect on sctd ("
+            "initialization.kind is point_e)"),
+        ),
+        (
+            [], {"saved": [{"objective.inversion_step": [100, 200]}]},
+            ("The sweep cell 'sctd inversion_step=100' is invalid: objective.inversion_step has no effect on sctd; "
+            "keys read there: objective.name, "),
+        ),
+    ],
+)  # fmt: skip
+def test_a_key_without_effect_is_refused_in_each_cell(options, others, start):
+    assert refused(*options, **others).startswith(start)
+
+
+def test_a_key_may_be_enabled_by_another_of_its_cell():
+    found = methods("times.rule=interval", "times.interval=80,90", objectives=("ism",))
+    assert [m.label for m in found] == ["ism rule=interval interval=80", "ism rule=interval interval=90"]
+    (one,) = methods(settings=["densify.enabled=true", "densify.interval=50"])
+    assert one.recipe.densify.interval == 50
+
+
+def test_a_recipe_file_may_contain_keys_without_effect(tmp_path):
+    own = saved(tmp_path, "times: {interval: 90}\ndensify.interval: 7\n")
+    (method,) = sweep.methods(own.recipe, ["sctd"], {}, own.sweeps or [{}])
+    assert (method.recipe.times.interval, method.recipe.densify.interval) == (90, 7)
+
+
+def test_a_changed_file_of_a_custom_objective_is_an_error_of_set(tmp_path):
+    (tmp_path / "own.py").write_text("LIKE = 'sds'\ndef f(z_0, **given): return z_0")
+    base = methods(objectives=(f"{tmp_path}/own.py:f",))[0].recipe
+    (tmp_path / "own.py").write_text("LIKE = 'sds'\ndef f(z_0, **given): return 2 * z_0")
+    custom_objective._module.cache_clear()
+    with pytest.raises(UserError, match=r"^--set: .*own.py has changed since this run was planned; restore it, or"):
+        sweep.methods(base, ["sctd"], {"objective.outer_weight": 3})
 
 
 def test_a_key_cannot_be_both_set_and_swept():

@@ -20,7 +20,8 @@ from sctd.diffusion.times import (
     interval_at,
 )
 from sctd.recipe import presets as recipes
-from sctd.recipe.methods import FOR_OBJECTIVE
+from sctd.recipe.effects import RULES
+from sctd.recipe.methods import METHODS, for_objective
 from sctd.recipe.recipe import with_overrides
 from sctd.train import draws
 
@@ -197,7 +198,7 @@ def test_both_ends_of_the_gap_are_included_and_max_t_limits_it():
 
 
 def drawn(method: str, iteration: int, base=recipes.paper) -> list[Times]:
-    recipe, source = FOR_OBJECTIVE[method](base()), generator(iteration)
+    recipe, source = for_objective(base(), method), generator(iteration)
     return [draws.times(recipe, iteration, source) for _ in range(60)]
 
 
@@ -223,17 +224,25 @@ def is_of(method: str, t: int, s: int, s_m: int, iteration: int) -> bool:
     return False
 
 
+FIRST = "sctd", "sctd-official", "sds", "ism", "cds", "gcs"  # between them they use every rule
+OF_FIRST = [method for method in METHODS if method.removesuffix("-authors") in FIRST]
+
+
+def test_the_first_objectives_use_every_rule():
+    assert {for_objective(recipes.paper(), method).times.rule for method in FIRST} == set(RULES)
+
+
 @pytest.mark.parametrize("iteration", [1, 700, 1499, 1500, 5000])
-@pytest.mark.parametrize("method", FOR_OBJECTIVE)
+@pytest.mark.parametrize("method", OF_FIRST)
 def test_every_method_draws_times_by_its_rule(method, iteration):
     assert [times for times in drawn(method, iteration) if not is_of(method, *times, iteration)] == []
 
 
-@pytest.mark.parametrize("method", FOR_OBJECTIVE)
+@pytest.mark.parametrize("method", OF_FIRST)
 def test_rules_of_two_methods_differ(method):
     """So the test above would detect one rule used in place of another."""
     name = method.removesuffix("-authors")
-    others = [other for other in ("sctd", "sctd-official", "sds", "ism", "cds", "gcs") if other != name]
+    others = [other for other in FIRST if other != name]
     for other in others:
         assert not all(is_of(other, *times, 700) for times in drawn(method, 700)), other
 
@@ -248,6 +257,6 @@ def test_rules_of_two_methods_differ(method):
     ],
 )
 def test_settings_apply_to_the_two_intervals(overrides, changed):
-    recipe = with_overrides(FOR_OBJECTIVE["gcs"](recipes.paper()), overrides)
+    recipe = with_overrides(for_objective(recipes.paper(), "gcs"), overrides)
     source = generator()
     assert all(changed(draws.times(recipe, 5000, source)) for _ in range(100))

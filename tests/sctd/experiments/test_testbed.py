@@ -18,7 +18,7 @@ from sctd.experiments.testbed import (
     settings,
     twelve_modes,
 )
-from sctd.recipe.methods import FOR_OBJECTIVE
+from sctd.recipe.methods import METHODS
 from tests.support.analytic import Mixture as Counted
 from tests.support.paths import DOCS
 
@@ -56,7 +56,7 @@ def test_a_seed_gives_the_same_particles():
     assert not torch.allclose(distil(recipe), distil(recipe, seed=1))
 
 
-@pytest.mark.parametrize("method", FOR_OBJECTIVE)
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_converges_to_modes_of_the_text(method):
     """Particles start nearest to any of the twelve modes and end nearest to the two modes of the text."""
     world, ends = twelve_modes(), distil(settings(method, {"iterations": 300}))
@@ -113,17 +113,19 @@ def test_rows_are_markdown_with_the_mean_and_the_range_over_seeds():
     assert f"{(first + second) / 2:.1f} ({min(first, second):.1f} … {max(first, second):.1f})" in row
 
 
-@pytest.mark.parametrize("method", FOR_OBJECTIVE)
-def test_the_page_has_a_row_for_every_objective_and_variant(method):
+@pytest.mark.parametrize("method", METHODS)
+def test_a_page_has_a_row_for_every_method_and_variant(method):
+    """The testbed's page, or that of the objective."""
+    own = DOCS / "objectives" / f"{method.removesuffix('-authors')}.md"
     for varied in [{}, *VARIANTS.get(method, [])]:
         what = ", ".join(f"`{key}={value}`" for key, value in varied.items()) or "–"
-        assert f"| `{method}` | {what} |" in PAGE, (
-            "docs/testbed.md: paste what `python -m sctd.experiments.testbed` prints"
+        assert f"| `{method}` | {what} |" in PAGE + own.read_text(encoding="utf-8"), (
+            f"docs/testbed.md or {own.name}: paste what `python -m sctd.experiments.testbed` prints"
         )
 
 
 def test_variants_belong_to_existing_objectives():
-    assert set(VARIANTS) <= set(FOR_OBJECTIVE)
+    assert set(VARIANTS) <= set(METHODS)
     for objective, several in VARIANTS.items():
         assert all(settings(objective, varied) != settings(objective) for varied in several)
 
@@ -135,6 +137,9 @@ def test_variants_belong_to_existing_objectives():
         (["--objective", "sds", "--set", "guidance.scal=1"], "unknown recipe key 'guidance.scal'; the nearest is"),
         (["--seeds", "0"], "--seeds is 0; expected at least 1"),
         (["--set", "iterations"], "--set is iterations; expected KEY=VALUE"),
+        (["--set", "times.num_segments=3"], "times.num_segments has no effect on sds (times.rule is single); keys"),
+        (["--objective", "sds", "--set", "cameras.radius=3,4"], "cameras.radius has no effect in the testbed, which"),
+        (["--objective", "gcs", "--set", "objective.pixel_constraint=0"], "objective.pixel_constraint has no effect"),
     ],
 )
 def test_invalid_arguments_are_rejected_in_one_sentence(arguments, message, monkeypatch, capsys):

@@ -10,7 +10,7 @@ from sctd.diffusion.solver import jump
 from sctd.diffusion.times import Times
 from sctd.experiments import theorem
 from sctd.experiments.theorem import exact_flow, largest_trajectory_error, one_jump, slope, steps_of, trajectory_error
-from sctd.objectives import OBJECTIVES, WEIGHTS
+from sctd.objectives import WEIGHTS, load
 from tests.support.analytic import mixture
 from tests.support.paths import DOCS
 
@@ -40,7 +40,7 @@ def test_equations_7_8_and_9_are_equal(times, w):
     torch.testing.assert_close(root_b * equation_9, equation_7, rtol=0, atol=1e-12 * largest)
 
     guided = cfg(world, w + 1, world.null)
-    ours = OBJECTIVES["sds"](z_0, denoise=guided, text=text, noise=noise, times=times, schedule=schedule)
+    ours = load("sds")(z_0, denoise=guided, text=text, noise=noise, times=times, schedule=schedule)
     torch.testing.assert_close(ours, equation_7, rtol=0, atol=1e-12 * largest)
 
 
@@ -59,10 +59,6 @@ def test_for_data_at_one_point_only_cds_gives_no_gradient_towards_the_text(times
         return (z_t - schedule.alpha[t] * point) / schedule.sigma[t]
 
     text, (t, s, s_m) = torch.ones(3, 1, 1, dtype=torch.float64), times
-    residual = {
-        name: objective(z_0, denoise=denoise, text=text, noise=noise, times=times, schedule=schedule)
-        for name, objective in OBJECTIVES.items()
-    }
     away = (scale * (elsewhere - target)).expand_as(z_0)
     k_t, k_s, k_m = schedule.k[t], schedule.k[s], schedule.k[s_m]
     expected = {
@@ -72,6 +68,10 @@ def test_for_data_at_one_point_only_cds_gives_no_gradient_towards_the_text(times
         "sctd": schedule.alpha[s_m] * ((k_t - k_s) * k_m / k_s + 8.5 * (k_t - k_m)) / k_t * away,
         "sctd-official": schedule.alpha[s_m] * (-(k_t - k_s) * k_m / k_s + 8.5 * (k_t - k_m)) / k_t * away,
         "gcs": (2 * schedule.alpha[s_m] * schedule.sigma[s_m] * (1 / k_s - 1 / k_t) + 1) * away,
+    }
+    residual = {
+        name: load(name)(z_0, denoise=denoise, text=text, noise=noise, times=times, schedule=schedule)
+        for name in expected
     }
     for name in expected:
         torch.testing.assert_close(
@@ -85,8 +85,8 @@ def test_one_step_cross_consistency_equals_ism_from_the_segment_start():
     z_0, noise = torch.randn(2, 3, 4, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).unbind()
     guided = cfg(world, 7.5, world.null)
     given = {"denoise": guided, "text": world.text([0], 3), "noise": noise, "schedule": world.schedule}
-    one, none = (OBJECTIVES["sctd"](z_0, times=Times(t, s, s_m), outer_weight=w, **given) for w in (1.0, 0.0))
-    ism = OBJECTIVES["ism"](z_0, times=Times(t, s_m, s_m), **given)
+    one, none = (load("sctd")(z_0, times=Times(t, s, s_m), outer_weight=w, **given) for w in (1.0, 0.0))
+    ism = load("ism")(z_0, times=Times(t, s_m, s_m), **given)
     length = world.schedule.alpha[s_m] * (world.schedule.k[t] - world.schedule.k[s_m])
     torch.testing.assert_close(one - none, length * ism, rtol=0, atol=1e-12)
 
@@ -155,11 +155,11 @@ def test_inversion_residual_equals_the_sctd_objective(start, end):
     times = Times(t=end, s=(start + end) // 2, s_m=start)
     given = {"denoise": denoise, "noise": noise, "times": times, "schedule": theorem.SCHEDULE}
     text = torch.ones(1, 1, 1, dtype=torch.float64)
-    ours = OBJECTIVES["sctd"](z_0, text=text, **given)
+    ours = load("sctd")(z_0, text=text, **given)
     torch.testing.assert_close(theorem.inversion_residual(one_jump, z_0, noise, start, end), ours, rtol=0, atol=1e-13)
 
     for _ in range(300):
-        z_0 = z_0 - 0.3 * OBJECTIVES["sctd"](z_0, text=text, **{**given, "noise": torch.zeros_like(noise)})
+        z_0 = z_0 - 0.3 * load("sctd")(z_0, text=text, **{**given, "noise": torch.zeros_like(noise)})
     assert float(z_0) == pytest.approx(theorem.inversion_asset(one_jump, start, end), abs=1e-9)
 
 

@@ -1,3 +1,7 @@
+import inspect
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -5,9 +9,13 @@ from sctd.diffusion.guidance import cfg
 from sctd.diffusion.segments import equal
 from sctd.diffusion.solver import invert, jump
 from sctd.diffusion.times import Times, TimesError, annealed_window, draw
-from sctd.objectives import OBJECTIVES, WEIGHTS, gradient, with_options
+from sctd.objectives import ENTRIES, WEIGHTS, gradient, load, of_recipe
 from sctd.objectives.sctd import sctd
 from sctd.objectives.sds import sds
+from sctd.recipe import custom_objective
+from sctd.recipe.methods import for_objective
+from sctd.recipe.presets import paper
+from sctd.recipe.recipe import value_of, with_overrides
 from tests.support.analytic import Mixture, mixture
 
 TWO_STEPS, ONE_STEP = Times(t=560, s=450, s_m=400), Times(t=120, s=60, s_m=20)
@@ -141,20 +149,20 @@ def test_sds_equals_predicted_minus_added_noise():
 def test_number_of_unet_evaluations(objective, times, calls, samples):
     """Per view and iteration, with guidance. Above t_τ the inversion takes one more step."""
     world = mixture(5, spread=0.3)
-    OBJECTIVES[objective](**arguments(world, times, batch=4))
+    load(objective)(**arguments(world, times, batch=4))
     assert (world.calls, world.samples) == (calls, 4 * samples)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", ENTRIES)
 def test_residual_has_no_graph_and_arguments_are_unchanged(objective):
     given = arguments(mixture(5, spread=0.3), TWO_STEPS)
     given["z_0"].requires_grad_()
     before = {key: given[key].clone() for key in ("z_0", "noise", "text")}
-    first, second = (OBJECTIVES[objective](**given) for _ in range(2))
+    first, second = (load(objective)(**given) for _ in range(2))
     assert not first.requires_grad
     assert torch.equal(first, second)  # the same ε*, the same residual
     assert all(torch.equal(given[key], before[key]) for key in before)
-    other_noise = OBJECTIVES[objective](**{**given, "noise": -given["noise"]})
+    other_noise = load(objective)(**{**given, "noise": -given["noise"]})
     assert not torch.allclose(first, other_noise)
 
 
@@ -218,7 +226,7 @@ def test_the_released_code_flips_the_self_term(times):
     given = arguments(mixture(5, spread=0.3), times)
     z_sm, G_s_null, G_t_text = consistencies(**given)
     expected = (G_s_null - z_sm) + 8.5 * (z_sm - G_t_text)
-    torch.testing.assert_close(OBJECTIVES["sctd-official"](**given), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(load("sctd-official")(**given), expected, rtol=0, atol=1e-12)
 
 
 def test_the_released_code_inverts_in_two_steps_at_the_threshold():
@@ -227,7 +235,7 @@ def test_the_released_code_inverts_in_two_steps_at_the_threshold():
     calls = []
     for objective in "sctd", "sctd-official":
         world = mixture(5, spread=0.3)
-        OBJECTIVES[objective](**given | {"denoise": cfg(world, 7.5, world.null)})
+        load(objective)(**given | {"denoise": cfg(world, 7.5, world.null)})
         calls.append(world.calls)
     assert calls == [3, 4]
 
@@ -240,7 +248,7 @@ def test_ism_inverts_in_steps_and_compares_both_ends_of_the_last_step():
         z = jump(schedule, z, denoise(z, a, None), a, b)
     eps_s = denoise(z, 470, None)
     z_t = jump(schedule, z, eps_s, 470, 560)
-    assert torch.equal(OBJECTIVES["ism"](**given), denoise(z_t, 560, given["text"]) - eps_s)
+    assert torch.equal(load("ism")(**given), denoise(z_t, 560, given["text"]) - eps_s)
 
 
 def test_ism_from_the_segment_start_equals_the_one_step_cross_term():
@@ -248,7 +256,7 @@ def test_ism_from_the_segment_start_equals_the_one_step_cross_term():
     given = arguments(mixture(5, spread=0.3), ONE_STEP)
     t, _, s_m = ONE_STEP
     cross = sctd(**given, outer_weight=1.0) - sctd(**given, outer_weight=0.0)
-    residual = OBJECTIVES["ism"](**given | {"times": Times(t=t, s=s_m, s_m=s_m)})
+    residual = load("ism")(**given | {"times": Times(t=t, s=s_m, s_m=s_m)})
     length = given["schedule"].alpha[s_m] * (given["schedule"].k[t] - given["schedule"].k[s_m])
     torch.testing.assert_close(cross, length * residual)
 
@@ -262,14 +270,14 @@ def test_cds_compares_guided_predictions_at_both_ends_of_a_solver_step():
     eps_t = denoise(alpha[t] * z_t, t, given["text"])
     z_s = z_t + (k[s] - k[t]) * eps_t
     expected = eps_t - denoise(alpha[s] * z_s, s, given["text"])
-    torch.testing.assert_close(OBJECTIVES["cds"](**given), expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(load("cds")(**given), expected, rtol=1e-9, atol=1e-9)
 
 
 @BOTH
 def test_cds_gives_no_gradient_for_data_at_one_point(times):
     """ε is constant along the flow towards a point, so both predictions agree for any z_0."""
     given = arguments(mixture(1, spread=0.0), times, scale=1.0)
-    largest = {name: objective(**given).abs().max() for name, objective in OBJECTIVES.items() if name in ("cds", "sds")}
+    largest = {name: load(name)(**given).abs().max() for name in ("cds", "sds")}
     assert largest["cds"] < 1e-9
     assert largest["sds"] > 0.1
 
@@ -295,15 +303,15 @@ def test_gcs_equals_the_gradients_of_its_three_losses():
     x_null, x_text = clean(z_e, denoise(z_e, e, None), e), clean(e_hat, denoise(e_hat, e, text), e)
     expected = 2 * schedule.alpha[e] * cc + 2 * 0.5 * (x_null - x_text)
 
-    latents = OBJECTIVES["gcs"](**given)
-    pair = OBJECTIVES["gcs"](**given, decode=decode)
+    latents = load("gcs")(**given)
+    pair = load("gcs")(**given, decode=decode)
     torch.testing.assert_close(latents, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(pair.latents, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(pair.images, 2 * 0.5 * (decode(x_null) - decode(x_text)), rtol=1e-12, atol=1e-12)
-    assert isinstance(OBJECTIVES["gcs"](**given, decode=decode, pixel_constraint=0.0), torch.Tensor)
+    assert isinstance(load("gcs")(**given, decode=decode, pixel_constraint=0.0), torch.Tensor)
 
 
-@pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name != "cds"])
+@pytest.mark.parametrize("objective", [name for name in ENTRIES if name != "cds"])
 def test_descent_ends_nearest_to_the_point_of_the_text(objective):
     """Data at four points, of which the text names one, without guidance.
 
@@ -321,9 +329,7 @@ def test_descent_ends_nearest_to_the_point_of_the_text(objective):
     assert (distances(z_0).argmin(1) != 0).sum() >= 6
     for _ in range(200):
         times = draw(annealed_window(1500), equal(5, 1000), source)
-        residual = OBJECTIVES[objective](
-            z_0, denoise=guided, text=text, noise=noise, times=times, schedule=world.schedule
-        )
+        residual = load(objective)(z_0, denoise=guided, text=text, noise=noise, times=times, schedule=world.schedule)
         z_0 = z_0 - 0.05 * residual
     assert (distances(z_0).argmin(1) == 0).all()
     if objective == "sds":
@@ -346,12 +352,50 @@ def test_gradient_is_the_weighted_residual_clamped_to_a_moving_bound():
         assert (found != whole).sum() == 2
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_with_options_passes_only_the_options_of_the_objective(objective):
-    """Most options of a recipe belong to other objectives."""
-    options = {"outer_weight": 0.0, "self_sign": 1, "inversion_step": 20, "pixel_constraint": 0.0, "clamp": (2, 8)}
+@pytest.mark.parametrize("objective", ENTRIES)
+def test_an_entry_lists_exactly_the_options_of_its_function(objective):
+    parameters = inspect.signature(load(objective)).parameters
+    options = {key.rpartition(".")[2] for key in ENTRIES[objective].options}
+    assert options == parameters.keys() - {*custom_objective.ARGUMENTS, "decode"}
+    defaults = {key: parameters[key.rpartition(".")[2]].default for key in ENTRIES[objective].options}
+    assert defaults == {key: value_of(paper(), key) for key in defaults}
+
+
+@pytest.mark.parametrize("objective", ENTRIES)
+def test_an_objective_gets_its_options_from_the_recipe(objective):
+    """Options of other objectives change nothing."""
+    options = {
+        "outer_weight": 0.0, "self_sign": -1, "inversion_step": 20, "compact_consistency": 3.0,
+        "conditional_guidance": 2.0,
+    }  # fmt: skip
     given = arguments(mixture(5, spread=0.3), TWO_STEPS)
-    own = {"sctd": ["outer_weight", "self_sign"], "sctd-official": ["outer_weight"], "ism": ["inversion_step"]}
-    expected = OBJECTIVES[objective](**given, **{name: options[name] for name in own.get(objective, [])})
-    assert torch.equal(with_options(objective, options)(**given), expected)
-    assert torch.equal(expected, OBJECTIVES[objective](**given)) == (objective not in own)
+    own = {
+        "sctd": ["outer_weight", "self_sign"], "sctd-official": ["outer_weight"], "ism": ["inversion_step"],
+        "gcs": ["compact_consistency", "conditional_guidance"],
+    }  # fmt: skip
+    recipe = with_overrides(for_objective(paper(), objective), {f"objective.{key}": x for key, x in options.items()})
+    plain = load(objective)(**given)
+    for name in own.get(objective, []):
+        assert not torch.equal(load(objective)(**given, **{name: options[name]}), plain), name
+    expected = load(objective)(**given, **{name: options[name] for name in own.get(objective, [])})
+    assert torch.equal(of_recipe(recipe)(**given), expected)
+
+
+def test_objectives_are_listed_without_torch_and_loaded_on_demand():
+    code = (
+        "import sys; from sctd.recipe.methods import METHODS; assert 'torch' not in sys.modules;"
+        "import sctd.objectives; assert 'sctd.objectives.sds' not in sys.modules;"
+        "sctd.objectives.load('sds'); assert 'sctd.objectives.sds' in sys.modules"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_objective_of_a_recipe_runs_without_autograd(tmp_path):
+    """Also one of a file, whose function is not decorated."""
+    (tmp_path / "own.py").write_text(
+        "LIKE = 'sds'\ndef f(z_0, *, denoise, text, noise, times, schedule): return 2 * denoise(z_0, times.t, text)"
+    )
+    given = arguments(mixture(5, spread=0.3), TWO_STEPS)
+    given["z_0"].requires_grad_()
+    for name in (*ENTRIES, f"{tmp_path}/own.py:f"):
+        assert not of_recipe(for_objective(paper(), name))(**given).requires_grad, name

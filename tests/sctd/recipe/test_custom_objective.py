@@ -12,10 +12,10 @@ from pipeline.prompts.prompt import Prompt
 from sctd.diffusion.guidance import cfg
 from sctd.diffusion.times import Times
 from sctd.experiments.testbed import evaluate, settings
-from sctd.objectives import with_options
+from sctd.objectives import of_recipe
 from sctd.recipe import custom_objective
 from sctd.recipe.custom_objective import CustomObjectiveError, reference
-from sctd.recipe.methods import FOR_OBJECTIVE, for_objective, sds
+from sctd.recipe.methods import METHODS, for_objective
 from sctd.recipe.presets import embedded
 from sctd.recipe.recipe import Recipe, RecipeError, from_json, with_overrides
 from tests.support.analytic import mixture
@@ -40,14 +40,14 @@ def test_the_example_computes_its_documented_residual() -> None:
     world, times = mixture(5, spread=0.3), Times(t=500, s=500, s_m=500)
     noise, z_0 = torch.randn(2, 3, *world.means.shape[1:], generator=torch.Generator().manual_seed(0)).double()
     text, z_t = world.text([0], 3), world.schedule.noised(z_0, noise, 500)
-    csd = with_options("sds", for_objective(embedded(), f"{EXAMPLE}:csd").objective.model_dump())
+    csd = of_recipe(for_objective(embedded(), f"{EXAMPLE}:csd"))
     denoise = cfg(world, 7.5, world.null)
     found = csd(z_0, denoise=denoise, text=text, noise=noise, times=times, schedule=world.schedule)
     torch.testing.assert_close(found, 7.5 * (world(z_t, 500, text) - world(z_t, 500, None)), rtol=1e-9, atol=1e-9)
 
 
 def test_it_starts_from_the_recipe_of_like() -> None:
-    found, like = for_objective(embedded(), f"{EXAMPLE}:csd"), sds(embedded())
+    found, like = for_objective(embedded(), f"{EXAMPLE}:csd"), for_objective(embedded(), "sds")
     changed = {"objective.time_weight": "one", "objective.function": found.objective.function}
     assert found == with_overrides(like, changed) != like
     assert (found.objective.name, found.objective.display_name) == ("sds", "csd")
@@ -103,7 +103,7 @@ def test_relative_imports_are_part_of_the_job_id_and_work_anywhere_in_the_file(t
 
     def value(name: str) -> float:
         given = dict.fromkeys(("denoise", "text", "noise", "times", "schedule"))
-        return float(custom_objective.function(reference(name))(torch.ones(1), **given))
+        return float(custom_objective.load(reference(name)).function(torch.ones(1), **given))
 
     one, elsewhere = laid("one"), laid("elsewhere")
     first = job(one).id
@@ -142,7 +142,8 @@ def test_a_relative_import_finds_only_what_the_digest_covers(tmp_path: Path) -> 
 
 def test_job_ids_without_a_custom_objective_are_unchanged() -> None:
     assert "function" not in without_machine(embedded())["objective"]
-    assert replace(job("sds"), recipe=with_overrides(sds(embedded()), {"objective.function": ""})).id == job("sds").id
+    plain = for_objective(embedded(), "sds")
+    assert replace(job("sds"), recipe=with_overrides(plain, {"objective.function": ""})).id == job("sds").id
 
 
 def test_reading_a_recipe_runs_nothing_and_needs_no_file(tmp_path: Path) -> None:
@@ -158,7 +159,7 @@ def test_a_file_changed_since_planning_is_not_run(tmp_path: Path) -> None:
     planned = reference(f"{own}:copied")
     written(tmp_path, "raise SystemExit('run')")
     with pytest.raises(CustomObjectiveError, match=r"own.py has changed since this run was planned; restore it, or"):
-        custom_objective.function(planned)
+        custom_objective.load(planned)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +194,7 @@ def test_a_file_without_a_valid_objective_is_rejected_in_one_sentence(source, me
 def test_the_name_of_a_built_in_objective_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(CustomObjectiveError, match="has the name of a built-in objective; rename"):
         for_objective(embedded(), f"{written(tmp_path, COPY.replace('copied', 'ism'))}:ism")
-    assert "ism" in FOR_OBJECTIVE
+    assert "ism" in METHODS
 
 
 def test_unknown_settings_are_rejected(tmp_path: Path) -> None:
@@ -212,7 +213,7 @@ def test_a_recipe_rejects_a_function_without_digest() -> None:
 )
 def test_a_residual_of_another_shape_is_rejected_and_not_broadcast(result: str, found: str, tmp_path: Path) -> None:
     own = written(tmp_path, f"LIKE = 'sds'\ndef f(z_0, **given): return {result}")
-    function = custom_objective.function(reference(f"{own}:f"))
+    function = custom_objective.load(reference(f"{own}:f")).function
     with pytest.raises(
         CustomObjectiveError, match=rf"f of .*own.py returned {found}; expected a residual of the shape of"
     ):
@@ -224,5 +225,5 @@ def test_arguments_named_like_options_get_the_values_of_the_recipe(tmp_path: Pat
                             "\n    return z_0 * outer_weight * mine")  # fmt: skip
     chosen = with_overrides(for_objective(embedded(), f"{own}:f"), {"objective.outer_weight": 3})
     given = dict.fromkeys(("denoise", "text", "noise", "times", "schedule"))
-    found = with_options("sds", chosen.objective.model_dump())(torch.ones(1, 4, 2, 2), **given)
+    found = of_recipe(chosen)(torch.ones(1, 4, 2, 2), **given)
     assert torch.equal(found, torch.full((1, 4, 2, 2), 6.0))

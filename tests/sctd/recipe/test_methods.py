@@ -3,7 +3,8 @@
 import pytest
 
 from sctd.recipe import presets as recipes
-from sctd.recipe.methods import FOR_OBJECTIVE, cds, gcs, gcs_authors, ism, sctd, sctd_official, sds
+from sctd.recipe.methods import METHODS, for_objective
+from sctd.recipe.objective import ENTRIES
 from sctd.recipe.recipe import Recipe, RecipeError, keys, with_overrides
 
 BASES = {
@@ -78,19 +79,23 @@ def otherwise(base: Recipe) -> Recipe:
 
 
 @pytest.mark.parametrize("base", BASES)
-@pytest.mark.parametrize("method", FOR_OBJECTIVE)
+@pytest.mark.parametrize("method", METHODS)
 def test_a_method_changes_only_its_own_settings(method: str, base: str) -> None:
     for start in (BASES[base](), otherwise(BASES[base]())):
-        before, after = flat(start), flat(FOR_OBJECTIVE[method](start))
-        assert after == before | SETTINGS[method]
+        before, after = flat(start), flat(for_objective(start, method))
+        assert after == before | METHODS[method]
+
+
+def test_settings_of_the_first_methods_are_those_of_their_papers() -> None:
+    assert {method: dict(METHODS[method]) for method in SETTINGS} == SETTINGS
 
 
 @pytest.mark.parametrize("base", BASES)
-@pytest.mark.parametrize("method", FOR_OBJECTIVE)
+@pytest.mark.parametrize("method", METHODS)
 def test_a_method_gives_a_valid_recipe_and_is_idempotent(method: str, base: str) -> None:
-    recipe = FOR_OBJECTIVE[method](BASES[base]())
+    recipe = for_objective(BASES[base](), method)
     assert Recipe.model_validate(recipe.model_dump()) == recipe
-    assert FOR_OBJECTIVE[method](recipe) == recipe
+    assert for_objective(recipe, method) == recipe
 
 
 @pytest.mark.parametrize(
@@ -98,27 +103,25 @@ def test_a_method_gives_a_valid_recipe_and_is_idempotent(method: str, base: str)
 )
 @pytest.mark.parametrize("base", BASES)
 def test_guidance_scales_of_the_authors(method: str, scale: float, base: str) -> None:
-    assert FOR_OBJECTIVE[method](otherwise(BASES[base]())).guidance.scale == scale
+    assert for_objective(otherwise(BASES[base]()), method).guidance.scale == scale
 
 
 def test_shared_settings_keep_the_scale_of_the_base() -> None:
     for method in ("sctd", "sctd-official", "sds", "ism", "cds", "gcs"):
-        assert FOR_OBJECTIVE[method](otherwise(recipes.paper())).guidance.scale == 3
+        assert for_objective(otherwise(recipes.paper()), method).guidance.scale == 3
 
 
 def test_every_objective_has_a_method_and_authors_methods_have_their_objective() -> None:
-    from sctd.objectives import OBJECTIVES
-
-    assert [name for name in FOR_OBJECTIVE if not name.endswith("-authors")] == list(OBJECTIVES)
-    for name, method in FOR_OBJECTIVE.items():
-        assert method(recipes.paper()).objective.name == name.removesuffix("-authors")
+    assert [name for name in METHODS if not name.endswith("-authors")] == list(ENTRIES)
+    for name in METHODS:
+        assert for_objective(recipes.paper(), name).objective.name == name.removesuffix("-authors")
 
 
 @pytest.mark.parametrize(
     ("derived", "message"),
     [
         (
-            lambda base: with_overrides(sds(base), {"objective.name": "sctd"}),
+            lambda base: with_overrides(for_objective(base, "sds"), {"objective.name": "sctd"}),
             "recipe key 'recipe': objective 'sctd' does not support times.rule 'single'; set times.rule to segments",
         ),
         (
@@ -129,51 +132,53 @@ def test_every_objective_has_a_method_and_authors_methods_have_their_objective()
             ),
         ),
         (
-            lambda base: with_overrides(ism(base), {"times.rule": "single"}),
+            lambda base: with_overrides(for_objective(base, "ism"), {"times.rule": "single"}),
             (
                 "recipe key 'recipe': objective 'ism' does not support times.rule 'single'; set times.rule to "
                 "interval or segments"
             ),
         ),
         (
-            lambda base: with_overrides(cds(base), {"times.rule": "two_intervals"}),
+            lambda base: with_overrides(for_objective(base, "cds"), {"times.rule": "two_intervals"}),
             (
                 "recipe key 'recipe': objective 'cds' does not support times.rule 'two_intervals'; set times.rule to "
                 "annealed or segments or interval"
             ),
         ),
         (
-            lambda base: with_overrides(gcs(base), {"times.rule": "interval"}),
+            lambda base: with_overrides(for_objective(base, "gcs"), {"times.rule": "interval"}),
             (
                 "recipe key 'recipe': objective 'gcs' does not support times.rule 'interval'; set times.rule to "
                 "two_intervals or segments"
             ),
         ),
         (
-            lambda base: gcs_authors(with_overrides(base, {"guidance.view_text": "none"})),
+            lambda base: for_objective(with_overrides(base, {"guidance.view_text": "none"}), "gcs-authors"),
             "recipe key 'guidance': perp_neg is true but view_text is 'none'; Perp-Neg needs a view-dependent suffix",
         ),
         (
-            lambda base: sctd_official(with_overrides(base, {"times.low": 10})),
+            lambda base: for_objective(with_overrides(base, {"times.low": 10}), "sctd-official"),
             (
                 "recipe key 'times': segment_range 20–980 does not contain every t from 10 to 980; widen it, or raise "
                 "low or lower start_high"
             ),
         ),
         (
-            lambda base: cds(with_overrides(base, {"times.start_high": 650})),
+            lambda base: for_objective(with_overrides(base, {"times.start_high": 650}), "cds"),
             "recipe key 'times': low 100, high 700, start_high 650; expected low < high <= start_high",
         ),
         (
-            lambda base: with_overrides(cds(base), {"times.gap": (890, 900)}),
+            lambda base: with_overrides(for_objective(base, "cds"), {"times.gap": (890, 900)}),
             "recipe key 'times': gap 890 above low 100 exceeds start_high 980; expected low + gap <= start_high",
         ),
         (
-            lambda base: gcs(with_overrides(base, {"times.interval": 10})),
+            lambda base: for_objective(with_overrides(base, {"times.interval": 10}), "gcs"),
             "recipe key 'times': interval 10 and epsilon 10 leave no valid time s_m; interval must be at least 11",
         ),
         (
-            lambda base: gcs(with_overrides(base, {"times.interval": 500, "times.interval_extra": 480})),
+            lambda base: for_objective(
+                with_overrides(base, {"times.interval": 500, "times.interval_extra": 480}), "gcs"
+            ),
             (
                 "recipe key 'times': interval 500 and interval_extra 480 exceed start_high 980; "
                 "expected interval + interval_extra < start_high"
@@ -194,6 +199,6 @@ def test_incompatible_settings_are_rejected_in_one_sentence(derived, message: st
 
 def test_checks_apply_only_to_the_rule_that_needs_them() -> None:
     short = {"times.interval": 10}
-    assert sctd(with_overrides(recipes.paper(), short)).times.interval == 10
-    assert ism(with_overrides(recipes.paper(), short)).times.interval == 10
-    assert sds(with_overrides(recipes.paper(), {"times.low": 10})).times.low == 10
+    assert for_objective(with_overrides(recipes.paper(), short), "sctd").times.interval == 10
+    assert for_objective(with_overrides(recipes.paper(), short), "ism").times.interval == 10
+    assert for_objective(with_overrides(recipes.paper(), {"times.low": 10}), "sds").times.low == 10

@@ -5,11 +5,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from sctd.objectives import OBJECTIVES, WEIGHTS
+from sctd.objectives import WEIGHTS
 from sctd.recipe import methods
 from sctd.recipe import presets as recipes
 from sctd.recipe.fields import Config, RateConfig
-from sctd.recipe.gradient import ObjectiveConfig, TimesConfig
+from sctd.recipe.gradient import TimesConfig
+from sctd.recipe.objective import ENTRIES, ObjectiveConfig
 from sctd.recipe.recipe import Recipe, RecipeError, from_json, keys, with_overrides
 from sctd.recipe.scene import CamerasConfig
 
@@ -31,7 +32,9 @@ def test_every_field_has_a_unit_and_a_source() -> None:
                 assert about.json_schema_extra["source"], prefix + name
 
 
-@pytest.mark.parametrize("recipe", [recipes.paper(), recipes.embedded(), methods.sds(recipes.embedded())])
+@pytest.mark.parametrize(
+    "recipe", [recipes.paper(), recipes.embedded(), methods.for_objective(recipes.embedded(), "sds")]
+)
 def test_a_recipe_round_trips_through_json(recipe: Recipe) -> None:
     text = recipe.model_dump_json()
     again = from_json(text, base=recipes.paper())
@@ -156,10 +159,18 @@ def test_json_may_omit_keys_but_not_misspell_them() -> None:
         from_json('{"guidance": 3}', base=recipes.embedded())
 
 
-def test_recipe_names_of_objectives_and_weights_match_the_registries() -> None:
-    names, weights = (ObjectiveConfig.model_fields[name].annotation.__args__ for name in ("name", "time_weight"))
-    assert set(names) == set(OBJECTIVES) == {name.removesuffix("-authors") for name in methods.FOR_OBJECTIVE}
-    assert set(weights) == set(WEIGHTS)
+def test_names_of_time_weights_match_the_registry() -> None:
+    assert set(ObjectiveConfig.model_fields["time_weight"].annotation.__args__) == set(WEIGHTS)
+
+
+def test_an_unknown_objective_is_rejected_with_all_names_and_the_nearest() -> None:
+    with pytest.raises(RecipeError) as caught:
+        with_overrides(recipes.embedded(), {"objective.name": "sctd-oficial"})
+    *rest, last = map(repr, ENTRIES)
+    assert str(caught.value) == (
+        f"recipe key 'objective.name' is 'sctd-oficial': it should be {', '.join(rest)} or {last}; "
+        "the nearest is 'sctd-official'"
+    )
 
 
 def test_recipes_do_not_import_torch() -> None:

@@ -34,7 +34,7 @@ def test_sctd_reaches_a_toy_target() -> None:
 
 def test_sds_reaches_the_toy_target_with_one_prediction_per_iteration() -> None:
     prior = TinyPrior()
-    steps = run(methods.sds(recipe()), prior=prior)
+    steps = run(methods.for_objective(recipe(), "sds"), prior=prior)
     assert len(prior.calls) == len(steps)
     assert all(batch == 4 and not is_null for batch, _, is_null in prior.calls)  # 2 views, guidance doubles them
     red = sh_to_rgb(steps[-1].gaussians.sh[:, 0]).mean(0)
@@ -55,8 +55,9 @@ def test_an_sctd_iteration_costs_five_predictions_per_view_or_four_below_the_thr
 @pytest.mark.parametrize("kind", ["fixed", "fresh"])
 def test_one_step_matches_the_closed_form_without_the_denoiser_jacobian(kind: str) -> None:
     """SDS on Gaussian data: loss, gradients and statistics follow from an explicit residual."""
-    chosen = methods.sds(
-        recipe(iterations=1, objective__weight=3, guidance__scale=1, guidance__view_text="none", densify__enabled=True)
+    chosen = methods.for_objective(
+        recipe(iterations=1, objective__weight=3, guidance__scale=1, guidance__view_text="none", densify__enabled=True),
+        "sds",
     )
     chosen = with_overrides(
         chosen, {"regularizers.oversize": 0, "regularizers.alpha_entropy": 0, "noise.kind": kind, "noise.offset": 0.5}

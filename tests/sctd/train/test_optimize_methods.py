@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 import trimesh
+from torch import Tensor
 
 from sctd.diffusion.times import Times
 from sctd.formats import ply
-from sctd.objectives import ENTRIES
+from sctd.objectives import ENTRIES, load
 from sctd.recipe.methods import METHODS, for_objective
 from sctd.recipe.recipe import Recipe, with_overrides
 from sctd.render.contract import Rendering
@@ -78,7 +79,29 @@ def cost(name: str, times: Times, *, perp_neg: bool) -> tuple[int, int]:
             plain, guided = 0, 2
         case "gcs":
             plain, guided = 4, 2
+        case _:  # as called alone, which the test of the objective counts
+            plain, guided = counted(name, times)
     return plain + guided, plain + samples * guided
+
+
+def counted(name: str, times: Times) -> tuple[int, int]:
+    """Predictions with the empty prompt, and with a text, of one call of an objective."""
+    has_text: list[bool] = []
+
+    def denoise(z_t: Tensor, t: int, text: Tensor | None) -> Tensor:
+        has_text.append(text is not None)
+        return z_t
+
+    z_0, text = torch.ones(1, 4, 2, 2), torch.ones(1, 1, 1)
+    load(name)(z_0, denoise=denoise, text=text, noise=z_0, times=times, schedule=TinyPrior().schedule)
+    return has_text.count(False), has_text.count(True)
+
+
+@pytest.mark.parametrize("name", ["sctd", "sctd-official", "sds", "ism", "cds", "gcs"])
+def test_predictions_counted_alone_are_those_of_the_table(name: str) -> None:
+    for times in (Times(500, 450, 400), Times(120, 60, 0)):
+        plain, guided = counted(name, times)
+        assert cost(name, times, perp_neg=False) == (plain + guided, plain + 2 * guided)
 
 
 @pytest.mark.parametrize("perp_neg", [False, True], ids=["CFG", "Perp-Neg"])
