@@ -31,8 +31,8 @@ class Sink(Protocol):
     def take(self, record: dict[str, Any]) -> None: ...
 
     def close(self) -> None:
-        """Called once, when the command ends."""
-        return None
+        """Called once, when the command ends. Does nothing by default."""
+        return
 
 
 class EventLog:
