@@ -100,6 +100,7 @@ class Fence:
             raise SupersededError(f"attempt {self.number} of job {self.job_id} was superseded: {reason}")
 
     def write(self, path: Path, content: bytes) -> None:
+        """Write to the folder that all holders of the token share. Raises SupersededError."""
         self.check()
         self.store.write(path, content)
 
@@ -150,8 +151,8 @@ class Attempt:
             self.store.write(folder / CHECKPOINT, restart.to_bytes())
         self.store.write_json(folder / NUMERIC_FAILURE, {"sub_seed": sub_seed, "iteration": iteration, "error": error})
 
-    def write(self, name: str, content: bytes) -> None:
-        """Write an output to the folder of this attempt, which no other attempt writes to."""
+    def write_output(self, name: str, content: bytes) -> None:
+        """Write to the folder of this attempt. No other attempt writes there, so the fencing token is not checked."""
         self.store.write(self.fence.folder / self.name / name, content)
 
     def commit(self, facts: GenerationFacts) -> GenerationFacts:

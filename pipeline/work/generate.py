@@ -20,7 +20,7 @@ from pipeline.weights.models import Weights
 from pipeline.work import devices
 from pipeline.work.meter import Meter
 from pipeline.work.recovery import Recovery
-from pipeline.work.roofline import Roofline, Work, matrix_teraflops
+from pipeline.work.roofline import Roofline, matrix_teraflops, operations
 from sctd.formats import ply, splat
 from sctd.point_e import PointE
 from sctd.prior.control import Control, controlled
@@ -79,7 +79,7 @@ class AssetGenerator:
         for step in recovery.steps():
             numbers, note = meter.step(step), "; ".join([f"{step.num_gaussians:,} Gaussians", *warnings])
             if time.monotonic() - shown_at > self.snapshot_seconds:
-                attempt.write(SNAPSHOT, splat.to_splat(step.gaussians.to("cpu"), drop_invalid=True))
+                attempt.write_output(SNAPSHOT, splat.to_splat(step.gaussians.to("cpu"), drop_invalid=True))
                 shown_at = time.monotonic()
             peak = devices.peak_bytes(self.device)
             is_requested = yield Progress(step.iteration, step.iterations, note, peak, saved, numbers)
@@ -88,7 +88,7 @@ class AssetGenerator:
                 saved, saved_at = step.iteration, time.monotonic()
                 attempt.save(meter.checkpoint(step))
             warnings = []
-        attempt.write(ASSET, ply.to_ply(step.gaussians))
+        attempt.write_output(ASSET, ply.to_ply(step.gaussians))
         self._write_images(job, attempt, step.gaussians)
         return meter.facts(step, recovery, self._roofline)
 
@@ -104,11 +104,11 @@ class AssetGenerator:
         devices.free(self.device)
 
     def _roofline(self) -> Roofline:
-        return Roofline(self._work, matrix_teraflops(self.device, self.prior.dtype))
+        return Roofline(self._operations, matrix_teraflops(self.device, self.prior.dtype))
 
     @cached_property
-    def _work(self) -> Work:
-        return Work.of(self.prior)
+    def _operations(self) -> dict[str, float]:
+        return operations(self.prior)
 
     def _initial(self, job: Job) -> Gaussians:
         config, text = job.recipe.initialization, job.prompt.shape_text
@@ -138,5 +138,5 @@ class AssetGenerator:
     def _write_images(self, job: Job, attempt: Attempt, gaussians: Gaussians) -> None:
         cameras = orbit(TURNTABLE_VIEWS, TURNTABLE_ELEVATION_DEGREES, 3.5, 0.55, self.prior.image_size)
         views = images.on_white(gaussians, cameras)
-        attempt.write(TURNTABLE, images.video(views))
-        attempt.write(CONTACT, images.contact_sheet(views, job.prompt.text))
+        attempt.write_output(TURNTABLE, images.video(views))
+        attempt.write_output(CONTACT, images.contact_sheet(views, job.prompt.text))

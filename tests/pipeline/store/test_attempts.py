@@ -32,7 +32,7 @@ def store(request, tmp_path) -> Store:
 
 def make(attempt: Attempt, word: bytes) -> None:
     for name in (ASSET, TURNTABLE, CONTACT):
-        attempt.write(name, word + b" " + name.encode())
+        attempt.write_output(name, word + b" " + name.encode())
 
 
 def names(store: Store) -> set[str]:
