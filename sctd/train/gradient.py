@@ -161,17 +161,16 @@ class Distillation:
         mark("render")
         z_0 = self.prior.encode(images, None if sampling is None else to_device(sampling, noise.device)).float()
         mark("encode", cameras.num)
-        with torch.no_grad():
-            residual = self.residual(
-                z_0.detach(),
-                denoise=self._denoiser(cameras, rendering, encoder_input.mirrored),
-                text=self._text(cameras),
-                noise=noise,
-                times=times,
-                schedule=self.prior.schedule,
-            )
-            pair = residual if isinstance(residual, ResidualPair) else ResidualPair(residual, torch.zeros_like(images))
-            gradient, on_images = (self._weighted(part, times, iteration) for part in pair)
+        residual = self.residual(
+            z_0.detach(),
+            denoise=self._denoiser(cameras, rendering, encoder_input.mirrored),
+            text=self._text(cameras),
+            noise=noise,
+            times=times,
+            schedule=self.prior.schedule,
+        )
+        pair = residual if isinstance(residual, ResidualPair) else ResidualPair(residual, torch.zeros_like(images))
+        gradient, on_images = (self._weighted(part, times, iteration) for part in pair)
         mark("objective")
         # The gradients of these products are `gradient` and `on_images`, so the Jacobian of the U-Net is omitted.
         total = ((z_0 * gradient).sum() + (images * on_images).sum()) / num_views
