@@ -18,7 +18,7 @@ from pipeline.benchmarks.clocks import Clock, TimedSpan
 from pipeline.store import manifest
 from pipeline.weights.models import Weights
 from pipeline.work import devices
-from pipeline.work.roofline import Roofline, Work, matrix_teraflops
+from pipeline.work.roofline import Roofline, matrix_teraflops, operations
 from sctd.prior.stable_diffusion import StableDiffusionPrior
 from sctd.recipe.recipe import Recipe, with_overrides
 from sctd.render.rasterize import render_by
@@ -107,7 +107,7 @@ def measure(recipe: Recipe, weights: Weights, gaussians: int, iterations: int, l
     exact, effect = gradient(recipe, exact_prior, initial), text_effect(exact_prior)
     del exact_prior
     prior = load(dtype)
-    roofline = Roofline(Work.of(prior), reached)
+    roofline = Roofline(operations(prior), reached)
     on_gpu = device.type == "cuda"
     plain_error = relative(gradient(recipe, prior, initial), exact)
     plain = LoopOptions(ahead=False, renderer=None if on_gpu else partial(render_by, torch_render.rasterize))

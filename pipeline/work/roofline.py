@@ -33,44 +33,32 @@ def _seconds(function: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-@dataclass(frozen=True)
-class Work:
-    """Floating-point operations of the networks per sample or view. The weights need no gradient."""
+def operations(prior: StableDiffusionPrior) -> dict[str, float]:
+    """Floating-point operations per image or latent of each part of an iteration in which a network runs.
 
-    denoise: float
-    encode: float
-    encode_backward: float
-
-    @staticmethod
-    def of(prior: StableDiffusionPrior) -> "Work":
-        """Count the operations with torch on copies of the networks without data (meta tensors)."""
-        vae, unet = (_on_meta_device(model) for model in (prior.vae, prior.unet))
-        text = torch.empty(1, prior.max_tokens, unet.config["cross_attention_dim"], device="meta")
-        images = torch.empty(1, 3, prior.image_size, prior.image_size, device="meta")
-        latents = torch.empty(1, *prior.latent_shape, device="meta")
-        times = torch.zeros(1, device="meta")
-        denoise = _operations(lambda: unet(latents, times, text))
-        encode = _operations(lambda: vae.encoder(images))
-        whole = _operations(lambda: vae.encoder(images.requires_grad_()).sum().backward())
-        return Work(denoise, encode, whole - encode)
-
-    def of_part(self, part: str, samples: int) -> float | None:
-        """The operations of a timed part with so many images or latents; None if no network runs in it."""
-        each = {"denoise": self.denoise, "encode": self.encode, "encode backward": self.encode_backward}
-        return each[part] * samples if part in each else None
+    Counted by torch on copies of the networks without data (meta tensors). The weights need no gradient.
+    """
+    vae, unet = (_on_meta_device(model) for model in (prior.vae, prior.unet))
+    text = torch.empty(1, prior.max_tokens, unet.config["cross_attention_dim"], device="meta")
+    images = torch.empty(1, 3, prior.image_size, prior.image_size, device="meta")
+    latents = torch.empty(1, *prior.latent_shape, device="meta")
+    times = torch.zeros(1, device="meta")
+    encode = _operations(lambda: vae.encoder(images))
+    whole = _operations(lambda: vae.encoder(images.requires_grad_()).sum().backward())
+    denoise = _operations(lambda: unet(latents, times, text))
+    return {"denoise": denoise, "encode": encode, "encode backward": whole - encode}
 
 
 @dataclass(frozen=True)
 class Roofline:
     """A lower bound for the networks' time: their operations at the rate of a large matrix product."""
 
-    work: Work
+    operations: dict[str, float]
     teraflops: float
 
     def seconds(self, part: str, samples: int) -> float | None:
         """The bound for a timed part with so many images or latents; None if no network runs in it."""
-        operations = self.work.of_part(part, samples)
-        return None if operations is None else operations / self.teraflops / 1e12
+        return self.operations[part] * samples / self.teraflops / 1e12 if part in self.operations else None
 
     def total_seconds(self, counts: Mapping[tuple[str, int], int]) -> float:
         """The bound for timed parts, each as often as its count."""

@@ -61,7 +61,7 @@ class Control:
             z_t.to(device, dtype), steps, text.to(device, dtype), condition.to(device, dtype),
             conditioning_scale=scale, return_dict=False,
         )  # fmt: skip
-        return Residuals(tuple(down), middle)
+        return *down, middle
 
 
 def controlled(

@@ -50,11 +50,8 @@ __all__ = ["ControlNetModel", "PriorError", "Residuals", "StableDiffusionPrior",
 Sampler = Literal["ddim", "dpm-solver++(2M)"]
 
 
-class Residuals(NamedTuple):
-    """Residuals of a ControlNet for the U-Net: one per skip connection, in encoder order, and one for the middle."""
-
-    down: tuple[Float[Tensor, "batch _ _ _"], ...]
-    middle: Float[Tensor, "batch _ _ _"]
+Residuals = tuple[Float[Tensor, "batch _ _ _"], ...]
+"""Residuals of a ControlNet for the U-Net: one per skip connection, in encoder order, and then one for the middle."""
 
 
 class CapturedNetworks(NamedTuple):
@@ -218,17 +215,16 @@ class StableDiffusionPrior:
         return (images.to(z_0.dtype) / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
-    def denoise(self, z_t: Latents, t: int, text: Text | None, residuals: Residuals | None = None) -> Latents:
+    def denoise(self, z_t: Latents, t: int, text: Text | None, residuals: Residuals = ()) -> Latents:
         """ε_φ(z_t, t, y), also for checkpoints that predict v; `text=None` is the empty prompt. No gradient.
 
         `residuals` are those of a ControlNet for the same arguments, in any dtype.
         """
         text = self.null.expand(len(z_t), -1, -1) if text is None else text
         steps = torch.full((len(z_t),), t, device=self.device)
-        control = () if residuals is None else (*residuals.down, residuals.middle)
         predict = self.captured.predict if self.captured else partial(predicted_by, self.unet)
         arguments = z_t.to(self.device, self.dtype), steps, text.to(self.dtype)
-        predicted = predict(*arguments, *[each.to(self.device, self.dtype) for each in control]).to(z_t.dtype)
+        predicted = predict(*arguments, *[each.to(self.device, self.dtype) for each in residuals]).to(z_t.dtype)
         return self.schedule.eps_from_v(z_t, predicted, t) if self.predicts_v else predicted
 
     def sample(self, texts: list[str], guidance_scale: float, steps: int, generator: torch.Generator) -> Images:
@@ -262,7 +258,7 @@ class StableDiffusionPrior:
 
 
 def predicted_by(unet: UNet2DConditionModel, z_t: Tensor, times: Tensor, text: Tensor, *residuals: Tensor) -> Tensor:
-    """The U-Net's prediction; `residuals` are none, or those of a ControlNet, the middle one last."""
+    """The U-Net's prediction, with or without the residuals of a ControlNet."""
     control: dict[str, Any] = {}
     if residuals:
         *down, middle = residuals

@@ -61,15 +61,9 @@ def to_bytes(state: State, identity: Identity) -> bytes:
 
 def from_bytes(content: bytes, identity: Identity, device: torch.device) -> State:
     """Load a checkpoint onto `device`. Raises CheckpointError if it is damaged or belongs to another run."""
-    try:
-        tree = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        version, found = tree["format"], Identity(**tree["identity"])
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{len(content)} bytes are not a checkpoint ({type(error).__name__}); delete them to start over"
-        ) from error
-    if version != FORMAT:
-        raise CheckpointError(f"the checkpoint has format {version}, expected {FORMAT}; delete it to start over")
+    tree, found = _loaded(content)
+    if tree["format"] != FORMAT:
+        raise CheckpointError(f"the checkpoint has format {tree['format']}, expected {FORMAT}; delete it to start over")
     for name in Identity._fields:
         stored, expected = getattr(found, name), getattr(identity, name)
         if stored != expected:
@@ -82,13 +76,21 @@ def from_bytes(content: bytes, identity: Identity, device: torch.device) -> Stat
 
 def reseeded(content: bytes, seed: int) -> bytes:
     """The same state with the random generator of a run of `seed`. Raises CheckpointError if it is damaged."""
+    tree, _ = _loaded(content)
+    tree["identity"]["seed"] = seed
+    tree["state"] |= {"random": generator_of(seed).get_state(), "skipped_in_a_row": 0}
+    return _saved(tree)
+
+
+def _loaded(content: bytes) -> tuple[dict[str, Any], Identity]:
     try:
         tree = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        tree["identity"]["seed"] = seed
-        tree["state"] |= {"random": generator_of(seed).get_state(), "skipped_in_a_row": 0}
+        tree["format"], tree["state"]  # raise KeyError if one is missing
+        return tree, Identity(**tree["identity"])
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{len(content)} bytes are not a checkpoint ({type(error).__name__})") from error
-    return _saved(tree)
+        raise CheckpointError(
+            f"{len(content)} bytes are not a checkpoint ({type(error).__name__}); delete them to start over"
+        ) from error
 
 
 def _saved(tree: dict[str, Any]) -> bytes:

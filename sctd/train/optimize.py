@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -146,8 +146,10 @@ class _Run:
         mark("adam")
         if self.recipe.densify.enabled:
             after = densify.observe(after, guidance.gradient_pixels, guidance.radii)
-        if _is_finite(maxima, done, wait=self._repopulates(iteration)):
-            after = self._repopulated(after, iteration, generator)
+        changes = self._changes(iteration)
+        if _is_finite(maxima, done, wait=bool(changes)):
+            for change in changes:
+                after = change(after, generator)
         after = self._dimmed(after, guidance.rendered, iteration)
         mark("densify")
         random = generator.get_state()
@@ -183,24 +185,19 @@ class _Run:
         gaussians = clamp_to_bounds(gaussians, recipe.bounds)
         return replace(population, gaussians=gaussians, first_moment=first, second_moment=second)
 
-    def _repopulates(self, iteration: int) -> bool:
-        grows, moves = self.recipe.densify, self.recipe.relocate
-        reset = bool(grows.reset_interval) and iteration % grows.reset_interval == 0
-        return (grows.enabled and iteration < grows.before and (iteration % grows.interval == 0 or reset)) or (
-            moves.enabled and iteration % moves.interval == 0
-        )
-
-    def _repopulated(self, population: Population, iteration: int, generator: torch.Generator) -> Population:
-        grows, moves = self.recipe.densify, self.recipe.relocate
+    def _changes(self, iteration: int) -> list[Callable[[Population, torch.Generator], Population]]:
+        """What adds, removes, resets or moves Gaussians after this iteration."""
+        grows, moves, bounds = self.recipe.densify, self.recipe.relocate, self.recipe.bounds
+        changes: list[Callable[[Population, torch.Generator], Population]] = []
         if grows.enabled and iteration < grows.before:
             if iteration > grows.after and iteration % grows.interval == 0:
-                population = densify.densify(population, grows, self.recipe.bounds, iteration, generator)
+                changes.append(lambda rows, random: densify.densify(rows, grows, bounds, iteration, random))
             if grows.reset_interval and iteration % grows.reset_interval == 0:
-                population = densify.reset_opacity(population, grows.reset_opacity)
+                changes.append(lambda rows, _: densify.reset_opacity(rows, grows.reset_opacity))
         last = moves.until_share * self.recipe.iterations
         if moves.enabled and iteration % moves.interval == 0 and iteration <= last:
-            population = relocate(population, moves, generator)
-        return population
+            changes.append(lambda rows, random: relocate(rows, moves, random))
+        return changes
 
     def _dimmed(self, population: Population, rendered: Images | None, iteration: int) -> Population:
         """BEG: dim all colours and reset their moments if the brightest views exceed the limit."""

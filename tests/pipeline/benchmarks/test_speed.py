@@ -13,7 +13,7 @@ from pipeline.benchmarks.clocks import TimedSpan
 from pipeline.benchmarks.speed import Loop, Part, Speed, measure, steady, table
 from pipeline.cli.app import app
 from pipeline.weights import models
-from pipeline.work.roofline import Work
+from pipeline.work.roofline import Roofline, operations
 from sctd.prior.stable_diffusion import StableDiffusionPrior
 from sctd.recipe.presets import embedded, paper
 from sctd.recipe.recipe import with_overrides
@@ -70,15 +70,17 @@ def test_the_table_has_a_line_for_each_part_and_both_loops(speed):
 def test_the_roofline_of_a_convolution_counts_its_products(tiny_weights):
     """A convolution has a multiplication and an addition for each weight and pixel; other operations add to it."""
     prior = StableDiffusionPrior.load(tiny_weights / "prior")
-    work = Work.of(prior)
+    each = operations(prior)
     kernel = prior.vae.encoder.conv_in.weight
     first = 2 * kernel.numel() * prior.image_size**2  # a multiplication and an addition for each weight and pixel
-    assert work.encode > first
-    assert work.of_part("encode", 3) == 3 * work.encode
-    assert work.of_part("denoise", 8) == 8 * work.denoise
-    assert work.of_part("encode backward", 2) == 2 * work.encode_backward
-    assert 0.5 < work.encode_backward / work.encode < 1.5  # only the gradient of the input: about the same work
-    assert work.of_part("render", 4) is None
+    assert each["encode"] > first
+    assert 0.5 < each["encode backward"] / each["encode"] < 1.5  # only the gradient of the input: about the same work
+    roofline = Roofline(each, 2e-6)
+    for part, samples in (("encode", 3), ("denoise", 8), ("encode backward", 2)):
+        assert roofline.seconds(part, samples) == pytest.approx(samples * each[part] / 2e6)
+    assert roofline.seconds("render", 4) is None
+    counts = {("encode", 3): 2, ("denoise", 8): 1, ("render", 4): 5}
+    assert roofline.total_seconds(counts) == pytest.approx((6 * each["encode"] + 8 * each["denoise"]) / 2e6)
 
 
 def test_steady_keeps_the_timed_settings():

@@ -9,7 +9,7 @@ from pipeline.store.attempts import NO_CHECKPOINT, Checkpoint
 from pipeline.store.run_folder import ASSET, CONTACT, GENERATION, TURNTABLE, Store
 from pipeline.work.generate import AssetGenerator
 from pipeline.work.recovery import NumericError
-from pipeline.work.roofline import Work
+from pipeline.work.roofline import operations
 from sctd.formats import ply, splat
 from sctd.recipe.compute import ComputeConfig
 from tests.support import tiny_models
@@ -237,9 +237,9 @@ def test_times_floor_counts_the_samples_of_each_call_also_after_views_were_halve
     monkeypatch.setattr("pipeline.work.generate.matrix_teraflops", lambda *_: 1e-3)
     facts = finish(make(run_of(seed=31).jobs[0]))[1].facts
     assert encoded == [4, 4, 2, 2, 2, 2]
-    work = Work.of(make.prior)
-    operations = 16 * (work.encode + work.encode_backward) + sum(denoised) * work.denoise
-    assert facts.times_floor == pytest.approx(4 * facts.seconds_per_iteration / (operations / 1e9))
+    each = operations(make.prior)
+    total = 16 * (each["encode"] + each["encode backward"]) + sum(denoised) * each["denoise"]
+    assert facts.times_floor == pytest.approx(4 * facts.seconds_per_iteration / (total / 1e9))
 
 
 def test_out_of_memory_with_one_view_fails_the_job(make, run_of, monkeypatch):
