@@ -19,22 +19,13 @@ from pipeline.store.records import JobEntry, Stored
 from pipeline.store.run_folder import Store
 from pipeline.weights.models import SCORERS, Weights
 from sctd.recipe.names import current as current_name
-from sctd.recipe.names import current_tree
+from sctd.recipe.names import current_tree, leaves
 from sctd.recipe.names import stored as stored_name
 
 FILE = "run.json"
 SCHEMA_VERSION = 1  # increase if older versions must refuse a folder; they keep keys that they do not know
-LIBRARIES = (
-    "segmentdreamer",
-    "torch",
-    "diffusers",
-    "transformers",
-    "open_clip_torch",
-    "numba",
-    "numpy",
-    "ray",
-    "gsplat",
-)
+MODELS = "torch", "diffusers", "transformers", "open_clip_torch"
+LIBRARIES = "segmentdreamer", *MODELS, "numba", "numpy", "ray", "gsplat"
 
 
 class Hardware(Stored):
@@ -97,7 +88,6 @@ class Manifest(Stored):
         """The settings of a run in a folder. Of the folder's manifest so far, the sessions and unknown keys stay."""
         unknown = {entry.job_id: entry.model_extra or {} for entry in before.jobs} if before else {}
         swept = [stored_name(current_name(key)) for method in run.methods for key in method.swept]
-        weights = UsedWeights(name=run.weights.name, folder=str(run.weights.folder), sha256=run.weights.digests)
         return cls(
             schema_version=SCHEMA_VERSION,
             run_id=store.root.resolve().name or str(store.root),  # a bucket root has no name
@@ -109,7 +99,7 @@ class Manifest(Stored):
             evaluation=run.evaluation,
             recipes={method.label: method.recipe.stored() for method in run.methods},
             swept=tuple(dict.fromkeys(swept)),
-            weights=weights,
+            weights=UsedWeights(name=run.weights.name, folder=str(run.weights.folder), sha256=run.weights.digests),
             jobs=tuple(JobEntry.of(job, **unknown.get(job.id, {})) for job in run.jobs),
             sessions=before.sessions if before else (),
             **((before.model_extra or {}) if before else {}),
@@ -145,7 +135,7 @@ class Manifest(Stored):
 
     def settings(self, method: str) -> dict[str, Any]:
         """The recipe of a method by dotted key, such as `guidance.scale`."""
-        return dict(_leaves(self.recipe(method)))
+        return dict(leaves(self.recipe(method)))
 
 
 MANIFEST_FILE = TypeAdapter(Manifest)
@@ -253,11 +243,6 @@ def _differences(there: Manifest, here: Manifest) -> Iterator[str]:
     for part, sha in there.weights.sha256.items():
         if sha != (now := here.weights.sha256.get(part, "none")):
             yield f"{part} weights {sha[:12]}, now {now[:12]}"
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        yield from _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
 
 
 def _cpu() -> str:

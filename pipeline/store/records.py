@@ -4,19 +4,11 @@ A finished job has exactly one record: done, generated (not scored yet) or faile
 `manifest` know which keys older versions lacked. Keys of newer versions are kept.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    TypeAdapter,
-    ValidationError,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_serializer, model_validator
 
 from cluster.scheduling.executor import Outcome
 from pipeline.plan.jobs import Job
@@ -30,10 +22,10 @@ class Stored(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     @model_serializer(mode="wrap")
-    def _without_missing(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_missing(self, dump: Callable[["Stored"], dict[str, Any]]) -> dict[str, Any]:
         """Optional fields are written only if they have a value."""
         optional = {name for name, field in type(self).model_fields.items() if not field.is_required()}
-        return {key: value for key, value in dump(self).items() if value is not None or key not in optional}
+        return {key: value for key, value in dump(self).items() if value not in (None, {}) or key not in optional}
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -127,20 +119,28 @@ class JobEntry(Stored):
         return {name: getattr(self, name) for name in JobEntry.model_fields if name != "shape_prompt"}
 
 
-class Unfinished(JobEntry):
+class Record(JobEntry):
+    """The state of a job. The fields stand in the order of `record.json`; each state has some of them."""
+
+    status: str
+    evaluation: str | None = None  # digest of the scorers, views and prompts
+    failed_stage: str | None = None
+    error_kind: str | None = None
+    error: str | None = None
+    details: str | None = None
+    deaths: int | None = None  # workers that died while they worked on the job
+    scores: Scores = {}
+    evaluation_seconds: float | None = None
+    generation: GenerationFacts | None = None
+
+
+class Unfinished(Record):
     """A job without a `record.json`."""
 
     status: Literal["unfinished"] = "unfinished"
-    failed_stage: ClassVar[None] = None
-    error_kind: ClassVar[None] = None
-    error: ClassVar[None] = None
-    deaths: ClassVar[None] = None
-    scores: ClassVar[Scores] = {}
-    evaluation_seconds: ClassVar[None] = None
-    generation: ClassVar[None] = None
 
 
-class Generated(JobEntry):
+class Generated(Record):
     """An asset that was generated but not scored, or not by the scorers of its run."""
 
     status: Literal["generated"] = "generated"
@@ -149,13 +149,10 @@ class Generated(JobEntry):
     error: str = ""
     deaths: int
     generation: GenerationFacts
-    failed_stage: ClassVar[None] = None
-    scores: ClassVar[Scores] = {}
-    evaluation_seconds: ClassVar[None] = None
 
 
-class Done(JobEntry):
-    """An asset that was scored. `evaluation` is the digest of the scorers, views and prompts."""
+class Done(Record):
+    """An asset that was scored."""
 
     status: Literal["done"] = "done"
     evaluation: str
@@ -165,7 +162,6 @@ class Done(JobEntry):
     scores: Scores
     evaluation_seconds: float
     generation: GenerationFacts
-    failed_stage: ClassVar[None] = None
 
     @property
     def unscored(self) -> Generated:
@@ -173,8 +169,8 @@ class Done(JobEntry):
         return Generated(**self.identity, evaluation=None, deaths=self.deaths, generation=self.generation)
 
 
-class Failed(JobEntry):
-    """A job that failed. `generation` is None if it failed before its asset was complete."""
+class Failed(Record):
+    """A job that failed, perhaps after its asset was generated."""
 
     status: Literal["failed"] = "failed"
     evaluation: str | None
@@ -182,41 +178,25 @@ class Failed(JobEntry):
     error_kind: str
     error: str
     details: str
-    deaths: int  # workers that died while they worked on the job
-    generation: GenerationFacts | None = None
-    scores: ClassVar[Scores] = {}
-    evaluation_seconds: ClassVar[None] = None
+    deaths: int
 
 
 StoredRecord = Generated | Done | Failed
-Record = Unfinished | StoredRecord
 RECORD_FILE: TypeAdapter[StoredRecord] = TypeAdapter(Annotated[StoredRecord, Field(discriminator="status")])
 
 
 def of_outcome(
     outcome: Outcome, job: JobEntry, evaluation: str | None, generation: GenerationFacts | None
 ) -> StoredRecord:
-    """The record of a job. `evaluation` is None if it was to be generated only; `generation`: its asset's facts."""
+    """The record of a job. `evaluation` is None if it was to be generated only.
+
+    `generation`: of a failed job, the facts of its asset if it has one.
+    """
+    known = job.identity | {"evaluation": evaluation, "deaths": outcome.deaths}
     if (failure := outcome.error) is not None:
-        return Failed(
-            **job.identity,
-            evaluation=evaluation,
-            failed_stage=outcome.failed_stage or "",
-            error_kind=failure.kind,
-            error=failure.message,
-            details=failure.details,
-            deaths=outcome.deaths,
-            generation=generation,
-        )
+        known |= {"failed_stage": outcome.failed_stage, "error_kind": failure.kind, "error": failure.message}
+        return Failed(**known, details=failure.details, generation=generation)
     if isinstance(outcome.result, GeneratedAsset):
-        return Generated(**job.identity, evaluation=None, deaths=outcome.deaths, generation=outcome.result.facts)
+        return Generated(**known, generation=outcome.result.facts)
     scored: ScoredAsset = outcome.result
-    assert evaluation is not None
-    return Done(
-        **job.identity,
-        evaluation=evaluation,
-        deaths=outcome.deaths,
-        scores=scored.scores,
-        evaluation_seconds=scored.seconds,
-        generation=scored.asset.facts,
-    )
+    return Done(**known, scores=scored.scores, evaluation_seconds=scored.seconds, generation=scored.asset.facts)

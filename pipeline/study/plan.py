@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from pipeline.errors import UserError, nearest
 from pipeline.store import manifest
 from pipeline.store.manifest import Manifest
@@ -111,15 +113,9 @@ def write(store: Store, plan: StudyPlan) -> None:
 
 def read(store: Store) -> StudyPlan:
     """Raises UserError if the folder contains no study."""
-    found = store.read_json(store.root / FILE)
-    if found is None:
+    if (found := store.read_typed(store.root / FILE, TypeAdapter(StudyPlan))) is None:
         raise UserError(f"{store.root} contains no study (no {FILE}); create one with segmentdreamer study create.")
-    return StudyPlan(
-        id=found["id"],
-        competitors=tuple(Competitor(**competitor) for competitor in found["competitors"]),
-        prompts=tuple(found["prompts"]),
-        turntables=tuple(map(tuple, found["turntables"])),
-    )
+    return found
 
 
 def _turntables(store: Store, about: Manifest, method: str) -> dict[str, str]:
