@@ -19,7 +19,7 @@ Scores = dict[str, dict[str, float]]  # by metric: mean, standard deviation and 
 class Stored(BaseModel):
     """A JSON object in a run folder. Its keys are the fields, in their order, then unknown keys as they were read."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", ser_json_inf_nan="constants")  # by default, NaN becomes null
 
     @model_serializer(mode="wrap")
     def _without_missing(self, dump: Callable[["Stored"], dict[str, Any]]) -> dict[str, Any]:

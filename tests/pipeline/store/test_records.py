@@ -135,6 +135,14 @@ def test_a_damaged_record_is_an_error_that_names_the_field(store, content, reaso
     assert str(caught.value).endswith("); delete it to have its content generated again.")
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_nan_is_neither_written_nor_turned_into_null(store, number):
+    for record in (runs.done(JOB, scores=runs.scores(clip=number)), runs.done(JOB, generation=runs.facts(loss=number))):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            store.write_record(record)
+    assert store.record("a") is None
+
+
 def test_a_record_is_of_the_class_of_its_status(store):
     for record in (runs.done(JOB), runs.failed(JOB), runs.generated(JOB)):
         store.write_record(record)
