@@ -2,7 +2,7 @@
 
 UV := uv run
 
-.PHONY: help fmt lint types test-fast test docs rooms
+.PHONY: help fmt lint types test-fast test docs notebook tables rooms
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -11,7 +11,7 @@ fmt:  ## format the code and fix what ruff can fix
 	$(UV) ruff format .
 	$(UV) ruff check --fix .
 
-lint:  ## format, style, spelling, import contracts, dependencies, picture of the rooms
+lint:  ## format, style, spelling, import contracts, dependencies, diagram of the rooms
 	$(UV) ruff format --check .
 	$(UV) ruff check .
 	$(UV) codespell
@@ -30,6 +30,12 @@ test:  ## all tests
 
 docs:  ## build the documentation in site/
 	$(UV) sphinx-build -W -q -c docs . site
+
+notebook:  ## execute examples/distill.py again and write docs/distill.ipynb
+	$(UV) python docs/notebook.py
+
+tables:  ## write docs/recipe.md, the table of all recipe keys
+	$(UV) python -m sctd.recipe.presets > docs/recipe.md
 
 rooms:  ## redraw docs/images/architecture.svg after imports have changed
 	$(UV) python docs/rooms.py

@@ -68,6 +68,8 @@ def test_commands_are_extracted_from_pages():
         "segmentdreamer bench --set guidance.scal=1",
         "segmentdreamer bench --set guidance.scale=high",
         "segmentdreamer bench --sweep guidance.scal=1",
+        "segmentdreamer bench --sweep times.interval=80,90",
+        "segmentdreamer bench --objective sctd,sds --set times.num_segments=3",
         "segmentdreamer bench --suite embedded41",
         "segmentdreamer bench --recipe papers",
         "segmentdreamer bench --recipe examples/figure5.yaml",

@@ -11,9 +11,10 @@ import pytest
 from pipeline.plan import recipes as pipeline_recipes
 from sctd.objectives import ENTRIES, load
 from sctd.recipe import custom_objective, methods
+from sctd.recipe.effects import with_settings
 from sctd.recipe.methods import METHODS, for_objective
 from sctd.recipe.presets import paper
-from sctd.recipe.recipe import Recipe, keys, with_overrides
+from sctd.recipe.recipe import Recipe, keys
 from tests.support.paths import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -94,7 +95,7 @@ def test_settings_named_on_an_objectives_page_exist(objective):
             assert exists(key), key
     for setting in re.findall(r"--set (\S+=[^\s`]+)", text):
         key, _, value = setting.partition("=")
-        tried = with_overrides(for_objective(paper(), objective), {key: value})
+        tried = with_settings(for_objective(paper(), objective), {key: value})
         assert isinstance(tried, Recipe), setting
 
 

@@ -14,14 +14,13 @@ from pipeline.assets import export
 from pipeline.cli.app import loaded
 from pipeline.cli.cluster_options import TARGETS
 from pipeline.events import progress
-from pipeline.plan import sweep
-from pipeline.plan.recipes import settings
+from pipeline.plan import recipes, sweep
 from pipeline.weights import catalogue
 from pipeline.work import execution, placement
+from sctd.experiments import testbed
 from sctd.recipe.custom_objective import is_custom
-from sctd.recipe.methods import METHODS, for_objective
+from sctd.recipe.methods import METHODS
 from sctd.recipe.presets import RECIPES
-from sctd.recipe.recipe import with_overrides
 from tests.support.paths import ROOT
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -138,10 +137,9 @@ def _check_values(values: dict[str, Any]) -> None:
         recipe = values["recipe"]
         if recipe not in RECIPES:
             assert is_placeholder(recipe) or (ROOT / recipe).is_file(), recipe
-        base = RECIPES.get(recipe, RECIPES["embedded"])()
-        for name in sorted({*objectives} - own) or ["sctd"]:
-            with_overrides(for_objective(base, name), settings(values.get("set_") or []))
-        sweep.from_options(values.get("sweep") or [], base)
+        base, saved = recipes.named(recipe if not is_placeholder(recipe) else "embedded")
+        sweeps = sweep.combined(saved, sweep.from_options(values.get("sweep") or [], base))
+        sweep.methods(base, objectives or ["sctd"], recipes.settings(values.get("set_") or []), sweeps)
     if values.get("command"):
         check_verb(values["command"])
 
@@ -173,6 +171,6 @@ def _check_module(name: str, words: list[str]) -> None:
             _check_values({key: values[key] for key in ("objective",) if key in values})
             if "set" in values:
                 (method, *_) = [name for name in values["objective"].split(",") if not is_placeholder(name)] or ["sctd"]
-                with_overrides(for_objective(RECIPES["paper"](), method), settings(values["set"]))
+                testbed.settings(method, recipes.settings(values["set"]))
             if "bench" in values:
                 check_verb(["bench", *values["bench"]])
