@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from evaluation.checkpoints import digest, read_tensors
 from evaluation.errors import EvaluationError
-from evaluation.views import Views, parallel_map
+from evaluation.views import Views, in_batches, parallel_map
 
 Encoder = Callable[[Tensor], Tensor]
 
@@ -92,12 +92,12 @@ class ClipScorer:
         """Unit vectors of the views, in batches of a fixed size for reproducibility."""
         if self.kept_views is not None and views is self.kept_views[0]:
             return self.kept_views[1]
-        features = []
-        for chunk in np.split(views, range(batch_size, len(views), batch_size)):
-            images = parallel_map(lambda view: self.transform(Image.fromarray(view)), chunk)
-            pixels = torch.stack(images).to(self.device)
-            features.append(self._unit(self.encode_image(pixels)))
-        return np.concatenate(features)
+
+        def encoded(batch: Views) -> np.ndarray:
+            images = parallel_map(lambda view: self.transform(Image.fromarray(view)), batch)
+            return self._unit(self.encode_image(torch.stack(images).to(self.device)))
+
+        return in_batches(encoded, views, batch_size)
 
     @torch.no_grad()
     def text_features(self, texts: list[str]) -> Float32[np.ndarray, "texts dim"]:

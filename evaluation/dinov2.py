@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from evaluation.checkpoints import digest, read_tensors
 from evaluation.errors import EvaluationError
-from evaluation.views import Views, parallel_map
+from evaluation.views import Views, in_batches, parallel_map
 
 SIZE = 224
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -74,11 +74,11 @@ class Dinov2Tower:
 
     @torch.no_grad()
     def __call__(self, views: Views, batch_size: int = 30) -> Float32[np.ndarray, "views dim"]:
-        features = []
-        for chunk in np.split(views, range(batch_size, len(views), batch_size)):
-            pixels = torch.stack(parallel_map(preprocess, chunk)).to(self.device)
-            features.append(self.network(pixels).last_hidden_state[:, 0].cpu().numpy())
-        return np.concatenate(features)
+        def features(batch: Views) -> np.ndarray:
+            pixels = torch.stack(parallel_map(preprocess, batch)).to(self.device)
+            return self.network(pixels).last_hidden_state[:, 0].cpu().numpy()
+
+        return in_batches(features, views, batch_size)
 
 
 def preprocess(view: UInt8[np.ndarray, "height width 3"]) -> Float[Tensor, "3 224 224"]:

@@ -21,7 +21,7 @@ from transformers import BertTokenizer
 from evaluation.blip import Head, RewardConfig, TextEncoder, VisionEncoder
 from evaluation.checkpoints import read_tensors
 from evaluation.errors import EvaluationError
-from evaluation.views import Views, parallel_map
+from evaluation.views import Views, in_batches, parallel_map
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -117,11 +117,13 @@ class ImageReward(nn.Module):
         """The standardised reward of every view for one text, in batches of a fixed size for reproducibility."""
         tokens, mask = self.tokens([text])
         sized = partial(preprocess, size=self.config.image_size)
-        raw = []
-        for chunk in np.split(views, range(batch_size, len(views), batch_size)):
-            pixels = torch.stack(parallel_map(sized, chunk)).to(tokens.device)
-            raw.append(self(pixels, tokens.expand(len(chunk), -1), mask.expand(len(chunk), -1)))
-        return ((torch.cat(raw) - self.config.mean) / self.config.std).cpu().numpy()
+
+        def rewards(batch: Views) -> np.ndarray:
+            pixels = torch.stack(parallel_map(sized, batch)).to(tokens.device)
+            raw = self(pixels, tokens.expand(len(batch), -1), mask.expand(len(batch), -1))
+            return ((raw - self.config.mean) / self.config.std).cpu().numpy()
+
+        return in_batches(rewards, views, batch_size)
 
 
 def preprocess(view: UInt8[np.ndarray, "height width 3"], size: int) -> Float[Tensor, "3 size size"]:

@@ -26,7 +26,7 @@ from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d
 
 from evaluation.checkpoints import digest, read_tensors
 from evaluation.errors import EvaluationError
-from evaluation.views import Views, parallel_map
+from evaluation.views import Views, in_batches, parallel_map
 
 SIZE = 299
 PUBLISHED = "weights-inception-2015-12-05-6726825d.pth"
@@ -103,11 +103,11 @@ class InceptionTower:
 
     @torch.no_grad()
     def __call__(self, views: Views, batch_size: int = 30) -> Float32[np.ndarray, "views dim"]:
-        features = []
-        for chunk in np.split(views, range(batch_size, len(views), batch_size)):
-            pixels = self.resize(chunk).to(self.device, self.dtype)
-            features.append(self.network((pixels - 128) / 128).float().cpu().numpy())
-        return np.concatenate(features)
+        def features(batch: Views) -> np.ndarray:
+            pixels = self.resize(batch).to(self.device, self.dtype)
+            return self.network((pixels - 128) / 128).float().cpu().numpy()
+
+        return in_batches(features, views, batch_size)
 
 
 def clean_resize(views: UInt8[np.ndarray, "views height width 3"]) -> Float[Tensor, "views 3 299 299"]:

@@ -29,6 +29,12 @@ def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> l
         return list(pool.map(function, items))
 
 
+def in_batches(function: Callable[[Views], np.ndarray], views: Views, batch_size: int) -> np.ndarray:
+    """The results of `function` for batches of views, of a fixed size for reproducibility, as one array."""
+    batches = np.split(views, range(batch_size, len(views), batch_size))
+    return np.concatenate([function(batch) for batch in batches])
+
+
 def checked(views: Any) -> Views:
     """Views as a NumPy array. Raises EvaluationError unless they are uint8 [views, height, width, 3] and not empty."""
     if not isinstance(views, np.ndarray | Tensor):

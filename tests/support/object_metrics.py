@@ -1,6 +1,7 @@
 """Cheap metrics of synthetic objects for the tests of torchmetrics classes, also in several processes."""
 
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,8 @@ def numbers(computed):
 
 def process(rank, world, folder, rounds):
     """One process of several: in each round add the objects of its share, and write what it computes to a file."""
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=world)
+    place, limit = f"file://{folder}/init", timedelta(minutes=5)
+    distributed.init_process_group("gloo", init_method=place, rank=rank, world_size=world, timeout=limit)
     everything, found = objects(), []
     for shares in rounds:
         own = metrics()
