@@ -73,7 +73,7 @@ def generate(
             message(f"{len(todo)} of {len(run.jobs)} assets to generate in {store.root}")
             display = _display(store, run, len(todo), "generate", execution)
             with executing(execution) as executor, display:
-                results = flow.generate(run, results, executor, execution, display.watcher)
+                results = flow.generate(run, todo, results, executor, execution, display.watcher)
         for job in run.jobs:
             if (store.item(job.id) / "asset.ply").exists():
                 print(store.item(job.id) / "asset.ply")
@@ -198,7 +198,7 @@ def finish(run: Run, out: Path | None, execution: ExecutionOptions) -> int:
             trackers = [tracking.Tracker(execution.track, store, results.manifest)] if execution.track else []
             display = _display(store, run, len(todo), "evaluate", execution, trackers)
             with executing(execution) as executor, display:
-                results = flow.bench(run, results, executor, execution, display.watcher)
+                results = flow.bench(run, todo, results, executor, execution, display.watcher)
         from pipeline.report.publish import publish
 
         print(publish(results, pages=execution.report), end="")

@@ -1,5 +1,6 @@
 """The flow of a run: jobs → assets → scores → records. Finished jobs are not run again."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -19,10 +20,15 @@ from sctd.recipe.compute import ComputeConfig
 
 
 def bench(
-    run: Run, results: RunResults, executor: Executor, execution: ExecutionOptions, watcher: Watcher = ignore_event
+    run: Run,
+    jobs: Sequence[Job],
+    results: RunResults,
+    executor: Executor,
+    execution: ExecutionOptions,
+    watcher: Watcher = ignore_event,
 ) -> RunResults:
-    """Generate, render and score every unfinished job; returns the results."""
-    store, jobs = results.store, results.unscored(run.jobs)
+    """Generate, render and score these jobs of a run; returns the results."""
+    store = results.store
     placement = place(executor, len(jobs), execution.workers, execution.eval_placement)
     texts = [prompt.text for prompt in run.prompts]
     evaluating = evaluation(store, run.weights, placement, run.protocol, texts, run.evaluation)
@@ -33,12 +39,15 @@ def bench(
 
 
 def generate(
-    run: Run, results: RunResults, executor: Executor, execution: ExecutionOptions, watcher: Watcher = ignore_event
+    run: Run,
+    jobs: Sequence[Job],
+    results: RunResults,
+    executor: Executor,
+    execution: ExecutionOptions,
+    watcher: Watcher = ignore_event,
 ) -> RunResults:
-    """Generate every missing asset without scoring it; returns the results."""
-    store = results.store
-    jobs = [job for job in run.jobs if not store.is_generated(job.id)]
-    stage = generation(run, store, place(executor, len(jobs), execution.workers), execution)
+    """Generate the assets of these jobs of a run without scoring them; returns the results."""
+    stage = generation(run, results.store, place(executor, len(jobs), execution.workers), execution)
     outcomes = executor.run([stage], jobs, watcher)
     return results.updated(_written(outcome, outcome.item.id, results, None) for outcome in outcomes)
 

@@ -29,7 +29,7 @@ def store(tmp_path) -> Store:
 
 
 def test_files_of_the_first_release_are_written_as_they_were(tmp_path):
-    """Every byte: keys, their order and values. (The frozen run.json was shortened by hand and lost its last newline.)"""
+    """Every byte: keys, their order and values. (Only the frozen run.json lacks its last newline.)"""
     frozen, copy = Store(FROZEN), Store(tmp_path)
     manifest.write(copy, manifest.read(frozen))
     assert (tmp_path / "run.json").read_bytes() == (FROZEN / "run.json").read_bytes() + b"\n"
