@@ -5,7 +5,7 @@ All files are in the item's folder. An interrupted job resumes from its checkpoi
 
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from functools import cached_property, partial
 
 import torch
@@ -28,10 +28,9 @@ from sctd.prior.stable_diffusion import StableDiffusionPrior
 from sctd.recipe.compute import ComputeConfig
 from sctd.scene.cameras import orbit
 from sctd.scene.gaussians import Gaussians
-from sctd.train.gradient import Controlled, LoopOptions
+from sctd.train.gradient import Controlled
 from sctd.train.initialization import initial_gaussians
-from sctd.train.optimize import Step, optimize
-from sctd.transfer import TimingMark
+from sctd.train.optimize import optimize
 
 TURNTABLE_VIEWS, TURNTABLE_ELEVATION_DEGREES = 120, 15.0
 
@@ -71,8 +70,8 @@ class AssetGenerator:
         meter = Meter(self.prior)
         initial = self._initial(job)
         meter.initialized()
-        run = partial(self._optimize, job, initial, self._control(job), meter.mark)
-        recovery = Recovery(run, attempt, job.seed, job.recipe.cameras.views, self._free)
+        run = partial(optimize, job.recipe, self.prior, initial, job.prompt.text, control=self._control(job))
+        recovery = Recovery(run, attempt, job.seed, job.recipe.cameras.views, meter.mark, self._free)
         meter.resume(recovery.start)
         saved, saved_at, shown_at = recovery.start.iteration, time.monotonic(), -math.inf
         warnings = recovery.warnings  # in the first event only
@@ -91,13 +90,6 @@ class AssetGenerator:
         attempt.write_output(ASSET, ply.to_ply(step.gaussians))
         self._write_images(job, attempt, step.gaussians)
         return meter.facts(step, recovery, self._roofline)
-
-    def _optimize(
-        self, job: Job, initial: Gaussians, control: Controlled | None, mark: TimingMark,
-        *, seed: int, resume: bytes | None, views_at_once: int,
-    ) -> Iterator[Step]:  # fmt: skip
-        loop = LoopOptions(views_at_once, mark=mark)
-        return optimize(job.recipe, self.prior, initial, job.prompt.text, seed, resume, control, loop)
 
     def _free(self) -> None:
         self.prior.release_graphs()

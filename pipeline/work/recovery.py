@@ -12,7 +12,9 @@ from pipeline.store.attempts import BEFORE, NO_CHECKPOINT, Attempt, Checkpoint
 from pipeline.store.run_folder import CHECKPOINT
 from sctd.scene.densify import DensifyError
 from sctd.train.checkpoint import reseeded
+from sctd.train.gradient import LoopOptions
 from sctd.train.optimize import OptimizeError, Step
+from sctd.transfer import TimingMark
 
 
 class NumericError(ArithmeticError):
@@ -22,18 +24,21 @@ class NumericError(ArithmeticError):
 class Optimization(Protocol):
     """Starts the distillation of a job from its initialization or from the checkpoint `resume`, as `optimize` does."""
 
-    def __call__(self, *, seed: int, resume: bytes | None, views_at_once: int) -> Iterator[Step]: ...
+    def __call__(self, *, seed: int, resume: bytes | None, loop: LoopOptions) -> Iterator[Step]: ...
 
 
 class Recovery:
     """The iterations of one attempt at a job.
 
     The attempt starts from the newest usable checkpoint, `start`; each one that is damaged or of another version adds a
-    text to `warnings`. `views` is the number of views of an iteration, `free` releases cached memory of the device.
+    text to `warnings`. `views_at_once` starts as the number of views of an iteration. `free` releases cached memory of
+    the device.
     """
 
-    def __init__(self, run: Optimization, attempt: Attempt, seed: int, views: int, free: Callable[[], None]):
-        self.run, self.attempt, self.seed, self.free = run, attempt, seed, free
+    def __init__(
+        self, run: Optimization, attempt: Attempt, seed: int, views: int, mark: TimingMark, free: Callable[[], None]
+    ):
+        self.run, self.attempt, self.seed, self.mark, self.free = run, attempt, seed, mark, free
         self.views_at_once, self.sub_seed, self.warnings = views, attempt.sub_seed, list[str]()
         self.start, self._resumed = self._resume()
 
@@ -73,8 +78,8 @@ class Recovery:
         return NO_CHECKPOINT, self._start(NO_CHECKPOINT.state)
 
     def _start(self, state: bytes) -> Iterator[Step]:
-        seed = seed_of(self.seed, self.sub_seed)
-        return self.run(seed=seed, resume=state or None, views_at_once=self.views_at_once)
+        loop = LoopOptions(self.views_at_once, mark=self.mark)
+        return self.run(seed=seed_of(self.seed, self.sub_seed), resume=state or None, loop=loop)
 
     def _reseed(self, error: str, iteration: int) -> None:
         restart = Checkpoint.read(self.attempt.fence.folder / BEFORE)

@@ -12,6 +12,7 @@ from pipeline.work.recovery import NumericError, Recovery, seed_of
 from sctd.scene.densify import DensifyError
 from sctd.train.checkpoint import CheckpointError
 from sctd.train.optimize import OptimizeError
+from sctd.transfer import no_timing
 
 LENGTH, SEED, VIEWS, JOB = 6, 7, 4, "job"
 
@@ -36,12 +37,12 @@ class FakeOptimization:
     def __init__(self, errors=(), *, always=False):
         self.errors, self.always, self.starts = dict(errors), always, []
 
-    def __call__(self, *, seed, resume, views_at_once):
+    def __call__(self, *, seed, resume, loop):
         if resume is not None and not resume.startswith(b"state"):
             raise CheckpointError("of another version\n  and damaged")
         first = 1 if resume is None else int(resume.split()[1]) + 1
-        self.starts.append((first, seed, views_at_once))
-        return self._steps(first, seed, views_at_once)
+        self.starts.append((first, seed, loop.views_at_once))
+        return self._steps(first, seed, loop.views_at_once)
 
     def _steps(self, first, seed, views_at_once):
         for iteration in range(first, LENGTH + 1):
@@ -56,7 +57,7 @@ def attempt(tmp_path):
 
 
 def recovery(run, attempt, free=lambda: None):
-    return Recovery(run, attempt, SEED, VIEWS, free)
+    return Recovery(run, attempt, SEED, VIEWS, no_timing, free)
 
 
 def save(attempt, name, iteration, state=None):
