@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import sys
+import time
 
 import pytest
 from typer.testing import CliRunner
@@ -101,6 +102,9 @@ def test_ctrl_c_stops_a_run_and_prints_the_command_that_resumes_it(executor, tin
     terminal = terminals([*MAIN, *words], COLUMNS="200")
     terminal.until("/50000")
     assert "worker" in terminal.seen, "a terminal shows the table"
+    while not list(out.glob("items/*/checkpoint")):  # the first one is saved after the first progress is shown
+        assert terminal.process.poll() is None, terminal.seen
+        time.sleep(0.01)
     terminal.type(CTRL_C)
     assert terminal.status() == error_handling.INTERRUPTED
     *_, stopping, last = terminal.seen.splitlines()
