@@ -8,6 +8,6 @@ def option(default: Any = MISSING, *flags: str, help: str, **attributes: Any) ->
     """A dataclass field with the description of its option. Without a default, the option is required.
 
     `flags`: other names than that of the field. `attributes`: metavar, show_default or hidden, as of typer.Option, and
-    `complete`: where to find the possible values, "module:NAME", or a function of `pipeline.cli.completion`.
+    `complete`: where to find the possible values, as `pipeline.cli.completion.named` describes.
     """
     return field(default=default, metadata={"flags": flags, "help": help} | attributes)

@@ -43,27 +43,18 @@ def prepare() -> None:
         completion_init()
 
 
-def choices(module: str, name: str) -> Callable[[str], list[str]]:
-    """Complete from the names in this variable of a module, which is imported on demand."""
+def named(name: str) -> Callable[[str], list[str]]:
+    """Complete from "module:NAME", names or a function that returns them. The module is imported on demand.
+
+    Without a module, it is the completion function of this name in this file.
+    """
+    module, colon, attribute = name.partition(":")
 
     def complete(incomplete: str) -> list[str]:
-        known = getattr(importlib.import_module(module), name)
-        return [each for each in known if each.startswith(incomplete)]
+        known = getattr(importlib.import_module(module), attribute)
+        return [each for each in (known() if callable(known) else known) if each.startswith(incomplete)]
 
-    return complete
-
-
-def named(name: str) -> Callable[[str], list[str]]:
-    """The completion "module:NAME", which `choices` describes, or the function of this name in this module."""
-    module, colon, variable = name.partition(":")
-    return choices(module, variable) if colon else globals()[module]
-
-
-def suites(incomplete: str) -> list[str]:
-    """Complete `--suite`."""
-    from pipeline.prompts import bundled
-
-    return [name for name in bundled() if name.startswith(incomplete)]
+    return complete if colon else globals()[name]
 
 
 def objectives(incomplete: str) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline.assets import export as exporter
-from pipeline.cli.completion import choices
+from pipeline.cli.completion import named
 from pipeline.cli.values import with_options
 
 
@@ -19,7 +19,7 @@ def export(
         list[str],
         typer.Option(
             metavar="FORMAT",
-            autocompletion=choices("pipeline.assets.export", "FORMATS"),
+            autocompletion=named("pipeline.assets.export:FORMATS"),
             help=f"Format: {', '.join(exporter.FORMATS)}. Repeatable.",
         ),
     ],

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.completion import choices
+from pipeline.cli.completion import named
 from pipeline.cli.error_handling import CHECK_FAILED, OK, status_of
 from pipeline.cli.messages import message
 from pipeline.cli.options import AsJson
@@ -60,7 +60,7 @@ def fetch_weights(
             metavar="MODEL...",
             help="Models to download, for example: prior scorer (see `weights list`).",
             show_default="all that are not optional",
-            autocompletion=choices("pipeline.weights.catalogue", "FETCHED"),
+            autocompletion=named("pipeline.weights.catalogue:FETCHED"),
         ),
     ] = None,
     where: Folder = None,
@@ -93,7 +93,7 @@ def check_weights(
             metavar="MODEL...",
             help="Models to check, for example: prior scorer (see `weights list`).",
             show_default="all",
-            autocompletion=choices("pipeline.weights.catalogue", "ROLES"),
+            autocompletion=named("pipeline.weights.catalogue:ROLES"),
         ),
     ] = None,
     where: Folder = None,
@@ -167,7 +167,7 @@ class ReferenceOptions:
     suite: str | None = option(
         None,
         metavar="NAME|FILE",
-        complete="suites",
+        complete="pipeline.prompts:bundled",
         show_default="dreamfusion40; embedded40 with the bundled models",
         help="Prompt suite.",
     )

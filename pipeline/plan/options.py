@@ -24,7 +24,7 @@ class RunOptions:
     suite: str | None = option(
         None,
         metavar="NAME|FILE",
-        complete="suites",
+        complete="pipeline.prompts:bundled",
         help="Prompt suite: embedded40, dreamfusion40, dreamfusion415, or a text file with one prompt per line. "
         "dreamfusion40 is reconstructed: the authors' list is not public.",
         show_default=DEFAULT_SUITE,

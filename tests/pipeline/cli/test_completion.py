@@ -18,10 +18,10 @@ BASH = shutil.which("bash")
 
 
 def test_values_are_completed_from_the_known_names():
-    assert completion.suites("") == bundled()
-    assert completion.suites("emb") == ["embedded40"]
-    assert completion.choices("sctd.recipe.presets", "RECIPES")("") == list(RECIPES)
-    assert completion.choices("sctd.recipe.presets", "RECIPES")("paper-p") == ["paper-portrait"]
+    assert completion.named("pipeline.prompts:bundled")("") == bundled()
+    assert completion.named("pipeline.prompts:bundled")("emb") == ["embedded40"]
+    assert completion.named("sctd.recipe.presets:RECIPES")("") == list(RECIPES)
+    assert completion.named("sctd.recipe.presets:RECIPES")("paper-p") == ["paper-portrait"]
     assert completion.settings("guidance.sc") == ["guidance.scale="]
     assert completion.settings("") == [f"{key}=" for key in keys(Recipe())]
 

@@ -19,7 +19,7 @@ class Colors:
     blue: int = option(2, help="Amount of blue.", metavar="N", show_default="two")
     words: list[str] | None = option(None, "--word", help="A word. Repeatable.", metavar="TEXT")
     log: str = option("auto", help="Format.", metavar="NAME", complete="pipeline.events.progress:LOGS")
-    suite: str | None = option(None, help="Suite.", metavar="NAME", complete="suites")
+    suite: str | None = option(None, help="Suite.", metavar="NAME", complete="pipeline.prompts:bundled")
 
 
 class Size(BaseModel):
