@@ -17,7 +17,7 @@ def facts(tmp_path_factory):
 
 def test_stages_that_need_the_only_gpu_alternate_and_lose_nothing(facts):
     assert sorted(facts["turns"]) == [[f"ok-{number}", f"score of asset of ok-{number}", 0] for number in range(7)]
-    stopped = [stage for kind, stage, *_, error in facts["turns_events"] if (kind, error) == ("died", "preempted")]
+    stopped = [stage for kind, stage, *_, error in facts["turns_events"] if (kind, error) == ("stopped", "preempted")]
     assert stopped[:2] == ["generate", "evaluate"], "the generator pauses after four, and resumes after the evaluator"
 
 
