@@ -59,7 +59,7 @@ class _Residual(nn.Module):
 
 def train_gate_classifier(
     model: GateClassifier, parts: Sequence[Data], plan: TrainingPlan, *, batch: int = 1024, compiled: bool = True
-):
+) -> dict[str, float]:
     """Cross-entropy on type, colour and view word. Pairs of objects are excluded: they have no single label."""
     device = parts[0].images.device.type
     model.to(device).train()

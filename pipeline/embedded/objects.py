@@ -8,8 +8,9 @@ World: right-handed, z up, centred at the origin, bounding radius 1. Objects wit
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -79,7 +80,16 @@ class ObjectBuilder:
         self.rng, self.pattern = rng, pattern
         self.rows: list[np.ndarray] = []
 
-    def add(self, kind, at: Vector, sizes, paint: Paint, turn=UPRIGHT, rounding=0.0, patterned=False) -> None:
+    def add(
+        self,
+        kind: int,
+        at: Vector,
+        sizes: Sequence[float],
+        paint: Paint,
+        turn: np.ndarray = UPRIGHT,
+        rounding: float = 0.0,
+        patterned: bool = False,
+    ) -> None:
         row = np.zeros(PRIM)
         row[0], row[POSITION], row[ROTATION] = kind, at, turn.T.ravel()
         row[13 : 13 + len(sizes)] = sizes
@@ -91,44 +101,66 @@ class ObjectBuilder:
             row[PATTERN], row[SECOND], row[FREQUENCY] = self.pattern[0], COLORS[self.pattern[1]], self.pattern[2]
         self.rows.append(row)
 
-    def ball(self, at, radius, paint, **options):
+    def ball(self, at: Vector, radius: float, paint: Paint, **options: Any) -> None:
         self.add(ELLIPSOID, at, (radius, radius, radius), paint, **options)
 
-    def blob(self, at, radii, paint, turn=UPRIGHT, **options):
+    def blob(self, at: Vector, radii: Vector, paint: Paint, turn: np.ndarray = UPRIGHT, **options: Any) -> None:
         self.add(ELLIPSOID, at, radii, paint, turn, **options)
 
-    def box(self, at, half_edges, paint, turn=UPRIGHT, rounding=0.02, **options):
+    def box(
+        self,
+        at: Vector,
+        half_edges: Vector,
+        paint: Paint,
+        turn: np.ndarray = UPRIGHT,
+        rounding: float = 0.02,
+        **options: Any,
+    ) -> None:
         self.add(BOX, at, half_edges, paint, turn, min(rounding, 0.45 * min(half_edges)), **options)
 
-    def cone(self, at, half_height, bottom, top, paint, turn=UPRIGHT, rounding=0.01, **options):
+    def cone(
+        self,
+        at: Vector,
+        half_height: float,
+        bottom: float,
+        top: float,
+        paint: Paint,
+        turn: np.ndarray = UPRIGHT,
+        rounding: float = 0.01,
+        **options: Any,
+    ) -> None:
         rounding = min(rounding, 0.4 * half_height, 0.4 * max(min(bottom, top), 1e-3))
         self.add(CONE, at, (half_height, bottom, top), paint, turn, rounding, **options)
 
-    def torus(self, at, radius, thickness, paint, turn=UPRIGHT):
+    def torus(self, at: Vector, radius: float, thickness: float, paint: Paint, turn: np.ndarray = UPRIGHT) -> None:
         self.add(TORUS, at, (radius, thickness), paint, turn)
 
-    def rod(self, at, half_length, radius, paint, turn=UPRIGHT):
+    def rod(self, at: Vector, half_length: float, radius: float, paint: Paint, turn: np.ndarray = UPRIGHT) -> None:
         self.add(CAPSULE, at, (half_length, radius), paint, turn)
 
-    def pyramid(self, at, half_base, half_height, paint, **options):
+    def pyramid(self, at: Vector, half_base: float, half_height: float, paint: Paint, **options: Any) -> None:
         self.add(PYRAMID, at, (half_base, half_height), paint, **options)
 
-    def star(self, at, radius, inner_ratio, half_thickness, paint):
+    def star(self, at: Vector, radius: float, inner_ratio: float, half_thickness: float, paint: Paint) -> None:
         self.add(STAR, at, (radius, inner_ratio, half_thickness), paint, rounding=0.02)
 
-    def tube(self, at, radius, half_wall, half_height, paint, **options):
+    def tube(
+        self, at: Vector, radius: float, half_wall: float, half_height: float, paint: Paint, **options: Any
+    ) -> None:
         self.add(TUBE, at, (radius, half_wall, half_height), paint, rounding=0.01, **options)
 
-    def dome(self, at, radii, paint, turn=UPRIGHT, **options):
+    def dome(self, at: Vector, radii: Vector, paint: Paint, turn: np.ndarray = UPRIGHT, **options: Any) -> None:
         self.add(DOME, at, radii, paint, turn, **options)
 
-    def prism(self, at, half_length, half_width, height, paint, turn=UPRIGHT):
+    def prism(
+        self, at: Vector, half_length: float, half_width: float, height: float, paint: Paint, turn: np.ndarray = UPRIGHT
+    ) -> None:
         self.add(PRISM, at, (half_length, half_width, height), paint, turn)
 
-    def heart(self, at, size, half_thickness, paint):
+    def heart(self, at: Vector, size: float, half_thickness: float, paint: Paint) -> None:
         self.add(HEART, at, (size, 0.0, half_thickness), paint, rounding=0.02)
 
-    def eyes(self, x, y, z, radius=0.07, paint="black"):
+    def eyes(self, x: float, y: float, z: float, radius: float = 0.07, paint: Paint = "black") -> None:
         """A pair of balls, mirrored in the plane y = 0."""
         for side in (1, -1):
             self.ball((x, side * y, z), radius, paint)
@@ -157,7 +189,13 @@ ALL_COLORS = tuple(COLORS)
 
 
 def object_type(
-    *nouns: str, part=None, part_color=None, colors=ALL_COLORS, front=False, pattern=False, solid=False
+    *nouns: str,
+    part: str | None = None,
+    part_color: str | None = None,
+    colors: Sequence[str] = ALL_COLORS,
+    front: bool = False,
+    pattern: bool = False,
+    solid: bool = False,
 ) -> Callable[[Build], Build]:
     """Register the decorated function `(builder, paint, trim, vary)`; `vary(low, high)` draws a proportion."""
 
@@ -168,7 +206,7 @@ def object_type(
     return register
 
 
-def around(count: int, start_degrees: float = 0.0):
+def around(count: int, start_degrees: float = 0.0) -> list[tuple[float, float]]:
     """Pairs (cos, sin) of `count` evenly spread angles."""
     angles = [math.radians(start_degrees) + 2 * math.pi * k / count for k in range(count)]
     return [(math.cos(a), math.sin(a)) for a in angles]
@@ -234,7 +272,7 @@ def bounds(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return points.min(0), points.max(0)
 
 
-def moved(rows: np.ndarray, centre, scale: float) -> np.ndarray:
+def moved(rows: np.ndarray, centre: np.ndarray, scale: float) -> np.ndarray:
     """The object translated and scaled: x -> (x - centre) * scale."""
     rows = rows.copy()
     rows[:, POSITION] = (rows[:, POSITION] - centre) * scale

@@ -1,23 +1,27 @@
 """Animals and figures of the synthetic world. They face +x, so each has an unmistakable front."""
 
-from pipeline.embedded.objects import ALONG_X, ALONG_Y, object_type, turned
+from collections.abc import Sequence
+
+from pipeline.embedded.objects import ALONG_X, ALONG_Y, ObjectBuilder, Paint, Vary, object_type, turned
 
 BEAK, MUZZLE = "orange", (0.85, 0.7, 0.5)
 
 
-def contrast(paint):
+def contrast(paint: Paint) -> str:
     """Black, or white on black, so that eyes, noses and mouths are visible."""
     return "black" if paint != "black" else "white"
 
 
-def legs(s, xs, y, z, half_height, radius, paint):
+def legs(
+    s: ObjectBuilder, xs: Sequence[float], y: float, z: float, half_height: float, radius: float, paint: Paint
+) -> None:
     for x in xs:
         for side in (1, -1):
             s.cone((x, side * y, z), half_height, radius, radius, paint)
 
 
 @object_type("snowman", part="hat", part_color="black", colors=("white",), front=True)
-def snowman(s, paint, trim, vary):
+def snowman(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     for z, radius in ((-0.55, 0.48), (0.08, 0.36), (0.58, 0.26)):
         s.ball((0, 0, z), radius, paint)
     s.eyes(0.22, 0.1, 0.65, 0.055)
@@ -31,7 +35,7 @@ def snowman(s, paint, trim, vary):
 
 
 @object_type("robot", part="body", front=True)
-def robot(s, paint, trim, vary):
+def robot(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.box((0, 0, 0.55), (0.28, 0.33, 0.26), paint, rounding=0.05)
     s.eyes(0.28, 0.14, 0.6, 0.08, "yellow" if paint != "yellow" else "blue")
     s.box((0.28, 0, 0.4), (0.02, 0.17, 0.035), contrast(paint))
@@ -47,7 +51,7 @@ def robot(s, paint, trim, vary):
 
 
 @object_type("robot head", front=True)
-def robot_head(s, paint, trim, vary):
+def robot_head(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.box((0, 0, 0), (0.5, 0.55, 0.5), paint, rounding=0.08)
     s.eyes(0.49, 0.22, 0.14, 0.14, "white" if paint != "white" else "yellow")
     s.eyes(0.6, 0.22, 0.14, 0.065, "black")
@@ -59,7 +63,7 @@ def robot_head(s, paint, trim, vary):
 
 
 @object_type("teddy bear", "bear", colors=("brown", "white", "black", "pink", "golden"), front=True)
-def teddy_bear(s, paint, trim, vary):
+def teddy_bear(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.blob((0, 0, -0.25), (0.36, 0.4, 0.42), paint)
     s.blob((0.14, 0, -0.25), (0.26, 0.28, 0.3), MUZZLE)
     s.ball((0, 0, 0.42), 0.33, paint)
@@ -80,7 +84,7 @@ def teddy_bear(s, paint, trim, vary):
     colors=("yellow", "white", "brown", "green", "blue", "pink"),
     front=True,
 )
-def duck(s, paint, trim, vary):
+def duck(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.blob((-0.05, 0, -0.25), (0.6, 0.42, 0.36), paint)
     s.ball((0.32, 0, 0.3), 0.3, paint)
     s.blob((0.62, 0, 0.24), (0.18, 0.13, 0.06), trim)
@@ -91,7 +95,7 @@ def duck(s, paint, trim, vary):
 
 
 @object_type("fish", part="fins", front=True)
-def fish(s, paint, trim, vary):
+def fish(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.blob((0.1, 0, 0), (0.6, 0.22, 0.36), paint)
     s.prism((-0.62, 0, 0), 0.035, 0.32, 0.4, trim, turned(0, 0, 90) @ turned(90))
     s.box((0.05, 0, 0.38), (0.22, 0.03, 0.12), trim, turned(0, -12))
@@ -103,7 +107,7 @@ def fish(s, paint, trim, vary):
 
 
 @object_type("pig", colors=("pink", "black", "brown", "white"), front=True)
-def pig(s, paint, trim, vary):
+def pig(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     snout = (0.85, 0.35, 0.5)
     s.blob((-0.05, 0, 0), (0.6, 0.38, 0.38), paint)
     s.ball((0.55, 0, 0.15), 0.28, paint)
@@ -117,7 +121,7 @@ def pig(s, paint, trim, vary):
 
 
 @object_type("turtle", part="shell", part_color="brown", colors=("green",), front=True)
-def turtle(s, paint, trim, vary):
+def turtle(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.dome((0, 0, -0.1), (0.6, 0.5, 0.42), trim)
     s.ball((0.72, 0, 0.08), 0.2, paint)
     s.eyes(0.86, 0.1, 0.15, 0.045)
@@ -129,7 +133,7 @@ def turtle(s, paint, trim, vary):
 
 
 @object_type("penguin", part="belly", part_color="white", colors=("black", "blue", "purple", "gray"), front=True)
-def penguin(s, paint, trim, vary):
+def penguin(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.blob((0, 0, -0.1), (0.38, 0.4, 0.6), paint)
     s.blob((0.1, 0, -0.15), (0.32, 0.3, 0.5), trim)
     s.ball((0, 0, 0.52), 0.28, paint)
@@ -142,7 +146,7 @@ def penguin(s, paint, trim, vary):
 
 
 @object_type("cat", colors=("orange", "black", "white", "gray", "brown", "pink"), front=True)
-def cat(s, paint, trim, vary):
+def cat(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.blob((-0.12, 0, -0.35), (0.36, 0.34, 0.42), paint)
     s.blob((0.14, 0, 0.3), (0.32, 0.37, 0.3), paint)
     for side in (1, -1):
@@ -157,7 +161,7 @@ def cat(s, paint, trim, vary):
 
 
 @object_type("dog", part="collar", part_color="red", colors=("brown", "white", "black", "golden", "gray"), front=True)
-def dog(s, paint, trim, vary):
+def dog(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.blob((-0.15, 0, -0.05), (0.52, 0.26, 0.26), paint)
     s.ball((0.46, 0, 0.36), 0.27, paint)
     s.blob((0.7, 0, 0.28), (0.18, 0.14, 0.12), MUZZLE)
@@ -171,7 +175,7 @@ def dog(s, paint, trim, vary):
 
 
 @object_type("elephant", colors=("gray", "blue", "pink", "white", "purple"), front=True)
-def elephant(s, paint, trim, vary):
+def elephant(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.blob((-0.2, 0, 0.05), (0.55, 0.42, 0.42), paint)
     s.ball((0.42, 0, 0.25), 0.32, paint)
     s.rod((0.74, 0, 0.02), 0.18, 0.09, paint, turned(0, -18))
@@ -187,7 +191,7 @@ def elephant(s, paint, trim, vary):
 @object_type(
     "owl", part="belly", part_color="white", colors=("brown", "white", "gray", "purple", "blue", "orange"), front=True
 )
-def owl(s, paint, trim, vary):
+def owl(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.blob((0, 0, -0.12), (0.4, 0.45, 0.6), paint)
     s.blob((0.12, 0, -0.2), (0.32, 0.32, 0.42), trim)
     s.blob((0, 0, 0.42), (0.36, 0.42, 0.32), paint)
@@ -201,7 +205,7 @@ def owl(s, paint, trim, vary):
 
 
 @object_type("frog", colors=("green", "yellow", "blue", "red", "brown"), front=True)
-def frog(s, paint, trim, vary):
+def frog(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.blob((-0.05, 0, -0.1), (0.55, 0.5, 0.35), paint)
     s.blob((0.08, 0, -0.2), (0.46, 0.4, 0.25), (0.93, 0.92, 0.7))
     s.blob((0.25, 0, 0.12), (0.36, 0.42, 0.24), paint)
@@ -216,7 +220,7 @@ def frog(s, paint, trim, vary):
 
 
 @object_type("rabbit", "bunny", colors=("white", "brown", "gray", "pink", "black"), front=True)
-def rabbit(s, paint, trim, vary):
+def rabbit(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     inner = (0.97, 0.65, 0.72) if paint != "pink" else "white"
     s.blob((-0.1, 0, -0.45), (0.42, 0.36, 0.4), paint)
     s.ball((0.12, 0, 0.08), 0.3, paint)
@@ -232,7 +236,7 @@ def rabbit(s, paint, trim, vary):
 
 
 @object_type("lion", part="mane", part_color="brown", colors=("golden", "yellow", "orange", "white"), front=True)
-def lion(s, paint, trim, vary):
+def lion(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.blob((-0.22, 0, -0.08), (0.5, 0.27, 0.27), paint)
     s.blob((0.32, 0, 0.22), (0.16, 0.46, 0.46), trim)
     s.blob((0.48, 0, 0.22), (0.24, 0.28, 0.28), paint)

@@ -1,10 +1,10 @@
 """Furniture, vessels and tools of the synthetic world."""
 
-from pipeline.embedded.objects import ALONG_X, ALONG_Y, GLASS, around, object_type, turned
+from pipeline.embedded.objects import ALONG_X, ALONG_Y, GLASS, ObjectBuilder, Paint, Vary, around, object_type, turned
 
 
 @object_type("table")
-def table(s, paint, trim, vary):
+def table(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     height = 0.45 * vary(0.85, 1.15)
     s.box((0, 0, height), (0.6, 0.75, 0.06), paint)
     for x in (-0.5, 0.5):
@@ -13,7 +13,7 @@ def table(s, paint, trim, vary):
 
 
 @object_type("chair", front=True)
-def chair(s, paint, trim, vary):
+def chair(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.box((0, 0, 0), (0.42, 0.42, 0.06), paint)
     s.box((-0.38, 0, 0.5), (0.05, 0.42, 0.5 * vary(0.9, 1.1)), paint)
     for x in (-0.36, 0.36):
@@ -22,14 +22,14 @@ def chair(s, paint, trim, vary):
 
 
 @object_type("stool", part="legs", part_color="brown")
-def stool(s, paint, trim, vary):
+def stool(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.cone((0, 0, 0.35), 0.07, 0.45, 0.45, paint, rounding=0.04)
     for x, y in around(4, 45):
         s.rod((0.3 * x, 0.3 * y, -0.1), 0.42, 0.05, trim)
 
 
 @object_type("sofa", "couch", part="cushions", front=True)
-def sofa(s, paint, trim, vary):
+def sofa(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.box((0, 0, -0.2), (0.4, 0.9, 0.18), paint, rounding=0.06)
     s.box((-0.38, 0, 0.1), (0.12, 0.9, 0.45), paint, rounding=0.08)
     for side in (1, -1):
@@ -38,7 +38,7 @@ def sofa(s, paint, trim, vary):
 
 
 @object_type("bed", part="blanket", part_color="blue", colors=("brown", "white", "black", "gray"), front=True)
-def bed(s, paint, trim, vary):
+def bed(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.box((0, 0, -0.15), (0.85, 0.55, 0.1), paint)
     s.box((-0.85, 0, 0.1), (0.05, 0.55, 0.38), paint)
     s.box((0.1, 0, 0), (0.72, 0.52, 0.1), trim, rounding=0.05)
@@ -55,7 +55,7 @@ def bed(s, paint, trim, vary):
     colors=("brown", "red", "green", "blue", "white", "gray", "orange"),
     front=True,
 )
-def bench(s, paint, trim, vary):
+def bench(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.box((0.05, 0, 0), (0.3, 0.9, 0.05), paint)
     for z in (0.26, 0.46):
         s.box((-0.27, 0, z), (0.04, 0.9, 0.08), paint)
@@ -65,14 +65,14 @@ def bench(s, paint, trim, vary):
 
 
 @object_type("mug", "cup", pattern=True)
-def mug(s, paint, trim, vary):
+def mug(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.tube((0, 0, 0), 0.42, 0.045, 0.5 * vary(0.9, 1.1), paint, patterned=True)
     s.cone((0, 0, -0.4), 0.05, 0.4, 0.4, paint)
     s.torus((0, 0.52, 0), 0.24, 0.06, paint, ALONG_X)
 
 
 @object_type("bucket", part="handle", part_color="gray")
-def bucket(s, paint, trim, vary):
+def bucket(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.cone((0, 0, -0.1), 0.45, 0.38, 0.52, paint)
     s.cone((0, 0, 0.345), 0.02, 0.47, 0.47, (0.12, 0.1, 0.09))
     s.torus((0, 0, 0.35), 0.5, 0.035, trim, ALONG_X)
@@ -80,14 +80,14 @@ def bucket(s, paint, trim, vary):
 
 
 @object_type("hammer", part="handle", part_color="brown", colors=("gray", "black", "silver", "red", "blue", "golden"))
-def hammer(s, paint, trim, vary):
+def hammer(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.rod((0, 0, -0.2), 0.6, 0.08, trim)
     s.cone((0, 0, 0.48), 0.4, 0.17, 0.17, paint, ALONG_Y)
     s.cone((0, 0.42, 0.48), 0.07, 0.22, 0.22, paint, ALONG_Y)
 
 
 @object_type("dumbbell", "barbell", part="bar", part_color="silver")
-def dumbbell(s, paint, trim, vary):
+def dumbbell(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.cone((0, 0, 0), 0.6, 0.07, 0.07, trim, ALONG_Y)
     for side in (1, -1):
         s.cone((0, side * 0.55, 0), 0.13, 0.32, 0.32, paint, ALONG_Y, rounding=0.04)
@@ -100,7 +100,7 @@ def dumbbell(s, paint, trim, vary):
     part_color="brown",
     colors=("yellow", "white", "blue", "pink", "cyan", "orange", "red"),
 )
-def hourglass(s, paint, trim, vary):
+def hourglass(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.cone((0, 0, 0.3), 0.3, 0.05, 0.36, paint)
     s.cone((0, 0, -0.3), 0.3, 0.36, 0.05, paint)
     for z in (0.65, -0.65):
@@ -110,14 +110,14 @@ def hourglass(s, paint, trim, vary):
 
 
 @object_type("lamp", part="shade", part_color="yellow")
-def lamp(s, paint, trim, vary):
+def lamp(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.cone((0, 0, 0.5), 0.28, 0.48, 0.25, trim)
     s.rod((0, 0, -0.1), 0.5, 0.055, paint)
     s.cone((0, 0, -0.68), 0.06, 0.35, 0.3, paint)
 
 
 @object_type("bottle", part="cap", part_color="white")
-def bottle(s, paint, trim, vary):
+def bottle(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.cone((0, 0, -0.25), 0.45, 0.27, 0.27, paint, rounding=0.08)
     s.cone((0, 0, 0.32), 0.15, 0.26, 0.09, paint)
     s.cone((0, 0, 0.5), 0.15, 0.09, 0.09, paint)
@@ -125,7 +125,7 @@ def bottle(s, paint, trim, vary):
 
 
 @object_type("vase", pattern=True)
-def vase(s, paint, trim, vary):
+def vase(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     width = 0.42 * vary(0.9, 1.1)
     s.blob((0, 0, -0.15), (width, width, 0.5), paint, patterned=True)
     s.cone((0, 0, 0.4), 0.16, 0.16, 0.16, paint)
@@ -134,7 +134,7 @@ def vase(s, paint, trim, vary):
 
 
 @object_type("teapot", part="lid")
-def teapot(s, paint, trim, vary):
+def teapot(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.blob((0, 0, -0.05), (0.5, 0.5, 0.42), paint)
     s.torus((0, -0.6, 0), 0.24, 0.065, paint, ALONG_X)
     s.rod((0, 0.64, 0.08), 0.22, 0.08, paint, turned(-45))
@@ -143,7 +143,7 @@ def teapot(s, paint, trim, vary):
 
 
 @object_type("barrel", part="bands", part_color="gray", colors=("brown", "red", "blue", "green", "black", "orange"))
-def barrel(s, paint, trim, vary):
+def barrel(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.cone((0, 0, 0), 0.26, 0.5, 0.5, paint)
     s.cone((0, 0, 0.42), 0.19, 0.5, 0.4, paint)
     s.cone((0, 0, -0.42), 0.19, 0.4, 0.5, paint)
@@ -155,14 +155,14 @@ def barrel(s, paint, trim, vary):
 
 
 @object_type("umbrella", part="handle", part_color="brown", pattern=True)
-def umbrella(s, paint, trim, vary):
+def umbrella(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.dome((0, 0, 0.2), (0.75, 0.75, 0.45), paint, patterned=True)
     s.rod((0, 0, -0.1), 0.6, 0.04, trim)
     s.torus((0.1, 0, -0.7), 0.1, 0.04, trim, ALONG_Y)
 
 
 @object_type("clock", "alarm clock", part="face", part_color="white", front=True)
-def clock(s, paint, trim, vary):
+def clock(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     hands = "white" if trim == "black" else "black"
     s.cone((0, 0, 0), 0.16, 0.55, 0.55, paint, ALONG_X, rounding=0.04)
     s.cone((0.14, 0, 0), 0.05, 0.45, 0.45, trim, ALONG_X)
@@ -181,7 +181,7 @@ def clock(s, paint, trim, vary):
     colors=("black", "gray", "brown", "red", "white", "orange"),
     front=True,
 )
-def television(s, paint, trim, vary):
+def television(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.box((0, 0, 0), (0.2, 0.75, 0.5), paint, rounding=0.05)
     s.box((0.19, 0.08, 0), (0.03, 0.56, 0.4), trim)
     for z in (0.15, -0.1):
@@ -192,7 +192,7 @@ def television(s, paint, trim, vary):
 
 
 @object_type("camera", part="lens", colors=("black", "silver", "red", "blue", "white", "pink"), front=True)
-def camera(s, paint, trim, vary):
+def camera(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.box((0, 0, 0), (0.25, 0.6, 0.4), paint, rounding=0.06)
     s.box((-0.02, 0, 0.46), (0.17, 0.2, 0.1), paint, rounding=0.04)
     s.cone((0.36, 0, -0.04), 0.15, 0.32, 0.29, trim if trim != paint else "gray", ALONG_X)
@@ -203,7 +203,7 @@ def camera(s, paint, trim, vary):
 
 
 @object_type("sword", part="handle", part_color="brown", colors=("silver", "golden", "gray", "blue", "red", "green"))
-def sword(s, paint, trim, vary):
+def sword(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.box((0, 0, 0.25), (0.035, 0.11, 0.6), paint)
     s.prism((0, 0, 0.95), 0.035, 0.11, 0.2, paint)
     s.box((0, 0, -0.38), (0.07, 0.32, 0.05), "golden")
@@ -212,7 +212,7 @@ def sword(s, paint, trim, vary):
 
 
 @object_type("anvil", colors=("black", "gray", "silver", "blue"))
-def anvil(s, paint, trim, vary):
+def anvil(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.box((0, 0, 0.25), (0.45, 0.26, 0.16), paint)
     s.cone((0.7, 0, 0.28), 0.28, 0.14, 0.02, paint, ALONG_X)
     s.box((0, 0, -0.05), (0.2, 0.16, 0.2), paint)
@@ -220,7 +220,7 @@ def anvil(s, paint, trim, vary):
 
 
 @object_type("pencil", part="eraser", part_color="pink")
-def pencil(s, paint, trim, vary):
+def pencil(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.cone((0, 0, 0), 0.6, 0.12, 0.12, paint)
     s.cone((0, 0, -0.74), 0.14, 0.02, 0.12, (0.87, 0.7, 0.45))
     s.cone((0, 0, -0.85), 0.045, 0.015, 0.04, "black")

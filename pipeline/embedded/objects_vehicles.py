@@ -1,11 +1,32 @@
 """Vehicles and buildings of the synthetic world; their bonnet, door or bow faces +x."""
 
-from pipeline.embedded.objects import ALONG_X, ALONG_Y, GLASS, WINDOW, around, object_type, turned
+from collections.abc import Sequence
+
+from pipeline.embedded.objects import (
+    ALONG_X,
+    ALONG_Y,
+    GLASS,
+    WINDOW,
+    ObjectBuilder,
+    Paint,
+    Vary,
+    around,
+    object_type,
+    turned,
+)
 
 LAMP, TAIL_LAMP, RUBBER = (1.0, 0.95, 0.6), (0.7, 0.05, 0.05), (0.06, 0.06, 0.07)
 
 
-def wheels(s, xs, y, z, radius, half_width, hub="silver"):
+def wheels(
+    s: ObjectBuilder,
+    xs: Sequence[float],
+    y: float,
+    z: float,
+    radius: float,
+    half_width: float,
+    hub: Paint = "silver",
+) -> None:
     """A pair of wheels at each x, with hubs that protrude slightly."""
     for x in xs:
         for side in (1, -1):
@@ -13,7 +34,7 @@ def wheels(s, xs, y, z, radius, half_width, hub="silver"):
             s.cone((x, side * (y + 0.03), z), half_width, 0.5 * radius, 0.5 * radius, hub, ALONG_Y)
 
 
-def lamps(s, front_x, back_x, y, z, radius=0.07):
+def lamps(s: ObjectBuilder, front_x: float, back_x: float, y: float, z: float, radius: float = 0.07) -> None:
     """Pale lamps in front and red ones behind, so that the two ends of a vehicle differ."""
     for side in (1, -1):
         s.ball((front_x, side * y, z), radius, LAMP)
@@ -21,7 +42,7 @@ def lamps(s, front_x, back_x, y, z, radius=0.07):
 
 
 @object_type("car", part="roof", front=True)
-def car(s, paint, trim, vary):
+def car(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.box((0, 0, 0), (0.9, 0.42, 0.19), paint, rounding=0.1)
     s.box((-0.16, 0, 0.33), (0.4, 0.35, 0.1), GLASS, rounding=0.03)
     s.box((-0.18, 0, 0.46), (0.4, 0.35, 0.05), trim, rounding=0.04)
@@ -35,7 +56,7 @@ def car(s, paint, trim, vary):
 
 
 @object_type("truck", part="cargo", part_color="white", front=True)
-def truck(s, paint, trim, vary):
+def truck(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.box((0.65, 0, 0.1), (0.28, 0.4, 0.38), paint, rounding=0.06)
     s.box((-0.3, 0, 0.2), (0.62, 0.42, 0.48), trim, rounding=0.03)
     s.box((0.8, 0, 0.26), (0.14, 0.33, 0.14), GLASS)
@@ -46,7 +67,7 @@ def truck(s, paint, trim, vary):
 
 
 @object_type("bus", colors=("red", "yellow", "blue", "green", "white", "orange", "purple", "pink"), front=True)
-def bus(s, paint, trim, vary):
+def bus(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.box((0, 0, 0.1), (0.95, 0.36, 0.38), paint, rounding=0.08)
     for x in (-0.68, -0.34, 0.0, 0.34):
         s.box((x, 0, 0.24), (0.14, 0.37, 0.12), GLASS)
@@ -57,7 +78,7 @@ def bus(s, paint, trim, vary):
 
 
 @object_type("train", "locomotive", part="cab", front=True)
-def train(s, paint, trim, vary):
+def train(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.cone((0.25, 0, 0.12), 0.55, 0.28, 0.28, paint, ALONG_X)
     s.cone((0.8, 0, 0.12), 0.03, 0.22, 0.22, "black", ALONG_X)
     s.ball((0.83, 0, 0.12), 0.09, LAMP)
@@ -70,7 +91,7 @@ def train(s, paint, trim, vary):
 
 
 @object_type("rocket", part="fins", part_color="red")
-def rocket(s, paint, trim, vary):
+def rocket(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.cone((0, 0, -0.05), 0.5, 0.24, 0.24, paint)
     s.blob((0, 0, 0.45), (0.24, 0.24, 0.45), trim)
     s.blob((0.22, 0, 0.2), (0.06, 0.11, 0.11), WINDOW)
@@ -80,7 +101,7 @@ def rocket(s, paint, trim, vary):
 
 
 @object_type("airplane", "plane", part="wings", front=True)
-def airplane(s, paint, trim, vary):
+def airplane(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.blob((0, 0, 0), (0.9, 0.2, 0.2), paint)
     s.box((0.05, 0, 0), (0.2, 0.95, 0.035), trim)
     s.box((-0.75, 0, 0.05), (0.12, 0.38, 0.03), trim)
@@ -91,7 +112,7 @@ def airplane(s, paint, trim, vary):
 
 
 @object_type("boat", "sailboat", part="sail", part_color="white")
-def boat(s, paint, trim, vary):
+def boat(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.dome((0, 0, -0.2), (0.85, 0.36, 0.36), paint, turned(180))
     s.rod((0, 0, 0.3), 0.5, 0.035, "brown")
     s.prism((-0.25, 0, 0.32), 0.025, 0.4, 0.85, trim, turned(0, 0, 90))
@@ -99,7 +120,7 @@ def boat(s, paint, trim, vary):
 
 
 @object_type("submarine", colors=("yellow", "gray", "red", "blue", "black", "green"), front=True)
-def submarine(s, paint, trim, vary):
+def submarine(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.blob((0, 0, -0.1), (0.9, 0.33, 0.33), paint)
     s.cone((0, 0, 0.25), 0.17, 0.2, 0.17, paint)
     s.rod((0, 0, 0.5), 0.15, 0.035, paint)
@@ -118,7 +139,7 @@ def submarine(s, paint, trim, vary):
     part_color="cyan",
     colors=("gray", "silver", "green", "purple", "golden", "red"),
 )
-def ufo(s, paint, trim, vary):
+def ufo(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.blob((0, 0, 0), (0.8, 0.8, 0.2), paint)
     s.dome((0, 0, 0.1), (0.36, 0.36, 0.38), trim)
     for x, y in around(8):
@@ -126,7 +147,7 @@ def ufo(s, paint, trim, vary):
 
 
 @object_type("house", part="roof", part_color="red", front=True)
-def house(s, paint, trim, vary):
+def house(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.box((0, 0, -0.2), (0.55, 0.6, 0.4), paint)
     s.prism((0, 0, 0.42), 0.62, 0.72, 0.5 * vary(0.9, 1.2), trim)
     s.box((0.55, 0, -0.34), (0.03, 0.14, 0.26), "brown" if paint != "brown" else "white")
@@ -137,7 +158,7 @@ def house(s, paint, trim, vary):
 
 
 @object_type("barn", part="roof", part_color="gray", colors=("red", "brown", "white", "blue", "green"), front=True)
-def barn(s, paint, trim, vary):
+def barn(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     frame = "white" if paint != "white" else "brown"
     s.box((0, 0, -0.2), (0.7, 0.5, 0.38), paint)
     s.prism((0, 0, 0.4), 0.76, 0.6, 0.5, trim)
@@ -150,7 +171,7 @@ def barn(s, paint, trim, vary):
 
 
 @object_type("birdhouse", "bird house", part="roof", part_color="brown", front=True)
-def birdhouse(s, paint, trim, vary):
+def birdhouse(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.box((0, 0, 0.05), (0.35, 0.38, 0.38), paint)
     s.prism((0, 0, 0.55), 0.45, 0.52, 0.3, trim)
     s.cone((0.34, 0, 0.12), 0.03, 0.15, 0.15, "black" if paint != "black" else "yellow", ALONG_X)
@@ -159,7 +180,7 @@ def birdhouse(s, paint, trim, vary):
 
 
 @object_type("castle tower", "tower", part="roof", front=True)
-def castle_tower(s, paint, trim, vary):
+def castle_tower(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.cone((0, 0, -0.2), 0.6, 0.4, 0.36, paint)
     s.cone((0, 0, 0.42), 0.08, 0.46, 0.46, paint)
     s.box((0.39, 0, -0.56), (0.04, 0.14, 0.24), "brown" if paint != "brown" else "black")
@@ -172,7 +193,7 @@ def castle_tower(s, paint, trim, vary):
 
 
 @object_type("lighthouse", part="stripes", part_color="red", colors=("white", "yellow", "gray", "blue"))
-def lighthouse(s, paint, trim, vary):
+def lighthouse(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     bands = ((-0.62, 0.33, 0.3, paint), (-0.3, 0.295, 0.265, trim), (0.02, 0.26, 0.235, paint), (0.34, 0.23, 0.2, trim))
     for z, bottom, top, band in bands:
         s.cone((0, 0, z), 0.16, bottom, top, band)
@@ -188,7 +209,7 @@ def lighthouse(s, paint, trim, vary):
     colors=("red", "brown", "gray", "blue", "yellow", "white"),
     front=True,
 )
-def windmill(s, paint, trim, vary):
+def windmill(s: ObjectBuilder, paint: Paint, trim: Paint, vary: Vary) -> None:
     s.cone((0, 0, -0.3), 0.6, 0.38, 0.24, paint)
     s.cone((0, 0, 0.42), 0.16, 0.3, 0.02, (0.35, 0.2, 0.12))
     s.ball((0.33, 0, 0.3), 0.07, "black")

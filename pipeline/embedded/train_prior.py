@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ VAE_CHANNELS = (32, 64, 128)
 UNET_CHANNELS = (64, 128, 256)
 
 
-def build_vae():
+def build_vae() -> Any:
     """AutoencoderKL at 1/4 of the resolution: 64 px -> 4x16x16."""
     from diffusers import AutoencoderKL
 
@@ -36,7 +37,7 @@ def build_vae():
     )
 
 
-def build_unet():
+def build_unet() -> Any:
     """UNet2DConditionModel structured like SD 2.1's: cross-attention at all levels but the coarsest."""
     from diffusers import UNet2DConditionModel
 
@@ -54,7 +55,7 @@ def build_unet():
     )
 
 
-def build_text_encoder(vocabulary: int):
+def build_text_encoder(vocabulary: int) -> Any:
     """CLIPTextModel; the last two ids of the vocabulary are the start and the end token."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -75,7 +76,7 @@ def build_text_encoder(vocabulary: int):
     )
 
 
-def build_scheduler():
+def build_scheduler() -> Any:
     """The noise schedule of SD 2.1-base."""
     from diffusers import DDIMScheduler
 
@@ -96,11 +97,11 @@ def as_input(images: Tensor) -> Tensor:
     return images.to(memory_format=torch.channels_last).float() / 127.5 - 1
 
 
-def autocast(device: str):
+def autocast(device: str) -> torch.autocast:
     return torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda")
 
 
-def train_vae(vae, data: Data, plan: TrainingPlan, *, batch: int = 256, compiled: bool = True) -> dict[str, float]:
+def train_vae(vae: Any, data: Data, plan: TrainingPlan, *, batch: int = 256, compiled: bool = True) -> dict[str, float]:
     """Train with L1 + gradient L1 + MSE + a small KL term."""
     device = data.images.device.type
     vae.to(device, memory_format=torch.channels_last).train()
@@ -121,7 +122,7 @@ def train_vae(vae, data: Data, plan: TrainingPlan, *, batch: int = 256, compiled
     return done
 
 
-def _vae_forward(vae, x: Tensor) -> tuple[Tensor, Tensor]:
+def _vae_forward(vae: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     mean, log_variance = vae.quant_conv(vae.encoder(x)).float().chunk(2, 1)
     log_variance = log_variance.clamp(-20, 10)
     z = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
@@ -130,7 +131,7 @@ def _vae_forward(vae, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def whiten(vae, images: Tensor) -> None:
+def whiten(vae: Any, images: Tensor) -> None:
     """Fold mean and standard deviation of the posterior mean into the two 1x1 convolutions, exactly.
 
     Latents then have mean 0 and standard deviation 1 in every channel, with `scaling_factor` 1 in the same format.
@@ -147,7 +148,7 @@ def whiten(vae, images: Tensor) -> None:
 
 
 @torch.no_grad()
-def reconstruction_psnr(vae, images: Tensor) -> float:
+def reconstruction_psnr(vae: Any, images: Tensor) -> float:
     """Mean PSNR in dB between images (range 1) and their reconstructions from the posterior mean."""
     values = []
     for part in images.split(256):
@@ -158,15 +159,15 @@ def reconstruction_psnr(vae, images: Tensor) -> float:
 
 
 @torch.no_grad()
-def latents_of(vae, images: Tensor) -> Tensor:
+def latents_of(vae: Any, images: Tensor) -> Tensor:
     """Posterior means as float16 [N, 4, 16, 16]."""
     with autocast(images.device.type):
         return torch.cat([vae.encode(as_input(part)).latent_dist.mean.half() for part in images.split(4096)])
 
 
 def train_denoiser(
-    unet,
-    text_encoder,
+    unet: Any,
+    text_encoder: Any,
     latents: Tensor,
     ids: Tensor,
     null: Tensor,
@@ -207,11 +208,11 @@ def train_denoiser(
     return done
 
 
-def _predict_noise(unet, text_encoder, z_t: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
+def _predict_noise(unet: Any, text_encoder: Any, z_t: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
     return unet(z_t, t, text_encoder(input_ids=tokens).last_hidden_state).sample
 
 
-def start_from_scorer(text_encoder, scorer_state: dict[str, Tensor]) -> None:
+def start_from_scorer(text_encoder: Any, scorer_state: dict[str, Tensor]) -> None:
     """Copy the text tower of an open_clip model (its parameter names) into a CLIPTextModel of the same size."""
     target = text_encoder.state_dict()
     prefix = "text_model." if any(name.startswith("text_model.") for name in target) else ""
@@ -237,7 +238,7 @@ def start_from_scorer(text_encoder, scorer_state: dict[str, Tensor]) -> None:
     text_encoder.load_state_dict({name: value.to(target[name].dtype) for name, value in new.items()}, strict=False)
 
 
-def save_prior(folder: Path, vae, unet, text_encoder, tokenizer_folder: Path) -> None:
+def save_prior(folder: Path, vae: Any, unet: Any, text_encoder: Any, tokenizer_folder: Path) -> None:
     """Write the Stable-Diffusion folder: fp16 safetensors and the JSON files."""
     for name, module in (("vae", vae), ("unet", unet), ("text_encoder", text_encoder)):
         half = module.to("cpu", dtype=torch.float16, memory_format=torch.contiguous_format)
@@ -268,7 +269,15 @@ def part(plan: TrainingPlan, name: str, seconds: float) -> TrainingPlan:
 
 @torch.no_grad()
 def sample(
-    vae, unet, text_encoder, ids: Tensor, null: Tensor, *, guidance_scale: float, steps: int = 25, seed: int = 0
+    vae: Any,
+    unet: Any,
+    text_encoder: Any,
+    ids: Tensor,
+    null: Tensor,
+    *,
+    guidance_scale: float,
+    steps: int = 25,
+    seed: int = 0,
 ) -> Tensor:
     """Sample images uint8 [B,3,64,64] by DDIM with CFG for token ids [B,tokens]; batched, on the networks' device."""
     device, dtype = ids.device, unet.dtype

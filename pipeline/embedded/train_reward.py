@@ -21,6 +21,7 @@ from pipeline.embedded import damage, data, tokenizer
 from pipeline.embedded.caption_pairs import CaptionPairs, Captions, encode, images_per_scene
 from pipeline.embedded.data import Data
 from pipeline.embedded.training import TrainingPlan, fit, log
+from pipeline.embedded.training_context import TrainingContext
 
 SIZES = RewardConfig(
     image_size=64,
@@ -122,11 +123,11 @@ def _mean(values: Tensor, kept: Tensor) -> Tensor:
     return (values * kept).sum() / kept.sum().clamp(min=1)
 
 
-def train(context) -> dict:
+def train(context: TrainingContext) -> dict:
     """The stage of build.py: train, standardise, save; returns the record."""
     folder = context.out / "reward"
     model = build_model(vocabulary(), folder)
-    dataset = context.dataset()
+    dataset = context.training_data()
     batch = 512 if context.device == "cuda" else 32  # on a CPU only a test whether it runs
     record = train_reward(model, dataset, context.plan("reward"), batch=batch, compiled=context.compiled)
     raw = right_rewards(model, dataset, min(8192, len(dataset)))

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,9 @@ from pipeline.embedded import tokenizer
 from pipeline.embedded.augment import like_splats
 from pipeline.embedded.data import Data
 from pipeline.embedded.training import TrainingPlan, fit
+
+if TYPE_CHECKING:
+    from open_clip import CLIP
 
 WIDTH = 192
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -34,7 +38,7 @@ def config(vocabulary: int) -> dict:
     }
 
 
-def build_model(vocabulary: int):
+def build_model(vocabulary: int) -> "CLIP":
     """A randomly initialised open_clip CLIP of the bundled size."""
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
@@ -42,7 +46,7 @@ def build_model(vocabulary: int):
     return CLIP(cfg["embed_dim"], CLIPVisionCfg(**cfg["vision_cfg"]), CLIPTextCfg(**cfg["text_cfg"]))
 
 
-def save_scorer(folder: Path, model, tokenizer_folder: Path) -> None:
+def save_scorer(folder: Path, model: "CLIP", tokenizer_folder: Path) -> None:
     """Write open_clip_config.json, open_clip_model.safetensors (fp16) and the tokenizer's files."""
     from safetensors.torch import save_file
 
@@ -54,7 +58,9 @@ def save_scorer(folder: Path, model, tokenizer_folder: Path) -> None:
     save_file(state, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
 
 
-def train_scorer(model, data: Data, ids: Tensor, plan: TrainingPlan, *, batch: int = 2048, compiled: bool = True):
+def train_scorer(
+    model: "CLIP", data: Data, ids: Tensor, plan: TrainingPlan, *, batch: int = 2048, compiled: bool = True
+) -> dict[str, float]:
     """Contrastive training on images and captions; `ids` [N,2,tokens].
 
     Half of each batch has splat artefacts (`like_splats`). Captions with the same meaning are not negatives of each
@@ -93,18 +99,18 @@ def train_scorer(model, data: Data, ids: Tensor, plan: TrainingPlan, *, batch: i
     return done
 
 
-def _encode(model, images: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+def _encode(model: "CLIP", images: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     return model.encode_image(images), model.encode_text(ids)
 
 
 @torch.no_grad()
-def image_features(model, images: Tensor) -> Tensor:
+def image_features(model: "CLIP", images: Tensor) -> Tensor:
     """Unit-norm float32 features [N, WIDTH] of uint8 images [N,3,64,64]."""
     parts = [model.encode_image(part.float() / 127.5 - 1) for part in images.split(1024)]
     return F.normalize(torch.cat(parts).float(), dim=-1)
 
 
 @torch.no_grad()
-def text_features(model, ids: Tensor) -> Tensor:
+def text_features(model: "CLIP", ids: Tensor) -> Tensor:
     """Unit-norm float32 features [P, WIDTH] of token ids [P, tokens]."""
     return F.normalize(torch.cat([model.encode_text(part.long()) for part in ids.split(1024)]).float(), dim=-1)

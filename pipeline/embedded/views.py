@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 PREFIXES = ["", "", "", "a photo of ", "a DSLR photo of ", "a DSLR photo of ", "a 3D render of ", "a picture of ",
             "a rendering of "]  # fmt: skip
@@ -25,7 +26,18 @@ class WorldCameras(NamedTuple):
     background_kind: np.ndarray
 
 
-def _cameras(azimuth, elevation, radius, fov_y_radians, target, top, bottom, light, ambient, strength) -> np.ndarray:
+def _cameras(
+    azimuth: np.ndarray,
+    elevation: np.ndarray,
+    radius: np.ndarray,
+    fov_y_radians: np.ndarray,
+    target: np.ndarray | float,
+    top: ArrayLike,
+    bottom: ArrayLike,
+    light: np.ndarray | float,
+    ambient: np.ndarray | float,
+    strength: np.ndarray | float,
+) -> np.ndarray:
     a, e = np.radians(azimuth), np.radians(elevation)
     outward = np.stack([np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)], -1)
     right = np.stack([-np.sin(a), np.cos(a), np.zeros_like(a)], -1)
@@ -57,7 +69,11 @@ def random_cameras(rng: np.random.Generator, n: int) -> WorldCameras:
 
 
 def orbit_cameras(
-    azimuth_degrees, elevation_degrees, radius: float = 3.5, fov_y_radians: float = 0.55, background=(1, 1, 1)
+    azimuth_degrees: ArrayLike,
+    elevation_degrees: ArrayLike,
+    radius: float = 3.5,
+    fov_y_radians: float = 0.55,
+    background: ArrayLike = (1, 1, 1),
 ) -> WorldCameras:
     """Views without jitter: aimed at the origin, one background, the mean training light (above, behind the camera)."""
     azimuth, elevation = np.broadcast_arrays(np.atleast_1d(azimuth_degrees), np.atleast_1d(elevation_degrees))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +57,17 @@ class _Project(torch.autograd.Function):
     """Gaussians → means2d, depths, conics, compensations and (without gradient) extents in every view."""
 
     @staticmethod
-    def forward(ctx, means, quats, scales, opacities, world_to_camera, intrinsics, cameras, antialiased):
+    def forward(
+        ctx: Any,
+        means: Tensor,
+        quats: Tensor,
+        scales: Tensor,
+        opacities: Tensor,
+        world_to_camera: Tensor,
+        intrinsics: Tensor,
+        cameras: Cameras,
+        antialiased: bool,
+    ) -> tuple[Tensor, ...]:
         num, views = means.shape[0], cameras.num
         shapes = (views, num, 2), (views, num), (views, num, 3), (views, num), (views, num, 2)
         outputs = tuple(torch.zeros(shape) for shape in shapes)
@@ -72,7 +83,7 @@ class _Project(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *v_outputs):
+    def backward(ctx: Any, *v_outputs: Tensor) -> tuple[Tensor | None, ...]:
         means, quats, scales, *projected = ctx.saved_tensors
         gradients = [torch.zeros(tensor.shape) for tensor in (means, quats, scales)]
         arguments = *_arrays(means, quats, scales), *ctx.view, *_arrays(*projected, *v_outputs[:4], *gradients)
@@ -84,7 +95,16 @@ class _Composite(torch.autograd.Function):
     """Four channels of every view, premultiplied by alpha, and the transmittance that remains for the background."""
 
     @staticmethod
-    def forward(ctx, means2d, conics, extents, opacities, colors, bins, cameras):
+    def forward(
+        ctx: Any,
+        means2d: Tensor,
+        conics: Tensor,
+        extents: Tensor,
+        opacities: Tensor,
+        colors: Tensor,
+        bins: list[tuple[np.ndarray, ...]],
+        cameras: Cameras,
+    ) -> tuple[Tensor, Tensor]:
         size = cameras.height, cameras.width
         image, transmittance = torch.empty(cameras.num, tiles.CHANNELS, *size), torch.empty(cameras.num, *size)
         stops = torch.empty_like(transmittance)
@@ -99,7 +119,7 @@ class _Composite(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, v_image, v_transmittance):
+    def backward(ctx: Any, v_image: Tensor, v_transmittance: Tensor) -> tuple[Tensor | None, ...]:
         means2d, conics, _, opacities, colors, *_ = ctx.saved_tensors
         sums = [np.zeros((gaussians.size, tiles.SLOT), np.float32) for _, gaussians, _, _ in ctx.bins]
         arrays = _arrays(*ctx.saved_tensors, v_image, v_transmittance)
