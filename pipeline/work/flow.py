@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from cluster.scheduling.executor import Executor, Outcome, Stage, Worker
 from cluster.scheduling.workers import Watcher, ignore_event
@@ -122,7 +121,7 @@ def _generator(store: Store, weights: Weights, compute: ComputeConfig, execution
     return AssetGenerator(store, weights, execution.checkpoint_seconds, compute, execution.snapshot_seconds)
 
 
-def _evaluator(*arguments: Any) -> Worker:
+def _evaluator(store: Store, weights: Weights, protocol: Protocol, texts: list[str], digest: str) -> Worker:
     from pipeline.work.evaluate import Evaluator
 
-    return Evaluator(*arguments)
+    return Evaluator(store, weights, protocol, texts, digest)
