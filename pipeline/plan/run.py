@@ -15,6 +15,7 @@ from pipeline.plan.metrics import ADDED
 from pipeline.plan.protocol import Protocol
 from pipeline.prompts.prompt import Prompt
 from pipeline.weights.models import EVALUATION, GENERATION, Weights
+from sctd.prior.tokenizer import PromptTokenizer, without_special_text
 from sctd.recipe.recipe import Recipe
 
 METRIC_VERSION = 1  # increase whenever the same asset would get different scores
@@ -132,20 +133,15 @@ def token_counter(weights: Weights) -> tuple[Any, int]:
     """A function that counts the tokens of a text as the prior does, and the prior's limit. Does not import torch."""
     import json
 
+    from tokenizers import Tokenizer
+
     folder = weights.part("prior") / "tokenizer"
     try:
         most = int(json.loads((folder / "tokenizer_config.json").read_text())["model_max_length"])
         if (folder / "tokenizer.json").is_file():
-            from tokenizers import Tokenizer
-
-            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-            tokenizer.no_truncation()
-            tokenizer.no_padding()
+            tokenizer = without_special_text(Tokenizer.from_file(str(folder / "tokenizer.json")))
             return lambda text: len(tokenizer.encode(text).ids), most
-        from transformers import CLIPTokenizer
-
-        slower = CLIPTokenizer.from_pretrained(folder)
-        return lambda text: len(slower(text, verbose=False).input_ids), most
+        return PromptTokenizer.load(folder).count, most
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{folder} has no readable tokenizer ({error}); expected the tokenizer of a Stable Diffusion folder."

@@ -19,7 +19,7 @@ from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel
 from transformers.utils import logging as transformers_logging
 
 from sctd.diffusion.guidance import cfg
@@ -40,6 +40,7 @@ from sctd.prior.files import (
     weights_names,
 )
 from sctd.prior.half import in_dtype
+from sctd.prior.tokenizer import PromptTokenizer
 from sctd.types import Images, Latents, Text
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class StableDiffusionPrior:
     vae: AutoencoderKL
     unet: UNet2DConditionModel
     text_encoder: CLIPTextModel
-    tokenizer: CLIPTokenizer
+    tokenizer: PromptTokenizer
     schedule: NoiseSchedule
     predicts_v: bool
     steps_offset: int
@@ -172,7 +173,7 @@ class StableDiffusionPrior:
     @property
     def max_tokens(self) -> int:
         """Tokens of an embedding, including start and end; longer prompts are truncated."""
-        return min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
+        return min(self.tokenizer.max_length, self.text_encoder.config.max_position_embeddings)
 
     @cached_property
     def null(self) -> Float[Tensor, "1 tokens features"]:
@@ -181,17 +182,15 @@ class StableDiffusionPrior:
 
     def count_tokens(self, text: str) -> int:
         """Tokens of `text`, including start and end, before truncation to `max_tokens`."""
-        return len(self.tokenizer(text, verbose=False).input_ids)
+        return self.tokenizer.count(text)
 
     @torch.no_grad()
     def embed(self, texts: list[str]) -> Text:
         """Embeddings of prompts, padded or truncated to `max_tokens`."""
-        tokens = self.tokenizer(
-            texts, padding="max_length", truncation=True, max_length=self.max_tokens, return_tensors="pt"
-        )
+        tokens = torch.tensor(self.tokenizer.encode(texts, self.max_tokens), device=self.device)
         encoder: Any = self.text_encoder
         encoder.to(self.device)
-        embedding = encoder(tokens.input_ids.to(self.device)).last_hidden_state
+        embedding = encoder(tokens).last_hidden_state
         if self.cpu_offload:
             encoder.to("cpu")
         return embedding
@@ -342,10 +341,10 @@ def _require(missing: Set[str], path: Path, folder: Path) -> None:
         )
 
 
-def _tokenizer(folder: Path) -> CLIPTokenizer:
+def _tokenizer(folder: Path) -> PromptTokenizer:
     for path in folder.glob("*.json"):
         read_json(path)  # the error names the damaged file; tokenizers would raise a bare Exception
-    return read(folder, lambda path: CLIPTokenizer.from_pretrained(path, local_files_only=True))
+    return read(folder, PromptTokenizer.load)
 
 
 @contextmanager

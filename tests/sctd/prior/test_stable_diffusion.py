@@ -12,6 +12,8 @@ from transformers.utils import logging as transformers_logging
 from sctd.diffusion.solver import jump
 from sctd.prior.files import image_size
 from sctd.prior.stable_diffusion import PriorError, StableDiffusionPrior
+from sctd.prior.tokenizer import PromptTokenizer
+from tests.support.paths import FIXTURES
 from tests.support.tiny_diffusion import MAX_TOKENS, SCHEDULER, write_models, write_tokenizer
 
 
@@ -91,14 +93,37 @@ def test_loading_prints_nothing_and_freezes_the_weights(folder, capfd):
     assert transformers_logging.is_progress_bar_enabled()
 
 
+def embedding_of(prior: StableDiffusionPrior, tokens: list[str]) -> torch.Tensor:
+    ids = torch.tensor([[prior.tokenizer.tokenizer.token_to_id(token) for token in tokens]])
+    with torch.no_grad():
+        return prior.text_encoder(ids).last_hidden_state
+
+
+def test_pad_token_in_a_prompt_is_text(prior):
+    """Stable Diffusion 2 pads with "!", which is also a character: in a prompt, it is the token "!" at a word's end."""
+    words = ["<|startoftext|>", "c", "at</w>", "!</w>", "!</w>", "<|endoftext|>"]
+    assert torch.equal(prior.embed(["cat! !"]), embedding_of(prior, words + ["!"] * (MAX_TOKENS - len(words))))
+    assert prior.count_tokens("cat! !") == len(words)
+    long = prior.tokenizer.encode(["! " * MAX_TOKENS], MAX_TOKENS)[0]
+    assert long[-1] == prior.tokenizer.tokenizer.token_to_id("<|endoftext|>")
+    assert len(long) == MAX_TOKENS
+
+
+@pytest.mark.skipif(not (FIXTURES / "sd21_config").is_dir(), reason="no configuration of Stable Diffusion 2.1")
+def test_published_tokenizer_gives_the_tokens_of_open_clip():
+    """The text encoder was trained with open_clip's tokenizer: "a cat!" is 320 2368 256."""
+    from open_clip.tokenizer import SimpleTokenizer
+
+    tokenizer, theirs = PromptTokenizer.load(FIXTURES / "sd21_config" / "tokenizer"), SimpleTokenizer()
+    assert tokenizer.encode(["a cat!"], 8) == [[49406, 320, 2368, 256, 49407, 0, 0, 0]]
+    for text in ("!", "!!! wow!!!", "what?! no!", '"!" café!! 猫!', "hi!you <3!"):
+        assert tokenizer.tokenizer.encode(text).ids[1:-1] == theirs.encode(text)
+
+
 def test_embedding_pads_to_full_length_with_the_tokenizers_pad_token(prior):
     """Tokens by hand: start, "a", "c", the merge "at", end, then the pad token "!"."""
-    vocabulary = json.loads((Path(prior.tokenizer.name_or_path) / "vocab.json").read_text())
-    words = ["<|startoftext|>", "a</w>", "c", "at</w>", "<|endoftext|>"]
-    ids = torch.tensor([[vocabulary[word] for word in words] + [vocabulary["!"]] * (MAX_TOKENS - 5)])
-    with torch.no_grad():
-        expected = prior.text_encoder(ids).last_hidden_state
-    assert torch.equal(prior.embed(["a cat"]), expected)
+    words = ["<|startoftext|>", "a</w>", "c", "at</w>", "<|endoftext|>", *["!"] * (MAX_TOKENS - 5)]
+    assert torch.equal(prior.embed(["a cat"]), embedding_of(prior, words))
     assert prior.count_tokens("a cat") == 5
     torch.testing.assert_close(prior.null, prior.embed(["", "a cat"])[:1])
 
