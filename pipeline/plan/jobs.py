@@ -55,6 +55,9 @@ class Job:
             "weights": self.weights,
             "method_version": METHOD_VERSION,
         }
+        guidance = self.recipe.guidance
+        if "!" in self.prompt.text + guidance.prompt_template + guidance.negative_prompt:
+            content["tokenizer_version"] = 2  # version 1 lost this character, the padding token of Stable Diffusion 2
         return digest(content)[:16]
 
 

@@ -27,6 +27,23 @@ def test_the_id_changes_with_everything_that_can_change_the_asset(change):
     assert replace(JOB, **change).id != JOB.id
 
 
+def test_the_id_tells_texts_with_the_former_padding_token_apart():
+    """Assets that older versions made of such texts are not reused; the ids of all others stay (test_first_release)."""
+    for changed in (
+        replace(JOB, prompt=Prompt("a-cube", "a cube!", "cube")),
+        replace(JOB, recipe=with_overrides(BALL, {"guidance.negative_prompt": "no!"})),
+    ):
+        content = {
+            "text": changed.prompt.text,
+            "shape_text": None,
+            "recipe": without_machine(changed.recipe),
+            "seed": 0,
+            "weights": "w",
+            "method_version": 2,
+        }
+        assert changed.id == digest(content | {"tokenizer_version": 2})[:16] != digest(content)[:16]
+
+
 @pytest.mark.parametrize(
     "change",
     [
