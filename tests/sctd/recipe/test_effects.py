@@ -219,6 +219,7 @@ def initial(chosen: Recipe) -> torch.Tensor:
 
 def test_every_condition_is_about_known_keys_and_none_depends_on_a_key_of_its_own() -> None:
     known = set(keys(Recipe()))
+    assert set(RULES) == set(get_args(TimesConfig.model_fields["rule"].annotation))
     for condition in CONDITIONS:
         assert condition.keys
         assert {*condition.keys, *condition.on} <= known

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from pipeline.plan.jobs import without_machine
 from sctd.objectives import WEIGHTS
-from sctd.recipe import methods
+from sctd.recipe import methods, objective
 from sctd.recipe import presets as recipes
 from sctd.recipe.fields import Config, RateConfig
 from sctd.recipe.gradient import TimesConfig
@@ -171,6 +172,17 @@ def test_an_unknown_objective_is_rejected_with_all_names_and_the_nearest() -> No
         f"recipe key 'objective.name' is 'sctd-oficial': it should be {', '.join(rest)} or {last}; "
         "the nearest is 'sctd-official'"
     )
+
+
+def test_an_option_of_a_later_objective_changes_no_stored_recipe_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if `inversion_step`, of ISM, had come after the first release."""
+    monkeypatch.setattr(objective, "_ALWAYS_STORED", objective._ALWAYS_STORED - {"inversion_step"})
+    ism = methods.for_objective(recipes.embedded(), "ism")
+    for recipe in (recipes.embedded(), ism, with_overrides(recipes.embedded(), {"objective.inversion_step": 100})):
+        is_stored = "inversion_step" in recipe.stored()["objective"]
+        assert is_stored == (recipe != recipes.embedded())
+        assert Recipe.model_validate(recipe.stored()) == recipe
+        assert is_stored == ("inversion_step" in without_machine(recipe)["objective"])
 
 
 def test_recipes_do_not_import_torch() -> None:
