@@ -14,13 +14,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 import generated
 
 project = "SegmentDreamer"
-extensions = ["myst_parser", "sphinx_external_toc"]
+extensions = ["myst_nb", "sphinx_external_toc"]  # myst_nb loads myst_parser
 root_doc = "docs/index"
-include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/**.md"]
+include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/**.md", "docs/*.ipynb"]
 exclude_patterns = [".*", "runs", "site"]
 external_toc_path = "docs/_toc.yml"
 
 myst_heading_anchors = 6
+nb_execution_mode = "off"  # docs/notebook.py executes
+nb_merge_streams = True
 smartquotes = False  # would turn the hyphens of --sweep into a dash
 highlight_language = "text"
 add_module_names = False

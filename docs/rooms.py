@@ -1,9 +1,9 @@
-"""The rooms of the code: counted, checked for cycles, and drawn from the imports.
+"""The rooms of the code: counted, checked for cycles, and drawn as a diagram of their imports.
 
 `python docs/rooms.py` writes docs/images/architecture.svg and prints the counts; with `--check` it writes nothing and
-exits with status 1 if the picture is out of date or files import one another in a cycle. A room is a folder directly in
-`pipeline`; `sctd`, `evaluation` and `cluster` count as one room each, and the loose files of `pipeline` are its ground.
-The order of rooms from top to bottom is that of the layer contracts in pyproject.toml.
+exits with status 1 if the diagram is out of date or files import one another in a cycle. A room is a folder directly in
+`pipeline`; `sctd`, `evaluation` and `cluster` count as one room each, and so do the files directly in `pipeline`
+(`BASE`). The order of rooms from top to bottom is that of the layer contracts in pyproject.toml.
 """
 
 import argparse
@@ -20,9 +20,9 @@ from typing import NamedTuple
 import grimp
 
 ROOT = Path(__file__).parents[1]
-PICTURE = ROOT / "docs" / "images" / "architecture.svg"
+DIAGRAM = ROOT / "docs" / "images" / "architecture.svg"
 PACKAGES = "pipeline", "sctd", "evaluation", "cluster"
-GROUND = "pipeline.errors", "pipeline.digests", "pipeline.option"
+BASE = "pipeline.errors", "pipeline.digests", "pipeline.option"
 WIDTH, LEFT, GAP, HEAD, LINE = 940, 16, 10, 28, 15
 STYLE = (
     "text{font-family:ui-sans-serif,system-ui,sans-serif;fill:#1f2933}.n{font-size:15px;font-weight:600}"
@@ -31,7 +31,7 @@ STYLE = (
 )
 
 
-class House(NamedTuple):
+class Layout(NamedTuple):
     """What the imports say: files by room, which file imports which, and the rows of rooms from top to bottom."""
 
     files: dict[str, list[str]]
@@ -39,7 +39,7 @@ class House(NamedTuple):
     rows: list[list[str]]
 
 
-def house() -> House:
+def layout() -> Layout:
     """Read the imports of all four packages, those inside functions too."""
     graph = grimp.build_graph(*PACKAGES, cache_dir=None)
     modules = sorted(m for m in graph.modules if _path(m).is_file())
@@ -48,7 +48,7 @@ def house() -> House:
     for module in modules:
         if module != "pipeline":
             files.setdefault(room_of(module), []).append(module)
-    return House(files, imports, [*layers(), ["ground"]])
+    return Layout(files, imports, [*layers(), ["base"]])
 
 
 def layers(package: str = "pipeline") -> list[list[str]]:
@@ -61,8 +61,8 @@ def layers(package: str = "pipeline") -> list[list[str]]:
 
 def room_of(module: str) -> str:
     """The room of a file: the folder in `pipeline`, the package otherwise."""
-    if module in GROUND:
-        return "ground"
+    if module in BASE:
+        return "base"
     parts = module.split(".")
     return parts[1] if parts[0] == "pipeline" else parts[0]
 
@@ -76,7 +76,7 @@ def cycle(imports: Mapping[str, set[str]]) -> list[str]:
     return []
 
 
-def floors(imports: Mapping[str, set[str]]) -> int:
+def depth_of(imports: Mapping[str, set[str]]) -> int:
     """Length of the longest chain of imports, in files."""
     depth: dict[str, int] = {}
     for module in TopologicalSorter(imports).static_order():
@@ -86,7 +86,7 @@ def floors(imports: Mapping[str, set[str]]) -> int:
 
 def purpose(room: str) -> str:
     """The first line of the room's docstring, without its full stop."""
-    if room == "ground":
+    if room == "base":
         return "Errors for users; digests of plain values"
     folder = ROOT / room if room in PACKAGES else ROOT / "pipeline" / room
     return docstring(folder).split("\n")[0].rstrip(".")
@@ -97,7 +97,7 @@ def docstring(folder: Path) -> str:
     return ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))) or ""
 
 
-def drawn(found: House) -> str:
+def drawn(found: Layout) -> str:
     """The rooms as SVG, a row per layer of the contract: what each room is for, its files, the rooms it imports."""
     parts, y = [], GAP
     for row in found.rows:
@@ -124,21 +124,21 @@ def drawn(found: House) -> str:
 
 
 def _title(room: str) -> str:
-    if room == "ground":
-        return "pipeline/errors.py, pipeline/digests.py"
+    if room == "base":
+        return ", ".join(f"{module.replace('.', '/')}.py" for module in BASE)
     return f"{room}/" if room in PACKAGES else f"pipeline/{room}/"
 
 
-def _lines(found: House, room: str, length: int) -> list[str]:
+def _lines(found: Layout, room: str, length: int) -> list[str]:
     whole = [f"{purpose(room)} · {len(found.files[room])} files"]
     if room in PACKAGES and (inner := [name for row in layers(room) for name in row]):
         whole.append(f"rooms: {', '.join(inner)}")
-    elif room not in PACKAGES and room != "ground":
+    elif room not in PACKAGES and room != "base":
         whole.append(f"imports {_below(found, room)}")
     return [line for text in whole for line in wrap(text, length)]
 
 
-def _below(found: House, room: str) -> str:
+def _below(found: Layout, room: str) -> str:
     used = {room_of(other) for module in found.files[room] for other in found.imports[module] if other != "pipeline"}
     return ", ".join(sorted(used - {room})) or "nothing"
 
@@ -152,15 +152,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python docs/rooms.py", description=__doc__.split("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; status 1 if out of date or cyclic")
     check = parser.parse_args().check
-    found = house()
+    found = layout()
     if ring := cycle(found.imports):
         print(f"Files import one another: {' -> '.join(ring)}.", file=sys.stderr)
         return 1
-    print(f"{len(found.files)} rooms on {len(found.rows)} floors, {floors(found.imports)} files deep; no cycle")
+    print(f"{len(found.files)} rooms on {len(found.rows)} layers, {depth_of(found.imports)} files deep; no cycle")
     content = drawn(found)
     if not check:
-        PICTURE.write_text(content, encoding="utf-8")
-    elif PICTURE.read_text(encoding="utf-8") != content:
+        DIAGRAM.write_text(content, encoding="utf-8")
+    elif DIAGRAM.read_text(encoding="utf-8") != content:
         print("docs/images/architecture.svg is out of date; run: make rooms", file=sys.stderr)
         return 1
     return 0

@@ -3,6 +3,7 @@ from .formats.ply import from_ply as from_ply
 from .formats.ply import to_ply as to_ply
 from .point_e import PointE as PointE
 from .prior.stable_diffusion import StableDiffusionPrior as StableDiffusionPrior
+from .recipe.methods import METHODS as METHODS
 from .recipe.methods import for_objective as for_objective
 from .recipe.presets import embedded as embedded
 from .recipe.presets import paper as paper

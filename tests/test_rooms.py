@@ -1,4 +1,4 @@
-"""The layout: rooms, their order, and the picture of them (docs/rooms.py). import-linter holds the order itself."""
+"""The layout: rooms, their order, and the diagram of them (docs/rooms.py). import-linter holds the order itself."""
 
 import importlib.util
 import subprocess
@@ -12,18 +12,18 @@ sys.modules["rooms"] = rooms
 spec.loader.exec_module(rooms)
 
 
-def test_no_file_imports_itself_through_others_and_the_picture_has_at_most_22_rooms():
-    found = rooms.house()
+def test_no_file_imports_itself_through_others_and_the_diagram_has_at_most_22_rooms():
+    found = rooms.layout()
     assert rooms.cycle(found.imports) == []
     assert len(found.files) <= 22
 
 
-def test_every_room_is_in_the_picture_once():
-    found = rooms.house()
+def test_every_room_is_in_the_diagram_once():
+    found = rooms.layout()
     assert sorted(room for row in found.rows for room in row) == sorted(found.files)
 
 
-def test_the_picture_is_current():
+def test_the_diagram_is_current():
     command = [sys.executable, DOCS / "rooms.py", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -32,7 +32,7 @@ def test_the_picture_is_current():
 def test_a_cycle_is_found():
     assert set(rooms.cycle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}})) == {"a", "b", "c"}
     assert rooms.cycle({"a": {"b"}, "b": {"c"}}) == []
-    assert rooms.floors({"a": {"b"}, "b": {"c"}}) == 3
+    assert rooms.depth_of({"a": {"b"}, "b": {"c"}}) == 3
 
 
 def test_no_source_file_is_longer_than_400_lines():

@@ -54,7 +54,7 @@ def pages(site: Path) -> list[Path]:
 
 
 def test_every_page_of_the_docs_is_on_the_site(site):
-    sources = [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
+    sources = [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *DOCS.glob("*.ipynb")]
     assert len(sources) > 50
     assert [page for page in sources if not (site / page.relative_to(ROOT)).with_suffix(".html").is_file()] == []
 
