@@ -85,7 +85,7 @@ def view(asset: Asset, port: Port = 8008, no_browser: NoBrowser = False) -> None
     viewer_files = viewer.fetch()
     with tempfile.TemporaryDirectory(prefix="segmentdreamer-view-") as folder:
         store = Store(Path(folder))
-        for name, content in viewer_files.contents.items():
+        for name, content in viewer_files.items():
             store.write(store.root / "viewer" / name, content)
         store.write(store.root / "asset.js", viewer.embedded(ply))
         page = viewer.page(

@@ -49,7 +49,7 @@ class _Pages:
         self._put("site.css", (TEMPLATES / "site.css").read_bytes() + colours.encode())
         self._put("site.js", (TEMPLATES / "site.js").read_bytes())
         self._put("leaderboard.csv", table.csv(self.leaderboard))
-        for path, content in (self.viewer_files.contents if self.viewer_files else {}).items():
+        for path, content in (self.viewer_files or {}).items():
             self._put(f"viewer/{path}", content)
         for entries in self.prompts.values():
             for entry in filter(lambda entry: entry.has_asset, entries):

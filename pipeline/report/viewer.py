@@ -13,7 +13,6 @@ import tarfile
 import tempfile
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
 
 from pipeline.errors import UserError, shortened
 from pipeline.report.templating import TEMPLATES, templates
@@ -25,10 +24,7 @@ FETCH_SECONDS = 300
 MISSING = "The asset viewer is not installed. To add it, run segmentdreamer viewer fetch, then segmentdreamer report."
 
 
-class Files(NamedTuple):
-    """The viewer's files that pages need: contents by file name."""
-
-    contents: dict[str, bytes]
+Files = dict[str, bytes]  # contents of the viewer's files that pages need, by file name
 
 
 def archive() -> Path:
@@ -78,18 +74,13 @@ def opened(content: bytes) -> Files:
     with tarfile.open(fileobj=BytesIO(content)) as tar:
         module, style, license_text = (_member(tar, f"package/{name}") for name in _MEMBERS)
     script = f"window.SPLAT_VIEWER = {json.dumps(module.decode())};\n"
-    about = f"{PACKAGE} {VERSION}\n\n".encode() + license_text
-    start = (TEMPLATES / "viewer.js").read_bytes()
-    own_style = (TEMPLATES / "viewer.css").read_bytes()
-    return Files(
-        {
-            "supersplat.js": script.encode(),
-            "supersplat.css": style,
-            "LICENSE.txt": about,
-            "start.js": start,
-            "viewer.css": own_style,
-        }
-    )
+    return {
+        "supersplat.js": script.encode(),
+        "supersplat.css": style,
+        "LICENSE.txt": f"{PACKAGE} {VERSION}\n\n".encode() + license_text,
+        "start.js": (TEMPLATES / "viewer.js").read_bytes(),
+        "viewer.css": (TEMPLATES / "viewer.css").read_bytes(),
+    }
 
 
 _MEMBERS = "public/index.js", "public/index.css", "LICENSE"

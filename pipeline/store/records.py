@@ -125,8 +125,8 @@ class Record(JobEntry):
     status: str
     evaluation: str | None = None  # digest of the scorers, views and prompts
     failed_stage: str | None = None
-    error_kind: str | None = None
-    error: str | None = None
+    error_kind: str = ""
+    error: str = ""
     details: str | None = None
     deaths: int | None = None  # workers that died while they worked on the job
     scores: Scores = {}
@@ -145,8 +145,6 @@ class Generated(Record):
 
     status: Literal["generated"] = "generated"
     evaluation: None
-    error_kind: str = ""
-    error: str = ""
     deaths: int
     generation: GenerationFacts
 
@@ -156,8 +154,6 @@ class Done(Record):
 
     status: Literal["done"] = "done"
     evaluation: str
-    error_kind: str = ""
-    error: str = ""
     deaths: int
     scores: Scores
     evaluation_seconds: float

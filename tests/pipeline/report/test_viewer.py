@@ -41,7 +41,7 @@ def archive(monkeypatch, tmp_path) -> bytes:
 
 
 def test_files_include_the_licence(archive):
-    files = viewer.opened(archive).contents
+    files = viewer.opened(archive)
     assert files["supersplat.js"] == b'window.SPLAT_VIEWER = "export const a = \\"</script>\\";";\n'
     assert files["supersplat.css"] == b"a {}"
     assert files["LICENSE.txt"].endswith(b"MIT, of X")
