@@ -1,6 +1,7 @@
 """The commands `study create`, `invite`, `serve`, `results` and `published`."""
 
 import importlib.util
+import socket
 from json import dumps
 from pathlib import Path
 from typing import Annotated
@@ -111,9 +112,20 @@ def serve(
         raise UserError(f"--port is {port}; expected 0 to 65535.")
     store = Store(folder)
     planned = plan.read(store)
+    public = _checked_url(url) if url else None
     from pipeline.study import web
 
-    web.serve(store, planned, host, port, _checked_url(url) if url else None)
+    try:
+        listening = socket.create_server((host, port))
+    except OSError as error:
+        raise UserError(
+            f"Port {port} of {host} is not available ({error.strerror}); choose another --host or --port."
+        ) from error
+    with listening:
+        public = public or f"http://{host}:{listening.getsockname()[1]}"
+        print(f"Serving {store.root} on {public}, until Ctrl-C. Volunteers open their invitation links.", flush=True)
+        web.serve(store, planned, listening, host, public)
+    message("Stopped.")
 
 
 @study.command()
