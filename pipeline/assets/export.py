@@ -1,7 +1,7 @@
 """Exports one asset to other formats: selects the asset, checks the options and writes the files."""
 
-import sys
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,8 @@ from pipeline.store.run_folder import ASSET, Store
 
 if TYPE_CHECKING:
     from sctd.scene.gaussians import Gaussians
+
+logger = logging.getLogger(__name__)
 
 # The default up axis of each format; None for images and videos.
 FORMATS = {
@@ -63,8 +65,11 @@ class AssetFile(NamedTuple):
 
 def export(
     source: Path, formats: Sequence[str], out: Path | None, options: Options, prompt: str | None, job: str | None
-) -> None:
-    """Write the asset in each format; warn about losses. Raises UserError before a file of that format is written."""
+) -> Iterator[str]:
+    """Write the asset in each format and yield each file with its size; log losses.
+
+    Raises UserError before a file of that format is written.
+    """
     formats = list(dict.fromkeys(formats))
     check(formats, options)
     asset = find_asset(source, prompt, job)
@@ -72,12 +77,12 @@ def export(
     gaussians = _read(asset.path, drop_invalid=options.drop_invalid)
     for kind, path in targets.items():
         if kind in ONE_COLOUR and gaussians.sh_degree:
-            _warn(
+            logger.warning(
                 f"{path.name} omits the spherical harmonics of degree 1 to {gaussians.sh_degree}: a .{kind} has one "
                 "colour for all directions (.ply, .spz and .glb keep them)."
             )
         if kind == "spz" and (clamped := _num_clamped(gaussians)):
-            _warn(
+            logger.warning(
                 f"{path.name}: sizes or colours of {clamped:,} Gaussians are outside the range of a .spz and clamped."
             )
         try:
@@ -85,7 +90,7 @@ def export(
         except ValueError as error:
             raise UserError(f"{asset.path} cannot be written as .{kind}. {error}") from error
         Store(path.parent).write(path, content)
-        print(f"{path}  ({len(content):,} bytes)")
+        yield f"{path}  ({len(content):,} bytes)"
 
 
 def check(formats: Sequence[str], options: Options) -> None:
@@ -250,7 +255,3 @@ def _image_or_video(gaussians: "Gaussians", caption: str, kind: str, options: Op
 
     camera = on_sphere(torch.tensor([float(options.azimuth)]), ELEVATION_DEGREES, RADIUS, FOV_Y_RADIANS, options.size)
     return images.png(images.on_white(gaussians, camera)[0])
-
-
-def _warn(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

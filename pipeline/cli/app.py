@@ -10,6 +10,7 @@ from typer.main import get_command
 from pipeline.cli import completion, error_handling
 from pipeline.cli.examples import epilog
 from pipeline.cli.lazy import LazyCommand
+from pipeline.cli.messages import show_logs
 
 COMMANDS = (
     LazyCommand("bench", "commands.bench:bench", "Generate, score and rank assets for a set of prompts."),
@@ -84,6 +85,7 @@ def options(
     ] = False,
 ) -> None:
     """Generate 3D assets from text by score distillation, score them and rank the methods."""
+    show_logs()
     if debug:
         os.environ[error_handling.DEBUG] = "1"
 

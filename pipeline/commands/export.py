@@ -38,4 +38,5 @@ def export(
     ] = None,
 ) -> None:
     """Export an asset as splats, mesh, turntable video or image."""
-    exporter.export(asset, to, out, options, prompt, job)
+    for line in exporter.export(asset, to, out, options, prompt, job):
+        print(line)

@@ -144,7 +144,8 @@ class _JsonLines(Sink):
         self.out = out
 
     def take(self, record: dict[str, Any]) -> None:
-        print(line(record), file=self.out, flush=True)
+        self.out.write(f"{line(record)}\n")
+        self.out.flush()
 
 
 class Display(AbstractContextManager):

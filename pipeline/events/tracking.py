@@ -7,9 +7,9 @@ environment; no file of the run contains them. If the service fails, the run rep
 import csv
 import importlib.util
 import json
+import logging
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +20,8 @@ from pipeline.errors import UserError, nearest
 from pipeline.events.log import Sink
 from pipeline.store.manifest import Manifest
 from pipeline.store.run_folder import Store
+
+logger = logging.getLogger(__name__)
 
 PROJECT = "segmentdreamer"
 MODULES = {"mlflow": "mlflow", "wandb": "wandb"}
@@ -168,7 +170,7 @@ class Tracker(Sink):
             yield
         except Exception as error:
             text = " ".join(str(error).split()) or type(error).__name__
-            print(f"--track {self.name}: {text}; the run continues without tracking", file=sys.stderr, flush=True)
+            logger.warning("--track %s: %s; the run continues without tracking", self.name, text)
             self.service = None
 
 

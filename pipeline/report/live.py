@@ -7,8 +7,8 @@ import contextlib
 import html
 import importlib.util
 import io
+import logging
 import socket
-import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +17,8 @@ from typing import Any
 from pipeline.errors import UserError, port_in_use, shortened
 from pipeline.store import files
 from pipeline.store.run_folder import ASSET, SNAPSHOT, Store
+
+logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 SECONDS = 2.0  # between two refreshes
@@ -88,13 +90,13 @@ class LiveView:
             self.server.stop()
 
     def _serve(self) -> None:
-        """Refresh until closed. An error is printed once and ends the view, not the run."""
+        """Refresh until closed. An error is logged once and ends the view, not the run."""
         try:
             while not self.closed.wait(SECONDS):
                 self.show()
         except Exception as error:
             text = " ".join(str(error).split()) or type(error).__name__
-            print(f"--live: {text}; the run continues without the live view", file=sys.stderr, flush=True)
+            logger.warning("--live: %s; the run continues without the live view", text)
 
     def show(self) -> None:
         """Update the page."""

@@ -1,6 +1,7 @@
 """The command line: help, errors before any work, whole runs in this process, exit statuses."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -47,6 +48,22 @@ def imported(arguments: list[str], modules: set[str]) -> set[str]:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(done.stdout.splitlines()[-1].split())
+
+
+def test_what_the_packages_log_is_printed_as_plain_lines_to_standard_error(capsys):
+    invoke("weights", "--help")
+    for package in ("pipeline.report.live", "sctd.train", "evaluation", "cluster.ray"):
+        logging.getLogger(package).info(f"from {package}")
+    logging.getLogger("pipeline").debug("hidden")
+    logging.getLogger("other").info("hidden")
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.splitlines() == [
+        "from pipeline.report.live",
+        "from sctd.train",
+        "from evaluation",
+        "from cluster.ray",
+    ]
 
 
 # ---- help ---------------------------------------------------------------------------------------------------------
