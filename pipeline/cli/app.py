@@ -69,9 +69,9 @@ app = typer.Typer(
 
 def _print_version(is_requested: bool) -> None:
     if is_requested:
-        from importlib.metadata import version
+        from pipeline import __version__
 
-        print(f"segmentdreamer {version('segmentdreamer')}")
+        print(f"segmentdreamer {__version__}")
         raise typer.Exit
 
 

@@ -2,8 +2,8 @@
 
 import hashlib
 from collections.abc import Sequence
-from importlib.metadata import version
 
+import pipeline
 from pipeline.assets import images
 from pipeline.digests import digest
 from pipeline.leaderboard import columns, comparison, table
@@ -62,7 +62,7 @@ def _inputs(run: RunResults, csv: bytes, sheets: Sequence[bytes]) -> str:
     parts = [files.read(run.store.root / manifest.FILE), csv, *sheets]
     return digest(
         [
-            version("segmentdreamer"),
+            pipeline.__version__,
             viewer.archive().is_file(),
             {job_id: record.to_json() for job_id, record in run.records.items()},
             run.store.read_json(run.store.root / VERDICT),
