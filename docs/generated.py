@@ -20,9 +20,12 @@ MODULES = {
         *("diffusion.guidance", "diffusion.perp_neg"),
         *("train.optimize", "train.initialization", "train.regularize"),
         *("scene.gaussians", "scene.cameras", "scene.densify", "scene.brightness"),
-        *("render.rasterize", "prior.stable_diffusion", "formats.ply"),
+        *("render.rasterize", "prior.stable_diffusion", "point_e.load", "formats.ply"),
     ),
-    "evaluation": (*("views", "clip_score", "image_reward", "features", "fid", "references", "statistics", "ranking"),),
+    "evaluation": (
+        *("views", "clip_score", "image_reward", "features", "fid", "references"),
+        *("metrics", "distance_metrics", "statistics", "ranking"),
+    ),
     "cluster": (
         *("scheduling.executor", "scheduling.workers", "scheduling.protocol", "scheduling.failures"),
         *("scheduling.retries", "scheduling.scheduler", "jobs.description", "jobs.launcher"),
