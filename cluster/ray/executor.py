@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cluster.ray.actor import ONE_THREAD, Placed, create_actor, loss_of
+from cluster.ray.address import HeadWatch
 from cluster.ray.metrics import Metrics
 from cluster.ray.nodes import Nodes
 from cluster.ray.resources import ResourceCheck
-from cluster.ray.session import connect, first_line
+from cluster.ray.session import connect, first_line, head_of
 from cluster.scheduling import scheduler, stalls
 from cluster.scheduling.executor import (
     Outcome,
@@ -92,9 +93,10 @@ class RayExecutor:
         try:
             yield from run.outcomes()
         finally:
-            run.metrics.close()
-            for handle in run.handles.values():
-                ray.kill(handle.actor)
+            if run.head.away_since is None:  # otherwise each of these calls would wait for the head
+                run.metrics.close()
+                for handle in run.handles.values():
+                    ray.kill(handle.actor)
 
 
 class _RunLoop:
@@ -108,6 +110,7 @@ class _RunLoop:
         self.workers, self.handles = Workers(), dict[Place, _Handle]()
         self.slots = [set[int]() for _ in stages]  # the worker numbers of each stage's slots
         self.nodes, self.checked_at = Nodes(ray), time.monotonic()
+        self.head = HeadWatch(head_of(ray))
         self.metrics = Metrics(self.workers, [stage.name for stage in stages])
         self.resources = ResourceCheck(
             ray, self.nodes, executor.infeasible_seconds, executor.stall_timeout.boot_seconds
@@ -135,6 +138,7 @@ class _RunLoop:
             yield Tick()
             if time.monotonic() - self.checked_at >= CHECK_SECONDS:
                 self.checked_at = time.monotonic()
+                self.head.check()
                 self.metrics.export()
                 yield from [*self._unplaced(), *self._elastic_changes()]
             self.resources.check(self.stages, self.workers)
@@ -215,6 +219,7 @@ class _RunLoop:
         except self.ray.exceptions.RayTaskError as error:  # for example a reply that cannot be pickled
             reply = Failure.of(error.cause or error)
         except (self.ray.exceptions.RayError, StopIteration) as error:
+            self.head.check()
             reply = loss_of(self.ray, error, first_line(error))
         if isinstance(reply, Progress):
             for event in progress_events(self._view(handle), reply):

@@ -5,15 +5,14 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from cluster.jobs.description import ClusterJob
 from cluster.jobs.errors import LaunchError
 from cluster.jobs.launcher import Handle, JobState, JobStatus, name_taken, no_such_job
+from cluster.ray.session import has_token
 
 DIGEST, SUBMITTER = "segmentdreamer_spec", "segmentdreamer_asked_by"
-TOKEN_FILE = Path("~/.ray/auth_token")
 RETRY_SECONDS, STOP_SECONDS = 60, 60
 # Ray checks a job once a second until it has ended. If the job is deleted before the last check, Ray records it again,
 # as failed and with this entrypoint. If it has been submitted again meanwhile, Ray marks the new job as failed.
@@ -26,7 +25,7 @@ class RayJobs:
     """A `Launcher`. A job's name is Ray's submission id, and its metadata holds its digest."""
 
     def __init__(self, address: str):
-        if _has_token():
+        if has_token():
             os.environ.setdefault("RAY_AUTH_MODE", "token")  # otherwise Ray's client sends no token
         from ray.job_submission import JobSubmissionClient
 
@@ -112,7 +111,7 @@ class RayJobs:
         try:
             yield
         except AuthenticationError as error:
-            reason = "rejects the token in RAY_AUTH_TOKEN" if _has_token() else "requires a token, and none is set"
+            reason = "rejects the token in RAY_AUTH_TOKEN" if has_token() else "requires a token, and none is set"
             raise LaunchError(
                 f"Ray's dashboard at {self.address} {reason}; set RAY_AUTH_TOKEN to the cluster's token."
             ) from error
@@ -126,7 +125,3 @@ class RayJobs:
 
 def _status_of(found: Any) -> JobStatus:
     return JobStatus(STATES.get(str(found.status.value), "failed"), " ".join((found.message or "").split()))
-
-
-def _has_token() -> bool:
-    return bool(os.environ.get("RAY_AUTH_TOKEN")) or TOKEN_FILE.expanduser().exists()

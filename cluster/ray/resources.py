@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from cluster.ray.address import ClusterError
 from cluster.ray.nodes import Nodes
-from cluster.ray.session import ClusterError
 from cluster.scheduling.executor import Stage
 from cluster.scheduling.workers import Workers
 

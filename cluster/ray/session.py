@@ -5,16 +5,17 @@ import math
 import os
 import secrets
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from cluster.ray.address import RAY_SETTINGS, Endpoint, address_of, endpoint, no_cluster, wait_for
+
+TOKEN_FILE = "~/.ray/auth_token"
 OBJECT_STORE_BYTES = 128 * 2**20  # only progress and paths pass through Ray; large data are exchanged as files
-
-
-class ClusterError(RuntimeError):
-    """Ray does not answer or cannot provide the requested resources."""
 
 
 def connect(cpus: float = 0.0) -> Any:
@@ -31,21 +32,23 @@ def connect(cpus: float = 0.0) -> Any:
     # Under `uv run`, Ray would copy the working folder for every worker and build an environment in it, which takes
     # minutes and much disk space; every node has this program already.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        return sys.modules["ray"]
+    if address := address_of():
+        wait_for(address)
+        for name, value in RAY_SETTINGS.items():
+            os.environ.setdefault(name, value)
+        if has_token():
+            os.environ.setdefault("RAY_AUTH_MODE", "token")  # otherwise Ray sends no token
     import ray
 
-    if ray.is_initialized():
-        return ray
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    address = os.environ.get("RAY_ADDRESS", "local")
-    if address != "local":
+    if address:
         try:
             with _sigterm_handler_kept():
                 ray.init(address=address, **quiet)
         except (ConnectionError, RuntimeError) as error:
-            raise ClusterError(
-                f"No Ray cluster answers at RAY_ADDRESS={address} ({first_line(error)}); start it, set RAY_AUTH_TOKEN "
-                "to its token if it requires one, or unset RAY_ADDRESS to work on this machine."
-            ) from error
+            raise no_cluster(address, first_line(error)) from error
         return ray
     # A new session requires a token. It is kept in the environment of this process, not in the user's home, and
     # Ray's notice about it is not for the user.
@@ -60,6 +63,20 @@ def connect(cpus: float = 0.0) -> Any:
             **quiet,
         )
     return ray
+
+
+def head_of(ray: Any) -> Endpoint:
+    """Where the head of the connected cluster listens."""
+    address = address_of() or ""
+    found = endpoint(address if address.startswith("ray://") else ray.get_runtime_context().gcs_address)
+    assert found is not None  # not `auto`
+    return found
+
+
+def has_token() -> bool:
+    """Whether Ray finds a token for a cluster that requires one."""
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or TOKEN_FILE).expanduser()
+    return bool(os.environ.get("RAY_AUTH_TOKEN")) or file.is_file()
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from cluster.ray.address import HeadLostError
 from pipeline.cli.error_handling import status_of
 from pipeline.cli.messages import message
 from pipeline.cli.options import PAPER_DEFAULT, AsJson, RunFolder, RunFolders, optional_path
@@ -197,15 +198,25 @@ def finish(run: Run, out: Path | None, execution: ExecutionOptions) -> int:
             message(f"{len(todo)} of {len(run.jobs)} assets to generate and score in {store.root}{note}")
             trackers = [tracking.Tracker(execution.track, store, results.manifest)] if execution.track else []
             display = _display(store, run, len(todo), "evaluate", execution, trackers)
-            with executing(execution) as executor, display:
-                results = flow.bench(run, todo, results, executor, execution, display.watcher)
-        from pipeline.report.publish import publish
-
-        print(publish(results, pages=execution.report), end="")
+            try:
+                with executing(execution) as executor, display:
+                    results = flow.bench(run, todo, results, executor, execution, display.watcher)
+            except HeadLostError:
+                finished = RunResults.read(store, results.manifest)
+                if finished.done:
+                    _publish(finished, execution)
+                raise
+        _publish(results, execution)
         for tracker in trackers:
             tracker.finish()
         _print_outputs(store)
         return _report_failures(results)
+
+
+def _publish(results: RunResults, execution: ExecutionOptions) -> None:
+    from pipeline.report.publish import publish  # loads pandas
+
+    print(publish(results, pages=execution.report), end="")
 
 
 def _check(execution: ExecutionOptions) -> None:

@@ -7,12 +7,12 @@ import importlib.util
 import os
 import platform
 import shutil
-import socket
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.ray.address import ClusterError, address_of, endpoint
 from pipeline.weights import installed
 from pipeline.weights.catalogue import ROLES, Role
 from pipeline.weights.models import Weights, has_files
@@ -72,8 +72,7 @@ def facts(weights: Weights, environment: Mapping[str, str] = os.environ) -> Fact
     """Collect all facts in less than a second, without importing torch, torchvision or Ray."""
     torch, torchvision = installed.folder("torch"), installed.folder("torchvision")
     torch_cuda = installed.torch_cuda(torch)
-    address = environment.get("RAY_ADDRESS")
-    address = None if address in (None, "", "local") else address
+    address = address_of(environment)
     return Facts(
         python=(int(platform.python_version_tuple()[0]), int(platform.python_version_tuple()[1]), _patch()),
         system=f"{platform.system()} {platform.machine()}",
@@ -119,14 +118,13 @@ def missing(role: Role, weights: Weights) -> tuple[str, ...]:
 
 def is_listening(address: str) -> bool:
     """Whether something listens at `host:port` or `ray://host:port`. True for `auto`, which only Ray can resolve."""
-    if address == "auto":
-        return True
-    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
-        with socket.create_connection((host, int(port)), timeout=SECONDS_TO_CONNECT):
-            return True
-    except (OSError, ValueError):
+        target = endpoint(address)
+        if target is not None:
+            target.connect(SECONDS_TO_CONNECT)
+    except (OSError, ClusterError):
         return False
+    return True
 
 
 def _control(weights: Weights) -> dict[str, tuple[str, ...]]:

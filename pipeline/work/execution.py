@@ -1,11 +1,11 @@
 """`ExecutionOptions`: what a user chooses that does not affect the results of a run; and the executor of its work."""
 
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from cluster.ray.address import address_of, endpoint
 from cluster.scheduling.executor import BootError, Executor, InlineExecutor
 from cluster.scheduling.stalls import StallTimeout
 from pipeline.errors import UserError, nearest
@@ -99,8 +99,10 @@ class ExecutionOptions:
                 f"Unknown value {self.executor!r} for --executor; choose from {', '.join(EXECUTORS)}{hint}."
             )
         cores, is_inline = manifest.cores(), self.executor == "inline"
-        elsewhere = os.environ.get("RAY_ADDRESS", "local") != "local"
-        most = 1 if is_inline else MOST_WORKERS if elsewhere else MOST_WORKERS_PER_CORE * cores
+        address = None if is_inline else address_of()
+        if address:
+            endpoint(address)  # raises ClusterError
+        most = 1 if is_inline else MOST_WORKERS if address else MOST_WORKERS_PER_CORE * cores
         if self.workers is not None and not 1 <= self.workers <= most:
             limit = "1 (inline runs in one process)" if is_inline else f"1 to {most} ({cores} cores here)"
             raise UserError(f"--workers is {self.workers}; expected {limit}, or omit it.")

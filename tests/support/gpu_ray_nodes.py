@@ -18,7 +18,8 @@ from ray.cluster_utils import Cluster  # noqa: E402
 from ray.core.generated import autoscaler_pb2  # noqa: E402
 
 from cluster.ray.executor import RayExecutor  # noqa: E402
-from cluster.ray.session import ClusterError, disconnect  # noqa: E402
+from cluster.ray.address import ClusterError  # noqa: E402
+from cluster.ray.session import disconnect  # noqa: E402
 from cluster.scheduling.scheduler import HANDOFF, Limits  # noqa: E402
 
 ITEMS = [f"ok-{number}" for number in range(HANDOFF + 3)]

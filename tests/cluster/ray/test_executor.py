@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -9,8 +10,8 @@ from functools import partial
 
 import pytest
 
+from cluster.ray.address import ClusterError
 from cluster.ray.executor import RayExecutor
-from cluster.ray.session import ClusterError, connect
 from cluster.scheduling.executor import BootError, Outcome, Stage
 from cluster.scheduling.failures import Failure
 from cluster.scheduling.protocol import Abort, End, Place, Task
@@ -177,19 +178,23 @@ def test_actors_compute_on_one_thread():
     assert [outcome.result for outcome in run] == ["1", "PASSIVE", "1"]
 
 
-def test_an_address_without_a_cluster_is_reported(monkeypatch):
-    import ray
+MAIN = "from pipeline.cli.app import main; main()"
 
-    def refused(**options):
-        raise ConnectionError("nobody at 127.0.0.1:1")
 
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", refused)
-    with pytest.raises(
-        ClusterError, match=r"No Ray cluster answers at RAY_ADDRESS=127.0.0.1:1 \(nobody at 127.0.0.1:1\)"
-    ):
-        connect()
+def test_an_address_without_a_cluster_ends_the_command(tmp_path):
+    """Fault test 13. Ray's own 20 tries would take 14 minutes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        dead = f"127.0.0.1:{server.getsockname()[1]}"
+    command = [sys.executable, "-c", MAIN, "bench", "--prompt", "a red cube", "--out", str(tmp_path / "run")]
+    ended = subprocess.run(
+        command, env=own_process.without_ray() | {"RAY_ADDRESS": dead}, capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1] == (
+        f"Error: No Ray cluster answers at RAY_ADDRESS={dead} (Connection refused); start it, set RAY_AUTH_TOKEN to "
+        "its token if it requires one, or unset RAY_ADDRESS to work on this machine."
+    )
+    assert not any(line.startswith("[") for line in ended.stderr.splitlines())
 
 
 TERMINATED = """

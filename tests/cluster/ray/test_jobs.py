@@ -92,17 +92,20 @@ def test_a_missing_or_wrong_token_is_reported(head, tmp_path):
     without = own_process.without_ray() | {"HOME": str(tmp_path)}
     wrong = without | {"RAY_AUTH_TOKEN": "wrong" * 8}
     submit = [*CLI, "submit", "ray", "--name", "night", "--address", head.dashboard, "--", "bench"]
+    right = without | {"RAY_AUTH_TOKEN": head.environment["RAY_AUTH_TOKEN"]}
     commands = [
         (submit, without),
         (submit, wrong),
-        *((CONNECT, env | {"RAY_ADDRESS": head.gcs}) for env in (without, wrong)),
+        *((CONNECT, env | {"RAY_ADDRESS": head.gcs}) for env in (without, wrong, right)),
     ]
-    missing, refused, *unanswered = [errors.splitlines()[-1] for _, _, errors in side_by_side(commands)]
+    *refusals, (status, _, _) = side_by_side(commands)
+    assert status == 0  # the token alone is enough
+    missing, refused, *unanswered = [errors.splitlines()[-1] for _, _, errors in refusals]
     ray, ending = f"Error: Ray's dashboard at {head.dashboard}", "; set RAY_AUTH_TOKEN to the cluster's token."
     assert missing == f"{ray} requires a token, and none is set{ending}"
     assert refused == f"{ray} rejects the token in RAY_AUTH_TOKEN{ending}"
     for line in unanswered:
-        assert line.startswith(f"cluster.ray.session.ClusterError: No Ray cluster answers at RAY_ADDRESS={head.gcs} (")
+        assert line.startswith(f"cluster.ray.address.ClusterError: No Ray cluster answers at RAY_ADDRESS={head.gcs} (")
         assert line.endswith(
             "set RAY_AUTH_TOKEN to its token if it requires one, or unset RAY_ADDRESS to work on this machine."
         )
