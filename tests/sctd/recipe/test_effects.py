@@ -184,6 +184,36 @@ def test_keys_with_an_effect_are_read(name: str, monkeypatch: pytest.MonkeyPatch
     assert [key for key in effective if (owners[key], key.rpartition(".")[2]) not in read] == []
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "off", "on"),
+    [
+        ("noise.shared", True, {"cameras.views": 1}, {}),
+        ("optimizer.clip_share", 0.9, {"optimizer.clip_norm": (1e-3, 1e-3)}, {"optimizer.clip_norm": (1e-3, 1e-2)}),
+        ("optimizer.quats.decay", "log", {"optimizer.quats.end": 0.02}, {}),
+        ("optimizer.sh_rest.start", 0.1, {}, {"sh_degree": 1}),
+        ("bounds.colour", False, {"sh_degree": 1}, {"optimizer.sh_constant.start": 2, "optimizer.sh_constant.end": 2}),
+        ("cameras.elevation_degrees", (0, 9), {"cameras.overhead_share": 1}, {}),
+        ("cameras.overhead_elevation_degrees", (55, 60), {"cameras.overhead_share": 0}, {"cameras.overhead_share": 1}),
+        ("cameras.radius_factor", 0.5, {"cameras.progress_every": 10}, {"cameras.progress_every": 9}),
+        ("background.darkest", 0.6, {"background.black_share": 0.8, "background.grey_share": 0}, {}),
+        ("regularizers.after_share", 0.5, {"regularizers.oversize": 0, "regularizers.alpha_entropy": 0}, {}),
+        ("regularizers.oversize_limit", 0.01, {"regularizers.oversize": 0}, {}),
+    ],
+)
+def test_a_key_that_is_read_may_still_have_no_effect(key: str, value: Any, off: Any, on: Any) -> None:
+    base = recipe(iterations=9, cameras__radius_min=(1, 1), sh_degree=0)
+    for others, expected in ((off, False), (on, True)):
+        one = with_overrides(base, others)
+        other = with_overrides(one, {key: value})
+        assert has_effect(one, key) == has_effect(other, key) == expected
+        assert torch.equal(asset(one), asset(other)) != expected
+
+
+def test_the_weight_of_a_controlnet_is_read_only_with_one() -> None:
+    assert not has_effect(paper(), "guidance.control_scale")
+    assert has_effect(with_overrides(paper(), {"guidance.control": "depth"}), "guidance.control_scale")
+
+
 @pytest.mark.parametrize("kind", ["ball", "sphere", "box", "ply", "mesh", "point_e"])
 def test_exactly_the_keys_with_an_effect_change_the_initialization(kind: str, tmp_path: Path) -> None:
     path = str(tmp_path / "shape.ply") if kind in ("ply", "mesh") else ""
