@@ -41,6 +41,7 @@ class LazyCommand(TyperCommand):
             if found.registered_callback is None:
                 found.info.help = self.help
             command: Any = get_group(found)
+            command.name = self.name
         else:
             app = typer.Typer(rich_markup_mode=None, add_completion=False)
             app.command(self.name, **self.settings)(found)

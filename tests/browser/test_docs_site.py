@@ -212,7 +212,7 @@ def test_theme_can_be_dark(browser, served):
 
 def small(root: Path, text: str, contents: str = "root: docs/index\nentries: [{file: docs/page}]\n") -> Path:
     """A source tree with the real settings and two pages."""
-    shutil.copytree(DOCS, root / "docs", ignore=shutil.ignore_patterns("*.md", "results", "images"))
+    shutil.copytree(DOCS, root / "docs", ignore=shutil.ignore_patterns("*.md", "*.ipynb", "results", "images"))
     (root / "docs" / "_toc.yml").write_text(contents)
     (root / "docs" / "index.md").write_text("# Index\n\n## A section\n")
     (root / "docs" / "page.md").write_text(text)
