@@ -60,10 +60,3 @@ def to_bytes(images: Float[Tensor, "views 3 height width"]) -> Views:
             f"{int((~torch.isfinite(images)).sum())} colour values are not finite: this asset cannot be scored"
         )
     return (images * 255 + 0.5).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-
-
-def on_white(
-    rgb: Float[Tensor, "views 3 height width"], alpha: Float[Tensor, "views height width"]
-) -> Float[Tensor, "views 3 height width"]:
-    """Composite premultiplied colours over white. Dropping alpha instead would score colours that nobody sees."""
-    return rgb + (1 - alpha[:, None])
