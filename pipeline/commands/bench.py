@@ -203,7 +203,7 @@ def finish(run: Run, out: Path | None, execution: ExecutionOptions) -> int:
                     results = flow.bench(run, todo, results, executor, execution, display.watcher)
             except HeadLostError:
                 finished = RunResults.read(store, results.manifest)
-                if finished.done:
+                if len(finished.unscored(run.jobs)) < len(run.jobs):
                     _publish(finished, execution)
                 raise
         _publish(results, execution)
