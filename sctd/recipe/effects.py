@@ -12,7 +12,7 @@ from typing import Any
 from sctd.recipe import names
 from sctd.recipe.fields import RateConfig
 from sctd.recipe.methods import entry_of
-from sctd.recipe.objective import ENTRIES
+from sctd.recipe.objective import ENTRIES, ObjectiveConfig
 from sctd.recipe.recipe import Recipe, RecipeError, keys, value_of, with_overrides
 
 _ALL = tuple(keys(Recipe()))
@@ -37,7 +37,7 @@ _OF_SOME_RULES = [key for key in _ALL if 0 < sum(key in read for read in RULES.v
 
 @dataclass(frozen=True)
 class Condition:
-    """These keys have an effect only if `holds` is true for the values of the keys that it depends `on`."""
+    """These keys have an effect only if `holds` is true for the values of the keys, or groups, that it depends `on`."""
 
     keys: tuple[str, ...]
     on: tuple[str, ...]
@@ -55,6 +55,15 @@ def _if(on: str, holds: Callable[..., Any], *affected: str) -> Condition:
 
 def _conditions() -> Iterator[Condition]:
     yield _if("objective.function", lambda function: not function, "objective.name")
+    for key in OPTIONS:
+        yield _if("objective", lambda objective, key=key: key in entry_of(objective).options, key)
+    yield _if(
+        "objective times.rule times.segments",
+        lambda objective, *segments: (
+            segments == ("segments", "increasing") or "times.threshold" in entry_of(objective).options
+        ),
+        "times.threshold",
+    )
     yield _if("guidance.control", lambda control: control != "none", "guidance.control_scale")
     for key in _OF_SOME_RULES:
         yield _if("times.rule", lambda rule, key=key: key in RULES[rule], key)
@@ -64,17 +73,15 @@ def _conditions() -> Iterator[Condition]:
         "times.start_high", "times.shift_lower_bound", "times.interval_extra",
     )  # fmt: skip
     yield _if("times.high times.start_high", lambda high, start: high < start, "times.shift_lower_bound")
-    yield _if("objective.name objective.function times.rule", _reads_interval, *_INTERVALS)
+    yield _if("objective times.rule", _reads_interval, *_INTERVALS)
     yield _if(
-        "objective.name objective.function times.rule objective.time_weight",
-        lambda name, function, rule, weight: _reads_s(name, function) or (rule, weight) == ("two_intervals", "b_t"),
+        "objective times.rule",
+        lambda objective, rule: _reads_s(objective) or (rule, objective.time_weight) == ("two_intervals", "b_t"),
         "times.epsilon",
     )
     yield _if(
-        "objective.name objective.function times.rule times.high times.start_high times.interval_extra",
-        lambda name, function, rule, high, start, extra: (
-            high < start or (extra and _reads_interval(name, function, rule))
-        ),
+        "objective times.rule times.high times.start_high times.interval_extra",
+        lambda objective, rule, high, start, extra: high < start or (extra and _reads_interval(objective, rule)),
         "times.warmup_share",
     )
     yield _if("cameras.views", lambda views: views > 1, "noise.shared")
@@ -121,14 +128,14 @@ def _conditions() -> Iterator[Condition]:
     )
 
 
-def _reads_s(name: str, function: str) -> bool:
+def _reads_s(objective: ObjectiveConfig) -> bool:
     """Whether s may matter: a bundled objective that supports the rule `single` uses t alone."""
-    return bool(function) or "single" not in ENTRIES[name].rules
+    return bool(objective.function) or "single" not in ENTRIES[objective.name].rules
 
 
-def _reads_interval(name: str, function: str, rule: str) -> bool:
+def _reads_interval(objective: ObjectiveConfig, rule: str) -> bool:
     """Whether Δ matters: in two intervals it also bounds t."""
-    return rule == "two_intervals" or (rule == "interval" and _reads_s(name, function))
+    return rule == "two_intervals" or (rule == "interval" and _reads_s(objective))
 
 
 CONDITIONS = tuple(_conditions())
@@ -145,7 +152,7 @@ def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
         if unmet is not None:
             group = key.rpartition(".")[0]
             read = [other for other in _ALL if other.startswith(f"{group}.") and _unmet(found, other) is None]
-            values = ", ".join(f"{other} is {_text(value_of(found, other))}" for other in unmet)
+            values = ", ".join(f"{other} is {_text(value_of(found, other))}" for other in unmet if other in _ALL)
             because = f" ({values})" if values else ""
             raise RecipeError(
                 f"{key} has no effect on {found.objective.display_name}{because}; keys read there: {', '.join(read)}"
@@ -165,19 +172,12 @@ def readers(key: str) -> str:
         names_of += [rule for rule, read in RULES.items() if key in read]
     else:
         affecting = [each for each in CONDITIONS if any(f"{other}.".startswith(f"{key}.") for other in each.keys)]
-        names_of += [other for each in affecting for other in each.on if not other.startswith(f"{key}.")]
+        names_of += [other for each in affecting for other in each.on if other in _ALL and key not in other]
     return ", ".join(f"`{name}`" for name in dict.fromkeys(names_of))
 
 
 def _unmet(recipe: Recipe, key: str) -> tuple[str, ...] | None:
     """The keys because of which the key is not read; None if it is read."""
-    if key in OPTIONS or key == "times.threshold":
-        if key in entry_of(recipe.objective).options:
-            return None
-        if key in OPTIONS:
-            return ()
-        is_used = recipe.times.rule == "segments" and recipe.times.segments == "increasing"
-        return None if is_used else ("times.rule", "times.segments")
     return next((each.on for each in CONDITIONS if key in each.keys and not each.is_met(recipe)), None)
 
 

@@ -89,45 +89,34 @@ class TimesConfig(Config):
     @model_validator(mode="after")
     def _possible(self) -> "TimesConfig":
         """Raise ValueError for settings that leave some time no valid value."""
-        if not self.low < self.high <= self.start_high:
-            found = f"low {self.low}, high {self.high}, start_high {self.start_high}"
-            raise ValueError(f"{found}; expected low < high <= start_high")
-        if not 1 <= self.gap[0] <= self.gap[1]:
-            raise ValueError(f"gap is {self.gap}; expected two numbers of at least 1, the smaller first")
-        if self.minimum_interval < 2 * self.epsilon + 1:
-            found = f"minimum_interval {self.minimum_interval} and epsilon {self.epsilon} leave no valid time s"
-            raise ValueError(f"{found}; minimum_interval must be at least {2 * self.epsilon + 1}")
-        match self.rule:
-            case "annealed":
-                self._annealed_is_possible()
-            case "two_intervals":
-                self._two_intervals_are_possible()
-            case "segments":
-                self._segments_are_possible()
+        low, high, start_high, gap = self.low, self.high, self.start_high, self.gap
+        interval, extra, epsilon = self.interval, self.interval_extra, self.epsilon
+        if not low < high <= start_high:
+            raise ValueError(f"low {low}, high {high}, start_high {start_high}; expected low < high <= start_high")
+        if not 1 <= gap[0] <= gap[1]:
+            raise ValueError(f"gap is {gap}; expected two numbers of at least 1, the smaller first")
+        if self.minimum_interval < 2 * epsilon + 1:
+            found = f"minimum_interval {self.minimum_interval} and epsilon {epsilon} leave no valid time s"
+            raise ValueError(f"{found}; minimum_interval must be at least {2 * epsilon + 1}")
+        if self.rule == "annealed" and low + gap[0] > start_high:
+            found = f"gap {gap[0]} above low {low} exceeds start_high {start_high}"
+            raise ValueError(f"{found}; expected low + gap <= start_high")
+        if self.rule == "two_intervals" and interval <= epsilon:
+            found = f"interval {interval} and epsilon {epsilon} leave no valid time s_m"
+            raise ValueError(f"{found}; interval must be at least {epsilon + 1}")
+        if self.rule == "two_intervals" and interval + extra >= start_high:
+            found = f"interval {interval} and interval_extra {extra} exceed start_high {start_high}"
+            raise ValueError(f"{found}; expected interval + interval_extra < start_high")
+        if self.rule == "segments":
+            self._check_segments()
         return self
 
-    def _annealed_is_possible(self) -> None:
-        if self.low + self.gap[0] > self.start_high:
-            found = f"gap {self.gap[0]} above low {self.low} exceeds start_high {self.start_high}"
-            raise ValueError(f"{found}; expected low + gap <= start_high")
-
-    def _two_intervals_are_possible(self) -> None:
-        if self.interval <= self.epsilon:
-            found = f"interval {self.interval} and epsilon {self.epsilon} leave no valid time s_m"
-            raise ValueError(f"{found}; interval must be at least {self.epsilon + 1}")
-        if self.interval + self.interval_extra >= self.start_high:
-            found = (
-                f"interval {self.interval} and interval_extra {self.interval_extra} exceed start_high {self.start_high}"
-            )
-            raise ValueError(f"{found}; expected interval + interval_extra < start_high")
-
-    def _segments_are_possible(self) -> None:
+    def _check_segments(self) -> None:
         start, end = self.segment_range
         if not 0 <= start <= self.low or not self.start_high <= end <= NUM_STEPS:
             found = f"segment_range {start}–{end} does not contain every t from {self.low} to {self.start_high}"
             raise ValueError(f"{found}; widen it, or raise low or lower start_high")
-        last = self.edges()[-2]
-        if last + self.minimum_interval >= end:
+        if self.edges()[-2] + self.minimum_interval >= end:
             found = f"the last of {self.num_segments} segments must be longer than minimum_interval"
             raise ValueError(f"{found} {self.minimum_interval}; use fewer segments or a smaller interval")
 

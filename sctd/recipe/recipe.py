@@ -129,12 +129,7 @@ def from_json(text: str, base: Recipe) -> Recipe:
         raise RecipeError(f"the recipe is not JSON: {error}; write it with Recipe.model_dump_json") from None
     if not isinstance(tree, dict):
         raise RecipeError(f"the recipe is a JSON {type(tree).__name__}; expected an object of keys")
-    return with_overrides(base, dict(_leaves(tree)))
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        yield from _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
+    return with_overrides(base, dict(names.leaves(tree)))
 
 
 def _unknown(key: str, known: list[str]) -> str:

@@ -250,7 +250,8 @@ def test_every_condition_is_about_known_keys_and_none_depends_on_a_key_of_its_ow
     assert set(RULES) == set(get_args(TimesConfig.model_fields["rule"].annotation))
     for condition in CONDITIONS:
         assert condition.keys
-        assert {*condition.keys, *condition.on} <= known
+        assert {*condition.keys} <= known
+        assert {*condition.on} <= known | {"objective"}
         assert not {*condition.keys} & {*condition.on}
     assert known >= OPTIONS
     for base in (paper(), embedded()):
