@@ -183,7 +183,7 @@ def _plain(settings: Manifest) -> dict[str, Any]:
 
 def _scores(path: Path) -> Iterator[tuple[str, float]]:
     """Each number of a table, named by its row's method (and prompt) and its column."""
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8-sig") as file:
         for row in csv.DictReader(file):
             names = [row[key] for key in ("method", "prompt_id") if row.get(key)]
             for column, text in row.items():

@@ -85,7 +85,7 @@ def rank(job: ClusterJob) -> tuple[str, str, dict[str, float]]:
     """The leaderboard as CSV, the report as Markdown, and the leaderboard's numbers by method and column."""
     _program("leaderboard", job.results)
     folder = Path(job.results)
-    leaderboard = (folder / "leaderboard.csv").read_text(encoding="utf-8")
+    leaderboard = (folder / "leaderboard.csv").read_text(encoding="utf-8-sig")
     return leaderboard, (folder / "report.md").read_text(encoding="utf-8"), metrics(leaderboard)
 
 

@@ -25,6 +25,8 @@ from pipeline.store.run_folder import ASSET, EVALUATION
 from pipeline.weights.models import EMBEDDED
 from pipeline.weights.networks import DISTANCES
 
+FORMULA_MARKS = "=", "+", "-", "@", "\t", "\r"
+
 
 def leaderboard(
     runs: Sequence[RunResults], *, paper: bool | None = None, cache: DistanceCache | None = None
@@ -68,11 +70,32 @@ def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def csv(table: pd.DataFrame) -> bytes:
-    return table.to_csv(index=False, lineterminator="\n").encode()
+    """A CSV that spreadsheets display as text: `read_csv` restores the values.
+
+    A text that a spreadsheet would run as a formula, such as a prompt that starts with "=", gets a leading apostrophe.
+    Excel needs a byte-order mark to read other characters than ASCII; without such characters there is none.
+    """
+    text = table.map(lambda value: f"'{value}" if _is_formula(value) else value).to_csv(
+        index=False, lineterminator="\n"
+    )
+    return text.encode("utf-8" if text.isascii() else "utf-8-sig")
 
 
 def read_csv(content: bytes) -> pd.DataFrame:
-    return pd.read_csv(io.BytesIO(content))
+    """The table of `csv`."""
+    table = pd.read_csv(io.BytesIO(content), encoding="utf-8-sig")
+    return table.map(lambda value: value[1:] if _is_formula(value) and value.startswith("'") else value)
+
+
+def _is_formula(value: Any) -> bool:
+    """Whether a value, perhaps after apostrophes, is a text that starts like a formula and is no number."""
+    if not isinstance(value, str) or not value.lstrip("'").startswith(FORMULA_MARKS):
+        return False
+    try:
+        float(value)
+    except ValueError:
+        return True
+    return False
 
 
 def json_rows(table: pd.DataFrame) -> str:

@@ -45,7 +45,7 @@ def published(path: Path) -> list[dict[str, Any]]:
     """
     from evaluation.ranking import check_means  # imports scipy.stats, which no other leaderboard needs
 
-    with open(path, encoding="utf-8", newline="") as file:
+    with open(path, encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     given = [name for name in RANKS if rows and rows[0].get(name)]
     if not given or "method" not in rows[0]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, strategies
 from typer.testing import CliRunner
 
 from evaluation import EvaluationError
@@ -18,7 +19,7 @@ from pipeline.errors import UserError
 from pipeline.leaderboard import paper_table
 from pipeline.leaderboard.columns import definitions
 from pipeline.leaderboard.markdown_report import report
-from pipeline.leaderboard.table import csv, leaderboard, markdown, per_object
+from pipeline.leaderboard.table import csv, leaderboard, markdown, per_object, read_csv
 from pipeline.prompts import slug
 from pipeline.report.publish import compared, publish
 from pipeline.store.results import RunResults
@@ -352,3 +353,25 @@ def test_paper_is_an_option_of_the_command(tmp_path, weights):
 
 def test_columns_without_a_metric_have_no_definition():
     assert json.loads(json.dumps(definitions(["method"]))) == {}
+
+
+@pytest.mark.parametrize("text", ['=HYPERLINK("http://x","a")', "+1+2", "-cmd", "@SUM(A1)", "\t=1", "'=1", "''-x"])
+def test_texts_are_no_formulas_in_a_spreadsheet(text):
+    table = pd.DataFrame({"prompt": [text, "a red cube"], "clip@embedded": [-1.5, 2.0]})
+    written = csv(table)
+    (cell, _) = pd.read_csv(io.BytesIO(written))["prompt"]
+    assert cell == f"'{text}"
+    assert b"-1.5" in written
+    assert b"'-1.5" not in written
+    pd.testing.assert_frame_equal(read_csv(written), table)
+
+
+@given(strategies.lists(strategies.text("=+-@'\"ab,é木", min_size=1).filter(lambda text: not text.isspace())))
+def test_any_text_is_read_as_written(texts):
+    table = pd.DataFrame({"prompt": ["a", *texts]})
+    assert [str(text) for text in read_csv(csv(table))["prompt"]] == ["a", *texts]
+
+
+def test_excel_reads_other_characters_and_scripts_see_no_mark_in_ascii():
+    assert csv(pd.DataFrame({"prompt": ["一只红色的猫"]})).startswith(b"\xef\xbb\xbfprompt")
+    assert csv(pd.DataFrame({"prompt": ["a red cat"]})) == b"prompt\na red cat\n"
