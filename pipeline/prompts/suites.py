@@ -1,12 +1,19 @@
-"""Prompt suites: text files with one prompt per line, bundled here by name or given as a path.
+"""Prompt suites: files of prompts, bundled here by name or given as a path.
 
-A line is `prompt`, or `prompt | short text for the initialization`. Empty lines and lines that start with # do not
-count. The origin of each bundled suite: docs/suites.md.
+A text file has one prompt per line: `prompt`, or `prompt | short text for the initialization`. Empty lines and lines
+that start with # do not count. A .json file is a list of prompts, or a mapping from names to such lists, as
+threestudio's prompt library; .jsonl has a value per line; .csv and .tsv have a column `prompt`. The origin of each
+bundled suite: docs/suites.md.
 """
 
+import csv
+import json
 import re
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import UserError, nearest, shortened
 from pipeline.prompts.prompt import Prompt
@@ -58,8 +65,9 @@ def suite_name(name_or_path: str) -> str:
 
 
 def slug(text: str, length: int = 40) -> str:
-    """The text in lower-case letters, digits and hyphens, for ids and folder names."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:length].rstrip("-")
+    """The text in lower-case letters, digits and hyphens, for ids and folder names; "é" becomes "e"."""
+    plain = "".join(base if (base := unicodedata.normalize("NFKD", letter)[0]).isascii() else letter for letter in text)
+    return re.sub(r"[\W_]+", "-", plain.lower()).strip("-")[:length].rstrip("-")
 
 
 def _read(path: Path) -> list[Prompt]:
@@ -67,10 +75,73 @@ def _read(path: Path) -> list[Prompt]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as a UTF-8 text file ({error}); write one prompt per line.") from error
-    lines = [line for line in map(str.strip, lines) if line and not line.startswith("#")]
+    kind = path.suffix.lower()
+    if kind in (".json", ".jsonl"):
+        lines = list(_from_json(path, ["\n".join(lines)] if kind == ".json" else lines))
+    elif kind in (".csv", ".tsv"):
+        lines = list(_from_table(path, lines, "\t" if kind == ".tsv" else ","))
+    else:
+        _check_text(path, lines)
+        lines = [line for line in lines if not line.startswith("#")]
+    lines = [line for line in map(str.strip, lines) if line]
     if not lines:
         raise UserError(f"{path} contains no prompt; write one per line.")
     return prompts(lines)
+
+
+def _from_json(path: Path, documents: Iterable[str]) -> Iterator[str]:
+    """The prompts in JSON documents: texts, objects with a key `prompt`, and lists or mappings of them."""
+
+    def texts(value: Any) -> Iterator[str]:
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict) and isinstance(value.get("prompt"), str):
+            yield value["prompt"]
+        elif isinstance(value, list) or (isinstance(value, dict) and all(isinstance(v, list) for v in value.values())):
+            for each in value if isinstance(value, list) else value.values():
+                yield from texts(each)
+        else:
+            raise UserError(
+                f"{path} contains {shortened(json.dumps(value, ensure_ascii=False))}; expected a list of prompts, or a "
+                "mapping from names to lists of prompts."
+            )
+
+    for document in documents:
+        if document.strip():
+            try:
+                found = json.loads(document)
+            except ValueError as error:
+                raise UserError(
+                    f"{path} is not valid JSON ({error}); correct it, or write one prompt per line."
+                ) from error
+            yield from texts(found)
+
+
+def _from_table(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[str]:
+    rows = csv.DictReader(lines, delimiter=delimiter)
+    columns = [name for name in rows.fieldnames or () if name.strip().lower() == "prompt"]
+    if not columns:
+        found = ", ".join(rows.fieldnames or ()) or "none"
+        raise UserError(
+            f"{path} has no column 'prompt' (columns: {shortened(found)}); name the column of the prompts so."
+        )
+    return (row[columns[0]] or "" for row in rows)
+
+
+def _check_text(path: Path, lines: Sequence[str]) -> None:
+    """Raise UserError for a file in another format than one prompt per line."""
+    kind = "YAML" if path.suffix.lower() in (".yaml", ".yml") else None
+    first = next((line.strip().lower() for line in lines if line.strip()), "")
+    if re.fullmatch(r"\w+([,;\t]\w+)+", first) and "prompt" in re.split(r"[,;\t]", first):
+        kind = "a table"
+    if first.startswith(("{", "[")):
+        with suppress(ValueError):
+            json.loads("\n".join(lines))
+            kind = "JSON"
+    if kind:
+        raise UserError(
+            f"{path} looks like {kind}; write one prompt per line, or name it .json, .jsonl, .csv or .tsv if it is one."
+        )
 
 
 def _prompt(line: str) -> Prompt:

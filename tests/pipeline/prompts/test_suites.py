@@ -34,8 +34,65 @@ def test_duplicate_prompts_are_dropped_and_ids_are_unique():
     assert [prompt.text for prompt in found] == ["a red cube", "A red cube!"]
 
 
-def test_texts_without_latin_letters_have_an_id():
-    assert prompts.prompts(["猫"])[0].id == "prompt"
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("猫", "猫"),
+        ("een café, größer!", "een-cafe-großer"),
+        ("Красный_куб", "красный-куб"),
+        ("!?", "prompt"),
+        ("빨간 컵", "빨간-컵"),
+    ],
+)
+def test_texts_in_any_script_have_readable_ids(text, expected):
+    assert prompts.prompts([text])[0].id == expected
+
+
+LIBRARY = {"dreamfusion": ["a red cube", "a blue ball"], "mine": ["a duck"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.json", json.dumps(LIBRARY, indent=1), ["a red cube", "a blue ball", "a duck"]),
+        ("b.json", '["a red cube", {"id": 3, "prompt": "a duck"}]', ["a red cube", "a duck"]),
+        ("c.jsonl", '{"prompt": "a red cube"}\n\n"a duck"\n', ["a red cube", "a duck"]),
+        ("d.csv", 'name,prompt\ncube,a red cube\nball,"a ball, blue"\n', ["a red cube", "a ball, blue"]),
+        ("e.tsv", "Prompt\tseed\na red cube\t1\n\t2\n", ["a red cube"]),
+        ("f.txt", "[V] dog\na prompt, prompt\n", ["[V] dog", "a prompt, prompt"]),
+    ],
+)
+def test_files_of_other_formats_are_read(tmp_path, name, content, expected):
+    (tmp_path / name).write_text(content, encoding="utf-8-sig")
+    assert [prompt.text for prompt in prompts.suite(str(tmp_path / name))] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", "{", "is not valid JSON (Expecting property name"),
+        ("b.json", '{"a": 1}', 'contains {"a": 1}; expected a list of prompts, or a mapping from names to lists'),
+        ("c.json", "[1]", "contains 1; expected a list of prompts"),
+        ("d.json", "[]", "contains no prompt"),
+        (
+            "e.csv",
+            "name,text\na,b\n",
+            "has no column 'prompt' (columns: name, text); name the column of the prompts so.",
+        ),
+        (
+            "f.txt",
+            json.dumps(LIBRARY, indent=1),
+            "looks like JSON; write one prompt per line, or name it .json, .jsonl,",
+        ),
+        ("g.txt", "name,prompt\ncube,a red cube\n", "looks like a table; write one prompt per line"),
+        ("h.yaml", "- a red cube\n", "looks like YAML; write one prompt per line"),
+    ],
+)
+def test_files_of_unexpected_content_are_errors(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        prompts.suite(str(tmp_path / name))
+    assert str(caught.value).startswith(f"{tmp_path / name} {message}")
 
 
 def test_bundled_suites_have_the_number_of_prompts_in_their_names():
