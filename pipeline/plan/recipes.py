@@ -46,9 +46,7 @@ def objectives(text: str) -> list[str]:
         if name.endswith(".py"):
             raise UserError(f"--objective {name} names a file without a function; write {name}:FUNCTION.")
         if name not in METHODS and not is_custom(name):
-            raise UserError(
-                f"Unknown objective {name!r}; choose from {', '.join(METHODS)}{nearest(name, METHODS)}."
-            )
+            raise UserError(f"Unknown objective {name!r}; choose from {', '.join(METHODS)}{nearest(name, METHODS)}.")
     return names
 
 
