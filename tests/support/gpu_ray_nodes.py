@@ -17,8 +17,8 @@ import ray  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 from ray.core.generated import autoscaler_pb2  # noqa: E402
 
-from cluster.ray.executor import RayExecutor  # noqa: E402
 from cluster.ray.address import ClusterError  # noqa: E402
+from cluster.ray.executor import RayExecutor  # noqa: E402
 from cluster.ray.session import disconnect  # noqa: E402
 from cluster.scheduling.scheduler import HANDOFF, Limits  # noqa: E402
 
