@@ -58,7 +58,7 @@ def custom(name: str) -> Entry:
     return Entry(
         named.function,
         str(named),
-        rules=ENTRIES[changes.get("objective.name", BASE)].rules,
+        rules=ENTRIES[METHODS[found.like].get("objective.name", BASE)].rules,
         settings=changes,
         options=tuple(keys[parameter] for parameter in found.parameters if parameter in keys),
     )

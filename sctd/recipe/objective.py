@@ -40,9 +40,7 @@ ENTRIES = {
             "sctd",
             "sctd.objectives.sctd:sctd",
             rules=("segments",),
-            options=(
-                "objective.outer_weight", "objective.self_sign", "objective.approximation", "times.threshold",
-            ),
+            options=("objective.outer_weight", "objective.self_sign", "objective.approximation", "times.threshold"),
         ),
         # The released code's gradient: its sign, its weight σ_t/α_t, segments of [20, 980], both bounds of t falling.
         Entry(
@@ -50,8 +48,7 @@ ENTRIES = {
             "sctd.objectives.sctd_official:sctd_official",
             rules=("segments",),
             settings={
-                "objective.time_weight": "sigma_over_alpha",
-                "times.segment_range": (20, 980),
+                "objective.time_weight": "sigma_over_alpha", "times.segment_range": (20, 980),
                 "times.shift_lower_bound": True,
             },
             options=("objective.outer_weight", "times.threshold"),
@@ -63,9 +60,7 @@ ENTRIES = {
             "sctd.objectives.sds:sds",
             rules=("single", "segments", "interval", "two_intervals", "annealed"),
             settings={
-                "objective.time_weight": "one_minus_alpha_bar",
-                "times.rule": "single",
-                "noise.kind": "fresh",
+                "objective.time_weight": "one_minus_alpha_bar", "times.rule": "single", "noise.kind": "fresh",
             },
             authors={"guidance.scale": 101, "times.high": 980, "times.start_high": 980, "noise.offset": 0},
         ),
@@ -103,9 +98,7 @@ ENTRIES = {
                 "guidance.scale": 7.5, "guidance.perp_neg": True, "times.shift_lower_bound": True,
                 "brightness.enabled": True,
             },
-            options=(
-                "objective.compact_consistency", "objective.conditional_guidance", "objective.pixel_constraint",
-            ),
+            options=("objective.compact_consistency", "objective.conditional_guidance", "objective.pixel_constraint"),
         ),
     )
 }  # fmt: skip
