@@ -26,8 +26,16 @@ CONVERT = (
 )
 
 
-def weights_names(stem: str) -> tuple[str, str]:
-    return f"{stem}.safetensors", f"{stem}.fp16.safetensors"
+def weights_names(stem: str) -> tuple[str, ...]:
+    """The names that the weights of a model may have: one file, or the index of several, in float32 or float16."""
+    files = f"{stem}.safetensors", f"{stem}.fp16.safetensors"
+    return *files, f"{stem}.safetensors.index.json", f"{stem}.safetensors.index.fp16.json"
+
+
+def variant(folder: Path, stem: str) -> str | None:
+    """The variant of a folder's weights, as diffusers and transformers call it: None, or "fp16"."""
+    plain = f"{stem}.safetensors", f"{stem}.safetensors.index.json"
+    return None if any((folder / name).is_file() for name in plain) else "fp16"
 
 
 # The possible names of each file.
@@ -111,10 +119,26 @@ def locate(path: Path, config: Path | None) -> Source:
 
 def image_size(path: Path) -> int:
     """Height of a prior's images in pixels, from its configuration alone. Raises PriorError if there is none."""
-    folder = locate(path, None).folder
-    size = read_json(folder / "unet" / "config.json")["sample_size"]
-    height = size if isinstance(size, int) else size[0]
-    return height * 2 ** (len(read_json(folder / "vae" / "config.json")["block_out_channels"]) - 1)
+    height, _, factor = _sizes(locate(path, None).folder)
+    return height * factor
+
+
+def _sizes(folder: Path) -> tuple[int, int, int]:
+    """Height and width of a latent, and image pixels per latent pixel. Raises PriorError."""
+    unet, vae = (folder / part / "config.json" for part in ("unet", "vae"))
+    size, blocks = read_json(unet).get("sample_size"), read_json(vae).get("block_out_channels")
+    sides = size if isinstance(size, list) else [size, size]
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise PriorError(
+            f"{unet} has sample_size {size!r}; expected the side of the latents in training, 64 for images of 512 "
+            "pixels: add it"
+        )
+    if not isinstance(blocks, list) or not blocks:
+        raise PriorError(
+            f"{vae} has block_out_channels {blocks!r}; expected a list with one number for each resolution, "
+            "[128, 256, 512, 512] for Stable Diffusion: add it"
+        )
+    return sides[0], sides[1], 2 ** (len(blocks) - 1)
 
 
 def check_files(folder: Path, files: Iterable[tuple[str, ...]], expected: str) -> None:
@@ -129,7 +153,7 @@ def check_files(folder: Path, files: Iterable[tuple[str, ...]], expected: str) -
             for found in sorted(directory.iterdir()):
                 if found.suffix in PICKLES:
                     raise PriorError(pickled(found, expected_file))
-        raise PriorError(f"{folder} lacks {' or '.join(names)}; {expected}: download the checkpoint again")
+        raise PriorError(f"{folder} lacks {' or '.join(names[:2])}; {expected}: download the checkpoint again")
 
 
 def pickled(path: Path, target: Path) -> str:
@@ -164,6 +188,12 @@ def check_architecture(folder: Path) -> None:
             f"{folder}/unet is conditioned on more than text and time, as SDXL's or an upscaler's; "
             "expected Stable Diffusion 1 or 2: use such a checkpoint"
         )
+    if unet.get("time_cond_proj_dim"):
+        raise PriorError(
+            f"{folder}/unet takes the guidance scale as an input (time_cond_proj_dim), as a latent consistency model; "
+            "expected a model for classifier-free guidance: use the checkpoint that it was distilled from"
+        )
+    _sizes(folder)
     channels = unet.get("in_channels", 4), vae.get("latent_channels", 4)
     if channels[0] != channels[1]:
         raise PriorError(_channels(f"{folder}/unet", *channels))
@@ -172,6 +202,16 @@ def check_architecture(folder: Path) -> None:
         raise PriorError(
             f"{folder}/text_encoder has embeddings of width {width}, but unet/ expects width {expected}: "
             "use both from the same checkpoint"
+        )
+
+
+def check_diffusion(folder: Path, scheduler: Mapping[str, Any]) -> None:
+    """Raise PriorError for the scheduler of a flow-matching model, which has neither ᾱ_t nor ε."""
+    name = str(scheduler.get("_class_name"))
+    if "flow" in name.lower() or scheduler.get("use_flow_sigmas"):
+        raise PriorError(
+            f"{folder}/scheduler/scheduler_config.json is for flow matching ({name}); expected a diffusion model that "
+            "predicts ε or v: use Stable Diffusion 1 or 2"
         )
 
 

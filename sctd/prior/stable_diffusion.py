@@ -17,6 +17,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.utils import logging as diffusers_logging
 from jaxtyping import Float
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -32,12 +33,13 @@ from sctd.prior.files import (
     TRANSFORMERS,
     PriorError,
     check_architecture,
+    check_diffusion,
     check_files,
     locate,
     read,
     read_json,
     split,
-    weights_names,
+    variant,
 )
 from sctd.prior.half import in_dtype
 from sctd.prior.tokenizer import PromptTokenizer
@@ -107,6 +109,7 @@ class StableDiffusionPrior:
         source = locate(Path(path), None if config is None else Path(config))
         folder = source.folder
         scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+        check_diffusion(folder, scheduler)
         prediction = scheduler.get("prediction_type", "epsilon")
         if prediction not in ("epsilon", "v_prediction"):
             raise PriorError(
@@ -285,12 +288,11 @@ def load_controlnet(folder: Path, device: torch.device | str, dtype: torch.dtype
 
 def _frozen(model_class: Any, folder: Path, stem: str, device: torch.device | str, dtype: torch.dtype) -> Any:
     """The model of a folder in evaluation mode, without gradients; every weight must be in the files."""
-    plain, _ = weights_names(stem)
     model, info = read(
         folder,
         lambda path: model_class.from_pretrained(
             path, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True,
-            variant=None if (folder / plain).is_file() else "fp16",
+            variant=variant(folder, stem),
             low_cpu_mem_usage=False,  # True needs accelerate, which saves neither time nor memory here (decision 0023)
         ),
     )  # fmt: skip
@@ -349,11 +351,13 @@ def _tokenizer(folder: Path) -> PromptTokenizer:
 
 @contextmanager
 def _without_progress_bars() -> Iterator[None]:
-    """transformers shows one for every model it loads."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
+    """transformers shows one for every model it loads, diffusers for every model in several files."""
+    loggers = transformers_logging, diffusers_logging
+    shown = [logger for logger in loggers if logger.is_progress_bar_enabled()]
+    for logger in shown:
+        logger.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
+        for logger in shown:
+            logger.enable_progress_bar()

@@ -354,3 +354,74 @@ def test_the_solver_keeps_the_dtype_of_the_latents(prior):
     """float32 latents through a float64 model stay float32."""
     z_t = random(1, 4, 8, 8).float()
     assert jump(prior.schedule, z_t, prior.denoise(z_t, 500, None), 500, 300).dtype == torch.float32
+
+
+PARTS = {"vae": AutoencoderKL, "unet": UNet2DConditionModel, "text_encoder": CLIPTextModel}
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_weights_in_several_files_are_read(copy, prior, variant, capfd):
+    for part, kind in PARTS.items():
+        model = kind.from_pretrained(copy / part)
+        (weights,) = (copy / part).glob("*.safetensors")
+        weights.unlink()
+        model.save_pretrained(copy / part, max_shard_size="20KB", variant=variant)
+        assert len(list((copy / part).glob("*.safetensors"))) > 1
+    capfd.readouterr()
+    loaded = StableDiffusionPrior.load(copy)
+    assert capfd.readouterr() == ("", "")
+    for part in PARTS:
+        expected = getattr(prior, part).state_dict()
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in getattr(loaded, part).state_dict().items())
+
+
+def test_a_missing_shard_is_reported(copy):
+    model = UNet2DConditionModel.from_pretrained(copy / "unet")
+    (copy / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    model.save_pretrained(copy / "unet", max_shard_size="20KB")
+    sorted((copy / "unet").glob("*-00002-of-*"))[0].unlink()
+    with pytest.raises(PriorError, match=r"unet cannot be read \(.*\): download the checkpoint again"):
+        StableDiffusionPrior.load(copy)
+
+
+def change(path: Path, **values: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize("size", [None, 0, "64", 64.0, True, [64], [64, 0], {}])
+def test_a_configuration_without_a_size_is_refused(copy, size):
+    change(copy / "unet" / "config.json", sample_size=size)
+    for load in (StableDiffusionPrior.load, image_size):
+        with pytest.raises(PriorError) as error:
+            load(copy)
+        assert str(error.value) == (
+            f"{copy / 'unet' / 'config.json'} has sample_size {size!r}; expected the side of the latents in training, "
+            "64 for images of 512 pixels: add it"
+        )
+
+
+@pytest.mark.parametrize("blocks", [None, [], 4])
+def test_a_configuration_without_resolutions_is_refused(copy, blocks):
+    change(copy / "vae" / "config.json", block_out_channels=blocks)
+    for load in (StableDiffusionPrior.load, image_size):
+        with pytest.raises(
+            PriorError, match=r"vae/config.json has block_out_channels .*; expected a list with one number"
+        ):
+            load(copy)
+
+
+def test_models_of_other_kinds_are_refused(copy):
+    scheduler, unet = copy / "scheduler" / "scheduler_config.json", copy / "unet" / "config.json"
+    before = scheduler.read_text()
+    for values in ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, {"use_flow_sigmas": True}):
+        change(scheduler, **values)
+        with pytest.raises(
+            PriorError, match=r"scheduler_config.json is for flow matching \(\w+\); expected a diffusion model"
+        ):
+            StableDiffusionPrior.load(copy)
+        scheduler.write_text(before)
+    change(unet, time_cond_proj_dim=256)
+    with pytest.raises(
+        PriorError, match=r"unet takes the guidance scale as an input \(time_cond_proj_dim\), as a latent"
+    ):
+        StableDiffusionPrior.load(copy)
