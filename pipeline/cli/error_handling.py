@@ -1,5 +1,6 @@
 """Exit statuses, one-line errors and signal handlers of all commands."""
 
+import errno
 import functools
 import os
 import re
@@ -49,8 +50,24 @@ def handle_errors(command: Callable[..., int | None]) -> Callable[..., None]:
     return run
 
 
+# What is wrong with a file that cannot be written, and what to do.
+FILE_ERRORS = {
+    errno.ENOSPC: "is on a full disk; free some space or choose another place.",
+    errno.EDQUOT: "exceeds a disk quota; free some space or choose another place.",
+    errno.EROFS: "is on a read-only disk; choose another place.",
+    errno.EACCES: "cannot be accessed (Permission denied); choose another place, or change its permissions.",
+    errno.EPERM: "cannot be accessed (Operation not permitted); choose another place, or change its permissions.",
+    errno.EISDIR: "is a folder; pass the path of a file.",
+    errno.ENOTDIR: "is below a file, not a folder; choose another place.",
+    errno.EEXIST: "is below a file, not a folder; choose another place.",
+    errno.ENAMETOOLONG: "has too long a name; choose a shorter one.",
+}
+
+
 def text_of(error: Exception) -> str:
     """The message of an error. Those of `cluster` name arguments, `gpus_per_worker`, which are options here."""
+    if isinstance(error, OSError) and error.errno in FILE_ERRORS and error.filename:
+        return f"{error.filename} {FILE_ERRORS[error.errno]}"
     if type(error).__module__.startswith("cluster."):
         return re.sub(r"`(\w+)`", lambda found: f"--{found[1].replace('_', '-')}", str(error))
     return str(error)

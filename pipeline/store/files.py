@@ -69,8 +69,12 @@ def put(path: Path, content: bytes) -> None:
     if not is_local(path):
         _with_retries(path, lambda fs, name: fs.pipe_file(name, content))
         return
-    with _beside(path, content) as beside:
-        os.replace(beside, path)
+    try:
+        with _beside(path, content) as beside:
+            os.replace(beside, path)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None  # not the temporary file beside it
+        raise
 
 
 def create(path: Path, content: bytes) -> bool:

@@ -1,6 +1,8 @@
 """Exit statuses, one-line errors, tracebacks in debug mode, and Ctrl-C on a real terminal."""
 
+import errno
 import json
+import os
 import re
 import signal
 import sys
@@ -15,6 +17,7 @@ from pipeline.cli import error_handling
 from pipeline.cli.app import app
 from pipeline.errors import UserError
 from pipeline.plan.options import RunOptions
+from pipeline.store import files
 from pipeline.work.execution import ExecutionOptions, executing
 from tests.support.paths import ROOT
 
@@ -33,6 +36,24 @@ def raise_in_bench(error, monkeypatch):
         raise error
 
     monkeypatch.setattr(RunOptions, "run", fail)
+
+
+@pytest.mark.parametrize("number", error_handling.FILE_ERRORS)
+def test_a_file_that_cannot_be_written_is_one_sentence(number, monkeypatch, tmp_path):
+    def refused(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refused)
+    target = tmp_path / "out.csv"
+    with pytest.raises(OSError, match="out.csv") as error:
+        files.put(target, b"")
+    assert error_handling.text_of(error.value) == f"{target} {error_handling.FILE_ERRORS[number]}"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_errors_of_files_keep_their_text():
+    error = FileNotFoundError(errno.ENOENT, "No such file or directory", "gone.ply")
+    assert error_handling.text_of(error) == "[Errno 2] No such file or directory: 'gone.ply'"
 
 
 def test_unexpected_error_is_one_line_with_the_command_for_its_traceback(monkeypatch):
