@@ -45,7 +45,7 @@ def test_a_file_that_cannot_be_written_is_one_sentence(number, monkeypatch, tmp_
 
     monkeypatch.setattr(os, "fsync", refused)
     target = tmp_path / "out.csv"
-    with pytest.raises(OSError, match="out.csv") as error:
+    with pytest.raises(OSError, match=r"out\.csv") as error:
         files.put(target, b"")
     assert error_handling.text_of(error.value) == f"{target} {error_handling.FILE_ERRORS[number]}"
     assert list(tmp_path.iterdir()) == []
