@@ -127,7 +127,7 @@ def _sizes(folder: Path) -> tuple[int, int, int]:
     """Height and width of a latent, and image pixels per latent pixel. Raises PriorError."""
     unet, vae = (folder / part / "config.json" for part in ("unet", "vae"))
     size, blocks = read_json(unet).get("sample_size"), read_json(vae).get("block_out_channels")
-    sides: list[int] = size if isinstance(size, list) else [size, size]
+    sides: list[Any] = size if isinstance(size, list) else [size, size]
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
         raise PriorError(
             f"{unet} has sample_size {size!r}; expected the side of the latents in training, 64 for images of 512 "
