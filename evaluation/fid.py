@@ -64,7 +64,7 @@ class ReferenceGaussian:
         product = self.root @ covariance @ self.root
         roots = np.sqrt(np.maximum(np.linalg.eigvalsh((product + product.T) / 2), 0))
         shift = np.sum((moments.mean - self.mean) ** 2)
-        return float(shift + np.trace(covariance) + np.trace(self.covariance) - 2 * roots.sum())
+        return _positive(shift + np.trace(covariance) + np.trace(self.covariance) - 2 * roots.sum())
 
     def distance_of_few(self, features: Float[np.ndarray, "count dim"]) -> float:
         """The same distance, much faster for fewer features than dimensions.
@@ -75,7 +75,12 @@ class ReferenceGaussian:
         centred = x - x.mean(0)
         roots = np.sqrt(np.maximum(np.linalg.eigvalsh(centred @ self.covariance @ centred.T / degrees), 0))
         shift, trace = np.sum((x.mean(0) - self.mean) ** 2), np.sum(centred**2) / degrees
-        return float(shift + trace + np.trace(self.covariance) - 2 * roots.sum())
+        return _positive(shift + trace + np.trace(self.covariance) - 2 * roots.sum())
+
+
+def _positive(distance: float) -> float:
+    """A distance near 0 may be negative by rounding, as that of a set to itself."""
+    return max(0.0, float(distance))
 
 
 def frechet_distance(moments: Moments, reference: Moments) -> float:

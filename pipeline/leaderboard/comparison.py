@@ -67,8 +67,7 @@ def markdown(run: RunResults, found: list[dict[str, Any]]) -> str:
     return (
         f"## Comparison of methods\n\n![every prompt by every method]({GRID})\n\nValues: `grid.csv`.\n\n"
         f"Each method minus `{run.methods[0]}`, over the prompts that both finished (their number in brackets).\n"
-        f"The t-intervals of the {len(run.methods) - 1} methods hold simultaneously with 95 % confidence for each "
-        "metric; those in bold exclude 0. "
+        f"All t-intervals of a metric hold simultaneously with 95 % confidence; those in bold exclude 0. "
         f"Details: `{DIFFERENCES}`.\n\n{rows}"
     )
 

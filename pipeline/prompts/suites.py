@@ -19,6 +19,7 @@ from pipeline.errors import UserError, nearest, shortened
 from pipeline.prompts.prompt import Prompt
 
 MAX_CHARACTERS = 1000  # far more than any prior reads; the exact limit is its number of tokens
+TEXT_MARKS = "\u00a0\u200c\u200d\u202f\u3000"  # special spaces, and joiners as in emoji and Persian
 NOTES = {"dreamfusion40": "reconstructed: the authors' list is not public"}  # shown beside the suite's name
 
 
@@ -152,8 +153,10 @@ def _prompt(line: str) -> Prompt:
     text, _, shape_text = (part.strip() for part in line.partition("|"))
     if not text:
         raise UserError('The prompt is empty; describe an object, as in "a red mushroom".')
-    if not text.isprintable():
+    if wrong := next((letter for letter in text if not letter.isprintable() and letter not in TEXT_MARKS), None):
+        name = unicodedata.name(wrong, "a control character")
         raise UserError(
-            f"The prompt {text!r} contains a character that cannot be printed; write it as one line of text."
+            f"The prompt {text!r} contains {name} (U+{ord(wrong):04X}), which cannot be printed; write it as one line "
+            "of text."
         )
     return Prompt(slug(text) or "prompt", text, shape_text or text)

@@ -48,6 +48,11 @@ def test_texts_in_any_script_have_readable_ids(text, expected):
     assert prompts.prompts([text])[0].id == expected
 
 
+@pytest.mark.parametrize("text", ["می\u200cخواهم", "a 👩\u200d🚀 figurine", "a\u00a0red cube", "赤い\u3000猫"])
+def test_joiners_and_special_spaces_are_text(text):
+    assert prompts.prompts([text])[0].text == text
+
+
 LIBRARY = {"dreamfusion": ["a red cube", "a blue ball"], "mine": ["a duck"]}
 
 
@@ -153,6 +158,9 @@ def test_suites_state_their_origin_licence_and_reconstruction():
     assert set(prompts.NOTES) <= set(prompts.bundled())
 
 
+PRINTED = "which cannot be printed; write it as one line of text."
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -163,7 +171,14 @@ def test_suites_state_their_origin_licence_and_reconstruction():
             "a" * 5000,
             f"The prompt {'a' * 39 + '…'!r} has 5,000 characters; the limit is 1,000. Shorten it.",
         ),
-        ("a\x00b", r"The prompt 'a\x00b' contains a character that cannot be printed; write it as one line of text."),
+        (
+            "a\x00b",
+            r"The prompt 'a\x00b' contains a control character (U+0000), " + PRINTED,
+        ),
+        (
+            "a\u202eb",
+            r"The prompt 'a\u202eb' contains RIGHT-TO-LEFT OVERRIDE (U+202E), " + PRINTED,
+        ),
     ],
 )
 def test_invalid_prompts_are_errors(text, message):
