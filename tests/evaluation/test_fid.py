@@ -132,3 +132,12 @@ def test_float32_features_are_summed_in_float64():
 def test_covariance_of_one_feature_is_refused():
     with pytest.raises(EvaluationError, match="at least 2 features, found 1: render more views"):
         ReferenceGaussian(Moments.of(np.ones((1, 3))))
+
+
+@pytest.mark.parametrize("count", [20, 300])
+def test_a_distance_is_not_negative(count):
+    """That of a set to itself is 0 up to rounding, which may have either sign; both formulas are tried."""
+    features = np.random.default_rng(count).normal(100, 10, (count, 64))
+    reference = ReferenceGaussian(Moments.of(features))
+    for distance in (reference.frechet_distance(Moments.of(features)), reference.distance_of_few(features)):
+        assert 0 <= distance < 1e-3
