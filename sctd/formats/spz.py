@@ -55,6 +55,12 @@ def to_spz(gaussians: Gaussians) -> bytes:
 
 def from_spz(data: bytes, *, drop_invalid: bool = False) -> Gaussians:
     """Read Gaussians of SH degree 0 to 3 from a file of version 3. Raises FormatError for other files."""
+    if data.startswith(struct.pack("<I", MAGIC)):  # versions up to 3 are in gzip, later ones are not
+        version = int.from_bytes(data[4:8], "little")
+        raise FormatError(
+            f"The .spz has version {version}; expected {VERSION}. Convert it first, for example with splat-transform "
+            "--spz-version 3."
+        )
     try:
         raw = gzip.decompress(data)
         magic, version, num, degree, fractional_bits, _, _ = _HEADER.unpack_from(raw)

@@ -63,6 +63,10 @@ def test_out_of_range_gaussians_and_other_files_are_refused():
         to_spz(far)
     with pytest.raises(FormatError, match=r"^This is not a \.spz \(.*\); expected gzip over a header\."):
         from_spz(b"ply")
+    with pytest.raises(
+        FormatError, match=r"^The \.spz has version 4; expected 3\. Convert it first, for example with splat"
+    ):
+        from_spz(struct.pack("<IIIBBBB", 0x5053474E, 4, 9, 0, 12, 0, 0) + bytes(64))
     with pytest.raises(FormatError, match=r"magic 0x5053474e, version 2 and SH degree 0; expected 0x5053474e, 3 and 0"):
         from_spz(gzip.compress(struct.pack("<IIIBBBB", 0x5053474E, 2, 0, 0, 12, 0, 0)))
     with pytest.raises(FormatError, match=r"^The \.spz is truncated: its header announces 9 Gaussians"):
