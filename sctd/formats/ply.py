@@ -22,7 +22,7 @@ NORMAL = ("nx", "ny", "nz")
 CONSTANT = ("f_dc_0", "f_dc_1", "f_dc_2")
 SCALE = ("scale_0", "scale_1", "scale_2")
 ROTATION = ("rot_0", "rot_1", "rot_2", "rot_3")
-COLOR = ("red", "green", "blue")
+COLORS = ("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue")
 
 
 class PlyError(FormatError):
@@ -30,10 +30,10 @@ class PlyError(FormatError):
 
 
 class PlyPoints(NamedTuple):
-    """A coloured point cloud; colours in [0, 1]."""
+    """A point cloud; colours in [0, 1], or None if the file has none."""
 
     points: Float[Tensor, "num 3"]
-    rgb: Float[Tensor, "num 3"]
+    rgb: Float[Tensor, "num 3"] | None
 
 
 def to_ply(gaussians: Gaussians) -> bytes:
@@ -84,9 +84,9 @@ def from_ply(data: bytes, *, drop_invalid: bool = False) -> Gaussians:
 
 
 def read_points(data: bytes) -> PlyPoints:
-    """Read a plain point cloud: x y z, and red green blue as integers 0…255 or floats 0…1.
+    """Read a plain point cloud: x y z, and perhaps colours (`COLORS`): bytes, 16-bit integers, or floats 0…1.
 
-    Raises PlyError if the file is a mesh or empty, or if a property is missing, not finite or out of range.
+    Raises PlyError if the file is a mesh or empty, or if a value is missing, not finite or out of range.
     """
     file = _open(data)
     vertices = file["vertex"].data
@@ -97,15 +97,22 @@ def read_points(data: bytes) -> PlyPoints:
         )
     if not len(vertices):
         raise PlyError("The .ply has no vertices; expected points. Export it again.")
-    rgb, points = _columns(vertices, COLOR), _columns(vertices, POSITION)
-    for name, values in zip((*POSITION, *COLOR), torch.cat([points, rgb], dim=1).T, strict=True):
+    color = next((names for names in COLORS if set(names) & set(vertices.dtype.names)), ())
+    names = (*POSITION, *color)
+    columns = _columns(vertices, names)
+    for name, values in zip(names, columns.T, strict=True):
         if not values.isfinite().all():
             row = int((~values.isfinite()).nonzero()[0])
             raise PlyError(f"The .ply has {name} = {values[row]:g} at vertex {row}; expected a finite number.")
-    if np.issubdtype(vertices.dtype["red"], np.integer):
-        rgb = rgb / 255
-    if rgb.numel() and not 0 <= rgb.min() <= rgb.max() <= 1:
-        raise PlyError("The .ply has colours outside their range: write integers 0 to 255, or floats 0 to 1.")
+    points, rgb = columns[:, :3], columns[:, 3:]
+    if not color:
+        return PlyPoints(points, None)
+    if np.issubdtype(vertices.dtype[color[0]], np.integer):
+        rgb = rgb / (2**16 - 1 if vertices.dtype[color[0]].itemsize == 2 else 255)
+    if not 0 <= rgb.min() <= rgb.max() <= 1:
+        raise PlyError(
+            "The .ply has colours outside their range: write integers 0 to 255 (16-bit: 0 to 65535), or floats 0 to 1."
+        )
     return PlyPoints(points, rgb)
 
 

@@ -6,8 +6,10 @@ several Gaussians in a small ball around it. Deviations: the copies fill that ba
 are rotated so that the front faces +x, where the authors mirror them (y to -y).
 """
 
+import io
 import math
 import re
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -134,12 +136,37 @@ def _from_point_e(
 def _from_ply(config: InitializationConfig, generator: torch.Generator) -> InitPoints | Gaussians:
     content = _content(config, "readable .ply")
     try:
+        if Path(config.path).suffix.lower() == ".npz":
+            return replicate(config, _from_npz(content), generator)
         if b" f_dc_0" in content.partition(b"end_header")[0]:
             return ply.from_ply(content)
         cloud = ply.read_points(content)
     except FormatError as error:
         raise InitializationError(f"initialization.path {config.path}: {error}") from error
     return replicate(config, InitPoints(cloud.points, cloud.rgb), generator)
+
+
+def _from_npz(content: bytes) -> InitPoints:
+    """A point cloud as Point-E saves it: `coords` [n, 3], and channels R, G, B in [0, 1]. Raises FormatError.
+
+    Its front, -y, is turned to the front of the world, +x.
+    """
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            xyz = torch.from_numpy(arrays["coords"].astype(np.float32))
+            has_colours = all(name in arrays for name in "RGB")
+            rgb = np.stack([arrays[name] for name in "RGB"], axis=1).astype(np.float32) if has_colours else None
+        if xyz.shape[1:] != (3,) or not len(xyz) or not xyz.isfinite().all():
+            raise ValueError(f"coords has shape {tuple(xyz.shape)}, or values that are not finite")
+        if rgb is not None and not (rgb.shape == xyz.shape and 0 <= rgb.min() <= rgb.max() <= 1):
+            raise ValueError("R, G and B are not one value from 0 to 1 for each point")
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise FormatError(
+            f"The .npz is not a point cloud of Point-E ({' '.join(str(error).split())}); expected coords [n, 3] and "
+            "channels R, G, B."
+        ) from error
+    x, y, z = xyz.unbind(1)
+    return InitPoints(torch.stack([-y, x, z], dim=1), None if rgb is None else torch.from_numpy(rgb))
 
 
 def _on_mesh(config: InitializationConfig, generator: torch.Generator) -> InitPoints:

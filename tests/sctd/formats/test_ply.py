@@ -114,20 +114,30 @@ def test_infinite_opacities_are_opaque_and_invisible():
 
 
 @pytest.mark.parametrize("text", [False, True])
-@pytest.mark.parametrize(("dtype", "scale"), [("u1", 255), ("f4", 1)])
-def test_point_clouds_have_integer_or_float_colors(text, dtype, scale):
-    vertices = np.zeros(2, [(name, "f4") for name in "xyz"] + [(name, dtype) for name in ("red", "green", "blue")])
-    vertices["x"], vertices["red"], vertices["blue"] = [0.5, -1], [scale, 0], [0, scale]
+@pytest.mark.parametrize(
+    "names", [("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue")]
+)
+@pytest.mark.parametrize(("dtype", "scale"), [("u1", 255), ("u2", 65535), ("f4", 1), ("f8", 1)])
+def test_point_clouds_have_integer_or_float_colors(text, names, dtype, scale):
+    vertices = np.zeros(2, [(name, "f4") for name in "xyz"] + [(name, dtype) for name in names])
+    vertices["x"], vertices[names[0]], vertices[names[2]] = [0.5, -1], [scale, 0], [0, scale]
     points = read_points(write(vertices, text=text))
     assert points.points.tolist() == [[0.5, 0, 0], [-1, 0, 0]]
     assert points.rgb.tolist() == [[1, 0, 0], [0, 0, 1]]
 
 
+def test_point_clouds_may_have_no_colors():
+    assert read_points(write(np.zeros(1, [(name, "f4") for name in "xyz"]))).rgb is None
+
+
 def test_point_clouds_without_valid_colors_are_refused():
-    with pytest.raises(PlyError, match=r"lacks the properties red, green, blue \(it has x, y, z\)"):
-        read_points(write(np.zeros(1, [(name, "f4") for name in "xyz"])))
+    with pytest.raises(PlyError, match=r"lacks the properties green, blue \(it has x, y, z, red\)"):
+        read_points(write(np.zeros(1, [(name, "f4") for name in ("x", "y", "z", "red")])))
     vertices = np.full(1, 2, [(name, "f4") for name in ("x", "y", "z", "red", "green", "blue")])
-    with pytest.raises(PlyError, match="colours outside their range: write integers 0 to 255, or floats 0 to 1"):
+    with pytest.raises(PlyError, match="colours outside their range: write integers 0 to 255"):
+        read_points(write(vertices))
+    vertices["red"] = np.nan
+    with pytest.raises(PlyError, match=r"^The \.ply has red = nan at vertex 0; expected a finite number"):
         read_points(write(vertices))
 
 

@@ -157,9 +157,39 @@ def test_a_bad_ply_is_refused_in_one_sentence(tmp_path):
     (tmp_path / "text.ply").write_bytes(b"no ply at all")
     with pytest.raises(InitializationError, match=r"initialization\.path .*text\.ply: This is not a \.ply"):
         start("text.ply")
-    write_points(tmp_path / "bare.ply", np.zeros((5, 3), np.float32))
-    with pytest.raises(InitializationError, match=r"bare\.ply: The \.ply lacks the properties red, green, blue"):
-        start("bare.ply")
+    write_points(tmp_path / "red.ply", np.zeros((5, 3), np.float32), red=np.zeros(5, np.uint8))
+    with pytest.raises(InitializationError, match=r"red\.ply: The \.ply lacks the properties green, blue"):
+        start("red.ply")
+    (tmp_path / "text.npz").write_bytes(b"no npz at all")
+    with pytest.raises(
+        InitializationError, match=r"text\.npz: The \.npz is not a point cloud of Point-E \(.*\); expected co"
+    ):
+        start("text.npz")
+    np.savez(tmp_path / "other.npz", coords=np.full((4, 3), np.nan))
+    with pytest.raises(
+        InitializationError, match=r"other\.npz: The \.npz is not a point cloud of Point-E \(coords has shape"
+    ):
+        start("other.npz")
+
+
+def test_point_clouds_without_colours_have_the_recipes_colour(tmp_path):
+    path = write_points(tmp_path / "bare.ply", np.eye(4, 3, dtype=np.float32))
+    found = initial_gaussians(shape(kind="ply", path=path, colour=0.25, colour_noise=0.0, replicas=1), "", generator())
+    assert sh_to_rgb(found.sh[:, 0]).flatten().tolist() == pytest.approx([0.25] * 12)
+
+
+def test_point_clouds_of_point_e_are_read(tmp_path):
+    xyz, rgb = np.eye(4, 3, dtype=np.float32), np.linspace(0, 1, 12, dtype=np.float32).reshape(4, 3)
+    np.savez(tmp_path / "cloud.npz", coords=xyz, R=rgb[:, 0], G=rgb[:, 1], B=rgb[:, 2])
+    config = shape(
+        kind="ply", path=str(tmp_path / "cloud.npz"), replicas=1, colour_noise=0.0, use_point_cloud_colours=True
+    )
+    found = initial_gaussians(config, "", generator())
+    front, left, up = found.means[1], found.means[0], found.means[2]
+    assert (-front).tolist() == [1, 0, 0]  # Point-E's y is the back
+    assert left.tolist() == [0, 1, 0]
+    assert up.tolist() == [0, 0, 1]
+    assert torch.allclose(sh_to_rgb(found.sh[:, 0]), torch.from_numpy(rgb), atol=1e-6)
 
 
 def test_a_ply_of_the_other_kind_is_refused_with_the_kind_to_set(tmp_path):
