@@ -77,7 +77,7 @@ def test_hostile_prompts_have_no_effect(benched):
     assert "<script>" not in prose
 
 
-LINES = "contains a character that cannot be printed; write it as one line of text."
+LINES = "which cannot be printed; write it as one line of text."
 
 
 @pytest.mark.parametrize(
