@@ -74,6 +74,8 @@ def export(
     check(formats, options)
     asset = find_asset(source, prompt, job)
     targets = _targets(asset, formats, out)
+    from sctd.formats.spz import num_clamped  # loads torch, which errors of the options do not wait for
+
     gaussians = _read(asset.path, drop_invalid=options.drop_invalid)
     for kind, path in targets.items():
         if kind in ONE_COLOUR and gaussians.sh_degree:
@@ -81,7 +83,7 @@ def export(
                 f"{path.name} omits the spherical harmonics of degree 1 to {gaussians.sh_degree}: a .{kind} has one "
                 "colour for all directions (.ply, .spz and .glb keep them)."
             )
-        if kind == "spz" and (clamped := _num_clamped(gaussians)):
+        if kind == "spz" and (clamped := num_clamped(gaussians)):
             logger.warning(
                 f"{path.name}: sizes or colours of {clamped:,} Gaussians are outside the range of a .spz and clamped."
             )
@@ -190,14 +192,12 @@ def _targets(asset: AssetFile, formats: Sequence[str], out: Path | None) -> dict
 
 def _read(path: Path, *, drop_invalid: bool) -> "Gaussians":
     """The Gaussians of a file in our axes."""
-    from sctd.formats import gltf, ply, sog, splat, spz
     from sctd.formats.axes import axes, rotated
     from sctd.formats.common import FormatError, InvalidGaussiansError
 
     kind = path.suffix[1:] if path.suffix in SPLATS else "ply"
-    reader = {"splat": splat.from_splat, "spz": spz.from_spz, "sog": sog.from_sog, "glb": gltf.from_glb}
     try:
-        gaussians = reader.get(kind, ply.from_ply)(path.read_bytes(), drop_invalid=drop_invalid)
+        gaussians = _codec(kind).read(path.read_bytes(), drop_invalid=drop_invalid)
     except InvalidGaussiansError as error:
         raise UserError(f"{path}: {error}") from error
     except FormatError as error:
@@ -223,20 +223,25 @@ def _contents(gaussians: "Gaussians", caption: str, kind: str, options: Options)
 
         vertices, faces, rgb = fuse(gaussians, MESH_CELLS)
         return to_mesh_file(vertices @ rotation.to(vertices).T, faces, rgb, f".{kind}")
-    return _writer(kind)(rotated(gaussians, rotation))
+    return _codec(kind).write(rotated(gaussians, rotation))
 
 
-def _num_clamped(gaussians: "Gaussians") -> int:
-    from sctd.formats import spz
+class _Codec(NamedTuple):
+    read: "Callable[..., Gaussians]"
+    write: "Callable[[Gaussians], bytes]"
 
-    return spz.num_clamped(gaussians)
 
-
-def _writer(kind: str) -> "Callable[[Gaussians], bytes]":
+def _codec(kind: str) -> _Codec:
+    """The functions that read and write a format of splats."""
     from sctd.formats import gltf, ply, sog, splat, spz
 
-    writers = {"ply": ply.to_ply, "splat": splat.to_splat, "spz": spz.to_spz, "sog": sog.to_sog, "glb": gltf.to_glb}
-    return writers[kind]
+    return {
+        "ply": _Codec(ply.from_ply, ply.to_ply),
+        "splat": _Codec(splat.from_splat, splat.to_splat),
+        "spz": _Codec(spz.from_spz, spz.to_spz),
+        "sog": _Codec(sog.from_sog, sog.to_sog),
+        "glb": _Codec(gltf.from_glb, gltf.to_glb),
+    }[kind]
 
 
 def _image_or_video(gaussians: "Gaussians", caption: str, kind: str, options: Options) -> bytes:
