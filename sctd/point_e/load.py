@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from sctd.damage import damage_of
 from sctd.point_e.model import (
     BASE_40M_TEXTVEC,
     UPSAMPLE_40M,
@@ -142,7 +143,8 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load(content)
     except safetensors.SafetensorError as error:
-        raise PointEError(f"{folder / WEIGHTS} is not a safetensors file ({error}): copy it again") from error
+        reason = damage_of(folder / WEIGHTS) or error
+        raise PointEError(f"{folder / WEIGHTS} cannot be read ({reason}): copy it again") from error
 
 
 def _read_pt(path: Path) -> dict[str, Tensor]:

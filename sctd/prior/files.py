@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from sctd.damage import damage_of
 from sctd.errors import SctdError
 
 DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"  # file names of weights, without suffix
@@ -176,7 +177,7 @@ def read(path: Path, reader: Callable[[Path], Any]) -> Any:
     try:
         return reader(path)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # RuntimeError: wrong shapes
-        reason = str(error).strip().split("\n")[0]
+        reason = damage_of(path) or str(error).strip().split("\n")[0]
         raise PriorError(f"{path} cannot be read ({reason}): download the checkpoint again") from error
 
 

@@ -341,7 +341,14 @@ def test_weights_of_another_model_are_rejected(tmp_path):
 def test_a_broken_weights_file_is_rejected(tmp_path):
     save_tiny(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"not a file of tensors")
-    with pytest.raises(PointEError, match=r"model\.safetensors is not a safetensors file .*: copy it again"):
+    with pytest.raises(
+        PointEError, match=r"model\.safetensors cannot be read \(model\.safetensors is not a safetens.*: copy"
+    ):
+        load(tmp_path)
+    save_tiny(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(PointEError, match=r"cannot be read \(model\.safetensors is truncated: .*\): copy it again"):
         load(tmp_path)
     (tmp_path / "upsample_40m.pt").write_bytes(b"")
     with pytest.raises(PointEError, match=r"upsample_40m\.pt is not a file of tensors .*: download it again"):

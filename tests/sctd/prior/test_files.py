@@ -220,13 +220,39 @@ def test_paths_that_are_no_checkpoint_are_rejected(tmp_path):
     )
 
 
-@pytest.mark.parametrize("keep", [0.5, 0.0001])
-def test_a_truncated_single_file_is_rejected(tuned, keep):
+AGAIN = ": download the checkpoint again"
+
+
+@pytest.mark.parametrize("kept", [0, 7])
+def test_a_file_that_ends_within_its_header_is_called_truncated(tuned, kept):
+    tuned.write_bytes(tuned.read_bytes()[:kept])
+    reason = f"{tuned.name} is truncated: it ends after {kept} bytes, within its header"
+    assert error_of(tuned) == f"{tuned} cannot be read ({reason}){AGAIN}"
+
+
+def test_truncated_weights_are_called_truncated_with_both_sizes(tuned, folders, tmp_path):
     content = tuned.read_bytes()
-    tuned.write_bytes(content[: int(keep * len(content))])
-    message = error_of(tuned)
-    assert message.startswith(f"{tuned} cannot be read (")
-    assert message.endswith("): download the checkpoint again")
+    tuned.write_bytes(content[:-1])
+    reason = f"{tuned.name} is truncated: {len(content) - 1:,} of {len(content):,} bytes"
+    assert error_of(tuned) == f"{tuned} cannot be read ({reason}){AGAIN}"
+    for part in "unet", "vae", "text_encoder":
+        folder = shutil.copytree(folders["2-1"], tmp_path / part)
+        weights = next((folder / part).glob("*.safetensors"))
+        content = weights.read_bytes()
+        weights.write_bytes(content[: len(content) // 2])
+        reason = f"{weights.name} is truncated: {len(content) // 2:,} of {len(content):,} bytes"
+        assert error_of(folder) == f"{folder / part} cannot be read ({reason}){AGAIN}"
+
+
+def test_files_that_are_no_weights_are_called_what_they_are(tuned):
+    content = tuned.read_bytes()
+    tuned.write_bytes(b"version https://git-lfs.github.com/spec/v1\nsize 5\n")
+    reason = f"{tuned.name} is a pointer of Git LFS instead of the file, which git lfs pull fetches"
+    assert error_of(tuned) == f"{tuned} cannot be read ({reason}){AGAIN}"
+    tuned.write_bytes(b"<!DOCTYPE html><title>Sign in</title>")
+    assert error_of(tuned) == f"{tuned} cannot be read ({tuned.name} is not a safetensors file){AGAIN}"
+    tuned.write_bytes(content + b"more")
+    assert "truncated" not in error_of(tuned)
 
 
 class Harmful:
