@@ -1,6 +1,7 @@
 """The launcher of jobs on a running Ray cluster, through Ray's Jobs API."""
 
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,9 @@ RETRY_SECONDS, STOP_SECONDS = 60, 60
 # as failed and with this entrypoint. If it has been submitted again meanwhile, Ray marks the new job as failed.
 SETTLED_SECONDS, GHOST = 3.0, "Entrypoint not found."
 TRANSIENT = "No available agent", "ServerDisconnectedError", "Cannot connect to host", "TimeoutError"
+# Ray puts the name into URLs without quoting, and into the name of a log file.
+NAME, NAME_BYTES = re.compile(r"(?!\.{1,2}$)[^/?#%\x00-\x1f\x7f]+"), 200
+CAUSE = re.compile(r"^[\w.]*(?:Error|Exception): .+", re.MULTILINE)  # a traceback's last line, without indentation
 STATES: dict[str, JobState] = {"PENDING": "waiting", "RUNNING": "running", "SUCCEEDED": "succeeded"}
 
 
@@ -34,6 +38,7 @@ class RayJobs:
             self.client = JobSubmissionClient(address)
 
     def submit(self, job: ClusterJob) -> Handle:
+        _check_name(job.name)
         metadata = {DIGEST: job.digest, SUBMITTER: secrets.token_hex(8)}
 
         def find_or_submit() -> Any:
@@ -84,6 +89,11 @@ class RayJobs:
                 if found is None or found.status.is_terminal():
                     break
                 time.sleep(1)
+            if found is not None and not found.status.is_terminal():
+                raise LaunchError(
+                    f"The job {name} is still {found.status.value} {STOP_SECONDS} s after it was stopped; run the same "
+                    "command later."
+                )
             ended = ((found and found.end_time) or 0) / 1000
             time.sleep(min(SETTLED_SECONDS, max(0.0, ended + SETTLED_SECONDS - time.time())))
             self._with_retries(lambda: self._find(name) and self.client.delete_job(name))
@@ -110,17 +120,34 @@ class RayJobs:
 
         try:
             yield
+        except LaunchError:
+            raise
         except AuthenticationError as error:
             reason = "rejects the token in RAY_AUTH_TOKEN" if has_token() else "requires a token, and none is set"
             raise LaunchError(
                 f"Ray's dashboard at {self.address} {reason}; set RAY_AUTH_TOKEN to the cluster's token."
             ) from error
         except (OSError, RuntimeError, ValueError) as error:  # OSError includes the errors of requests
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
             raise LaunchError(
-                f"Ray's dashboard at {self.address} did not accept the request ({reason}); check that it is running "
-                "and that RAY_AUTH_TOKEN is its token."
+                f"Ray's dashboard at {self.address} did not accept the request ({_reason(error)}); check that it is "
+                "running and that RAY_AUTH_TOKEN is its token."
             ) from error
+
+
+def _check_name(name: str) -> None:
+    """Refuse a name that Ray would accept and then mix up with another job's, or leave pending. Raises LaunchError."""
+    if not NAME.fullmatch(name) or len(name.encode()) > NAME_BYTES:
+        raise LaunchError(
+            f"`name` is {name!r}; Ray needs 1 to {NAME_BYTES} bytes without /, ?, #, % and control characters; "
+            "choose another."
+        )
+
+
+def _reason(error: Exception) -> str:
+    """One line: the first of the message, or the cause at the end of the tracebacks that Ray's server may send."""
+    text = str(error).strip()
+    causes = CAUSE.findall(text) if "Traceback (most recent call last)" in text else []
+    return ([*causes[-1:], *text.splitlines()] or [type(error).__name__])[0].rstrip(".")
 
 
 def _status_of(found: Any) -> JobStatus:

@@ -17,6 +17,11 @@ with pytest.raises(LaunchError, match="A different job named night exists"):
     launcher.submit(job())
 assert wait(launcher, "night", lambda _: None, seconds=0.5).state == "failed"
 assert "Error: The prompt is empty" in launcher.logs("night")
+with (
+    pytest.raises(LaunchError, match=r"request \(ValueError: Job with submission_id night already exists"),
+    launcher._launch_errors(),
+):
+    launcher.client.submit_job(entrypoint="true", submission_id="night")
 launcher.forget_failed(job())  # a different job is kept
 assert launcher.submit(empty) == Handle("night", is_new=False)
 launcher.forget_failed(empty)

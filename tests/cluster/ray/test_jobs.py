@@ -17,8 +17,11 @@ import requests
 from ray.job_submission import JobDetails, JobStatus, JobType
 
 from cluster.jobs.errors import LaunchError
+from cluster.jobs.launcher import Handle
+from cluster.ray import jobs
 from cluster.ray.jobs import RayJobs
 from tests.support import own_process
+from tests.support.cluster_jobs import job
 
 START_SECONDS = 300
 CLI = [sys.executable, "-c", "from pipeline.cli.app import main; main()"]
@@ -133,15 +136,20 @@ def test_a_head_without_authentication_accepts_any_token_or_none(tmp_path):
     ]
 
 
+def launcher_of(**methods) -> RayJobs:
+    """A launcher whose client has these methods only."""
+    launcher = RayJobs.__new__(RayJobs)
+    launcher.address, launcher.client = "http://127.0.0.1:8265", SimpleNamespace(**methods)
+    return launcher
+
+
 def test_rays_record_of_a_deleted_job_is_no_job():
     """Ray's monitor records the job once more after its deletion."""
     ghost = JobDetails(
         submission_id="night", type=JobType.SUBMISSION, entrypoint="Entrypoint not found.", status=JobStatus.FAILED
     )
     recorded = [ghost]
-    launcher = RayJobs.__new__(RayJobs)
-    launcher.address = "http://127.0.0.1:8265"
-    launcher.client = SimpleNamespace(list_jobs=lambda: recorded, delete_job=lambda name: recorded.clear())
+    launcher = launcher_of(list_jobs=lambda: recorded, delete_job=lambda name: recorded.clear())
     with pytest.raises(LaunchError, match="There is no job night"):
         launcher.status("night")
     assert recorded == []
@@ -153,3 +161,68 @@ def test_a_missing_cluster_is_reported_in_one_line():
     ) as error:
         RayJobs("http://127.0.0.1:9")
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a?b", "a#b", "a%2Fb", "a\nb", "n" * 201, "é" * 101])
+def test_names_that_ray_mixes_up_or_leaves_pending_are_refused(name):
+    """Ray accepts `a?b`, but shows and stops the job `a`; a log file cannot be called `a/b`."""
+    with pytest.raises(LaunchError) as error:
+        launcher_of().submit(job(name=name))  # before any request
+    assert str(error.value) == (
+        f"`name` is {name!r}; Ray needs 1 to 200 bytes without /, ?, #, % and control characters; choose another."
+    )
+
+
+@pytest.mark.parametrize("name", ["a b", "-a", "é" * 100, "a.b", "..."])
+def test_other_names_are_submitted(name):
+    asked = []
+
+    def submit_job(**request):
+        asked.append(request)
+
+    def list_jobs():
+        return [SimpleNamespace(**request) for request in asked]
+
+    assert launcher_of(list_jobs=list_jobs, submit_job=submit_job).submit(job(name=name)) == Handle(name, is_new=True)
+
+
+# What Ray 2.60's client raises: the server's tracebacks, one in another.
+REFUSED = """Request failed with status code 500: Traceback (most recent call last):
+  File "job_head.py", line 419, in submit_job
+    resp = await job_agent_client.submit_job_internal(submit_request)
+RuntimeError: Request failed with status code 400: Traceback (most recent call last):
+  File "job_manager.py", line 553, in submit_job
+    raise ValueError(
+ValueError: Job with submission_id night already exists. Please use a different submission_id.
+.
+."""
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (REFUSED, "ValueError: Job with submission_id night already exists. Please use a different submission_id"),
+        ("Request failed with status code 404: 404: Not Found.", "Request failed with status code 404: 404: Not Found"),
+        ("No cluster.\nAdvice: start one", "No cluster"),
+        ("Traceback (most recent call last):\n  File 'x'", "Traceback (most recent call last):"),
+        ("", "RuntimeError"),
+    ],
+)
+def test_an_error_of_the_server_is_reported_with_its_cause(text, reason):
+    def list_jobs():
+        raise RuntimeError(text)
+
+    with pytest.raises(LaunchError) as error:
+        launcher_of(list_jobs=list_jobs).status("night")
+    assert f"did not accept the request ({reason}); check" in str(error.value)
+
+
+def test_a_job_that_ray_does_not_stop_is_reported(monkeypatch):
+    """A job that waits for resources remains pending until it has them, and cannot be deleted before."""
+    waiting = JobDetails(submission_id="night", type=JobType.SUBMISSION, entrypoint="sleep 9", status=JobStatus.PENDING)
+    monkeypatch.setattr(jobs.time, "sleep", lambda _: None)
+    launcher = launcher_of(list_jobs=lambda: [waiting], stop_job=lambda name: True)
+    with pytest.raises(
+        LaunchError, match=r"^The job night is still PENDING 60 s after it was stopped; run the same command later\.$"
+    ):
+        launcher.cancel("night")
