@@ -74,6 +74,7 @@ def export(
     check(formats, options)
     asset = find_asset(source, prompt, job)
     targets = _targets(asset, formats, out)
+    from pipeline.assets.images import video_pixels
     from sctd.formats.spz import num_clamped  # loads torch, which errors of the options do not wait for
 
     gaussians = _read(asset.path, drop_invalid=options.drop_invalid)
@@ -83,6 +84,8 @@ def export(
                 f"{path.name} omits the spherical harmonics of degree 1 to {gaussians.sh_degree}: a .{kind} has one "
                 "colour for all directions (.ply, .spz and .glb keep them)."
             )
+        if kind == "mp4" and (pixels := video_pixels(options.size)) != options.size:
+            logger.warning(f"{path.name} is {pixels} pixels wide and high: an .mp4 has an even number of at least 256.")
         if kind == "spz" and (clamped := num_clamped(gaussians)):
             logger.warning(
                 f"{path.name}: sizes or colours of {clamped:,} Gaussians are outside the range of a .spz and clamped."

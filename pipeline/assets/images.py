@@ -29,12 +29,16 @@ def on_white(gaussians: Any, cameras: Any) -> np.ndarray:
     return np.concatenate([to_bytes(render_on_white(gaussians, part)) for part in parts])
 
 
+def video_pixels(size: int) -> int:
+    """The side of the video of square views: even, and a multiple of a side below `MIN_VIDEO_PIXELS`."""
+    return size * max(1, -(-MIN_VIDEO_PIXELS // size)) // 2 * 2
+
+
 def video(views: np.ndarray) -> bytes:
-    """An H.264 .mp4 of the views, playable everywhere (yuv420p, even sides); small views are enlarged."""
+    """An H.264 .mp4 of square views, playable everywhere (yuv420p, even sides); small views are enlarged."""
     import imageio_ffmpeg
 
-    factor = max(1, -(-MIN_VIDEO_PIXELS // views.shape[2]))
-    width, height = (side * factor // 2 * 2 for side in (views.shape[2], views.shape[1]))
+    width = height = video_pixels(views.shape[2])
     frames = b"".join(_resized(view, width, height).tobytes() for view in views)
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(FRAMES_PER_SECOND), "-i", "-"]
     encoded = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "18", "-threads", "1", "-movflags", "+faststart"]

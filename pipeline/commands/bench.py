@@ -22,6 +22,7 @@ from pipeline.plan.jobs import Job
 from pipeline.plan.options import ONE_OBJECTIVE, RunOptions
 from pipeline.plan.protocol import Protocol
 from pipeline.plan.run import Run, check_views, evaluation_digest
+from pipeline.plan.text_limits import cut_by_reward
 from pipeline.report import live
 from pipeline.store import files, manifest
 from pipeline.store.files import place
@@ -113,7 +114,7 @@ def evaluate(
     scorers.require(models.EVALUATION)
     with store.locked(message) as store:
         store.prepare(0)
-        _log_left_out(scorers)
+        _log_limits(scorers, manifest.read(store).prompts)
         settings = manifest.read(store)  # another command may have added jobs
         digest = evaluation_digest(scorers, protocol, settings.prompts)
         settings = settings.rescored(scorers, protocol, digest).with_session(sys.argv[1:])
@@ -187,7 +188,7 @@ def finish(run: Run, out: Path | None, execution: ExecutionOptions) -> int:
         return 0
     with _opened(run, out) as (results, is_changed):
         store = results.store
-        _log_left_out(run.weights)
+        _log_limits(run.weights, [prompt.text for prompt in run.prompts])
         trackers: list[tracking.Tracker] = []
         todo = results.unscored(run.jobs)
         if todo or is_changed:
@@ -266,8 +267,9 @@ def _begin(results: RunResults, run: Run, todo: Sequence[Job]) -> RunResults:
     return results
 
 
-def _log_left_out(scorers: models.Weights) -> None:
-    for sentence in scorers.left_out():
+def _log_limits(scorers: models.Weights, texts: Sequence[str]) -> None:
+    """Say once which distances are not measured, and which prompts are scored by their beginning."""
+    for sentence in filter(None, [*scorers.left_out(), cut_by_reward(scorers, texts)]):
         message(sentence)
 
 

@@ -6,16 +6,15 @@ torch is imported only if an initialization is read from a file.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from pipeline.digests import digest
 from pipeline.errors import UserError, shortened
 from pipeline.plan.jobs import Job, Method, plan
 from pipeline.plan.metrics import ADDED
 from pipeline.plan.protocol import Protocol
+from pipeline.plan.text_limits import token_counter
 from pipeline.prompts.prompt import Prompt
 from pipeline.weights.models import EVALUATION, GENERATION, Weights
-from sctd.prior.tokenizer import PromptTokenizer, without_special_text
 from sctd.recipe.recipe import Recipe
 
 METRIC_VERSION = 1  # increase whenever the same asset would get different scores
@@ -127,25 +126,6 @@ def evaluation_digest(
     scorers_digest = scorers.evaluation_digest(required_only=required_only)
     added = [] if required_only else ADDED
     return digest([scorers_digest, protocol.name, METRIC_VERSION, sorted(texts), *added])[:16]
-
-
-def token_counter(weights: Weights) -> tuple[Any, int]:
-    """A function that counts the tokens of a text as the prior does, and the prior's limit. Does not import torch."""
-    import json
-
-    from tokenizers import Tokenizer
-
-    folder = weights.part("prior") / "tokenizer"
-    try:
-        most = int(json.loads((folder / "tokenizer_config.json").read_text())["model_max_length"])
-        if (folder / "tokenizer.json").is_file():
-            tokenizer = without_special_text(Tokenizer.from_file(str(folder / "tokenizer.json")))
-            return lambda text: len(tokenizer.encode(text).ids), most
-        return PromptTokenizer.load(folder).count, most
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{folder} has no readable tokenizer ({error}); expected the tokenizer of a Stable Diffusion folder."
-        ) from error
 
 
 def _is_controlled(recipe: Recipe) -> bool:

@@ -21,7 +21,7 @@ from evaluation.fid import Moments
 from evaluation.references import Reference, from_bytes, to_bytes
 from pipeline.errors import UserError, nearest, shortened
 from pipeline.events.progress import Display
-from pipeline.plan.run import token_counter
+from pipeline.plan.text_limits import token_counter
 from pipeline.prompts.prompt import Prompt
 from pipeline.reference.cache import DamagedError, Shards
 from pipeline.reference.shards import FORMER, ReferenceImages, Shard

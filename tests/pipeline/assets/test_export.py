@@ -241,6 +241,16 @@ def test_clamped_values_are_reported(asset, tmp_path):
     assert stderr == "a.spz: sizes or colours of 1 Gaussians are outside the range of a .spz and clamped.\n"
 
 
+@pytest.mark.parametrize(("size", "pixels"), [(16, 256), (101, 302), (257, 256), (300, 300)])
+def test_the_size_of_a_video_is_reported_if_it_is_not_the_requested_one(asset, tmp_path, monkeypatch, size, pixels):
+    monkeypatch.setattr(flow, "TURNTABLE_VIEWS", 2)
+    _, stderr = export(asset, "--to=mp4", f"--size={size}", "--out", tmp_path / "a.mp4")
+    reported = f"a.mp4 is {pixels} pixels wide and high: an .mp4 has an even number of at least 256.\n"
+    assert stderr == ("" if pixels == size else reported)
+    probe = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-i", tmp_path / "a.mp4"], capture_output=True, text=True)
+    assert f" {pixels}x{pixels}" in probe.stderr
+
+
 def test_compressed_ply_is_recognized(tmp_path):
     vertices = np.zeros(2, [("packed_position", "u4"), ("packed_rotation", "u4")])
     PlyData([PlyElement.describe(vertices, "vertex")]).write(tmp_path / "small.ply")

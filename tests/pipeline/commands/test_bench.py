@@ -1,5 +1,8 @@
 """pipeline.commands.bench: what a run leaves if the head of its cluster is lost."""
 
+import json
+import shutil
+
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
@@ -36,3 +39,14 @@ def test_the_leaderboard_of_the_finished_assets_is_written_if_the_head_is_lost(
     monkeypatch.undo()
     assert CliRunner().invoke(app, command).exit_code == 0
     assert list(pd.read_csv(out / "per_object.csv")["status"]) == ["done", "done"]
+
+
+def test_prompts_that_are_scored_by_their_beginning_are_named_once(tiny_weights, tmp_path):
+    weights = shutil.copytree(tiny_weights, tmp_path / "weights")
+    config = weights / "reward" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "max_length": 4}))
+    command = ["bench", *PROMPTS, *SMALL, "--weights", str(weights), "--out", str(tmp_path / "run"), "--no-report"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0
+    cut = "ImageReward reads 4 tokens, so it scores 2 of 2 prompts by their beginning, the first of them 'a red cube'."
+    assert result.stderr.splitlines().count(cut) == 1

@@ -5,7 +5,8 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.plan.protocol import Protocol
-from pipeline.plan.run import Run, token_counter
+from pipeline.plan.run import Run
+from pipeline.plan.text_limits import token_counter
 
 
 def test_the_default_folder_name_depends_on_all_settings_that_change_results(run_of):
