@@ -122,7 +122,8 @@ def evaluate(
         results = RunResults.read(store, settings)
         if assets := flow.unscored(results):
             message(f"{len(assets)} of {len(settings.jobs)} assets to score in {store.root}")
-            display = Display(len(assets), "evaluate", log=execution.log, sinks=[EventLog(store)])
+            sinks = [EventLog(store)]
+            display = Display(len(assets), "evaluate", log=execution.log, sinks=sinks, waits_for=execution.waits_for)
             with executing(execution) as executor, display:
                 results = flow.evaluate(results, scorers, digest, assets, executor, display.watcher)
         from pipeline.report.publish import publish
@@ -282,7 +283,7 @@ def _display(
         view = live.LiveView(store, {job.id: names(job) for job in run.jobs}, execution.live)
         message(f"Live view until this command ends: {view.url}")
         sinks.append(view)
-    return Display(jobs, last_stage, names, log=execution.log, sinks=sinks)
+    return Display(jobs, last_stage, names, log=execution.log, sinks=sinks, waits_for=execution.waits_for)
 
 
 def _report_failures(results: RunResults) -> int:

@@ -31,6 +31,7 @@ class RunProgress:
     report: Callable[[str], None]
     names: Callable[[Any], str]
     workers: Workers = field(default_factory=Workers)
+    waits_for: str = ""  # what comes before the first event
     ended: int = 0
     failed: int = 0
     started: float | None = None  # clock when the first item was started
@@ -47,10 +48,11 @@ class RunProgress:
         return (now - self.started) / done * max(left, 0.0)
 
     def totals(self, now: float) -> list[str]:
-        """How many items have finished, and the estimated time left."""
-        left = self.eta_seconds(now)
+        """How many items have finished, what the run waits for before its first event, and the estimated time left."""
+        left, is_waiting = self.eta_seconds(now), self.waits_for and not self.workers.views
         return [
             f"{self.ended} of {self.jobs} finished" + (f" ({self.failed} failed)" if self.failed else ""),
+            *([f"waiting for {self.waits_for}"] if is_waiting else []),
             *([] if left is None else [f"about {duration(left)} left"]),
         ]
 
@@ -152,7 +154,7 @@ class Display(AbstractContextManager):
     """Context manager that shows the progress of a run and passes records to sinks; `watcher` is for `Executor.run`.
 
     `log` is table, lines, json, or auto: a table on a terminal, lines elsewhere. Summary lines come every
-    `summary_seconds`.
+    `summary_seconds`. `waits_for` is what the run waits for before its first event.
     """
 
     def __init__(
@@ -164,6 +166,7 @@ class Display(AbstractContextManager):
         log: str = "auto",
         sinks: Sequence[Sink] = (),
         summary_seconds: float = SUMMARY_SECONDS,
+        waits_for: str = "",
     ):
         self.out = sys.stderr if out is None else out
         self.live: Any = None
@@ -171,7 +174,7 @@ class Display(AbstractContextManager):
             log = "table" if self.out.isatty() else "lines"
         self.workers = Workers()
         report = self._line if log == "lines" else lambda text: None
-        self.progress = RunProgress(jobs, last_stage, report, names, self.workers)
+        self.progress = RunProgress(jobs, last_stage, report, names, self.workers, waits_for)
         self.recorder = Recorder([*sinks, *([_JsonLines(self.out)] if log == "json" else [])])
         self.started = time.monotonic()
         self.log, self.summary_seconds = log, summary_seconds
@@ -188,6 +191,8 @@ class Display(AbstractContextManager):
             self.live.console.print(text, markup=False, highlight=False)
 
     def __enter__(self) -> "Display":
+        if self.progress.waits_for:
+            self.progress.report(f"waiting for {self.progress.waits_for}")
         self.live = self.context.__enter__()
         return self
 

@@ -79,6 +79,14 @@ class ExecutionOptions:
         """Time between a worker's snapshots of its asset."""
         return math.inf if self.live is None else SNAPSHOT_SECONDS
 
+    @property
+    def waits_for(self) -> str:
+        """What a run waits for before its first worker starts."""
+        if self.executor == "inline":
+            return ""
+        address = address_of()
+        return f"the Ray cluster at {address}" if address else "Ray to start on this machine"
+
     def check(self) -> None:
         """Raise UserError for unknown names and values out of range."""
         check_log(self.log)

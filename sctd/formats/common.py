@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
+from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from sctd.errors import SctdError
@@ -14,7 +16,11 @@ _FLOAT32 = torch.finfo(torch.float32)
 LENGTHS = 1e-12, 1e18  # whose squares float32 can hold: of quaternions; at most the second, of positions and scales
 LOG_SCALES = math.log(_FLOAT32.tiny), math.log(LENGTHS[1])
 MAX_LOGIT = 16.0  # opacities 0 and 1, up to one step of float32
+DEFLATE_FACTOR = 1032  # the most that deflate compresses: more bytes than this times a file's cannot be in it
 _MARGIN = 1e-3  # a stored 0 or 255 represents an opacity within half a step (1/510) of 0 or 1
+
+
+T = TypeVar("T", bound=BaseModel)
 
 
 class FormatError(SctdError):
@@ -64,6 +70,23 @@ def checked(gaussians: Gaussians, kind: str, *, drop_invalid: bool = False) -> G
         f"{highest:.1f} and quaternions of nonzero length. Write a copy without them: segmentdreamer export FILE "
         "--to ply --drop-invalid."
     )
+
+
+def parsed(model: type[T], content: bytes, what: str) -> T:
+    """The JSON of a file as a value of a model. Raises FormatError, which names `what` and the first invalid key."""
+    try:
+        return model.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise FormatError(
+            f"{what} is invalid ({where}{': ' if where else ''}{one_line(first['msg'])}); export or copy the file again."
+        ) from error
+
+
+def one_line(error: object, length: int = 120) -> str:
+    """The text of an error of a library in one line, or its type if it has none."""
+    return " ".join(str(error).split())[:length] or type(error).__name__
 
 
 def unit_quats(gaussians: Gaussians) -> Float[Tensor, "num 4"]:

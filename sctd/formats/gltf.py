@@ -13,15 +13,65 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, NonNegativeInt
+from pydantic.alias_generators import to_camel
 from torch import Tensor
 
-from sctd.formats.common import FormatError, checked, unit_quats
+from sctd.formats.common import FormatError, checked, parsed, unit_quats
 from sctd.scene.gaussians import Gaussians, sh_to_rgb, srgb_to_linear
 
 EXTENSION = "KHR_gaussian_splatting"
 _TYPES = {1: "SCALAR", 3: "VEC3", 4: "VEC4"}
 _FLOAT, _POINTS, _ARRAY_BUFFER = 5126, 0, 34962
 _HEADER, _CHUNK = struct.Struct("<4sII"), struct.Struct("<I4s")
+
+
+class _Json(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel)
+
+
+class _View(_Json):
+    byte_offset: NonNegativeInt = 0
+    byte_stride: int | None = None
+
+
+class _Accessor(_Json):
+    buffer_view: NonNegativeInt | None = None
+    byte_offset: NonNegativeInt = 0
+    component_type: int
+    count: NonNegativeInt
+    type: str
+
+
+class _Primitive(_Json):
+    attributes: dict[str, NonNegativeInt]
+
+
+class _Mesh(_Json):
+    primitives: list[_Primitive]
+
+
+class _Content(_Json):
+    """The JSON of a file, as far as it is read."""
+
+    extensions_used: list[str] = []
+    meshes: list[_Mesh] = []
+    accessors: list[_Accessor] = []
+    buffer_views: list[_View] = []
+
+    def column(self, attributes: dict[str, int], name: str, width: int, buffer: bytes) -> np.ndarray:
+        """The values of an attribute, [count, width]. Raises FormatError."""
+        number = attributes.get(name, len(self.accessors))
+        accessor = self.accessors[number] if number < len(self.accessors) else None
+        if accessor is None or accessor.buffer_view is None or accessor.buffer_view >= len(self.buffer_views):
+            raise FormatError(f"The .glb has no {name}; expected {EXTENSION} as ratified. Export it again.")
+        view = self.buffer_views[accessor.buffer_view]
+        if (accessor.component_type, accessor.type) != (_FLOAT, _TYPES[width]) or view.byte_stride is not None:
+            raise FormatError(f"{name} is not stored as contiguous float32, the only supported layout.")
+        begin, size = view.byte_offset + accessor.byte_offset, accessor.count
+        if begin + 4 * size * width > len(buffer):
+            raise FormatError(f"The .glb is truncated: it announces {size} values of {name}; copy it again.")
+        return np.frombuffer(buffer, "<f4", size * width, begin).reshape(size, width).copy()
 
 
 def to_glb(gaussians: Gaussians) -> bytes:
@@ -68,34 +118,44 @@ def to_glb(gaussians: Gaussians) -> bytes:
 
 def from_glb(data: bytes, *, drop_invalid: bool = False) -> Gaussians:
     """Read a file as `to_glb` writes it (float32, untransformed nodes). Raises FormatError for other files."""
-    try:
-        magic, version, _ = _HEADER.unpack_from(data)
-        length, _ = _CHUNK.unpack_from(data, _HEADER.size)
-        start = _HEADER.size + _CHUNK.size
-        content = json.loads(data[start : start + length])
-    except (ValueError, struct.error) as error:
-        raise FormatError(f"This is not a .glb ({error}); export or copy it again.") from error
-    if (magic, version) != (b"glTF", 2) or EXTENSION not in content.get("extensionsUsed", []):
+    start = _HEADER.size + _CHUNK.size
+    if len(data) < start:
+        raise FormatError("This is not a .glb (it ends within its header); export or copy it again.")
+    magic, version, _ = _HEADER.unpack_from(data)
+    length, _ = _CHUNK.unpack_from(data, _HEADER.size)
+    if (magic, version) != (b"glTF", 2):
         raise FormatError(f"This is not a glTF 2.0 .glb with {EXTENSION}; read meshes with sctd.formats.mesh.")
+    content = parsed(_Content, data[start : start + length], "The JSON of the .glb")
+    if EXTENSION not in content.extensions_used:
+        raise FormatError(f"This is not a glTF 2.0 .glb with {EXTENSION}; read meshes with sctd.formats.mesh.")
+    if len(content.meshes) != 1 or len(content.meshes[0].primitives) != 1:
+        found = ", ".join(str(len(mesh.primitives)) for mesh in content.meshes[:10]) or "none"
+        raise FormatError(f"The .glb has meshes with these numbers of primitives: {found}; expected one with one.")
+    attributes = content.meshes[0].primitives[0].attributes
     buffer = data[start + length + _CHUNK.size :]
-    (primitive,) = content["meshes"][0]["primitives"]
 
-    def column(name: str) -> Float[Tensor, "num columns"]:
-        accessor = content["accessors"][primitive["attributes"][name]]
-        view = content["bufferViews"][accessor["bufferView"]]
-        if accessor["componentType"] != _FLOAT or "byteStride" in view:
-            raise FormatError(f"{name} is not stored as contiguous float32, the only supported layout.")
-        begin, size = view.get("byteOffset", 0) + accessor.get("byteOffset", 0), accessor["count"]
-        width = next(width for width, kind in _TYPES.items() if kind == accessor["type"])
-        return torch.from_numpy(np.frombuffer(buffer, "<f4", size * width, begin).reshape(size, width).copy())
+    def column(name: str, width: int) -> Float[Tensor, "num columns"]:
+        return torch.from_numpy(content.column(attributes, name, width, buffer))
 
-    coefficients = [name for name in map(_sh_name, range(16)) if name in primitive["attributes"]]
+    names = [name for name in map(_sh_name, range(16)) if name in attributes]
+    if len(names) not in (1, 4, 9, 16) or names[-1] != _sh_name(len(names) - 1):
+        raise FormatError(f"The .glb has {len(names)} spherical harmonics; expected all of degree 0, 1, 2 or 3.")
+    columns = [
+        column(name, width)
+        for name, width in (
+            ("POSITION", 3), (f"{EXTENSION}:SCALE", 3), (f"{EXTENSION}:ROTATION", 4), (f"{EXTENSION}:OPACITY", 1),
+            *((name, 3) for name in names),
+        )
+    ]  # fmt: skip
+    if len({len(each) for each in columns}) > 1:
+        raise FormatError("The .glb has attributes of different numbers of Gaussians; export or copy it again.")
+    means, scales, quats, opacities, *coefficients = columns
     gaussians = Gaussians(
-        means=column("POSITION"),
-        log_scales=column(f"{EXTENSION}:SCALE").log(),
-        quats=column(f"{EXTENSION}:ROTATION")[:, [3, 0, 1, 2]],
-        logit_opacities=column(f"{EXTENSION}:OPACITY")[:, 0].logit(eps=1e-7),
-        sh=torch.stack([column(name) for name in coefficients], dim=1),
+        means=means,
+        log_scales=scales.log(),
+        quats=quats[:, [3, 0, 1, 2]],
+        logit_opacities=opacities[:, 0].logit(eps=1e-7),
+        sh=torch.stack(coefficients, dim=1),
     )
     return checked(gaussians, "glb", drop_invalid=drop_invalid)
 

@@ -15,7 +15,7 @@ import trimesh
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sctd.formats.common import FormatError
+from sctd.formats.common import FormatError, one_line
 from sctd.scene.gaussians import srgb_to_linear
 
 _AXIS = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}
@@ -64,7 +64,7 @@ def read_mesh(data: bytes, suffix: str) -> Mesh:
         geometries = scene.dump()
     except Exception as error:  # the parsers of five formats raise arbitrary exceptions
         raise MeshError(
-            f"The file cannot be read as {suffix} ({_one_line(error)}); expected a complete mesh. Export it again."
+            f"The file cannot be read as {suffix} ({one_line(error)}); expected a complete mesh. Export it again."
         ) from error
     parts = [geometry for geometry in geometries if isinstance(geometry, trimesh.Trimesh) and len(geometry.faces)]
     if not parts:
@@ -175,7 +175,3 @@ def _without_faces(data: bytes, geometries: list[Any]) -> str:
         f"The file has {num} vertices and no faces; expected triangles: export a surface, or start from a point cloud "
         "(.ply, x y z and red green blue) with initialization.kind=ply."
     )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__

@@ -4,6 +4,9 @@ float32 properties, little-endian: x y z, nx ny nz (zero), f_dc_0…2 (constant 
 all of red, then green, then blue), opacity (logit), scale_0…2 (logarithm), rot_0…3 (w x y z, any length).
 """
 
+import re
+import textwrap
+from collections.abc import Iterable
 from io import BytesIO
 from tempfile import NamedTemporaryFile
 from typing import NamedTuple
@@ -14,7 +17,7 @@ from jaxtyping import Float
 from plyfile import PlyData, PlyElement, PlyParseError
 from torch import Tensor
 
-from sctd.formats.common import FormatError, checked
+from sctd.formats.common import FormatError, checked, one_line
 from sctd.scene.gaussians import Gaussians
 
 POSITION = ("x", "y", "z")
@@ -22,6 +25,7 @@ NORMAL = ("nx", "ny", "nz")
 CONSTANT = ("f_dc_0", "f_dc_1", "f_dc_2")
 SCALE = ("scale_0", "scale_1", "scale_2")
 ROTATION = ("rot_0", "rot_1", "rot_2", "rot_3")
+_END_OF_HEADER = re.compile(rb"[\r\n]\s*end_header\s")
 COLORS = ("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue")
 
 
@@ -97,7 +101,7 @@ def read_points(data: bytes) -> PlyPoints:
         )
     if not len(vertices):
         raise PlyError("The .ply has no vertices; expected points. Export it again.")
-    color = next((names for names in COLORS if set(names) & set(vertices.dtype.names)), ())
+    color = next((names for names in COLORS if set(names) & set(vertices.dtype.names or ())), ())
     names = (*POSITION, *color)
     columns = _columns(vertices, names)
     for name, values in zip(names, columns.T, strict=True):
@@ -129,18 +133,35 @@ def _open(data: bytes) -> PlyData:
     """The parsed file, which has an element `vertex`."""
     if not data.startswith(b"ply"):
         raise PlyError(f"This is not a .ply: it starts with {data[:16]!r}, not 'ply'. Give the path of a .ply file.")
+    _check_counts(data)
     try:
         # plyfile memory-maps a real file; any other stream is read number by number, 8 s for 150,000 Gaussians.
-        with NamedTemporaryFile(suffix=".ply") as mapped:
+        with NamedTemporaryFile(suffix=".ply") as mapped, np.errstate(all="ignore"):  # overflow gives infinity
             mapped.write(data)
             mapped.flush()
             file = PlyData.read(mapped.name)
-    except (PlyParseError, UnicodeDecodeError, ValueError) as error:
-        raise PlyError(f"The .ply is damaged ({error}): export or copy it again.") from error
+    except (PlyParseError, ValueError, TypeError, OverflowError) as error:
+        raise PlyError(f"The .ply is damaged ({one_line(error)}): export or copy it again.") from error
     if "vertex" not in file:
-        found = ", ".join(element.name for element in file.elements) or "none"
+        found = _listed(element.name for element in file.elements) or "none"
         raise PlyError(f"The .ply has no element 'vertex' (elements: {found}): export points, not only a mesh.")
     return file
+
+
+def _check_counts(data: bytes) -> None:
+    """Raise PlyError for an element with more rows than bytes follow the header: plyfile would allocate them."""
+    found = _END_OF_HEADER.search(data)
+    header, left = data[: found.start() if found else None], len(data) - (found.end() if found else 0)
+    for name, count in re.findall(rb"(?:^|[\r\n])\s*element\s+(\S+)\s+(\d+)", header):
+        if len(count) > len(str(left)) or int(count) > left:
+            raise PlyError(
+                f"The .ply is damaged (its header announces {count[:20].decode()} of {name[:40]!a}, and {left} bytes "
+                "follow): export or copy it again."
+            )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return textwrap.shorten(", ".join(names), 300, placeholder=" …")
 
 
 def _columns(vertices: np.ndarray, names: tuple[str, ...]) -> Float[Tensor, "num columns"]:
@@ -148,9 +169,11 @@ def _columns(vertices: np.ndarray, names: tuple[str, ...]) -> Float[Tensor, "num
     present = vertices.dtype.names or ()
     if missing := [name for name in names if name not in present]:
         raise PlyError(
-            f"The .ply lacks the properties {', '.join(missing)} (it has {', '.join(present)}). Gaussians need the"
+            f"The .ply lacks the properties {', '.join(missing)} (it has {_listed(present)}). Gaussians need the"
             " properties of 3DGS, point clouds x y z and red green blue."
         )
+    if lists := [name for name in names if vertices.dtype[name].kind == "O"]:
+        raise PlyError(f"The .ply has lists as {', '.join(lists)}; expected a number for each vertex. Export it again.")
     values = np.empty((len(vertices), len(names)), np.float32)
     with np.errstate(over="ignore"):  # a double above the range of float32 becomes infinite, which the callers refuse
         for i, name in enumerate(names):

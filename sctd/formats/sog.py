@@ -9,17 +9,54 @@ A zip of meta.json and lossless .webp images with one pixel per Gaussian, row by
 
 import io
 import json
+import warnings
 import zipfile
+import zlib
+from typing import Annotated
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+from pydantic import BaseModel, Field, FiniteFloat, PositiveInt
 
-from sctd.formats.common import FormatError, checked, logits, unit_quats
+from sctd.formats.common import FormatError, checked, logits, one_line, parsed, unit_quats
 from sctd.scene.gaussians import Gaussians
 
 VERSION, _CODEBOOK_SIZE, _STEPS, _LARGEST_IS_W = 2, 256, 2**16 - 1, 252
 _DATE = 1980, 1, 1, 0, 0, 0  # a fixed date (the earliest of a zip), so that equal Gaussians give equal bytes
+# Limits of a damaged or hostile file, beyond which nothing is allocated.
+_META_BYTES, _PIXELS_PER_BYTE = 2**20, 1000
+_PIXELS_PER_GAUSSIAN, _SPARE_PIXELS = 16, 2**16  # of an image, whose sides other writers round up
+_DAMAGES = OSError, ValueError, SyntaxError, KeyError, RuntimeError, NotImplementedError, EOFError, zipfile.BadZipFile
+# NotImplementedError, RuntimeError: other compression, encryption. SyntaxError: Pillow, for a broken image.
+
+_Triple = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
+
+
+class _Image(BaseModel):
+    files: Annotated[list[str], Field(min_length=1)]
+
+
+class _Means(BaseModel):
+    mins: _Triple
+    maxs: _Triple
+    files: Annotated[list[str], Field(min_length=2)]
+
+
+class _Codes(_Image):
+    codebook: Annotated[list[FiniteFloat], Field(min_length=_CODEBOOK_SIZE)]
+
+
+class _Version(BaseModel):
+    version: int | None = None
+
+
+class _Meta(_Version):
+    count: PositiveInt
+    means: _Means
+    scales: _Codes
+    quats: _Image
+    sh0: _Codes
 
 
 def to_sog(gaussians: Gaussians) -> bytes:
@@ -62,30 +99,64 @@ def from_sog(data: bytes, *, drop_invalid: bool = False) -> Gaussians:
     """Read the Gaussians of a bundled file of version 2, with SH degree 0. Raises FormatError for other files."""
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
-        meta = json.loads(archive.read("meta.json"))
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        content = _member(archive, "meta.json", _META_BYTES)
+    except (*_DAMAGES, zlib.error) as error:
         raise FormatError(
-            f"This is not a .sog ({error}); expected a zip with meta.json. Export or copy it again."
+            f"This is not a .sog ({one_line(error)}); expected a zip with meta.json. Export or copy it again."
         ) from error
-    if meta.get("version") != VERSION:
-        raise FormatError(f"The .sog has version {meta.get('version')}; expected {VERSION}. Export it again.")
+    if (version := parsed(_Version, content, "meta.json of the .sog").version) != VERSION:
+        raise FormatError(f"The .sog has version {version}; expected {VERSION}. Export it again.")
+    meta = parsed(_Meta, content, "meta.json of the .sog")
+    if meta.count > _PIXELS_PER_BYTE * len(data):
+        raise FormatError(f"The .sog is truncated: meta.json announces {meta.count} Gaussians; copy it again.")
 
-    def rows(kind: str, number: int = 0) -> np.ndarray:
-        image = Image.open(io.BytesIO(archive.read(meta[kind]["files"][number])))
-        return np.asarray(image.convert("RGBA")).reshape(-1, 4)[: meta["count"]].astype(int)
+    def rows(name: str) -> np.ndarray:
+        return _pixels(archive, name, meta.count)
 
-    low, high = (np.array(meta["means"][name]) for name in ("mins", "maxs"))
-    logs = low + (high - low) * (rows("means", 0) | rows("means", 1) << 8)[:, :3] / _STEPS
-    colors = rows("sh0")
-    constant = np.array(meta["sh0"]["codebook"])[colors[:, :3]]
+    low, high = np.array(meta.means.mins), np.array(meta.means.maxs)
+    lower, upper = (rows(name) for name in meta.means.files[:2])
+    colors, quats, scales = (rows(part.files[0]) for part in (meta.sh0, meta.quats, meta.scales))
+    if quats[:, 3].min() < _LARGEST_IS_W:
+        raise FormatError("The .sog has quaternions of an unknown form; expected those of version 2. Export it again.")
+    with np.errstate(over="ignore"):  # to infinity, which is invalid
+        logs = low + (high - low) * (lower | upper << 8)[:, :3] / _STEPS
+        means = torch.from_numpy(np.sign(logs) * np.expm1(np.abs(logs))).float()
+    constant = np.array(meta.sh0.codebook)[colors[:, :3]]
     gaussians = Gaussians(
-        means=torch.from_numpy(np.sign(logs) * np.expm1(np.abs(logs))).float(),
-        log_scales=torch.from_numpy(np.array(meta["scales"]["codebook"])[rows("scales")[:, :3]]).float(),
-        quats=torch.from_numpy(_unpack(rows("quats"))).float(),
+        means=means,
+        log_scales=torch.from_numpy(np.array(meta.scales.codebook)[scales[:, :3]]).float(),
+        quats=torch.from_numpy(_unpack(quats)).float(),
         logit_opacities=logits(torch.from_numpy(colors[:, 3] / 255).float()),
         sh=torch.from_numpy(constant[:, None]).float(),
     )
     return checked(gaussians, "sog", drop_invalid=drop_invalid)
+
+
+def _member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
+    """A file of the archive, which is read only if it has at most this many bytes."""
+    if (size := archive.getinfo(name).file_size) > most:
+        raise ValueError(f"{name} has {size:,} bytes, more than the {most:,} that it can need")
+    return archive.read(name)
+
+
+def _pixels(archive: zipfile.ZipFile, name: str, count: int) -> np.ndarray:
+    """The first `count` pixels of an image, [count, 4]. Raises FormatError."""
+    most = _PIXELS_PER_GAUSSIAN * count + _SPARE_PIXELS
+    try:
+        content = _member(archive, name, 4 * most)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)  # at 90 million pixels
+            try:
+                image = Image.open(io.BytesIO(content), formats=["WEBP"])
+            except UnidentifiedImageError as error:
+                raise ValueError("it is no .webp image") from error
+        if not count <= image.width * image.height <= most:
+            raise ValueError(f"it has {image.width} × {image.height} pixels for {count} Gaussians")
+        return np.asarray(image.convert("RGBA")).reshape(-1, 4)[:count].astype(int)
+    except (*_DAMAGES, zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise FormatError(
+            f"The image {name[:100]!r} of the .sog cannot be read ({one_line(error)}); export or copy it again."
+        ) from error
 
 
 def _quantize(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ the other SH coefficients in steps of 1/128 around 128. The format defines the a
 """
 
 import gzip
+import io
 import struct
 import zlib
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from sctd.formats.common import FormatError, checked, logits, unit_quats
+from sctd.formats.common import DEFLATE_FACTOR, FormatError, checked, logits, one_line, unit_quats
 from sctd.scene.gaussians import Gaussians
 
 MAGIC, VERSION, FRACTIONAL_BITS = 0x5053474E, 3, 12
@@ -61,13 +62,13 @@ def from_spz(data: bytes, *, drop_invalid: bool = False) -> Gaussians:
             f"The .spz has version {version}; expected {VERSION}. Convert it first, for example with splat-transform "
             "--spz-version 3."
         )
-    try:
-        raw = gzip.decompress(data)
-        magic, version, num, degree, fractional_bits, _, _ = _HEADER.unpack_from(raw)
-    except (OSError, EOFError, zlib.error, struct.error) as error:
+    file = gzip.GzipFile(fileobj=io.BytesIO(data))
+    header = _content(file, _HEADER.size)
+    if len(header) < _HEADER.size:
         raise FormatError(
-            f"This is not a .spz ({error}); expected gzip over a header. Export or copy it again."
-        ) from error
+            f"This is not a .spz (it ends within its header of {_HEADER.size} bytes). Export or copy it again."
+        )
+    magic, version, num, degree, fractional_bits, _, _ = _HEADER.unpack(header)
     if magic != MAGIC or version != VERSION or degree > 3:
         raise FormatError(
             f"The .spz has magic {magic:#x}, version {version} and SH degree {degree}; expected {MAGIC:#x}, {VERSION} "
@@ -75,12 +76,14 @@ def from_spz(data: bytes, *, drop_invalid: bool = False) -> Gaussians:
         )
     num_basis = (degree + 1) ** 2
     sizes = [9 * num, num, 3 * num, 3 * num, 4 * num, 3 * num * (num_basis - 1)]
-    if len(raw) < _HEADER.size + sum(sizes):
+    raw = _content(file, sum(sizes)) if sum(sizes) <= DEFLATE_FACTOR * len(data) else b""
+    if len(raw) < sum(sizes):
         raise FormatError(f"The .spz is truncated: its header announces {num} Gaussians; copy it again.")
+    _content(file, 1)  # at the end, the checksum is compared
     positions, opacities, colors, scales, rotations, rest = _split(raw, sizes)
     fixed = np.zeros((num, 3, 4), "u1")
     fixed[..., 1:] = positions.reshape(num, 3, 3)
-    means = (fixed.view("<i4")[..., 0] >> 8) / 2**fractional_bits  # an arithmetic shift keeps the sign
+    means = np.ldexp(fixed.view("<i4")[..., 0] >> 8, -fractional_bits)  # an arithmetic shift keeps the sign
     constant = (torch.from_numpy(colors.reshape(num, 1, 3) / 255) - 0.5) / _COLOR_SCALE
     others = (torch.from_numpy(rest.reshape(num, num_basis - 1, 3).astype(float)) - 128) / _SH_STEPS
     gaussians = Gaussians(
@@ -97,8 +100,18 @@ def _bytes(values: torch.Tensor) -> np.ndarray:
     return values.detach().round().clamp(0, 255).numpy().astype("u1")
 
 
+def _content(file: gzip.GzipFile, size: int) -> bytes:
+    """The next bytes of the file, at most `size`. Raises FormatError for a damaged file."""
+    try:
+        return file.read(size)
+    except (OSError, EOFError, zlib.error) as error:
+        raise FormatError(
+            f"This is not a .spz ({one_line(error)}); expected gzip over a header. Export or copy it again."
+        ) from error
+
+
 def _split(raw: bytes, sizes: list[int]) -> Iterator[np.ndarray]:
-    ends = np.cumsum([_HEADER.size, *sizes])
+    ends = np.cumsum([0, *sizes])
     return (np.frombuffer(raw, "u1", size, start) for start, size in zip(ends, sizes, strict=False))
 
 

@@ -164,6 +164,13 @@ def test_sums_stay_in_float64_when_a_model_around_them_is_converted(convert):
     torch.testing.assert_close(metric.compute(), added(Brightness(), objects()).compute(), rtol=0, atol=0)
 
 
+def test_the_mode_of_a_model_around_them_does_not_reach_the_networks(three, scorer, reward):
+    """A network in training mode would normalize by its batch and drop features."""
+    torch.nn.ModuleDict({type(metric).__name__: metric for metric in three}).train()
+    assert not any(module.training for network in (scorer.model, reward) for module in network.modules())
+    assert all(list(metric.modules()) == [metric] for metric in three)
+
+
 class Contrast(Brightness):
     def scores(self, views, prompt):
         return super().scores(views, prompt) if views.max() < 128 else np.zeros(len(views))

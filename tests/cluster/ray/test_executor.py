@@ -7,9 +7,11 @@ import subprocess
 import sys
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
+from cluster.ray.actor import ONE_THREAD, create_actor
 from cluster.ray.address import ClusterError
 from cluster.ray.executor import RayExecutor
 from cluster.scheduling.executor import BootError, Outcome, Stage
@@ -151,6 +153,27 @@ def test_items_that_end_as_the_run_stops_are_not_lost(tmp_path, monkeypatch):
         next(run)
 
 
+def test_a_result_that_was_not_read_before_its_worker_died_is_made_again(tmp_path):
+    """Ray loses what a stream holds when its actor dies, so the driver never sees the first result."""
+    pids, killed = [], []
+
+    def kill_when_done(event):
+        if event.kind == "ready":
+            pids.append(event.pid)
+        if event.kind == "progress" and not killed:  # the driver reads nothing else meanwhile
+            deadline = time.monotonic() + 20
+            while not logged(tmp_path, "end") and time.monotonic() < deadline:
+                time.sleep(0.05)
+            time.sleep(0.5)
+            killed.append(pids[0])
+            os.kill(pids[0], signal.SIGKILL)
+            assert not survivors(pids)
+
+    (outcome,) = RayExecutor().run(stages(tmp_path, generators=1)[:1], ["ok-a"], kill_when_done)
+    assert outcome == Outcome("ok-a", "asset of ok-a", deaths=1)
+    assert [int(start) for _, _, start, _ in logged(tmp_path, "begin")] == [0, STEPS]
+
+
 def test_a_worker_that_dies_three_times_at_its_start_stops_the_run(tmp_path):
     with pytest.raises(BootError, match="The generate worker could not start: its process died"):
         list(RayExecutor().run([Stage("generate", partial(DiesAtStart, tmp_path))], ["ok-a"]))
@@ -176,6 +199,28 @@ def test_workers_exit_when_the_run_is_closed_early(tmp_path):
 def test_actors_compute_on_one_thread():
     run = RayExecutor().run([Stage("read", Environment)], ["OMP_NUM_THREADS", "OMP_WAIT_POLICY", "NUMBA_NUM_THREADS"])
     assert [outcome.result for outcome in run] == ["1", "PASSIVE", "1"]
+
+
+@pytest.mark.parametrize(("gpus", "visible"), [(0, {"CUDA_VISIBLE_DEVICES": ""}), (0.2, {}), (1, {})])
+def test_only_workers_without_a_gpu_get_a_list_of_gpus(gpus, visible):
+    """Ray hides no GPU from an actor that has none, and does not replace the variable if it is in `env_vars`."""
+    asked = {}
+
+    class Remote:
+        def options(self, **options):
+            asked.update(options)
+            return self
+
+        remote = staticmethod(lambda: None)
+
+    create_actor(SimpleNamespace(remote=lambda _: Remote()), Stage("read", Environment, gpus=gpus), ONE_THREAD, {})
+    assert asked["runtime_env"] == {"env_vars": {**ONE_THREAD, **visible}}
+    assert (asked["num_gpus"], asked["max_restarts"], asked["max_task_retries"]) == (gpus, 0, 0)
+
+
+def test_a_worker_without_a_gpu_sees_none():
+    run = RayExecutor().run([Stage("read", Environment)], ["CUDA_VISIBLE_DEVICES"])
+    assert [outcome.result for outcome in run] == [""]
 
 
 MAIN = "from pipeline.cli.app import main; main()"

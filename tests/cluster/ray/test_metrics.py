@@ -106,6 +106,16 @@ def test_seconds_of_steps_and_stages_are_measured(samples):
     assert grown(samples, "ray_segmentdreamer_step_seconds_count stage=generate") == 3 * 5
 
 
+def test_rays_sum_of_a_histogram_is_made_of_midpoints(ray):
+    """So a mean of `_sum` / `_count` is wrong, and the dashboard shows quantiles: 5 is the middle of 0 and 10."""
+    from ray.util.metrics import Histogram
+
+    name = "ray_segmentdreamer_middle"
+    Histogram(name.removeprefix("ray_"), "", boundaries=[10.0]).observe(1.0)
+    found = scraped_until(ray, lambda found: f"{name}_sum" in found)
+    assert (found[f"{name}_count"], found[f"{name}_sum"]) == (1.0, 5.0)
+
+
 def test_after_a_run_all_worker_counts_are_zero(samples):
     states = {key: value for key, value in samples[1].items() if key.startswith("ray_segmentdreamer_workers")}
     assert len(states) >= len(ray_metrics.STATES)
@@ -159,7 +169,7 @@ def test_the_dashboard_queries_exactly_the_exported_metrics():
     queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     names = {name for query in queries for name in re.findall(r"ray_\w+", query)}
     counted = {name for name in EXPORTED if not name.endswith(("_count", "_sum"))}
-    assert names == counted
+    assert names == counted, "neither _sum nor _count: Ray makes _sum of the midpoints of buckets"
     labels = {label for query in queries for by in re.findall(r"by \(([^)]*)\)", query) for label in by.split(", ")}
     assert labels <= {"stage", "status", "kind", "state", "le"}
     (loss,) = [query for query in queries if "_number" in query]

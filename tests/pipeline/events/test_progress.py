@@ -219,6 +219,28 @@ def test_without_a_terminal_each_event_is_a_line_with_the_elapsed_time(run_of):
     assert out.getvalue() == "[0 s] generate 0: a red cube: started\n"
 
 
+def test_before_the_first_event_each_form_says_what_it_waits_for(run_of):
+    from rich.console import Console
+
+    def title(display):
+        console = Console(file=io.StringIO(), width=120)
+        console.print(display.render())
+        return " ".join(console.file.getvalue().partition("worker")[0].split())  # a narrow table breaks its title
+
+    started, waits = Event("started", "generate", 0, run_of().jobs[0]), "Ray to start on this machine"
+    out = WaitingLog(f"] 0 of 1 finished, waiting for {waits}\n")
+    with Display(1, "evaluate", out=out, summary_seconds=0.001, waits_for=waits) as display:
+        assert out.found.wait(60)
+        assert out.getvalue().splitlines()[0] == f"[0 s] waiting for {waits}"
+        assert title(display).endswith(f"elapsed · waiting for {waits}")
+        display.watcher(started)
+        assert "waiting" not in display.progress.summary()
+        assert "waiting" not in title(display)
+    with Display(1, "evaluate", out=(json_out := io.StringIO()), log="json", waits_for=waits) as display:
+        display.watcher(started)
+    assert [json.loads(line)["kind"] for line in json_out.getvalue().splitlines()] == ["started"]
+
+
 def test_json_output_is_one_record_per_line(run_of):
     out = io.StringIO()
     with Display(1, "evaluate", out=out, log="json") as display:

@@ -30,7 +30,8 @@ def test_killed_workers_and_commands_resume_to_the_same_bits(tiny_weights, undis
     second = Command("bench", *arguments)
     assert second.end() == 0, "".join(second.lines)
     plain = re.compile(
-        r"(\d of 2 assets to generate and score in |\[[\d a-z]+\] (\d of \d finished|(generate|evaluate) \d+: ))"
+        r"(\d of 2 assets to generate and score in "
+        r"|\[[\d a-z]+\] (waiting for |\d of \d finished|(generate|evaluate) \d+: ))"
     )
     assert all(plain.match(line) for line in [*first.lines, *second.lines]), "no lines but those of the command itself"
 

@@ -53,6 +53,19 @@ def test_higher_sh_coefficients_are_stored_channel_by_channel():
             assert torch.equal(stored, gaussians.sh[:, k, color])
 
 
+@pytest.mark.parametrize("degree", [0, 3])
+def test_properties_in_another_order_and_other_properties_are_read(degree):
+    """splat-transform writes the rotation before the scales, no normals, and keeps what others add, of any type."""
+    gaussians = some_gaussians(5, degree)
+    ours = PlyData.read(BytesIO(to_ply(gaussians)))["vertex"].data
+    kept = sorted(set(ours.dtype.names) - {"nx", "ny", "nz"}, key=lambda name: name[::-1])
+    theirs = np.empty(5, [("label", "<u4"), *((name, "<f4") for name in kept), ("segment", "u1")])
+    for name in kept:
+        theirs[name] = ours[name]
+    for name, tensor in from_ply(write(theirs)).tensors().items():
+        assert torch.equal(tensor, gaussians.tensors()[name]), name
+
+
 def test_files_without_gaussians_are_refused():
     good = to_ply(some_gaussians(3, 0))
     with pytest.raises(PlyError, match=r"This is not a \.ply: it starts with b'\\x89PNG', not 'ply'"):

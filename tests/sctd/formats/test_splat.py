@@ -28,6 +28,14 @@ def test_a_row_has_the_published_layout():
     assert to_splat(gaussian) == struct.pack("<6f", 1, 2, 3, 0.5, 0.25, 2) + rgba_and_quat
 
 
+def test_a_byte_of_128_is_0_in_a_rotation():
+    """Others read 2 b / 255 - 1, which turns an unrotated Gaussian by 0.78 degrees."""
+    row = struct.pack("<6f", 1, 2, 3, 1, 1, 1) + bytes([0, 128, 255, 9]) + bytes([255, 128, 128, 128])
+    back = from_splat(row)
+    assert back.quats[0, 1:].tolist() == [0, 0, 0]
+    assert to_splat(back) == row
+
+
 @pytest.mark.parametrize(
     "read", [from_splat, lambda data: read_with_gaussforge(data, "splat")], ids=["ours", "gaussforge"]
 )
