@@ -36,7 +36,7 @@ def from_splat(data: bytes, *, drop_invalid: bool = False) -> Gaussians:
     gaussians = Gaussians(
         means=torch.from_numpy(rows["xyz"].copy()),
         log_scales=torch.from_numpy(rows["scales"].copy()).log(),
-        quats=torch.from_numpy((rows["quat"] / np.float32(255) * 2 - 1)),
+        quats=torch.from_numpy((rows["quat"] - np.float32(128)) / 128),
         logit_opacities=logits(rgba[:, 3]),
         sh=rgb_to_sh(rgba[:, None, :3]),
     )
