@@ -153,25 +153,27 @@ def test_items_that_end_as_the_run_stops_are_not_lost(tmp_path, monkeypatch):
         next(run)
 
 
-def test_a_result_that_was_not_read_before_its_worker_died_is_made_again(tmp_path):
-    """Ray loses what a stream holds when its actor dies, so the driver never sees the first result."""
-    pids, killed = [], []
+@pytest.mark.parametrize(("item", "deaths", "starts"), [("ok-a", 0, [0]), ("die_once-b", 1, [0, 3])])
+def test_a_worker_that_dies_before_its_replies_are_read(item, deaths, starts, tmp_path):
+    """Ray keeps the unread replies of a call that has ended, and loses those of one that has not."""
+    pids, dead = [], []
 
-    def kill_when_done(event):
+    def read_nothing_until_it_died(event):
         if event.kind == "ready":
             pids.append(event.pid)
-        if event.kind == "progress" and not killed:  # the driver reads nothing else meanwhile
+        if event.kind == "progress" and not dead:
             deadline = time.monotonic() + 20
-            while not logged(tmp_path, "end") and time.monotonic() < deadline:
+            while not deaths and not logged(tmp_path, "end") and time.monotonic() < deadline:
                 time.sleep(0.05)
-            time.sleep(0.5)
-            killed.append(pids[0])
-            os.kill(pids[0], signal.SIGKILL)
-            assert not survivors(pids)
+            if not deaths:
+                time.sleep(0.5)  # until the result is sent
+                os.kill(pids[0], signal.SIGKILL)
+            dead.append(survivors(pids))
 
-    (outcome,) = RayExecutor().run(stages(tmp_path, generators=1)[:1], ["ok-a"], kill_when_done)
-    assert outcome == Outcome("ok-a", "asset of ok-a", deaths=1)
-    assert [int(start) for _, _, start, _ in logged(tmp_path, "begin")] == [0, STEPS]
+    (outcome,) = RayExecutor().run(stages(tmp_path, generators=1)[:1], [item], read_nothing_until_it_died)
+    assert dead == [set()]
+    assert outcome == Outcome(item, f"asset of {item}", deaths=deaths)
+    assert [int(start) for _, _, start, _ in logged(tmp_path, "begin")] == starts
 
 
 def test_a_worker_that_dies_three_times_at_its_start_stops_the_run(tmp_path):
