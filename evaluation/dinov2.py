@@ -52,22 +52,27 @@ class Dinov2Tower:
             raise EvaluationError(f"{folder / 'config.json'} is not a model configuration: fetch it again") from error
         if kind != "dinov2":
             raise EvaluationError(f"{folder} holds a {kind} model; expected dinov2")
-        shown = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.disable_progress_bar()  # transformers prints one for every model
+        verbosity, shown = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+        transformers_logging.set_verbosity_error()  # the report on weights is in the error below
+        transformers_logging.disable_progress_bar()
         try:
             loaded: Any = Dinov2Model.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-            )
+                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are reported below, by name
+            )  # fmt: skip
         except (RuntimeError, ValueError, OSError) as error:
             first = (str(error).splitlines() or [""])[0]
             raise EvaluationError(f"{folder} does not load as DINOv2: {first}") from error
         finally:
+            transformers_logging.set_verbosity(verbosity)
             if shown:
                 transformers_logging.enable_progress_bar()
         network, found = loaded
-        if odd := sorted({*found["missing_keys"], *found["unexpected_keys"]} - {UNUSED}):
+        mismatched = {name for name, *_ in found["mismatched_keys"]}
+        if odd := sorted({*found["missing_keys"], *found["unexpected_keys"], *mismatched} - {UNUSED}):
             raise EvaluationError(
-                f"{folder} does not match its config.json: {len(odd)} tensors are missing or unknown, first {odd[0]}"
+                f"{folder} does not match its config.json: {len(odd)} tensors are missing, unknown or of another size, "
+                f"first {odd[0]}"
             )
         weights = digest({name: tensor for name, tensor in tensors.items() if name != UNUSED})
         return Dinov2Tower(network, weights, device)

@@ -121,7 +121,7 @@ class StableDiffusionPrior:
         except ScheduleError as error:
             raise PriorError(f"{folder}/scheduler/scheduler_config.json: {error}") from error
         check_architecture(folder)
-        with _without_progress_bars():
+        with _quiet():
             if source.single_file is None:
                 vae = _frozen(AutoencoderKL, folder / "vae", DIFFUSERS, device, dtype)
                 unet = _frozen(UNet2DConditionModel, folder / "unet", DIFFUSERS, device, dtype)
@@ -287,19 +287,34 @@ def load_controlnet(folder: Path, device: torch.device | str, dtype: torch.dtype
 
 
 def _frozen(model_class: Any, folder: Path, stem: str, device: torch.device | str, dtype: torch.dtype) -> Any:
-    """The model of a folder in evaluation mode, without gradients; every weight must be in the files."""
-    model, info = read(
-        folder,
-        lambda path: model_class.from_pretrained(
-            path, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True,
-            variant=variant(folder, stem),
-            low_cpu_mem_usage=False,  # True needs accelerate, which saves neither time nor memory here (decision 0023)
-        ),
-    )  # fmt: skip
-    if info["missing_keys"]:
+    """The model of a folder in evaluation mode, without gradients; the weights must be those of its configuration.
+
+    A text encoder may have more: its projection, which the prior does not use, is part of some checkpoints.
+    """
+    with _quiet():
+        model, info = read(
+            folder,
+            lambda path: model_class.from_pretrained(
+                path, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True,
+                variant=variant(folder, stem), ignore_mismatched_sizes=True,  # they are reported below, by name
+                low_cpu_mem_usage=False,  # True needs accelerate, which saves no time or memory here (decision 0023)
+            ),
+        )  # fmt: skip
+    missing, mismatched = info["missing_keys"], info["mismatched_keys"]
+    unknown = [] if model_class is CLIPTextModel else info["unexpected_keys"]
+    problem = None
+    if missing:
+        problem = f"no weights for {len(missing)} parameters, such as {min(missing)}"
+    elif mismatched:
+        name, found, expected = min(mismatched)
+        problem = (
+            f"{len(mismatched)} weights of another size, such as {name}, {list(found)} instead of {list(expected)}"
+        )
+    elif unknown:
+        problem = f"{len(unknown)} weights too many, such as {min(unknown)}"
+    if problem:
         raise PriorError(
-            f"{folder} has no weights for {len(info['missing_keys'])} parameters, such as {min(info['missing_keys'])}: "
-            "expected all parameters of its config.json; download the checkpoint again"
+            f"{folder} has {problem}: expected the parameters of its config.json; download the checkpoint again"
         )
     return model.to(device).eval().requires_grad_(False)
 
@@ -350,14 +365,17 @@ def _tokenizer(folder: Path) -> PromptTokenizer:
 
 
 @contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    """transformers shows one for every model it loads, diffusers for every model in several files."""
+def _quiet() -> Iterator[None]:
+    """No progress bars and reports of transformers and diffusers about weights: `PriorError` says what is wrong."""
     loggers = transformers_logging, diffusers_logging
-    shown = [logger for logger in loggers if logger.is_progress_bar_enabled()]
-    for logger in shown:
+    before = [(logger, logger.get_verbosity(), logger.is_progress_bar_enabled()) for logger in loggers]
+    for logger in loggers:
+        logger.set_verbosity_error()
         logger.disable_progress_bar()
     try:
         yield
     finally:
-        for logger in shown:
-            logger.enable_progress_bar()
+        for logger, verbosity, is_shown in before:
+            logger.set_verbosity(verbosity)
+            if is_shown:
+                logger.enable_progress_bar()

@@ -96,7 +96,7 @@ def test_the_digest_changes_with_one_number_but_ignores_the_mask_token(folder, t
     assert Dinov2Tower.load(tmp_path).weights != Dinov2Tower.load(folder).weights
 
 
-def test_another_model_is_refused(folder, tmp_path):
+def test_another_model_is_refused(folder, tmp_path, capfd):
     with pytest.raises(EvaluationError, match=r"no config\.json in"):
         Dinov2Tower.load(tmp_path)
     config = json.loads((folder / "config.json").read_text())
@@ -105,8 +105,14 @@ def test_another_model_is_refused(folder, tmp_path):
         Dinov2Tower.load(tmp_path)
     state = load_file(folder / "model.safetensors")
     save_file({n: t for n, t in state.items() if n != "layernorm.bias"}, tmp_path / "model.safetensors")
-    with pytest.raises(EvaluationError, match=r"1 tensors are missing or unknown, first layernorm\.bias"):
+    capfd.readouterr()
+    different = r"1 tensors are missing, unknown or of another size, first layernorm\.bias"
+    with pytest.raises(EvaluationError, match=different):
         Dinov2Tower.load(tmp_path)
+    save_file({**state, "layernorm.bias": torch.zeros(3)}, tmp_path / "model.safetensors")
+    with pytest.raises(EvaluationError, match=different):
+        Dinov2Tower.load(tmp_path)
+    assert capfd.readouterr() == ("", "")
     (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "vit"}))
     with pytest.raises(EvaluationError, match="holds a vit model; expected dinov2"):
         Dinov2Tower.load(tmp_path)

@@ -318,16 +318,63 @@ def test_a_damaged_file_is_rejected(copy, damaged):
         StableDiffusionPrior.load(copy)
 
 
-@pytest.mark.parametrize("part", ["unet/diffusion_pytorch_model", "text_encoder/model"])
-def test_incomplete_weights_are_rejected(copy, part):
+PARTS = ["vae/diffusion_pytorch_model", "unet/diffusion_pytorch_model", "text_encoder/model"]
+
+
+def refused_weights(copy, part, capfd, **changed):
+    """What is wrong with a part's weights after these changes (None removes one); nothing else may be printed."""
     path = copy / f"{part}.safetensors"
-    tensors = load_file(path)
-    removed = sorted(name for name in tensors if "norm" in name)[0]
-    save_file({name: tensor for name, tensor in tensors.items() if name != removed}, path, metadata={"format": "pt"})
-    with pytest.raises(
-        PriorError, match=rf"has no weights for 1 parameters, such as \S*{removed}: expected all parameters of its"
-    ):
+    tensors = {**load_file(path), **changed}
+    save_file({name: tensor for name, tensor in tensors.items() if tensor is not None}, path, {"format": "pt"})
+    with pytest.raises(PriorError) as caught:
         StableDiffusionPrior.load(copy)
+    assert capfd.readouterr() == ("", "")
+    start, end = f"{path.parent} has ", ": expected the parameters of its config.json; download the checkpoint again"
+    assert str(caught.value).startswith(start)
+    assert str(caught.value).endswith(end)
+    return str(caught.value).removeprefix(start).removesuffix(end)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_incomplete_weights_are_rejected(copy, part, capfd):
+    removed = sorted(name for name in load_file(copy / f"{part}.safetensors") if "norm" in name)[0]
+    problem = refused_weights(copy, part, capfd, **{removed: None})
+    assert problem == f"no weights for 1 parameters, such as {removed.removeprefix('text_model.')}"
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_weights_of_another_size_are_rejected(copy, part, capfd):
+    name, tensor = sorted(load_file(copy / f"{part}.safetensors").items())[0]
+    problem = refused_weights(copy, part, capfd, **{name: torch.zeros(3, 5)})
+    assert problem == (
+        f"1 weights of another size, such as {name.removeprefix('text_model.')}, [3, 5] instead of {list(tensor.shape)}"
+    )
+
+
+@pytest.mark.parametrize("part", PARTS[:2])
+def test_unknown_weights_of_unet_and_vae_are_rejected(copy, part, capfd):
+    problem = refused_weights(copy, part, capfd, **{"motion.weight": torch.zeros(2)})
+    assert problem == "1 weights too many, such as motion.weight"
+
+
+def test_a_text_encoder_may_have_its_projection_and_unknown_settings_are_ignored(copy, capfd):
+    path = copy / "text_encoder" / "model.safetensors"
+    save_file({**load_file(path), "text_projection.weight": torch.zeros(2, 2)}, path, {"format": "pt"})
+    for part in "unet", "vae", "text_encoder":
+        edit(copy / part / "config.json", setting_of_a_later_version=1)
+    StableDiffusionPrior.load(copy)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["to_q", "to_k", "to_v", "to_out.0"])
+def test_a_vae_with_the_attention_names_of_2022_is_read(copy, prior, name):
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}[name]
+    path = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = {key.replace(f".{name}.", f".{old}."): tensor for key, tensor in load_file(path).items()}
+    assert any(f".{old}." in key for key in tensors)
+    save_file(tensors, path, {"format": "pt"})
+    loaded = StableDiffusionPrior.load(copy).vae.state_dict()
+    assert all(torch.equal(loaded[key], tensor) for key, tensor in prior.vae.state_dict().items())
 
 
 def test_unknown_predictions_and_schedules_are_rejected(copy):
