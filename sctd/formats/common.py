@@ -9,7 +9,7 @@ from jaxtyping import Float
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
-from sctd.errors import SctdError
+from sctd.errors import SctdError, one_line, shortened
 from sctd.scene.gaussians import Gaussians
 
 _FLOAT32 = torch.finfo(torch.float32)
@@ -78,15 +78,8 @@ def parsed(model: type[T], content: bytes, what: str) -> T:
         return model.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise FormatError(
-            f"{what} is invalid ({where}{': ' if where else ''}{one_line(first['msg'])}); export or copy the file again."
-        ) from error
-
-
-def one_line(error: object, length: int = 120) -> str:
-    """The text of an error of a library in one line, or its type if it has none."""
-    return " ".join(str(error).split())[:length] or type(error).__name__
+        reason = f"{'.'.join(map(str, first['loc']))}: {one_line(first['msg'])}".removeprefix(": ")
+        raise FormatError(f"{what} is invalid ({shortened(reason)}); export or copy the file again.") from error
 
 
 def unit_quats(gaussians: Gaussians) -> Float[Tensor, "num 4"]:

@@ -4,6 +4,7 @@ Only one file is read: materials and textures that an .obj or .ply stores in oth
 of vertices, faces, or a glTF material (base colour texture times base colour factor), as stored.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
@@ -15,7 +16,8 @@ import trimesh
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sctd.formats.common import FormatError, one_line
+from sctd.errors import one_line
+from sctd.formats.common import LENGTHS, FormatError
 from sctd.scene.gaussians import srgb_to_linear
 
 _AXIS = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}
@@ -59,9 +61,12 @@ def read_mesh(data: bytes, suffix: str) -> Mesh:
     """Read all surfaces of a file with this suffix (".glb"), in the axes of the file. Raises MeshError if unusable."""
     if not data:
         raise MeshError(f"The file is empty; expected a mesh. Export it again as {suffix}.")
+    if suffix == ".glb":
+        _check_counts(data)
     try:
-        scene = trimesh.load_scene(BytesIO(data), file_type=suffix.removeprefix("."), process=False)
-        geometries = scene.dump()
+        with np.errstate(all="ignore"):  # what overflows becomes infinite, which is refused below
+            scene = trimesh.load_scene(BytesIO(data), file_type=suffix.removeprefix("."), process=False)
+            geometries = scene.dump()
     except Exception as error:  # the parsers of five formats raise arbitrary exceptions
         raise MeshError(
             f"The file cannot be read as {suffix} ({one_line(error)}); expected a complete mesh. Export it again."
@@ -70,11 +75,14 @@ def read_mesh(data: bytes, suffix: str) -> Mesh:
     if not parts:
         raise MeshError(_without_faces(data, geometries))
     for part in parts:
-        if not (finite := np.isfinite(part.vertices).all(axis=1)).all():
-            row = int(np.flatnonzero(~finite)[0])
+        if (width := part.vertices.shape[1]) != 3:
+            raise MeshError(f"The mesh has vertices of {width} coordinates; expected 3. Export it again.")
+        if not (valid := (np.abs(part.vertices) <= LENGTHS[1]).all(axis=1)).all():
+            row = int(np.flatnonzero(~valid)[0])
             found = ", ".join(f"{value:g}" for value in part.vertices[row])
             raise MeshError(
-                f"The mesh has vertex {row} at ({found}); expected finite numbers. Repair or export it again."
+                f"The mesh has vertex {row} at ({found}); expected finite numbers. Up to {LENGTHS[1]:g} they can be "
+                "rendered. Repair or export it again."
             )
     triangles = torch.from_numpy(np.concatenate([np.asarray(part.triangles, np.float64) for part in parts]))
     mesh = Mesh(triangles, tuple((len(part.faces), _colouring(part)) for part in parts))
@@ -165,6 +173,15 @@ def _colouring(mesh: trimesh.Trimesh) -> Colouring | None:
 
 def _pixels(texture: Any, uv: np.ndarray) -> np.ndarray:
     return trimesh.visual.color.uv_to_interpolated_color(uv, texture)[:, :3] / 255
+
+
+def _check_counts(data: bytes) -> None:
+    """Raise MeshError for a .glb with more values than bytes: trimesh allocates those that are in no buffer."""
+    counts = [int(count) for count in re.findall(rb'"count"\s*:\s*(\d{1,18})', data)]
+    if counts and max(counts) > len(data):
+        raise MeshError(
+            f"The .glb is truncated: it announces {max(counts)} values in {len(data)} bytes. Copy it again."
+        )
 
 
 def _without_faces(data: bytes, geometries: list[Any]) -> str:

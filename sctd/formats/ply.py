@@ -5,8 +5,6 @@ all of red, then green, then blue), opacity (logit), scale_0…2 (logarithm), ro
 """
 
 import re
-import textwrap
-from collections.abc import Iterable
 from io import BytesIO
 from tempfile import NamedTemporaryFile
 from typing import NamedTuple
@@ -17,7 +15,8 @@ from jaxtyping import Float
 from plyfile import PlyData, PlyElement, PlyParseError
 from torch import Tensor
 
-from sctd.formats.common import FormatError, checked, one_line
+from sctd.errors import one_line, shortened
+from sctd.formats.common import LENGTHS, FormatError, checked
 from sctd.scene.gaussians import Gaussians
 
 POSITION = ("x", "y", "z")
@@ -105,9 +104,11 @@ def read_points(data: bytes) -> PlyPoints:
     names = (*POSITION, *color)
     columns = _columns(vertices, names)
     for name, values in zip(names, columns.T, strict=True):
-        if not values.isfinite().all():
-            row = int((~values.isfinite()).nonzero()[0])
-            raise PlyError(f"The .ply has {name} = {values[row]:g} at vertex {row}; expected a finite number.")
+        if not (valid := values.abs() <= LENGTHS[1]).all():
+            row = int((~valid).nonzero()[0])
+            raise PlyError(
+                f"The .ply has {name} = {values[row]:g} at vertex {row}; expected a finite number up to {LENGTHS[1]:g}."
+            )
     points, rgb = columns[:, :3], columns[:, 3:]
     if not color:
         return PlyPoints(points, None)
@@ -143,7 +144,7 @@ def _open(data: bytes) -> PlyData:
     except (PlyParseError, ValueError, TypeError, OverflowError) as error:
         raise PlyError(f"The .ply is damaged ({one_line(error)}): export or copy it again.") from error
     if "vertex" not in file:
-        found = _listed(element.name for element in file.elements) or "none"
+        found = shortened(", ".join(element.name for element in file.elements)) or "none"
         raise PlyError(f"The .ply has no element 'vertex' (elements: {found}): export points, not only a mesh.")
     return file
 
@@ -154,22 +155,20 @@ def _check_counts(data: bytes) -> None:
     header, left = data[: found.start() if found else None], len(data) - (found.end() if found else 0)
     for name, count in re.findall(rb"(?:^|[\r\n])\s*element\s+(\S+)\s+(\d+)", header):
         if len(count) > len(str(left)) or int(count) > left:
+            what = f"{count[:20].decode()} of {name[:40].decode('latin-1')!a}"
             raise PlyError(
-                f"The .ply is damaged (its header announces {count[:20].decode()} of {name[:40]!a}, and {left} bytes "
-                "follow): export or copy it again."
+                f"The .ply is damaged (its header announces {what}, and {left} bytes follow): export or copy it again."
             )
 
-
-def _listed(names: Iterable[str]) -> str:
-    return textwrap.shorten(", ".join(names), 300, placeholder=" …")
 
 
 def _columns(vertices: np.ndarray, names: tuple[str, ...]) -> Float[Tensor, "num columns"]:
     """These properties as columns in float32. Raises PlyError if one is missing."""
     present = vertices.dtype.names or ()
     if missing := [name for name in names if name not in present]:
+        found = shortened(", ".join(present), 300)
         raise PlyError(
-            f"The .ply lacks the properties {', '.join(missing)} (it has {_listed(present)}). Gaussians need the"
+            f"The .ply lacks the properties {', '.join(missing)} (it has {found}). Gaussians need the"
             " properties of 3DGS, point clouds x y z and red green blue."
         )
     if lists := [name for name in names if vertices.dtype[name].kind == "O"]:

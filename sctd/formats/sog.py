@@ -19,7 +19,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, Field, FiniteFloat, PositiveInt
 
-from sctd.formats.common import FormatError, checked, logits, one_line, parsed, unit_quats
+from sctd.errors import one_line
+from sctd.formats.common import FormatError, checked, logits, parsed, unit_quats
 from sctd.scene.gaussians import Gaussians
 
 VERSION, _CODEBOOK_SIZE, _STEPS, _LARGEST_IS_W = 2, 256, 2**16 - 1, 252
@@ -134,6 +135,8 @@ def from_sog(data: bytes, *, drop_invalid: bool = False) -> Gaussians:
 
 def _member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
     """A file of the archive, which is read only if it has at most this many bytes."""
+    if name not in archive.namelist():
+        raise ValueError(f"it has no {name[:100]}")
     if (size := archive.getinfo(name).file_size) > most:
         raise ValueError(f"{name} has {size:,} bytes, more than the {most:,} that it can need")
     return archive.read(name)

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from sctd.formats.common import DEFLATE_FACTOR, FormatError, checked, logits, one_line, unit_quats
+from sctd.errors import one_line
+from sctd.formats.common import DEFLATE_FACTOR, FormatError, checked, logits, unit_quats
 from sctd.scene.gaussians import Gaussians
 
 MAGIC, VERSION, FRACTIONAL_BITS = 0x5053474E, 3, 12

@@ -10,6 +10,7 @@ import io
 import math
 import re
 import zipfile
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -20,9 +21,9 @@ from jaxtyping import Float
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from sctd.errors import SctdError
+from sctd.errors import SctdError, one_line
 from sctd.formats import mesh, ply
-from sctd.formats.common import FormatError
+from sctd.formats.common import LENGTHS, FormatError
 from sctd.point_e import PointE, sample_points, to_world, upsample_points
 from sctd.recipe.scene import MESH_SUFFIXES, InitializationConfig
 from sctd.scene.gaussians import Gaussians, rgb_to_sh
@@ -153,20 +154,28 @@ def _from_npz(content: bytes) -> InitPoints:
     """
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            xyz = torch.from_numpy(arrays["coords"].astype(np.float32))
+            xyz = _numbers(arrays["coords"])
             has_colours = all(name in arrays for name in "RGB")
-            rgb = np.stack([arrays[name] for name in "RGB"], axis=1).astype(np.float32) if has_colours else None
-        if xyz.shape[1:] != (3,) or not len(xyz) or not xyz.isfinite().all():
-            raise ValueError(f"coords has shape {tuple(xyz.shape)}, or values that are not finite")
+            rgb = np.stack([_numbers(arrays[name]) for name in "RGB"], axis=-1) if has_colours else None
+        if xyz.shape[1:] != (3,) or not len(xyz) or not (np.abs(xyz) <= LENGTHS[1]).all():
+            raise ValueError(f"coords has shape {xyz.shape}, or values that are not finite, or above {LENGTHS[1]:g}")
         if rgb is not None and not (rgb.shape == xyz.shape and 0 <= rgb.min() <= rgb.max() <= 1):
             raise ValueError("R, G and B are not one value from 0 to 1 for each point")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise FormatError(
-            f"The .npz is not a point cloud of Point-E ({' '.join(str(error).split())}); expected coords [n, 3] and "
+            f"The .npz is not a point cloud of Point-E ({one_line(error)}); expected coords [n, 3] and "
             "channels R, G, B."
         ) from error
-    x, y, z = xyz.unbind(1)
+    x, y, z = torch.from_numpy(xyz).unbind(1)
     return InitPoints(torch.stack([-y, x, z], dim=1), None if rgb is None else torch.from_numpy(rgb))
+
+
+def _numbers(array: np.ndarray) -> np.ndarray:
+    """The array in float32; what is above its range becomes infinite. Raises ValueError unless it has numbers."""
+    if array.dtype.kind not in "fiu":
+        raise ValueError("an array is not one of numbers")
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32)
 
 
 def _on_mesh(config: InitializationConfig, generator: torch.Generator) -> InitPoints:

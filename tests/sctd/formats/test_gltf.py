@@ -6,6 +6,7 @@ is rotated by half a turn about z relative to glTF.
 
 import io
 import json
+import re
 import struct
 from pathlib import Path
 
@@ -88,3 +89,39 @@ def test_empty_input_and_other_files_are_refused():
     mesh = trimesh.creation.box().export(file_type="glb")
     with pytest.raises(FormatError, match=r"not a glTF 2\.0 \.glb with KHR_gaussian_splatting; read meshes with"):
         from_glb(mesh)
+
+
+def changed(change) -> bytes:
+    """The file of two Gaussians after a change of its JSON."""
+    data = to_glb(some_splats(2))
+    length = int.from_bytes(data[12:16], "little")
+    tree = json.loads(data[20 : 20 + length])
+    change(tree)
+    content = json.dumps(tree).encode()
+    return data[:12] + len(content).to_bytes(4, "little") + b"JSON" + content + data[20 + length :]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda tree: tree.update(meshes=[]), "The .glb has meshes with these numbers of primitives: none"),
+        (lambda tree: tree.update(accessors={}), "The JSON of the .glb is invalid (accessors: Input should be"),
+        (lambda tree: tree["accessors"].clear(), "The .glb has no POSITION; expected KHR_gaussian_splatting"),
+        (
+            lambda tree: tree["accessors"][0].update(count=2**31),
+            "The .glb is truncated: it announces 2147483648",
+        ),
+        (
+            lambda tree: tree["accessors"][0].update(count=1),
+            "The .glb has attributes of different numbers of Gaussians",
+        ),
+        (lambda tree: tree["accessors"][0].update(type="VEC4"), "POSITION is not stored as contiguous float32"),
+        (
+            lambda tree: tree["meshes"][0]["primitives"][0]["attributes"].popitem(),
+            "The .glb has 0 spherical harmonics; expected all of degree 0, 1, 2 or 3.",
+        ),
+    ],
+)
+def test_wrong_contents_are_named(change, sentence):
+    with pytest.raises(FormatError, match=re.escape(sentence)):
+        from_glb(changed(change))

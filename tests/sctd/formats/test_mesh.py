@@ -182,3 +182,23 @@ def test_an_obj_is_read_without_its_material_file():
     assert "mtllib" in content
     mesh = read_mesh(content.encode(), ".obj")
     assert (len(mesh.triangles), mesh.has_colours) == (2, False)
+
+
+def test_a_mesh_with_more_values_than_bytes_is_refused_before_they_are_allocated():
+    data = written(box(), ".glb")
+    larger = data.replace(b'"count":36', b'"count":10**9'.replace(b"10**9", b"1000000000"))
+    padded = larger[:8] + len(larger).to_bytes(4, "little") + larger[12:]
+    with pytest.raises(MeshError, match=r"^The \.glb is truncated: it announces 1000000000 values in \d+ bytes\."):
+        read_mesh(padded, ".glb")
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b"v 0 0\nv 1 0\nv 0 1\nf 1 2 3\n", "has vertices of 2 coordinates; expected 3"),
+        (OBJ + b"v 0 1e300 0\nf 1 2 4\n", r"has vertex \d at \(0, 1e\+300, 0\); expected finite numbers"),
+    ],
+)
+def test_vertices_that_cannot_be_rendered_are_refused(data, sentence):
+    with pytest.raises(MeshError, match=sentence):
+        read_mesh(data, ".obj")

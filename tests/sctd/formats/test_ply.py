@@ -167,3 +167,33 @@ def test_meshes_and_empty_point_clouds_are_refused():
     with pytest.raises(PlyError, match=r"^The \.ply has no vertices; expected points\."):
         read_points(write(vertices[:0]))
     assert len(read_points(write(vertices)).points) == 3
+
+
+@pytest.mark.parametrize(
+    ("header", "sentence"),
+    [
+        ("element vertex 2147483648\nproperty float x", "announces 2147483648 of 'vertex', and 6 bytes follow"),
+        ("element vertex 1\nproperty float x\nelement face 9999999999999999999999", "of 'face', and 6 bytes follow"),
+        (
+            "element vertex 1\nproperty list uchar float x\nproperty float y",
+            "lacks the properties z",
+        ),
+    ],
+)
+def test_a_wrong_header_is_refused_before_anything_is_allocated(header, sentence):
+    with pytest.raises(PlyError, match=sentence):
+        read_points(f"ply\nformat ascii 1.0\n{header}\nend_header\n1 2 3\n".encode())
+
+
+@pytest.mark.parametrize("value", ["1e39", "3e38", "-1e19", "nan"])
+def test_a_position_that_cannot_be_rendered_is_refused(value):
+    properties = "property float x\nproperty float y\nproperty float z"
+    head = f"ply\nformat ascii 1.0\nelement vertex 1\n{properties}\nend_header\n"
+    with pytest.raises(PlyError, match=r"^The \.ply has y = .* at vertex 0; expected a finite number"):
+        read_points(f"{head}0 {value} 0\n".encode())
+
+
+def test_lists_are_no_coordinates():
+    properties = "property list uchar float x\nproperty float y\nproperty float z"
+    with pytest.raises(PlyError, match=r"^The \.ply has lists as x; expected a number for each vertex"):
+        read_points(f"ply\nformat ascii 1.0\nelement vertex 1\n{properties}\nend_header\n1 2 3 4\n".encode())

@@ -63,3 +63,44 @@ def test_empty_input_and_other_files_are_refused():
         archive.writestr("meta.json", json.dumps({"means": {}}))
     with pytest.raises(FormatError, match=r"^The \.sog has version None; expected 2\. Export it again\."):
         from_sog(file.getvalue())
+
+
+def changed(**files: bytes | dict) -> bytes:
+    """A bundle of three Gaussians with other files, or other values in meta.json."""
+    archive = zipfile.ZipFile(io.BytesIO(to_sog(some_splats(3))))
+    contents = {name: archive.read(name) for name in archive.namelist()}
+    meta = json.loads(contents["meta.json"]) | files.pop("meta", {})
+    contents |= {"meta.json": json.dumps(meta).encode()} | {f"{name}.webp": image for name, image in files.items()}
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as written:
+        for name, content in contents.items():
+            written.writestr(name, content)
+    return file.getvalue()
+
+
+def webp(width: int, height: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGBA", (width, height)).save(file, "WEBP", lossless=True)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"meta": {"means": None}}, r"meta\.json of the \.sog is invalid \(means: Input should be"),
+        ({"meta": {"count": -1}}, r"is invalid \(count: Input should be greater than 0"),
+        ({"meta": {"count": 2**31}}, r"The \.sog is truncated: meta\.json announces 2147483648 Gaussians"),
+        (
+            {"meta": {"scales": {"codebook": [0.0], "files": ["scales.webp"]}}},
+            r"is invalid \(scales\.codebook: List should",
+        ),
+        ({"meta": {"quats": {"files": ["none.webp"]}}}, r"The image 'none\.webp' of the \.sog cannot be read"),
+        ({"scales": b"GIF89a"}, r"The image 'scales\.webp' of the \.sog cannot be read \(it is no \.webp image\)"),
+        ({"scales": webp(1, 2)}, r"\(it has 1 × 2 pixels for 3 Gaussians\)"),
+        ({"scales": webp(1000, 1000)}, r"\(it has 1000 × 1000 pixels for 3 Gaussians\)"),
+        ({"quats": webp(2, 2)}, r"The \.sog has quaternions of an unknown form"),
+    ],
+)
+def test_wrong_contents_are_named(changes, sentence):
+    with pytest.raises(FormatError, match=sentence):
+        from_sog(changed(**changes))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sctd.formats.common import FormatError
-from sctd.formats.spz import from_spz, to_spz
+from sctd.formats.spz import MAGIC, VERSION, from_spz, to_spz
 from sctd.scene.gaussians import Gaussians
 from tests.support.splats import degrees_between, read_with_gaussforge, some_splats
 
@@ -71,3 +71,19 @@ def test_out_of_range_gaussians_and_other_files_are_refused():
         from_spz(gzip.compress(struct.pack("<IIIBBBB", 0x5053474E, 2, 0, 0, 12, 0, 0)))
     with pytest.raises(FormatError, match=r"^The \.spz is truncated: its header announces 9 Gaussians"):
         from_spz(gzip.compress(struct.pack("<IIIBBBB", 0x5053474E, 3, 9, 0, 12, 0, 0)))
+
+
+def test_what_follows_the_header_is_bounded_by_the_size_of_the_file():
+    """Gaussians that no compression could put into so few bytes are not allocated."""
+    header = struct.pack("<IIIBBBB", MAGIC, VERSION, 2**32 - 1, 3, 12, 0, 0)
+    with pytest.raises(FormatError, match=r"^The \.spz is truncated: its header announces 4294967295 Gaussians"):
+        from_spz(gzip.compress(header + b"\0" * 500))
+    with pytest.raises(FormatError, match=r"^This is not a \.spz \(it ends within its header of 16 bytes\)"):
+        from_spz(gzip.compress(header[:9]))
+
+
+def test_a_wrong_checksum_is_damage():
+    data = bytearray(to_spz(some_splats(2)))
+    data[-5] ^= 1
+    with pytest.raises(FormatError, match=r"^This is not a \.spz \(CRC check failed"):
+        from_spz(bytes(data))
