@@ -240,7 +240,8 @@ class StableDiffusionPrior:
     ) -> Latents:
         """Latents sampled from pure noise with guidance by `texts`, in `steps` steps of one guided prediction each.
 
-        `ddim` ends at time 0. `dpm-solver++(2M)` ends with a first-order step to zero noise.
+        `ddim` ends at time 0. As in diffusers, its first time is far from the noisiest if `steps` does not divide the
+        schedule's steps: 501 for 501 of 1000. `dpm-solver++(2M)` ends with a first-order step to zero noise.
         """
         num_steps = self.schedule.num_steps
         if not 1 <= steps <= num_steps:
