@@ -8,15 +8,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Float32
 
+from evaluation.arrays import from_npz
 from evaluation.errors import EvaluationError
 from evaluation.fid import Moments
 
@@ -79,17 +78,36 @@ def to_bytes(reference: Reference) -> bytes:
 def from_bytes(data: bytes) -> Reference:
     """Read a reference set. Raises EvaluationError if the bytes are not a reference set or were modified."""
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        content = str(arrays.pop("content"))
-        moments = Moments(int(arrays["count"]), arrays["total"], arrays["outer"])
-        reference = Reference(moments, arrays.get("features"), json.loads(str(arrays["made_of"])))
-        key = str(arrays["key"])
-    except (ValueError, OSError, EOFError, KeyError, BadZipFile, zlib.error) as error:
+        arrays = from_npz(data)
+        content, key = str(arrays.pop("content")), str(arrays["key"])
+        reference = _reference(arrays)
+    except KeyError as error:
+        raise EvaluationError(f"not a reference file (.npz written by this program): it has no {error}") from error
+    except ValueError as error:
         raise EvaluationError(f"not a reference file (.npz written by this program): {error}") from error
     if content != _content(arrays) or key != reference.key:
         raise EvaluationError("the reference file was changed after it was written: its digest differs; fetch it again")
     return reference
+
+
+def _reference(arrays: dict[str, np.ndarray]) -> Reference:
+    """Raises KeyError for a missing array, ValueError for one of another shape or type."""
+    count, total, outer, features = arrays["count"], arrays["total"], arrays["outer"], arrays.get("features")
+    try:
+        made_of = json.loads(str(arrays["made_of"]))
+    except (ValueError, RecursionError) as error:
+        raise ValueError("made_of is no JSON") from error
+    dim = total.shape[0] if total.ndim == 1 else -1
+    if not (
+        isinstance(made_of, dict)
+        and (count.shape, count.dtype.kind) == ((), "i")
+        and count > 0
+        and (total.dtype, outer.dtype, outer.shape) == (np.float64, np.float64, (dim, dim))
+        and (features is None or (features.dtype == np.float32 and features.shape[1:] == (dim,)))
+        and all(np.isfinite(array).all() for array in (total, outer, features) if array is not None)
+    ):
+        raise ValueError("an array has another shape or type, or values that are not finite")
+    return Reference(Moments(int(count), total, outer), features, made_of)
 
 
 def _canonical(value: Any) -> str:

@@ -11,14 +11,14 @@ class SctdError(ValueError):
     """Base of all errors that `sctd` raises itself: what was found, what was expected and what to do."""
 
 
-def one_line(error: object) -> str:
+def one_line(error: object, length: int = 160) -> str:
     """The text of a library's error in one line, shortened; a general one if it is about Python's values."""
     text = " ".join(str(error).split())
     if isinstance(error, RecursionError) or re.search("recursion (depth|limit)", text):
         return "it is nested too deeply"
     if not text or isinstance(error, _ABOUT_CODE) or _WORDS.search(text):
         return "its content does not follow the format"
-    return shortened(text)
+    return shortened(text, length)
 
 
 def shortened(text: str, length: int = 160) -> str:

@@ -10,7 +10,7 @@ from pipeline.events.progress import duration
 from pipeline.store import files, lease, manifest
 from pipeline.store.attempts import ATTEMPT, HEADER_BYTES, NUMERIC_FAILURE, SCORING
 from pipeline.store.manifest import Manifest
-from pipeline.store.records import Done, Failed, JobEntry, Record
+from pipeline.store.records import CLAIM_FILE, FAILURE_FILE, Claim, Done, Failed, JobEntry, Record
 from pipeline.store.results import current
 from pipeline.store.run_folder import CHECKPOINT, GENERATION, Store
 
@@ -41,7 +41,8 @@ def table(status: dict[str, Any]) -> str:
     counts = ", ".join(f"{count} {PRINTED.get(state, state)}" for state, count in status["states"].items() if count)
     lines = [f"{status['run']}: {len(status['jobs'])} jobs: {counts}; {status['bytes'] / 2**20:,.1f} MiB"]
     if holder := status["lease"]:
-        lines.append(f"write lease: held by {lease.name_of(holder)}, expires {holder['expires_utc']} unless renewed")
+        until = holder["expires_utc"] or "soon"
+        lines.append(f"write lease: held by {lease.name_of(holder)}, expires {until} unless renewed")
     for job in status["jobs"]:
         if job["state"] in ("done", "waiting"):
             continue
@@ -56,12 +57,12 @@ def table(status: dict[str, Any]) -> str:
 def _job(store: Store, job: JobEntry, about: Manifest, *, is_held: bool) -> dict[str, Any]:
     folder, made = store.item(job.job_id), store.generation(job.job_id)
     record = current(store.record(job.job_id), job, about)
-    attempt = store.read_json(folder / (SCORING if made else ATTEMPT))
+    attempt = store.read_typed(folder / (SCORING if made else ATTEMPT), CLAIM_FILE)
     checkpoint, iteration = folder / CHECKPOINT, None
     if not made and checkpoint.exists():
         iteration = _iteration(files.head(checkpoint, HEADER_BYTES))
     state = _state(record, has_asset=made is not None, is_started=attempt is not None, is_held=is_held)
-    numeric_failure = store.read_json(folder / NUMERIC_FAILURE) or {}
+    numeric_failure = store.read_typed(folder / NUMERIC_FAILURE, FAILURE_FILE)
     last = checkpoint if iteration is not None else folder / GENERATION if made else None
     is_failed = state == "failed"
     return {
@@ -70,11 +71,11 @@ def _job(store: Store, job: JobEntry, about: Manifest, *, is_held: bool) -> dict
         "method": job.method,
         "state": state,
         "iteration": made.iterations if made else iteration,
-        "iterations": made.iterations if made else about.recipe(job.method)["iterations"],
-        "attempt": made.attempt if made else (attempt or {}).get("number"),
+        "iterations": made.iterations if made else about.recipe(job.method).get("iterations"),
+        "attempt": made.attempt if made else attempt and attempt.number,
         "age_seconds": _age(last, attempt),
         "error_kind": record.error_kind if is_failed else "numeric" if numeric_failure else "",
-        "error": record.error if is_failed else numeric_failure.get("error", ""),
+        "error": record.error if is_failed else numeric_failure.error if numeric_failure else "",
         "warnings": list(made.warnings or ()) if made else [],
     }
 
@@ -93,22 +94,22 @@ def _state(record: Record, *, has_asset: bool, is_started: bool, is_held: bool) 
 
 def _iteration(header: bytes) -> int | None:
     try:
-        return json.loads(header.partition(b"\n")[0])["iteration"]
-    except (ValueError, KeyError, TypeError):
+        iteration = json.loads(header.partition(b"\n")[0])["iteration"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
+    return iteration if type(iteration) is int else None
 
 
-def _age(path: Any, attempt: dict[str, Any] | None) -> float | None:
+def _age(path: Any, attempt: Claim | None) -> float | None:
     """Seconds since the last change of a job, by this machine's clock: the file at `path`, else the attempt's start."""
     try:
         if path is not None and (written := path.stat().st_mtime):
             return max(0.0, time.time() - written)
     except FileNotFoundError:  # the job has moved on in the meantime
         return None
-    if attempt is None:
+    if attempt is None or attempt.started_utc is None:
         return None
-    started = datetime.fromisoformat(attempt["started_utc"])
-    return max(0.0, (datetime.now(UTC) - started).total_seconds())
+    return max(0.0, (datetime.now(UTC) - attempt.started_utc).total_seconds())
 
 
 def _next(store: Store, about: Manifest, states: Counter[str], *, is_held: bool) -> str:

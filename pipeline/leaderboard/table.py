@@ -14,6 +14,7 @@ import pandas as pd
 from evaluation.references import require_one_reference
 from evaluation.statistics import mean_over_prompts
 from pipeline.digests import digest
+from pipeline.errors import UserError
 from pipeline.leaderboard import paper_table, user_study
 from pipeline.leaderboard.columns import definitions
 from pipeline.leaderboard.paper_table import PAPER_RECIPES
@@ -21,9 +22,10 @@ from pipeline.plan.metrics import ARROWS, COMPARED, METRICS, PER_VIEW
 from pipeline.reference.distances import DistanceCache
 from pipeline.store.records import Done, Failed, Record
 from pipeline.store.results import RunResults
-from pipeline.store.run_folder import ASSET, EVALUATION
+from pipeline.store.run_folder import ASSET, EVALUATION, damaged
 from pipeline.weights.models import EMBEDDED
 from pipeline.weights.networks import DISTANCES
+from sctd.errors import one_line
 
 FORMULA_MARKS = "=", "+", "-", "@", "\t", "\r"
 
@@ -47,7 +49,9 @@ def leaderboard(
     table = pd.DataFrame(rows)
     if paper is None:
         published = [run for run in runs if run.models != EMBEDDED]
-        paper = any(recipe["name"] in PAPER_RECIPES for run in published for recipe in run.manifest.recipes.values())
+        paper = any(
+            recipe.get("name") in PAPER_RECIPES for run in published for recipe in run.manifest.recipes.values()
+        )
     if not paper:
         return table
     whole = table.select_dtypes("integer").columns  # keep these integers although the paper's rows leave them empty
@@ -70,21 +74,29 @@ def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def csv(table: pd.DataFrame) -> bytes:
-    """A CSV that spreadsheets display as text: `read_csv` restores the values.
+    """A CSV that spreadsheets display as text: `read_csv` restores the values, except that every line ends with "\\n".
 
     A text that a spreadsheet would run as a formula, such as a prompt that starts with "=", gets a leading apostrophe.
     Excel needs a byte-order mark to read other characters than ASCII; without such characters there is none.
     """
-    text = table.map(lambda value: f"'{value}" if _is_formula(value) else value).to_csv(
-        index=False, lineterminator="\n"
-    )
+    text = table.map(_guarded).to_csv(index=False, lineterminator="\n")
     return text.encode("utf-8" if text.isascii() else "utf-8-sig")
 
 
 def read_csv(content: bytes) -> pd.DataFrame:
-    """The table of `csv`."""
-    table = pd.read_csv(io.BytesIO(content), encoding="utf-8-sig")
+    """The table of `csv`. Raises UserError for other bytes."""
+    try:
+        table = pd.read_csv(io.BytesIO(content), encoding="utf-8-sig")
+    except ValueError as error:  # also those of encodings and of pandas' parser
+        raise UserError(f"The table is not a CSV in UTF-8 ({one_line(error)}); generate it again.") from error
     return table.map(lambda value: value[1:] if _is_formula(value) and value.startswith("'") else value)
+
+
+def _guarded(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    value = value.replace("\r\n", "\n").replace("\r", "\n")  # pandas writes a lone "\r" as the end of a row
+    return f"'{value}" if _is_formula(value) else value
 
 
 def _is_formula(value: Any) -> bool:
@@ -137,11 +149,11 @@ def _row(run: RunResults, method: str, cache: DistanceCache) -> dict[str, Any]:
         "run_id": about.run_id,
         "date_utc": session.started_utc,
         "method": method,
-        "recipe": recipe["name"],
+        "recipe": recipe.get("name"),
         "source": "run",
         "comparable": True,
         "guidance": "perp-neg" if recipe.get("guidance.perp_neg") else "cfg",
-        "cfg_scale": recipe["guidance.scale"],
+        "cfg_scale": recipe.get("guidance.scale"),
         "n_prompts": len(records),
         "n_seeds": len({record.seed for record in records}),
         "n_views": about.views,
@@ -188,7 +200,7 @@ def _penalised(run: RunResults, records: list[Record]) -> dict[str, Any]:
     ended = [record for record in records if isinstance(record, Done | Failed)]
     for metric in COMPARED:
         values = [
-            run.blank[record.prompt].get(metric.id)
+            run.blank.get(record.prompt, {}).get(metric.id)
             if isinstance(record, Failed)
             else record.scores.get(metric.id, {}).get("mean")
             for record in ended
@@ -201,12 +213,17 @@ def _penalised(run: RunResults, records: list[Record]) -> dict[str, Any]:
 
 def _distances(run: RunResults, done: list[Done], cache: DistanceCache) -> tuple[dict[str, Any], dict[str, str]]:
     """The distances of all views to each reference, and the references' keys by column."""
-    scored = [np.load(io.BytesIO((run.store.item(record.job_id) / EVALUATION).read_bytes())) for record in done]
+    scored = [run.features(record) for record in done]
     row: dict[str, Any] = {}
     keys = {}
     for distance in run.distances:
         reference = run.reference(distance)
-        features = [arrays[distance.features] for arrays in scored]
+        features, width = [], len(reference.moments.total)
+        for record, arrays in zip(done, scored, strict=True):
+            if (array := arrays.get(distance.metric)) is None or array.shape[1] != width:
+                path = run.store.item(record.job_id) / EVALUATION
+                raise damaged(path, f"expected {distance.features} of width {width}")
+            features.append(array)
         estimates = cache.estimates(distance, features, reference, run.manifest.metric_version)
         for metric, estimate in estimates.items():
             name = f"{metric}@{run.models}"

@@ -9,18 +9,69 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import FiniteFloat, ValidationError
 
+from evaluation.arrays import from_npz
 from pipeline.errors import UserError
 from pipeline.nightly.verdict import JobResult, NightlyRun
 from pipeline.store import files
+from pipeline.store.records import Stored, first_error
 from pipeline.store.run_folder import Store
+from sctd.errors import one_line
 
 ABOUT, FEATURES, HISTORY = "baseline.json", "features.npz", "nights.jsonl"
 SCHEMA_VERSION = 1
+
+
+class _Job(Stored):
+    method: str
+    prompt: str
+    seed: int
+    values: dict[str, FiniteFloat] | None
+    error: str = ""
+
+
+class _Baseline(Stored):
+    """`baseline.json`."""
+
+    schema_version: int
+    accepted: dict[str, str]
+    run_id: str
+    date_utc: str
+    commit: str | None
+    machine: str
+    keys: dict[str, Any]
+    recipes: dict[str, Any]
+    features_sha256: str
+    objects: tuple[_Job, ...]
+
+
+class _Gate(Stored):
+    """A gate in a line of the history."""
+
+    method: str
+    metric: str
+    better: Literal["higher", "lower", "same"]
+    difference: FiniteFloat
+    low: FiniteFloat | None
+    high: FiniteFloat | None
+    delta: FiniteFloat
+    verdict: Literal["PASS", "FAIL", "INCONCLUSIVE"]
+    loss: FiniteFloat
+
+
+class _Line(Stored):
+    """A line of the history."""
+
+    run: str
+    baseline: int
+    date_utc: str = ""
+    verdict: str = ""
+    reason: str = ""
+    gates: tuple[_Gate, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,13 +93,14 @@ def read(folder: Path) -> Pinned:
         )
     place = _place(folder, numbers[-1])
     try:
-        about = json.loads((place / ABOUT).read_bytes())
+        about = _Baseline.model_validate_json((place / ABOUT).read_bytes())
         features = (place / FEATURES).read_bytes()
-        if about["schema_version"] != SCHEMA_VERSION or about["features_sha256"] != _sha256(features):
+        if about.schema_version != SCHEMA_VERSION or about.features_sha256 != _sha256(features):
             raise ValueError("baseline.json and features.npz do not belong together")
-        return Pinned(numbers[-1], _nightly_run(about, features), about["accepted"])
-    except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
-        raise UserError(f"{place} is damaged ({error}); restore it, or set a new baseline.") from error
+        return Pinned(numbers[-1], _nightly_run(about, features), about.accepted)
+    except (OSError, ValueError) as error:
+        reason = one_line(first_error(error) if isinstance(error, ValidationError) else error)
+        raise UserError(f"{place} is damaged ({reason}); restore it, or set a new baseline.") from error
 
 
 def pin(folder: Path, nightly_run: NightlyRun, accepted: dict[str, str]) -> Pinned:
@@ -83,10 +135,12 @@ def history(folder: Path, number: int) -> list[dict[str, Any]]:
     """The history of nightly runs compared with this baseline, oldest first; the last line of a run counts."""
     path = folder / HISTORY
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        found = [_Line.model_validate_json(line) for line in lines]
     except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); remove the line, or the file.") from error
-    by_run = {line["run"]: line for line in lines if line["baseline"] == number}
+        reason = one_line(first_error(error) if isinstance(error, ValidationError) else error)
+        raise UserError(f"{path} is damaged ({reason}); remove the line, or the file.") from error
+    by_run = {line.run: line.to_json() for line in found if line.baseline == number}
     return list(by_run.values())
 
 
@@ -116,18 +170,20 @@ def _features(objects: Sequence[JobResult]) -> bytes:
     return file.getvalue()
 
 
-def _nightly_run(about: dict[str, Any], features: bytes) -> NightlyRun:
+def _nightly_run(about: _Baseline, features: bytes) -> NightlyRun:
+    """Raises ValueError for damaged features."""
     arrays: dict[int, dict[str, np.ndarray]] = {}
-    with np.load(io.BytesIO(features)) as file:
-        for name in file.files:
-            number, _, distance = name.partition(" ")
-            arrays.setdefault(int(number), {})[distance] = file[name]
+    for name, array in from_npz(features).items():
+        number, _, distance = name.partition(" ")
+        if array.ndim != 2 or array.dtype.kind != "f":
+            raise ValueError(f"{FEATURES} has arrays of another shape or type")
+        arrays.setdefault(int(number), {})[distance] = array
     objects = tuple(
-        JobResult(one["method"], one["prompt"], one["seed"], one["values"], one.get("error", ""), arrays.get(i, {}))
-        for i, one in enumerate(about["objects"])
+        JobResult(one.method, one.prompt, one.seed, one.values, one.error, arrays.get(i, {}))
+        for i, one in enumerate(about.objects)
     )
     names = "run_id", "date_utc", "commit", "machine", "keys", "recipes"
-    return NightlyRun(**{name: about[name] for name in names}, objects=objects)
+    return NightlyRun(**{name: getattr(about, name) for name in names}, objects=objects)
 
 
 def _sha256(content: bytes) -> str:

@@ -1,15 +1,10 @@
 """A finished run as a nightly run: what is compared of it, and the references of its distances."""
 
-import io
-
-import numpy as np
-
 from evaluation.references import Reference
 from pipeline.nightly import verdict as nightly
 from pipeline.plan.metrics import COMPARED, PER_VIEW
 from pipeline.store.records import Done, Record
 from pipeline.store.results import RunResults
-from pipeline.store.run_folder import EVALUATION
 
 
 def nightly_run(finished: RunResults) -> nightly.NightlyRun:
@@ -41,9 +36,7 @@ def _result(finished: RunResults, record: Record) -> nightly.JobResult:
         values["loss"] = facts.mean_loss
     if not facts.resumed_from:  # otherwise it covers only the time since the checkpoint
         values["time"] = facts.seconds
-    with np.load(io.BytesIO((finished.store.item(record.job_id) / EVALUATION).read_bytes())) as file:
-        features = {d.metric: file[d.features] for d in finished.distances if d.features in file.files}
-    return nightly.JobResult(*about, values, "", features)
+    return nightly.JobResult(*about, values, "", finished.features(record))
 
 
 def references(finished: RunResults) -> dict[str, Reference]:

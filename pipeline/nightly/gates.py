@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import UserError, nearest
 from pipeline.plan.metrics import GATED
+from sctd.errors import one_line
 
 BUNDLED = Path(__file__).with_name("gates.toml")
 CONFIDENCE = "confidence"
@@ -40,8 +41,8 @@ def read(path: Path | None) -> Gates:
     path = path or BUNDLED
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
+    except (OSError, ValueError, RecursionError) as error:
+        reason = one_line(error)
         raise UserError(
             f"{path} is not a valid gates file ({reason}); write TOML as shown in docs/nightly.md."
         ) from error

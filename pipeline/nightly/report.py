@@ -5,9 +5,12 @@ from dataclasses import asdict
 from typing import Any
 from xml.etree import ElementTree
 
+from pydantic import TypeAdapter, field_validator
+
 from pipeline.nightly.baseline import Pinned
 from pipeline.nightly.verdict import FAIL, INCONCLUSIVE, GateResult, NightlyRun, Verdict
 from pipeline.plan.metrics import ARROWS
+from pipeline.store.records import Stored
 
 HEAD = "metric", "method", "prompts", "difference", "interval", "δ", "p", "p (Holm)", "verdict"
 
@@ -61,6 +64,24 @@ def junit(verdict: Verdict, candidate: NightlyRun) -> bytes:
             ElementTree.SubElement(case, "system-out").text = _printable(reason)
     ElementTree.indent(suites)
     return bytes(ElementTree.tostring(suites, encoding="utf-8", xml_declaration=True)) + b"\n"
+
+
+class VerdictFile(Stored):
+    """`verdict.json`, as far as the report pages read it."""
+
+    verdict: str
+    reason: str
+    gates: tuple[GateResult, ...]
+
+    @field_validator("gates")
+    @classmethod
+    def _are_printable(cls, gates: tuple[GateResult, ...]) -> tuple[GateResult, ...]:
+        if any(gate.better not in ARROWS or (gate.low is None) != (gate.high is None) for gate in gates):
+            raise ValueError("a gate has no direction, or half an interval")
+        return gates
+
+
+VERDICT_FILE = TypeAdapter(VerdictFile)
 
 
 def document(verdict: Verdict, pinned: Pinned, candidate: NightlyRun) -> dict[str, Any]:

@@ -6,17 +6,20 @@ A recipe file is YAML or JSON with the nested keys of a recipe. Missing keys are
 
 import json
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
-from pipeline.errors import UserError, nearest
+from pipeline.errors import UserError, nearest, shortened
 from pipeline.plan.sweep import Sweep, from_file
 from sctd.recipe.custom_objective import is_custom
 from sctd.recipe.methods import METHODS
 from sctd.recipe.presets import RECIPES
 from sctd.recipe.recipe import Recipe, RecipeError, from_json
+
+MOST_PARTS = 100_000  # keys, values and marks between them
 
 
 class Base(NamedTuple):
@@ -61,20 +64,30 @@ def settings(options: Iterable[str]) -> dict[str, Any]:
     return found
 
 
+def _plain(tree: Any) -> Any:
+    """The tree as JSON stores it. Raises ValueError or TypeError if it cannot, or if aliases make it very large."""
+    parts = list(islice(json.JSONEncoder().iterencode(tree), MOST_PARTS + 1))
+    if len(parts) > MOST_PARTS:
+        raise ValueError(f"it has more than {MOST_PARTS:,} keys and values")
+    return json.loads("".join(parts))
+
+
 def _from_file(path: Path) -> Base:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is a subset of YAML
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} cannot be read as a recipe ({reason}); write keys and values in YAML.") from error
+        tree = _plain(yaml.safe_load(path.read_text(encoding="utf-8")))  # JSON is a subset of YAML
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise UserError(
+            f"{path} cannot be read as a recipe ({shortened(reason, 200)}); write keys and values in YAML."
+        ) from error
     if not isinstance(tree, dict):
         raise UserError(f"{path} contains no keys; write a recipe's keys and values in YAML, as in 'iterations: 300'.")
     base = tree.pop("base", "embedded")
-    if base not in RECIPES:
-        raise UserError(f"{path}: unknown base {base!r}; choose from {', '.join(RECIPES)}.")
+    if not isinstance(base, str) or base not in RECIPES:
+        raise UserError(f"{path}: unknown base {shortened(repr(base))}; choose from {', '.join(RECIPES)}.")
     sweep = tree.pop("sweep", None)
     try:
         recipe = from_json(json.dumps({"name": path.stem, **tree}), RECIPES[base]())
-    except (RecipeError, TypeError) as error:
+    except RecipeError as error:
         raise UserError(f"{path}: {error}.") from error
     return Base(recipe, [] if sweep is None else from_file(path, sweep, recipe))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.digests import digest
-from pipeline.errors import UserError
+from pipeline.errors import UserError, shortened
 from pipeline.plan.jobs import Method, without_machine
 from sctd.recipe import names
 from sctd.recipe.custom_objective import CustomObjectiveError
@@ -55,15 +55,17 @@ def from_file(path: Path, tree: Any, recipe: Recipe) -> list[Sweep]:
     sweeps: list[Sweep] = []
     for mapping in tree if isinstance(tree, list) and tree else [tree]:
         if not isinstance(mapping, dict) or not mapping:
+            found = shortened(repr(mapping), 200)
             raise UserError(
-                f"{path}: sweep is {mapping!r}; expected keys with lists of values, as in 'times.num_segments: [1, 3, "
+                f"{path}: sweep is {found}; expected keys with lists of values, as in 'times.num_segments: [1, 3, "
                 "5]', or a list of such mappings."
             )
         sweep = {key: value if isinstance(value, list) else [value] for key, value in names.leaves(mapping)}
         for key, values in sweep.items():
             _check_key(key, recipe, str(path))
             if not values or (_is_pair(key, recipe) and not all(isinstance(value, list | str) for value in values)):
-                raise UserError(f"{path}: sweep {key} is {values}; expected a list of values of the recipe key's type.")
+                found = shortened(repr(values), 200)
+                raise UserError(f"{path}: sweep {key} is {found}; expected a list of values of the recipe key's type.")
         sweeps.append(sweep)
     return sweeps
 
@@ -135,7 +137,7 @@ def _method(
         if not cell:
             raise UserError(f"--set: {error}.") from error
         label = _label(name, cell, short)
-        raise UserError(f"The sweep cell {label!r} is invalid: {error}.") from error
+        raise UserError(f"The sweep cell {shortened(label, 200)!r} is invalid: {error}.") from error
     swept = {key: value_of(recipe, key) for key in cell}
     objective = recipe.objective.display_name
     is_as_chosen = objective == base.objective.display_name and f"{name}-".startswith(f"{objective}-")

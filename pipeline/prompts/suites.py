@@ -17,6 +17,7 @@ from typing import Any
 
 from pipeline.errors import UserError, nearest, shortened
 from pipeline.prompts.prompt import Prompt
+from sctd.errors import one_line
 
 MAX_CHARACTERS = 1000  # far more than any prior reads; the exact limit is its number of tokens
 TEXT_MARKS = "\u00a0\u200c\u200d\u202f\u3000"  # special spaces, and joiners as in emoji and Persian
@@ -111,9 +112,9 @@ def _from_json(path: Path, documents: Iterable[str]) -> Iterator[str]:
         if document.strip():
             try:
                 found = json.loads(document)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(
-                    f"{path} is not valid JSON ({error}); correct it, or write one prompt per line."
+                    f"{path} is not valid JSON ({one_line(error)}); correct it, or write one prompt per line."
                 ) from error
             yield from texts(found)
 
@@ -136,7 +137,7 @@ def _check_text(path: Path, lines: Sequence[str]) -> None:
     if re.fullmatch(r"\w+([,;\t]\w+)+", first) and "prompt" in re.split(r"[,;\t]", first):
         kind = "a table"
     if first.startswith(("{", "[")):
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             json.loads("\n".join(lines))
             kind = "JSON"
     if kind:
@@ -153,7 +154,7 @@ def _prompt(line: str) -> Prompt:
     text, _, shape_text = (part.strip() for part in line.partition("|"))
     if not text:
         raise UserError('The prompt is empty; describe an object, as in "a red mushroom".')
-    if wrong := next((letter for letter in text if not letter.isprintable() and letter not in TEXT_MARKS), None):
+    if wrong := next((letter for letter in line if not letter.isprintable() and letter not in TEXT_MARKS), None):
         name = unicodedata.name(wrong, "a control character")
         raise UserError(
             f"The prompt {text!r} contains {name} (U+{ord(wrong):04X}), which cannot be printed; write it as one line "

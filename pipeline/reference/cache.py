@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from evaluation.arrays import ArraysError, from_npz
 from pipeline.digests import digest
 from pipeline.store.run_folder import Store
+from sctd.errors import one_line
 
 PNG_EFFORT = 1  # zlib level: four times as fast as the default 6, files a tenth larger
-DAMAGES = ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error
+DAMAGES = ValueError, OSError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error
 
 
 class DamagedError(ValueError):
@@ -57,12 +59,14 @@ class Shards:
         """The features of a shard of `count` images. Raises DamagedError."""
         path = self.file(start)
         try:
-            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-                features, key = file["features"], str(file["key"])
-        except DAMAGES as error:
+            arrays = from_npz(path.read_bytes())
+        except (OSError, ArraysError) as error:
             raise DamagedError(f"{path} is damaged ({error})") from error
+        features, key = arrays.get("features", np.empty(0)), str(arrays.get("key", "no key"))
+        if features.ndim != 2 or features.dtype.kind != "f":
+            raise DamagedError(f"{path} is damaged (it has no features)")
         if key != self.key or len(features) != count:
-            found = f"{len(features)} features of {key[:16]}, expected {count} of {self.key[:16]}"
+            found = f"{len(features)} features of {' '.join(key[:16].split())}, expected {count} of {self.key[:16]}"
             raise DamagedError(f"{path} is damaged (it has {found})")
         return features
 
@@ -73,7 +77,7 @@ class Shards:
             with zipfile.ZipFile(path) as file:
                 pngs = [file.read(name) for name in sorted(file.namelist())]
         except DAMAGES as error:
-            raise DamagedError(f"{path} is damaged ({error}); delete it to generate it again") from error
+            raise DamagedError(f"{path} is damaged ({one_line(error)}); delete it to generate it again") from error
         if len(pngs) != count:
             found = f"it has {len(pngs)} images, expected {count}"
             raise DamagedError(f"{path} is damaged ({found}); delete it to generate it again")

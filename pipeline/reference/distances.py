@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from pydantic import FiniteFloat, TypeAdapter
 
 from evaluation.jackknife import Estimate, frechet
 from evaluation.kid import kernel_distance
@@ -17,6 +18,8 @@ from evaluation.references import Reference
 from pipeline.store.run_folder import DISTANCES as CACHE
 from pipeline.store.run_folder import Store
 from pipeline.weights.networks import Distance
+
+CACHE_FILE = TypeAdapter(dict[str, tuple[FiniteFloat, FiniteFloat | None]])  # value and standard error
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class DistanceCache:
     @classmethod
     def read(cls, stores: Iterable[Store]) -> "DistanceCache":
         """The cache of these run folders."""
-        files = (store.read_json(store.root / CACHE) or {} for store in stores)
+        files = (store.read_typed(store.root / CACHE, CACHE_FILE) or {} for store in stores)
         return cls({key: estimate for file in files for key, estimate in file.items()})
 
     def estimates(

@@ -1,6 +1,5 @@
 """The contents of the report pages, read from run folders: entries by prompt, leaderboard cells, recipes. No HTML."""
 
-import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -16,12 +15,12 @@ from pipeline.errors import UserError
 from pipeline.leaderboard.columns import definitions
 from pipeline.leaderboard.table import rows_of
 from pipeline.nightly import report as nightly_report
-from pipeline.nightly.verdict import GateResult
+from pipeline.nightly.report import VERDICT_FILE
 from pipeline.plan.metrics import ARROWS, COMPARED, METRICS
 from pipeline.store import files
 from pipeline.store.records import Record
 from pipeline.store.results import RunResults
-from pipeline.store.run_folder import ASSET, CONTACT, EVALUATION, TURNTABLE, VERDICT
+from pipeline.store.run_folder import ASSET, CONTACT, EVALUATION, TURNTABLE, VERDICT, damaged
 
 SIGNIFICANCE = 0.05  # largest Holm-adjusted p at which a method differs significantly from the best
 EVENTS = "events"
@@ -58,8 +57,12 @@ class Entry:
         """The score of each view by metric, starting at the front; empty if the asset was not scored."""
         if not self.record.scores or not self.has(EVALUATION):
             return {}
-        with np.load(io.BytesIO(files.read(self.folder / EVALUATION))) as file:
-            return {m.id: np.asarray(file[m.id], float) for m in COMPARED if m.id in file.files}
+        path = self.folder / EVALUATION
+        arrays = self.run.store.read_arrays(path)
+        found = {metric.id: arrays[metric.id] for metric in COMPARED if metric.id in arrays}
+        if any(array.ndim != 1 or array.dtype.kind not in "fiu" for array in found.values()):
+            raise damaged(path, "the scores of the views have another shape or type")
+        return {name: array.astype(float) for name, array in found.items()}
 
 
 def azimuths(values: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -188,7 +191,7 @@ def progress(runs: Sequence[RunResults]) -> dict[str, list[dict[str, Any]]]:
             for line in files.read(path).decode(errors="replace").splitlines():
                 try:
                     record = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     continue
                 if isinstance(record, dict) and record.get("stage") == "generate" and record.get("iteration"):
                     found.setdefault(str(record.get("job_id")), []).append(record)
@@ -197,12 +200,12 @@ def progress(runs: Sequence[RunResults]) -> dict[str, list[dict[str, Any]]]:
 
 def verdict(run: RunResults) -> dict[str, Any] | None:
     """The regression verdict of a nightly run with its gates as rows; None for other runs."""
-    found = run.store.read_json(run.store.root / VERDICT)
+    found = run.store.read_typed(run.store.root / VERDICT, VERDICT_FILE)
     if found is None:
         return None
-    rows = [nightly_report.cells(GateResult(**gate)) for gate in found["gates"]]
-    reasons = [gate["reason"] for gate in found["gates"]]
-    return found | {"head": nightly_report.HEAD, "rows": list(zip(rows, reasons, strict=True))}
+    rows = [nightly_report.cells(gate) for gate in found.gates]
+    reasons = [gate.reason for gate in found.gates]
+    return found.to_json() | {"head": nightly_report.HEAD, "rows": list(zip(rows, reasons, strict=True))}
 
 
 def origin(run: RunResults) -> dict[str, Any]:

@@ -10,6 +10,7 @@ items/<job>/  attempt.json                       token of the newest attempt; ol
 
 import hashlib
 import json
+import math
 import os
 import secrets
 import socket
@@ -18,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.store import files
-from pipeline.store.records import GenerationFacts
+from pipeline.store.records import CLAIM_FILE, FAILURE_FILE, GenerationFacts
 from pipeline.store.run_folder import ASSET, CHECKPOINT, CONTACT, GENERATION, TURNTABLE, Store
 
 ATTEMPT, SCORING, ACCEPTED, BEFORE = "attempt.json", "judging.json", "accepted", "checkpoint-before"
@@ -52,10 +53,17 @@ class Checkpoint:
     def from_bytes(cls, content: bytes) -> "Checkpoint":
         """Raises ValueError if the bytes are not a valid checkpoint."""
         header, _, state = content.partition(b"\n")
-        about = json.loads(header)
+        try:
+            about = json.loads(header)
+        except RecursionError as error:
+            raise ValueError("its header is nested too deeply") from error
         if not isinstance(about, dict) or about.pop("sha256", None) != _sha256(state):
             raise ValueError("the digest does not match the state")
-        return cls(**about, state=state)
+        found = cls(**about, state=state)
+        numbers = found.seconds, found.log_loss
+        if type(found.iteration) is not int or found.iteration < 0 or not all(map(_is_finite, numbers)):
+            raise ValueError("its header has other values than numbers")
+        return found
 
     @classmethod
     def read(cls, path: Path) -> "Checkpoint":
@@ -82,8 +90,8 @@ class Fence:
     @classmethod
     def claim(cls, store: Store, job_id: str, file: str) -> "Fence":
         """Claim the token; the previous holder loses it."""
-        before = store.read_json(store.item(job_id) / file) or {}
-        fence = cls(store, job_id, file, before.get("number", 0) + 1, secrets.token_hex(4))
+        before = store.read_typed(store.item(job_id) / file, CLAIM_FILE)
+        fence = cls(store, job_id, file, before.number + 1 if before else 1, secrets.token_hex(4))
         about = {"number": fence.number, "token": fence.token, "host": socket.gethostname(), "pid": os.getpid()}
         store.write_json(fence.folder / file, about | {"started_utc": datetime.now(UTC).isoformat(timespec="seconds")})
         return fence
@@ -94,9 +102,9 @@ class Fence:
 
     def check(self) -> None:
         """Raise SupersededError if another process has claimed the token."""
-        now = self.store.read_json(self.folder / self.file)
-        if now is None or now["token"] != self.token:
-            reason = "the job is done" if now is None else f"attempt {now['number']} has started"
+        now = self.store.read_typed(self.folder / self.file, CLAIM_FILE)
+        if now is None or now.token != self.token:
+            reason = "the job is done" if now is None else f"attempt {now.number} has started"
             raise SupersededError(f"attempt {self.number} of job {self.job_id} was superseded: {reason}")
 
     def write(self, path: Path, content: bytes) -> None:
@@ -138,7 +146,8 @@ class Attempt:
     @property
     def sub_seed(self) -> int:
         """The number of numeric failures of this job so far. Each value gives other random numbers."""
-        return (self.store.read_json(self.fence.folder / NUMERIC_FAILURE) or {}).get("sub_seed", 0)
+        found = self.store.read_typed(self.fence.folder / NUMERIC_FAILURE, FAILURE_FILE)
+        return found.sub_seed if found else 0
 
     def record_numeric_failure(self, error: str, iteration: int, restart: Checkpoint | None) -> None:
         """Make the next attempt start from `restart` with other random numbers. Raises SupersededError."""
@@ -188,6 +197,10 @@ def _clear(store: Store, folder: Path) -> None:
             path.rmdir()
     for name in (CHECKPOINT, BEFORE, NUMERIC_FAILURE, ATTEMPT, ACCEPTED):
         files.remove(folder / name)
+
+
+def _is_finite(value: object) -> bool:
+    return type(value) in (int, float) and abs(value) < math.inf  # type: ignore[arg-type]
 
 
 def _sha256(content: bytes) -> str:

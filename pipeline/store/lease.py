@@ -24,6 +24,7 @@ from pipeline.store import files
 
 FOLDER = ".lease"
 SECONDS, RENEWALS = 60.0, 6  # duration of a lease, and renewals in that time
+FIELDS = {"token": str, "host": str, "namespace": str, "pid": int, "expires_utc": str}  # of a lease file
 
 Report = Callable[[str], None]
 
@@ -119,17 +120,22 @@ def holder(root: Path) -> dict[str, Any] | None:
     """The content of the newest lease file; None if there is none."""
     for path in reversed(_held(root)):
         try:
-            return json.loads(files.read(path))
+            found = json.loads(files.read(path))
         except FileNotFoundError:
             continue  # released in the meantime
-        except ValueError:
-            return {"epoch": int(path.stem), "token": ""}
+        except (ValueError, RecursionError):
+            found = None
+        known = found if isinstance(found, dict) else {}
+        about = {key: known[key] for key, kind in FIELDS.items() if type(known.get(key)) is kind}
+        if not 0 < about.get("pid", 1) < 2**31:
+            del about["pid"]
+        return {"epoch": int(path.stem), "token": "", **about}
     return None
 
 
 def name_of(about: dict[str, Any]) -> str:
     """The holder of a lease, for messages."""
-    return f"process {about['pid']} on {about['host']}" if "pid" in about else "another command"
+    return f"process {about['pid']} on {about['host']}" if {"pid", "host"} <= about.keys() else "another command"
 
 
 def _acquired(root: Path, option: str, report: Report, *, alone: bool, seconds: float) -> Lease:
@@ -161,7 +167,7 @@ def _refusal(root: Path, other: dict[str, Any], option: str) -> UserError:
 
 def _has_exited(about: dict[str, Any], *, alone: bool) -> bool:
     """Whether the holder was a process of this machine that has exited."""
-    if (about.get("host"), about.get("namespace")) != (socket.gethostname(), _namespace()):
+    if "pid" not in about or (about.get("host"), about.get("namespace")) != (socket.gethostname(), _namespace()):
         return False
     try:
         os.kill(about["pid"], 0)
@@ -181,4 +187,5 @@ def _namespace() -> str:
 
 
 def _held(root: Path) -> list[Path]:
-    return sorted((root / FOLDER).glob("[0-9]*.json"), key=lambda path: path.name)
+    found = (path for path in (root / FOLDER).glob("[0-9]*.json") if path.stem.isascii() and path.stem.isdecimal())
+    return sorted(found, key=lambda path: path.name)

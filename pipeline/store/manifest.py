@@ -16,7 +16,7 @@ from pipeline.errors import UserError, shortened
 from pipeline.plan.protocol import Protocol
 from pipeline.plan.run import METRIC_VERSION, Run
 from pipeline.store.records import JobEntry, Stored
-from pipeline.store.run_folder import Store
+from pipeline.store.run_folder import Store, damaged
 from pipeline.weights.models import SCORERS, Weights
 from sctd.recipe.names import current as current_name
 from sctd.recipe.names import current_tree, leaves
@@ -144,12 +144,31 @@ MANIFEST_FILE = TypeAdapter(Manifest)
 def find(store: Store) -> Manifest | None:
     """The manifest of a folder; None if it contains no run. Raises UserError if it is damaged or of a newer version."""
     path = store.root / FILE
-    if (found := store.read_typed(path, MANIFEST_FILE)) and found.schema_version > SCHEMA_VERSION:
+    if (found := store.read_typed(path, MANIFEST_FILE)) is None:
+        return None
+    if found.schema_version > SCHEMA_VERSION:
         raise UserError(
             f"{path} has schema version {found.schema_version}, and this version of segmentdreamer reads up to "
             f"{SCHEMA_VERSION}; upgrade segmentdreamer."
         )
+    if problem := next(_contradictions(found), None):
+        raise damaged(path, problem)
     return found
+
+
+def _contradictions(found: Manifest) -> Iterator[str]:
+    """What readers rely on and types cannot say."""
+    if not found.sessions:
+        yield "sessions: it has none"
+    if len({job.job_id for job in found.jobs}) < len(found.jobs):
+        yield "jobs: two have the same job_id"
+    for job in found.jobs:
+        if job.method not in found.recipes:
+            yield f"recipes: {job.method!r} is missing"
+    for method in found.recipes:
+        settings = found.settings(method)
+        if not isinstance(settings.get("name", ""), str) or type(settings.get("guidance.scale", 0)) not in (int, float):
+            yield f"recipes.{method}: its name or guidance.scale has another type"
 
 
 def read(store: Store) -> Manifest:

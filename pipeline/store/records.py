@@ -8,7 +8,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_serializer, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from cluster.scheduling.executor import Outcome
 from pipeline.plan.jobs import Job
@@ -83,6 +93,31 @@ class ScoredAsset:
     seconds: float
 
 
+class Claim(Stored):
+    """`attempt.json` and `judging.json`: the newest attempt at a job."""
+
+    number: Annotated[int, Field(ge=1)]
+    token: str
+    started_utc: AwareDatetime | None = None
+
+
+class NumericFailure(Stored):
+    """`breakdown.json`: the numeric failures of a job so far."""
+
+    sub_seed: Annotated[int, Field(ge=1)]
+    error: str = ""
+
+
+class BlankScores(Stored):
+    """`blank.json`: the scores of a white image for each prompt, by metric."""
+
+    evaluation: str | None = None
+    scores: dict[str, dict[str, Annotated[float, Field(ge=-1e30, le=1e30)]]] = {}
+
+
+CLAIM_FILE, FAILURE_FILE, BLANK_FILE = TypeAdapter(Claim), TypeAdapter(NumericFailure), TypeAdapter(BlankScores)
+
+
 class JobEntry(Stored):
     """A job in `run.json`. Its records repeat these fields, without `shape_prompt`."""
 
@@ -132,6 +167,14 @@ class Record(JobEntry):
     scores: Scores = {}
     evaluation_seconds: float | None = None
     generation: GenerationFacts | None = None
+
+    @field_validator("scores")
+    @classmethod
+    def _are_complete(cls, scores: Scores) -> Scores:
+        for metric, summary in scores.items():
+            if missing := sorted({"mean", "sd", "p10"} - summary.keys()):
+                raise ValueError(f"{metric} has no {missing[0]}")
+        return scores
 
 
 class Unfinished(Record):

@@ -10,12 +10,14 @@ from pipeline.errors import UserError
 from pipeline.plan.jobs import Job
 from pipeline.store import manifest
 from pipeline.store.manifest import Manifest
-from pipeline.store.records import Done, Failed, JobEntry, Record, StoredRecord, Unfinished
-from pipeline.store.run_folder import BLANK, Store
+from pipeline.store.records import BLANK_FILE, Done, Failed, JobEntry, Record, StoredRecord, Unfinished
+from pipeline.store.run_folder import BLANK, EVALUATION, Store, damaged
 from pipeline.weights.models import digest_of
 from pipeline.weights.networks import DISTANCES, REQUIRED, Distance
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from evaluation.references import Reference
 
 
@@ -64,8 +66,18 @@ class RunResults:
     @cached_property
     def blank(self) -> dict[str, dict[str, float]] | None:
         """The scores of a white image for each prompt, by the same scorers; None if there are none."""
-        found = self.store.read_json(self.store.root / BLANK) or {}
-        return found.get("scores") if found.get("evaluation") == self.manifest.evaluation else None
+        found = self.store.read_typed(self.store.root / BLANK, BLANK_FILE)
+        return found.scores if found and found.evaluation == self.manifest.evaluation else None
+
+    def features(self, record: Done) -> dict[str, "np.ndarray"]:
+        """The features of a job's views, [views, width] by distance. Raises UserError for a damaged file."""
+        path = self.store.item(record.job_id) / EVALUATION
+        arrays = self.store.read_arrays(path)
+        found = {each.metric: arrays[each.features] for each in self.distances if each.features in arrays}
+        for array in found.values():
+            if array.ndim != 2 or array.dtype.kind != "f" or not all(array.shape):
+                raise damaged(path, "an array has another shape or type")
+        return found
 
     @property
     def distances(self) -> list[Distance]:

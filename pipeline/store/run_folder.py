@@ -7,6 +7,7 @@ items/<job>/     asset.ply  turntable.mp4  contact.png  generation.json  evaluat
 
 import errno
 import json
+import math
 import os
 import shutil
 import socket
@@ -14,14 +15,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, shortened
 from pipeline.store import files
 from pipeline.store.lease import Lease, Report, held
 from pipeline.store.records import RECORD_FILE, GenerationFacts, Stored, StoredRecord, first_error
+from sctd.errors import one_line
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ASSET, TURNTABLE, CONTACT = "asset.ply", "turntable.mp4", "contact.png"
 GENERATION, EVALUATION, RECORD, CHECKPOINT = "generation.json", "evaluation.npz", "record.json", "checkpoint"
@@ -36,6 +41,7 @@ NO_LOCKS = errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK  # errors of shared file sy
 GENERATION_FILE = TypeAdapter(GenerationFacts)
 
 T = TypeVar("T")
+_MISSING = object()
 
 
 @dataclass(frozen=True)
@@ -75,20 +81,37 @@ class Store:
         self.write(path, (json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
     def read_json(self, path: Path) -> Any:
-        """The value in a JSON file of this program; None if the file is missing. Raises UserError if it is damaged."""
-        try:
-            return json.loads(files.read(path))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except ValueError as error:
-            raise _damaged(path, str(error)) from error
+        """The object in a JSON file of this program; None if the file is missing. Raises UserError if it is damaged."""
+        found = self._load(path)
+        if found is not _MISSING and not isinstance(found, dict):
+            raise damaged(path, "it contains no JSON object")
+        return None if found is _MISSING else found
 
     def read_typed(self, path: Path, form: TypeAdapter[T]) -> T | None:
         """Like `read_json`, as a typed value. The error names the first missing or invalid field."""
         try:
-            return None if (value := self.read_json(path)) is None else form.validate_python(value)
+            return None if (value := self._load(path)) is _MISSING else form.validate_python(value)
         except ValidationError as error:
-            raise _damaged(path, first_error(error)) from error
+            raise damaged(path, first_error(error)) from error
+
+    def _load(self, path: Path) -> Any:
+        try:
+            return json.loads(files.read(path), parse_float=_finite, parse_constant=_finite)
+        except (FileNotFoundError, NotADirectoryError):
+            return _MISSING
+        except (ValueError, RecursionError) as error:
+            raise damaged(path, one_line(error)) from error
+
+    def read_arrays(self, path: Path) -> dict[str, "np.ndarray"]:
+        """The arrays of an `.npz` file of this program. Raises UserError if it is missing or damaged."""
+        from evaluation.arrays import ArraysError, from_npz
+
+        try:
+            return from_npz(files.read(path))
+        except FileNotFoundError as error:
+            raise damaged(path, "it is missing") from error
+        except ArraysError as error:
+            raise damaged(path, str(error)) from error
 
     def record(self, job_id: str) -> StoredRecord | None:
         """The record of a job; None if it has not finished."""
@@ -172,15 +195,23 @@ class Store:
                 file.truncate(0)
 
 
-def _damaged(path: Path, reason: str) -> UserError:
-    return UserError(f"{path} is damaged ({reason}); delete it to have its content generated again.")
+def _finite(text: str) -> float:
+    """Raises ValueError for NaN and infinity, which are never written."""
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text[:20]} is no finite number")
+    return value
+
+
+def damaged(path: Path, reason: str) -> UserError:
+    """The error about a file of the run folder with other content than this program writes."""
+    return UserError(f"{path} is damaged ({shortened(reason, 200)}); delete it to have its content generated again.")
 
 
 def _owner(text: str) -> str:
     try:
         owner = json.loads(text)
         return f"process {owner['pid']} on {owner['host']}"
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "another command"
 
 

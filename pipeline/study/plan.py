@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from pipeline.errors import UserError, nearest
 from pipeline.store import manifest
 from pipeline.store.manifest import Manifest
-from pipeline.store.run_folder import TURNTABLE, Store
+from pipeline.store.run_folder import TURNTABLE, Store, damaged
 
 FILE, CLIPS, DATABASE = "study.json", "clips", "study.sqlite"
 FEWEST, MOST = 2, 8  # methods that can be ranked at once
@@ -115,6 +115,11 @@ def read(store: Store) -> StudyPlan:
     """Raises UserError if the folder contains no study."""
     if (found := store.read_typed(store.root / FILE, TypeAdapter(StudyPlan))) is None:
         raise UserError(f"{store.root} contains no study (no {FILE}); create one with segmentdreamer study create.")
+    methods = len(found.competitors)
+    if not FEWEST <= methods <= MOST or not found.prompts or len(set(found.competitors)) < methods:
+        raise damaged(store.root / FILE, f"it has {methods} methods and {len(found.prompts)} prompts")
+    if [len(videos) for videos in found.turntables] != [methods] * len(found.prompts):
+        raise damaged(store.root / FILE, "turntables: expected one for each prompt and method")
     return found
 
 

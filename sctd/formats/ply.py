@@ -161,7 +161,6 @@ def _check_counts(data: bytes) -> None:
             )
 
 
-
 def _columns(vertices: np.ndarray, names: tuple[str, ...]) -> Float[Tensor, "num columns"]:
     """These properties as columns in float32. Raises PlyError if one is missing."""
     present = vertices.dtype.names or ()

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from sctd.errors import SctdError
+from sctd.errors import SctdError, one_line, shortened
 from sctd.recipe import names
 from sctd.recipe.compute import ComputeConfig
 from sctd.recipe.fields import Config, field
@@ -146,7 +146,7 @@ def _unknown(key: str, known: list[str]) -> str:
         if nearest
         else f"its groups are {', '.join(Recipe.model_fields)}"
     )
-    return f"unknown recipe key {key!r}; {hint}"
+    return f"unknown recipe key {shortened(key)!r}; {hint}"
 
 
 def _validated(tree: Mapping[str, Any]) -> Recipe:
@@ -156,5 +156,5 @@ def _validated(tree: Mapping[str, Any]) -> Recipe:
         first = error.errors()[0]
         where = ".".join(step for step in first["loc"] if isinstance(step, str)) or "recipe"
         what = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
-        found = "" if first["type"] == "value_error" else f" is {first['input']!r}"
-        raise RecipeError(f"recipe key {where!r}{found}: {what}") from None
+        found = "" if first["type"] == "value_error" else f" is {shortened(repr(first['input']))}"
+        raise RecipeError(f"recipe key {where!r}{found}: {one_line(what, 300)}") from None

@@ -6,7 +6,6 @@ with `weights_only=True`, so that a checkpoint cannot run code.
 """
 
 import io
-import pickle
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from sctd.errors import SctdError
+from sctd.errors import SctdError, one_line, shortened
 from sctd.scene.gaussians import Gaussians
 from sctd.scene.population import Population
 from sctd.train.draws import generator_of
@@ -63,21 +62,30 @@ def from_bytes(content: bytes, identity: Identity, device: torch.device) -> Stat
     """Load a checkpoint onto `device`. Raises CheckpointError if it is damaged or belongs to another run."""
     tree, found = _loaded(content)
     if tree["format"] != FORMAT:
-        raise CheckpointError(f"the checkpoint has format {tree['format']}, expected {FORMAT}; delete it to start over")
+        found_format = shortened(one_line(repr(tree["format"])), 40)
+        raise CheckpointError(f"the checkpoint has format {found_format}, expected {FORMAT}; delete it to start over")
     for name in Identity._fields:
         stored, expected = getattr(found, name), getattr(identity, name)
         if stored != expected:
-            stored, expected = (value[:12] if name == "recipe" else repr(value) for value in (stored, expected))
+            stored, expected = (
+                str(value)[:12] if name == "recipe" and str(value).isalnum() else shortened(repr(value))
+                for value in (stored, expected)
+            )
             raise CheckpointError(
                 f"the checkpoint has {name} {stored}, this run has {name} {expected}; delete it or resume that run"
             )
-    return _state(tree["state"], device)
+    try:
+        return _state(tree["state"], device)
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise _not_one(content, error) from error
 
 
 def reseeded(content: bytes, seed: int) -> bytes:
     """The same state with the random generator of a run of `seed`. Raises CheckpointError if it is damaged."""
     tree, _ = _loaded(content)
     tree["identity"]["seed"] = seed
+    if not isinstance(tree["state"], dict):
+        raise _not_one(content, TypeError())
     tree["state"] |= {"random": generator_of(seed).get_state(), "skipped_in_a_row": 0}
     return _saved(tree)
 
@@ -87,10 +95,14 @@ def _loaded(content: bytes) -> tuple[dict[str, Any], Identity]:
         tree = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         tree["format"], tree["state"]  # raise KeyError if one is missing
         return tree, Identity(**tree["identity"])
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{len(content)} bytes are not a checkpoint ({type(error).__name__}); delete them to start over"
-        ) from error
+    except Exception as error:  # torch.load raises any error of its unpickler or zip reader
+        raise _not_one(content, error) from error
+
+
+def _not_one(content: bytes, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{len(content)} bytes are not a checkpoint ({type(error).__name__}); delete them to start over"
+    )
 
 
 def _saved(tree: dict[str, Any]) -> bytes:
