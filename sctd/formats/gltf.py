@@ -23,6 +23,7 @@ from sctd.scene.gaussians import Gaussians, sh_to_rgb, srgb_to_linear
 EXTENSION = "KHR_gaussian_splatting"
 _TYPES = {1: "SCALAR", 3: "VEC3", 4: "VEC4"}
 _FLOAT, _POINTS, _ARRAY_BUFFER = 5126, 0, 34962
+_IDENTITY = tuple(np.eye(4).ravel().tolist())
 _HEADER, _CHUNK = struct.Struct("<4sII"), struct.Struct("<I4s")
 
 
@@ -51,10 +52,23 @@ class _Mesh(_Json):
     primitives: list[_Primitive]
 
 
+class _Node(_Json):
+    matrix: list[float] = list(_IDENTITY)
+    translation: list[float] = [0.0, 0.0, 0.0]
+    rotation: list[float] = [0.0, 0.0, 0.0, 1.0]
+    scale: list[float] = [1.0, 1.0, 1.0]
+
+    @property
+    def transforms(self) -> list[str]:
+        """The names of the transforms that are not the identity."""
+        return [name for name, value in self if value != type(self).model_fields[name].default]
+
+
 class _Content(_Json):
     """The JSON of a file, as far as it is read."""
 
     extensions_used: list[str] = []
+    nodes: list[_Node] = []
     meshes: list[_Mesh] = []
     accessors: list[_Accessor] = []
     buffer_views: list[_View] = []
@@ -131,6 +145,11 @@ def from_glb(data: bytes, *, drop_invalid: bool = False) -> Gaussians:
     if len(content.meshes) != 1 or len(content.meshes[0].primitives) != 1:
         found = ", ".join(str(len(mesh.primitives)) for mesh in content.meshes[:10]) or "none"
         raise FormatError(f"The .glb has meshes with these numbers of primitives: {found}; expected one with one.")
+    if transforms := sorted({name for node in content.nodes for name in node.transforms}):
+        raise FormatError(
+            f"The .glb has nodes with a {' and a '.join(transforms)}; expected Gaussians in their final place. Apply "
+            "the transforms, then export it again."
+        )
     attributes = content.meshes[0].primitives[0].attributes
     buffer = data[start + length + _CHUNK.size :]
 

@@ -120,8 +120,20 @@ def changed(change) -> bytes:
             lambda tree: tree["meshes"][0]["primitives"][0]["attributes"].popitem(),
             "The .glb has 0 spherical harmonics; expected all of degree 0, 1, 2 or 3.",
         ),
+        (lambda tree: tree["nodes"][0].update(rotation=[1, 0, 0, 0]), "The .glb has nodes with a rotation; expected"),
+        (
+            lambda tree: tree["nodes"].append({"children": [0], "translation": [0, 1, 0], "scale": [2, 2, 2]}),
+            "nodes with a scale and a translation; expected Gaussians in their final place. Apply the transforms, then",
+        ),
+        (lambda tree: tree["nodes"][0].update(matrix=[1, 0, 0, 0] * 4), "The .glb has nodes with a matrix; expected"),
     ],
 )
 def test_wrong_contents_are_named(change, sentence):
     with pytest.raises(FormatError, match=re.escape(sentence)):
         from_glb(changed(change))
+
+
+def test_nodes_that_move_nothing_are_read():
+    identity = {"rotation": [0, 0, 0, 1], "translation": [0, 0, 0], "scale": [1, 1, 1], "name": "splat"}
+    data = changed(lambda tree: tree["nodes"][0].update(identity))
+    assert torch.equal(from_glb(data).means, some_splats(2).means)
