@@ -6,6 +6,7 @@ rejected without opening them, because a pickle can run code.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sctd.damage import damage_of
-from sctd.errors import SctdError
+from sctd.errors import SctdError, one_line, shortened
 
 DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"  # file names of weights, without suffix
 PICKLES = ".bin", ".ckpt", ".pt", ".pth"
@@ -75,6 +76,12 @@ OPEN_CLIP_NAMES = {
 }
 
 
+# Of files: RuntimeError is raised for wrong shapes. Of a library that meets a configuration which it does not expect:
+_ABOUT_CODE = ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RecursionError, TypeError
+_READ_ERRORS = OSError, ValueError, RuntimeError, SafetensorError, *_ABOUT_CODE
+MOST_PIXELS, MOST_BLOCKS = 2**16, 16  # of a side of a latent, of a VAE
+
+
 class PriorError(SctdError):
     """Raised for files that are not a valid prior: what is missing or wrong, and what to do."""
 
@@ -129,15 +136,15 @@ def _sizes(folder: Path) -> tuple[int, int, int]:
     unet, vae = (folder / part / "config.json" for part in ("unet", "vae"))
     size, blocks = read_json(unet).get("sample_size"), read_json(vae).get("block_out_channels")
     sides: list[Any] = size if isinstance(size, list) else [size, size]
-    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+    if len(sides) != 2 or not all(type(side) is int and 0 < side <= MOST_PIXELS for side in sides):
         raise PriorError(
-            f"{unet} has sample_size {size!r}; expected the side of the latents in training, 64 for images of 512 "
-            "pixels: add it"
+            f"{unet} has sample_size {shortened(repr(size))}; expected the side of the latents in training, 64 for "
+            "images of 512 pixels: add it"
         )
-    if not isinstance(blocks, list) or not blocks:
+    if not isinstance(blocks, list) or not 1 <= len(blocks) <= MOST_BLOCKS:
         raise PriorError(
-            f"{vae} has block_out_channels {blocks!r}; expected a list with one number for each resolution, "
-            "[128, 256, 512, 512] for Stable Diffusion: add it"
+            f"{vae} has block_out_channels {shortened(repr(blocks))}; expected a list with one number for each "
+            "resolution, [128, 256, 512, 512] for Stable Diffusion: add it"
         )
     return sides[0], sides[1], int(2 ** (len(blocks) - 1))
 
@@ -165,6 +172,23 @@ def pickled(path: Path, target: Path) -> str:
     )
 
 
+def check_index(folder: Path, stem: str) -> None:
+    """Raise PriorError unless each index of sharded weights in a folder names files beside it."""
+    for name in weights_names(stem)[2:]:
+        path = folder / name
+        if not path.is_file():
+            continue
+        shards = read_json(path).get("weight_map")
+        if not isinstance(shards, dict) or not shards or not all(isinstance(shard, str) for shard in shards.values()):
+            raise PriorError(
+                f"{folder} cannot be read ({name} has no weight_map to files): download the checkpoint again"
+            )
+        for shard in dict.fromkeys(shards.values()):
+            if not re.fullmatch(r"[\w.-]+\.safetensors", shard, re.ASCII) or not (folder / shard).is_file():
+                reason = f"{name} names {shortened(shard, 80)!r}, which is not beside it"
+                raise PriorError(f"{folder} cannot be read ({reason}): download the checkpoint again")
+
+
 def read_json(path: Path) -> Mapping[str, Any]:
     found = read(path, lambda path: json.loads(path.read_text(encoding="utf-8")))
     if not isinstance(found, dict):
@@ -176,8 +200,9 @@ def read(path: Path, reader: Callable[[Path], Any]) -> Any:
     """The result of `reader` on the file or folder. Raises PriorError with the reason if it fails."""
     try:
         return reader(path)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # RuntimeError: wrong shapes
-        reason = damage_of(path) or str(error).strip().split("\n")[0]
+    except _READ_ERRORS as error:
+        text = error if isinstance(error, _ABOUT_CODE) else str(error).strip().split("\n")[0]
+        reason = damage_of(path) or one_line(text)
         raise PriorError(f"{path} cannot be read ({reason}): download the checkpoint again") from error
 
 
@@ -201,7 +226,8 @@ def check_architecture(folder: Path) -> None:
     width, expected = text.get("hidden_size"), unet.get("cross_attention_dim")
     if width != expected:
         raise PriorError(
-            f"{folder}/text_encoder has embeddings of width {width}, but unet/ expects width {expected}: "
+            f"{folder}/text_encoder has embeddings of width {one_line(width, 80)}, but unet/ expects width "
+            f"{one_line(expected, 80)}: "
             "use both from the same checkpoint"
         )
 
@@ -211,8 +237,8 @@ def check_diffusion(folder: Path, scheduler: Mapping[str, Any]) -> None:
     name = str(scheduler.get("_class_name"))
     if "flow" in name.lower() or scheduler.get("use_flow_sigmas"):
         raise PriorError(
-            f"{folder}/scheduler/scheduler_config.json is for flow matching ({name}); expected a diffusion model that "
-            "predicts ε or v: use Stable Diffusion 1 or 2"
+            f"{folder}/scheduler/scheduler_config.json is for flow matching ({one_line(name)}); expected a diffusion "
+            "model that predicts ε or v: use Stable Diffusion 1 or 2"
         )
 
 
@@ -256,7 +282,7 @@ def clip_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 name = name.replace(theirs, ours)
             layer, joint, kind = name.partition("in_proj_")
             if joint:
-                for letter, third in zip("qkv", tensor.chunk(3), strict=True):
+                for letter, third in zip("qkv", tensor.chunk(3), strict=False):  # a missing one is reported later
                     found[f"{layer}{letter}_proj.{kind}"] = third
             else:
                 found[name] = tensor
@@ -266,22 +292,22 @@ def clip_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _check_unet(path: Path, tensors: Mapping[str, Tensor], folder: Path) -> None:
     config = read_json(folder / "unet" / "config.json")
     first = tensors.get(f"{UNET}input_blocks.0.0.weight")
-    if first is None:
+    if first is None or first.ndim != 4:
         raise PriorError(f"{path} has another network than the U-Net of Stable Diffusion 1 or 2: use such a checkpoint")
     if first.shape[1] != config.get("in_channels", 4):
         raise PriorError(_channels(str(path), first.shape[1], config.get("in_channels", 4)))
     for name, tensor in tensors.items():
-        if name.endswith(".attn2.to_k.weight") and tensor.shape[1] != config.get("cross_attention_dim"):
+        if name.endswith(".attn2.to_k.weight") and tensor.shape[-1:] != (config.get("cross_attention_dim"),):
+            width, expected = tensor.shape[-1] if tensor.ndim else 0, one_line(config.get("cross_attention_dim"), 80)
             raise PriorError(
-                f"{path} expects embeddings of width {tensor.shape[1]}, the configuration in {folder} "
-                f"{config.get('cross_attention_dim')} (Stable Diffusion 1: 768, 2: 1024): use the configuration of "
-                "the checkpoint that was fine-tuned"
+                f"{path} expects embeddings of width {width}, the configuration in {folder} {expected} (Stable "
+                "Diffusion 1: 768, 2: 1024): use the configuration of the checkpoint that was fine-tuned"
             )
 
 
-def _channels(where: str, found: int, expected: int) -> str:
+def _channels(where: str, found: Any, expected: Any) -> str:
     kind = ", as for inpainting" if found == 9 else ""
     return (
-        f"{where} has a U-Net of {found} input channels{kind}; expected {expected}, those of a latent: "
-        "use a text-to-image checkpoint"
+        f"{where} has a U-Net of {one_line(found, 80)} input channels{kind}; expected {one_line(expected, 80)}, those "
+        "of a latent: use a text-to-image checkpoint"
     )

@@ -4,7 +4,7 @@ It also loads ControlNets for `sctd.prior.control`. This is the only file that i
 missing files are an error (`sctd.prior.files`).
 """
 
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -26,7 +26,6 @@ from transformers.utils import logging as transformers_logging
 from sctd.diffusion.guidance import cfg
 from sctd.diffusion.schedule import NoiseSchedule, ScheduleError
 from sctd.diffusion.solver import jump, second_order
-from sctd.prior.denoise_calls import DenoiseCall, Residuals, in_one_batch
 from sctd.prior.files import (
     CONTROLNET_FILES,
     CONTROLNET_FORMAT,
@@ -36,6 +35,7 @@ from sctd.prior.files import (
     check_architecture,
     check_diffusion,
     check_files,
+    check_index,
     locate,
     read,
     read_json,
@@ -52,6 +52,10 @@ if TYPE_CHECKING:
 __all__ = ["ControlNetModel", "PriorError", "Residuals", "StableDiffusionPrior", "load_controlnet"]
 
 Sampler = Literal["ddim", "dpm-solver++(2M)"]
+
+
+Residuals = tuple[Float[Tensor, "batch _ _ _"], ...]
+"""Residuals of a ControlNet for the U-Net: one per skip connection, in encoder order, and then one for the middle."""
 
 
 class CapturedNetworks(NamedTuple):
@@ -213,25 +217,18 @@ class StableDiffusionPrior:
         images = self.vae.decode(latents.to(self.device, self.dtype)).sample
         return (images.to(z_0.dtype) / 2 + 0.5).clamp(0, 1)
 
+    @torch.no_grad()
     def denoise(self, z_t: Latents, t: int, text: Text | None, residuals: Residuals = ()) -> Latents:
         """ε_φ(z_t, t, y), also for checkpoints that predict v; `text=None` is the empty prompt. No gradient.
 
         `residuals` are those of a ControlNet for the same arguments, in any dtype.
         """
-        return self.denoise_each([DenoiseCall(z_t, t, text, residuals)])[0]
-
-    @torch.no_grad()
-    def denoise_each(self, calls: Sequence[DenoiseCall]) -> list[Tensor]:
-        """The results of several calls of `denoise`, all with residuals or none, in one batch."""
-        z_t, times, text, *residuals = in_one_batch(calls, self.null, fill=self.captured is not None)
+        text = self.null.expand(len(z_t), -1, -1) if text is None else text
+        steps = torch.full((len(z_t),), t, device=self.device)
         predict = self.captured.predict if self.captured else partial(predicted_by, self.unet)
-        arguments = z_t.to(self.device, self.dtype), times, text.to(self.dtype)
+        arguments = z_t.to(self.device, self.dtype), steps, text.to(self.dtype)
         predicted = predict(*arguments, *[each.to(self.device, self.dtype) for each in residuals]).to(z_t.dtype)
-        sizes = [len(call.z_t) for call in calls]
-        each = predicted[: sum(sizes)].split(sizes)
-        if not self.predicts_v:
-            return list(each)
-        return [self.schedule.eps_from_v(call.z_t, v, call.t) for call, v in zip(calls, each, strict=True)]
+        return self.schedule.eps_from_v(z_t, predicted, t) if self.predicts_v else predicted
 
     def sample(self, texts: list[str], guidance_scale: float, steps: int, generator: torch.Generator) -> Images:
         """One image per text, in one batch: guided DDIM from pure noise in `steps` steps."""
@@ -296,6 +293,7 @@ def _frozen(model_class: Any, folder: Path, stem: str, device: torch.device | st
 
     A text encoder may have more: its projection, which the prior does not use, is part of some checkpoints.
     """
+    check_index(folder, stem)
     with _quiet():
         model, info = read(
             folder,

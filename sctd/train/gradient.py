@@ -159,11 +159,10 @@ class Distillation:
         images = rendering.rgb if not encoder_input.disparity else regularize.disparity_images(rendering, cameras)
         images = images.flip(-1) if encoder_input.mirrored else images
         mark("render")
-        posterior = None if sampling is None else to_device(sampling, noise.device)
-        z_0, vjp = encode_with_vjp(self.prior, images.detach(), posterior)
+        z_0 = self.prior.encode(images, None if sampling is None else to_device(sampling, noise.device)).float()
         mark("encode", cameras.num)
         residual = self.residual(
-            z_0,
+            z_0.detach(),
             denoise=self._denoiser(cameras, rendering, encoder_input.mirrored),
             text=self._text(cameras),
             noise=noise,
@@ -173,14 +172,14 @@ class Distillation:
         pair = residual if isinstance(residual, ResidualPair) else ResidualPair(residual, torch.zeros_like(images))
         gradient, on_images = (self._weighted(part, times, iteration) for part in pair)
         mark("objective")
-        # The Jacobian of the U-Net is omitted, that of the encoder is not.
-        image_gradient = vjp(gradient * (1 / num_views)) + on_images * (1 / num_views)
-        mark("encode backward", cameras.num)
-        total = (images * image_gradient).sum()
+        # The gradients of these products are `gradient` and `on_images`, so the Jacobian of the U-Net is omitted.
+        total = ((z_0 * gradient).sum() + (images * on_images).sum()) / num_views
         added = z_0.new_zeros(())
         if iteration > recipe.regularizers.after_share * recipe.iterations:
             added = cameras.num / num_views * regularize.penalty(recipe.regularizers, leaves, rendering, cameras)
         mark("regularizers")
+        z_0.register_hook(lambda _: mark("regularizers"))
+        images.register_hook(lambda _: mark("encode backward", cameras.num))
         tensors = leaves.tensors()
         *gradients, pixels = torch.autograd.grad(
             total + added, [*tensors.values(), rendering.means2d], allow_unused=True, materialize_grads=True
@@ -228,22 +227,6 @@ class Distillation:
             clamp=settings.clamp,
             progress=iteration / self.recipe.iterations,
         )
-
-
-def encode_with_vjp(prior: Prior, images: Images, noise: Latents | None) -> tuple[Latents, Callable[[Latents], Images]]:
-    """z_0 in float32, and the vector-Jacobian product of the encoder: a gradient on z_0 → the gradient on `images`.
-
-    They are those of the prior's method of this name, if it has one (`sctd.train.lockstep`).
-    """
-    if together := getattr(prior, "encode_with_vjp", None):
-        return together(images, noise)
-    images = images.requires_grad_()
-    z_0 = prior.encode(images, noise).float()
-
-    def vjp(gradient: Latents) -> Images:
-        return torch.autograd.grad(z_0, images, gradient)[0]
-
-    return z_0.detach(), vjp
 
 
 def _joined(parts: list[GuidanceGradient]) -> GuidanceGradient:

@@ -46,8 +46,8 @@ def test_all_values_are_reported_and_finite(speed):
 def test_the_parts_of_an_iteration_are_those_of_sctd(speed):
     parts = {part.name: part for part in speed.fast.parts}
     assert list(parts) == [
-        "between", "draws", "render", "encode", "objective", "denoise 4", "denoise 8", "encode backward",
-        "regularizers", "render backward", "adam", "densify",
+        "between", "draws", "render", "encode", "objective", "denoise 4", "denoise 8", "regularizers",
+        "encode backward", "render backward", "adam", "densify",
     ]  # fmt: skip
     assert parts["denoise 4"].times == 3  # two inversion steps, and one step back
     assert parts["denoise 8"].times == parts["encode"].times == 1
