@@ -2,8 +2,8 @@
 
 A text file has one prompt per line: `prompt`, or `prompt | short text for the initialization`. Empty lines and lines
 that start with # do not count. A .json file is a list of prompts, or a mapping from names to such lists, as
-threestudio's prompt library; .jsonl has a value per line; .csv and .tsv have a column `prompt`. The origin of each
-bundled suite: docs/suites.md.
+threestudio's prompt library; .jsonl (.ndjson) has a value per line; .csv and .tsv have a column `prompt`. The origin of
+each bundled suite: docs/suites.md.
 """
 
 import csv
@@ -21,6 +21,9 @@ from sctd.errors import one_line
 
 MAX_CHARACTERS = 1000  # far more than any prior reads; the exact limit is its number of tokens
 TEXT_MARKS = "\u00a0\u200c\u200d\u202f\u3000"  # special spaces, and joiners as in emoji and Persian
+FORMATS = {".yaml": "YAML", ".yml": "YAML", ".toml": "TOML", ".html": "HTML", ".htm": "HTML", ".xml": "XML"}
+STARTS = {"<!doctype": "HTML", "<html": "HTML", "<?xml": "XML", "<svg": "XML", "---": "YAML"}
+NAMELESS = {"Co": "a private-use character", "Cn": "an unassigned character", "Cs": "half of a surrogate pair"}
 NOTES = {"dreamfusion40": "reconstructed: the authors' list is not public"}  # shown beside the suite's name
 
 
@@ -78,10 +81,10 @@ def _read(path: Path) -> list[Prompt]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as a UTF-8 text file ({error}); write one prompt per line.") from error
     kind = path.suffix.lower()
-    if kind in (".json", ".jsonl"):
+    if kind in (".json", ".jsonl", ".ndjson"):
         lines = list(_from_json(path, ["\n".join(lines)] if kind == ".json" else lines))
     elif kind in (".csv", ".tsv"):
-        lines = list(_from_table(path, lines, "\t" if kind == ".tsv" else ","))
+        lines = list(_from_table(path, lines))
     else:
         _check_text(path, lines)
         lines = [line for line in lines if not line.startswith("#")]
@@ -119,8 +122,9 @@ def _from_json(path: Path, documents: Iterable[str]) -> Iterator[str]:
             yield from texts(found)
 
 
-def _from_table(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[str]:
-    rows = csv.DictReader(lines, delimiter=delimiter)
+def _from_table(path: Path, lines: Sequence[str]) -> Iterator[str]:
+    """The column `prompt` of a table with commas, tabs or, as European spreadsheets write, semicolons."""
+    rows = csv.DictReader(lines, delimiter=max(",\t;", key=lines[0].count) if lines else ",")
     columns = [name for name in rows.fieldnames or () if name.strip().lower() == "prompt"]
     if not columns:
         found = ", ".join(rows.fieldnames or ()) or "none"
@@ -132,14 +136,20 @@ def _from_table(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[st
 
 def _check_text(path: Path, lines: Sequence[str]) -> None:
     """Raise UserError for a file in another format than one prompt per line."""
-    kind = "YAML" if path.suffix.lower() in (".yaml", ".yml") else None
-    first = next((line.strip().lower() for line in lines if line.strip()), "")
+    texts = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    first = texts[0].lower() if texts else ""
+    kind = FORMATS.get(path.suffix.lower()) or next(
+        (STARTS[start] for start in STARTS if first.startswith(start)), None
+    )
+    if len(texts) > 1 and any(all(text.startswith(bullet) for text in texts) for bullet in ("- ", "* ")):
+        kind = kind or "a list with bullets"
     if re.fullmatch(r"\w+([,;\t]\w+)+", first) and "prompt" in re.split(r"[,;\t]", first):
         kind = "a table"
     if first.startswith(("{", "[")):
-        with suppress(ValueError, RecursionError):
-            json.loads("\n".join(lines))
-            kind = "JSON"
+        for document in ("\n".join(lines), texts[0]):
+            with suppress(ValueError, RecursionError):
+                json.loads(document)
+                kind = "JSON"
     if kind:
         raise UserError(
             f"{path} looks like {kind}; write one prompt per line, or name it .json, .jsonl, .csv or .tsv if it is one."
@@ -155,7 +165,7 @@ def _prompt(line: str) -> Prompt:
     if not text:
         raise UserError('The prompt is empty; describe an object, as in "a red mushroom".')
     if wrong := next((letter for letter in line if not letter.isprintable() and letter not in TEXT_MARKS), None):
-        name = unicodedata.name(wrong, "a control character")
+        name = unicodedata.name(wrong, NAMELESS.get(unicodedata.category(wrong), "a control character"))
         raise UserError(
             f"The prompt {text!r} contains {name} (U+{ord(wrong):04X}), which cannot be printed; write it as one line "
             "of text."

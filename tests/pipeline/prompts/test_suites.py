@@ -65,6 +65,9 @@ LIBRARY = {"dreamfusion": ["a red cube", "a blue ball"], "mine": ["a duck"]}
         ("d.csv", 'name,prompt\ncube,a red cube\nball,"a ball, blue"\n', ["a red cube", "a ball, blue"]),
         ("e.tsv", "Prompt\tseed\na red cube\t1\n\t2\n", ["a red cube"]),
         ("f.txt", "[V] dog\na prompt, prompt\n", ["[V] dog", "a prompt, prompt"]),
+        ("g.csv", "prompt;seed\na red cube, small;1\n", ["a red cube, small"]),
+        ("h.ndjson", '{"prompt": "a red cube"}\n', ["a red cube"]),
+        ("i.txt", "- 40 degrees\n* a star\n", ["- 40 degrees", "* a star"]),
     ],
 )
 def test_files_of_other_formats_are_read(tmp_path, name, content, expected):
@@ -91,6 +94,11 @@ def test_files_of_other_formats_are_read(tmp_path, name, content, expected):
         ),
         ("g.txt", "name,prompt\ncube,a red cube\n", "looks like a table; write one prompt per line"),
         ("h.yaml", "- a red cube\n", "looks like YAML; write one prompt per line"),
+        ("i.txt", '{"prompt": "a red cube"}\n{"prompt": "a duck"}\n', "looks like JSON; write one prompt per line"),
+        ("j.toml", 'prompts = ["a red cube"]\n', "looks like TOML; write one prompt per line"),
+        ("k.txt", "<!DOCTYPE html>\n<p>a red cube</p>\n", "looks like HTML; write one prompt per line"),
+        ("l.txt", '<?xml version="1.0"?>\n<prompt/>\n', "looks like XML; write one prompt per line"),
+        ("m.md", "# Prompts\n\n* a red cube\n* a duck\n", "looks like a list with bullets; write one prompt per line"),
     ],
 )
 def test_files_of_unexpected_content_are_errors(tmp_path, name, content, message):
