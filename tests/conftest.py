@@ -18,6 +18,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 # By default Ray's workers run at nice 15, behind all other processes, such as tests that run in parallel.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# Results of tests do not depend on the processor. tests/pipeline/work/test_precision.py unsets it.
+os.environ["SEGMENTDREAMER_CPU_DTYPE"] = "float32"
 # As in cluster/ray/session.py, for tests that use Ray directly.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 

@@ -30,7 +30,7 @@ from pipeline.store.manifest import Manifest
 from pipeline.store.results import RunResults
 from pipeline.store.run_folder import GRID, LEADERBOARD, Store
 from pipeline.weights import models
-from pipeline.work import flow
+from pipeline.work import flow, precision
 from pipeline.work.execution import ExecutionOptions, executing
 
 
@@ -45,7 +45,9 @@ def bench(options: RunOptions, execution: ExecutionOptions) -> int:
     The ranked methods are the objectives, or the settings of a sweep. Run the same command again to resume; finished
     work is not repeated.
     """
-    return status_of(finish(options.run(), optional_path(options.out), execution))
+    out = optional_path(options.out)
+    run, note = _planned(options, options.run(), out, execution)
+    return status_of(finish(run, out, execution, note))
 
 
 @with_options(
@@ -64,15 +66,15 @@ def generate(
 
     Writes asset.ply, turntable.mp4 and contact.png to RUN/items/JOB/.
     """
-    run = replace(options, prompt=[prompt]).run(is_scored=False)
-    _check(execution)
     out = optional_path(options.out)
+    run, note = _planned(options, replace(options, prompt=[prompt]).run(is_scored=False), out, execution)
     manifest.check_same(_store(run, out), run)
     with _opened(run, out) as (results, _):
         store = results.store
         if todo := [job for job in run.jobs if not store.is_generated(job.id)]:
             results = _begin(results, run, todo)
             message(f"{len(todo)} of {len(run.jobs)} assets to generate in {store.root}")
+            _log(note)
             display = _display(store, run, len(todo), "generate", execution)
             with executing(execution) as executor, display:
                 results = flow.generate(run, todo, results, executor, execution, display.watcher)
@@ -182,8 +184,11 @@ def status(folder: RunFolder, json: AsJson = False) -> None:
     print(dumps(found, indent=2, ensure_ascii=False) if json else statuses.table(found), end="\n" * json)
 
 
-def finish(run: Run, out: Path | None, execution: ExecutionOptions) -> int:
-    """Generate and score unfinished jobs, then write and print the leaderboard. Returns the number of failed jobs."""
+def finish(run: Run, out: Path | None, execution: ExecutionOptions, note: str | None = None) -> int:
+    """Generate and score unfinished jobs, then write and print the leaderboard. Returns the number of failed jobs.
+
+    `note` is a message about a run with unfinished jobs.
+    """
     _check(execution)
     if _is_finished(run, out):
         return 0
@@ -196,8 +201,9 @@ def finish(run: Run, out: Path | None, execution: ExecutionOptions) -> int:
             results = _begin(results, run, todo)
         if todo:
             generated = sum(store.is_generated(job.id) for job in todo)
-            note = f", {generated} of them already generated" if generated else ""
-            message(f"{len(todo)} of {len(run.jobs)} assets to generate and score in {store.root}{note}")
+            before = f", {generated} of them already generated" if generated else ""
+            message(f"{len(todo)} of {len(run.jobs)} assets to generate and score in {store.root}{before}")
+            _log(note)
             trackers = [tracking.Tracker(execution.track, store, results.manifest)] if execution.track else []
             display = _display(store, run, len(todo), "evaluate", execution, trackers)
             try:
@@ -213,6 +219,14 @@ def finish(run: Run, out: Path | None, execution: ExecutionOptions) -> int:
             tracker.finish()
         _print_outputs(store)
         return _report_failures(results)
+
+
+def _planned(options: RunOptions, run: Run, out: Path | None, execution: ExecutionOptions) -> precision.Choice:
+    """The run of these options in its precision, after a check of the execution options. Raises UserError."""
+    _check(execution)
+    if options.sets(precision.KEY):
+        return precision.Choice(run)
+    return precision.chosen(run, lambda run: _store(run, out), execution)
 
 
 def _publish(results: RunResults, execution: ExecutionOptions) -> None:
@@ -266,6 +280,11 @@ def _begin(results: RunResults, run: Run, todo: Sequence[Job]) -> RunResults:
     results = replace(results, manifest=results.manifest.with_session(sys.argv[1:]))
     manifest.write(results.store, results.manifest)
     return results
+
+
+def _log(note: str | None) -> None:
+    if note:
+        message(note)
 
 
 def _log_limits(scorers: models.Weights, texts: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ from pipeline.store.files import place
 from pipeline.store.records import Generated, Unfinished
 from pipeline.store.results import RunResults
 from pipeline.store.run_folder import TREND, VERDICT, Store
+from pipeline.work import precision
 from pipeline.work.execution import ExecutionOptions
 
 REPORT, JUNIT = "verdict.md", "junit.xml"
@@ -76,13 +77,15 @@ def nightly(
     from pipeline.report.publish import publish
 
     limits, pinned = gates_of.read(gates), baselines.read(folder)
+    is_set = options.sets(precision.KEY)
+    run, note = precision.Choice(run) if is_set else precision.like(run, pinned.nightly_run.recipes)
     store = Store(optional_path(options.out) or _default_folder())
     _check_commit(store)
     metric_changes = [
         f"{item.name} of the frozen renders is {item.found:.6g}, was {item.expected:.6g} ± {item.tolerance:.2g}"
         for item in frozen.check()
     ]
-    finish(run, store.root, replace(execution, report=False))  # the pages need the verdict, see below
+    finish(run, store.root, replace(execution, report=False), note)  # the pages need the verdict, see below
     finished = RunResults.read(store)
     candidate, history = nightly_run(finished), _past(folder, pinned.number, finished.manifest.run_id)
     verdict = overall_verdict(

@@ -12,6 +12,7 @@ from pipeline.prompts import suite as read_suite
 from pipeline.prompts import suite_name
 from pipeline.prompts.prompt import Prompt
 from pipeline.weights import models
+from sctd.recipe import names
 
 DEFAULT_SUITE, DEFAULT_LIMIT = "embedded40", 4
 ONE_OBJECTIVE = "Distillation objective, or FILE.py:FUNCTION."
@@ -95,6 +96,13 @@ class RunOptions:
         run = Run(name, prompts, methods, self.seed, weights, Protocol(self.views))
         run.check(scored=is_scored)
         return run
+
+    def sets(self, key: str) -> bool:
+        """Whether --set, --sweep or the recipe file sets this recipe key. Raises UserError."""
+        base, saved = recipes.named(self.recipe)
+        swept = [*saved, sweep.from_options(self.sweep or [], base)]
+        found = recipes.keys_of_file(self.recipe) | recipes.settings(self.set_ or []).keys()
+        return key in map(names.current, found.union(*swept))
 
     def _prompts(self, default_limit: int) -> tuple[str, list[Prompt]]:
         """The run's default name and its prompts."""

@@ -16,10 +16,11 @@ from pipeline.errors import UserError, nearest, shortened
 from pipeline.plan.sweep import Sweep, from_file
 from sctd.recipe.custom_objective import is_custom
 from sctd.recipe.methods import METHODS
+from sctd.recipe.names import current, leaves
 from sctd.recipe.presets import RECIPES
 from sctd.recipe.recipe import Recipe, RecipeError, from_json
 
-MOST_PARTS = 100_000  # keys, values and marks between them
+MOST_PARTS = 20_000  # keys, values and marks between them
 
 
 class Base(NamedTuple):
@@ -42,6 +43,14 @@ def named(name_or_path: str) -> Base:
     return _from_file(path)
 
 
+def keys_of_file(name_or_path: str) -> set[str]:
+    """The dotted keys that a recipe file sets in place of its base; none of a preset. Raises UserError."""
+    if name_or_path in RECIPES:
+        return set()
+    tree = _tree(Path(name_or_path))
+    return {current(key) for key, _ in leaves(tree) if key.partition(".")[0] not in ("base", "sweep")}
+
+
 def objectives(text: str) -> list[str]:
     """The names in `sctd,my.py:mine`, without duplicates. Raises UserError for an unknown name. Files are not read."""
     names = list(dict.fromkeys(name.strip() for name in text.split(",")))
@@ -49,7 +58,8 @@ def objectives(text: str) -> list[str]:
         if name.endswith(".py"):
             raise UserError(f"--objective {name} names a file without a function; write {name}:FUNCTION.")
         if name not in METHODS and not is_custom(name):
-            raise UserError(f"Unknown objective {name!r}; choose from {', '.join(METHODS)}{nearest(name, METHODS)}.")
+            hint = nearest(name, METHODS)
+            raise UserError(f"Unknown objective {shortened(name)!r}; choose from {', '.join(METHODS)}{hint}.")
     return names
 
 
@@ -72,7 +82,7 @@ def _plain(tree: Any) -> Any:
     return json.loads("".join(parts))
 
 
-def _from_file(path: Path) -> Base:
+def _tree(path: Path) -> dict[str, Any]:
     try:
         tree = _plain(yaml.safe_load(path.read_text(encoding="utf-8")))  # JSON is a subset of YAML
     except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
@@ -82,6 +92,11 @@ def _from_file(path: Path) -> Base:
         ) from error
     if not isinstance(tree, dict):
         raise UserError(f"{path} contains no keys; write a recipe's keys and values in YAML, as in 'iterations: 300'.")
+    return tree
+
+
+def _from_file(path: Path) -> Base:
+    tree = _tree(path)
     base = tree.pop("base", "embedded")
     if not isinstance(base, str) or base not in RECIPES:
         raise UserError(f"{path}: unknown base {shortened(repr(base))}; choose from {', '.join(RECIPES)}.")

@@ -158,12 +158,20 @@ def _cuda_graphs(facts: Facts, needed: Needs) -> list[Finding]:
 
 def _machine(facts: Facts) -> list[Finding]:
     return [
+        Finding("processor", FindingStatus.OK, _precision(facts)),
         Finding("memory", FindingStatus.OK, f"{_gb(facts.memory_bytes)} for {facts.num_cores} cores"),
         # A run checks the free disk space for its assets itself, and a fetch for its files.
         Finding("disk", FindingStatus.OK, f"{_gb(facts.free_bytes)} free here")
         if facts.free_bytes
         else Finding("disk", FindingStatus.MISSING, "full", "free disk space"),
     ]
+
+
+def _precision(facts: Facts) -> str:
+    """The precision of runs on the processor (`pipeline.work.precision`)."""
+    if facts.bfloat16 is None:
+        return "no AMX or AVX512-BF16; on the CPU, the embedded recipes use float32"
+    return f"{facts.bfloat16}; on the CPU, the embedded recipes use bfloat16 unless compute.dtype is set"
 
 
 def _ray(facts: Facts) -> list[Finding]:

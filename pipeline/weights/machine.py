@@ -19,6 +19,8 @@ from pipeline.weights.models import Weights, has_files
 from pipeline.weights.networks import DISTANCES, REQUIRED
 
 SECONDS_TO_CONNECT = 2.0
+CPU_INFO = Path("/proc/cpuinfo")  # Linux only
+BFLOAT16 = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16"}  # names of the processor's flags; the faster one first
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Facts:
     num_cores: int
     memory_bytes: int
     free_bytes: int
+    bfloat16: str | None
+    """The processor's instructions for products in bfloat16."""
     torch: str | None
     torch_error: str | None
     """Why torch cannot be imported; the same for `torchvision_error` and `ray_error`."""
@@ -79,6 +83,7 @@ def facts(weights: Weights, environment: Mapping[str, str] = os.environ) -> Fact
         num_cores=_cores(),
         memory_bytes=_memory_bytes(),
         free_bytes=shutil.disk_usage(".").free,
+        bfloat16=bfloat16_instructions(),
         torch=installed.version("torch"),
         torch_error=_problem("torch"),
         torch_cuda=torch_cuda,
@@ -125,6 +130,16 @@ def is_listening(address: str) -> bool:
     except (OSError, ClusterError):
         return False
     return True
+
+
+def bfloat16_instructions() -> str | None:
+    """The processor's instructions for products in bfloat16, AMX or AVX512-BF16; None without any or if unknown."""
+    try:
+        lines = CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+    return next((name for flag, name in BFLOAT16.items() if flag in flags), None)
 
 
 def _control(weights: Weights) -> dict[str, tuple[str, ...]]:

@@ -19,6 +19,15 @@ def sees_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+def will_use_gpu() -> bool:
+    """Whether `prepare` will choose a GPU in a worker of this machine. Does not import torch."""
+    if not can_use_gpus():
+        return False
+    from pipeline.weights import installed
+
+    return installed.torch_sees_gpu(installed.torch_cuda(installed.folder("torch")), installed.cuda_driver())
+
+
 def prepare(*, renders: bool = True) -> Any:
     """The `torch.device` of this process, configured for reproducible arithmetic."""
     import torch

@@ -80,12 +80,16 @@ class ExecutionOptions:
         return math.inf if self.live is None else SNAPSHOT_SECONDS
 
     @property
+    def cluster(self) -> str | None:
+        """The address of the Ray cluster that does the work; None if this machine does."""
+        return None if self.executor == "inline" else address_of()
+
+    @property
     def waits_for(self) -> str:
         """What a run waits for before its first worker starts."""
         if self.executor == "inline":
             return ""
-        address = address_of()
-        return f"the Ray cluster at {address}" if address else "Ray to start on this machine"
+        return f"the Ray cluster at {self.cluster}" if self.cluster else "Ray to start on this machine"
 
     def check(self) -> None:
         """Raise UserError for unknown names and values out of range."""
@@ -106,8 +110,7 @@ class ExecutionOptions:
             raise UserError(
                 f"Unknown value {self.executor!r} for --executor; choose from {', '.join(EXECUTORS)}{hint}."
             )
-        cores, is_inline = manifest.cores(), self.executor == "inline"
-        address = None if is_inline else address_of()
+        cores, is_inline, address = manifest.cores(), self.executor == "inline", self.cluster
         if address:
             endpoint(address)  # raises ClusterError
         most = 1 if is_inline else MOST_WORKERS if address else MOST_WORKERS_PER_CORE * cores

@@ -9,7 +9,10 @@ class ComputeConfig(Config):
     """Dtype of the prior's networks, required GPU memory, and whether to use the CUDA-graph path."""
 
     dtype: Literal["float32", "float16", "bfloat16"] = field(
-        "float16", "–", RELEASE, "dtype of the prior's networks; everything else is float32"
+        "float16",
+        "–",
+        RELEASE,
+        "dtype of the prior's networks; everything else is float32; on a CPU, bfloat16 may replace float32 if unset",
     )
     min_gpu_gib: float = field(
         12.0, "GiB", OURS, "minimum GPU memory; 0: any GPU; does not change assets", ge=0, le=1024

@@ -484,7 +484,8 @@ def test_default_run_has_the_first_four_prompts_and_a_folder_in_runs(monkeypatch
     calls = []
     monkeypatch.setattr(commands, "finish", lambda *arguments: calls.append(arguments) or 0)
     assert invoke("bench", "--weights", tiny_weights, *BALL).exit_code == 0
-    run, out, execution = calls[0]
+    run, out, execution, note = calls[0]
+    assert note is None
     assert [prompt.text for prompt in run.prompts] == [f"thing {i} of embedded40" for i in range(4)]
     assert run.name.startswith("embedded40-sctd-")
     assert out is None

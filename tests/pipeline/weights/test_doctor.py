@@ -25,6 +25,7 @@ WHOLE = Facts(
     num_cores=16,
     memory_bytes=128 * GB,
     free_bytes=64 * GB,
+    bfloat16=None,
     torch="2.15.0",
     torch_error=None,
     torch_cuda="13.2",
@@ -60,6 +61,18 @@ def problems(facts: Facts, needed: Needs = ALL) -> list[tuple[str, str, str, str
 def test_a_complete_machine_can_run_the_paper_recipe():
     assert problems(WHOLE) == []
     assert doctor.can_run(doctor.findings(WHOLE, ALL))
+
+
+@pytest.mark.parametrize(
+    ("instructions", "text"),
+    [
+        (None, "no AMX or AVX512-BF16; on the CPU, the embedded recipes use float32"),
+        ("AMX", "AMX; on the CPU, the embedded recipes use bfloat16 unless compute.dtype is set"),
+    ],
+)
+def test_the_processor_decides_the_precision_on_the_cpu(instructions, text):
+    found = doctor.findings(replace(WHOLE, bfloat16=instructions), ALL)
+    assert [(f.status.value, f.text) for f in found if f.what == "processor"] == [("ok", text)]
 
 
 def test_cuda_graphs_need_triton_and_a_c_compiler_unless_disabled():
