@@ -66,8 +66,9 @@ FILE_ERRORS = {
 
 def text_of(error: Exception) -> str:
     """The message of an error. Those of `cluster` name arguments, `gpus_per_worker`, which are options here."""
-    if isinstance(error, OSError) and error.errno in FILE_ERRORS and error.filename:
-        return f"{error.filename} {FILE_ERRORS[error.errno]}"
+    if isinstance(error, OSError) and error.errno and error.filename:
+        other = f"cannot be read or written ({error.strerror}); check the path."
+        return f"{error.filename} {FILE_ERRORS.get(error.errno, other)}"
     if type(error).__module__.startswith("cluster."):
         return re.sub(r"`(\w+)`", lambda found: f"--{found[1].replace('_', '-')}", str(error))
     return str(error)

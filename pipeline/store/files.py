@@ -65,16 +65,21 @@ def is_local(path: Path) -> bool:
 
 
 def put(path: Path, content: bytes) -> None:
-    """Write a file atomically: on failure the previous content stays. Raises OSError."""
+    """Write a file atomically: on failure the previous content stays. Raises OSError.
+
+    A device or a pipe, such as /dev/stdout, is written to, not replaced.
+    """
     if not is_local(path):
         _with_retries(path, lambda fs, name: fs.pipe_file(name, content))
         return
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            path.write_bytes(content)
+            return
         with _beside(path, content) as beside:
             os.replace(beside, path)
-    except OSError as error:
-        error.filename, error.filename2 = str(path), None  # not the temporary file beside it
-        raise
+    except OSError as error:  # of `path`, not of the temporary file beside it
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def create(path: Path, content: bytes) -> bool:

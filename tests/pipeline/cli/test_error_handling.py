@@ -51,9 +51,16 @@ def test_a_file_that_cannot_be_written_is_one_sentence(number, monkeypatch, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_other_errors_of_files_keep_their_text():
-    error = FileNotFoundError(errno.ENOENT, "No such file or directory", "gone.ply")
-    assert error_handling.text_of(error) == "[Errno 2] No such file or directory: 'gone.ply'"
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EIO, errno.ELOOP, errno.EINVAL])
+def test_other_errors_of_files_are_one_sentence_with_the_reason(number):
+    error = OSError(number, os.strerror(number), "gone.ply")
+    assert error_handling.text_of(error) == (
+        f"gone.ply cannot be read or written ({os.strerror(number)}); check the path."
+    )
+
+
+def test_errors_without_a_file_keep_their_text():
+    assert error_handling.text_of(OSError("s3://bucket/run: no credentials")) == "s3://bucket/run: no credentials"
 
 
 def test_unexpected_error_is_one_line_with_the_command_for_its_traceback(monkeypatch):

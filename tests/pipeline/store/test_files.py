@@ -1,6 +1,8 @@
 """File operations on a folder, on memory and on a real S3 server."""
 
+import os
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -132,3 +134,28 @@ def test_copying_a_file_over_a_link_to_it_leaves_no_temporary_file(tmp_path):
     for _ in range(2):
         files.copy(tmp_path / "checkpoint", tmp_path / "checkpoint-before")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "checkpoint-before"]
+
+
+def test_a_failed_write_names_the_file_and_no_other(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError) as caught:
+        files.put(tmp_path / "file" / "below" / "out.csv", b"")
+    assert (caught.value.filename, caught.value.filename2) == (str(tmp_path / "file" / "below" / "out.csv"), None)
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as reader:
+        found = reader.submit(pipe.read_bytes)
+        files.put(pipe, b"content")
+        assert found.result() == b"content"
+    assert pipe.is_fifo()
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="only Linux has a device that is always full")
+def test_a_full_device_is_an_error_and_stays_a_device():
+    with pytest.raises(OSError, match=r"No space left on device: '/dev/full'"):
+        files.put(Path("/dev/full"), b"content")
+    assert Path("/dev/full").is_char_device()
