@@ -39,15 +39,32 @@ class RewardConfig:
 
     @staticmethod
     def from_json(text: str) -> RewardConfig:
-        """Parse a `config.json`. Raises EvaluationError on an unknown key."""
-        fields = json.loads(text)
+        """Parse a `config.json`. Raises EvaluationError on an unknown key or a value of another type."""
+        try:
+            fields = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise EvaluationError("the reward model's config.json is no JSON: fetch it again") from error
+        if not isinstance(fields, dict):
+            raise EvaluationError("the reward model's config.json contains no JSON object: fetch it again")
         known = [field.name for field in dataclasses.fields(RewardConfig)]
         if unknown := sorted(set(fields) - set(known)):
             raise EvaluationError(
-                f"the reward model's config.json has unknown keys {unknown}; allowed are {', '.join(known)}"
+                f"the reward model's config.json has unknown keys {str(unknown)[:200]}; allowed are {', '.join(known)}"
             )
-        if "head_widths" in fields:
+        if isinstance(fields.get("head_widths"), list):
             fields["head_widths"] = tuple(fields["head_widths"])
+        for name, value in fields.items():
+            default = getattr(RewardConfig, name)
+            numbers = value if isinstance(value, tuple) else (value,)
+            kinds = (int, float) if isinstance(default, float) else (int,)
+            is_right = all(type(number) in kinds and abs(number) < 2**31 for number in numbers)
+            is_positive = isinstance(default, float) or all(number > 0 for number in numbers if is_right)
+            if not (is_right and is_positive) or len(numbers) != (len(default) if isinstance(default, tuple) else 1):
+                raise EvaluationError(
+                    f"the reward model's config.json has {name} {str(value)[:80]!r}; expected a value such as {default}"
+                )
+            if isinstance(default, float):
+                fields[name] = float(value)
         return RewardConfig(**fields)
 
     def to_json(self) -> str:

@@ -199,9 +199,14 @@ class ClusterJob(CheckedModel):
     @classmethod
     def from_text(cls, text: str, **more: Any) -> Self:
         """The job of a `text`; `more` are fields that it lacks, such as the program. Raises ManifestError."""
-        fields = json.loads(text)
-        command = fields.pop("command")
-        return cls(**fields, **more, command=Command(**command | {"words": decoded(command["words"])}))
+        try:
+            fields = json.loads(text)
+            command = fields.pop("command")
+            return cls(**fields, **more, command=Command(**command | {"words": decoded(command["words"])}))
+        except ManifestError:
+            raise
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            raise ManifestError("The text of the job is damaged; submit the job again.") from error
 
 
 def in_bucket(where: str) -> bool:

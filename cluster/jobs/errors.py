@@ -26,4 +26,6 @@ class CheckedModel(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"]))
-            raise ManifestError(f"{key} is {first['input']!r}: {first['msg']}; correct it.") from error
+            found = repr(first["input"])
+            found = found if len(found) <= 160 else f"{found[:159]}…"
+            raise ManifestError(f"{key} is {found}: {first['msg']}; correct it.") from error

@@ -69,7 +69,9 @@ def settings(options: Iterable[str]) -> dict[str, Any]:
     for option in options:
         key, equals, value = option.partition("=")
         if not equals:
-            raise UserError(f"--set {option!r} has no value; write --set key=value, as in --set guidance.scale=10.")
+            raise UserError(
+                f"--set {shortened(option, 200)!r} has no value; write --set key=value, as in --set guidance.scale=10."
+            )
         found[key.strip()] = value.strip()
     return found
 

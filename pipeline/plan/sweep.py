@@ -32,7 +32,7 @@ def from_options(options: Iterable[str], recipe: Recipe) -> dict[str, list[str]]
         key, equals, text = (part.strip() for part in option.partition("="))
         if not equals:
             raise UserError(
-                f"--sweep {option!r} has no values; write --sweep key=value,value, as in --sweep "
+                f"--sweep {shortened(option, 200)!r} has no values; write --sweep key=value,value, as in --sweep "
                 "times.num_segments=1,3,5."
             )
         if key in sweep:

@@ -1,6 +1,7 @@
 """How many tokens the models read of a text, counted with their tokenizers. Does not import torch."""
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ from tokenizers import BertWordPieceTokenizer, Tokenizer
 
 from pipeline.errors import UserError, shortened
 from pipeline.weights.models import Weights
+from sctd.errors import one_line
 from sctd.prior.tokenizer import PromptTokenizer, without_special_text
 
 REWARD_TOKENS = 35  # of the published ImageReward, with the tokens of start and end
@@ -17,14 +19,18 @@ def token_counter(weights: Weights) -> tuple[Any, int]:
     """A function that counts the tokens of a text as the prior does, and the prior's limit."""
     folder = weights.part("prior") / "tokenizer"
     try:
-        most = int(json.loads((folder / "tokenizer_config.json").read_text())["model_max_length"])
+        most = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["model_max_length"]
+        if type(most) not in (int, float) or not 0 < most < math.inf:
+            raise ValueError(f"model_max_length is {shortened(repr(most))}")
+        most = int(most)
         if (folder / "tokenizer.json").is_file():
             tokenizer = without_special_text(Tokenizer.from_file(str(folder / "tokenizer.json")))
             return lambda text: len(tokenizer.encode(text).ids), most
         return PromptTokenizer.load(folder).count, most
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # `tokenizers` raises nothing more specific
         raise UserError(
-            f"{folder} has no readable tokenizer ({error}); expected the tokenizer of a Stable Diffusion folder."
+            f"{folder} has no readable tokenizer ({one_line(error)}); expected the tokenizer of a Stable Diffusion "
+            "folder."
         ) from error
 
 

@@ -66,7 +66,8 @@ class Shards:
         if features.ndim != 2 or features.dtype.kind != "f":
             raise DamagedError(f"{path} is damaged (it has no features)")
         if key != self.key or len(features) != count:
-            found = f"{len(features)} features of {' '.join(key[:16].split())}, expected {count} of {self.key[:16]}"
+            found = f"{len(features)} features of {key[:16] if key.isalnum() else 'no key'}"
+            found += f", expected {count} of {self.key[:16]}"
             raise DamagedError(f"{path} is damaged (it has {found})")
         return features
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shlex
 import subprocess
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import FiniteFloat, TypeAdapter
 
 from pipeline.errors import UserError, shortened
 from pipeline.plan.protocol import Protocol
@@ -34,7 +35,7 @@ class Hardware(Stored):
     system: str
     cpu: str
     cores: int
-    memory_gib: float
+    memory_gib: FiniteFloat
     gpus: tuple[str, ...]
 
     @property
@@ -163,6 +164,8 @@ def _contradictions(found: Manifest) -> Iterator[str]:
     if len({job.job_id for job in found.jobs}) < len(found.jobs):
         yield "jobs: two have the same job_id"
     for job in found.jobs:
+        if not re.fullmatch(r"[^/\0]{1,200}", job.job_id):
+            yield f"jobs: {shortened(job.job_id)!r} is no job_id"
         if job.method not in found.recipes:
             yield f"recipes: {job.method!r} is missing"
     for method in found.recipes:

@@ -45,7 +45,7 @@ class Stored(BaseModel):
 def first_error(error: ValidationError) -> str:
     """The first invalid field and what is wrong with it, such as "seed: Input should be a valid integer"."""
     found = error.errors()[0]
-    return f"{'.'.join(map(str, found['loc']))}: {found['msg']}".removeprefix(": ")
+    return " ".join(f"{'.'.join(map(str, found['loc']))}: {found['msg']}".removeprefix(": ").split())
 
 
 class GenerationFacts(Stored):

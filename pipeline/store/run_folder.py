@@ -96,7 +96,11 @@ class Store:
 
     def _load(self, path: Path) -> Any:
         try:
-            return json.loads(files.read(path), parse_float=_finite, parse_constant=_finite)
+            content = files.read(path)
+            found = json.loads(content, parse_float=_finite, parse_constant=_finite)
+            if b"\\u" in content:
+                json.dumps(found, ensure_ascii=False).encode()  # half a surrogate pair cannot be written again
+            return found
         except (FileNotFoundError, NotADirectoryError):
             return _MISSING
         except (ValueError, RecursionError) as error:

@@ -10,8 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sctd.errors import SctdError
+from sctd.errors import SctdError, shortened
 from sctd.types import Latents
+
+MOST_STEPS = 1_000_000
 
 
 class ScheduleError(SctdError):
@@ -34,7 +36,7 @@ class NoiseSchedule:
         """Read a scheduler_config.json of the Stable Diffusion format; raises ScheduleError."""
         # The cumulative product is taken in float32 because the published checkpoints were trained on it.
         alphas_cumprod = torch.cumprod(1.0 - _betas(config), dim=0).double()
-        if config.get("rescale_betas_zero_snr") or alphas_cumprod[-1] <= 0:
+        if config.get("rescale_betas_zero_snr") or not alphas_cumprod[-1] > 0:
             raise ScheduleError(
                 "the schedule ends in pure noise (rescale_betas_zero_snr), where σ_t/α_t is infinite; expected some "
                 "signal at the last step: use a checkpoint trained without rescale_betas_zero_snr"
@@ -68,12 +70,24 @@ class NoiseSchedule:
         return NoiseSchedule(self.alpha.to(device), self.sigma.to(device))
 
 
+def _is_beta(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value < 1
+
+
 def _betas(config: Mapping[str, Any]) -> Float[Tensor, " steps"]:
     """β_t in float32, with diffusers' order of operations, so that the bits are equal."""
-    if config.get("trained_betas") is not None:
-        return torch.tensor(config["trained_betas"], dtype=torch.float32)
+    if (trained := config.get("trained_betas")) is not None:
+        if not isinstance(trained, list) or not trained or not all(map(_is_beta, trained)):
+            raise ScheduleError("trained_betas is no list of numbers between 0 and 1: correct scheduler_config.json")
+        return torch.tensor(trained, dtype=torch.float32)
     num_steps, name = config.get("num_train_timesteps", 1000), config.get("beta_schedule", "linear")
     first, last = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
+    if type(num_steps) is not int or not 1 <= num_steps <= MOST_STEPS or not (_is_beta(first) and _is_beta(last)):
+        found = shortened(f"{num_steps!r}, {first!r} and {last!r}")
+        raise ScheduleError(
+            f"num_train_timesteps, beta_start and beta_end are {found}; expected 1 to {MOST_STEPS} steps, and numbers "
+            "between 0 and 1: correct scheduler_config.json"
+        )
     match name:
         case "linear":
             return torch.linspace(first, last, num_steps, dtype=torch.float32)
@@ -85,6 +99,6 @@ def _betas(config: Mapping[str, Any]) -> Float[Tensor, " steps"]:
                 [min(1 - edges[i + 1] / edges[i], 0.999) for i in range(num_steps)], dtype=torch.float32
             )
     raise ScheduleError(
-        f"beta_schedule is {name!r}; expected 'linear', 'scaled_linear' or 'squaredcos_cap_v2': "
+        f"beta_schedule is {shortened(repr(name))}; expected 'linear', 'scaled_linear' or 'squaredcos_cap_v2': "
         "correct scheduler_config.json, or list the values under trained_betas"
     )

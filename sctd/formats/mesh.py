@@ -4,6 +4,7 @@ Only one file is read: materials and textures that an .obj or .ply stores in oth
 of vertices, faces, or a glTF material (base colour texture times base colour factor), as stored.
 """
 
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +21,11 @@ from sctd.errors import one_line
 from sctd.formats.common import LENGTHS, FormatError
 from sctd.scene.gaussians import srgb_to_linear
 
+logging.getLogger("trimesh").addHandler(logging.NullHandler())  # else Python prints its warnings
+
 _AXIS = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}
 _GREY = 0.5
+_MOST_REPEATS = 1e6  # of a texture
 
 # From face indices [num] and barycentric coordinates [num, 3] to colours in [0, 1], [num, 3].
 Colouring = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -77,6 +81,8 @@ def read_mesh(data: bytes, suffix: str) -> Mesh:
     for part in parts:
         if (width := part.vertices.shape[1]) != 3:
             raise MeshError(f"The mesh has vertices of {width} coordinates; expected 3. Export it again.")
+        if int(part.faces.min()) < 0 or int(part.faces.max()) >= len(part.vertices):
+            raise MeshError("The mesh has faces with vertices that are not in the file. Export it again.")
         if not (valid := (np.abs(part.vertices) <= LENGTHS[1]).all(axis=1)).all():
             row = int(np.flatnonzero(~valid)[0])
             found = ", ".join(f"{value:g}" for value in part.vertices[row])
@@ -168,6 +174,8 @@ def _colouring(mesh: trimesh.Trimesh) -> Colouring | None:
     if material.baseColorTexture is None or visual.uv is None:
         return None if factor is None else lambda faces, weights: np.broadcast_to(tint, weights.shape)
     texture, uv = material.baseColorTexture, visual.uv[mesh.faces]
+    if not (np.abs(uv) <= _MOST_REPEATS).all():
+        raise MeshError("The mesh has texture coordinates that are not finite or very large. Export it again.")
     return lambda faces, weights: tint * _pixels(texture, np.einsum("pc,pcd->pd", weights, uv[faces]))
 
 

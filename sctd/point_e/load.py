@@ -3,6 +3,7 @@
 import difflib
 import json
 import pickle
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from sctd.damage import damage_of
+from sctd.errors import one_line, shortened
 from sctd.point_e.model import (
     BASE_40M_TEXTVEC,
     UPSAMPLE_40M,
@@ -112,8 +114,8 @@ def _read_config(folder: Path) -> PointEConfig:
     content, where = _file(folder, CONFIG), str(folder / CONFIG)
     try:
         tree = json.loads(content)
-    except ValueError as error:
-        raise PointEError(f"{where} is not JSON ({error}): copy it again") from error
+    except (ValueError, RecursionError) as error:
+        raise PointEError(f"{where} is not JSON ({one_line(error)}): copy it again") from error
     return _parsed(PointEConfig(), tree, where)
 
 
@@ -124,7 +126,9 @@ def _parsed(default: Any, tree: Any, where: str) -> Any:
         for name in tree:
             if name not in known:
                 nearest = difflib.get_close_matches(name, known, n=1) or [", ".join(known)]
-                raise PointEError(f"{where} has the unknown key {name!r}; expected {nearest[0]}: correct the key")
+                raise PointEError(
+                    f"{where} has the unknown key {shortened(name)!r}; expected {nearest[0]}: correct the key"
+                )
         return replace(
             default, **{name: _parsed(known[name], value, f"{where}: {name}") for name, value in tree.items()}
         )
@@ -134,7 +138,8 @@ def _parsed(default: Any, tree: Any, where: str) -> Any:
         return float(tree)
     if type(tree) is not type(default) or is_dataclass(default):
         kind = "object" if is_dataclass(default) else type(default).__name__
-        raise PointEError(f"{where} is {tree!r}; expected a value of type {kind}: correct the key")
+        found = shortened(repr(tree))
+        raise PointEError(f"{where} is {found}; expected a value of type {kind}: correct the key")
     return tree
 
 
@@ -143,13 +148,15 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load(content)
     except safetensors.SafetensorError as error:
-        reason = damage_of(folder / WEIGHTS) or error
+        reason = damage_of(folder / WEIGHTS) or one_line(error)
         raise PointEError(f"{folder / WEIGHTS} cannot be read ({reason}): copy it again") from error
 
 
 def _read_pt(path: Path) -> dict[str, Tensor]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols of damaged files
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise PointEError(
             f"{path} contains more than tensors, which could run code, or is not a torch.save file: "

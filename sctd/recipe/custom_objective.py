@@ -176,7 +176,7 @@ def _imported(source: bytes) -> Iterator[str]:
     """Names in all `from .name import …` and `from . import name` statements; some may not be files."""
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return  # the error is reported when the file runs
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level == 1:

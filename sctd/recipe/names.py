@@ -4,6 +4,7 @@ Stored recipes (`run.json`) and digests keep the former names, so that job ids, 
 """
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 GROUPS = {"seed_shape": "initialization"}
@@ -23,12 +24,14 @@ _STORED_GROUPS = {new: former for former, new in GROUPS.items()}
 _STORED_KEYS = {new: former for former, new in KEYS.items()}
 
 
+@lru_cache(maxsize=1024)
 def current(key: str) -> str:
     """The present name of a dotted key; former and present parts may be mixed, as in `seed_shape.point_e_steps`."""
     former = _in_group(key, _STORED_GROUPS)
     return KEYS.get(former) or _in_group(key, GROUPS)
 
 
+@lru_cache(maxsize=1024)
 def stored(key: str) -> str:
     """The name of a dotted key in `run.json`."""
     return _STORED_KEYS.get(key) or _in_group(key, _STORED_GROUPS)

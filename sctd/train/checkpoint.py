@@ -6,6 +6,7 @@ with `weights_only=True`, so that a checkpoint cannot run code.
 """
 
 import io
+import warnings
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, NamedTuple
 
@@ -92,7 +93,9 @@ def reseeded(content: bytes, seed: int) -> bytes:
 
 def _loaded(content: bytes) -> tuple[dict[str, Any], Identity]:
     try:
-        tree = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols of damaged files
+            tree = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         tree["format"], tree["state"]  # raise KeyError if one is missing
         return tree, Identity(**tree["identity"])
     except Exception as error:  # torch.load raises any error of its unpickler or zip reader

@@ -29,6 +29,18 @@ from sctd.recipe.scene import MESH_SUFFIXES, InitializationConfig
 from sctd.scene.gaussians import Gaussians, rgb_to_sh
 
 _MIN_SQUARED_DISTANCE = 1e-7
+# RuntimeError: an encrypted archive, or another compression.
+_NPZ_ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    EOFError,
+    MemoryError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class InitializationError(SctdError):
@@ -161,7 +173,7 @@ def _from_npz(content: bytes) -> InitPoints:
             raise ValueError(f"coords has shape {xyz.shape}, or values that are not finite, or above {LENGTHS[1]:g}")
         if rgb is not None and not (rgb.shape == xyz.shape and 0 <= rgb.min() <= rgb.max() <= 1):
             raise ValueError("R, G and B are not one value from 0 to 1 for each point")
-    except (OSError, ValueError, TypeError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+    except _NPZ_ERRORS as error:
         raise FormatError(
             f"The .npz is not a point cloud of Point-E ({one_line(error)}); expected coords [n, 3] and "
             "channels R, G, B."

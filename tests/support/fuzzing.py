@@ -55,12 +55,13 @@ def fuzz(files: st.SearchStrategy[T], check: Callable[[T], None]) -> None:
         def run(file: T) -> None:
             check(file)
 
-        run()
+        with _limited_memory():
+            run()
 
 
 def outcome(reader: Callable[[], T], *errors: type[Exception], internals: re.Pattern[str] = INTERNALS) -> T | Refused:
     """The value of `reader`, or the sentence of one of these errors. Everything else fails the test."""
-    with _limited_memory(), warnings.catch_warnings(record=True) as warned, _logged() as logged:
+    with warnings.catch_warnings(record=True) as warned, _logged() as logged:
         warnings.simplefilter("always")
         try:
             result: T | Refused = reader()
@@ -126,13 +127,35 @@ def _logged() -> Iterator[list[str]]:
 # --- Damage to bytes, text and JSON.
 
 PIECES = (
-    b"", b"\0", b"\xff\xff\xff\xff", b"\n", b"\r\n", b" ", b"-1", b"4294967295", b"99999999999999999999", b"nan", b"inf",
-    b"1e400", b"\xef\xbb\xbf", b"\x1b[31m", b"{", b"[", b'"', b",", b"\t", b"null", b"\xc3\xa9", b"\xe2\x80\xa8",
-    b"[" * 20_000, b"#", b"=", b":", b"\x85", b"\x00\x00\x80\x7f", b"\x00\x00\xc0\x7f", b"|",
+    b"", b"\0", b"\xff\xff\xff\xff", b"\n", b"\r\n", b" ", b"-1", b"4294967295", b"99999999999999999999", b"nan",
+    b"inf", b"1e400", b"\xef\xbb\xbf", b"\x1b[31m", b"{", b"[", b'"', b",", b"\t", b"null", b"\xc3\xa9",
+    b"\xe2\x80\xa8", b"[" * 20_000, b"#", b"=", b":", b"\x85", b"\x00\x00\x80\x7f", b"\x00\x00\xc0\x7f", b"|",
 )  # fmt: skip
-_place = st.integers(0, 2**16 - 1)
-_edit = st.tuples(st.sampled_from(["cut", "flip", "set", "insert", "delete", "repeat", "swap"]), _place, _place)
-_wrap = st.sampled_from([None] * 12 + ["bom", "crlf", "utf-16", "latin-1", "gzip", "zip", "twice", "empty"])
+
+
+class Choices:
+    """Choices that are read from bytes of hypothesis: a file takes one draw, and shrinks to the first of each."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.position = data, 0
+
+    def below(self, most: int) -> int:
+        """A number from 0 to `most` - 1, of two bytes; 0 after the last byte."""
+        found = self.data[self.position : self.position + 2]
+        self.position += 2
+        return int.from_bytes(found, "big") * most >> 16
+
+    def of(self, values: Sequence[T]) -> T:
+        return values[self.below(len(values))]
+
+    def some(self, values: Sequence[T], most: int) -> list[T]:
+        """At most `most` of these values, perhaps repeated."""
+        return [self.of(values) for _ in range(self.below(most + 1))]
+
+
+def made(make: Callable[[Choices], T], num_bytes: int = 64) -> st.SearchStrategy[T]:
+    """What a function makes of choices."""
+    return st.binary(min_size=num_bytes, max_size=num_bytes).map(lambda data: make(Choices(data)))
 
 
 def chosen(values: Sequence[T]) -> st.SearchStrategy[T]:
@@ -142,15 +165,14 @@ def chosen(values: Sequence[T]) -> st.SearchStrategy[T]:
 
 def damaged(files: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
     """The files with up to three damages, and perhaps in another encoding or archive."""
-    return st.builds(_damaged, files, st.lists(_edit, min_size=1, max_size=3), _wrap)
+    return st.builds(damage, files, made(lambda choices: choices, 22))
 
 
-def _damaged(data: bytes, edits: list[tuple[str, int, int]], wrap: str | None) -> bytes:
-    for kind, place, number in edits:
-        at = place * (len(data) + 1) >> 16
-        piece = PIECES[number % len(PIECES)]
-        end = at + 1 + number % 64
-        match kind:
+def damage(data: bytes, choices: Choices) -> bytes:
+    for _ in range(1 + choices.below(3)):
+        at, number = choices.below(len(data) + 1), choices.below(2**16)
+        piece, end = PIECES[number % len(PIECES)], at + 1 + number % 64
+        match choices.of(["cut", "flip", "set", "insert", "delete", "repeat", "overwrite"]):
             case "cut":
                 data = data[:at]
             case "flip":
@@ -163,9 +185,11 @@ def _damaged(data: bytes, edits: list[tuple[str, int, int]], wrap: str | None) -
                 data = data[:at] + data[end:]
             case "repeat":
                 data = data[:end] + data[at:]
-            case "swap":
+            case "overwrite":
                 data = data[:at] + piece + data[at + len(piece) :]
-    return wrapped(data, wrap)
+    return wrapped(
+        data, choices.of([None] * 12 + ["bom", "crlf", "utf-16", "latin-1", "gzip", "zip", "twice", "empty"])
+    )
 
 
 def wrapped(data: bytes, wrap: str | None) -> bytes:
@@ -209,14 +233,20 @@ ODD = (
     "", "a", "1", "NaN", "1e400", "\x1b[31m", "\ud800", "é", "a\nb", "../../x", "/", "x" * 3_000,
     [], {}, [[]], [None], {"": None}, {"a": {"b": {}}}, [1, 2, 3], ["a"], [0.0] * 4, [{}],
 )  # fmt: skip
-_change = st.tuples(
-    st.sampled_from(["set", "set", "set", "delete", "rename", "wrap", "copy", "add", "text"]), _place, _place
-)
+CHANGES = "set", "set", "set", "delete", "rename", "wrap", "copy", "add", "text"
 
 
 def changed_trees(trees: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     """JSON values with up to three changes: other types, missing, renamed or additional keys, other nesting."""
-    return st.builds(_changed, trees, st.lists(_change, min_size=1, max_size=3))
+    return st.builds(changed, trees, made(lambda choices: choices, 20))
+
+
+def changed(tree: Any, choices: Choices) -> Any:
+    holder = {"root": tree}
+    for _ in range(1 + choices.below(3)):
+        if paths := list(_paths(holder, ())):
+            holder = _with_change(holder, choices.of(paths), choices.of(CHANGES), choices.of(ODD))
+    return holder.get("root")
 
 
 def json_files(trees: st.SearchStrategy[Any]) -> st.SearchStrategy[bytes]:
@@ -245,20 +275,12 @@ def to_json(tree: Any) -> bytes:
     return json.dumps(tree).encode()
 
 
-def _changed(tree: Any, changes: list[tuple[str, int, int]]) -> Any:
-    holder = {"root": tree}
-    for kind, place, number in changes:
-        if paths := list(_paths(holder, ())):
-            holder = _with_change(holder, paths[place % len(paths)], kind, number)
-    return holder.get("root")
-
-
-def _with_change(parent: Any, path: tuple[Any, ...], kind: str, number: int) -> Any:
+def _with_change(parent: Any, path: tuple[Any, ...], kind: str, odd: Any) -> Any:
     """A copy of the value, changed at this path."""
-    key, parent, odd = path[0], parent.copy(), ODD[number % len(ODD)]
+    key, parent = path[0], parent.copy()
     value = parent[key]
     if len(path) > 1:
-        parent[key] = _with_change(value, path[1:], kind, number)
+        parent[key] = _with_change(value, path[1:], kind, odd)
     elif kind == "set":
         parent[key] = odd
     elif kind == "delete":
@@ -266,7 +288,7 @@ def _with_change(parent: Any, path: tuple[Any, ...], kind: str, number: int) -> 
     elif kind == "rename" and isinstance(parent, dict):
         parent[f"{key}s"] = parent.pop(key)
     elif kind == "wrap":
-        parent[key] = [value] if number % 2 else {str(key): value}
+        parent[key] = [value] if odd else {str(key): value}
     elif kind == "copy" and isinstance(parent, list):
         parent.insert(key, value)
     elif kind == "add" and isinstance(value, dict):

@@ -7,18 +7,9 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.nightly import baseline
-from pipeline.nightly.verdict import JobResult, NightlyRun
+from tests.support.nightly_runs import nightly_run
 
 ACCEPTED = {"by": "ada", "date_utc": "2026-01-03T00:00:00+00:00", "reason": "release 1"}
-
-
-def nightly_run(run_id="run") -> NightlyRun:
-    features = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
-    objects = (
-        JobResult("sctd", "a cube", 0, {"clip": 30.1, "ir": -0.2}, "", {"fd": features, "fid": features + 1}),
-        JobResult("sctd", "a ball", 0, None, "NaN in the loss"),
-    )
-    return NightlyRun(run_id, "2026-01-02", None, "a CPU", {"protocol": "paper4"}, {"sctd": {"iterations": 3}}, objects)
 
 
 def test_baseline_round_trip_is_exact(tmp_path):
