@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -18,6 +19,25 @@ from torch import Tensor
 from sctd.damage import damage_of
 from sctd.errors import SctdError, one_line, shortened
 
+CLASSES = "UNet2DConditionModel", "AutoencoderKL", "CLIPTextModel"
+LATENT_SHIFTS = "shift_factor", "latents_mean", "latents_std"
+# Beginnings of the names of diffusers' schedulers for a schedule of β_t, with its variants of each.
+SCHEDULERS = (
+    *(
+        "DDIM",
+        "DDPMScheduler",
+        "DDPMParallel",
+        "PNDM",
+        "IPNDM",
+        "LMSDiscrete",
+        "Euler",
+        "Heun",
+        "KDPM2",
+        "DEIS",
+        "UniPC",
+    ),
+    *("DPMSolver", "SASolver", "LCMScheduler", "TCDScheduler"),
+)
 DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"  # file names of weights, without suffix
 PICKLES = ".bin", ".ckpt", ".pt", ".pth"
 PICKLED = b"PK\x03\x04", b"\x80"  # first bytes of torch.save files: a zip archive, before 2020 a bare pickle
@@ -78,7 +98,7 @@ OPEN_CLIP_NAMES = {
 
 # Of files: RuntimeError is raised for wrong shapes. Of a library that meets a configuration which it does not expect:
 _ABOUT_CODE = ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RecursionError, TypeError
-_READ_ERRORS = OSError, ValueError, RuntimeError, SafetensorError, *_ABOUT_CODE
+_READ_ERRORS = OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError, *_ABOUT_CODE
 MOST_PIXELS, MOST_BLOCKS = 2**16, 16  # of a side of a latent, of a VAE
 
 
@@ -201,7 +221,8 @@ def read(path: Path, reader: Callable[[Path], Any]) -> Any:
     try:
         return reader(path)
     except _READ_ERRORS as error:
-        text = error if isinstance(error, _ABOUT_CODE) else str(error).strip().split("\n")[0]
+        lines = str(error).strip().split("\n")
+        text = error if isinstance(error, _ABOUT_CODE) else lines[-1 if isinstance(error, StrictDataclassError) else 0]
         reason = damage_of(path) or one_line(text)
         raise PriorError(f"{path} cannot be read ({reason}): download the checkpoint again") from error
 
@@ -209,6 +230,19 @@ def read(path: Path, reader: Callable[[Path], Any]) -> Any:
 def check_architecture(folder: Path) -> None:
     """Raise PriorError unless the configurations are those of one text-to-image Stable Diffusion checkpoint."""
     unet, vae, text = (read_json(folder / part / "config.json") for part in ("unet", "vae", "text_encoder"))
+    classes = unet.get("_class_name"), vae.get("_class_name"), text.get("architectures", [None])
+    for part, found, expected in zip(("unet", "vae", "text_encoder"), classes, CLASSES, strict=True):
+        names = found if isinstance(found, list) else [found]
+        if not any(name is None or str(name).startswith(expected) for name in names):
+            raise PriorError(
+                f"{folder}/{part} is of the class {one_line(', '.join(map(str, names)), 80)}; expected {expected}: use "
+                "Stable Diffusion 1 or 2"
+            )
+    if shifted := next((key for key in LATENT_SHIFTS if vae.get(key)), None):
+        raise PriorError(
+            f"{folder}/vae shifts its latents ({shifted}), as later models do; expected a scale alone: use Stable "
+            "Diffusion 1 or 2"
+        )
     if unet.get("addition_embed_type") or unet.get("class_embed_type") or unet.get("num_class_embeds"):
         raise PriorError(
             f"{folder}/unet is conditioned on more than text and time, as SDXL's or an upscaler's; "
@@ -233,12 +267,17 @@ def check_architecture(folder: Path) -> None:
 
 
 def check_diffusion(folder: Path, scheduler: Mapping[str, Any]) -> None:
-    """Raise PriorError for the scheduler of a flow-matching model, which has neither ᾱ_t nor ε."""
+    """Raise PriorError for the scheduler of a model without the ᾱ_t of Stable Diffusion, such as flow matching."""
     name = str(scheduler.get("_class_name"))
     if "flow" in name.lower() or scheduler.get("use_flow_sigmas"):
         raise PriorError(
             f"{folder}/scheduler/scheduler_config.json is for flow matching ({one_line(name)}); expected a diffusion "
             "model that predicts ε or v: use Stable Diffusion 1 or 2"
+        )
+    if "_class_name" in scheduler and not name.startswith(SCHEDULERS):
+        raise PriorError(
+            f"{folder}/scheduler/scheduler_config.json is of the class {one_line(name)}, which is not for the noise "
+            "schedule of Stable Diffusion; expected one such as DDIMScheduler: use Stable Diffusion 1 or 2"
         )
 
 

@@ -472,3 +472,72 @@ def test_models_of_other_kinds_are_refused(copy):
         PriorError, match=r"unet takes the guidance scale as an input \(time_cond_proj_dim\), as a latent"
     ):
         StableDiffusionPrior.load(copy)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "EDMEulerScheduler",
+        "CMStochasticIterativeScheduler",
+        "ScoreSdeVeScheduler",
+        "UnCLIPScheduler",
+        "VQDiffusionScheduler",
+    ],
+)
+def test_schedulers_of_other_processes_are_rejected(copy, name):
+    edit(copy / "scheduler" / "scheduler_config.json", _class_name=name)
+    with pytest.raises(PriorError, match=f"is of the class {name}, which is not for the noise schedule of Stable Diff"):
+        StableDiffusionPrior.load(copy)
+
+
+@pytest.mark.parametrize(
+    "name", ["DDIMScheduler", "PNDMScheduler", "EulerAncestralDiscreteScheduler", "DPMSolverMultistepScheduler", None]
+)
+def test_the_class_of_a_scheduler_for_the_schedule_of_stable_diffusion_does_not_matter(copy, prior, name):
+    edit(copy / "scheduler" / "scheduler_config.json", _class_name=name or "DDIMScheduler")
+    assert torch.equal(StableDiffusionPrior.load(copy).schedule.alpha, prior.schedule.alpha)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "message"),
+    [
+        (
+            "unet",
+            {"_class_name": "UNetMotionModel"},
+            "unet is of the class UNetMotionModel; expected UNet2DConditionModel",
+        ),
+        ("vae", {"_class_name": "AutoencoderTiny"}, "vae is of the class AutoencoderTiny; expected AutoencoderKL: use"),
+        (
+            "vae",
+            {"shift_factor": 0.1159},
+            r"vae shifts its latents \(shift_factor\), as later models do; expected a sca",
+        ),
+        (
+            "vae",
+            {"latents_mean": [1, 1, 1, 1]},
+            r"vae shifts its latents \(latents_mean\), as later models do; expected",
+        ),
+        (
+            "text_encoder",
+            {"architectures": ["T5EncoderModel"]},
+            "is of the class T5EncoderModel; expected CLIPTextModel",
+        ),
+        ("text_encoder", {"vocab_size": None}, r"text_encoder cannot be read \(.*\): download the checkpoint again"),
+    ],
+)
+def test_parts_of_other_models_are_rejected(copy, part, changes, message):
+    edit(copy / part / "config.json", **changes)
+    with pytest.raises(PriorError, match=message):
+        StableDiffusionPrior.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("vae", {"shift_factor": None, "latents_mean": None, "latents_std": None}),
+        ("text_encoder", {"architectures": ["CLIPTextModelWithProjection"]}),
+    ],
+)
+def test_parts_without_a_shift_or_with_a_projection_are_read(copy, part, changes):
+    edit(copy / part / "config.json", **changes)
+    StableDiffusionPrior.load(copy)
