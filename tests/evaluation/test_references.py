@@ -78,3 +78,28 @@ def test_a_truncated_file_is_refused(reference):
     data = to_bytes(reference)
     with pytest.raises(EvaluationError, match="not a reference file"):
         from_bytes(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"count": np.array(0)},
+        {"count": np.array([1, 2])},
+        {"total": np.array("x")},
+        {"outer": np.zeros((2, 2))},
+        {"outer": np.full((3, 3), np.nan)},
+        {"features": np.zeros(3)},
+        {"made_of": np.array("[]")},
+        {"made_of": np.array("[" * 100_000)},
+    ],
+)
+def test_a_reference_with_impossible_arrays_is_refused_although_it_is_signed(changes):
+    rng = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    with np.load(io.BytesIO(to_bytes(Reference(Moments.of(rng), rng, {"network": "n"})))) as file:
+        arrays = {key: file[key] for key in file.files} | changes
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    with pytest.raises(
+        EvaluationError, match=r"^not a reference file \(\.npz written by this program\): (an array|made_of)"
+    ):
+        from_bytes(buffer.getvalue())

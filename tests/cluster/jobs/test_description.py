@@ -69,3 +69,11 @@ def test_digests_and_texts_of_released_jobs_are_kept():
 def test_invalid_fields_raise_one_kind_of_error(options):
     with pytest.raises(ManifestError, match=r"gpus? is ('many'|1)|`gpus` is -1|deadline_hours is nan"):
         job(**BASE | options)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", "[" * 100_000, '{"command": {}}', '{"command": {"words": 3}, "name": "a"}']
+)
+def test_a_damaged_text_of_a_job_is_refused(text):
+    with pytest.raises(ManifestError, match=r"^The text of the job is damaged; submit the job again\."):
+        ProgramJob.from_text(text)

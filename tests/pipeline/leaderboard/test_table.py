@@ -375,3 +375,14 @@ def test_any_text_is_read_as_written(texts):
 def test_excel_reads_other_characters_and_scripts_see_no_mark_in_ascii():
     assert csv(pd.DataFrame({"prompt": ["一只红色的猫"]})).startswith(b"\xef\xbb\xbfprompt")
     assert csv(pd.DataFrame({"prompt": ["a red cat"]})) == b"prompt\na red cat\n"
+
+
+def test_a_carriage_return_is_a_line_of_the_text_not_of_the_table():
+    table = pd.DataFrame({"prompt": ["a\rb", "c\r\nd"], "clip": [1.0, 2.0]})
+    assert list(read_csv(csv(table))["prompt"]) == ["a\nb", "c\nd"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b'a,b\n"1', b"a\n1,2\n3,4,5\n"])
+def test_other_bytes_are_no_table(content):
+    with pytest.raises(UserError, match=r"^The table is not a CSV in UTF-8 \(.*\); generate it again\.$"):
+        read_csv(content)

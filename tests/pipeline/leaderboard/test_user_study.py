@@ -97,3 +97,16 @@ def test_file_without_ranks_is_refused(tmp_path, text):
 def test_store_without_a_study_has_empty_cells(tmp_path):
     assert user_study.columns(Store(tmp_path), "sctd") == dict.fromkeys(user_study.COLUMNS)
     user_study.require_one([Store(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"method,q1_rank\n\xe9,1\n", r"is not a CSV in UTF-8 \(.*\); export it again"),
+        (b"method,q1_rank\nsds,1\nsctd\n", "average rank nan of 2 methods"),
+    ],
+)
+def test_published_ranks_that_cannot_be_read(tmp_path, content, sentence):
+    (tmp_path / "ranks.csv").write_bytes(content)
+    with pytest.raises(UserError, match=sentence):
+        user_study.published(tmp_path / "ranks.csv")

@@ -62,3 +62,20 @@ def test_history_has_one_line_per_run_against_this_baseline(tmp_path):
         file.write("{\n")
     with pytest.raises(UserError, match=r"nights.jsonl is damaged \(.*\); remove the line, or the file\."):
         baseline.history(tmp_path, 2)
+
+
+@pytest.mark.parametrize(
+    "line", ["1", "{}", '{"run": "a"}', "[" * 100_000, '{"run": "a", "baseline": 1, "gates": [{}]}']
+)
+def test_a_damaged_line_of_the_history_is_named(tmp_path, line):
+    (tmp_path / "nights.jsonl").write_text(f"{line}\n")
+    with pytest.raises(UserError, match=r"nights\.jsonl is damaged \(.{3,200}\); remove the line, or the file\.$"):
+        baseline.history(tmp_path, 1)
+
+
+def test_a_damaged_field_of_the_baseline_is_named(tmp_path):
+    baseline.pin(tmp_path, nightly_run(), ACCEPTED)
+    about = tmp_path / "001" / "baseline.json"
+    about.write_text(about.read_text().replace('"seed": 0', '"seed": "zero"'))
+    with pytest.raises(UserError, match=r"001 is damaged \(objects\.0\.seed: Input should be a valid integer"):
+        baseline.read(tmp_path)

@@ -86,3 +86,35 @@ def test_an_invalid_setting_is_an_error(setting, message):
     with pytest.raises(UserError) as caught:
         sweep.methods(embedded(), ["sctd"], recipes.settings([setting]))
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("a: &a [*a]", "Circular reference detected"),
+        ("[" * 3_000, "it is nested too deeply"),
+        ("sweep: {2026-01-01: [1]}", "keys must be str"),
+        ("name: 2026-01-01", "is not JSON serializable"),
+        ("name: 2026-13-45", "month must be in 1..12"),
+        (
+            "\n".join(["a: &a0 [1]", *(f"b{n}: &a{n} [{','.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9))]),
+            "20,000 keys",
+        ),
+    ],
+)
+def test_yaml_that_is_no_tree_of_values_is_refused(tmp_path, content, reason):
+    (tmp_path / "r.yaml").write_text(content)
+    with pytest.raises(UserError) as caught:
+        recipes.named(str(tmp_path / "r.yaml"))
+    assert str(caught.value).startswith(f"{tmp_path}/r.yaml cannot be read as a recipe (")
+    assert reason in str(caught.value)
+
+
+def test_long_values_are_shortened_in_errors(tmp_path):
+    (tmp_path / "r.yaml").write_text(f"iterations: {'x' * 3_000}\n")
+    with pytest.raises(UserError) as caught:
+        recipes.named(str(tmp_path / "r.yaml"))
+    assert len(str(caught.value)) < 500
+    (tmp_path / "r.yaml").write_text("base: [embedded]\n")
+    with pytest.raises(UserError, match=r"unknown base \['embedded'\]; choose from"):
+        recipes.named(str(tmp_path / "r.yaml"))

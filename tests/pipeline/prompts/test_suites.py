@@ -209,3 +209,16 @@ def test_missing_and_unreadable_suites_are_errors(tmp_path, monkeypatch):
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00\xd8")
     with pytest.raises(UserError, match=r"bytes\.txt cannot be read as a UTF-8 text file"):
         prompts.suite(str(tmp_path / "bytes.txt"))
+
+
+@pytest.mark.parametrize("line", ["a cat | a\x1b[31m cat", "a cat |\x00b", "a \u2028cat | b"])
+def test_the_short_text_has_no_control_characters_either(line):
+    with pytest.raises(UserError, match="which cannot be printed"):
+        suites.prompts([line])
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_json_that_is_nested_too_deeply_is_refused(tmp_path, suffix):
+    (tmp_path / f"deep{suffix}").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"is not valid JSON \(it is nested too deeply\)"):
+        suites.suite(str(tmp_path / f"deep{suffix}"))

@@ -68,3 +68,11 @@ def test_missing_and_truncated_images_are_errors(images):
     images.file(0).write_bytes(images.file(0).read_bytes()[:-30])
     with pytest.raises(DamagedError, match=r"is damaged .*; delete it to generate it again$"):
         images.pngs(0, 3)
+
+
+@pytest.mark.parametrize("features", [np.zeros(()), np.zeros(3), np.array(["a", "b"])])
+def test_arrays_of_another_shape_or_type_are_no_features(tmp_path, features):
+    shards = Shards(Store(tmp_path), "features", {"a": 1})
+    shards.write(0, features_file(features, shards.key))
+    with pytest.raises(DamagedError, match=r"is damaged \(it has no features\)"):
+        shards.features(0, 2)

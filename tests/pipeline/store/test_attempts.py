@@ -1,5 +1,6 @@
 """Lost workers that still write, and damaged checkpoints: faults 12 and 19 of docs/cluster.md, on files."""
 
+import json
 import uuid
 from pathlib import Path
 
@@ -146,3 +147,12 @@ def test_a_damaged_checkpoint_is_detected_by_its_digest(damage):
     assert Checkpoint.from_bytes(whole) == Checkpoint(3, 1.0, b"the state", -2.5)
     with pytest.raises(ValueError, match=r"digest|Expecting|Unterminated"):
         Checkpoint.from_bytes(damage(whole))
+
+
+@pytest.mark.parametrize("header", [b"[" * 100_000, b'{"iteration": "a"}', b'{"iteration": -1}', b'{"seconds": NaN}'])
+def test_a_checkpoint_with_a_wrong_header_is_none(tmp_path, header):
+    content = Checkpoint(3, 1.0, b"state").to_bytes()
+    if header.startswith(b"{"):
+        header = json.dumps(json.loads(content.partition(b"\n")[0]) | json.loads(header)).encode()
+    (tmp_path / "checkpoint").write_bytes(header + b"\n" + b"state")
+    assert Checkpoint.read(tmp_path / "checkpoint").state == b""

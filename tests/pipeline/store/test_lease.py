@@ -149,3 +149,15 @@ def test_the_lease_works_without_file_system_locks(tmp_path, monkeypatch):
         monkeypatch.undo()
         ours.write(tmp_path / "a", b"")
     assert [path.name for path in tmp_path.iterdir() if path.name != ".lock"] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"1", b"null", b"[" * 100_000, b'{"pid": "a", "host": 3}', b'{"pid": 0, "token": null}']
+)
+def test_a_damaged_lease_file_is_one_of_another_command(tmp_path, content):
+    (tmp_path / lease.FOLDER).mkdir()
+    (tmp_path / lease.FOLDER / "000003.json").write_bytes(content)
+    (tmp_path / lease.FOLDER / "0-other.json").write_bytes(b"{}")
+    found = lease.holder(tmp_path)
+    assert (found["epoch"], found["token"]) == (3, "")
+    assert lease.name_of(found) == "another command"

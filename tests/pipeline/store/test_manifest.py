@@ -72,3 +72,28 @@ def test_the_commit_of_a_surrounding_repository_is_ignored(tmp_path, monkeypatch
     assert manifest.commit() is None
     monkeypatch.setattr(manifest, "__file__", str(Path(tmp_path) / "pipeline" / "store" / "manifest.py"))
     assert manifest.commit() == "c0ffee+"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda tree: tree.update(sessions=[]), "sessions: it has none"),
+        (lambda tree: tree["recipes"].clear(), "recipes: 'sctd' is missing"),
+        (lambda tree: tree["jobs"].append(tree["jobs"][0]), "jobs: two have the same job_id"),
+        (lambda tree: tree["jobs"][0].update(job_id="../outside"), "jobs: '../outside' is no job_id"),
+        (lambda tree: tree["jobs"][0].update(job_id="a" * 300), "is no job_id"),
+        (
+            lambda tree: tree["recipes"]["sctd"].update(name=[]),
+            "recipes.sctd: its name or guidance.scale has another type",
+        ),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_damaged(tmp_path, change, reason):
+    made = Store(tmp_path)
+    tree = runs.manifest(made, [runs.job("a")]).to_json()
+    change(tree)
+    made.write_json(tmp_path / "run.json", tree)
+    with pytest.raises(UserError) as caught:
+        manifest.read(made)
+    assert str(caught.value).startswith(f"{tmp_path}/run.json is damaged (")
+    assert reason in str(caught.value)

@@ -149,3 +149,11 @@ def test_a_record_is_of_the_class_of_its_status(store):
         assert type(store.record("a")) is type(record)
     assert Done.model_fields.keys() > Failed.model_fields.keys() & {"generation", "deaths"}
     assert isinstance(Manifest.model_validate(runs.manifest(store, [JOB]).to_json()), Manifest)
+
+
+def test_a_summary_without_a_statistic_is_damaged(store):
+    tree = runs.done(JOB).to_json()
+    del tree["scores"]["ir"]["p10"]
+    store.write_json(store.item("a") / "record.json", tree)
+    with pytest.raises(UserError, match=r"record\.json is damaged \(done\.scores: Value error, ir has no p10\)"):
+        store.record("a")

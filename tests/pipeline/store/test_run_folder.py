@@ -82,3 +82,33 @@ def test_a_second_command_is_kept_out_until_the_first_has_exited(tmp_path):
         assert str(os.getpid()) in (tmp_path / ".lock").read_text()
     with store.locked():
         pass
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"null", "it contains no JSON object"),
+        (b"[1]", "it contains no JSON object"),
+        (b'{"a": NaN}', "NaN is no finite number"),
+        (b'{"a": 1e400}', "1e400 is no finite number"),
+        (b"[" * 100_000, "it is nested too deeply"),
+        (b'{"a": "\\ud800"}', "surrogates not allowed"),
+        (b"\xff", "invalid start byte"),
+    ],
+)
+def test_a_file_that_this_program_cannot_have_written_is_damaged(tmp_path, content, reason):
+    (tmp_path / "verdict.json").write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        Store(tmp_path).read_json(tmp_path / "verdict.json")
+    assert str(caught.value).startswith(f"{tmp_path}/verdict.json is damaged (")
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"\x93NUMPY", None])
+def test_damaged_and_missing_arrays_are_named(tmp_path, content):
+    if content is not None:
+        (tmp_path / "evaluation.npz").write_bytes(content)
+    with pytest.raises(
+        UserError, match=rf"^{tmp_path}/evaluation\.npz is damaged \(.*\); delete it to have its content"
+    ):
+        Store(tmp_path).read_arrays(tmp_path / "evaluation.npz")

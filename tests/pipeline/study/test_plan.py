@@ -68,3 +68,22 @@ def test_each_volunteer_has_a_random_order(runs):
     first = Counter(order[0][0] for order in orders), Counter(order[0][1][0] for order in orders)
     for counts in first:
         assert all(abs(counts[i] - 200) < 4 * (600 * 2 / 9) ** 0.5 for i in range(3))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda tree: tree["competitors"].pop(), "it has 1 methods and 1 prompts"),
+        (lambda tree: tree.update(prompts=[]), "it has 2 methods and 0 prompts"),
+        (lambda tree: tree["turntables"][0].pop(), "turntables: expected one for each prompt and method"),
+    ],
+)
+def test_a_study_that_contradicts_itself_is_damaged(tmp_path, change, reason):
+    methods = plan.Competitor("a", "r", "sctd"), plan.Competitor("a", "r", "sds")
+    made = Store(tmp_path)
+    plan.write(made, plan.StudyPlan("id", methods, ("a cat",), (("x.mp4", "y.mp4"),)))
+    tree = made.read_json(tmp_path / "study.json")
+    change(tree)
+    made.write_json(tmp_path / "study.json", tree)
+    with pytest.raises(UserError, match=rf"study\.json is damaged \({reason}\)"):
+        plan.read(made)

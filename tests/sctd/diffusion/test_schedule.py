@@ -58,3 +58,19 @@ def test_pure_noise_at_the_end_is_refused():
 
 def test_to_moves_both():
     assert schedule().to("meta").alpha.device.type == schedule().to("meta").sigma.device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"num_train_timesteps": 10**12}, "expected 1 to 1000000 steps"),
+        ({"num_train_timesteps": "1000"}, "num_train_timesteps, beta_start and beta_end are '1000', "),
+        ({"beta_start": -0.1}, "and numbers between 0 and 1"),
+        ({"beta_end": None}, "and numbers between 0 and 1"),
+        ({"trained_betas": "x"}, "trained_betas is no list of numbers between 0 and 1"),
+        ({"trained_betas": [0.1, 1.0]}, "trained_betas is no list of numbers between 0 and 1"),
+    ],
+)
+def test_impossible_noise_levels_are_refused(changes, sentence):
+    with pytest.raises(ScheduleError, match=sentence):
+        NoiseSchedule.from_config({"beta_schedule": "linear"} | changes)

@@ -85,3 +85,21 @@ def test_damaged_or_foreign_bytes_are_refused() -> None:
             from_bytes(content, IDENTITY, CPU)
     with pytest.raises(CheckpointError, match="the checkpoint has format 99, expected 1; delete it to start over"):
         from_bytes(future.getvalue(), IDENTITY, CPU)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tree: tree.update(state=[]),
+        lambda tree: tree["state"].pop("population"),
+        lambda tree: tree["state"].update(noise=None),
+        lambda tree: tree["state"]["population"].update(gaussians={}),
+    ],
+)
+def test_a_state_with_missing_values_is_refused(change):
+    tree = torch.load(io.BytesIO(to_bytes(state(), IDENTITY)), weights_only=True)
+    change(tree)
+    file = io.BytesIO()
+    torch.save(tree, file)
+    with pytest.raises(CheckpointError, match=r"^\d+ bytes are not a checkpoint \(\w+\); delete them to start over"):
+        from_bytes(file.getvalue(), IDENTITY, torch.device("cpu"))
