@@ -106,7 +106,8 @@ def _note_of_folder(store: Store, dtype: str) -> str:
 
 
 def _sentence(dtype: str) -> str:
-    return f"The prior's networks run in {dtype}"
+    is_slow = dtype == BFLOAT16 and bfloat16_instructions() is None and not devices.will_use_gpu()
+    return f"The prior's networks run in {dtype}{' (slow on this processor)' * is_slow}"
 
 
 def _other(dtype: str) -> str:

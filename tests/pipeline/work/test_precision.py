@@ -159,8 +159,10 @@ def test_an_existing_run_folder_decides(before, flags, root, processor, run_of, 
     assert choice.run == runs[before]
     assert manifest.check_same(in_folder(tmp_path / root)(choice.run), choice.run) is not None
     other = FLOAT32 if before == BFLOAT16 else BFLOAT16
+    slow = " (slow on this processor)" if (before, flags) == (BFLOAT16, OLD) else ""
+    place = in_folder(tmp_path / root)(choice.run).root
     note = (
-        f"The prior's networks run in {before}, as in the earlier run {in_folder(tmp_path / root)(choice.run).root}; "
+        f"The prior's networks run in {before}{slow}, as in the earlier run {place}; "
         f"--set compute.dtype={other} and another --out for {other}."
     )
     assert choice.note == (None if (before, flags) == (FLOAT32, OLD) else note)
@@ -196,7 +198,8 @@ def test_a_baseline_decides_for_a_nightly_run_on_any_processor(processor, run_of
     for flags in (OLD, AVX):
         processor(flags)
         of_half = Manifest.of(half, Store(tmp_path)).recipes
-        note = "The prior's networks run in bfloat16, as in the baseline; --set compute.dtype=float32 for float32."
+        slow = " (slow on this processor)" if flags == OLD else ""
+        note = f"The prior's networks run in bfloat16{slow}, as in the baseline; --set {KEY}=float32 for float32."
         assert precision.like(run_of(), of_half) == (half, note)
         assert precision.like(run_of(), Manifest.of(run_of(), Store(tmp_path)).recipes) == (run_of(), None)
         assert precision.like(run_of(), {"sctd": "damaged"}) == (run_of(), None)
@@ -294,9 +297,10 @@ def test_a_run_that_is_resumed_on_another_processor_keeps_its_dtype_and_bytes(
     processor(resumed_on)
     resumed = run_command("bench", "--out", "run")
     other = {FLOAT32: BFLOAT16, BFLOAT16: FLOAT32}[dtype]
+    slow = " (slow on this processor)" if dtype == BFLOAT16 else ""
     (note,) = notes(resumed)
     assert note.startswith(
-        f"The prior's networks run in {dtype}, as in the earlier run run; --set compute.dtype={other}"
+        f"The prior's networks run in {dtype}{slow}, as in the earlier run run; --set {KEY}={other} "
     )
     assert assets(tmp_path / "run") == before
     assert stored_dtypes(tmp_path / "run") == [dtype]
