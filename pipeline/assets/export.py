@@ -198,13 +198,20 @@ def _read(path: Path, *, drop_invalid: bool) -> "Gaussians":
     from sctd.formats.axes import axes, rotated
     from sctd.formats.common import FormatError, InvalidGaussiansError
 
-    kind = path.suffix[1:] if path.suffix in SPLATS else "ply"
     try:
-        gaussians = _codec(kind).read(path.read_bytes(), drop_invalid=drop_invalid)
+        content = path.read_bytes()
+        kind = path.suffix[1:].lower()
+        if path.suffix.lower() not in SPLATS:  # a .ply may have any name
+            if not content.startswith(b"ply"):
+                raise UserError(
+                    f"{path} is not in a format of Gaussians that is read here ({', '.join(SPLATS)}); convert it first."
+                )
+            kind = "ply"
+        gaussians = _codec(kind).read(content, drop_invalid=drop_invalid)
     except InvalidGaussiansError as error:
         raise UserError(f"{path}: {error}") from error
     except FormatError as error:
-        raise UserError(f"{path} is not an asset. {error}") from error
+        raise UserError(f"{path} cannot be read. {error}") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); pass a readable file.") from error
     gaussians = rotated(gaussians, axes(str(FORMATS[kind])).T)

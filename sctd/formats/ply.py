@@ -24,7 +24,10 @@ NORMAL = ("nx", "ny", "nz")
 CONSTANT = ("f_dc_0", "f_dc_1", "f_dc_2")
 SCALE = ("scale_0", "scale_1", "scale_2")
 ROTATION = ("rot_0", "rot_1", "rot_2", "rot_3")
-_END_OF_HEADER = re.compile(rb"[\r\n]\s*end_header\s")
+_END_OF_HEADER = re.compile(rb"[\r\n]\s*end_header[ \t]*[\r\n]")
+_SPACES = bytes.maketrans(
+    b"\x1c\x1d\x1e\x1f", b"    "
+)  # which str.split takes for spaces, and patterns of bytes do not
 COLORS = ("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue")
 
 
@@ -68,8 +71,6 @@ def from_ply(data: bytes, *, drop_invalid: bool = False) -> Gaussians:
     Raises PlyError if a property is missing, InvalidGaussiansError if Gaussians are invalid and not dropped.
     """
     vertices = _vertices(data)
-    if "packed_position" in (vertices.dtype.names or ()):
-        raise PlyError("This is a compressed .ply (PlayCanvas); convert it to a plain .ply of Gaussians first.")
     num_rest = sum(name.startswith("f_rest_") for name in vertices.dtype.names or ())
     if num_rest not in (0, 9, 24, 45):
         raise PlyError(f"The .ply has {num_rest} f_rest properties; expected 0, 9, 24 or 45 (SH degree 0 to 3).")
@@ -150,12 +151,23 @@ def _open(data: bytes) -> PlyData:
 
 
 def _check_counts(data: bytes) -> None:
-    """Raise PlyError for an element with more rows than bytes follow the header: plyfile would allocate them."""
+    """Raise PlyError for a header whose elements plyfile would allocate, or divide by the size of their rows.
+
+    These are elements with more rows than bytes follow, and elements without properties.
+    """
     found = _END_OF_HEADER.search(data)
     header, left = data[: found.start() if found else None], len(data) - (found.end() if found else 0)
-    for name, count in re.findall(rb"(?:^|[\r\n])\s*element\s+(\S+)\s+(\d+)", header):
-        if len(count) > len(str(left)) or int(count) > left:
-            what = f"{count[:20].decode()} of {name[:40].decode('latin-1')!a}"
+    header = header.translate(_SPACES)
+    for lines in re.split(rb"(?:^|[\r\n])\s*element\s", header)[1:]:
+        if not re.search(rb"[\r\n]\s*property\s", lines):
+            raise PlyError("The .ply is damaged (an element has no properties): export or copy it again.")
+    for name, text in re.findall(rb"(?:^|[\r\n])\s*element\s+(\S+)\s+(\S+)", header):
+        try:
+            count = int(text)
+        except ValueError:
+            continue  # plyfile names the line
+        if count > left:
+            what = f"{text[:20].decode('latin-1')} of {name[:40].decode('latin-1')!a}"
             raise PlyError(
                 f"The .ply is damaged (its header announces {what}, and {left} bytes follow): export or copy it again."
             )
@@ -164,6 +176,8 @@ def _check_counts(data: bytes) -> None:
 def _columns(vertices: np.ndarray, names: tuple[str, ...]) -> Float[Tensor, "num columns"]:
     """These properties as columns in float32. Raises PlyError if one is missing."""
     present = vertices.dtype.names or ()
+    if "packed_position" in present:
+        raise PlyError("This is a compressed .ply (PlayCanvas); convert it to a plain .ply of Gaussians first.")
     if missing := [name for name in names if name not in present]:
         found = shortened(", ".join(present), 300)
         raise PlyError(

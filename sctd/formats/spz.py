@@ -55,14 +55,17 @@ def to_spz(gaussians: Gaussians) -> bytes:
     return gzip.compress(header + b"".join(part.tobytes() for part in parts), mtime=0)
 
 
+def _other_version(version: int) -> FormatError:
+    return FormatError(
+        f"The .spz has version {version}; expected {VERSION}. Convert it first, for example with splat-transform "
+        "--spz-version 3."
+    )
+
+
 def from_spz(data: bytes, *, drop_invalid: bool = False) -> Gaussians:
     """Read Gaussians of SH degree 0 to 3 from a file of version 3. Raises FormatError for other files."""
     if data.startswith(struct.pack("<I", MAGIC)):  # versions up to 3 are in gzip, later ones are not
-        version = int.from_bytes(data[4:8], "little")
-        raise FormatError(
-            f"The .spz has version {version}; expected {VERSION}. Convert it first, for example with splat-transform "
-            "--spz-version 3."
-        )
+        raise _other_version(int.from_bytes(data[4:8], "little"))
     file = gzip.GzipFile(fileobj=io.BytesIO(data))
     header = _content(file, _HEADER.size)
     if len(header) < _HEADER.size:
@@ -70,10 +73,12 @@ def from_spz(data: bytes, *, drop_invalid: bool = False) -> Gaussians:
             f"This is not a .spz (it ends within its header of {_HEADER.size} bytes). Export or copy it again."
         )
     magic, version, num, degree, fractional_bits, _, _ = _HEADER.unpack(header)
-    if magic != MAGIC or version != VERSION or degree > 3:
+    if magic == MAGIC and version != VERSION:
+        raise _other_version(version)
+    if magic != MAGIC or degree > 3:
         raise FormatError(
-            f"The .spz has magic {magic:#x}, version {version} and SH degree {degree}; expected {MAGIC:#x}, {VERSION} "
-            "and 0 to 3. Convert it first."
+            f"The .spz has magic {magic:#x} and SH degree {degree}; expected {MAGIC:#x} and 0 to 3. Export or copy it "
+            "again."
         )
     num_basis = (degree + 1) ** 2
     sizes = [9 * num, num, 3 * num, 3 * num, 4 * num, 3 * num * (num_basis - 1)]

@@ -231,11 +231,11 @@ def check_architecture(folder: Path) -> None:
     """Raise PriorError unless the configurations are those of one text-to-image Stable Diffusion checkpoint."""
     unet, vae, text = (read_json(folder / part / "config.json") for part in ("unet", "vae", "text_encoder"))
     classes = unet.get("_class_name"), vae.get("_class_name"), text.get("architectures", [None])
-    for part, found, expected in zip(("unet", "vae", "text_encoder"), classes, CLASSES, strict=True):
+    for part, found, of_part in zip(("unet", "vae", "text_encoder"), classes, CLASSES, strict=True):
         names = found if isinstance(found, list) else [found]
-        if not any(name is None or str(name).startswith(expected) for name in names):
+        if not any(name is None or str(name).startswith(of_part) for name in names):
             raise PriorError(
-                f"{folder}/{part} is of the class {one_line(', '.join(map(str, names)), 80)}; expected {expected}: use "
+                f"{folder}/{part} is of the class {one_line(', '.join(map(str, names)), 80)}; expected {of_part}: use "
                 "Stable Diffusion 1 or 2"
             )
     if shifted := next((key for key in LATENT_SHIFTS if vae.get(key)), None):

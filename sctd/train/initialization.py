@@ -28,6 +28,7 @@ from sctd.point_e import PointE, sample_points, to_world, upsample_points
 from sctd.recipe.scene import MESH_SUFFIXES, InitializationConfig
 from sctd.scene.gaussians import Gaussians, rgb_to_sh
 
+SPLATS = ".splat", ".spz", ".sog"  # suffixes of Gaussians that `segmentdreamer export` makes a .ply of
 _MIN_SQUARED_DISTANCE = 1e-7
 # RuntimeError: an encrypted archive, or another compression.
 _NPZ_ERRORS = (
@@ -147,9 +148,14 @@ def _from_point_e(
 
 
 def _from_ply(config: InitializationConfig, generator: torch.Generator) -> InitPoints | Gaussians:
-    content = _content(config, "readable .ply")
+    content, kind = _content(config, "readable .ply"), Path(config.path).suffix.lower()
+    if kind in SPLATS:
+        raise InitializationError(
+            f"initialization.path {config.path}: A {kind} is not read here. Convert it with segmentdreamer export "
+            f"{config.path} --to ply."
+        )
     try:
-        if Path(config.path).suffix.lower() == ".npz":
+        if kind == ".npz":
             return replicate(config, _from_npz(content), generator)
         if b" f_dc_0" in content.partition(b"end_header")[0]:
             return ply.from_ply(content)

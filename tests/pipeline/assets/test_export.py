@@ -255,7 +255,7 @@ def test_compressed_ply_is_recognized(tmp_path):
     vertices = np.zeros(2, [("packed_position", "u4"), ("packed_rotation", "u4")])
     PlyData([PlyElement.describe(vertices, "vertex")]).write(tmp_path / "small.ply")
     assert refused(tmp_path / "small.ply", "--to=spz") == (
-        f"Error: {tmp_path / 'small.ply'} is not an asset. This is a compressed .ply (PlayCanvas); convert it to a "
+        f"Error: {tmp_path / 'small.ply'} cannot be read. This is a compressed .ply (PlayCanvas); convert it to a "
         "plain .ply of Gaussians first."
     )
 
@@ -285,7 +285,26 @@ def test_files_that_are_not_assets_are_errors(tmp_path):
     (tmp_path / "none.ply").write_bytes(ply.to_ply(some_splats(0)))
     assert refused(tmp_path / "none.ply", "--to=spz").endswith("contains no Gaussians; pass a finished asset.")
     (tmp_path / "picture.png").write_bytes(b"\x89PNG")
-    assert "is not an asset. This is not a .ply: it starts with" in refused(tmp_path / "picture.png", "--to=spz")
+    for name in "picture.png", "scene.ksplat", "scene.usdz", "none":
+        (tmp_path / name).write_bytes(b"\x89PNG")
+        assert refused(tmp_path / name, "--to=spz") == (
+            f"Error: {tmp_path / name} is not in a format of Gaussians that is read here (.ply, .splat, .spz, .sog, "
+            ".glb); convert it first."
+        )
+    (tmp_path / "wrong.ply").write_bytes(b"\x89PNG")
+    assert "wrong.ply cannot be read. This is not a .ply: it starts with" in refused(tmp_path / "wrong.ply", "--to=spz")
+
+
+def test_a_ply_may_have_any_name_and_suffixes_any_case(tmp_path):
+    for name in "asset.3dgs", "asset.PLY", "asset":
+        (tmp_path / name).write_bytes(ply.to_ply(some_splats(2)))
+        export(tmp_path / name, "--to=spz", "--out", tmp_path / "out.spz")
+    (tmp_path / "copy.SPZ").write_bytes((tmp_path / "out.spz").read_bytes())
+    export(tmp_path / "copy.SPZ", "--to=ply", "--out", tmp_path / "back.ply")
+    assert ply.from_ply((tmp_path / "back.ply").read_bytes()).num == 2
+
+
+def test_what_a_format_cannot_hold_is_an_error(tmp_path):
     far = some_splats(2)
     far.means[0, 0] = 5000
     (tmp_path / "far.ply").write_bytes(ply.to_ply(far))

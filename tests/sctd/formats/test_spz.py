@@ -67,8 +67,16 @@ def test_out_of_range_gaussians_and_other_files_are_refused():
         FormatError, match=r"^The \.spz has version 4; expected 3\. Convert it first, for example with splat"
     ):
         from_spz(struct.pack("<IIIBBBB", 0x5053474E, 4, 9, 0, 12, 0, 0) + bytes(64))
-    with pytest.raises(FormatError, match=r"magic 0x5053474e, version 2 and SH degree 0; expected 0x5053474e, 3 and 0"):
-        from_spz(gzip.compress(struct.pack("<IIIBBBB", 0x5053474E, 2, 0, 0, 12, 0, 0)))
+    for version in (0, 1, 2, 255):
+        with pytest.raises(
+            FormatError, match=rf"^The \.spz has version {version}; expected 3\. Convert it first, for exa"
+        ):
+            from_spz(gzip.compress(struct.pack("<IIIBBBB", 0x5053474E, version, 0, 0, 12, 0, 0)))
+    for magic, degree in ((0x5053474E, 4), (0x1, 0)):
+        with pytest.raises(
+            FormatError, match=rf"^The \.spz has magic {magic:#x} and SH degree {degree}; expected 0x50"
+        ):
+            from_spz(gzip.compress(struct.pack("<IIIBBBB", magic, 3, 0, degree, 12, 0, 0)))
     with pytest.raises(FormatError, match=r"^The \.spz is truncated: its header announces 9 Gaussians"):
         from_spz(gzip.compress(struct.pack("<IIIBBBB", 0x5053474E, 3, 9, 0, 12, 0, 0)))
 

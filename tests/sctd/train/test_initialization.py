@@ -328,3 +328,23 @@ def test_published_point_clouds_become_81_920_gaussians(tmp_path, name):
     assert 0.45 < gaussians.means.abs().max() < 0.56
     torch.testing.assert_close(sh_to_rgb(gaussians.sh[::20, 0, 0]), torch.from_numpy(cloud["R"]), rtol=0, atol=1e-5)
     assert 1e-3 < gaussians.scales.median() < 0.02
+
+
+@pytest.mark.parametrize("suffix", [".splat", ".spz", ".sog", ".SPZ"])
+def test_other_formats_of_gaussians_name_the_command_that_converts_them(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(b"x")
+    with pytest.raises(InitializationError) as caught:
+        initial_gaussians(InitializationConfig(kind="ply", path=str(path)), "", torch.Generator())
+    assert str(caught.value) == (
+        f"initialization.path {path}: A {suffix.lower()} is not read here. Convert it with segmentdreamer export "
+        f"{path} --to ply."
+    )
+
+
+def test_a_compressed_ply_is_named(tmp_path):
+    header = "ply\nformat binary_little_endian 1.0\nelement vertex 1\nproperty uint packed_position\nend_header\n"
+    (tmp_path / "a.compressed.ply").write_bytes(header.encode() + bytes(4))
+    config = InitializationConfig(kind="ply", path=str(tmp_path / "a.compressed.ply"))
+    with pytest.raises(InitializationError, match=r"This is a compressed \.ply \(PlayCanvas\); convert it to a plain"):
+        initial_gaussians(config, "", torch.Generator())
