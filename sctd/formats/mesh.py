@@ -4,8 +4,8 @@ Only one file is read: materials and textures that an .obj or .ply stores in oth
 of vertices, faces, or a glTF material (base colour texture times base colour factor), as stored.
 """
 
+import json
 import logging
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
@@ -169,14 +169,20 @@ def _colouring(mesh: trimesh.Trimesh) -> Colouring | None:
         return lambda faces, weights: of_face[faces]
     if visual.kind != "texture" or not isinstance(visual.material, trimesh.visual.material.PBRMaterial):
         return None
-    material, factor = visual.material, visual.material.baseColorFactor
+    material, factor, uv = visual.material, visual.material.baseColorFactor, visual.uv
+    if factor is not None and np.shape(factor) not in ((3,), (4,)):
+        raise MeshError(f"The mesh has a colour factor of shape {np.shape(factor)}; expected (4,). Export it again.")
     tint = np.ones(3) if factor is None else trimesh.visual.color.to_float(factor)[:3]
-    if material.baseColorTexture is None or visual.uv is None:
+    if material.baseColorTexture is None or uv is None:
         return None if factor is None else lambda faces, weights: np.broadcast_to(tint, weights.shape)
-    texture, uv = material.baseColorTexture, visual.uv[mesh.faces]
-    if not (np.abs(uv) <= _MOST_REPEATS).all():
-        raise MeshError("The mesh has texture coordinates that are not finite or very large. Export it again.")
-    return lambda faces, weights: tint * _pixels(texture, np.einsum("pc,pcd->pd", weights, uv[faces]))
+    if np.shape(uv) != (len(mesh.vertices), 2) or not (np.abs(uv) <= _MOST_REPEATS).all():
+        raise MeshError("The mesh has texture coordinates that are missing, not finite or very large. Export it again.")
+    try:
+        texture = material.baseColorTexture.convert("RGBA")
+    except (AttributeError, OSError, SyntaxError, ValueError) as error:
+        raise MeshError(f"The mesh has a texture that cannot be read ({one_line(error)}). Export it again.") from error
+    corners = uv[mesh.faces]
+    return lambda faces, weights: tint * _pixels(texture, np.einsum("pc,pcd->pd", weights, corners[faces]))
 
 
 def _pixels(texture: Any, uv: np.ndarray) -> np.ndarray:
@@ -185,11 +191,17 @@ def _pixels(texture: Any, uv: np.ndarray) -> np.ndarray:
 
 def _check_counts(data: bytes) -> None:
     """Raise MeshError for a .glb with more values than bytes: trimesh allocates those that are in no buffer."""
-    counts = [int(count) for count in re.findall(rb'"count"\s*:\s*(\d{1,18})', data)]
-    if counts and max(counts) > len(data):
-        raise MeshError(
-            f"The .glb is truncated: it announces {max(counts)} values in {len(data)} bytes. Copy it again."
-        )
+    try:
+        tree = json.loads(data[20 : 20 + int.from_bytes(data[12:16], "little")])
+    except (ValueError, RecursionError):
+        return  # trimesh refuses it
+    accessors = tree.get("accessors") if isinstance(tree, dict) else None
+    for accessor in accessors if isinstance(accessors, list) else []:
+        count = accessor.get("count") if isinstance(accessor, dict) else None
+        if isinstance(count, int | float) and not count <= len(data):
+            raise MeshError(
+                f"The .glb is truncated: it announces {count:g} values in {len(data)} bytes. Copy it again."
+            )
 
 
 def _without_faces(data: bytes, geometries: list[Any]) -> str:

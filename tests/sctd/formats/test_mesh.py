@@ -1,5 +1,7 @@
 """sctd.formats.mesh: uniform points on the surface with its colours, axes, and errors of bad files."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -184,12 +186,21 @@ def test_an_obj_is_read_without_its_material_file():
     assert (len(mesh.triangles), mesh.has_colours) == (2, False)
 
 
+def changed_glb(change, mesh=None) -> bytes:
+    """A .glb of a mesh, by default a box, after a change of its JSON."""
+    data = written(mesh or box(), ".glb")
+    length = int.from_bytes(data[12:16], "little")
+    tree = json.loads(data[20 : 20 + length])
+    change(tree)
+    content = json.dumps(tree).encode()
+    content += b" " * (-len(content) % 4)
+    chunks = len(content).to_bytes(4, "little") + b"JSON" + content + data[20 + length :]
+    return data[:8] + (12 + len(chunks)).to_bytes(4, "little") + chunks
+
+
 def test_a_mesh_with_more_values_than_bytes_is_refused_before_they_are_allocated():
-    data = written(box(), ".glb")
-    larger = data.replace(b'"count":36', b'"count":10**9'.replace(b"10**9", b"1000000000"))
-    padded = larger[:8] + len(larger).to_bytes(4, "little") + larger[12:]
-    with pytest.raises(MeshError, match=r"^The \.glb is truncated: it announces 1000000000 values in \d+ bytes\."):
-        read_mesh(padded, ".glb")
+    with pytest.raises(MeshError, match=r"^The \.glb is truncated: it announces 9e\+09 values in \d+ bytes\."):
+        read_mesh(changed_glb(lambda tree: tree["accessors"][0].update(count=9e9)), ".glb")
 
 
 @pytest.mark.parametrize(
@@ -202,3 +213,18 @@ def test_a_mesh_with_more_values_than_bytes_is_refused_before_they_are_allocated
 def test_vertices_that_cannot_be_rendered_are_refused(data, sentence):
     with pytest.raises(MeshError, match=sentence):
         read_mesh(data, ".obj")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda material: material.update(baseColorFactor=[[1.0] * 4]), r"has a colour factor of shape \(1, 4\)"),
+        (lambda material: material.update(baseColorTexture=2**31), "has a texture that cannot be read"),
+    ],
+)
+def test_a_material_that_is_none_is_refused(change, sentence):
+    material = PBRMaterial(baseColorTexture=Image.new("RGB", (2, 2)), baseColorFactor=[1.0, 0.5, 1.0, 1.0])
+    mesh = box()
+    mesh.visual = TextureVisuals(uv=np.zeros((len(mesh.vertices), 2)), material=material)
+    with pytest.raises(MeshError, match=sentence):
+        read_mesh(changed_glb(lambda tree: change(tree["materials"][0]["pbrMetallicRoughness"]), mesh), ".glb")

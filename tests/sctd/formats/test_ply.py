@@ -172,8 +172,12 @@ def test_meshes_and_empty_point_clouds_are_refused():
 @pytest.mark.parametrize(
     ("header", "sentence"),
     [
+        ("element vertex +3_000\nproperty float x", "announces \\+3_000 of 'vertex', and 6 bytes follow"),
         ("element vertex 2147483648\nproperty float x", "announces 2147483648 of 'vertex', and 6 bytes follow"),
-        ("element vertex 1\nproperty float x\nelement face 9999999999999999999999", "of 'face', and 6 bytes follow"),
+        (
+            "element vertex 1\nproperty float x\nelement face 9999999999999999999999\nproperty int a",
+            "of 'face', and 6 bytes follow",
+        ),
         (
             "element vertex 1\nproperty list uchar float x\nproperty float y",
             "lacks the properties z",
@@ -197,3 +201,10 @@ def test_lists_are_no_coordinates():
     properties = "property list uchar float x\nproperty float y\nproperty float z"
     with pytest.raises(PlyError, match=r"^The \.ply has lists as x; expected a number for each vertex"):
         read_points(f"ply\nformat ascii 1.0\nelement vertex 1\n{properties}\nend_header\n1 2 3 4\n".encode())
+
+
+@pytest.mark.parametrize("element", ["element vertex 0", "element face 3\ncomment property float x"])
+def test_an_element_without_properties_is_refused(element):
+    """plyfile divides by the size of a row, which ends the process in binary files; this one is text."""
+    with pytest.raises(PlyError, match=r"^The \.ply is damaged \(an element has no properties\)"):
+        read_points(f"ply\nformat ascii 1.0\n{element}\nend_header\n".encode())
