@@ -8,6 +8,7 @@ import shlex
 import signal
 import sys
 import traceback
+import unicodedata
 from collections.abc import Callable
 from typing import Any
 
@@ -86,7 +87,9 @@ def _command(*options: str) -> str:
 
 
 def _line(text: str) -> str:
-    return " ".join(text.split())
+    """One line, in which control characters, perhaps of a file that the error quotes, cannot control the terminal."""
+    line = " ".join(text.split())
+    return "".join(f"\\x{ord(mark):02x}" if unicodedata.category(mark) in ("Cc", "Cs") else mark for mark in line)
 
 
 def install_signal_handlers() -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from cluster.scheduling.executor import BootError
@@ -168,3 +169,13 @@ def test_second_ctrl_c_kills_the_process(terminals):
     terminal.until("cleaning up")
     terminal.type(CTRL_C)
     assert terminal.status() == -signal.SIGINT
+
+
+def test_control_characters_of_a_file_do_not_reach_the_terminal(capsys):
+    @error_handling.handle_errors
+    def command() -> None:
+        raise UserError("It has \x1b[31mred\x07 and 👩\u200d🎤 and \ud800.")
+
+    with pytest.raises(typer.Exit):
+        command()
+    assert capsys.readouterr().err == "Error: It has \\x1b[31mred\\x07 and 👩\u200d🎤 and \\xd800.\n"
