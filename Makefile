@@ -2,7 +2,7 @@
 
 UV := uv run
 
-.PHONY: help fmt lint types test-fast test fuzz docs notebook tables rooms
+.PHONY: help fmt lint types test-fast test parity fuzz docs notebook tables rooms
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,9 @@ test-fast:  ## tests that are not marked slow
 
 test:  ## all tests
 	$(UV) pytest
+
+parity:  ## run the original packages beside ours (about 5 GB) and write the table in docs/benchmark.md
+	$(UV) python -m tests.parity
 
 fuzz:  ## read 100,000 random files with each reader (hours)
 	SEGMENTDREAMER_FUZZ_CASES=100000 $(UV) pytest tests/fuzz

@@ -1,0 +1,7 @@
+"""`make parity`: see `tests/parity/driver.py`."""
+
+import sys
+
+from tests.parity.driver import main
+
+sys.exit(main())
