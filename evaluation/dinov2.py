@@ -48,7 +48,7 @@ class Dinov2Tower:
         tensors = read_tensors(folder / "model.safetensors")  # its errors are clearer than transformers'
         try:
             kind = json.loads((folder / "config.json").read_text()).get("model_type")
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, RecursionError) as error:
             raise EvaluationError(f"{folder / 'config.json'} is not a model configuration: fetch it again") from error
         if kind != "dinov2":
             raise EvaluationError(f"{folder} holds a {kind} model; expected dinov2")

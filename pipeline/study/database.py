@@ -14,7 +14,10 @@ from typing import Any
 
 from sqlalchemy import JSON, Column, Integer, MetaData, String, Table, create_engine, event, insert, select
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DatabaseError, IntegrityError
+
+from pipeline.errors import UserError
+from sctd.errors import one_line
 
 Shown = list[tuple[int, list[int]]]
 BUSY_SECONDS = 30
@@ -67,7 +70,12 @@ class Database:
     def __init__(self, path: Path):
         self.engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_SECONDS})
         event.listen(self.engine, "connect", _durable)
-        METADATA.create_all(self.engine)
+        try:
+            METADATA.create_all(self.engine)
+        except DatabaseError as error:
+            self.engine.dispose()
+            reason = one_line(getattr(error, "orig", error))
+            raise UserError(f"{path} is not the database of a study ({reason}); restore it from a copy.") from error
 
     def close(self) -> None:
         self.engine.dispose()

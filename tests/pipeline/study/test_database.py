@@ -2,6 +2,9 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
+from pipeline.errors import UserError
 from pipeline.study.database import Ballot, Database
 
 
@@ -49,3 +52,12 @@ def test_commits_are_durable(tmp_path):
         modes = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")]
     assert modes == ["wal", 2]
     database.close()
+
+
+@pytest.mark.parametrize("content", [b"no database", b"SQLite format 3\0" + bytes(100)])
+def test_a_damaged_file_is_no_database(tmp_path, content):
+    (tmp_path / "study.sqlite").write_bytes(content)
+    with pytest.raises(
+        UserError, match=rf"^{tmp_path}/study\.sqlite is not the database of a study \(.*\); restore it"
+    ):
+        Database(tmp_path / "study.sqlite")
