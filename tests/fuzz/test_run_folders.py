@@ -244,7 +244,7 @@ def test_states_of_training():
         found = outcome(lambda: from_bytes(file, IDENTITY, torch.device("cpu")), CheckpointError)
         if not isinstance(found, Refused):
             assert to_bytes(found, IDENTITY) == STATE or found.iteration >= 0
-        outcome(lambda: reseeded(file, 5), CheckpointError)
+            outcome(lambda: reseeded(file, 5), CheckpointError)
 
     def saved(tree) -> bytes:
         file = io.BytesIO()
