@@ -78,7 +78,7 @@ def _write_images(folder: Path) -> None:
     scored = [_views(phrase, 1, SIZES[number // 2])[0] for number, phrase in enumerate(PHRASES)]
     generated = [view for phrase in PHRASES for view in _views(phrase, FID_VIEWS // len(PHRASES), SIZES[0])]
     scenes = describe(FID_VIEWS, 1, 7, workers=1)
-    reference = render_images(scenes, "cpu", size=SIZES[0]).permute(0, 2, 3, 1).numpy()
+    reference = list(render_images(scenes, "cpu", size=SIZES[0]).permute(0, 2, 3, 1).numpy())
     for name, images in {"scored": scored, "generated": generated, "reference": reference}.items():
         (folder / name).mkdir()
         for number, image in enumerate(images):
