@@ -34,7 +34,10 @@ DTYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-DAMAGED = (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError)
+DAMAGED = (
+    *(OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError),
+    *(AssertionError, ArithmeticError, MemoryError),
+)
 
 
 class CodeInFileError(EvaluationError):

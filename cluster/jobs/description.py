@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote
 
 from pydantic import Field, field_validator, model_validator
 
-from cluster.jobs.errors import CheckedModel, ManifestError
+from cluster.jobs.errors import CheckedModel, ManifestError, shortened
 
 STORAGE, WEIGHTS = "/storage", "/weights"  # where pods mount the two volumes
 PUBLISHED, EMBEDDED = "published", "embedded"
@@ -141,7 +141,7 @@ class ClusterJob(CheckedModel):
         ):
             if where and not where.startswith(urls) and not DNS_1123.fullmatch(where):
                 raise ManifestError(
-                    f"{field} is {where!r}; expected the name of a PersistentVolumeClaim, nfs://SERVER/PATH"
+                    f"{field} is {shortened(where)!r}; expected the name of a PersistentVolumeClaim, nfs://SERVER/PATH"
                     f"{' or s3://BUCKET/PATH' if len(urls) > 1 else ': weights are read as local files'}."
                 )
         if "" in self.command.words:

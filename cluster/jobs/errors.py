@@ -13,6 +13,11 @@ class LaunchError(RuntimeError):
     """A job could not be submitted or queried. The message names the reason and the fix."""
 
 
+def shortened(text: str, length: int = 160) -> str:
+    """The text, truncated to `length` characters for a message."""
+    return text if len(text) <= length else f"{text[: length - 1].rstrip()}…"
+
+
 class CheckedModel(BaseModel):
     """A frozen model whose constructor raises only ManifestError, about the first value that is wrong."""
 
@@ -26,6 +31,5 @@ class CheckedModel(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"]))
-            found = repr(first["input"])
-            found = found if len(found) <= 160 else f"{found[:159]}…"
+            key, found = shortened(" ".join(key.split())), shortened(repr(first["input"]))
             raise ManifestError(f"{key} is {found}: {first['msg']}; correct it.") from error

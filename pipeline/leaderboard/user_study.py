@@ -75,5 +75,5 @@ def published(path: Path) -> list[dict[str, Any]]:
         for name in given:
             check_means([row[name] for row in found])
     except (EvaluationError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: {error}; compare it with the published table.") from error
+        raise UserError(f"{path}: {one_line(error)}; compare it with the published table.") from error
     return found

@@ -20,7 +20,7 @@ def token_counter(weights: Weights) -> tuple[Any, int]:
     folder = weights.part("prior") / "tokenizer"
     try:
         most = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["model_max_length"]
-        if type(most) not in (int, float) or not 0 < most < math.inf:
+        if type(most) not in (int, float) or not 1 <= most < math.inf:
             raise ValueError(f"model_max_length is {shortened(repr(most))}")
         most = int(most)
         if (folder / "tokenizer.json").is_file():

@@ -166,6 +166,7 @@ def _prompt(line: str) -> Prompt:
         raise UserError('The prompt is empty; describe an object, as in "a red mushroom".')
     if wrong := next((letter for letter in line if not letter.isprintable() and letter not in TEXT_MARKS), None):
         name = unicodedata.name(wrong, NAMELESS.get(unicodedata.category(wrong), "a control character"))
+        text = shortened(text, 200)
         raise UserError(
             f"The prompt {text!r} contains {name} (U+{ord(wrong):04X}), which cannot be printed; write it as one line "
             "of text."

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, shortened
 from pipeline.store import files
 
 FOLDER = ".lease"
@@ -135,7 +135,11 @@ def holder(root: Path) -> dict[str, Any] | None:
 
 def name_of(about: dict[str, Any]) -> str:
     """The holder of a lease, for messages."""
-    return f"process {about['pid']} on {about['host']}" if {"pid", "host"} <= about.keys() else "another command"
+    return (
+        f"process {about['pid']} on {shortened(about['host'], 80)}"
+        if {"pid", "host"} <= about.keys()
+        else "another command"
+    )
 
 
 def _acquired(root: Path, option: str, report: Report, *, alone: bool, seconds: float) -> Lease:

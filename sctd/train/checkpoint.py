@@ -126,4 +126,23 @@ def _state(tree: dict[str, Any], device: torch.device) -> State:
         for name, value in tree["population"].items()
     }
     rest = {field.name: tree[field.name] for field in fields(State) if field.name not in ("population", "noise")}
+    numbers = [rest[name] for name in ("iteration", "updates", "skipped", "skipped_in_a_row")]
+    if not all(type(number) is int and number >= 0 for number in numbers) or type(rest["loss"]) not in (int, float):
+        raise ValueError("a number has another type")
+    if rest["random"].dtype != torch.uint8 or tree["noise"].ndim != 4 or not _is_consistent(population):
+        raise ValueError("a tensor has another shape or type")
     return State(population=Population(**population), noise=tree["noise"].to(device), **rest)
+
+
+def _is_consistent(population: dict[str, Any]) -> bool:
+    """Whether all tensors of a population have the shapes of the same number of Gaussians."""
+    num = population["gaussians"].num
+    for value in population.values():
+        if isinstance(value, Tensor):
+            found, expected = [value.shape], [(num,)]
+        else:
+            found = [tensor.shape for tensor in value.tensors().values()]
+            expected = [(num, 3), (num, 3), (num, 4), (num,), (num, *value.sh.shape[1:2], 3)]
+        if found != expected:
+            return False
+    return True

@@ -243,7 +243,10 @@ def test_states_of_training():
     def check(file: bytes) -> None:
         found = outcome(lambda: from_bytes(file, IDENTITY, torch.device("cpu")), CheckpointError)
         if not isinstance(found, Refused):
-            assert to_bytes(found, IDENTITY) == STATE or found.iteration >= 0
+            assert found.iteration >= 0
+            assert {len(tensor) for tensor in found.population.gaussians.tensors().values()} == {
+                found.population.gaussians.num
+            }
             outcome(lambda: reseeded(file, 5), CheckpointError)
 
     def saved(tree) -> bytes:
