@@ -138,11 +138,10 @@ def _is_consistent(population: dict[str, Any]) -> bool:
     """Whether all tensors of a population have the shapes of the same number of Gaussians."""
     num = population["gaussians"].num
     for value in population.values():
-        if isinstance(value, Tensor):
-            found, expected = [value.shape], [(num,)]
-        else:
-            found = [tensor.shape for tensor in value.tensors().values()]
-            expected = [(num, 3), (num, 3), (num, 4), (num,), (num, *value.sh.shape[1:2], 3)]
-        if found != expected:
+        tensors = [value] if isinstance(value, Tensor) else list(value.tensors().values())
+        shapes: list[tuple[int, ...]] = [(num,)]
+        if not isinstance(value, Tensor):
+            shapes = [(num, 3), (num, 3), (num, 4), (num,), (num, *value.sh.shape[1:2], 3)]
+        if [tuple(tensor.shape) for tensor in tensors] != shapes:
             return False
     return True
