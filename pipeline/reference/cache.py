@@ -24,7 +24,7 @@ from pipeline.store.run_folder import Store
 from sctd.errors import one_line
 
 PNG_EFFORT = 1  # zlib level: four times as fast as the default 6, files a tenth larger
-DAMAGES = ValueError, OSError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error
+DAMAGES = ValueError, OSError, EOFError, KeyError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error
 
 
 class DamagedError(ValueError):
