@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +55,12 @@ def suite(name_or_path: str) -> list[Prompt]:
 def prompts(texts: Iterable[str]) -> list[Prompt]:
     """The prompts in lines of text, without duplicates. Raises UserError for an invalid prompt."""
     found = {prompt.text: prompt for prompt in map(_prompt, texts)}
-    ids: dict[str, int] = {}
-    unique = []
+    unique: dict[str, Prompt] = {}
     for prompt in found.values():
-        ids[prompt.id] = ids.get(prompt.id, 0) + 1
-        number = ids[prompt.id]
-        unique.append(prompt if number == 1 else Prompt(f"{prompt.id}-{number}", prompt.text, prompt.shape_text))
-    return unique
+        numbered = (f"{prompt.id}-{number}" for number in count(2))
+        name = next(name for name in chain([prompt.id], numbered) if name not in unique)
+        unique[name] = Prompt(name, prompt.text, prompt.shape_text)
+    return list(unique.values())
 
 
 def suite_name(name_or_path: str) -> str:
