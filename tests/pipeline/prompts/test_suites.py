@@ -31,6 +31,7 @@ def test_a_file_never_has_the_name_of_a_bundled_suite(tmp_path):
 def test_duplicate_prompts_are_dropped_and_ids_are_unique():
     found = prompts.prompts(["a red cube", "a red cube", "A red cube!"])
     assert [prompt.id for prompt in found] == ["a-red-cube", "a-red-cube-2"]
+    assert [prompt.text for prompt in found] == ["a red cube", "A red cube!"]
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,6 @@ def test_duplicate_prompts_are_dropped_and_ids_are_unique():
 )
 def test_a_numbered_id_is_never_that_of_another_prompt(texts, ids):
     assert [prompt.id for prompt in prompts.prompts(texts)] == ids
-    assert [prompt.text for prompt in found] == ["a red cube", "A red cube!"]
 
 
 @pytest.mark.parametrize(
