@@ -233,3 +233,15 @@ def test_json_that_is_nested_too_deeply_is_refused(tmp_path, suffix):
     (tmp_path / f"deep{suffix}").write_text("[" * 100_000)
     with pytest.raises(UserError, match=r"is not valid JSON \(it is nested too deeply\)"):
         suites.suite(str(tmp_path / f"deep{suffix}"))
+
+
+@pytest.mark.parametrize(
+    ("texts", "ids"),
+    [
+        (["a cat", "A cat!", "a cat?"], ["a-cat", "a-cat-2", "a-cat-3"]),
+        (["a cat", "A cat!", "a cat 2"], ["a-cat", "a-cat-2", "a-cat-2-2"]),
+        (["a cat", "a cat 2", "A cat!"], ["a-cat", "a-cat-2", "a-cat-3"]),
+    ],
+)
+def test_every_prompt_has_an_id_of_its_own(texts, ids):
+    assert [prompt.id for prompt in suites.prompts(texts)] == ids
