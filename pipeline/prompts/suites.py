@@ -13,7 +13,6 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain, count
-from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
