@@ -1,7 +1,7 @@
-"""`make parity`: see `tests/parity/driver.py`."""
+"""`make parity`."""
 
 import sys
 
-from tests.parity.driver import main
+from tests.parity import main
 
 sys.exit(main())
