@@ -78,7 +78,8 @@ def parsed(model: type[T], content: bytes, what: str) -> T:
         return model.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
-        reason = f"{'.'.join(map(str, first['loc']))}: {one_line(first['msg'])}".removeprefix(": ")
+        where = " ".join(".".join(map(str, first["loc"])).split())  # a key of the file may have line breaks
+        reason = f"{where}: {one_line(first['msg'])}".removeprefix(": ")
         raise FormatError(f"{what} is invalid ({shortened(reason)}); export or copy the file again.") from error
 
 

@@ -137,3 +137,11 @@ def test_nodes_that_move_nothing_are_read():
     identity = {"rotation": [0, 0, 0, 1], "translation": [0, 0, 0], "scale": [1, 1, 1], "name": "splat"}
     data = changed(lambda tree: tree["nodes"][0].update(identity))
     assert torch.equal(from_glb(data).means, some_splats(2).means)
+
+
+def test_a_key_with_a_line_break_is_named_in_one_line():
+    data = changed(lambda tree: tree["meshes"][0]["primitives"][0]["attributes"].update({"a\nb": "c"}))
+    with pytest.raises(
+        FormatError, match=r"^The JSON of the \.glb is invalid \(meshes\.0\.primitives\.0\.attributes\.a b: "
+    ):
+        from_glb(data)
