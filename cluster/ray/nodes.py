@@ -110,5 +110,6 @@ def _capacity(resources: dict[str, float], stage: Stage) -> int:
         counts.append(int(resources.get("CPU", 0.0) / stage.cpus + 1e-6))
     if stage.gpus:
         gpus = int(resources.get("GPU", 0.0))
-        counts.append(gpus * int(1 / stage.gpus + 1e-6) if stage.gpus <= 1 else int(gpus / stage.gpus))
+        on_gpu = stage.per_gpu or int(1 / stage.gpus + 1e-6)
+        counts.append(gpus * on_gpu if stage.gpus <= 1 else int(gpus / stage.gpus))
     return min(counts, default=1)

@@ -59,6 +59,7 @@ class Stage:
     make_worker: Callable[[], Worker]
     workers: int = 1
     gpus: float = 0.0
+    per_gpu: int | None = None  # workers on one GPU; by default as many as `gpus` allows
     cpus: float = 1.0
     min_gpu_gib: float = 0.0  # memory that a GPU must have
     elastic: bool = False  # add workers as nodes with free resources join, remove them as nodes leave

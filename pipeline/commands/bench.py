@@ -36,7 +36,7 @@ from pipeline.work.execution import ExecutionOptions, executing
 
 @with_options(
     *("suite", "prompt", "limit", "objective", "recipe", "weights", "seed", "views"),
-    *("workers", "executor", "eval_placement", "stall_seconds", "checkpoint_seconds", "log", "track"),
+    *("workers", "assets_per_gpu", "executor", "eval_placement", "stall_seconds", "checkpoint_seconds", "log", "track"),
     *("out", "set_", "sweep", "report", "live"),
 )
 def bench(options: RunOptions, execution: ExecutionOptions) -> int:
@@ -51,8 +51,8 @@ def bench(options: RunOptions, execution: ExecutionOptions) -> int:
 
 
 @with_options(
-    *("prompt", "objective", "recipe", "weights", "seed", "workers", "executor", "stall_seconds"),
-    *("checkpoint_seconds", "log", "out", "set_", "live"),
+    *("prompt", "objective", "recipe", "weights", "seed", "workers", "assets_per_gpu", "executor"),
+    *("stall_seconds", "checkpoint_seconds", "log", "out", "set_", "live"),
     objective={"help": f"{ONE_OBJECTIVE} Separate several with commas to generate one asset for each."},
     workers={"help": "Number of assets to generate in parallel, if there are several objectives."},
     out={"show_default": "runs/PROMPT-OBJECTIVES-DIGEST"},

@@ -20,7 +20,7 @@ from pipeline.store.records import Generated, Unfinished
 from pipeline.store.results import RunResults
 from pipeline.store.run_folder import TREND, VERDICT, Store
 from pipeline.work import precision
-from pipeline.work.execution import ExecutionOptions
+from pipeline.work.execution import AUTO, ExecutionOptions
 
 REPORT, JUNIT = "verdict.md", "junit.xml"
 NIGHTLY_LIMIT = 8
@@ -85,6 +85,8 @@ def nightly(
         f"{item.name} of the frozen renders is {item.found:.6g}, was {item.expected:.6g} ± {item.tolerance:.2g}"
         for item in frozen.check()
     ]
+    alone = "1" if execution.workers is None else AUTO  # times are compared
+    execution = replace(execution, assets_per_gpu=alone)
     finish(run, store.root, replace(execution, report=False), note)  # the pages need the verdict, see below
     finished = RunResults.read(store)
     candidate, history = nightly_run(finished), _past(folder, pinned.number, finished.manifest.run_id)

@@ -58,6 +58,7 @@ class GenerationFacts(Stored):
     seconds_per_iteration: float | None = None
     times_floor: float | None = None  # `seconds_per_iteration` as a multiple of the roofline
     views_at_once: int | None = None
+    assets_per_gpu: int | None = None  # workers that shared the GPU, so that each took longer; 1 on a CPU
     resumed_from: int  # the iteration of the checkpoint that the accepted attempt started from
     attempt: int | None = None
     sub_seed: int | None = None

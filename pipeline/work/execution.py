@@ -16,6 +16,7 @@ from pipeline.store import manifest
 from pipeline.work.placement import check_placement
 
 EXECUTORS = "ray", "inline"
+AUTO, MOST_PER_GPU = "auto", 32
 SNAPSHOT_SECONDS = 3.0
 MOST_WORKERS, MOST_WORKERS_PER_CORE = 1024, 8
 MOST_CHECKPOINT_SECONDS = MOST_STALL_SECONDS = 86_400
@@ -30,6 +31,12 @@ class ExecutionOptions:
         metavar="N",
         help="Number of assets to generate in parallel.",
         show_default="one per GPU; without GPUs, one per CPU core",
+    )
+    assets_per_gpu: str = option(
+        AUTO,
+        metavar="N|auto",
+        help="Number of assets to generate at once on each GPU. auto: as many as make it faster on this machine "
+        "through NVIDIA MPS; 1 without MPS and on a Ray cluster.",
     )
     executor: str = option(
         "ray",
@@ -85,6 +92,13 @@ class ExecutionOptions:
         return None if self.executor == "inline" else address_of()
 
     @property
+    def cpus(self) -> int:
+        """The least number of CPUs that Ray should count on this machine: one for each worker that was asked for."""
+        if self.workers is not None or self.assets_per_gpu == AUTO:
+            return self.workers or 0
+        return int(self.assets_per_gpu) * len(manifest.gpus())
+
+    @property
     def waits_for(self) -> str:
         """What a run waits for before its first worker starts."""
         if self.executor == "inline":
@@ -99,6 +113,7 @@ class ExecutionOptions:
         if not 1 <= self.stall_seconds <= MOST_STALL_SECONDS:
             raise UserError(f"--stall-seconds is {self.stall_seconds:g}; expected 1 to {MOST_STALL_SECONDS}.")
         self._check_workers()
+        self._check_assets_per_gpu()
         if not 0 <= self.checkpoint_seconds <= MOST_CHECKPOINT_SECONDS:
             raise UserError(
                 f"--checkpoint-seconds is {self.checkpoint_seconds:g}; expected 0 to {MOST_CHECKPOINT_SECONDS}."
@@ -118,6 +133,17 @@ class ExecutionOptions:
             limit = "1 (inline runs in one process)" if is_inline else f"1 to {most} ({cores} cores here)"
             raise UserError(f"--workers is {self.workers}; expected {limit}, or omit it.")
 
+    def _check_assets_per_gpu(self) -> None:
+        if self.assets_per_gpu == AUTO:
+            return
+        number = self.assets_per_gpu
+        if not (number.isdecimal() and number.isascii() and 1 <= int(number) <= MOST_PER_GPU):
+            raise UserError(f"--assets-per-gpu is {number!r}; expected 1 to {MOST_PER_GPU}, or auto.")
+        if self.workers is not None:
+            raise UserError("--assets-per-gpu and --workers both set the number of workers; omit one.")
+        if self.executor == "inline" and int(number) > 1:
+            raise UserError(f"--assets-per-gpu is {number}, but --executor inline runs one job at a time; omit one.")
+
 
 @contextmanager
 def executing(execution: ExecutionOptions) -> Iterator[Executor]:
@@ -130,7 +156,7 @@ def executing(execution: ExecutionOptions) -> Iterator[Executor]:
 
     try:
         timeout = StallTimeout(stall_seconds=execution.stall_seconds)
-        yield RayExecutor(cpus=execution.workers or 0, stall_timeout=timeout)
+        yield RayExecutor(cpus=execution.cpus, stall_timeout=timeout)
     except BootError as error:
         error.add_note(error.failure.details)  # the worker's traceback, for --debug
         raise

@@ -13,8 +13,9 @@ from pipeline.store.records import Done, GeneratedAsset, StoredRecord, of_outcom
 from pipeline.store.results import RunResults
 from pipeline.store.run_folder import Store
 from pipeline.weights.models import Weights
-from pipeline.work.execution import ExecutionOptions
-from pipeline.work.placement import Placement, place
+from pipeline.work import mps
+from pipeline.work.execution import AUTO, ExecutionOptions
+from pipeline.work.placement import Placement, most_per_gpu, place
 from sctd.recipe.compute import ComputeConfig
 
 
@@ -28,7 +29,7 @@ def bench(
 ) -> RunResults:
     """Generate, render and score these jobs of a run; returns the results."""
     store = results.store
-    placement = place(executor, len(jobs), execution.workers, execution.eval_placement)
+    placement = placement_of(run, jobs, executor, execution, execution.eval_placement)
     texts = [prompt.text for prompt in run.prompts]
     evaluating = evaluation(store, run.weights, placement, run.protocol, texts, run.evaluation)
     if placement.takes_turns:
@@ -46,9 +47,22 @@ def generate(
     watcher: Watcher = ignore_event,
 ) -> RunResults:
     """Generate the assets of these jobs of a run without scoring them; returns the results."""
-    stage = generation(run, results.store, place(executor, len(jobs), execution.workers), execution)
+    placement = placement_of(run, jobs, executor, execution)
+    stage = generation(run, results.store, placement, execution)
     outcomes = executor.run([stage], jobs, watcher)
     return results.updated(_written(outcome, outcome.item.id, results, None) for outcome in outcomes)
+
+
+def placement_of(
+    run: Run, jobs: Sequence[Job], executor: Executor, execution: ExecutionOptions, evaluation: str = AUTO
+) -> Placement:
+    """The workers for these jobs of a run."""
+    per_gpu = 1
+    if execution.assets_per_gpu != AUTO:
+        per_gpu = int(execution.assets_per_gpu)
+    elif execution.cluster is None and execution.workers is None:
+        per_gpu = most_per_gpu(run.recipes, executor.gpus())
+    return place(executor, len(jobs), execution.workers, evaluation, per_gpu)
 
 
 def unscored(results: RunResults) -> list[GeneratedAsset]:
@@ -86,12 +100,14 @@ def _written(outcome: Outcome, job_id: str, results: RunResults, evaluation: str
 
 def generation(run: Run, store: Store, placement: Placement, execution: ExecutionOptions) -> Stage:
     """The generation stage. Its GPUs are large enough for every recipe, because any worker may get any job."""
-    make = partial(_generator, store.absolute(), run.weights, run.recipes[0].compute, execution)
+    compute, per_gpu = run.recipes[0].compute, placement.generators_per_gpu
+    make = partial(_generator, store.absolute(), run.weights, compute, execution, per_gpu)
     return Stage(
         "generate",
         make,
         workers=placement.generators,
         gpus=placement.generator_gpus,
+        per_gpu=placement.generators_per_gpu,
         cpus=1,
         min_gpu_gib=max(recipe.compute.min_gpu_gib for recipe in run.recipes),
         elastic=execution.workers is None,
@@ -111,17 +127,27 @@ def evaluation(
 
     It reserves no CPU core, so that it can start even if generators reserve all of them.
     """
-    make = partial(_evaluator, store.absolute(), weights, protocol, texts, digest)
+    is_shared = placement.generators_per_gpu > 1 and 0 < placement.evaluator_gpus < 1
+    make = partial(_evaluator, store.absolute(), weights, protocol, texts, digest, is_shared)
     return Stage("evaluate", make, workers=1, gpus=placement.evaluator_gpus, cpus=0)
 
 
-def _generator(store: Store, weights: Weights, compute: ComputeConfig, execution: ExecutionOptions) -> Worker:
-    from pipeline.work.generate import AssetGenerator  # imported here, so that only workers load torch
+def _generator(
+    store: Store, weights: Weights, compute: ComputeConfig, execution: ExecutionOptions, per_gpu: int
+) -> Worker:
+    """`per_gpu`: the number of generators that share a GPU."""
+    problem = mps.join() if per_gpu > 1 else None
+    from pipeline.work.generate import AssetGenerator, Sharing  # imported here, so that only workers load torch
 
-    return AssetGenerator(store, weights, execution.checkpoint_seconds, compute, execution.snapshot_seconds)
+    sharing = Sharing(per_gpu, problem)
+    return AssetGenerator(store, weights, execution.checkpoint_seconds, compute, execution.snapshot_seconds, sharing)
 
 
-def _evaluator(store: Store, weights: Weights, protocol: Protocol, texts: list[str], digest: str) -> Worker:
+def _evaluator(
+    store: Store, weights: Weights, protocol: Protocol, texts: list[str], digest: str, is_shared: bool
+) -> Worker:
+    if is_shared:
+        mps.join()  # if it fails, the generators say so
     from pipeline.work.evaluate import Evaluator
 
     return Evaluator(store, weights, protocol, texts, digest)

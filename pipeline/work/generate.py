@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Generator
 from functools import cached_property, partial
+from typing import NamedTuple
 
 import torch
 
@@ -35,6 +36,20 @@ from sctd.train.optimize import optimize
 TURNTABLE_VIEWS, TURNTABLE_ELEVATION_DEGREES = 120, 15.0
 
 
+class Sharing(NamedTuple):
+    """The number of generators on a GPU, and why they cannot compute side by side (`pipeline.work.mps`), if so."""
+
+    per_gpu: int = 1
+    problem: str | None = None
+
+    @property
+    def warnings(self) -> list[str]:
+        return [f"the assets of a GPU take turns: {self.problem}"] if self.problem else []
+
+
+ALONE = Sharing()
+
+
 class AssetGenerator:
     """A worker with one prior on one device. For the live view it writes a snapshot every `snapshot_seconds`."""
 
@@ -45,8 +60,9 @@ class AssetGenerator:
         checkpoint_seconds: float,
         compute: ComputeConfig,
         snapshot_seconds: float = math.inf,
+        sharing: Sharing = ALONE,
     ):
-        self.store, self.weights = store, weights
+        self.store, self.weights, self.sharing = store, weights, sharing
         self.checkpoint_seconds, self.snapshot_seconds = checkpoint_seconds, snapshot_seconds
         self.device = devices.prepare()
         self.compute, self.prior = compute, self._prior(compute)
@@ -74,7 +90,7 @@ class AssetGenerator:
         recovery = Recovery(run, attempt, job.seed, job.recipe.cameras.views, meter.mark, self._free)
         meter.resume(recovery.start)
         saved, saved_at, shown_at = recovery.start.iteration, time.monotonic(), -math.inf
-        warnings = recovery.warnings  # in the first event only
+        warnings = [*recovery.warnings, *self.sharing.warnings]  # in the first event only
         for step in recovery.steps():
             numbers, note = meter.step(step), "; ".join([f"{step.num_gaussians:,} Gaussians", *warnings])
             if time.monotonic() - shown_at > self.snapshot_seconds:
@@ -89,7 +105,8 @@ class AssetGenerator:
             warnings = []
         attempt.write_output(ASSET, ply.to_ply(step.gaussians))
         self._write_images(job, attempt, step.gaussians)
-        return meter.facts(step, recovery, self._roofline)
+        facts = meter.facts(step, recovery, self._roofline)
+        return facts.model_copy(update={"assets_per_gpu": self.sharing.per_gpu})
 
     def _free(self) -> None:
         self.prior.release_graphs()

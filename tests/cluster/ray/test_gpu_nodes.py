@@ -1,11 +1,24 @@
 """Nodes with declared GPUs of two sizes; one node joins and one is drained."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from cluster.ray.nodes import Nodes
+from cluster.scheduling.executor import Stage
 from tests.support import own_process
 from tests.support.fake_workers import LONG, logged
+
+
+def test_a_node_holds_no_more_workers_of_a_stage_than_share_its_gpus():
+    node = {"Alive": True, "NodeID": "a", "Resources": {"CPU": 64.0, "GPU": 2.0}}
+    nodes = Nodes(SimpleNamespace(nodes=lambda: [node]))
+    shared = Stage("generate", object, gpus=0.1, per_gpu=8)  # the rest of each GPU is the evaluator's
+    assert nodes.capacity(shared) == 16
+    assert nodes.capacity(replace(shared, per_gpu=None)) == 20
+    assert nodes.capacity(replace(shared, cpus=8)) == 8
 
 
 @pytest.fixture(scope="module")

@@ -195,6 +195,26 @@ def test_number_of_workers_out_of_range(workers, executor, message, tiny_weights
 
 
 @pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize(
+    ("number", "others", "message"),
+    [
+        ("0", [], "--assets-per-gpu is '0'; expected 1 to 32, or auto."),
+        ("33", [], "--assets-per-gpu is '33'; expected 1 to 32, or auto."),
+        ("all", [], "--assets-per-gpu is 'all'; expected 1 to 32, or auto."),
+        ("2", ["--workers", "2"], "--assets-per-gpu and --workers both set the number of workers; omit one."),
+        (
+            "2",
+            ["--executor", "inline"],
+            "--assets-per-gpu is 2, but --executor inline runs one job at a time; omit one.",
+        ),
+    ],
+)
+def test_assets_per_gpu_out_of_range(number, others, message, tiny_weights):
+    options = ["--weights", tiny_weights, *BALL, "--assets-per-gpu", number, *others]
+    assert refused("bench", "--prompt", "a", *options) == f"Error: {message}"
+
+
+@pytest.mark.usefixtures("no_work")
 def test_prompt_with_too_many_tokens(tiny_weights, tmp_path):
     line = refused("bench", "--prompt", "x" * 60, "--weights", tiny_weights, *BALL, "--out", tmp_path / "run")
     assert line == (
@@ -491,6 +511,7 @@ def test_default_run_has_the_first_four_prompts_and_a_folder_in_runs(monkeypatch
     assert out is None
     assert execution == ExecutionOptions(
         workers=None,
+        assets_per_gpu="auto",
         executor="ray",
         eval_placement="auto",
         stall_seconds=180.0,

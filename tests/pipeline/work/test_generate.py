@@ -7,7 +7,10 @@ import torch
 from cluster.scheduling.executor import DRAINED, attempt
 from pipeline.store.attempts import NO_CHECKPOINT, Checkpoint
 from pipeline.store.run_folder import ASSET, CONTACT, GENERATION, TURNTABLE, Store
-from pipeline.work.generate import AssetGenerator
+from pipeline.work import flow, mps
+from pipeline.work.execution import ExecutionOptions
+from pipeline.work.generate import AssetGenerator, Sharing
+from pipeline.work.placement import Placement
 from pipeline.work.recovery import NumericError
 from pipeline.work.roofline import operations
 from sctd.formats import ply, splat
@@ -46,6 +49,32 @@ def test_a_finished_asset_is_not_generated_again(make, run_of):
     assert asset.facts.resumed_from == 0
     assert asset.facts.image_size == 16
     assert finish(make(job)) == ([], asset)
+
+
+def test_an_asset_whose_gpu_is_shared_says_so(tiny_weights, run_of, tmp_path):
+    from pipeline.weights import models
+
+    sharing = Sharing(4, "nvidia-cuda-mps-control is not installed")
+    generator = AssetGenerator(Store(tmp_path), models.resolve(str(tiny_weights)), 1e9, EMBEDDED, sharing=sharing)
+    seen, asset = finish(generator(run_of(seed=5).jobs[0]))
+    assert seen[0].note == ("150 Gaussians; the assets of a GPU take turns: nvidia-cuda-mps-control is not installed")
+    assert seen[1].note == "150 Gaussians"
+    assert asset.facts.assets_per_gpu == 4
+
+
+def test_workers_of_a_shared_gpu_join_mps(tiny_weights, run_of, tmp_path, monkeypatch):
+    from pipeline.weights import models
+
+    calls, weights = [], models.resolve(str(tiny_weights))
+    monkeypatch.setattr(mps, "join", lambda: calls.append("join"))
+    run, execution = run_of(), ExecutionOptions()
+    run = replace(run, weights=weights)
+    for per_gpu in 1, 2:
+        calls.clear()
+        placement = Placement(per_gpu, 0.8 / per_gpu, 0.2, per_gpu)
+        assert flow.generation(run, Store(tmp_path), placement, execution).make_worker().sharing == (per_gpu, None)
+        flow.evaluation(Store(tmp_path), weights, placement, run.protocol, ["a"], "digest").make_worker()
+        assert calls == ["join"] * 2 * (per_gpu - 1)
 
 
 def test_an_interrupted_job_resumes_from_its_checkpoint(make, run_of):
