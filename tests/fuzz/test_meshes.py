@@ -15,7 +15,7 @@ from sctd.formats import mesh, ply
 from sctd.recipe.scene import MESH_SUFFIXES, InitializationConfig
 from sctd.train.initialization import InitializationError, initial_gaussians
 from tests.fuzz.test_splats import check_gaussians, parts_of_glb, ply_file
-from tests.support.fuzzing import Choices, Refused, changed, chosen, damaged, fuzz, made, outcome, to_json
+from tests.support.fuzzing import Choices, Refused, changed, chosen, damaged, fuzz, made, outcome, put, to_json
 
 NUMBERS = (
     "0", "1", "-1", "0.5", "1e39", "1e400", "nan", "inf", "-3", "2", "7", "a", "", "1/1/1", "2//", "99999999999", "-0",
@@ -154,7 +154,7 @@ def test_initialization(suffix, tmp_path):
     files = made({".ply": ply_file, ".npz": npz_file}[suffix])
 
     def check(file: bytes) -> None:
-        path.write_bytes(file)
+        put(path, file)
         found = outcome(
             lambda: initial_gaussians(config, "a cat", torch.Generator().manual_seed(0)), InitializationError
         )

@@ -16,7 +16,18 @@ from pipeline.nightly import baseline, verdict
 from pipeline.reference.cache import DamagedError, Shards, features_file, images_file
 from pipeline.store.run_folder import Store
 from tests.support import scored_run
-from tests.support.fuzzing import Choices, Refused, changed_trees, damaged, fuzz, json_files, made, outcome, to_json
+from tests.support.fuzzing import (
+    Choices,
+    Refused,
+    changed_trees,
+    damaged,
+    fuzz,
+    json_files,
+    made,
+    outcome,
+    put,
+    to_json,
+)
 from tests.support.nightly_runs import nightly_run
 
 REFERENCE = Reference(
@@ -85,10 +96,10 @@ def test_shards_of_references(tmp_path):
     images.write(0, zipped)
 
     def check(file: bytes) -> None:
-        features.file(0).write_bytes(file)
+        put(features.file(0), file)
         found = outcome(lambda: features.features(0, 2), DamagedError)
         assert isinstance(found, Refused) or (found.shape[0] == 2 and found.ndim == 2 and found.dtype.kind == "f")
-        images.file(0).write_bytes(file)
+        put(images.file(0), file)
         pngs = outcome(lambda: images.pngs(0, 2), DamagedError)
         assert isinstance(pngs, Refused) or len(pngs) == 2
 
@@ -119,8 +130,8 @@ def test_baselines(tmp_path):
                 text = json.dumps(tree).encode()
             except (ValueError, TypeError, RecursionError):
                 pass
-        about.write_bytes(text)
-        features.write_bytes(content)
+        put(about, text)
+        put(features, content)
         found = outcome(lambda: baseline.read(folder), UserError)
         if not isinstance(found, Refused):
             for result in found.nightly_run.objects:
@@ -146,7 +157,7 @@ def test_history_of_baselines(tmp_path):
     line = {"run": "r", "baseline": 1, "date_utc": "2026-01-01", "verdict": "PASS", "reason": "", "gates": [gate]}
 
     def check(file: bytes) -> None:
-        path.write_bytes(file)
+        put(path, file)
         found = outcome(lambda: baseline.history(Path(tmp_path), 1), UserError)
         if not isinstance(found, Refused):
             assert len({each["run"] for each in found}) == len(found)

@@ -37,6 +37,7 @@ from tests.support.fuzzing import (
     fuzz,
     json_files,
     outcome,
+    put,
     to_json,
 )
 from tests.support.populations import random_population
@@ -67,7 +68,7 @@ def fuzz_file(store: Store, path: Path, files: st.SearchStrategy[bytes], read) -
 
     def check(file: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(file)
+        put(path, file)
         outcome(read, UserError, EvaluationError, LeaseError)
 
     fuzz(files, check)
@@ -217,7 +218,7 @@ def test_checkpoint_files(tmp_path):
     intact = Checkpoint(3, 1.5, b"the state", 0.25)
 
     def check(file: bytes) -> None:
-        path.write_bytes(file)
+        put(path, file)
         found = outcome(lambda: Checkpoint.read(path))
         assert found == NO_CHECKPOINT or Checkpoint.from_bytes(found.to_bytes()) == found
         outcome(lambda: status._iteration(file))
@@ -266,7 +267,7 @@ def test_studies(tmp_path):
     intact = json.loads((store.root / plan.FILE).read_bytes())
 
     def check(file: bytes) -> None:
-        (store.root / plan.FILE).write_bytes(file)
+        put(store.root / plan.FILE, file)
         found = outcome(lambda: plan.read(store), UserError)
         if not isinstance(found, Refused):
             assert plan.FEWEST <= len(found.competitors) <= plan.MOST

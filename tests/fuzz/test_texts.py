@@ -27,6 +27,7 @@ from tests.support.fuzzing import (
     fuzz,
     json_files,
     outcome,
+    put,
 )
 
 CHARACTERS = st.sampled_from("aé中🎈 |#\",;\t=-+@'\n\r\u2028\x00\x1b\ufeff\u200d\u00a0\ud800:[]{}")
@@ -71,7 +72,7 @@ def test_prompt_suites(suffix, tmp_path):
     path = Path(tmp_path) / f"suite{suffix}"
 
     def check(file: bytes) -> None:
-        path.write_bytes(file)
+        put(path, file)
         found = outcome(lambda: suites.suite(str(path)), UserError)
         if isinstance(found, Refused):
             return
@@ -135,7 +136,7 @@ def test_recipe_files(tmp_path):
     path = Path(tmp_path) / "recipe.yaml"
 
     def check(file: bytes) -> None:
-        path.write_bytes(file)
+        put(path, file)
         base = outcome(lambda: recipes.named(str(path)), UserError)
         if isinstance(base, Refused):
             return
@@ -230,7 +231,7 @@ def test_gates(tmp_path):
     path = Path(tmp_path) / "gates.toml"
 
     def check(file: bytes) -> None:
-        path.write_bytes(file)
+        put(path, file)
         found = outcome(lambda: gates.read(path), UserError)
         if not isinstance(found, Refused):
             assert 0.5 <= found.confidence < 1
@@ -253,7 +254,7 @@ def test_published_ranks(tmp_path):
     path = Path(tmp_path) / "ranks.csv"
 
     def check(file: bytes) -> None:
-        path.write_bytes(file)
+        put(path, file)
         found = outcome(lambda: user_study.published(path), UserError)
         if not isinstance(found, Refused):
             for row in found:

@@ -38,6 +38,7 @@ from tests.support.fuzzing import (
     json_files,
     made,
     outcome,
+    put,
     to_json,
 )
 
@@ -73,7 +74,7 @@ def test_checkpoints(suffix, tmp_path):
     path = Path(tmp_path) / f"model{suffix}"
 
     def check(file: bytes) -> None:
-        path.write_bytes(file)
+        put(path, file)
         found = outcome(lambda: read_tensors(path), EvaluationError)
         if not isinstance(found, Refused):
             assert found
@@ -134,7 +135,7 @@ def test_single_files(prior):
         return struct.pack("<Q", len(content)) + content + data
 
     def check(file: bytes) -> None:
-        path.write_bytes(file)
+        put(path, file)
         found = outcome(lambda: files.split(path, prior), PriorError, internals=NO_INTERNALS)
         if not isinstance(found, Refused):
             assert set(found) == set(files.PARTS)
@@ -154,7 +155,7 @@ def test_configurations(part, prior):
         return files.image_size(prior.parent / "prior.safetensors")
 
     def check(file: bytes) -> None:
-        path.write_bytes(file)
+        put(path, file)
         found = outcome(read, PriorError)
         assert isinstance(found, Refused) or 0 < found < 2**31
 
@@ -172,7 +173,7 @@ def test_schedules(prior):
         return NoiseSchedule.from_config(scheduler)
 
     def check(file: bytes) -> None:
-        path.write_bytes(file)
+        put(path, file)
         found = outcome(read, PriorError, ScheduleError)
         if not isinstance(found, Refused):
             assert found.num_steps > 0
@@ -198,7 +199,7 @@ def test_indexes_of_shards(prior):
         (folder / shard).write_bytes(save({tensor: torch.zeros(2)}))
 
     def check(file: bytes) -> None:
-        path.write_bytes(file)
+        put(path, file)
         outcome(lambda: files.check_index(folder, "diffusion_pytorch_model"), PriorError)
 
     fuzz(json_files(st.just(INDEX)), check)
@@ -210,8 +211,8 @@ def test_point_e(tmp_path):
     config = json.loads(point_e.to_files(model)[point_e.CONFIG])
 
     def check(parts: tuple[bytes, bytes]) -> None:
-        (folder / point_e.CONFIG).write_bytes(parts[0])
-        (folder / point_e.WEIGHTS).write_bytes(parts[1])
+        put(folder / point_e.CONFIG, parts[0])
+        put(folder / point_e.WEIGHTS, parts[1])
         outcome(lambda: point_e._read_config(folder), PointEError)
         outcome(lambda: point_e._read_weights(folder), PointEError)
 
@@ -222,7 +223,7 @@ def test_torch_files_of_point_e(tmp_path):
     path = Path(tmp_path) / "base_40m_textvec.pt"
 
     def check(file: bytes) -> None:
-        path.write_bytes(file)
+        put(path, file)
         found = outcome(lambda: point_e._read_pt(path), PointEError, internals=NO_INTERNALS)
         assert isinstance(found, Refused) or all(isinstance(value, torch.Tensor) for value in found.values())
 
@@ -261,8 +262,8 @@ def test_tokenizers(tmp_path):
     weights = Weights("tiny", Path(tmp_path))
 
     def check(parts: tuple[bytes, bytes]) -> None:
-        (folder / "tokenizer_config.json").write_bytes(parts[0])
-        (folder / "tokenizer.json").write_bytes(parts[1])
+        put(folder / "tokenizer_config.json", parts[0])
+        put(folder / "tokenizer.json", parts[1])
         found = outcome(lambda: token_counter(weights), UserError)
         if not isinstance(found, Refused):
             count, most = found
@@ -294,7 +295,7 @@ def test_sources_of_objectives(tmp_path):
     ]  # fmt: skip
 
     def check(file: bytes) -> None:
-        path.write_bytes(file)
+        put(path, file)
         found = outcome(lambda: custom_objective.reference(f"{path}:f"), SctdError)
         assert isinstance(found, Refused) or len(found.digest) == 16
 

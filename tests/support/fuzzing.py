@@ -12,6 +12,7 @@ import resource
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -30,6 +31,12 @@ INTERNALS = re.compile(
     r"|positional argument|keyword argument|out of range\b.*\bindex|index \d+ is out|unhashable type"
     r"|ufunc|torch\.|numpy\.|np\.|list index|dict index|errors\.pydantic|not supported between"
 )
+
+
+def put(path: Path, content: bytes) -> None:
+    """Write a file anew: ext4 sends one that is truncated to the disk at once, which takes ten times as long."""
+    path.unlink(missing_ok=True)
+    path.write_bytes(content)
 
 
 class Refused(str):
