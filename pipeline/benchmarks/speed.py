@@ -117,6 +117,8 @@ def measure(recipe: Recipe, weights: Weights, gaussians: int, iterations: int, l
         del prior
         devices.free(device)
         prior = load(dtype, cuda_graphs=True)
+    elif recipe.compute.cpu_engine != "torch":
+        prior = load(dtype, cpu_engine=recipe.compute.cpu_engine)
     error = relative(gradient(recipe, prior, initial), exact)
     fast_loop = loop("fast", recipe, prior, initial, iterations, roofline, USUAL)
     log(f"fast: {fast_loop.iteration_ms:.1f} ms per iteration")

@@ -224,6 +224,7 @@ def finish(run: Run, out: Path | None, execution: ExecutionOptions, note: str | 
 def _planned(options: RunOptions, run: Run, out: Path | None, execution: ExecutionOptions) -> precision.Choice:
     """The run of these options in its precision, after a check of the execution options. Raises UserError."""
     _check(execution)
+    precision.check_engine(run, execution)
     if options.sets(precision.KEY):
         return precision.Choice(run)
     return precision.chosen(run, lambda run: _store(run, out), execution)

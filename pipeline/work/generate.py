@@ -70,8 +70,10 @@ class AssetGenerator:
     def _prior(self, compute: ComputeConfig) -> StableDiffusionPrior:
         """The prior with these compute settings."""
         dtype, fast = getattr(torch, compute.dtype), compute.cuda_graphs and self.device.type == "cuda"
-        path = self.weights.part("prior")
-        return StableDiffusionPrior.load(path, self.device, dtype, cuda_graphs=fast, cpu_offload=fast)
+        engine = compute.cpu_engine if self.device.type == "cpu" else "torch"
+        return StableDiffusionPrior.load(
+            self.weights.part("prior"), self.device, dtype, cuda_graphs=fast, cpu_offload=fast, cpu_engine=engine
+        )
 
     def __call__(self, job: Job) -> Generator[Progress, bool | None, GeneratedAsset]:
         facts = published(self.store, job.id)

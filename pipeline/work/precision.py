@@ -4,6 +4,7 @@ Assets in bfloat16 differ from assets in float32, so the dtype is part of the re
 once, before a run's jobs are compared with its folder. Workers only read the recipe.
 """
 
+import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -23,6 +24,7 @@ KEY = "compute.dtype"
 FLOAT32, BFLOAT16 = "float32", "bfloat16"
 VARIABLE = "SEGMENTDREAMER_CPU_DTYPE"
 AUTO = "auto"
+OPENVINO = "openvino"
 
 
 class Choice(NamedTuple):
@@ -79,6 +81,22 @@ def preference(execution: ExecutionOptions, environment: Mapping[str, str] = os.
             return Preference(FLOAT32)
         reason = f"this processor has {instructions}"
     return Preference(FLOAT32) if devices.will_use_gpu() else Preference(BFLOAT16, reason)
+
+
+def check_engine(run: Run, execution: ExecutionOptions) -> None:
+    """Raise UserError if this machine's CPU lacks what `compute.cpu_engine` needs."""
+    wanted = {recipe.compute.dtype for recipe in run.recipes if recipe.compute.cpu_engine == OPENVINO}
+    if not wanted or execution.cluster or devices.will_use_gpu():
+        return
+    if importlib.util.find_spec(OPENVINO) is None:
+        raise UserError(
+            "compute.cpu_engine is openvino, which is not installed; pip install 'segmentdreamer[cpu]', or set torch."
+        )
+    if unsupported := wanted - {FLOAT32, BFLOAT16}:
+        raise UserError(
+            f"compute.cpu_engine is openvino, which computes in float32 or bfloat16, not {min(unsupported)}; set "
+            "compute.dtype or compute.cpu_engine."
+        )
 
 
 def in_bfloat16(run: Run) -> Run:

@@ -43,6 +43,7 @@ from sctd.prior.files import (
     variant,
 )
 from sctd.prior.half import in_dtype
+from sctd.prior.openvino_unet import OpenVinoUNet
 from sctd.prior.tokenizer import PromptTokenizer
 from sctd.types import Images, Latents, Text
 
@@ -83,6 +84,7 @@ class StableDiffusionPrior:
     device: torch.device
     dtype: torch.dtype
     captured: CapturedNetworks | None = None
+    engine: OpenVinoUNet | None = None
     cpu_offload: bool = False
 
     @classmethod
@@ -95,6 +97,7 @@ class StableDiffusionPrior:
         *,
         cuda_graphs: bool = False,
         cpu_offload: bool = False,
+        cpu_engine: str = "torch",
     ) -> "StableDiffusionPrior":
         """Load a folder with vae/, unet/, text_encoder/, tokenizer/ and scheduler/, or a single `.safetensors` file.
 
@@ -105,7 +108,8 @@ class StableDiffusionPrior:
 
         With `cuda_graphs`, which need an NVIDIA GPU, the U-Net and the encoder are fused and compiled, and captured at
         first use (`sctd.prior.cuda_graphs`). With `cpu_offload`, the text encoder and the decoder are in CPU memory
-        until they are used.
+        until they are used. `cpu_engine` "openvino" computes the U-Net by OpenVINO (`sctd.prior.openvino_unet`), with
+        equal predictions up to rounding in `dtype`.
         """
         source = locate(Path(path), None if config is None else Path(config))
         folder = source.folder
@@ -131,6 +135,7 @@ class StableDiffusionPrior:
                 vae, unet, text_encoder = _from_single_file(source.single_file, folder, device, dtype)
             tokenizer = _tokenizer(folder / "tokenizer")
         captured = _captured(unet, vae) if cuda_graphs else None
+        engine = None if cpu_engine == "torch" else OpenVinoUNet(unet.float(), predicted_by, dtype)
         for offloaded in (text_encoder, vae.decoder) if cpu_offload else ():
             offloaded.to("cpu")
         return cls(
@@ -144,6 +149,7 @@ class StableDiffusionPrior:
             device=unet.device,
             dtype=dtype,
             captured=captured,
+            engine=engine,
             cpu_offload=cpu_offload,
         )
 
@@ -225,7 +231,7 @@ class StableDiffusionPrior:
         """
         text = self.null.expand(len(z_t), -1, -1) if text is None else text
         steps = torch.full((len(z_t),), t, device=self.device)
-        predict = self.captured.predict if self.captured else partial(predicted_by, self.unet)
+        predict = self.captured.predict if self.captured else self.engine or partial(predicted_by, self.unet)
         arguments = z_t.to(self.device, self.dtype), steps, text.to(self.dtype)
         predicted = predict(*arguments, *[each.to(self.device, self.dtype) for each in residuals]).to(z_t.dtype)
         return self.schedule.eps_from_v(z_t, predicted, t) if self.predicts_v else predicted

@@ -17,4 +17,12 @@ class ComputeConfig(Config):
     min_gpu_gib: float = field(
         12.0, "GiB", OURS, "minimum GPU memory; 0: any GPU; does not change assets", ge=0, le=1024
     )
+    cpu_engine: Literal["torch", "openvino"] = field(
+        "torch", "–", OURS, "on a CPU, what computes the U-Net; openvino is faster and needs the extra cpu"
+    )
     cuda_graphs: bool = field(True, "–", OURS, "on a GPU, fuse and compile the networks and capture CUDA graphs")
+
+    @property
+    def unstored(self) -> set[str]:
+        """Keys that `run.json` and job ids leave out: one that the first release did not have, at its default."""
+        return {"cpu_engine"} if self.cpu_engine == "torch" else set()

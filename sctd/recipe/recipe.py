@@ -75,7 +75,9 @@ class Recipe(Config):
 
     def stored(self) -> dict[str, Any]:
         """Plain values under the key names of `run.json`, which do not change when a key is renamed."""
-        tree = self.model_dump(mode="json", exclude={"objective": self.objective.unstored})
+        tree = self.model_dump(
+            mode="json", exclude={"objective": self.objective.unstored, "compute": self.compute.unstored}
+        )
         return names.stored_tree(tree)
 
     def digest(self) -> str:

@@ -339,9 +339,12 @@ def test_nightly_runs_keep_the_dtype_of_their_baseline(
     assert f"compute.dtype changed from '{dtype}' to '{other}'" in changed.stdout
 
 
-def test_an_interrupted_asset_in_bfloat16_resumes_to_the_same_bytes(tiny_weights, run_of, tmp_path):
-    job = run_of(settings=[*SETTINGS, "compute.dtype=bfloat16"]).jobs[0]
-    half, weights = ComputeConfig(dtype=BFLOAT16), models.resolve(str(tiny_weights))
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_an_interrupted_asset_in_bfloat16_resumes_to_the_same_bytes(engine, tiny_weights, run_of, tmp_path):
+    pytest.importorskip(engine)
+    settings = [*SETTINGS, "compute.dtype=bfloat16", f"compute.cpu_engine={engine}"]
+    job, weights = run_of(settings=settings).jobs[0], models.resolve(str(tiny_weights))
+    half = ComputeConfig(dtype=BFLOAT16, cpu_engine=engine)
 
     def generator(name: str) -> AssetGenerator:
         return AssetGenerator(Store(tmp_path / name), weights, 0.0, half)
@@ -357,3 +360,54 @@ def test_an_interrupted_asset_in_bfloat16_resumes_to_the_same_bytes(tiny_weights
     resumed, undisturbed = ((folder / ASSET).read_bytes() for folder in folders)
     assert json.loads((folders[0] / "generation.json").read_text())["resumed_from"] == 2
     assert resumed == undisturbed
+
+
+def test_the_engine_of_the_u_net_is_part_of_job_ids_unless_it_is_torch(run_of):
+    plain, named = run_of(), run_of(settings=[*SETTINGS, "compute.cpu_engine=torch"])
+    other = run_of(settings=[*SETTINGS, "compute.cpu_engine=openvino"])
+    assert [job.id for job in named.jobs] == [job.id for job in plain.jobs]
+    assert not {job.id for job in other.jobs} & {job.id for job in plain.jobs}
+    assert "cpu_engine" not in plain.recipes[0].stored()["compute"]
+    assert other.recipes[0].stored()["compute"]["cpu_engine"] == "openvino"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "is_installed", "message"),
+    [
+        ("float32", True, None),
+        ("bfloat16", True, None),
+        (
+            "float16",
+            True,
+            (
+                "compute.cpu_engine is openvino, which computes in float32 or bfloat16, not float16; set compute.dtype "
+                "or compute.cpu_engine."
+            ),
+        ),
+        (
+            "float32",
+            False,
+            "compute.cpu_engine is openvino, which is not installed; pip install 'segmentdreamer[cpu]', or set torch.",
+        ),
+    ],
+)
+def test_an_engine_that_cannot_work_is_an_error_before_work_begins(dtype, is_installed, message, run_of, monkeypatch):
+    monkeypatch.setattr(precision.importlib.util, "find_spec", lambda name: name if is_installed else None)
+    monkeypatch.setattr(precision.devices, "will_use_gpu", lambda: False)
+    run = run_of(settings=[*SETTINGS, f"compute.dtype={dtype}", "compute.cpu_engine=openvino"])
+    if message is None:
+        precision.check_engine(run, INLINE)
+        return
+    with pytest.raises(UserError) as caught:
+        precision.check_engine(run, INLINE)
+    assert str(caught.value) == message
+
+
+def test_the_engine_is_not_checked_where_this_cpu_does_not_compute(run_of, monkeypatch):
+    monkeypatch.setattr(precision.importlib.util, "find_spec", lambda name: None)
+    run = run_of(settings=[*SETTINGS, "compute.cpu_engine=openvino"])
+    monkeypatch.setattr(precision.devices, "will_use_gpu", lambda: True)
+    precision.check_engine(run, INLINE)
+    monkeypatch.setattr(precision.devices, "will_use_gpu", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    precision.check_engine(run, RAY)
