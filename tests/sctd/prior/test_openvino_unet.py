@@ -11,7 +11,8 @@ from sctd.prior.files import PriorError
 from sctd.prior.openvino_unet import OpenVinoUNet
 from sctd.prior.stable_diffusion import StableDiffusionPrior
 
-pytest.importorskip("openvino")
+openvino = pytest.importorskip("openvino")
+openvino_telemetry = pytest.importorskip("openvino_telemetry")
 T = 300
 
 
@@ -71,6 +72,17 @@ def test_with_the_residuals_of_a_controlnet_torch_computes():
     engine(z_t.bfloat16(), times, text.bfloat16(), residual.bfloat16())
     assert [tensor.dtype for tensor in calls[0]] == [torch.float32, torch.int64, torch.float32, torch.float32]
     assert not engine.compiled
+
+
+def test_nothing_is_reported_to_the_makers_of_openvino(load, monkeypatch):
+    def reports(*_, **__):
+        raise AssertionError("openvino_telemetry was used")
+
+    monkeypatch.setattr(openvino_telemetry.Telemetry, "init", reports)
+    prior = load(cpu_engine="openvino")
+    prior.denoise(*arguments(prior, 1))
+    with pytest.raises(AssertionError):
+        openvino.convert_model(torch.nn.Identity(), example_input=torch.ones(1))
 
 
 def test_dtypes_without_support(load):
