@@ -13,6 +13,7 @@ from pipeline.plan import recipes, sweep
 from pipeline.plan.options import ONE_OBJECTIVE, RunOptions
 from pipeline.store.run_folder import Store
 from pipeline.weights import models
+from pipeline.work import devices
 
 FEWEST_ITERATIONS, MOST_ITERATIONS = 2, 1000
 MOST_GAUSSIANS = 10_000_000
@@ -54,7 +55,8 @@ def speed(
     if not 1 <= gaussians <= MOST_GAUSSIANS:
         raise UserError(f"--gaussians is {gaussians}; expected 1 to {MOST_GAUSSIANS:,}.")
     weights.require(models.GENERATION)
-    from pipeline.benchmarks.speed import measure, table
+    with devices.loading():
+        from pipeline.benchmarks.speed import measure, table
 
     found = measure(method.recipe, weights, gaussians, iterations, message)
     print(found.to_json() if json else table(found), end="\n" * json)

@@ -233,9 +233,10 @@ def _run(
 
 
 def _sampler(*arguments: Any) -> Worker:
-    from pipeline.reference.worker import Sampler  # imported here, so that only workers import the models
+    with devices.loading():
+        from pipeline.reference.worker import Sampler  # imported here, so that only workers import the models
 
-    return Sampler(*arguments)
+        return Sampler(*arguments)
 
 
 def _write_reference(target: Target, images: ReferenceImages, log: Log) -> None:

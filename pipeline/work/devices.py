@@ -1,7 +1,11 @@
 """The device of a worker, and the settings that make the same job give the same asset on it."""
 
+import gc
 import importlib.util
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 COMPILED = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"  # compilation caches of torch and triton
@@ -28,19 +32,59 @@ def will_use_gpu() -> bool:
     return installed.torch_sees_gpu(installed.torch_cuda(installed.folder("torch")), installed.cuda_driver())
 
 
+@contextmanager
+def loading() -> Iterator[None]:
+    """Wraps the imports and the loading of each worker, and of commands that compute without one.
+
+    The objects of libraries are never garbage; looking for garbage among them takes a quarter of the import.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        if sees_gpu():
+            keep_compiled()
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def compiled_folder() -> Path:
+    """The folder of compiled kernels, shared by all commands and workers of this user: compiling takes a minute."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path("segmentdreamer", appauthor=False) / "compiled"
+
+
+def keep_compiled() -> None:
+    """Keep compiled kernels in `compiled_folder()`, unless the environment says where or the folder cannot be written.
+
+    Must precede the import of diffusers. That imports torch's compiler, which then sets its variable itself, to a
+    temporary folder.
+    """
+    folder = compiled_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    if os.access(folder, os.W_OK):
+        for variable in COMPILED:
+            os.environ.setdefault(variable, str(folder))
+
+
 def prepare(*, renders: bool = True) -> Any:
     """The `torch.device` of this process, configured for reproducible arithmetic."""
     import torch
-    from platformdirs import user_cache_path
 
+    # On the CPU, a fixed order of sums: assets do not depend on the number of cores or the executor. On a GPU, other
+    # threads would slow down the one that launches kernels.
+    torch.set_num_threads(1)
     if sees_gpu() and (can_use_gpus() or not renders):
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = False
-        for variable in COMPILED:  # shared by all workers of this user, because compiling takes a minute
-            os.environ.setdefault(variable, str(user_cache_path("segmentdreamer", appauthor=False) / "compiled"))
+        keep_compiled()
         return torch.device("cuda")
-    torch.set_num_threads(1)  # fixed order of sums: assets do not depend on the number of cores or the executor
     return torch.device("cpu")
 
 

@@ -13,7 +13,7 @@ from pipeline.store.records import Done, GeneratedAsset, StoredRecord, of_outcom
 from pipeline.store.results import RunResults
 from pipeline.store.run_folder import Store
 from pipeline.weights.models import Weights
-from pipeline.work import mps
+from pipeline.work import devices, mps
 from pipeline.work.execution import AUTO, ExecutionOptions
 from pipeline.work.placement import Placement, most_per_gpu, place
 from sctd.recipe.compute import ComputeConfig
@@ -137,10 +137,11 @@ def _generator(
 ) -> Worker:
     """`per_gpu`: the number of generators that share a GPU."""
     problem = mps.join() if per_gpu > 1 else None
-    from pipeline.work.generate import AssetGenerator, Sharing  # imported here, so that only workers load torch
+    with devices.loading():
+        from pipeline.work.generate import AssetGenerator, Sharing  # imported here, so that only workers load torch
 
-    sharing = Sharing(per_gpu, problem)
-    return AssetGenerator(store, weights, execution.checkpoint_seconds, compute, execution.snapshot_seconds, sharing)
+        sharing, saves, shows = Sharing(per_gpu, problem), execution.checkpoint_seconds, execution.snapshot_seconds
+        return AssetGenerator(store, weights, saves, compute, shows, sharing)
 
 
 def _evaluator(
@@ -148,6 +149,7 @@ def _evaluator(
 ) -> Worker:
     if is_shared:
         mps.join()  # if it fails, the generators say so
-    from pipeline.work.evaluate import Evaluator
+    with devices.loading():
+        from pipeline.work.evaluate import Evaluator
 
-    return Evaluator(store, weights, protocol, texts, digest)
+        return Evaluator(store, weights, protocol, texts, digest)
