@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Exempt what the imported libraries hold from garbage collection, which takes a tenth of the CPU time otherwise."""
+    """Exempt what the imported libraries hold from garbage collection, which takes a tenth of the time otherwise."""
     import hypothesis  # noqa: F401  its plugin imports it at the end, and finds no references to what is exempt
 
     gc.collect()
