@@ -39,3 +39,8 @@ def pytest_collection_finish():
 
     gc.collect()
     gc.freeze()
+
+
+def pytest_unconfigure():
+    """Let Python free it at its end; else triton reports leaks."""
+    gc.unfreeze()
