@@ -1,5 +1,6 @@
 """The roofline of an iteration: the networks' floating-point operations at the rate of a large matrix product."""
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,12 +37,24 @@ def _seconds(function: Callable[[], Any], device: torch.device) -> float:
 def operations(prior: StableDiffusionPrior) -> dict[str, float]:
     """Floating-point operations per image or latent of each part of an iteration in which a network runs.
 
-    Counted by torch on copies of the networks without data (meta tensors). The weights need no gradient.
+    Counted by torch on copies of the networks without data (meta tensors), once for each architecture.
     """
-    vae, unet = (_on_meta_device(model) for model in (prior.vae, prior.unet))
-    text = torch.empty(1, prior.max_tokens, unet.config["cross_attention_dim"], device="meta")
-    images = torch.empty(1, 3, prior.image_size, prior.image_size, device="meta")
-    latents = torch.empty(1, *prior.latent_shape, device="meta")
+    networks = ((type(model), model.to_json_string()) for model in (prior.vae, prior.unet))
+    return _counted(*networks, prior.max_tokens, prior.image_size, prior.latent_shape)
+
+
+@cache
+def _counted(
+    vae_of: tuple[Any, str],
+    unet_of: tuple[Any, str],
+    max_tokens: int,
+    image_size: int,
+    latent_shape: tuple[int, int, int],
+) -> dict[str, float]:
+    vae, unet = _on_meta_device(*vae_of), _on_meta_device(*unet_of)
+    text = torch.empty(1, max_tokens, unet.config["cross_attention_dim"], device="meta")
+    images = torch.empty(1, 3, image_size, image_size, device="meta")
+    latents = torch.empty(1, *latent_shape, device="meta")
     times = torch.zeros(1, device="meta")
     encode = _operations(lambda: vae.encoder(images))
     whole = _operations(lambda: vae.encoder(images.requires_grad_()).sum().backward())
@@ -65,10 +78,10 @@ class Roofline:
         return sum((self.seconds(*part) or 0.0) * count for part, count in counts.items())
 
 
-def _on_meta_device(model: Any) -> Any:
-    """A network of the same architecture, built by diffusers on the meta device, which takes no memory."""
+def _on_meta_device(network: Any, config: str) -> Any:
+    """A network of this class and configuration, built by diffusers on the meta device, which takes no memory."""
     with torch.device("meta"):
-        return type(model).from_config(model.config).requires_grad_(False)
+        return network.from_config(json.loads(config)).requires_grad_(False)
 
 
 def _operations(function: Callable[[], Any]) -> float:
