@@ -65,27 +65,31 @@ def measure(run: Path, method: str, rank: int = 0, world: int = 1) -> dict[str, 
     return {name: float(value[0] if isinstance(value, tuple) else value) for name, value in {**found, **errors}.items()}
 
 
-def process(rank: int, world: int, run: Path, method: str, folder: str) -> None:
-    """One of several processes; the first writes the values."""
+def process(rank: int, world: int, run: Path, methods: list[str], folder: str) -> None:
+    """One of several processes; the first writes the values of each method."""
     distributed.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=world)
-    found = measure(run, method, rank, world)
+    found = {method: measure(run, method, rank, world) for method in methods}
     if rank == 0:
         Path(folder, "found.json").write_text(json.dumps(found))
     distributed.destroy_process_group()
 
 
+def measured(run: Path, methods: list[str], processes: int) -> dict[str, dict[str, float]]:
+    """Every metric of each method, by one process or several."""
+    if processes == 1:
+        return {method: measure(run, method) for method in methods}
+    with tempfile.TemporaryDirectory() as folder:
+        multiprocessing.spawn(process, (processes, run, methods, folder), nprocs=processes)
+        return read(Path(folder, "found.json"))
+
+
 def differences(run: Path, processes: int = 1):
     """A line per method and metric: its names, the leaderboard's value, ours, and whether they agree."""
     about = read(run / "run.json")
-    for row in csv.DictReader(io.StringIO((run / "leaderboard.csv").read_text(encoding="utf-8"))):
-        if row["source"] != "run":
-            continue
-        if processes == 1:
-            found = measure(run, row["method"])
-        else:
-            with tempfile.TemporaryDirectory() as folder:
-                multiprocessing.spawn(process, (processes, run, row["method"], folder), nprocs=processes)
-                found = read(Path(folder, "found.json"))
+    rows = csv.DictReader(io.StringIO((run / "leaderboard.csv").read_text(encoding="utf-8")))
+    of_run = {row["method"]: row for row in rows if row["source"] == "run"}
+    for method, found in measured(run, list(of_run), processes).items():
+        row = of_run[method]
         for name, value in found.items():
             metric, _, error = name.partition("_se") if name.endswith("_se") else (name, "", None)
             column = f"{metric}@{about['weights']['name']}" + ("" if error is None else "_se")
@@ -93,7 +97,7 @@ def differences(run: Path, processes: int = 1):
                 continue
             expected = float(row[column])
             agrees = abs(value - expected) <= TOLERANCE * max(1, abs(expected))
-            yield row["method"], column, expected, value, agrees
+            yield method, column, expected, value, agrees
 
 
 def main() -> int:

@@ -123,7 +123,7 @@ def bundled(bundled_weights, tmp_path_factory):
     """Options of a run of three prompts with the bundled models for a few iterations, and its baseline."""
     root = tmp_path_factory.mktemp("bundled")
     options = ["--suite", "embedded40", "--limit", 3, *SMALL, "--views", 8]
-    options += ["--set", "iterations=12", "--set", "initialization.count=800"]
+    options += ["--set", "iterations=6", "--set", "initialization.count=800"]
     (root / "gates.toml").write_text(QUALITY + LOSS)
     assert invoke("bench", *options, "--out", root / "release").exit_code == 0
     accepted = invoke("nightly", "accept", root / "release", "--baseline", root / "pinned", "--reason", "first")
