@@ -26,11 +26,13 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
 
 def pytest_collection_modifyitems(items):
-    """Mark the tests of slow.txt: `make test-fast` leaves them out."""
+    """Mark the tests of slow.txt, which `make test-fast` leaves out, and run the files with the longest first."""
     listed = slow.read_list()
+    seconds = slow.seconds_of_files(listed)
     for item in items:
         if slow.is_slow(item.nodeid, listed):
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: -seconds[slow.file_of(item.nodeid)])
 
 
 def pytest_collection_finish():
