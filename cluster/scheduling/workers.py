@@ -11,7 +11,11 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Progress:
-    """A heartbeat: `done` of `total` steps of the current item; another worker can resume from step `saved`."""
+    """A heartbeat: `done` of `total` steps of the current item; another worker can resume from step `saved`.
+
+    With `is_preparing`, the worker is about to do what `note` says before the next step. This is the event `preparing`,
+    and does not count for the pace.
+    """
 
     done: int
     total: int
@@ -19,14 +23,16 @@ class Progress:
     memory_bytes: int | None = None  # peak memory of the worker for this item
     saved: int = 0
     numbers: Mapping[str, float] = field(default_factory=dict)  # further measurements, by name
+    is_preparing: bool = False
 
 
 NO_PROGRESS = Progress(0, 0)
 REMEMBERED_INTERVALS = 21
 
 EventKind = Literal[
-    "starting", "ready", "started", "progress", "checkpoint", "finished", "failed", "retried", "died", "stopped"
-]
+    "starting", "ready", "started", "preparing", "progress", "checkpoint",
+    "finished", "failed", "retried", "died", "stopped",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,7 @@ class WorkerView:
     intervals: tuple[float, ...] = ()  # between the latest of them, at most `REMEMBERED_INTERVALS`
     first_done: int = 0  # steps done at the first one: a resumed item does not start at 0
     first_at: float = 0.0
+    prepared_at: float = 0.0  # time of the latest event of its preparation
 
     @property
     def pace(self) -> float | None:
@@ -85,7 +92,7 @@ class WorkerView:
     @property
     def heard_at(self) -> float:
         """Time of the latest heartbeat, or of the change to the current state if there was none since."""
-        return self.beat_at if self.beats else self.since
+        return max(self.beat_at if self.beats else self.since, self.prepared_at)
 
     @property
     def seconds_left(self) -> float | None:
@@ -102,6 +109,8 @@ class WorkerView:
                 return replace(left, state="idle", pid=event.pid, node=event.node, gpu=event.gpu)
             case "started":
                 return replace(left, state="busy", item=event.item)
+            case "preparing" if event.progress:
+                return self._preparing(event.progress, now)
             case "progress" if event.progress:
                 return self._after_heartbeat(event.progress, now)
             case "finished" | "failed" | "retried":
@@ -110,6 +119,11 @@ class WorkerView:
             case "died" | "stopped":
                 return replace(left, state="stopped", failure=self.failure)
         return self
+
+    def _preparing(self, progress: Progress, now: float) -> "WorkerView":
+        if self.beats:
+            return replace(self, progress=replace(self.progress, note=progress.note), prepared_at=now)
+        return replace(self, progress=progress, first_done=progress.done, prepared_at=now)
 
     def _after_heartbeat(self, progress: Progress, now: float) -> "WorkerView":
         view = replace(self, progress=progress, beats=self.beats + 1, beat_at=now)
@@ -137,6 +151,11 @@ class Workers:
 
 
 def progress_events(view: WorkerView, progress: Progress) -> list[Event]:
-    """The events of a heartbeat of the worker, also of a checkpoint if it has saved one since its last heartbeat."""
+    """The events of a heartbeat of the worker, also of a checkpoint if it has saved one since its last heartbeat.
+
+    A heartbeat before or between steps is one event, `preparing`.
+    """
+    if progress.is_preparing:
+        return [Event("preparing", view.stage, view.worker, view.item, progress, progress.note)]
     beat = Event("progress", view.stage, view.worker, view.item, progress)
     return [replace(beat, kind="checkpoint"), beat] if progress.saved > view.progress.saved else [beat]

@@ -3,8 +3,9 @@
 A record has `time` (UTC), `kind` and `stage`. It also has those of these keys that are known: `worker`, `pid`, `node`,
 `gpu`, `job_id`, `prompt_id`, `method`, `iteration` and `iterations`, `seconds_per_iteration`, `memory_bytes`, `seconds`
 since the item was started, `error_kind` and `note`. Progress records of a generator add the worker's numbers: `loss`,
-`gaussians`, and `seconds`, the time spent on the asset in all attempts. If a healthy idle worker makes way for another
-stage, the record has the kind `died`, as every exit of a worker, and `stopped: true`.
+`gaussians`, and `seconds`, the time spent on the asset in all attempts. Records of the kind `preparing` have a `note`
+on what a worker does before its next iteration, such as the compilation of a network. If a healthy idle worker makes
+way for another stage, the record has the kind `died`, as every exit of a worker, and `stopped: true`.
 """
 
 import json
@@ -128,7 +129,7 @@ def record(event: Event, view: WorkerView) -> dict[str, Any]:
     found |= {"stage": event.stage, "worker": event.worker}
     found |= {key: value for key in ("pid", "node", "gpu") if (value := getattr(view, key)) not in (None, "")}
     found |= about(event.item)
-    if event.kind == "progress":
+    if event.kind in ("preparing", "progress"):
         found |= _heartbeat(view)
     elif event.kind == "checkpoint" and event.progress:
         found |= {"iteration": event.progress.saved, "iterations": event.progress.total}

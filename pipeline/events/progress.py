@@ -95,6 +95,8 @@ class RunProgress:
             case "started":
                 self.started = view.since if self.started is None else self.started
                 self.report(f"{who}: {item}: started")
+            case "preparing":
+                self.report(f"{who}: {item}: {event.note}")
             case "retried":
                 self.report(f"{who}: {item}: {event.note}; retrying")
             case "died" | "stopped" if event.note != view.failure:  # else the worker's item has reported it already

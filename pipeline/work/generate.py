@@ -18,7 +18,7 @@ from pipeline.store.attempts import Attempt, published
 from pipeline.store.records import GeneratedAsset, GenerationFacts
 from pipeline.store.run_folder import ASSET, CONTACT, SNAPSHOT, TURNTABLE, Store
 from pipeline.weights.models import Weights
-from pipeline.work import devices
+from pipeline.work import devices, warm_up
 from pipeline.work.meter import Meter
 from pipeline.work.recovery import Recovery
 from pipeline.work.roofline import Roofline, matrix_teraflops, operations
@@ -86,11 +86,14 @@ class AssetGenerator:
 
     def _generate(self, job: Job, attempt: Attempt) -> Generator[Progress, bool | None, GenerationFacts]:
         meter = Meter(self.prior)
+        if job.recipe.initialization.kind == "point_e":
+            yield _preparing(job, 0, "sampling a point cloud with Point-E")
         initial = self._initial(job)
         meter.initialized()
         run = partial(optimize, job.recipe, self.prior, initial, job.prompt.text, control=self._control(job))
         recovery = Recovery(run, attempt, job.seed, job.recipe.cameras.views, meter.mark, self._free)
         meter.resume(recovery.start)
+        yield from self._compile(job, recovery)
         saved, saved_at, shown_at = recovery.start.iteration, time.monotonic(), -math.inf
         warnings = [*recovery.warnings, *self.sharing.warnings]  # in the first event only
         for step in recovery.steps():
@@ -109,6 +112,15 @@ class AssetGenerator:
         self._write_images(job, attempt, step.gaussians)
         facts = meter.facts(step, recovery, self._roofline)
         return facts.model_copy(update={"assets_per_gpu": self.sharing.per_gpu})
+
+    def _compile(self, job: Job, recovery: Recovery) -> Generator[Progress, bool | None, None]:
+        """Compile what the first iteration needs. If memory does not suffice, that iteration compiles what it needs."""
+        try:
+            for build in warm_up.builds(job.recipe, self.prior, recovery.views_at_once):
+                yield _preparing(job, recovery.start.iteration, build.note)
+                build.run()
+        except torch.OutOfMemoryError:
+            self._free()
 
     def _free(self) -> None:
         self.prior.release_graphs()
@@ -151,3 +163,8 @@ class AssetGenerator:
         views = images.on_white(gaussians, cameras)
         attempt.write_output(TURNTABLE, images.video(views))
         attempt.write_output(CONTACT, images.contact_sheet(views, job.prompt.text))
+
+
+def _preparing(job: Job, done: int, note: str) -> Progress:
+    """The heartbeat before something that takes seconds or minutes before the next iteration."""
+    return Progress(done, job.recipe.iterations, note, is_preparing=True)

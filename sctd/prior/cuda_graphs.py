@@ -50,6 +50,10 @@ class Captured:
         graph.replay()
         return result.clone()
 
+    def has(self, *shapes: torch.Size) -> bool:
+        """Whether arguments of these shapes have a graph."""
+        return shapes in self.graphs
+
     def release_graphs(self) -> None:
         """Free the graphs and their memory."""
         self.graphs.clear()
@@ -88,6 +92,10 @@ class CapturedWithGradient:
                 self.graphs[x.shape] = captured
             self.seconds += time.monotonic() - start
         return self.graphs[x.shape](_channels_last(x))
+
+    def has(self, shape: torch.Size) -> bool:
+        """Whether an input of this shape has a graph."""
+        return shape in self.graphs
 
     def release_graphs(self) -> None:
         """Free the graphs and their memory."""

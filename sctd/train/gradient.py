@@ -164,7 +164,7 @@ class Distillation:
         residual = self.residual(
             z_0.detach(),
             denoise=self._denoiser(cameras, rendering, encoder_input.mirrored),
-            text=self._text(cameras),
+            text=self.text_of(cameras),
             noise=noise,
             times=times,
             schedule=self.prior.schedule,
@@ -190,7 +190,7 @@ class Distillation:
         rendered = rendering.rgb.detach() if recipe.brightness.enabled else None
         return GuidanceGradient(loss, gradient, Gaussians(**by_name), num_views * pixels, rendering.radii, rendered)
 
-    def _text(self, cameras: Cameras) -> Text:
+    def text_of(self, cameras: Cameras) -> Text:
         """The embedded prompt of each view."""
         if not isinstance(self.text, guidance.ViewText):
             return self.text.expand(cameras.num, -1, -1)
@@ -199,7 +199,7 @@ class Distillation:
 
     def _denoiser(self, cameras: Cameras, rendering: Rendering, mirrored: bool) -> Denoiser:
         """The guided denoiser for the views of this iteration. All guidance is applied here, not in objectives."""
-        settings, denoise, mark = self.recipe.guidance, self.prior.denoise, self.loop.mark
+        denoise, mark = self.prior.denoise, self.loop.mark
         if self.control is not None:
             disparity = regularize.disparity_images(rendering, cameras).detach()
             denoise = self.control(disparity.flip(-1) if mirrored else disparity)
@@ -210,10 +210,15 @@ class Distillation:
             mark("denoise", len(z_t))
             return predicted
 
+        return self.guided(cameras, plain)
+
+    def guided(self, cameras: Cameras, denoise: Denoiser) -> Denoiser:
+        """The guidance of the recipe around an unguided denoiser."""
+        settings = self.recipe.guidance
         if settings.perp_neg and isinstance(self.text, guidance.ViewText):
             negatives = perp_neg.negatives(self.text, cameras.azimuth_degrees)
-            return perp_neg.perp_neg(plain, settings.scale, self.null, negatives)
-        return guidance.cfg(plain, settings.scale, self.null)
+            return perp_neg.perp_neg(denoise, settings.scale, self.null, negatives)
+        return guidance.cfg(denoise, settings.scale, self.null)
 
     def _weighted(self, residual: Tensor, times: Times, iteration: int) -> Tensor:
         """The gradient of a residual: weighted and clamped as the recipe says."""

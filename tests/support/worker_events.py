@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from cluster.scheduling.workers import Event, Progress, Workers, WorkerView
 
 WORKERS = ("generate", 0), ("generate", 1), ("evaluate", 0)
-KINDS = "starting", "ready", "started", "progress", "checkpoint", "finished", "failed", "retried", "died", "stopped"
+HEARTBEATS = "preparing", "progress", "checkpoint"
+KINDS = "starting", "ready", "started", *HEARTBEATS, "finished", "failed", "retried", "died", "stopped"
 
 Timed = list[tuple[float, Event]]
 
@@ -18,7 +19,7 @@ def any_events(draw) -> Timed:
         now += draw(st.integers(0, 8)) / 4  # exact in binary, so that sums of times are exact as well
         kind = draw(st.sampled_from((*KINDS, *["started"] * 3, *["progress"] * 8)))
         progress, item, note = None, None, ""
-        if kind in ("progress", "checkpoint"):
+        if kind in HEARTBEATS:
             done = draw(st.integers(0, 4))
             numbers = draw(st.dictionaries(st.sampled_from(("loss", "gaussians")), st.integers(0, 3).map(float)))
             progress = Progress(done, 9, saved=draw(st.integers(0, done)), numbers=numbers)

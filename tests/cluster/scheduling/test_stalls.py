@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.scheduling.stalls import MIN_INTERVALS, StallTimeout
+from cluster.scheduling.stalls import DEFAULTS, MIN_INTERVALS, StallTimeout
 from cluster.scheduling.workers import Event, Progress, WorkerView
 from tests.support.worker_events import taken
 
@@ -38,3 +38,10 @@ def test_the_boot_timeout_applies_until_the_pace_is_known(beats):
 def test_the_boot_timeout_applies_after_the_last_step():
     assert TIMEOUT.limit_seconds(beating(*every(1.0), total=11)) == 60.0
     assert TIMEOUT.limit_seconds(beating(*every(1.0), total=10)) == 900.0
+
+
+def test_compilation_before_the_first_steps_does_not_shorten_their_timeout():
+    notes = [(n / 10, Event("preparing", "generate", 0, "cube", Progress(0, 1000))) for n in range(1, 8)]
+    views = taken([(0.0, Event("started", "generate", 0, "cube")), *notes])[1]
+    assert DEFAULTS.limit_seconds(views[-1]) == DEFAULTS.boot_seconds
+    assert views[-1].heard_at == 0.7

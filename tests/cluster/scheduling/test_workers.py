@@ -15,7 +15,7 @@ from cluster.scheduling.workers import (
     WorkerView,
     progress_events,
 )
-from tests.support.worker_events import any_events, taken
+from tests.support.worker_events import HEARTBEATS, any_events, taken
 
 ENDS_ITEM = "finished", "failed", "retried"
 STATES = {"starting": "starting", "ready": "idle", "started": "busy", **dict.fromkeys(ENDS_ITEM, "idle")}
@@ -23,7 +23,7 @@ STATES = {"starting": "starting", "ready": "idle", "started": "busy", **dict.fro
 
 def item_events(events):
     """The events since the current item of the worker started, or since it left its last one."""
-    ends = [n for n, event in enumerate(events) if event.kind not in ("progress", "checkpoint")]
+    ends = [n for n, event in enumerate(events) if event.kind not in HEARTBEATS]
     return events[ends[-1] if ends else 0 :]
 
 
@@ -63,8 +63,10 @@ def test_the_pace_is_the_time_per_step_between_the_first_and_the_latest_heartbea
         current = item_events([event for _, event in times])
         beats = [(now, event.progress) for now, event in times[-len(current) :] if event.kind == "progress"]
         assert view.beats == len(beats)
-        assert view.progress == (beats[-1][1] if beats else NO_PROGRESS)
-        assert view.heard_at == (beats[-1][0] if beats else view.since)
+        notes = [(now, event.progress) for now, event in times[-len(current) :] if event.kind == "preparing"]
+        latest = (beats or notes or [(0.0, NO_PROGRESS)])[-1][1]
+        assert replace(view.progress, note="") == latest
+        assert view.heard_at == max([view.since, *(now for now, _ in beats + notes)])
         assert view.intervals == tuple(later - sooner for (sooner, _), (later, _) in pairwise(beats))
         steps = beats[-1][1].done - beats[0][1].done if beats else 0
         assert view.pace == ((beats[-1][0] - beats[0][0]) / steps if steps > 0 else None)
@@ -84,7 +86,7 @@ def test_seconds_and_failure_are_those_of_the_item_that_a_worker_has_left(timed)
         if event.kind in ENDS_ITEM:
             assert view.seconds == (now - started[key] if key in started else None)
             assert view.failure == event.note
-        if event.kind not in ("progress", "checkpoint"):
+        if event.kind not in HEARTBEATS:
             started.pop(key, None)
         if event.kind == "started":
             started[key] = now
@@ -110,6 +112,17 @@ def test_only_the_latest_intervals_are_remembered():
     )[0]
     (view,) = workers.views.values()
     assert view.intervals == tuple(2.0 * step - 1 for step in range(99 - REMEMBERED_INTERVALS, 99))
+
+
+def test_a_preparation_is_one_event_with_its_note_which_the_next_heartbeat_replaces():
+    view = Workers().take(Event("started", "generate", 0, "cube"))
+    (event,) = progress_events(view, Progress(300, 900, "compiling", saved=300, is_preparing=True))
+    assert (event.kind, event.item, event.note) == ("preparing", "cube", "compiling")
+    step = Event("progress", "generate", 0, "cube", Progress(301, 900, "4 Gaussians"))
+    after = taken([(0.0, event), (40.0, step)])[1][-1]
+    assert (after.progress.note, after.pace, after.intervals) == ("4 Gaussians", None, ())
+    again = taken([(1.0, step), (2.0, event)])[1][-1]
+    assert (again.progress.note, again.progress.done, again.heard_at, again.beat_at) == ("compiling", 301, 2.0, 1.0)
 
 
 def test_a_checkpoint_is_an_event_once():

@@ -43,6 +43,7 @@ def test_each_important_event_is_one_line(progress, lines, clock):
     watch(progress, Event("starting", "generate", 0))
     watch(progress, Event("ready", "generate", 0, pid=77))
     watch(progress, Event("started", "generate", 0, "cube"))
+    watch(progress, Event("preparing", "generate", 0, "cube", Progress(0, 20), note="compiling the U-Net"))
     steps(progress, clock, 20, 20, seconds=3)
     watch(progress, Event("finished", "generate", 0, "cube"))
     watch(progress, Event("started", "evaluate", 0, "cube"))
@@ -55,6 +56,7 @@ def test_each_important_event_is_one_line(progress, lines, clock):
         "generate 0: starting",
         "generate 0: ready (process 77)",
         "generate 0: cube: started",
+        "generate 0: cube: compiling the U-Net",
         "evaluate 0: cube: started",
         "evaluate 0: cube: done (1 of 2)",
         "generate 0: ball: its process died; retrying",
@@ -241,6 +243,28 @@ def test_before_the_first_event_each_form_says_what_it_waits_for(run_of):
     assert [json.loads(line)["kind"] for line in json_out.getvalue().splitlines()] == ["started"]
 
 
+def drawn(display):
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=160)
+    console.print(display.render())
+    return console.file.getvalue()
+
+
+def test_table_and_json_show_each_compilation_before_the_first_step(run_of):
+    job, notes, out = run_of().jobs[0], ["compiling the U-Net for batches of 4", "of 8"], io.StringIO()
+    with Display(1, "evaluate", out=out, log="json") as display:
+        for note in notes:
+            beat = Progress(0, 900, note, is_preparing=True)
+            display.watcher(Event("preparing", "generate", 0, job, beat, note))
+            assert note in drawn(display)
+        display.watcher(Event("progress", "generate", 0, job, Progress(1, 900, "40 Gaussians")))
+        assert "of 8" not in drawn(display)
+    records = [json.loads(line) for line in out.getvalue().splitlines()]
+    found = [(record["kind"], record["note"], record["iteration"]) for record in records]
+    assert found == [*(("preparing", note, 0) for note in notes), ("progress", "40 Gaussians", 1)]
+
+
 def test_json_output_is_one_record_per_line(run_of):
     out = io.StringIO()
     with Display(1, "evaluate", out=out, log="json") as display:
@@ -296,7 +320,7 @@ def test_table_log_and_metrics_agree_on_every_worker(timed):
         stage, worker = who.split()
         counted[stage, doing if doing in ("starting", "idle") else "busy"] += 1
         record = logged[stage, int(worker)]
-        is_beat = record["kind"] == "progress"
+        is_beat = record["kind"] in ("preparing", "progress")
         assert steps == (f"{record['iteration']}/{record['iterations']}" if is_beat else "")
         speed = record.get("seconds_per_iteration")
         assert (float(pace) if pace else None) == (None if speed is None else pytest.approx(speed, rel=0.01, abs=1e-4))
