@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sctd.errors import one_line
+from sctd.formats import ply
 from sctd.formats.common import LENGTHS, FormatError
 from sctd.scene.gaussians import srgb_to_linear
 
@@ -205,7 +206,7 @@ def _check_counts(data: bytes) -> None:
 
 
 def _without_faces(data: bytes, geometries: list[Any]) -> str:
-    if data.startswith(b"ply") and b" f_dc_0" in data.partition(b"end_header")[0]:
+    if data.startswith(b"ply") and ply.has_gaussians(data):
         return "The .ply has 3DGS Gaussians and no faces; set initialization.kind=ply to start from them."
     num = sum(len(geometry.vertices) for geometry in geometries if hasattr(geometry, "vertices"))
     return (

@@ -16,6 +16,7 @@ from plyfile import PlyData, PlyElement, PlyParseError
 from torch import Tensor
 
 from sctd.errors import one_line, shortened
+from sctd.formats import compressed_ply
 from sctd.formats.common import LENGTHS, FormatError, checked
 from sctd.scene.gaussians import Gaussians
 
@@ -66,14 +67,22 @@ def to_ply(gaussians: Gaussians) -> bytes:
 
 
 def from_ply(data: bytes, *, drop_invalid: bool = False) -> Gaussians:
-    """Read Gaussians of SH degree 0 to 3. Opacity logits of ±∞ mean opacity 1 and 0.
+    """Read Gaussians of SH degree 0 to 3, also from a compressed .ply. Opacity logits of ±∞ mean opacity 1 and 0.
 
     Raises PlyError if a property is missing, InvalidGaussiansError if Gaussians are invalid and not dropped.
     """
-    vertices = _vertices(data)
-    num_rest = sum(name.startswith("f_rest_") for name in vertices.dtype.names or ())
+    elements = {element.name: element.data for element in _open(data)}
+    vertices = elements["vertex"]
+    is_compressed = compressed_ply.MARK in (vertices.dtype.names or ())
+    rest_of = elements.get("sh", vertices) if is_compressed else vertices
+    num_rest = sum(name.startswith("f_rest_") for name in rest_of.dtype.names or ())
     if num_rest not in (0, 9, 24, 45):
         raise PlyError(f"The .ply has {num_rest} f_rest properties; expected 0, 9, 24 or 45 (SH degree 0 to 3).")
+    if is_compressed:
+        try:
+            return checked(compressed_ply.unpacked(elements, num_rest), "ply", drop_invalid=drop_invalid)
+        except (ValueError, TypeError) as error:
+            raise PlyError(f"The compressed .ply is damaged ({one_line(error)}): export or copy it again.") from error
     num_basis = 1 + num_rest // 3
     constant = _columns(vertices, CONSTANT)
     rest = _columns(vertices, _rest_names(num_basis)).reshape(len(vertices), 3, num_basis - 1).mT
@@ -85,6 +94,12 @@ def from_ply(data: bytes, *, drop_invalid: bool = False) -> Gaussians:
         sh=torch.cat([constant[:, None], rest], dim=1),
     )
     return checked(gaussians, "ply", drop_invalid=drop_invalid)
+
+
+def has_gaussians(data: bytes) -> bool:
+    """Whether the header of a .ply names properties of Gaussians."""
+    header = data.partition(b"end_header")[0]
+    return b" f_dc_0" in header or compressed_ply.MARK.encode() in header
 
 
 def read_points(data: bytes) -> PlyPoints:
@@ -124,11 +139,6 @@ def read_points(data: bytes) -> PlyPoints:
 
 def _rest_names(num_basis: int) -> tuple[str, ...]:
     return tuple(f"f_rest_{i}" for i in range(3 * (num_basis - 1)))
-
-
-def _vertices(data: bytes) -> np.ndarray:
-    """The structured array of the element `vertex`."""
-    return _open(data)["vertex"].data
 
 
 def _open(data: bytes) -> PlyData:
@@ -176,8 +186,6 @@ def _check_counts(data: bytes) -> None:
 def _columns(vertices: np.ndarray, names: tuple[str, ...]) -> Float[Tensor, "num columns"]:
     """These properties as columns in float32. Raises PlyError if one is missing."""
     present = vertices.dtype.names or ()
-    if "packed_position" in present:
-        raise PlyError("This is a compressed .ply (PlayCanvas); convert it to a plain .ply of Gaussians first.")
     if missing := [name for name in names if name not in present]:
         found = shortened(", ".join(present), 300)
         raise PlyError(

@@ -157,7 +157,7 @@ def _from_ply(config: InitializationConfig, generator: torch.Generator) -> InitP
     try:
         if kind == ".npz":
             return replicate(config, _from_npz(content), generator)
-        if b" f_dc_0" in content.partition(b"end_header")[0]:
+        if ply.has_gaussians(content):
             return ply.from_ply(content)
         cloud = ply.read_points(content)
     except FormatError as error:

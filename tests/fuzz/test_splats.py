@@ -28,7 +28,7 @@ from tests.support.fuzzing import (
     to_json,
     zipped,
 )
-from tests.support.splats import some_splats
+from tests.support.splats import compressed, some_splats
 
 SPLATS = [some_splats(num, degree) for num, degree in ((1, 0), (2, 1), (3, 0), (2, 3), (1, 2))]
 CODECS: dict[str, tuple[Callable, Callable]] = {
@@ -37,6 +37,7 @@ CODECS: dict[str, tuple[Callable, Callable]] = {
     "spz": (spz.from_spz, spz.to_spz),
     "sog": (sog.from_sog, sog.to_sog),
     "glb": (gltf.from_glb, gltf.to_glb),
+    "compressed ply": (ply.from_ply, compressed),
 }
 FILES = {kind: [write(splats) for splats in SPLATS] for kind, (_, write) in CODECS.items()}
 NUMBERS = 0, 1, 2, 3, 255, 2**16, 2**31 - 1, 2**32 - 1
@@ -144,7 +145,36 @@ def glb_file(choices: Choices) -> bytes:
     return struct.pack("<4sII", b"glTF", version, 12 + len(chunks)) + chunks
 
 
-MAKERS = {"ply": ply_file, "splat": splat_file, "spz": spz_file, "sog": sog_file, "glb": glb_file}
+def compressed_ply_file(choices: Choices) -> bytes:
+    """A file with up to three wrong header lines, and perhaps other numbers."""
+    header, end, body = choices.of(FILES["compressed ply"]).partition(b"end_header\n")
+    lines = header.splitlines()
+    for _ in range(choices.below(4)):
+        at = 1 + choices.below(len(lines))
+        match choices.of(["drop", "repeat", "type", "count"]):
+            case "drop":
+                del lines[at : at + 1]
+            case "repeat":
+                lines[at:at] = lines[at : at + 1]
+            case "type":
+                names = b"packed_color", b"min_x", b"max_scale_z", b"f_rest_0", b"f_rest_1"
+                lines.insert(at, b"property " + choices.of(PLY_TYPES).encode() + b" " + choices.of(names))
+            case "count":
+                names = b"vertex", b"chunk", b"sh"
+                lines.insert(at, b"element " + choices.of(names) + b" %d" % choices.of(NUMBERS))
+    if not choices.below(4):
+        body = choices.of([b"\0", b"\xff", b"\x7f"]) * choices.of([0, len(body), len(body) + 20])
+    return b"\n".join([*lines, end]) + body
+
+
+MAKERS = {
+    "ply": ply_file,
+    "splat": splat_file,
+    "spz": spz_file,
+    "sog": sog_file,
+    "glb": glb_file,
+    "compressed ply": compressed_ply_file,
+}
 
 
 def files_of(kind: str) -> st.SearchStrategy[bytes]:

@@ -3,7 +3,7 @@
 import gaussforge
 import torch
 
-from sctd.formats.ply import from_ply
+from sctd.formats.ply import from_ply, to_ply
 from sctd.scene.gaussians import Gaussians
 
 
@@ -29,6 +29,13 @@ def read_with_gaussforge(data: bytes, kind: str) -> Gaussians:
     found = gaussforge.GaussForge().convert(data, kind, "ply")
     assert "error" not in found, found
     return from_ply(found["data"])
+
+
+def compressed(gaussians: Gaussians) -> bytes:
+    """A compressed .ply by GaussForge, which scrambles harmonics above the constant one."""
+    found = gaussforge.GaussForge().convert(to_ply(gaussians), "ply", "compressed.ply")
+    assert "error" not in found, found
+    return found["data"]
 
 
 def degrees_between(first: Gaussians, second: Gaussians) -> torch.Tensor:

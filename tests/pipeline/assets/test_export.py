@@ -20,7 +20,7 @@ from sctd.formats import gltf, ply, splat, spz
 from sctd.formats.axes import axes, rotated
 from sctd.scene.gaussians import Gaussians, rgb_to_sh
 from tests.support import runs
-from tests.support.splats import read_with_gaussforge, some_splats
+from tests.support.splats import compressed, read_with_gaussforge, some_splats
 
 FRONT, LEFT, UP = torch.eye(3)
 
@@ -251,12 +251,15 @@ def test_the_size_of_a_video_is_reported_if_it_is_not_the_requested_one(asset, t
     assert f" {pixels}x{pixels}" in probe.stderr
 
 
-def test_compressed_ply_is_recognized(tmp_path):
+def test_compressed_ply_is_an_input(tmp_path):
+    (tmp_path / "a.compressed.ply").write_bytes(compressed(some_splats(5, 0)))
+    export(tmp_path / "a.compressed.ply", "--to=ply", "--out", tmp_path / "b.ply")
+    assert ply.from_ply((tmp_path / "b.ply").read_bytes()).num == 5
     vertices = np.zeros(2, [("packed_position", "u4"), ("packed_rotation", "u4")])
     PlyData([PlyElement.describe(vertices, "vertex")]).write(tmp_path / "small.ply")
     assert refused(tmp_path / "small.ply", "--to=spz") == (
-        f"Error: {tmp_path / 'small.ply'} cannot be read. This is a compressed .ply (PlayCanvas); convert it to a "
-        "plain .ply of Gaussians first."
+        f"Error: {tmp_path / 'small.ply'} cannot be read. The compressed .ply is damaged (its vertices have no words "
+        "packed_scale): export or copy it again."
     )
 
 

@@ -24,6 +24,7 @@ from sctd.train.initialization import (
     replicate,
 )
 from tests.support.paths import FIXTURES
+from tests.support.splats import compressed, some_splats
 
 POINT_E = FIXTURES / "pointe"
 
@@ -342,9 +343,11 @@ def test_other_formats_of_gaussians_name_the_command_that_converts_them(tmp_path
     )
 
 
-def test_a_compressed_ply_is_named(tmp_path):
-    header = "ply\nformat binary_little_endian 1.0\nelement vertex 1\nproperty uint packed_position\nend_header\n"
-    (tmp_path / "a.compressed.ply").write_bytes(header.encode() + bytes(4))
+def test_a_compressed_ply_is_used_unchanged(tmp_path):
+    splats = some_splats(300, 1)
+    (tmp_path / "a.compressed.ply").write_bytes(compressed(splats))
     config = InitializationConfig(kind="ply", path=str(tmp_path / "a.compressed.ply"))
-    with pytest.raises(InitializationError, match=r"This is a compressed \.ply \(PlayCanvas\); convert it to a plain"):
-        initial_gaussians(config, "", torch.Generator())
+    found = initial_gaussians(config, "", torch.Generator())
+    expected = ply.from_ply(compressed(splats))
+    assert found.num == 300
+    assert all(map(torch.equal, found.tensors().values(), expected.tensors().values()))
