@@ -1,9 +1,13 @@
-"""`.spz` ⇄ Gaussians: Niantic's compressed splats, version 3 of the published format (README and code of 2025, MIT).
+"""`.spz` ⇄ Gaussians: Niantic's compressed splats (README and code of 2025 and 2026, MIT), of versions 1 to 4.
 
-Gzip over a header of 16 bytes and then, for all Gaussians in turn: positions in 24-bit fixed point with 12 fractional
-bits; opacities in bytes; colours, 0.15 × the constant SH coefficient around the middle of a byte; log scales in steps
-of 1/16 from -10; rotations, 2 bits for the largest of x y z w and 10 bits (sign and magnitude) for each of the others;
-the other SH coefficients in steps of 1/128 around 128. The format defines the axes: x right, y up, z to the viewer.
+Version 3, which is written: gzip over a header of 16 bytes and then, for all Gaussians in turn: positions in 24-bit
+fixed point with 12 fractional bits; opacities in bytes; colours, 0.15 × the constant SH coefficient around the middle
+of a byte; log scales in steps of 1/16 from -10; rotations, 2 bits for the largest of x y z w and 10 bits (sign and
+magnitude) for each of the others; the other SH coefficients in steps of 1/128 around 128. The format defines the axes:
+x right, y up, z to the viewer.
+
+Versions 1 and 2 have x y z of the rotation in bytes, and w is not negative; version 1 has positions in half precision.
+Version 4 has a header of 32 bytes, the sizes of its streams, and each of the parts above as a stream of Zstandard.
 """
 
 import gzip
@@ -11,17 +15,22 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
+import zstandard
 
 from sctd.errors import one_line
 from sctd.formats.common import DEFLATE_FACTOR, FormatError, checked, logits, unit_quats
 from sctd.scene.gaussians import Gaussians
 
 MAGIC, VERSION, FRACTIONAL_BITS = 0x5053474E, 3, 12
+READ = range(1, 5)  # versions
 MAX_COORDINATE = 2**23 / 2**FRACTIONAL_BITS  # range of 24 bits: 2048 units
-_HEADER = struct.Struct("<IIIBBBB")
+_HEADER = struct.Struct("<IIIBBBB")  # magic, version, number, SH degree, fractional bits, flags, reserved
+_HEADER_4 = struct.Struct("<IIIBBBBI12x")  # the same with the number of streams, and where their sizes are
+_SIZES = struct.Struct("<QQ")  # of a stream, compressed and uncompressed
 _COLOR_SCALE, _SCALE_STEPS, _MIN_LOG_SCALE, _SH_STEPS = 0.15, 16, -10, 128
 _MAGNITUDES = 511 * np.sqrt(2)  # steps per unit of the three smaller components, which are at most √½
 
@@ -55,51 +64,118 @@ def to_spz(gaussians: Gaussians) -> bytes:
     return gzip.compress(header + b"".join(part.tobytes() for part in parts), mtime=0)
 
 
-def _other_version(version: int) -> FormatError:
-    return FormatError(
-        f"The .spz has version {version}; expected {VERSION}. Convert it first, for example with splat-transform "
-        "--spz-version 3."
-    )
+class _Header(NamedTuple):
+    version: int
+    num: int
+    degree: int
+    fractional_bits: int
+
+    @property
+    def sizes(self) -> list[int]:
+        """Bytes of positions, opacities, colours, scales, rotations and the other SH coefficients."""
+        position, rotation = 6 if self.version == 1 else 9, 3 if self.version < 3 else 4
+        rows = [position, 1, 3, 3, rotation, 3 * ((self.degree + 1) ** 2 - 1)]
+        return [self.num * row for row in rows]
 
 
 def from_spz(data: bytes, *, drop_invalid: bool = False) -> Gaussians:
-    """Read Gaussians of SH degree 0 to 3 from a file of version 3. Raises FormatError for other files."""
-    if data.startswith(struct.pack("<I", MAGIC)):  # versions up to 3 are in gzip, later ones are not
-        raise _other_version(int.from_bytes(data[4:8], "little"))
-    file = gzip.GzipFile(fileobj=io.BytesIO(data))
-    header = _content(file, _HEADER.size)
-    if len(header) < _HEADER.size:
-        raise FormatError(
-            f"This is not a .spz (it ends within its header of {_HEADER.size} bytes). Export or copy it again."
-        )
-    magic, version, num, degree, fractional_bits, _, _ = _HEADER.unpack(header)
-    if magic == MAGIC and version != VERSION:
-        raise _other_version(version)
-    if magic != MAGIC or degree > 3:
-        raise FormatError(
-            f"The .spz has magic {magic:#x} and SH degree {degree}; expected {MAGIC:#x} and 0 to 3. Export or copy it "
-            "again."
-        )
-    num_basis = (degree + 1) ** 2
-    sizes = [9 * num, num, 3 * num, 3 * num, 4 * num, 3 * num * (num_basis - 1)]
-    raw = _content(file, sum(sizes)) if sum(sizes) <= DEFLATE_FACTOR * len(data) else b""
-    if len(raw) < sum(sizes):
-        raise FormatError(f"The .spz is truncated: its header announces {num} Gaussians; copy it again.")
-    _content(file, 1)  # at the end, the checksum is compared
+    """Read Gaussians of SH degree 0 to 3 from a file of version 1 to 4. Raises FormatError for other files."""
+    is_plain = data.startswith(struct.pack("<I", MAGIC))  # versions up to 3 are in gzip, later ones are not
+    header, raw = _read_streams(data) if is_plain else _read_gzip(data)
+    num, num_basis = header.num, (header.degree + 1) ** 2
+    sizes = header.sizes
     positions, opacities, colors, scales, rotations, rest = _split(raw, sizes)
-    fixed = np.zeros((num, 3, 4), "u1")
-    fixed[..., 1:] = positions.reshape(num, 3, 3)
-    means = np.ldexp(fixed.view("<i4")[..., 0] >> 8, -fractional_bits)  # an arithmetic shift keeps the sign
+    quats = _unpack(rotations.reshape(num, 4)) if header.version >= 3 else _with_w(rotations.reshape(num, 3))
     constant = (torch.from_numpy(colors.reshape(num, 1, 3) / 255) - 0.5) / _COLOR_SCALE
     others = (torch.from_numpy(rest.reshape(num, num_basis - 1, 3).astype(float)) - 128) / _SH_STEPS
     gaussians = Gaussians(
-        means=torch.from_numpy(means).float(),
+        means=torch.from_numpy(_positions(positions, header)).float(),
         log_scales=torch.from_numpy(scales.reshape(num, 3) / _SCALE_STEPS).float() + _MIN_LOG_SCALE,
-        quats=torch.from_numpy(_unpack(rotations.reshape(num, 4))[:, [3, 0, 1, 2]]).float(),
+        quats=torch.from_numpy(quats[:, [3, 0, 1, 2]]).float(),
         logit_opacities=logits(torch.from_numpy(opacities / 255).float()),
         sh=torch.cat([constant, others], dim=1).float(),
     )
     return checked(gaussians, "spz", drop_invalid=drop_invalid)
+
+
+def _checked(header: _Header, magic: int, data: bytes) -> _Header:
+    """The header of a file that can be read. Raises FormatError."""
+    if magic == MAGIC and header.version not in READ:
+        raise FormatError(
+            f"The .spz has version {header.version}; expected {READ[0]} to {READ[-1]}. Convert it first, for example "
+            "with splat-transform --spz-version 3."
+        )
+    if magic != MAGIC or header.degree > 3:
+        raise FormatError(
+            f"The .spz has magic {magic:#x} and SH degree {header.degree}; expected {MAGIC:#x} and 0 to 3. Export or "
+            "copy it again."
+        )
+    if sum(header.sizes) > DEFLATE_FACTOR * len(data):
+        raise _truncated(header)
+    return header
+
+
+def _truncated(header: _Header) -> FormatError:
+    return FormatError(f"The .spz is truncated: its header announces {header.num} Gaussians; copy it again.")
+
+
+def _read_gzip(data: bytes) -> tuple[_Header, bytes]:
+    """Header and parts of a file of version 1 to 3."""
+    file = gzip.GzipFile(fileobj=io.BytesIO(data))
+    start = _content(file, _HEADER.size)
+    if len(start) < _HEADER.size:
+        raise FormatError(
+            f"This is not a .spz (it ends within its header of {_HEADER.size} bytes). Export or copy it again."
+        )
+    magic, *values, _, _ = _HEADER.unpack(start)
+    header = _checked(_Header(*values), magic, data)
+    raw = _content(file, sum(header.sizes))
+    if len(raw) < sum(header.sizes):
+        raise _truncated(header)
+    _content(file, 1)  # at the end, the checksum is compared
+    return header, raw
+
+
+def _read_streams(data: bytes) -> tuple[_Header, bytes]:
+    """Header and parts of a file of version 4."""
+    if len(data) < _HEADER_4.size:
+        raise FormatError(f"This is not a .spz (it ends within its header of {_HEADER_4.size} bytes). Copy it again.")
+    magic, *values, _, num_streams, at = _HEADER_4.unpack_from(data)
+    header = _checked(_Header(*values), magic, data)
+    wanted = [size for size in header.sizes if size]
+    if num_streams < len(wanted) or at + num_streams * _SIZES.size > len(data):
+        raise _truncated(header)
+    sizes = [_SIZES.unpack_from(data, at + number * _SIZES.size) for number in range(len(wanted))]
+    place, parts = at + num_streams * _SIZES.size, []
+    for (compressed, announced), size in zip(sizes, wanted, strict=True):
+        part = _zstandard(data[place : place + compressed], size)
+        if announced != size or len(part) != size:
+            raise _truncated(header)
+        parts.append(part)
+        place += compressed
+    return header, b"".join(parts)
+
+
+def _zstandard(stream: bytes, size: int) -> bytes:
+    """At most `size` bytes of a stream. Raises FormatError for a damaged one."""
+    try:
+        return zstandard.ZstdDecompressor(max_window_size=2**27).stream_reader(stream).read(size)
+    except zstandard.ZstdError as error:
+        raise FormatError(f"The .spz is damaged ({one_line(error)}); export or copy it again.") from error
+
+
+def _positions(stored: np.ndarray, header: _Header) -> np.ndarray:
+    if header.version == 1:
+        return stored.view("<f2").reshape(header.num, 3).astype(float)
+    fixed = np.zeros((header.num, 3, 4), "u1")
+    fixed[..., 1:] = stored.reshape(header.num, 3, 3)
+    return np.ldexp(fixed.view("<i4")[..., 0] >> 8, -header.fractional_bits)  # an arithmetic shift keeps the sign
+
+
+def _with_w(rows: np.ndarray) -> np.ndarray:
+    """Quaternions (x, y, z, w) of which x y z are stored."""
+    xyz = rows / 127.5 - 1
+    return np.concatenate([xyz, np.sqrt(np.maximum(0, 1 - (xyz**2).sum(1, keepdims=True)))], axis=1)
 
 
 def _bytes(values: torch.Tensor) -> np.ndarray:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import zstandard
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -94,11 +95,25 @@ def splat_file(choices: Choices) -> bytes:
 
 def spz_file(choices: Choices) -> bytes:
     """A header and contents that need not fit it."""
-    magic, version = choices.of([spz.MAGIC] * 9 + [0]), choices.of([spz.VERSION] * 9 + [2, 4])
+    magic, version = choices.of([spz.MAGIC] * 9 + [0]), choices.of([1, 2, 3, 3, 4, 4, 5])
     num, degree = choices.of([0, 1, 2, 5, 2**20, 2**32 - 1]), choices.of([0, 0, 1, 2, 3, 4, 255])
     header = struct.pack("<IIIBBBB", magic, version, num, degree, choices.of([12, 12, 0, 23, 24, 255]), 1, 0)
     content = choices.of([b"\0", b"\xff", b"\x80", b"\x12\x34\x56"]) * choices.of([0, 20, 40, 100, 400, 2**20])
+    if version == 4:
+        return spz_streams(choices, header[:15], num, degree)
     return gzip.compress(header + content, 1, mtime=0)
+
+
+def spz_streams(choices: Choices, start: bytes, num: int, degree: int) -> bytes:
+    """A file of version 4 with up to six streams, of which sizes and contents need not fit."""
+    rows = [9, 1, 3, 3, 4, 3 * ((degree + 1) ** 2 - 1)][: choices.of([6, 6, 6, 5, 0])]
+    sizes = [choices.of([num * row, num * row, num * row, 0, 7]) % 2**12 for row in rows]
+    streams = [zstandard.compress(choices.of([b"\0", b"\xff"]) * size, 1) for size in sizes]
+    lengths = [
+        (len(stream), choices.of([size, size, size, *NUMBERS])) for stream, size in zip(streams, sizes, strict=True)
+    ]
+    counts = bytes([choices.of([len(rows)] * 5 + [0, 255])]) + struct.pack("<I12x", choices.of([32] * 5 + [0, 2**31]))
+    return start + counts + b"".join(struct.pack("<QQ", *pair) for pair in lengths) + b"".join(streams)
 
 
 def _image(width: int, height: int, kind: str, mode: str) -> bytes:

@@ -1,10 +1,11 @@
-"""sctd.formats.spz: version 3 of Niantic's format, read equally by our reader and Niantic's code (in GaussForge)."""
+"""sctd.formats.spz: Niantic's format, read equally by our reader and Niantic's code (in GaussForge)."""
 
 import gzip
 import struct
 
 import pytest
 import torch
+import zstandard
 
 from sctd.formats.common import FormatError
 from sctd.formats.spz import MAGIC, VERSION, from_spz, to_spz
@@ -49,6 +50,70 @@ def test_round_trip_is_accurate_to_half_a_step(read, degree):
     assert float(degrees_between(back, gaussians).max()) < DEGREES
 
 
+def of_version(version, gaussians):
+    """The same Gaussians in another version."""
+    header, raw = struct.unpack_from("<IIIBBBB", data := gzip.decompress(to_spz(gaussians))), data[16:]
+    num, degree = header[2:4]
+    sizes = [9 * num, num, 3 * num, 3 * num, 4 * num, len(raw) - 20 * num]
+    ends = [sum(sizes[: number + 1]) for number in range(6)]
+    parts = [raw[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+    if version == 4:
+        streams = [zstandard.compress(part) for part in parts if part]
+        lengths = [(len(stream), len(part)) for stream, part in zip(streams, filter(None, parts), strict=True)]
+        start = struct.pack("<IIIBBBBI12x", MAGIC, 4, num, degree, 12, 0, len(streams), 32)
+        return start + b"".join(struct.pack("<QQ", *pair) for pair in lengths) + b"".join(streams)
+    if version < 3:
+        xyzw = torch.nn.functional.normalize(gaussians.quats.double(), dim=-1)[:, [1, 2, 3, 0]]
+        xyz = xyzw[:, :3] * torch.where(xyzw[:, 3:] < 0, -1, 1)
+        parts[4] = ((xyz + 1) * 127.5).round().byte().numpy().tobytes()
+    if version == 1:
+        parts[0] = gaussians.means.half().numpy().tobytes()
+    return gzip.compress(struct.pack("<IIIBBBB", MAGIC, version, num, degree, 12, 0, 0) + b"".join(parts))
+
+
+@pytest.mark.parametrize("degree", [0, 3])
+@pytest.mark.parametrize("version", [1, 2])
+def test_earlier_versions_are_read_as_by_niantic(version, degree):
+    gaussians = some_splats(degree=degree)
+    gaussians.quats[0] = torch.tensor([-1.0, 1, 0, 0])
+    data = of_version(version, gaussians)
+    found, expected = from_spz(data), read_with_gaussforge(data, "spz")
+    torch.testing.assert_close(found.means, expected.means, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.log_scales, expected.log_scales, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.sh, expected.sh, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.opacities, expected.opacities, rtol=0, atol=2e-3)
+    assert degrees_between(found, expected).max() < 1e-3
+    assert degrees_between(found, gaussians).median() < 1  # w of a half turn has a large error: 11 degrees
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+def test_version_4_has_the_same_parts(degree):
+    gaussians = some_splats(degree=degree)
+    found, expected = from_spz(of_version(4, gaussians)), from_spz(to_spz(gaussians))
+    assert all(map(torch.equal, found.tensors().values(), expected.tensors().values()))
+    assert from_spz(of_version(4, some_splats(0))).num == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data[:20], r"This is not a \.spz \(it ends within its header of 32 bytes\)"),
+        (
+            lambda data: data[:8] + b"\xff\xff\xff\xff" + data[12:],
+            r"The \.spz is truncated: its header announces 42949",
+        ),
+        (lambda data: data[:8] + b"\x33" + data[9:], r"The \.spz is truncated: its header announces 51 Gaussians"),
+        (lambda data: data[:15] + b"\x05" + data[16:], r"The \.spz is truncated: its header announces 50 Gaussians"),
+        (lambda data: data[:-30], r"The \.spz (is truncated|is damaged)"),
+        (lambda data: data[:140] + bytes(40) + data[180:], r"The \.spz is damaged \(zstd decompress error"),
+        (lambda data: data[:12] + b"\x04" + data[13:], r"The \.spz has magic 0x5053474e and SH degree 4; expected"),
+    ],
+)
+def test_damaged_files_of_version_4(change, message):
+    with pytest.raises(FormatError, match=f"^{message}"):
+        from_spz(change(of_version(4, some_splats(degree=1))))
+
+
 def test_equal_gaussians_give_equal_bytes_and_no_gaussians_can_be_stored():
     assert to_spz(some_splats(degree=1)) == to_spz(some_splats(degree=1))
     assert from_spz(to_spz(some_splats(0))).num == 0
@@ -64,12 +129,12 @@ def test_out_of_range_gaussians_and_other_files_are_refused():
     with pytest.raises(FormatError, match=r"^This is not a \.spz \(.*\); expected gzip over a header\."):
         from_spz(b"ply")
     with pytest.raises(
-        FormatError, match=r"^The \.spz has version 4; expected 3\. Convert it first, for example with splat"
+        FormatError, match=r"^The \.spz has version 5; expected 1 to 4\. Convert it first, for example with splat"
     ):
-        from_spz(struct.pack("<IIIBBBB", 0x5053474E, 4, 9, 0, 12, 0, 0) + bytes(64))
-    for version in (0, 1, 2, 255):
+        from_spz(struct.pack("<IIIBBBB", 0x5053474E, 5, 9, 0, 12, 0, 0) + bytes(64))
+    for version in (0, 5, 255):
         with pytest.raises(
-            FormatError, match=rf"^The \.spz has version {version}; expected 3\. Convert it first, for exa"
+            FormatError, match=rf"^The \.spz has version {version}; expected 1 to 4\. Convert it first, for exa"
         ):
             from_spz(gzip.compress(struct.pack("<IIIBBBB", 0x5053474E, version, 0, 0, 12, 0, 0)))
     for magic, degree in ((0x5053474E, 4), (0x1, 0)):
