@@ -19,7 +19,7 @@ from cluster.ray.executor import RayExecutor  # noqa: E402
 from cluster.ray.session import disconnect  # noqa: E402
 from cluster.scheduling.scheduler import Limits  # noqa: E402
 
-ITEMS = [f"slow-{number}" for number in range(8)]
+ITEMS = [f"step-{number}" for number in range(8)]
 
 
 def main(folder: Path, fault: str) -> None:
@@ -34,9 +34,10 @@ def main(folder: Path, fault: str) -> None:
             (head,) = cluster.head_node.all_processes["gcs_server"]
             os.kill(head.process.pid, signal.SIGKILL)
 
+    pause = 0.3 if fault == "head" else 0.05  # work is left when the executor gives the head up, after seconds
     left = [item for item in ITEMS if not (folder / f"{item}.outcome").exists()]
     executor = RayExecutor(limits=Limits(backoff_seconds=0.1))
-    for outcome in executor.run(fake_workers.stages(folder, generators=1), left, watch):
+    for outcome in executor.run(fake_workers.stages(folder, 1, pause), left, watch):
         (folder / f"{outcome.item}.outcome").write_text(json.dumps([outcome.result, outcome.deaths]))
     disconnect()
     cluster.shutdown()

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.support.fake_workers import logged
 from tests.support.own_process import TIMEOUT_SECONDS, without_ray
 
-ITEMS = [f"slow-{number}" for number in range(8)]
+ITEMS = [f"step-{number}" for number in range(8)]
 
 
 def run(folder: Path, fault: str, **variables: str) -> int:
