@@ -32,6 +32,7 @@ FORMATS = {
 }
 UP_AXES = "z", "y", "-y"
 SPLATS = ".ply", ".splat", ".spz", ".sog", ".glb"  # suffixes of files that can be read
+SPZ_VERSIONS = 3, 4
 ONE_COLOUR = "splat", "sog"  # without spherical harmonics above degree 0
 MESH_CELLS = 128  # along the longest side
 SMALLEST_PIXELS, MOST_PIXELS = 16, 2048
@@ -50,6 +51,13 @@ class Options:
         metavar="DEGREES",
         help="Render one view at this azimuth (0 is the front) for --to png. Without it, a contact sheet is written.",
     )
+    sh_degree: int | None = option(
+        None,
+        metavar="N",
+        help="Degree of the spherical harmonics, 0 to 3: higher ones are left out, missing ones are zero.",
+        show_default="as in the asset",
+    )
+    spz_version: int = option(3, metavar="N", help="Version of a .spz: 3, which most programs read, or 4.")
     drop_invalid: bool = option(
         False, "--drop-invalid", help="Leave out Gaussians with NaN, infinite or overflowing values instead of failing."
     )
@@ -78,6 +86,10 @@ def export(
     from sctd.formats.spz import num_clamped  # loads torch, which errors of the options do not wait for
 
     gaussians = _read(asset.path, drop_invalid=options.drop_invalid)
+    if (degree := options.sh_degree) is not None:
+        if gaussians.sh[:, (degree + 1) ** 2 :].any():
+            logger.warning(f"The spherical harmonics of degree {degree + 1} to {gaussians.sh_degree} are left out.")
+        gaussians = gaussians.with_sh_degree(degree)
     for kind, path in targets.items():
         if kind in ONE_COLOUR and gaussians.sh_degree:
             logger.warning(
@@ -110,6 +122,12 @@ def check(formats: Sequence[str], options: Options) -> None:
         raise UserError("--mesh requires --to glb (without --mesh, a .glb contains splats); an .obj is always a mesh.")
     if not SMALLEST_PIXELS <= options.size <= MOST_PIXELS:
         raise UserError(f"--size is {options.size}; expected {SMALLEST_PIXELS} to {MOST_PIXELS} pixels.")
+    if options.sh_degree is not None and options.sh_degree not in range(4):
+        raise UserError(f"--sh-degree is {options.sh_degree}; expected 0 to 3.")
+    if options.spz_version not in SPZ_VERSIONS:
+        raise UserError(f"--spz-version is {options.spz_version}; expected 3 or 4.")
+    if options.spz_version != SPZ_VERSIONS[0] and "spz" not in formats:
+        raise UserError("--spz-version requires --to spz.")
     if options.azimuth is not None and "png" not in formats:
         raise UserError("--azimuth requires --to png: it writes one view instead of a contact sheet.")
 
@@ -233,6 +251,10 @@ def _contents(gaussians: "Gaussians", caption: str, kind: str, options: Options)
 
         vertices, faces, rgb = fuse(gaussians, MESH_CELLS)
         return to_mesh_file(vertices @ rotation.to(vertices).T, faces, rgb, f".{kind}")
+    if kind == "spz":
+        from sctd.formats.spz import to_spz
+
+        return to_spz(rotated(gaussians, rotation), options.spz_version)
     return _codec(kind).write(rotated(gaussians, rotation))
 
 

@@ -10,7 +10,9 @@ from pipeline.cli.completion import named
 from pipeline.cli.values import with_options
 
 
-@with_options("asset", "to", "out", "prompt", "job", "mesh", "up", "size", "azimuth", "drop_invalid")
+@with_options(
+    "asset", "to", "out", "prompt", "job", "mesh", "up", "size", "azimuth", "sh_degree", "spz_version", "drop_invalid"
+)
 def export(
     asset: Annotated[
         Path, typer.Argument(metavar="ASSET", help="A file of Gaussians, the folder of an asset, or a run folder.")

@@ -26,7 +26,8 @@ from sctd.formats.common import DEFLATE_FACTOR, FormatError, checked, logits, un
 from sctd.scene.gaussians import Gaussians
 
 MAGIC, VERSION, FRACTIONAL_BITS = 0x5053474E, 3, 12
-READ = range(1, 5)  # versions
+WRITTEN, READ = (3, 4), range(1, 5)  # versions
+ZSTANDARD_LEVEL = 19
 MAX_COORDINATE = 2**23 / 2**FRACTIONAL_BITS  # range of 24 bits: 2048 units
 _HEADER = struct.Struct("<IIIBBBB")  # magic, version, number, SH degree, fractional bits, flags, reserved
 _HEADER_4 = struct.Struct("<IIIBBBBI12x")  # the same with the number of streams, and where their sizes are
@@ -42,8 +43,8 @@ def num_clamped(gaussians: Gaussians) -> int:
     return int(((outside < 0) | (outside > 255)).any(dim=1).sum())
 
 
-def to_spz(gaussians: Gaussians) -> bytes:
-    """Gaussians in their order. Raises FormatError for invalid ones or a coordinate of 2048 units or more."""
+def to_spz(gaussians: Gaussians, version: int = VERSION) -> bytes:
+    """Gaussians in their order, in version 3 or 4. Raises FormatError for invalid ones or coordinates above 2048."""
     gaussians = checked(gaussians, "spz")
     if gaussians.num and (farthest := float(gaussians.means.abs().max())) >= MAX_COORDINATE:
         raise FormatError(
@@ -60,8 +61,13 @@ def to_spz(gaussians: Gaussians) -> bytes:
         _pack(unit_quats(gaussians).double().numpy()[:, [1, 2, 3, 0]]),
         _bytes(_SH_STEPS * gaussians.sh[:, 1:] + 128),
     ]
-    header = _HEADER.pack(MAGIC, VERSION, gaussians.num, gaussians.sh_degree, FRACTIONAL_BITS, 0, 0)
-    return gzip.compress(header + b"".join(part.tobytes() for part in parts), mtime=0)
+    about = version, gaussians.num, gaussians.sh_degree, FRACTIONAL_BITS, 0
+    if version == VERSION:
+        return gzip.compress(_HEADER.pack(MAGIC, *about, 0) + b"".join(part.tobytes() for part in parts), mtime=0)
+    streams = [(zstandard.compress(part.tobytes(), ZSTANDARD_LEVEL), part.nbytes) for part in parts if part.size]
+    sizes = b"".join(_SIZES.pack(len(stream), size) for stream, size in streams)
+    header = _HEADER_4.pack(MAGIC, *about, len(streams), _HEADER_4.size)
+    return header + sizes + b"".join(stream for stream, _ in streams)
 
 
 class _Header(NamedTuple):

@@ -5,7 +5,7 @@ renderer needs (lengths, probabilities). World axes: right-handed, z up, the fro
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -38,6 +38,12 @@ class Gaussians:
     def num(self) -> int:
         """Number of Gaussians."""
         return self.means.shape[0]
+
+    def with_sh_degree(self, degree: int) -> "Gaussians":
+        """The Gaussians with the harmonics up to a degree; missing ones are zero."""
+        num_basis = (degree + 1) ** 2
+        padding = self.sh.new_zeros(self.num, max(0, num_basis - self.sh.shape[1]), 3)
+        return replace(self, sh=torch.cat([self.sh[:, :num_basis], padding], dim=1))
 
     @property
     def sh_degree(self) -> int:

@@ -251,6 +251,30 @@ def test_the_size_of_a_video_is_reported_if_it_is_not_the_requested_one(asset, t
     assert f" {pixels}x{pixels}" in probe.stderr
 
 
+def test_the_degree_of_the_harmonics_is_padded_or_reduced(tmp_path):
+    (tmp_path / "a.ply").write_bytes(ply.to_ply(some_splats(5, 1)))
+    (tmp_path / "flat.ply").write_bytes(ply.to_ply(some_splats(5, 1).with_sh_degree(0).with_sh_degree(2)))
+    for degree, message in ((3, ""), (1, ""), (0, "The spherical harmonics of degree 1 to 1 are left out.\n")):
+        _, stderr = export(tmp_path / "a.ply", "--to=ply", f"--sh-degree={degree}", "--out", tmp_path / "b.ply")
+        found, given = ply.from_ply((tmp_path / "b.ply").read_bytes()), some_splats(5, 1)
+        assert stderr == message
+        assert torch.equal(found.sh, given.with_sh_degree(degree).sh)
+        assert found.sh_degree == degree
+        assert torch.equal(found.quats, given.quats)
+    assert export(tmp_path / "flat.ply", "--to=ply", "--sh-degree=0", "--out", tmp_path / "b.ply")[1] == ""
+
+
+def test_both_versions_of_spz_hold_the_same_gaussians(tmp_path):
+    (tmp_path / "a.ply").write_bytes(ply.to_ply(some_splats(50, 2)))
+    files = [tmp_path / f"{version}.spz" for version in (3, 4)]
+    for version, file in zip((3, 4), files, strict=True):
+        export(tmp_path / "a.ply", "--to=spz", f"--spz-version={version}", "--out", file)
+    assert files[0].read_bytes()[:2] == b"\x1f\x8b"  # gzip
+    assert files[1].read_bytes()[:8] == b"NGSP\x04\0\0\0"
+    three, four = (spz.from_spz(file.read_bytes()) for file in files)
+    assert all(map(torch.equal, three.tensors().values(), four.tensors().values()))
+
+
 def test_compressed_ply_is_an_input(tmp_path):
     (tmp_path / "a.compressed.ply").write_bytes(compressed(some_splats(5, 0)))
     export(tmp_path / "a.compressed.ply", "--to=ply", "--out", tmp_path / "b.ply")
@@ -274,6 +298,9 @@ def test_invalid_options_are_errors(asset, tmp_path):
     assert "--up is 'x'; expected z, y or -y" in refused(asset, "--to=ply", "--up=x")
     assert "--mesh requires --to glb" in refused(asset, "--to=obj", "--mesh")
     assert "--size is 8; expected 16 to 2048 pixels." in refused(asset, "--to=gif", "--size=8")
+    assert "--sh-degree is 4; expected 0 to 3." in refused(asset, "--to=ply", "--sh-degree=4")
+    assert "--spz-version is 2; expected 3 or 4." in refused(asset, "--to=spz", "--spz-version=2")
+    assert "--spz-version requires --to spz." in refused(asset, "--to=ply", "--spz-version=4")
     assert "--azimuth requires --to png" in refused(asset, "--to=gif", "--azimuth=8")
     assert "is not a folder, but 2 formats were requested" in refused(
         asset, "--to=ply", "--to=spz", "--out", tmp_path / "x"
