@@ -176,6 +176,8 @@ def with_small_options(words, tiny):
             options += ["--set", "initialization.kind=ball", "--set", "initialization.count=100"]
     if words[1] == "bench":
         options += ["--views", "3", "--limit", "1", "--no-report"]
+    if words[1] == "warmup":
+        options += ["--weights", str(tiny)]
     if words[1] == "evaluate":
         options += ["--weights", str(tiny), "--views", "3", "--executor", "inline"]
     return [*(word.replace("$seed", "0") for word in words[1:]), *options]

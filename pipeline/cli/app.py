@@ -35,6 +35,7 @@ COMMANDS = (
     ),
     LazyCommand("weights", "commands.weights:weights", "List, download and check published weights."),
     LazyCommand("benchmark", "commands.speed:benchmark", "Measure the iteration time on this machine."),
+    LazyCommand("warmup", "commands.warm_up:warmup", "Compile the kernels of a recipe ahead of a run."),
     LazyCommand("nightly", "commands.nightly:group", "Run a regression benchmark of this commit against a baseline."),
     LazyCommand("manifest", "commands.cluster:manifest", "Print Kubernetes manifests for kubectl apply -f -."),
     LazyCommand("submit", "commands.cluster:submit", "Submit a command to this machine, Ray, KubeRay or Kubeflow."),

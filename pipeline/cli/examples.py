@@ -36,6 +36,7 @@ EXAMPLES = {
     "weights fetch": ("weights fetch", "weights fetch prior scorer"),
     "weights check": ("weights check", "weights check prior scorer --json"),
     "benchmark speed": ("benchmark speed", "benchmark speed --recipe paper --iterations 30 --out speed.json"),
+    "warmup": ("warmup", "warmup --recipe paper --set guidance.perp_neg=true --json"),
     "manifest rayjob": (
         "manifest rayjob --name paper --image IMAGE:1 --gpus 8 --storage runs -- bench --recipe paper",
     ),

@@ -72,6 +72,17 @@ def keep_compiled() -> None:
             os.environ.setdefault(variable, str(folder))
 
 
+def cache(device: Any) -> str:
+    """The folder in which this process keeps what it compiles for a device: torch's on a GPU, else numba's."""
+    if device.type == "cuda":
+        from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+        return cache_dir()
+    from sctd.render.cpu_projection import project
+
+    return project.stats.cache_path
+
+
 def prepare(*, renders: bool = True) -> Any:
     """The `torch.device` of this process, configured for reproducible arithmetic."""
     import torch

@@ -25,7 +25,6 @@ from pipeline.work.roofline import Roofline, matrix_teraflops, operations
 from sctd.formats import ply, splat
 from sctd.point_e import PointE
 from sctd.prior.control import Control, controlled
-from sctd.prior.stable_diffusion import StableDiffusionPrior
 from sctd.recipe.compute import ComputeConfig
 from sctd.scene.cameras import orbit
 from sctd.scene.gaussians import Gaussians
@@ -65,21 +64,14 @@ class AssetGenerator:
         self.store, self.weights, self.sharing = store, weights, sharing
         self.checkpoint_seconds, self.snapshot_seconds = checkpoint_seconds, snapshot_seconds
         self.device = devices.prepare()
-        self.compute, self.prior = compute, self._prior(compute)
-
-    def _prior(self, compute: ComputeConfig) -> StableDiffusionPrior:
-        """The prior with these compute settings."""
-        dtype, fast = getattr(torch, compute.dtype), compute.cuda_graphs and self.device.type == "cuda"
-        engine = compute.cpu_engine if self.device.type == "cpu" else "torch"
-        return StableDiffusionPrior.load(
-            self.weights.part("prior"), self.device, dtype, cuda_graphs=fast, cpu_offload=fast, cpu_engine=engine
-        )
+        self.compute, self.prior = compute, warm_up.load_prior(weights, compute, self.device)
 
     def __call__(self, job: Job) -> Generator[Progress, bool | None, GeneratedAsset]:
         facts = published(self.store, job.id)
         if facts is None:
             if job.recipe.compute != self.compute:  # a sweep may change it from job to job
-                self.compute, self.prior = job.recipe.compute, self._prior(job.recipe.compute)
+                self.compute = job.recipe.compute
+                self.prior = warm_up.load_prior(self.weights, self.compute, self.device)
             attempt = Attempt.start(self.store, job.id)
             facts = attempt.commit((yield from self._generate(job, attempt)))
         return GeneratedAsset(job.id, job.prompt.text, facts)

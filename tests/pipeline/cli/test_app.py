@@ -90,6 +90,7 @@ def test_help_imports_nothing_heavy():
         "reference",
         "nightly",
         "benchmark",
+        "warmup",
         "manifest",
         "submit",
         "job",

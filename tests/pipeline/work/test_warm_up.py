@@ -1,11 +1,16 @@
 """What is compiled before the first iteration, with stand-ins for the captured networks, which need a GPU."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from cluster.scheduling.workers import Event, Workers, progress_events
+from pipeline.cli.app import app
 from pipeline.store.attempts import published
 from pipeline.store.run_folder import Store
 from pipeline.weights import models
@@ -13,6 +18,7 @@ from pipeline.work import warm_up
 from pipeline.work.generate import AssetGenerator
 from sctd.prior.stable_diffusion import CapturedNetworks, predicted_by
 from sctd.recipe.recipe import with_overrides
+from tests.support import tiny_models
 
 
 class SlowNetwork:
@@ -125,3 +131,51 @@ def test_compilation_does_not_count_for_the_pace(slow, clock, run_of):
     assert clock[0] == 30.0 + 4
     assert view.pace == 1.0
     assert view.intervals == (1.0, 1.0, 1.0)
+
+
+def test_ahead_of_a_run_each_part_is_reported_and_the_run_then_compiles_nothing(slow, run_of, monkeypatch, clock):
+    job, notes = run_of().jobs[0], []
+    monkeypatch.setattr(warm_up, "load_prior", lambda *_: slow.prior)
+    monkeypatch.setattr(warm_up.time, "monotonic", lambda: clock[0])
+    seconds = warm_up.ahead(job.recipe, slow.weights, torch.device("cpu"), notes.append)
+    assert seconds == {
+        "loading the prior": 0.0,
+        "capturing the encoder for 4 views": 10.0,
+        "compiling the U-Net for batches of 4 (1 of 2)": 10.0,
+        "compiling the U-Net for batches of 8 (2 of 2)": 10.0,
+        "running an iteration": 0.0,
+    }
+    assert notes == list(seconds)
+    assert heartbeats(slow, job)[0] == []
+
+
+def test_ahead_of_a_run_with_a_controlnet_the_iteration_compiles_the_u_net(slow, run_of, monkeypatch, tmp_path):
+    recipe = with_overrides(run_of().jobs[0].recipe, {"guidance.control": "depth"})
+    predict, inputs = slow.prior.captured.predict, []
+    predict.network = lambda z_t, *rest: (inputs.append(len(rest)), z_t)[1]
+    folder = tiny_models.write_control(tmp_path / "control", slow.weights.part("prior"))
+    weights = SimpleNamespace(part=lambda name: folder)
+    monkeypatch.setattr(warm_up, "load_prior", lambda *_: slow.prior)
+    warm_up.ahead(recipe, weights, torch.device("cpu"), lambda note: None)
+    assert inputs
+    assert min(inputs) > 2  # times, text and the residuals
+
+
+def test_the_command_prints_what_it_compiled_and_where_it_is_kept(tiny_weights):
+    lines = CliRunner().invoke(app, ["warmup", "--weights", str(tiny_weights)]).stdout.splitlines()
+    assert [line.split(" s  ")[1] for line in lines[:-1]] == [
+        "loading the prior",
+        "running an iteration",
+        "in all for embedded on cpu",
+    ]
+    found = json.loads(CliRunner().invoke(app, ["warmup", "--weights", str(tiny_weights), "--json"]).stdout)
+    assert (found["device"], found["recipe"]) == ("cpu", "embedded")
+    assert list(found["seconds"]) == ["loading the prior", "running an iteration"]
+    assert lines[-1] == f"Cache: {found['cache']}"
+    assert list(Path(found["cache"]).glob("cpu_projection.project*.nbi"))
+
+
+def test_the_command_compiles_for_one_objective(tiny_weights):
+    done = CliRunner().invoke(app, ["warmup", "--weights", str(tiny_weights), "--objective", "sds,sctd"])
+    assert done.exit_code == 2
+    assert "--objective is 'sds,sctd'; expected one objective." in done.stderr
