@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sctd.prior.fused import fuse
+from sctd.prior.fused import fuse, pad_without_copies
+from sctd.prior.shared import share
 
 # cuDNN's attention is 1.5 times as fast as flash attention on Hopper. Unsupported calls fall back to the next one.
 ATTENTION = [
@@ -135,14 +136,15 @@ class Float32Layer(nn.Module):
 def captured_unet(unet: Any, predict: Callable[..., Tensor]) -> Captured:
     """The U-Net as `predict(unet, …)`: (z_t, times, text, *residuals) → prediction, with residuals or without.
 
-    Changes the U-Net's blocks and memory layout in place. The ControlNet that computes the residuals runs uncaptured.
+    All times are equal. Changes the U-Net's blocks and memory layout in place. The ControlNet that computes the
+    residuals runs uncaptured.
     """
     fuse(unet.to(memory_format=torch.channels_last))
     unet.fuse_qkv_projections()
     unet.conv_out = Float32Layer(unet.conv_out)
     # Each batch size is compiled separately. By default torch stops at eight recompilations.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_BATCH_SIZES)
-    compiled = torch.compile(lambda *arguments: predict(unet, *arguments), dynamic=False, fullgraph=True)
+    compiled = torch.compile(share(unet, predict), dynamic=False, fullgraph=True)
     return Captured(lambda z_t, *rest: compiled(_channels_last(z_t), *rest))
 
 
@@ -150,6 +152,7 @@ def captured_encoder(vae: Any) -> CapturedWithGradient:
     """The encoder as images in [-1, 1] → mean and log variance. Changes its blocks and memory layout in place."""
     vae.encoder.to(memory_format=torch.channels_last)
     fuse(vae.encoder)
+    pad_without_copies(vae.encoder)
     vae.encoder.conv_out = Float32Layer(vae.encoder.conv_out)
     return CapturedWithGradient(Encoder(vae))
 

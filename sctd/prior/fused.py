@@ -39,6 +39,14 @@ def fuse(model: nn.Module) -> None:
                 module.add_module(name, Norm(child, activated=False))
 
 
+def pad_without_copies(encoder: Any) -> None:
+    """Let the last fused block of each part write the zeros that the following convolution of stride 2 reads."""
+    for part in encoder.down_blocks:
+        last, (down,) = part.resnets[-1], part.downsamplers or (None,)
+        if down is not None and down.use_conv and down.padding == 0 and isinstance(last, FusedBlock):
+            last.padded, part.downsamplers = True, nn.ModuleList([down.conv])
+
+
 def _is_block(module: nn.Module) -> bool:
     """A ResnetBlock2D with SiLU, without resampling or scaling; by name, as only one file may import diffusers."""
     return (
@@ -73,6 +81,8 @@ class FusedBlock(nn.Module):
         super().__init__()
         self.norm1, self.conv1, self.norm2, self.conv2 = block.norm1, block.conv1, block.norm2, block.conv2
         self.conv_shortcut, self.time_emb_proj = block.conv_shortcut, block.time_emb_proj
+        self.offsets: slice | None = None  # of this block, if those of all blocks are computed together
+        self.padded = False  # whether the result has another row and column, of zeros
         if self.time_emb_proj is None:  # a VAE's block; these are for its backward pass
             self.bias = self.conv2.bias if self.conv_shortcut is None else self.conv2.bias + self.conv_shortcut.bias
             self.adjoint1, self.adjoint2 = adjoint(self.conv1.weight), adjoint(self.conv2.weight)
@@ -86,9 +96,13 @@ class FusedBlock(nn.Module):
         hidden = group_norm(x, first.weight, first.bias, None, first.num_groups, first.eps, True)
         hidden = _channels_last(conv2d(hidden, self.conv1.weight, padding=1))
         assert temb is not None
-        offset = self.time_emb_proj(silu(temb)) + self.conv1.bias
+        offset = self.time_offset(temb) if self.offsets is None else temb[:, self.offsets].expand(len(x), -1)
         hidden = group_norm(hidden, second.weight, second.bias, offset, second.num_groups, second.eps, True)
         return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + self.conv2(hidden)
+
+    def time_offset(self, temb: Float[Tensor, "times features"]) -> Float[Tensor, "times channels"]:
+        """What the block adds to the result of its first convolution."""
+        return self.time_emb_proj(silu(temb)) + self.conv1.bias
 
 
 @torch.library.custom_op("sctd::group_norm", mutates_args=())
@@ -129,19 +143,20 @@ class _Block(torch.autograd.Function):
         norm1, norm2 = block.norm1, block.norm2
         first = kernels.affine(x, norm1.weight, norm1.bias, None, norm1.num_groups, norm1.eps)
         middle = conv2d(kernels.apply(x, first.scale, first.shift, silu=True), block.conv1.weight, padding=1)
-        offset = block.conv1.bias.expand(len(x), -1).contiguous()
+        offset = block.conv1.bias.expand(len(x), -1)
         second = kernels.affine(middle, norm2.weight, norm2.bias, offset, norm2.num_groups, norm2.eps)
         last = conv2d(kernels.apply(middle, second.scale, second.shift, silu=True), block.conv2.weight, padding=1)
         skip = x if block.conv_shortcut is None else conv2d(x, block.conv_shortcut.weight)
         ctx.save_for_backward(x, middle, offset, *first, *second)
         ctx.block = block
-        return kernels.add(skip, last, block.bias)
+        return kernels.add(skip, last, block.bias, padded=block.padded)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         x, middle, offset, *saved = ctx.saved_tensors
         first, second, block = kernels.Affine(*saved[:4]), kernels.Affine(*saved[4:]), ctx.block
         dy = _channels_last(gradients[0])
+        dy = kernels.without_padding(dy) if block.padded else dy
         d_norm2 = conv2d(dy, block.adjoint2, padding=1)
         d_middle = kernels.input_gradient(middle, d_norm2, second, block.norm2.weight, offset, silu=True, added=None)
         d_norm1 = conv2d(d_middle, block.adjoint1, padding=1)

@@ -36,7 +36,8 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor, offset: Tensor | None, group
     scale, shift = torch.empty(2, batch, channels, **options).unbind()
     mean, inverse_deviation = torch.empty(2, batch, groups, **options).unbind()
     _affine_kernel[(batch, groups)](
-        sums, weight, bias, offset, scale, shift, mean, inverse_deviation, height * width, channels, tiles.chunks, eps,
+        sums, weight, bias, offset, _stride(offset), scale, shift, mean, inverse_deviation,
+        height * width, channels, tiles.chunks, eps,
         GROUP=channels // groups, GROUP_BLOCK=triton.next_power_of_2(channels // groups),
         CHUNK_BLOCK=triton.next_power_of_2(tiles.chunks), HAS_OFFSET=offset is not None,
     )  # fmt: skip
@@ -56,31 +57,57 @@ def apply(x: Tensor, scale: Tensor, shift: Tensor, *, silu: bool) -> Tensor:
 def input_gradient(
     x: Tensor, dy: Tensor, forward: Affine, weight: Tensor, offset: Tensor | None, *, silu: bool, added: Tensor | None
 ) -> Tensor:
-    """∂L/∂x of `apply(x, …)` whose gradient is `dy`, plus `added` if given: the gradient of the skip path."""
+    """∂L/∂x of `apply(x, …)` whose gradient is `dy`, plus `added` if given: the gradient of the skip path.
+
+    `dy` and `added` may have one more row and column than x, which are not read.
+    """
     batch, groups = forward.mean.shape
     sums, tiles = _sums(x, dy, forward, silu=silu)
     slope, constant = torch.empty(2, batch, tiles.channels, device=x.device, dtype=torch.float32).unbind()
     _gradient_kernel[(batch, groups)](
-        sums, weight, offset, forward.mean, forward.inverse_deviation, slope, constant,
+        sums, weight, offset, _stride(offset), forward.mean, forward.inverse_deviation, slope, constant,
         tiles.pixels, tiles.channels, tiles.chunks,
         GROUP=tiles.channels // groups, GROUP_BLOCK=triton.next_power_of_2(tiles.channels // groups),
         CHUNK_BLOCK=triton.next_power_of_2(tiles.chunks), HAS_OFFSET=offset is not None,
     )  # fmt: skip
     dx = torch.empty_like(x)
     _input_gradient_kernel[(batch, triton.cdiv(tiles.pixels, PIXELS), tiles.blocks)](
-        x, dy, forward.scale, forward.shift, slope, constant, added, dx, tiles.pixels, tiles.channels,
-        SILU=silu, HAS_ADDED=added is not None, PIXELS=PIXELS, BLOCK=tiles.block,
+        x, dy, forward.scale, forward.shift, slope, constant, added, dx, tiles.pixels, x.shape[3], tiles.channels,
+        SILU=silu, HAS_ADDED=added is not None, DY_EXTRA=_extra(dy, x), ADDED_EXTRA=_extra(added, x),
+        PIXELS=PIXELS, BLOCK=tiles.block,
     )  # fmt: skip
     return dx
 
 
-def add(x: Tensor, y: Tensor, bias: Tensor) -> Tensor:
-    """x + y + bias in one pass; `bias` has one value per channel."""
-    out, tiles = torch.empty_like(x), _Tiles.of(x)
+def add(x: Tensor, y: Tensor, bias: Tensor, *, padded: bool = False) -> Tensor:
+    """x + y + bias in one pass; `bias` has one value per channel. If `padded`, with a last row and column of zeros."""
+    batch, channels, height, width = x.shape
+    out = torch.empty(
+        batch, channels, height + padded, width + padded,
+        device=x.device, dtype=x.dtype, memory_format=torch.channels_last,
+    )  # fmt: skip
+    tiles = _Tiles.of(x)
     _add_kernel[(x.shape[0], triton.cdiv(tiles.pixels, PIXELS), tiles.blocks)](
-        x, y, bias, out, tiles.pixels, tiles.channels, PIXELS=PIXELS, BLOCK=tiles.block
+        x, y, bias, out, tiles.pixels, width, tiles.channels, OUT_EXTRA=int(padded), PIXELS=PIXELS, BLOCK=tiles.block
     )
-    return out
+    return without_padding(out) if padded else out
+
+
+def without_padding(x: Tensor) -> Tensor:
+    """x, whose last row and column are set to 0."""
+    x[:, :, -1].zero_()
+    x[:, :, :, -1].zero_()
+    return x
+
+
+def _extra(dy: Tensor | None, x: Tensor) -> int:
+    """Rows and columns that `dy` has in addition to those of x: 0 or 1."""
+    return 0 if dy is None else dy.shape[3] - x.shape[3]
+
+
+def _stride(offset: Tensor | None) -> int:
+    """Elements from one sample's offsets to the next: 0 if all samples have those of the first (`expand`)."""
+    return 0 if offset is None else offset.stride(0)
 
 
 class _Tiles(NamedTuple):
@@ -109,8 +136,8 @@ def _sums(x: Tensor, dy: Tensor | None, forward: Affine | None, *, silu: bool) -
     span = triton.cdiv(triton.cdiv(tiles.pixels, tiles.chunks), at_once) * at_once
     scale, shift = (None, None) if forward is None else forward[:2]
     _sums_kernel[(x.shape[0], tiles.chunks, tiles.blocks)](
-        x, dy, scale, shift, sums, tiles.pixels, tiles.channels, span,
-        HAS_GRADIENT=dy is not None, SILU=silu, PIXELS=at_once, BLOCK=tiles.block,
+        x, dy, scale, shift, sums, tiles.pixels, x.shape[3], tiles.channels, span,
+        HAS_GRADIENT=dy is not None, SILU=silu, DY_EXTRA=_extra(dy, x), PIXELS=at_once, BLOCK=tiles.block,
     )  # fmt: skip
     return sums, tiles
 
@@ -123,25 +150,34 @@ def _through_silu(dy, u):
 
 
 @triton.jit
+def _place(sample, pixel, channel, pixels, width, channels, EXTRA: tl.constexpr):
+    """Elements before each pixel and channel of a feature map with EXTRA more rows and columns."""
+    if EXTRA:
+        pixel = pixel + pixel // width * EXTRA
+        pixels = (pixels // width + EXTRA) * (width + EXTRA)
+    return sample.to(tl.int64) * pixels * channels + pixel[:, None] * channels + channel[None, :]
+
+
+@triton.jit
 def _sums_kernel(
-    x, dy, scale, shift, sums, pixels, channels, span,
-    HAS_GRADIENT: tl.constexpr, SILU: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr,
+    x, dy, scale, shift, sums, pixels, width, channels, span,
+    HAS_GRADIENT: tl.constexpr, SILU: tl.constexpr, DY_EXTRA: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     sample, chunk = tl.program_id(0), tl.program_id(1)
     channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
     inside = channel < channels
     first = tl.zeros([PIXELS, BLOCK], tl.float32)
     second = tl.zeros([PIXELS, BLOCK], tl.float32)
-    start = sample.to(tl.int64) * pixels * channels
     if HAS_GRADIENT:
         a = tl.load(scale + sample * channels + channel, mask=inside, other=0.0)[None, :]
         b = tl.load(shift + sample * channels + channel, mask=inside, other=0.0)[None, :]
     for at in range(chunk * span, (chunk + 1) * span, PIXELS):
         pixel = at + tl.arange(0, PIXELS)
-        place = start + pixel[:, None] * channels + channel[None, :]
         mask = (pixel < pixels)[:, None] & inside[None, :]
+        place = _place(sample, pixel, channel, pixels, width, channels, 0)
         value = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
         if HAS_GRADIENT:
+            place = _place(sample, pixel, channel, pixels, width, channels, DY_EXTRA)
             gradient = tl.load(dy + place, mask=mask, other=0.0).to(tl.float32)
             if SILU:
                 gradient = _through_silu(gradient, value * a + b)
@@ -170,7 +206,7 @@ def _channel_sums(sums, channels, chunks, channel, inside, CHUNK_BLOCK: tl.const
 
 @triton.jit
 def _affine_kernel(
-    sums, weight, bias, offset, scale, shift, means, inverse_deviations, pixels, channels, chunks, eps,
+    sums, weight, bias, offset, offset_stride, scale, shift, means, inverse_deviations, pixels, channels, chunks, eps,
     GROUP: tl.constexpr, GROUP_BLOCK: tl.constexpr, CHUNK_BLOCK: tl.constexpr, HAS_OFFSET: tl.constexpr,
 ):  # fmt: skip
     sample, group = tl.program_id(0), tl.program_id(1)
@@ -179,7 +215,7 @@ def _affine_kernel(
     first, second = _channel_sums(sums, channels, chunks, channel, inside, CHUNK_BLOCK)
     added = tl.zeros([GROUP_BLOCK], tl.float32)
     if HAS_OFFSET:
-        added = tl.load(offset + sample * channels + channel, mask=inside, other=0.0).to(tl.float32)
+        added = tl.load(offset + sample * offset_stride + channel, mask=inside, other=0.0).to(tl.float32)
     count = pixels * GROUP
     mean = tl.sum(first + pixels * added, 0) / count
     # Σ (x + d - mean)², centred per channel, so that large means cancel before squaring
@@ -198,7 +234,7 @@ def _affine_kernel(
 
 @triton.jit
 def _gradient_kernel(
-    sums, weight, offset, means, inverse_deviations, slope, constant, pixels, channels, chunks,
+    sums, weight, offset, offset_stride, means, inverse_deviations, slope, constant, pixels, channels, chunks,
     GROUP: tl.constexpr, GROUP_BLOCK: tl.constexpr, CHUNK_BLOCK: tl.constexpr, HAS_OFFSET: tl.constexpr,
 ):  # fmt: skip
     """∂L/∂x = scale g + slope x + constant; slope and constant are the gradients through deviation and mean."""
@@ -208,7 +244,7 @@ def _gradient_kernel(
     first, second = _channel_sums(sums, channels, chunks, channel, inside, CHUNK_BLOCK)
     added = tl.zeros([GROUP_BLOCK], tl.float32)
     if HAS_OFFSET:
-        added = tl.load(offset + sample * channels + channel, mask=inside, other=0.0).to(tl.float32)
+        added = tl.load(offset + sample * offset_stride + channel, mask=inside, other=0.0).to(tl.float32)
     mean = tl.load(means + sample * tl.num_programs(1) + group)
     inverse = tl.load(inverse_deviations + sample * tl.num_programs(1) + group)
     gain = tl.load(weight + channel, mask=inside, other=0.0).to(tl.float32)
@@ -227,7 +263,7 @@ def _apply_kernel(x, scale, shift, y, pixels, channels, SILU: tl.constexpr, PIXE
     channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
     inside = channel < channels
     mask = (pixel < pixels)[:, None] & inside[None, :]
-    place = sample.to(tl.int64) * pixels * channels + pixel[:, None] * channels + channel[None, :]
+    place = _place(sample, pixel, channel, pixels, 1, channels, 0)
     a = tl.load(scale + sample * channels + channel, mask=inside, other=0.0)[None, :]
     b = tl.load(shift + sample * channels + channel, mask=inside, other=0.0)[None, :]
     u = tl.load(x + place, mask=mask, other=0.0).to(tl.float32) * a + b
@@ -238,37 +274,43 @@ def _apply_kernel(x, scale, shift, y, pixels, channels, SILU: tl.constexpr, PIXE
 
 @triton.jit
 def _input_gradient_kernel(
-    x, dy, scale, shift, slope, constant, added, dx, pixels, channels,
-    SILU: tl.constexpr, HAS_ADDED: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr,
+    x, dy, scale, shift, slope, constant, added, dx, pixels, width, channels, SILU: tl.constexpr,
+    HAS_ADDED: tl.constexpr, DY_EXTRA: tl.constexpr, ADDED_EXTRA: tl.constexpr,
+    PIXELS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     sample = tl.program_id(0)
     pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
     channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
     inside = channel < channels
     mask = (pixel < pixels)[:, None] & inside[None, :]
-    place = sample.to(tl.int64) * pixels * channels + pixel[:, None] * channels + channel[None, :]
+    place = _place(sample, pixel, channel, pixels, 1, channels, 0)
     row = sample * channels + channel
     a = tl.load(scale + row, mask=inside, other=0.0)[None, :]
     value = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
-    gradient = tl.load(dy + place, mask=mask, other=0.0).to(tl.float32)
+    dy_place = _place(sample, pixel, channel, pixels, width, channels, DY_EXTRA)
+    gradient = tl.load(dy + dy_place, mask=mask, other=0.0).to(tl.float32)
     if SILU:
         gradient = _through_silu(gradient, value * a + tl.load(shift + row, mask=inside, other=0.0)[None, :])
     p = tl.load(slope + row, mask=inside, other=0.0)[None, :]
     result = a * gradient + p * value + tl.load(constant + row, mask=inside, other=0.0)[None, :]
     if HAS_ADDED:
-        result += tl.load(added + place, mask=mask, other=0.0).to(tl.float32)
+        added_place = _place(sample, pixel, channel, pixels, width, channels, ADDED_EXTRA)
+        result += tl.load(added + added_place, mask=mask, other=0.0).to(tl.float32)
     tl.store(dx + place, result.to(dx.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def _add_kernel(x, y, bias, out, pixels, channels, PIXELS: tl.constexpr, BLOCK: tl.constexpr):
+def _add_kernel(
+    x, y, bias, out, pixels, width, channels, OUT_EXTRA: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
     sample = tl.program_id(0)
     pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
     channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
     inside = channel < channels
     mask = (pixel < pixels)[:, None] & inside[None, :]
-    place = sample.to(tl.int64) * pixels * channels + pixel[:, None] * channels + channel[None, :]
+    place = _place(sample, pixel, channel, pixels, 1, channels, 0)
     total = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
     total += tl.load(y + place, mask=mask, other=0.0).to(tl.float32)
     total += tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32)[None, :]
-    tl.store(out + place, total.to(out.dtype.element_ty), mask=mask)
+    out_place = _place(sample, pixel, channel, pixels, width, channels, OUT_EXTRA)
+    tl.store(out + out_place, total.to(out.dtype.element_ty), mask=mask)

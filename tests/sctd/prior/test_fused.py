@@ -89,8 +89,63 @@ with torch.no_grad():
     torch.testing.assert_close(fused(z_t, times, text).sample, unet(z_t, times, text).sample, rtol=1e-4, atol=1e-5)
 """
 
+PADDING = """
+import copy
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from sctd.prior.fused import FusedBlock, fuse, pad_without_copies
 
-@pytest.mark.parametrize("script", [KERNELS, BLOCKS], ids=["kernels", "blocks"])
+torch.manual_seed(0)
+vae = AutoencoderKL(block_out_channels=(8, 16, 16), down_block_types=("DownEncoderBlock2D",) * 3,
+    up_block_types=("UpDecoderBlock2D",) * 3, layers_per_block=2, norm_num_groups=4).eval().requires_grad_(False)
+fused = copy.deepcopy(vae.encoder)
+fuse(fused)
+pad_without_copies(fused)
+assert [module.padded for module in fused.modules() if isinstance(module, FusedBlock)] == [
+    False, True, False, True, False, False, False, False]
+image, weights = torch.rand(2, 3, 24, 16), torch.randn(2, 8, 6, 4)
+found = []
+for encoder in (vae.encoder, fused):
+    leaf = image.clone().requires_grad_()
+    moments = encoder(leaf)
+    found.append((moments.detach(), *torch.autograd.grad(moments, leaf, weights)))
+for plain, other in zip(*found):
+    torch.testing.assert_close(other, plain, rtol=1e-4, atol=1e-5)
+"""
+
+SHARED = """
+import copy
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from sctd.prior.fused import FusedBlock, fuse
+from sctd.prior.shared import Slice, share
+from sctd.prior.stable_diffusion import predicted_by
+
+torch.manual_seed(0)
+z_t, text, times = torch.randn(4, 4, 8, 8), torch.randn(4, 7, 16), torch.full((4,), 300)
+shapes = (8, 8, 8), (8, 8, 8), (8, 4, 4), (16, 4, 4), (16, 4, 4)
+residuals = [torch.randn(4, *shape) for shape in shapes]
+for linear in (True, False):
+    unet = UNet2DConditionModel(sample_size=8, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=16, attention_head_dim=8, use_linear_projection=linear).eval().requires_grad_(False)
+    changed = copy.deepcopy(unet)
+    fuse(changed)
+    changed.fuse_qkv_projections()
+    shared = share(changed, predicted_by)
+    slices = [module for module in changed.modules() if isinstance(module, Slice)]
+    blocks = [module.offsets for module in changed.modules() if isinstance(module, FusedBlock)]
+    assert (len(slices), len(blocks), None in blocks) == (4, 8, False)
+    with torch.no_grad():
+        for given in ((), residuals):
+            expected = predicted_by(unet, z_t, times, text, *given)
+            torch.testing.assert_close(shared(z_t, times, text, *given), expected, rtol=1e-4, atol=1e-5)
+"""
+
+SCRIPTS = {"kernels": KERNELS, "blocks": BLOCKS, "padding": PADDING, "shared": SHARED}
+
+
+@pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
 def test_kernels_and_blocks_in_the_interpreter(script: str) -> None:
     """float32 within 1e-6 of torch in float64; float16 within its rounding of 2^-11 a step."""
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
