@@ -1,5 +1,6 @@
 """The device of a worker, and the settings that make the same job give the same asset on it."""
 
+import atexit
 import gc
 import importlib.util
 import os
@@ -45,6 +46,8 @@ def loading() -> Iterator[None]:
             keep_compiled()
         yield
     finally:
+        gc.freeze()  # else the next collections look through all of it again
+        atexit.register(gc.unfreeze)  # else libraries report leaks when the process ends
         if was_enabled:
             gc.enable()
 
