@@ -77,6 +77,7 @@ def nightly(
     from pipeline.report.publish import publish
 
     limits, pinned = gates_of.read(gates), baselines.read(folder)
+    precision.check_engine(run, execution)
     is_set = options.sets(precision.KEY)
     run, note = precision.Choice(run) if is_set else precision.like(run, pinned.nightly_run.recipes)
     store = Store(optional_path(options.out) or _default_folder())

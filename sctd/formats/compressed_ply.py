@@ -12,14 +12,12 @@ import numpy as np
 import torch
 
 from sctd.formats.common import logits
-from sctd.scene.gaussians import Gaussians
+from sctd.scene.gaussians import Gaussians, rgb_to_sh
 
 MARK = "packed_position"
 WORDS = (MARK, "packed_rotation", "packed_scale", "packed_color")
 SIZE = 256  # vertices of a chunk
-SH_0 = 0.28209479177387814  # the constant spherical harmonic
 SH_RANGE = 8.0
-
 
 Elements = Mapping[str, np.ndarray]
 """The elements of a file as structured arrays."""
@@ -37,7 +35,7 @@ def unpacked(file: Elements, num_rest: int) -> Gaussians:
     num = len(vertices)
     rest = np.zeros((num, 0)) if not num_rest else _rest(file, num, num_rest)
     harmonics = torch.from_numpy(rest).reshape(num, 3, num_rest // 3).mT
-    constant = torch.from_numpy((rgb - 0.5) / SH_0)[:, None]
+    constant = rgb_to_sh(torch.from_numpy(rgb))[:, None]
     return Gaussians(
         means=torch.from_numpy(_within(chunks, "{}_x {}_y {}_z", _fractions(position))).float(),
         log_scales=torch.from_numpy(_within(chunks, "{}_scale_x {}_scale_y {}_scale_z", _fractions(scale))).float(),

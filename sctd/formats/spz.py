@@ -26,7 +26,7 @@ from sctd.formats.common import DEFLATE_FACTOR, FormatError, checked, logits, un
 from sctd.scene.gaussians import Gaussians
 
 MAGIC, VERSION, FRACTIONAL_BITS = 0x5053474E, 3, 12
-WRITTEN, READ = (3, 4), range(1, 5)  # versions
+READ = range(1, 5)  # versions
 ZSTANDARD_LEVEL = 19
 MAX_COORDINATE = 2**23 / 2**FRACTIONAL_BITS  # range of 24 bits: 2048 units
 _HEADER = struct.Struct("<IIIBBBB")  # magic, version, number, SH degree, fractional bits, flags, reserved
