@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 # The default up axis of each format; None for images and videos.
 FORMATS = {
     "ply": "z",
+    "compressed.ply": "-y",
     "splat": "-y",
     "spz": "y",
     "sog": "-y",
@@ -83,7 +84,6 @@ def export(
     asset = find_asset(source, prompt, job)
     targets = _targets(asset, formats, out)
     from pipeline.assets.images import video_pixels
-    from sctd.formats.spz import num_clamped  # loads torch, which errors of the options do not wait for
 
     gaussians = _read(asset.path, drop_invalid=options.drop_invalid)
     if (degree := options.sh_degree) is not None:
@@ -98,9 +98,10 @@ def export(
             )
         if kind == "mp4" and (pixels := video_pixels(options.size)) != options.size:
             logger.warning(f"{path.name} is {pixels} pixels wide and high: an .mp4 has an even number of at least 256.")
-        if kind == "spz" and (clamped := num_clamped(gaussians)):
+        if clamped := _num_clamped(gaussians, kind):
             logger.warning(
-                f"{path.name}: sizes or colours of {clamped:,} Gaussians are outside the range of a .spz and clamped."
+                f"{path.name}: sizes or colours of {clamped:,} Gaussians are outside the range of a .{kind} and "
+                "clamped."
             )
         try:
             content = _contents(gaussians, asset.caption, kind, options)
@@ -137,7 +138,8 @@ def find_asset(source: Path, prompt: str | None, job: str | None) -> AssetFile:
     if source.is_file() or source.suffix in SPLATS:
         if not source.is_file():
             raise UserError(f"{source} does not exist; pass a file of Gaussians, an item's folder or a run folder.")
-        return _asset(source, source.parent.name if source.name == ASSET else source.stem)
+        stem = source.stem.removesuffix(".compressed")
+        return _asset(source, source.parent.name if source.name == ASSET else stem)
     if (source / ASSET).is_file():
         return _asset(source / ASSET, source.name)
     if not (source / manifest.FILE).is_file():
@@ -199,10 +201,8 @@ def _targets(asset: AssetFile, formats: Sequence[str], out: Path | None) -> dict
         targets = {kind: (out or Path()) / f"{asset.name}.{kind}" for kind in formats}
     elif len(formats) > 1:
         raise UserError(f"--out {out} is not a folder, but {len(formats)} formats were requested; create it first.")
-    elif out.suffix != f".{formats[0]}":
-        raise UserError(
-            f"--out {out} ends with {out.suffix!r} and --to is {formats[0]}; use the extension .{formats[0]}."
-        )
+    elif (suffix := _suffix(out)) != f".{formats[0]}":
+        raise UserError(f"--out {out} ends with {suffix!r} and --to is {formats[0]}; use the extension .{formats[0]}.")
     else:
         targets = {formats[0]: out}
     for path in targets.values():
@@ -211,10 +211,17 @@ def _targets(asset: AssetFile, formats: Sequence[str], out: Path | None) -> dict
     return targets
 
 
+def _suffix(path: Path) -> str:
+    """The longest suffix that is a format, or the last one."""
+    formats = [f".{kind}" for kind in FORMATS if path.name.endswith(f".{kind}")]
+    return max(formats, key=len, default=path.suffix)
+
+
 def _read(path: Path, *, drop_invalid: bool) -> "Gaussians":
     """The Gaussians of a file in our axes."""
     from sctd.formats.axes import axes, rotated
     from sctd.formats.common import FormatError, InvalidGaussiansError
+    from sctd.formats.ply import is_compressed
 
     try:
         content = path.read_bytes()
@@ -225,6 +232,8 @@ def _read(path: Path, *, drop_invalid: bool) -> "Gaussians":
                     f"{path} is not in a format of Gaussians that is read here ({', '.join(SPLATS)}); convert it first."
                 )
             kind = "ply"
+        if kind == "ply" and is_compressed(content):
+            kind = "compressed.ply"
         gaussians = _codec(kind).read(content, drop_invalid=drop_invalid)
     except InvalidGaussiansError as error:
         raise UserError(f"{path}: {error}") from error
@@ -258,6 +267,14 @@ def _contents(gaussians: "Gaussians", caption: str, kind: str, options: Options)
     return _codec(kind).write(rotated(gaussians, rotation))
 
 
+def _num_clamped(gaussians: "Gaussians", kind: str) -> int:
+    """Number of Gaussians with values outside the range of a format."""
+    from sctd.formats import compressed_ply, spz
+
+    count = {"spz": spz.num_clamped, "compressed.ply": compressed_ply.num_clamped}.get(kind)
+    return count(gaussians) if count else 0
+
+
 class _Codec(NamedTuple):
     read: "Callable[..., Gaussians]"
     write: "Callable[[Gaussians], bytes]"
@@ -269,6 +286,7 @@ def _codec(kind: str) -> _Codec:
 
     return {
         "ply": _Codec(ply.from_ply, ply.to_ply),
+        "compressed.ply": _Codec(ply.from_ply, ply.to_compressed_ply),
         "splat": _Codec(splat.from_splat, splat.to_splat),
         "spz": _Codec(spz.from_spz, spz.to_spz),
         "sog": _Codec(sog.from_sog, sog.to_sog),

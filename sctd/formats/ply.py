@@ -61,8 +61,19 @@ def to_ply(gaussians: Gaussians) -> bytes:
     for names, values in columns.items():
         for i, name in enumerate(names):
             vertices[name] = values[:, i]
+    return _written({"vertex": vertices})
+
+
+def to_compressed_ply(gaussians: Gaussians) -> bytes:
+    """Gaussians as PlayCanvas' compressed .ply, in Morton order. Raises FormatError for none or invalid ones."""
+    if not gaussians.num:
+        raise PlyError("There are no Gaussians; a compressed .ply needs at least one.")
+    return _written(compressed_ply.packed(checked(gaussians.detach(), "ply")))
+
+
+def _written(elements: compressed_ply.Elements) -> bytes:
     file = BytesIO()
-    PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<").write(file)
+    PlyData([PlyElement.describe(rows, name) for name, rows in elements.items()], byte_order="<").write(file)
     return file.getvalue()
 
 
@@ -98,8 +109,12 @@ def from_ply(data: bytes, *, drop_invalid: bool = False) -> Gaussians:
 
 def has_gaussians(data: bytes) -> bool:
     """Whether the header of a .ply names properties of Gaussians."""
-    header = data.partition(b"end_header")[0]
-    return b" f_dc_0" in header or compressed_ply.MARK.encode() in header
+    return b" f_dc_0" in data.partition(b"end_header")[0] or is_compressed(data)
+
+
+def is_compressed(data: bytes) -> bool:
+    """Whether the header of a .ply names the words of a compressed one."""
+    return compressed_ply.MARK.encode() in data.partition(b"end_header")[0]
 
 
 def read_points(data: bytes) -> PlyPoints:

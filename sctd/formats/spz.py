@@ -22,7 +22,7 @@ import torch
 import zstandard
 
 from sctd.errors import one_line
-from sctd.formats.common import DEFLATE_FACTOR, FormatError, checked, logits, unit_quats
+from sctd.formats.common import DEFLATE_FACTOR, FormatError, check_count, checked, logits, unit_quats
 from sctd.scene.gaussians import Gaussians
 
 MAGIC, VERSION, FRACTIONAL_BITS = 0x5053474E, 3, 12
@@ -37,8 +37,12 @@ _MAGNITUDES = 511 * np.sqrt(2)  # steps per unit of the three smaller components
 
 
 def num_clamped(gaussians: Gaussians) -> int:
-    """Number of Gaussians whose scales or constant colours are outside the range that `to_spz` stores."""
-    steps = _SCALE_STEPS * (gaussians.log_scales - _MIN_LOG_SCALE), 255 * (_COLOR_SCALE * gaussians.sh[:, 0] + 0.5)
+    """Number of Gaussians whose scales or SH coefficients are outside the range that `to_spz` stores."""
+    steps = (
+        _SCALE_STEPS * (gaussians.log_scales - _MIN_LOG_SCALE),
+        255 * (_COLOR_SCALE * gaussians.sh[:, 0] + 0.5),
+        _SH_STEPS * gaussians.sh[:, 1:].flatten(1) + 128,
+    )
     outside = torch.cat(steps, dim=1).round()
     return int(((outside < 0) | (outside > 255)).any(dim=1).sum())
 
@@ -84,16 +88,19 @@ class _Header(NamedTuple):
         return [self.num * row for row in rows]
 
 
-def from_spz(data: bytes, *, drop_invalid: bool = False) -> Gaussians:
-    """Read Gaussians of SH degree 0 to 3 from a file of version 1 to 4. Raises FormatError for other files."""
+def from_spz(data: bytes, *, drop_invalid: bool = False, most: int | None = None) -> Gaussians:
+    """Read Gaussians of SH degree 0 to 3 from a file of version 1 to 4, at most `most`.
+
+    Raises FormatError for other files.
+    """
     is_plain = data.startswith(struct.pack("<I", MAGIC))  # versions up to 3 are in gzip, later ones are not
-    header, raw = _read_streams(data) if is_plain else _read_gzip(data)
+    header, raw = (_read_streams if is_plain else _read_gzip)(data, most)
     num, num_basis = header.num, (header.degree + 1) ** 2
     sizes = header.sizes
     positions, opacities, colors, scales, rotations, rest = _split(raw, sizes)
     quats = _unpack(rotations.reshape(num, 4)) if header.version >= 3 else _with_w(rotations.reshape(num, 3))
     constant = (torch.from_numpy(colors.reshape(num, 1, 3) / 255) - 0.5) / _COLOR_SCALE
-    others = (torch.from_numpy(rest.reshape(num, num_basis - 1, 3).astype(float)) - 128) / _SH_STEPS
+    others = (torch.from_numpy(rest.reshape(num, num_basis - 1, 3).astype(np.float32)) - 128) / _SH_STEPS
     gaussians = Gaussians(
         means=torch.from_numpy(_positions(positions, header)).float(),
         log_scales=torch.from_numpy(scales.reshape(num, 3) / _SCALE_STEPS).float() + _MIN_LOG_SCALE,
@@ -104,7 +111,7 @@ def from_spz(data: bytes, *, drop_invalid: bool = False) -> Gaussians:
     return checked(gaussians, "spz", drop_invalid=drop_invalid)
 
 
-def _checked(header: _Header, magic: int, data: bytes) -> _Header:
+def _checked(header: _Header, magic: int, data: bytes, most: int | None) -> _Header:
     """The header of a file that can be read. Raises FormatError."""
     if magic == MAGIC and header.version not in READ:
         raise FormatError(
@@ -118,6 +125,7 @@ def _checked(header: _Header, magic: int, data: bytes) -> _Header:
         )
     if sum(header.sizes) > DEFLATE_FACTOR * len(data):
         raise _truncated(header)
+    check_count(header.num, most, "spz")
     return header
 
 
@@ -125,7 +133,7 @@ def _truncated(header: _Header) -> FormatError:
     return FormatError(f"The .spz is truncated: its header announces {header.num} Gaussians; copy it again.")
 
 
-def _read_gzip(data: bytes) -> tuple[_Header, bytes]:
+def _read_gzip(data: bytes, most: int | None) -> tuple[_Header, bytes]:
     """Header and parts of a file of version 1 to 3."""
     file = gzip.GzipFile(fileobj=io.BytesIO(data))
     start = _content(file, _HEADER.size)
@@ -134,7 +142,7 @@ def _read_gzip(data: bytes) -> tuple[_Header, bytes]:
             f"This is not a .spz (it ends within its header of {_HEADER.size} bytes). Export or copy it again."
         )
     magic, *values, _, _ = _HEADER.unpack(start)
-    header = _checked(_Header(*values), magic, data)
+    header = _checked(_Header(*values), magic, data, most)
     raw = _content(file, sum(header.sizes))
     if len(raw) < sum(header.sizes):
         raise _truncated(header)
@@ -142,12 +150,12 @@ def _read_gzip(data: bytes) -> tuple[_Header, bytes]:
     return header, raw
 
 
-def _read_streams(data: bytes) -> tuple[_Header, bytes]:
+def _read_streams(data: bytes, most: int | None) -> tuple[_Header, bytes]:
     """Header and parts of a file of version 4."""
     if len(data) < _HEADER_4.size:
         raise FormatError(f"This is not a .spz (it ends within its header of {_HEADER_4.size} bytes). Copy it again.")
     magic, *values, _, num_streams, at = _HEADER_4.unpack_from(data)
-    header = _checked(_Header(*values), magic, data)
+    header = _checked(_Header(*values), magic, data, most)
     wanted = [size for size in header.sizes if size]
     if num_streams < len(wanted) or at + num_streams * _SIZES.size > len(data):
         raise _truncated(header)

@@ -214,11 +214,18 @@ def test_names_tell_assets_of_one_prompt_apart(tmp_path):
 # ---- input ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["splat", "spz", "sog", "glb"])
-def test_every_splat_format_is_read_in_its_own_axes(asset, tmp_path, kind):
-    export(asset, f"--to={kind}", "--out", packed := tmp_path / f"packed.{kind}")
-    export(packed, "--to=ply", "--out", again := tmp_path / "again.ply")
-    assert torch.allclose(ply.from_ply(again.read_bytes()).means, signposts().means, atol=2e-4)
+def test_the_longest_suffix_is_the_format(asset, tmp_path):
+    (tmp_path / "out").mkdir()
+    export(asset, "--to=compressed.ply", "--to=ply", "--out", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["signs.compressed.ply", "signs.ply"]
+    packed = tmp_path / "out" / "signs.compressed.ply"
+    assert flow.find_asset(packed, None, None).name == "signs"
+    export(packed, "--to=ply", "--to=spz", "--out", tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "signs.ply", "signs.spz"]
+    for kind, suffix in (("ply", "compressed.ply"), ("compressed.ply", "ply")):
+        assert refused(asset, f"--to={kind}", "--out", tmp_path / f"a.{suffix}").endswith(
+            f"ends with '.{suffix}' and --to is {kind}; use the extension .{kind}."
+        )
 
 
 def test_invalid_gaussians_are_refused_or_dropped(asset, tmp_path):
@@ -234,11 +241,16 @@ def test_invalid_gaussians_are_refused_or_dropped(asset, tmp_path):
 
 
 def test_clamped_values_are_reported(asset, tmp_path):
-    large = signposts()
+    large = signposts().with_sh_degree(1)
     large.log_scales[1] = 7
+    large.sh[2, 1] = 1.5
+    large.log_scales[0], large.log_scales[2] = 21, 21
     asset.write_bytes(ply.to_ply(large))
-    _, stderr = export(asset, "--to=spz", "--out", tmp_path / "a.spz")
-    assert stderr == "a.spz: sizes or colours of 1 Gaussians are outside the range of a .spz and clamped.\n"
+    for kind, clamped in (("spz", 3), ("compressed.ply", 2)):
+        _, stderr = export(asset, f"--to={kind}", "--out", tmp_path / f"a.{kind}")
+        assert stderr == (
+            f"a.{kind}: sizes or colours of {clamped} Gaussians are outside the range of a .{kind} and clamped.\n"
+        )
 
 
 @pytest.mark.parametrize(("size", "pixels"), [(16, 256), (101, 302), (257, 256), (300, 300)])
@@ -292,8 +304,8 @@ def test_compressed_ply_is_an_input(tmp_path):
 
 def test_invalid_options_are_errors(asset, tmp_path):
     assert refused(asset, "--to=spzz") == (
-        "Error: Unknown value 'spzz' for --to; choose from ply, splat, spz, sog, glb, obj, mp4, gif, png; the nearest "
-        "is 'spz'."
+        "Error: Unknown value 'spzz' for --to; choose from ply, compressed.ply, splat, spz, sog, glb, obj, mp4, gif, "
+        "png; the nearest is 'spz'."
     )
     assert "--up is 'x'; expected z, y or -y" in refused(asset, "--to=ply", "--up=x")
     assert "--mesh requires --to glb" in refused(asset, "--to=obj", "--mesh")

@@ -8,7 +8,7 @@ import torch
 import zstandard
 
 from sctd.formats.common import FormatError
-from sctd.formats.spz import MAGIC, VERSION, from_spz, to_spz
+from sctd.formats.spz import MAGIC, VERSION, from_spz, num_clamped, to_spz
 from sctd.scene.gaussians import Gaussians
 from tests.support.splats import degrees_between, read_with_gaussforge, some_splats
 
@@ -160,3 +160,10 @@ def test_a_wrong_checksum_is_damage():
     data[-5] ^= 1
     with pytest.raises(FormatError, match=r"^This is not a \.spz \(CRC check failed"):
         from_spz(bytes(data))
+
+
+def test_values_outside_the_range_are_counted():
+    splats = some_splats(4, 1)
+    assert num_clamped(splats) == 0
+    splats.log_scales[0, 1], splats.sh[1, 0, 2], splats.sh[2, 3, 1] = 7, 4, -1.1
+    assert num_clamped(splats) == 3
