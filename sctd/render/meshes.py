@@ -6,11 +6,11 @@ columns; M⁻¹ d, divided by its sum w, are the barycentric coordinates of the 
 """
 
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from sctd.formats.triangles import Mesh, Texture
 from sctd.render.contract import RenderError
@@ -20,8 +20,9 @@ Shading = Literal["unlit", "lit"]
 MAX_LAYERS = 64  # of transparent or culled surfaces behind one another
 # Offsets of the samples in a pixel: each has its own column and its own row, so edges of any direction have 5 levels.
 SAMPLES = np.array([(-1, -3), (3, -1), (-3, 1), (1, 3)]) / 8
-_OPAQUE = 254.5 / 255  # what a further layer adds is less than half a step
-_NEXT = 1e-5  # how much farther than a hit the next one is searched, relative to the distance of the camera
+CHUNK = 2**14  # pixels at a time, so that their values stay in the cache
+FAINT = 0.5 / 255  # what passes all layers so far and is not worth another one
+NEXT = 1e-5  # how much farther than a hit the next one is searched, relative to the distance of the camera
 # The mean light of the synthetic world's training views: from above and behind the camera, and from the sky.
 _AMBIENT, _SKY, _DIFFUSE, _OUTWARD = 0.44, 0.3, 0.32, 0.65
 
@@ -44,43 +45,67 @@ def _threads() -> int:
 
 
 class _View(NamedTuple):
-    """Camera centre, and the directions d = x · right + y · down + corner through the pixel position (x, y)."""
+    """Camera centre, and the directions x · right + y · down + corner through the pixel position (x, y)."""
 
     center: np.ndarray
     right: np.ndarray
     down: np.ndarray
     corner: np.ndarray
 
+    @property
+    def outward(self) -> np.ndarray:
+        """The unit vector from the image to the camera."""
+        forward = np.cross(self.right, self.down)
+        return -forward / np.linalg.norm(forward)
+
+
+class _Hits(NamedTuple):
+    """Rays of one view, the faces that they hit, and M⁻¹ and barycentric coordinates there."""
+
+    direction: np.ndarray
+    face: np.ndarray
+    matrix: np.ndarray
+    w: np.ndarray
+    weights: np.ndarray
+
 
 class _Scene:
-    """A mesh, ready to be rendered from any camera."""
+    """A mesh, ready to be rendered from any camera. All tables have one row per face or per part."""
 
     def __init__(self, mesh: Mesh, *, lit: bool):
         self.mesh, self.lit = mesh, lit
         self.rays = _embree(mesh)
         self.corners = mesh.vertices[mesh.faces].astype(np.float64)
-        sizes = [part.num_faces for part in mesh.parts]
-        self.part_of = np.repeat(np.arange(len(sizes)), sizes)
-        self.mips = [_mips(texture) for texture in mesh.textures]
+        self.normals = np.cross(self.corners[:, 1] - self.corners[:, 0], self.corners[:, 2] - self.corners[:, 0])
+        self.part = np.repeat(np.arange(len(mesh.parts)), [part.num_faces for part in mesh.parts])
+        self.base = np.array([part.base_color for part in mesh.parts], np.float32)
         self.culled = np.array([not part.double_sided for part in mesh.parts])
-        self.smooth = bool(mesh.normals.any())
+        self.unlit = np.array([part.unlit for part in mesh.parts])
+        self.textures = np.array([-1 if part.texture is None else part.texture for part in mesh.parts])
+        # Opacity is a step at the cutoff: below 0 for opaque parts, none for those that blend.
+        self.blended = np.array([part.alpha_mode == "BLEND" for part in mesh.parts])
+        self.cutoff = np.array(
+            [part.alpha_cutoff if part.alpha_mode == "MASK" else -1 for part in mesh.parts], np.float32
+        )
+        self.uv = mesh.uv[mesh.faces]
+        self.colors = mesh.colors[mesh.faces] if (mesh.colors != 1).any() else None
+        self.smooth = mesh.normals[mesh.faces] if mesh.normals.any() else None
+        self.mips = [_mips(texture) for texture in mesh.textures]
 
     def image(self, cameras: Cameras, view: int) -> np.ndarray:
         """One view, uint8 [height, width, 3]."""
-        height, width = cameras.height, cameras.width
         camera = _view(cameras, view)
         inverse = _inverse(self.corners - camera.center)
-        image = np.full((height, width, 3), 255, np.uint8)
+        image = np.full((cameras.height, cameras.width, 3), 255, np.uint8)
         left, top, right, bottom = self._rectangle(cameras, view)
-        if left >= right or top >= bottom:
-            return image
-        x, y = np.meshgrid(np.arange(left, right), np.arange(top, bottom))
-        total = np.zeros((*x.shape, 3), np.float32)
-        for dx, dy in SAMPLES:
-            px, py = (x + 0.5 + dx).ravel(), (y + 0.5 + dy).ravel()
-            direction = px[:, None] * camera.right + py[:, None] * camera.down + camera.corner
-            total += self._colors(camera, direction, inverse).reshape(total.shape)
-        image[top:bottom, left:right] = np.floor(255 / len(SAMPLES) * total + 0.5)
+        rows = max(1, CHUNK // max(1, right - left))
+        for first in range(top, bottom, rows):
+            last = min(first + rows, bottom)
+            y, x, sample = np.indices((last - first, right - left, len(SAMPLES))).reshape(3, -1)
+            x, y = x + left + 0.5 + SAMPLES[sample, 0], y + first + 0.5 + SAMPLES[sample, 1]
+            direction = x[:, None] * camera.right + y[:, None] * camera.down + camera.corner
+            colors = self._colors(camera, direction, inverse).reshape(last - first, right - left, len(SAMPLES), 3)
+            image[first:last, left:right] = np.floor(255 * colors.mean(axis=2) + 0.5)
         return image
 
     def _rectangle(self, cameras: Cameras, view: int) -> tuple[int, int, int, int]:
@@ -91,123 +116,101 @@ class _Scene:
         seen = (corners @ matrix[:3, :3].T + matrix[:3, 3]) @ cameras.intrinsics[view].cpu().double().numpy().T
         if (seen[:, 2] <= 0).any():
             return 0, 0, cameras.width, cameras.height
-        pixels = seen[:, :2] / seen[:, 2:]
-        low = np.floor(pixels.min(0) - 1).clip(0, (cameras.width, cameras.height)).astype(int)
-        high = np.ceil(pixels.max(0) + 1).clip(0, (cameras.width, cameras.height)).astype(int)
-        return int(low[0]), int(low[1]), int(high[0]), int(high[1])
+        pixels, size = seen[:, :2] / seen[:, 2:], (cameras.width, cameras.height)
+        left, top = np.floor(pixels.min(0) - 1).clip(0, size).astype(int).tolist()
+        right, bottom = np.ceil(pixels.max(0) + 1).clip(0, size).astype(int).tolist()
+        return left, top, right, bottom
 
     def _colors(self, camera: _View, direction: np.ndarray, inverse: np.ndarray) -> np.ndarray:
         """The colours of rays on white, float32 [rays, 3]: surfaces from front to back, premultiplied."""
         rgb = np.zeros((len(direction), 3), np.float32)
-        left = np.ones(len(direction), np.float32)
-        for rays, face in self._layers(camera, direction, left):
-            color, alpha = self._shade(camera, direction[rays], face, inverse)
-            rgb[rays] += (left[rays] * alpha)[:, None] * color
-            left[rays] *= 1 - alpha
-        return rgb + left[:, None]
-
-    def _layers(
-        self, camera: _View, direction: np.ndarray, left: np.ndarray
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Rays and the faces that they hit, the nearest first; the caller lowers `left`, what passes each ray."""
-        rays = np.arange(len(direction))
-        towards = direction.astype(np.float32)
-        begin = np.broadcast_to(camera.center.astype(np.float32), towards.shape)
-        last = np.full(len(rays), -1)
+        passing = np.ones(len(direction), np.float32)
+        rays, last = np.arange(len(direction)), np.full(len(direction), -1)
+        begin = np.broadcast_to(camera.center, direction.shape)
         for _ in range(MAX_LAYERS):
-            face = self.rays.run(np.ascontiguousarray(begin), np.ascontiguousarray(towards), query="INTERSECT")
+            face = self.rays.run(_float32(begin), _float32(direction[rays]), query="INTERSECT")
             hit = face >= 0
-            rays, towards, begin, face = rays[hit], towards[hit], begin[hit], face[hit]
-            last = last[hit]
-            again = face == last  # a ray hits a triangle once
-            visible = ~again
-            part = self.part_of[face]
+            rays, face, last = rays[hit], face[hit], last[hit]
+            if not len(rays):
+                break
+            shown = face != last  # a ray hits a triangle once
             if self.culled.any():
-                normal = self._geometric(face)
-                visible &= ~(self.culled[part] & (np.einsum("ij,ij->i", normal, direction[rays]) > 0))
-            yield rays[visible], face[visible]
-            more = left[rays] > 1 - _OPAQUE
-            if not more.any():
-                return
-            rays, towards, last, face = rays[more], towards[more], face[more], face[more]
-            begin = self._behind(camera, direction[rays], face).astype(np.float32)
+                behind = np.einsum("ij,ij->i", self.normals[face], direction[rays]) > 0
+                shown &= ~(self.culled[self.part[face]] & behind)
+            color, alpha = self._shade(camera, _hits(direction[rays[shown]], face[shown], inverse))
+            rgb[rays[shown]] += (passing[rays[shown]] * alpha)[:, None] * color
+            passing[rays[shown]] *= 1 - alpha
+            more = passing[rays] > FAINT
+            rays, last = rays[more], face[more]
+            begin = self._behind(camera, direction[rays], last)
+        return rgb + passing[:, None]
 
     def _behind(self, camera: _View, direction: np.ndarray, face: np.ndarray) -> np.ndarray:
         """Points on the rays shortly behind these faces."""
-        corners = self.corners[face] - camera.center
-        normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        normal = self.normals[face]
         along = np.einsum("ij,ij->i", normal, direction)
-        with np.errstate(all="ignore"):
-            distance = np.einsum("ij,ij->i", normal, corners[:, 0]) / along
-        distance = np.where(np.isfinite(distance), distance, 0)
-        return camera.center + direction * (distance * (1 + _NEXT))[:, None]
+        distance = np.einsum("ij,ij->i", normal, self.corners[face, 0] - camera.center)
+        distance = np.divide(distance, along, out=np.zeros_like(along), where=along != 0)
+        return camera.center + direction * (distance * (1 + NEXT))[:, None]
 
-    def _geometric(self, face: np.ndarray) -> np.ndarray:
-        corners = self.corners[face]
-        return np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-
-    def _shade(
-        self, camera: _View, direction: np.ndarray, face: np.ndarray, inverse: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Colour in [0, 1] as shown on a display, [rays, 3], and opacity of the points that rays hit."""
-        mesh = self.mesh
-        matrix = inverse[face]
-        weights = np.einsum("nij,nj->ni", matrix, direction)
-        w = weights.sum(axis=1, keepdims=True)
-        weights = (weights / np.where(w == 0, 1, w)).clip(0, 1)
-        weights = weights / weights.sum(axis=1, keepdims=True)
-        vertex = mesh.faces[face]
-        part = self.part_of[face]
-        base = np.array([each.base_color for each in mesh.parts])
-        rgba = base[part] * np.einsum("nc,nck->nk", weights, mesh.colors[vertex])
-        for number, texture in enumerate(mesh.textures):
-            users = [index for index, each in enumerate(mesh.parts) if each.texture == number]
-            here = np.isin(part, users)
-            if here.any():
-                uv = np.einsum("nc,nck->nk", weights[here], mesh.uv[vertex[here]].astype(np.float64))
-                level = self._level(texture, camera, matrix[here], w[here], uv, mesh.uv[vertex[here]])
-                rgba[here] *= _texels(texture, self.mips[number], uv, level, linear=mesh.linear)
-        modes = np.array([each.alpha_mode for each in mesh.parts])[part]
-        cutoff = np.array([each.alpha_cutoff for each in mesh.parts])[part]
-        alpha = np.where(modes == "OPAQUE", 1.0, np.where(modes == "MASK", rgba[:, 3] >= cutoff, rgba[:, 3]))
+    def _shade(self, camera: _View, hits: _Hits) -> tuple[np.ndarray, np.ndarray]:
+        """Colour in [0, 1] as shown on a display, float32 [rays, 3], and opacity."""
+        part = self.part[hits.face]
+        rgba = self.base[part]
+        if self.colors is not None:
+            rgba *= np.einsum("nc,nck->nk", hits.weights, self.colors[hits.face])
+        used = self.textures[part]
+        for number, texture in enumerate(self.mesh.textures):
+            here = np.flatnonzero(used == number)
+            if len(here):
+                rgba[here] *= self._texels(camera, _Hits(*(each[here] for each in hits)), number, texture)
+        alpha = np.where(self.blended[part], rgba[:, 3].clip(0, 1), rgba[:, 3] >= self.cutoff[part])
         rgb = rgba[:, :3].clip(0, 1)
-        if mesh.linear:
+        if self.mesh.linear:
             rgb = _encoded(rgb)
         if self.lit:
-            shaded = ~np.array([each.unlit for each in mesh.parts])[part]
-            rgb[shaded] *= self._light(camera, direction[shaded], face[shaded], weights[shaded])[:, None]
-        return rgb.clip(0, 1).astype(np.float32), alpha.astype(np.float32)
+            light = np.where(self.unlit[part], 1, self._light(camera, hits))
+            rgb = (rgb * light[:, None].astype(np.float32)).clip(0, 1)
+        return rgb, alpha.astype(np.float32)
 
-    def _light(self, camera: _View, direction: np.ndarray, face: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """The factor on the colour of a matt surface, by its normal, which points to the camera."""
-        normal = self._geometric(face)
-        if self.smooth:
-            given = np.einsum("nc,nck->nk", weights, self.mesh.normals[self.mesh.faces[face]].astype(np.float64))
-            normal = np.where((np.abs(given).sum(axis=1) > 0)[:, None], given, normal)
-        normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-30)
-        normal *= -np.sign(np.einsum("ij,ij->i", normal, direction))[:, None]
-        outward = -(camera.right * 0 + _forward(camera))
-        light = _OUTWARD * outward + np.array([0, 0, 1])
+    def _light(self, camera: _View, hits: _Hits) -> np.ndarray:
+        """The factor on the colour of a matt surface, by its normal on the side of the camera."""
+        normal = self.normals[hits.face]
+        if self.smooth is not None:
+            given = np.einsum("nc,nck->nk", hits.weights, self.smooth[hits.face])
+            normal = np.where(given.any(axis=1, keepdims=True), given, normal)
+        away = np.einsum("ij,ij->i", self.normals[hits.face], hits.direction) > 0
+        normal = np.where(away[:, None], -normal, normal)
+        normal = normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-30)
+        light = _OUTWARD * camera.outward + np.array([0, 0, 1])
         light /= np.linalg.norm(light)
         return _AMBIENT + _SKY * (0.5 + 0.5 * normal[:, 2]) + _DIFFUSE * np.maximum(normal @ light, 0)
 
-    def _level(
-        self,
-        texture: Texture,
-        camera: _View,
-        matrix: np.ndarray,
-        w: np.ndarray,
-        uv: np.ndarray,
-        corners: np.ndarray,
-    ) -> np.ndarray:
-        """The mip level at which one texel is as large as the distance of two samples (as a square of equal area)."""
-        size = np.array(texture.rgba.shape[1::-1])
-        steps = []
-        for axis in (camera.right, camera.down):
-            change = matrix @ axis
-            steps.append((np.einsum("nc,nck->nk", change, corners) - uv * change.sum(axis=1, keepdims=True)) / w * size)
-        area = np.abs(steps[0][:, 0] * steps[1][:, 1] - steps[0][:, 1] * steps[1][:, 0]) / len(SAMPLES)
-        return 0.5 * np.log2(np.maximum(area, 1e-12))
+    def _texels(self, camera: _View, hits: _Hits, number: int, texture: Texture) -> np.ndarray:
+        """Samples of a texture, float32 [rays, 4] in [0, 1]: bilinear in the nearest mip level."""
+        corners = self.uv[hits.face]
+        uv = np.einsum("nc,nck->nk", hits.weights, corners)
+        size = np.array(texture.rgba.shape[1::-1], np.float32)
+        x, y = (
+            (np.einsum("nc,nck->nk", change, corners) - uv * change.sum(axis=1, keepdims=True)) / hits.w * size
+            for change in (hits.matrix @ _float32(axis) for axis in (camera.right, camera.down))
+        )  # texels per pixel of the image to the right and downwards
+        area = np.abs(x[:, 0] * y[:, 1] - x[:, 1] * y[:, 0]) / len(SAMPLES)
+        level = 0.5 * np.log2(np.maximum(area, 1e-12)) + 0.5
+        level = level.astype(np.int64).clip(0, len(self.mips[number]) - 1)
+        rgba = np.empty((len(uv), 4), np.float32)
+        for chosen in np.unique(level):
+            here = level == chosen
+            rgba[here] = _bilinear(self.mips[number][chosen], uv[here], texture, linear=self.mesh.linear)
+        return rgba
+
+
+def _hits(direction: np.ndarray, face: np.ndarray, inverse: np.ndarray) -> _Hits:
+    matrix = inverse[face]
+    weights = np.einsum("nij,nj->ni", matrix, _float32(direction))
+    w = weights.sum(axis=1, keepdims=True)
+    weights = np.divide(weights, w, out=np.full_like(weights, 1 / 3), where=w != 0).clip(0, 1)
+    return _Hits(direction, face, matrix, np.where(w == 0, 1, w), weights / weights.sum(axis=1, keepdims=True))
 
 
 def _embree(mesh: Mesh) -> Any:
@@ -228,17 +231,16 @@ def _view(cameras: Cameras, view: int) -> _View:
     return _View(-rotation.T @ translation, pixels[:, 0], pixels[:, 1], pixels[:, 2])
 
 
-def _forward(camera: _View) -> np.ndarray:
-    forward = np.cross(camera.right, camera.down)
-    return forward / np.linalg.norm(forward)
-
-
 def _inverse(corners: np.ndarray) -> np.ndarray:
-    """M⁻¹ of every triangle, [F, 3, 3]; 0 where the camera is in its plane, which no ray hits."""
+    """M⁻¹ of every triangle, float32 [F, 3, 3]; 0 where the camera is in its plane, which no ray hits."""
     first, second, third = corners[:, 0], corners[:, 1], corners[:, 2]
     rows = np.stack([np.cross(second, third), np.cross(third, first), np.cross(first, second)], axis=1)
     volume = np.einsum("ij,ij->i", first, rows[:, 0])
-    return rows / np.where(volume == 0, np.inf, volume)[:, None, None]
+    return _float32(rows / np.where(volume == 0, np.inf, volume)[:, None, None])
+
+
+def _float32(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array, np.float32)
 
 
 def _decoded(srgb: np.ndarray) -> np.ndarray:
@@ -254,35 +256,24 @@ _DISPLAY = (np.arange(256) / 255).astype(np.float32)
 
 
 def _mips(texture: Texture) -> list[np.ndarray]:
-    """The texture and its halvings down to one texel, uint8; means of linear light, weighted by alpha."""
+    """The texture and its halvings down to one texel, uint8; only the texture if it is shown without interpolation."""
     levels = [texture.rgba]
-    while texture.nearest is False and max(levels[-1].shape[:2]) > 1:
+    while not texture.nearest and max(levels[-1].shape[:2]) > 1:
         levels.append(_halved(levels[-1]))
     return levels
 
 
 def _halved(rgba: np.ndarray) -> np.ndarray:
-    height, width = rgba.shape[:2]
-    rgba = np.pad(rgba, ((0, height % 2 if height > 1 else 1), (0, width % 2 if width > 1 else 1), (0, 0)), mode="edge")
-    total = np.zeros((rgba.shape[0] // 2, rgba.shape[1] // 2, 4), np.float32)
-    for row in (0, 1):
-        for column in (0, 1):
-            texels = rgba[row::2, column::2]
-            alpha = texels[..., 3:].astype(np.float32) / 255 + 1e-6  # keeps the colour of what is transparent
-            total[..., :3] += _LINEAR[texels[..., :3]] * alpha
-            total[..., 3:] += alpha
-    rgb = _encoded(total[..., :3] / total[..., 3:])
-    return np.floor(np.concatenate([rgb, total[..., 3:] / 4], axis=-1) * 255 + 0.5).clip(0, 255).astype(np.uint8)
-
-
-def _texels(texture: Texture, mips: list[np.ndarray], uv: np.ndarray, level: np.ndarray, *, linear: bool) -> np.ndarray:
-    """Samples of a texture at `uv`, [num, 4] in [0, 1]: the nearest mip level, bilinear in it."""
-    chosen = np.floor(level + 0.5).clip(0, len(mips) - 1).astype(int)
-    rgba = np.empty((len(uv), 4), np.float32)
-    for number in np.unique(chosen):
-        here = chosen == number
-        rgba[here] = _bilinear(mips[number], uv[here], texture, linear=linear)
-    return rgba
+    """Half the width and height, by means over areas in linear light, weighted by alpha."""
+    height, width = (max(1, side // 2) for side in rgba.shape[:2])
+    weight = _DISPLAY[rgba[..., 3]] + 1e-6  # keeps the colour of what is transparent
+    channels = [_LINEAR[rgba[..., channel]] * weight for channel in range(3)]
+    *rgb, alpha = (
+        np.asarray(Image.fromarray(channel).resize((width, height), Image.Resampling.BOX))
+        for channel in (*channels, weight)
+    )
+    encoded = [_encoded((channel / alpha).clip(0, 1)) for channel in rgb]
+    return np.floor(255 * np.stack([*encoded, alpha.clip(0, 1)], axis=-1) + 0.5).astype(np.uint8)
 
 
 def _bilinear(image: np.ndarray, uv: np.ndarray, texture: Texture, *, linear: bool) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""sctd.render.meshes: exact colours, edges by coverage, alpha, culling and light; the frame of the Gaussians' renderer."""
+"""sctd.render.meshes: exact colours, edges by coverage, alpha, culling, light; the frame of the Gaussians."""
 
 from dataclasses import replace
 
