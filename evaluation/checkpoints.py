@@ -44,8 +44,8 @@ class CodeInFileError(EvaluationError):
     """The file contains more than tensors, and opening it would run code."""
 
 
-def read_tensors(file: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint on the CPU, in the order of the file.
+def read_tensors(file: Path, *, under: str | None = None) -> dict[str, Tensor]:
+    """All tensors of a checkpoint on the CPU, in the order of the file; those below the key `under`, if there is one.
 
     Raises EvaluationError, in one sentence, if the file is missing, damaged or of another kind, or would run code.
     """
@@ -59,6 +59,8 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         raise EvaluationError(
             f"{file} is truncated, damaged or not a checkpoint ({file.stat().st_size} bytes): fetch it again"
         ) from error
+    if under is not None and isinstance(state, Mapping):
+        state = state.get(under, state)
     if not isinstance(state, Mapping) or not state or not all(isinstance(t, Tensor) for t in state.values()):
         raise EvaluationError(f"{file} is not a checkpoint: expected tensors by name, found {_kind(state)}")
     return dict(state)

@@ -6,9 +6,7 @@ For `fd_dinov2` (Stein et al. 2023, arXiv:2306.04675): the [CLS] state after the
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +14,10 @@ from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 from torch import Tensor, nn
 from transformers import Dinov2Model
-from transformers.utils import logging as transformers_logging
 
 from evaluation.checkpoints import digest, read_tensors
 from evaluation.errors import EvaluationError
+from evaluation.pretrained import load, model_type
 from evaluation.views import Views, in_batches, parallel_map
 
 SIZE = 224
@@ -43,37 +41,11 @@ class Dinov2Tower:
         Raises EvaluationError if a file is missing or damaged, or if the tensors belong to another model.
         """
         folder = Path(folder)
-        if not (folder / "config.json").is_file():
-            raise EvaluationError(f"no config.json in {folder}: expected DINOv2 as a transformers folder")
+        kind = model_type(folder, "DINOv2")
         tensors = read_tensors(folder / "model.safetensors")  # its errors are clearer than transformers'
-        try:
-            kind = json.loads((folder / "config.json").read_text()).get("model_type")
-        except (ValueError, AttributeError, RecursionError) as error:
-            raise EvaluationError(f"{folder / 'config.json'} is not a model configuration: fetch it again") from error
         if kind != "dinov2":
             raise EvaluationError(f"{folder} holds a {kind} model; expected dinov2")
-        verbosity, shown = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-        transformers_logging.set_verbosity_error()  # the report on weights is in the error below
-        transformers_logging.disable_progress_bar()
-        try:
-            loaded: Any = Dinov2Model.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are reported below, by name
-            )  # fmt: skip
-        except (RuntimeError, ValueError, OSError) as error:
-            first = (str(error).splitlines() or [""])[0]
-            raise EvaluationError(f"{folder} does not load as DINOv2: {first}") from error
-        finally:
-            transformers_logging.set_verbosity(verbosity)
-            if shown:
-                transformers_logging.enable_progress_bar()
-        network, found = loaded
-        mismatched = {name for name, *_ in found["mismatched_keys"]}
-        if odd := sorted({*found["missing_keys"], *found["unexpected_keys"], *mismatched} - {UNUSED}):
-            raise EvaluationError(
-                f"{folder} does not match its config.json: {len(odd)} tensors are missing, unknown or of another size, "
-                f"first {odd[0]}"
-            )
+        network = load(Dinov2Model, folder, "DINOv2", unused=[UNUSED], dtype=torch.float32)
         weights = digest({name: tensor for name, tensor in tensors.items() if name != UNUSED})
         return Dinov2Tower(network, weights, device)
 

@@ -7,7 +7,7 @@ import numpy as np
 from evaluation.statistics import paired_difference
 from pipeline.assets import images
 from pipeline.leaderboard.markdown_report import escaped
-from pipeline.plan.metrics import COMPARED, PER_VIEW
+from pipeline.plan.metrics import COMPARED, PER_VIEW, shown
 from pipeline.plan.sweep import formatted
 from pipeline.store.records import Failed, Record
 from pipeline.store.results import RunResults
@@ -20,13 +20,14 @@ CONFIDENCE = 0.95  # that all intervals of one metric hold simultaneously
 def cells(run: RunResults) -> list[dict[str, Any]]:
     """`grid.csv`: a row per job, with its swept settings."""
     rows, settings = [], {method: run.manifest.settings(method) for method in run.methods}
+    metrics = shown(PER_VIEW, (record.scores for record in run.records.values()))
     for record in run.records.values():
         scores, facts = record.scores, record.generation
         rows.append(
             {"method": record.method, "objective": record.objective}
             | {key: formatted(settings[record.method][current_name(key)]) for key in run.manifest.swept}
             | {"prompt": record.prompt, "seed": record.seed, "status": record.status}
-            | {f"{metric.id}@{run.models}": scores.get(metric.id, {}).get("mean") for metric in PER_VIEW}
+            | {f"{metric.id}@{run.models}": scores.get(metric.id, {}).get("mean") for metric in metrics}
             | {"seconds": facts and facts.seconds, "asset": f"items/{record.job_id}/{ASSET}" if facts else None}
         )
     return rows
@@ -50,7 +51,7 @@ def differences(run: RunResults) -> list[dict[str, Any]]:
     confidence = 1 - (1 - CONFIDENCE) / len(others)
     return [
         _difference(run, metric.id, first, other, confidence)
-        for metric in COMPARED
+        for metric in shown(COMPARED, (record.scores for record in run.records.values()))
         for other in others
         if run.of(other)
     ]

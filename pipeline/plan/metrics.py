@@ -5,8 +5,12 @@ metric of single views is a row with the name of its class; docs/howto/metric.md
 `pipeline.weights.networks`, with the parts of a weights folder that they need.
 """
 
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from pipeline.weights.models import Weights
 
 PERCENT = "percent of the baseline"
 ARROWS = {"higher": "↑", "lower": "↓", "same": "="}
@@ -18,11 +22,12 @@ class Metric:
     """A metric, cost or rank. Its column is `<id>@<models>` after the models that score it, or `<id>` without models.
 
     `better`: the better direction; "same" if any change matters, "" if none is better. `definition` is the text in
-    `columns.json`. `scorer` is the class of a metric of single views, `module:Class`, a subclass of
-    `evaluation.metrics.ViewMetric`. Objects below `min_objects` have no average. A `compared` metric also has
-    intervals, a lowest tenth, penalised averages, differences between methods, and curves over the azimuth. `brief`: in
-    the table on the terminal. `is_detail`: hidden on the report pages until requested. `gated`: nightly runs may have a
-    gate for it. `is_cost`: depends on the machine and its load.
+    `columns.json`. `scorer` is the class of a metric of views, `module:Class`, a subclass of
+    `evaluation.metrics.ViewMetric`; without the `part` of the weights folder it is not measured. Objects below
+    `min_objects` have no average. A `compared` metric also has intervals, a lowest tenth, penalised averages,
+    differences between methods, and curves over the azimuth. `brief`: in the table on the terminal. `is_detail`: hidden
+    on the report pages until requested. `gated`: nightly runs may have a gate for it. `is_cost`: depends on the machine
+    and its load.
     """
 
     id: str
@@ -31,6 +36,7 @@ class Metric:
     definition: str
     title: str = ""
     scorer: str = ""
+    part: str = ""
     min_objects: int = 1
     compared: bool = False
     brief: bool = True
@@ -85,6 +91,51 @@ _ROWS = (
         scorer="evaluation.metrics:CLIPRPrecision",
         min_objects=2,
         is_detail=True,
+        gated=True,
+    ),
+    Metric(
+        "pickscore",
+        "points",
+        "higher",
+        "PickScore: exp(logit scale) cos(view, prompt) by PickScore_v1, average over views, then over prompts",
+        title="PickScore",
+        scorer="evaluation.preference:PickScore",
+        part="pickscore",
+        compared=True,
+        gated=True,
+    ),
+    Metric(
+        "hps",
+        "points",
+        "higher",
+        "HPS v2.1: 100 cos(view, prompt) by its CLIP ViT-H/14, average over views, then over prompts",
+        title="HPS v2.1",
+        scorer="evaluation.preference:HPSScore",
+        part="hps",
+        compared=True,
+        gated=True,
+    ),
+    Metric(
+        "aesthetic",
+        "points, 1 to 10",
+        "higher",
+        "LAION's aesthetic predictor on the scorer's image vectors, whatever the prompt; average over views, then over "
+        "prompts",
+        scorer="evaluation.preference:AestheticScore",
+        part="aesthetic",
+        compared=True,
+        gated=True,
+    ),
+    Metric(
+        "vqa",
+        "probability",
+        "higher",
+        'VQAScore: P("yes") of a vision-language model for: Does this figure show "<prompt>"? Please answer yes or no. '
+        "Average over 12 evenly spaced views (all, if fewer), then over prompts",
+        title="VQAScore",
+        scorer="evaluation.vqa:VQAScore",
+        part="vlm",
+        compared=True,
         gated=True,
     ),
     Metric(
@@ -156,5 +207,14 @@ METRICS = {
 PER_VIEW = tuple(metric for metric in METRICS.values() if metric.scorer)
 COMPARED = tuple(metric for metric in PER_VIEW if metric.compared)
 GATED = {name: metric for name, metric in METRICS.items() if metric.gated}
-ADDED = [metric.id for metric in PER_VIEW if metric.id not in UNNAMED]
-"""Metrics that the digest of an evaluation names, so that assets are scored again when one is added."""
+
+
+def measured(weights: "Weights") -> tuple[Metric, ...]:
+    """The metrics of views that these weights score: those that need no part of their own, or whose part exists."""
+    return tuple(metric for metric in PER_VIEW if not metric.part or weights.has(metric.part))
+
+
+def shown(metrics: Iterable[Metric], scores: Iterable[Container[str]]) -> list[Metric]:
+    """The metrics to list for these records: those that need no part of their own, or that a record has scores of."""
+    known = list(scores)
+    return [metric for metric in metrics if not metric.part or any(metric.id in found for found in known)]

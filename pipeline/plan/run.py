@@ -10,7 +10,7 @@ from functools import cached_property
 from pipeline.digests import digest
 from pipeline.errors import UserError, shortened
 from pipeline.plan.jobs import Job, Method, plan
-from pipeline.plan.metrics import ADDED
+from pipeline.plan.metrics import UNNAMED, measured
 from pipeline.plan.protocol import Protocol
 from pipeline.plan.text_limits import token_counter
 from pipeline.prompts.prompt import Prompt
@@ -124,7 +124,8 @@ def evaluation_digest(
 ) -> str:
     """The digest of everything that can change scores: scorers, views, and the prompts that R-precision ranks."""
     scorers_digest = scorers.evaluation_digest(required_only=required_only)
-    added = [] if required_only else ADDED
+    # Metrics of later releases are named, so that assets are scored again when one is added.
+    added = [] if required_only else [metric.id for metric in measured(scorers) if metric.id not in UNNAMED]
     return digest([scorers_digest, protocol.name, METRIC_VERSION, sorted(texts), *added])[:16]
 
 

@@ -226,6 +226,79 @@ DINOV2 = Role(
     groups=(Group((Hub("facebook/dinov2-large"),), (File("config.json"), File("model.safetensors"))),),
     is_optional=True,
 )
+PICKSCORE = Role(
+    name="pickscore",
+    model="PickScore v1 (CLIP ViT-H/14)",
+    folder="pickscore",
+    format="transformers folder, safetensors",
+    licence="not stated by its authors; that of the CLIP model it was trained from is MIT",
+    about_bytes=3_950_000_000,
+    command=_fetched("pickscore"),
+    groups=(
+        Group(
+            (Hub("yuvalkirstain/PickScore_v1", "a4e4367c6dfa7288a00c550414478f865b875800"),),
+            (
+                File("config.json"),
+                File("vocab.json"),
+                File("merges.txt"),
+                File("special_tokens_map.json"),
+                File("tokenizer_config.json"),
+                File("model.safetensors", None, "ef31ef6fc5ff4d9bb90dd232df4e145887ba62c5a03aa2841415f8c25f18d52e"),
+            ),
+        ),
+    ),
+    is_optional=True,
+)
+HPS = Role(
+    name="hps",
+    model="HPS v2.1 (CLIP ViT-H/14)",
+    folder="hps",
+    format="HPS_v2.1_compressed.pt (tensors only)",
+    licence="Apache-2.0",
+    about_bytes=1_972_490_005,
+    command=_fetched("hps"),
+    groups=(
+        Group(
+            (Hub("xswu/HPSv2", "697403c78157020a1ae59d23f111aa58ced35b0a"),),
+            (
+                File(
+                    "HPS_v2.1_compressed.pt",
+                    1_972_490_005,
+                    "c57a38fb4a2f7e7c15bf00da2ea377cdf165448b4dd1052a484c215a998c9837",
+                ),
+            ),
+        ),
+    ),
+    is_optional=True,
+)
+AESTHETIC = Role(
+    name="aesthetic",
+    model="LAION's aesthetic predictor, version 2 (reads the scorer's CLIP ViT-L/14)",
+    folder="aesthetic",
+    format=".pth (tensors only)",
+    licence="Apache-2.0",
+    about_bytes=3_714_759,
+    command=_fetched("aesthetic"),
+    groups=(
+        Group(
+            (
+                Web(
+                    "https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/"
+                    "6934dd81792f086e613a121dbce43082cb8be85e"
+                ),
+                Hub("haor/aesthetics", "60617cce14f355d3923a0e320c9b616fc32ad36d"),
+            ),
+            (
+                File(
+                    "sac+logos+ava1-l14-linearMSE.pth",
+                    3_714_759,
+                    "21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0",
+                ),
+            ),
+        ),
+    ),
+    is_optional=True,
+)
 REFERENCE = Role(
     name="reference",
     model="moments of the prior's images",
@@ -236,7 +309,8 @@ REFERENCE = Role(
     command="segmentdreamer reference",
 )
 
-ROLES = {role.name: role for role in (PRIOR, SCORER, REWARD, SHAPE, UPSAMPLER, INCEPTION, DINOV2, REFERENCE)}
+_ROLES = PRIOR, SCORER, REWARD, SHAPE, UPSAMPLER, INCEPTION, DINOV2, PICKSCORE, HPS, AESTHETIC, REFERENCE
+ROLES = {role.name: role for role in _ROLES}
 FETCHED = [role.name for role in ROLES.values() if role.groups]
 DEFAULT = [name for name in FETCHED if not ROLES[name].is_optional]
 """The roles that `weights fetch` fetches without arguments."""

@@ -82,6 +82,8 @@ def _path(role: Role, weights: Path) -> Path:
     """The path for the role's loader: its folder, or its file if it has only one and that exists."""
     folder = weights / role.folder
     file = folder / role.files[0].path if len(role.files) == 1 else folder
+    if role.name in ("hps", "aesthetic"):  # their loaders find the file
+        return folder
     return folder if role.name == "shape" and not file.exists() else file
 
 
@@ -129,6 +131,24 @@ def _dinov2(path: Path) -> Any:
     return Dinov2Tower.load(path)
 
 
+def _pickscore(path: Path) -> Any:
+    from evaluation.preference import load_pickscore
+
+    return load_pickscore(path)
+
+
+def _hps(path: Path) -> Any:
+    from evaluation.preference import load_hps
+
+    return load_hps(path)
+
+
+def _aesthetic(path: Path) -> Any:
+    from evaluation.preference import load_aesthetic
+
+    return load_aesthetic(path)
+
+
 def _reference(path: Path) -> Any:
     from evaluation.references import from_bytes
 
@@ -143,6 +163,9 @@ LOADERS: dict[str, Callable[[Path], Any]] = {
     "upsampler": _upsampler,
     "inception": _inception,
     "dinov2": _dinov2,
+    "pickscore": _pickscore,
+    "hps": _hps,
+    "aesthetic": _aesthetic,
     "reference": _reference,
 }
 

@@ -105,7 +105,7 @@ def facts(weights: Weights, environment: Mapping[str, str] = os.environ) -> Fact
         ffmpeg=_ffmpeg(),
         weights_name=weights.name,
         weights_folder=str(weights.folder),
-        missing_files={**{name: missing(role, weights) for name, role in ROLES.items()}, **_control(weights)},
+        missing_files={name: missing(role, weights) for name, role in ROLES.items()} | _own(weights),
         missing_of_distances={
             name: tuple(weights.lacking(distance)) for name, distance in DISTANCES.items() if name != REQUIRED
         },
@@ -142,8 +142,9 @@ def bfloat16_instructions() -> str | None:
     return next((name for flag, name in BFLOAT16.items() if flag in flags), None)
 
 
-def _control(weights: Weights) -> dict[str, tuple[str, ...]]:
-    return {"control": () if has_files(weights.part("control")) else ("control",)}
+def _own(weights: Weights) -> dict[str, tuple[str, ...]]:
+    """Parts for models of the user's choice, which have no role."""
+    return {part: () if has_files(weights.part(part)) else (part,) for part in ("control", "vlm")}
 
 
 def _problem(library: str) -> str | None:

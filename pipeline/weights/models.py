@@ -8,6 +8,7 @@ shape/          Point-E (only for recipes that initialize from a Point-E point c
 control/        ControlNet (only for recipes with guidance.control)
 inception/      Inception-v3, with reference-inception.npz and reference-inception_tf.npz (optional distances)
 dinov2/         DINOv2, with reference-dinov2.npz (optional distance); see pipeline.weights.networks
+pickscore/, hps/, aesthetic/, vlm/   optional scorers: PickScore, HPS v2.1, LAION's predictor, a vision-language model
 """
 
 import hashlib
@@ -22,14 +23,14 @@ from pipeline.digests import digest
 from pipeline.errors import UserError
 from pipeline.prompts import slug
 from pipeline.weights import catalogue
-from pipeline.weights.networks import DISTANCES, REQUIRED, Distance
+from pipeline.weights.networks import DISTANCES, REQUIRED, SCORER_PARTS, Distance
 
 EMBEDDED, PUBLISHED = "embedded", "published"
 OF_PUBLISHED = "paper", "paper-portrait", "paper-avatar"  # recipes for Stable Diffusion 2.1
 FOLDER_VARIABLE = "SEGMENTDREAMER_WEIGHTS"
 GENERATION, EVALUATION = ("prior",), ("scorer", "reward", "reference.npz")
 REFERENCES = tuple(distance.reference for distance in DISTANCES.values())
-SCORERS = frozenset({*EVALUATION, *REFERENCES, *(distance.part for distance in DISTANCES.values())})
+SCORERS = frozenset({*EVALUATION, *REFERENCES, *(distance.part for distance in DISTANCES.values()), *SCORER_PARTS})
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,13 @@ class Weights:
 
     @property
     def scorers(self) -> list[str]:
-        """The parts that score an asset: the required ones, and those of the optional distances that are measured."""
+        """The parts that score an asset: the required ones, and those of the optional metrics that are measured."""
         parts = [part for distance in self.distances for part in (distance.part, distance.reference)]
-        return list(dict.fromkeys([*EVALUATION, *parts]))
+        return list(dict.fromkeys([*EVALUATION, *parts, *filter(self.has, SCORER_PARTS)]))
+
+    def has(self, part: str) -> bool:
+        """Whether a part is there; in the folder of fetched weights, whether each of its published files is."""
+        return not self._is_missing(part)
 
     def lacking(self, distance: Distance) -> list[str]:
         """Its missing parts, of network and reference."""

@@ -84,3 +84,5 @@ DISTANCES = {
 }
 REQUIRED = "fd"
 """The distance that every run measures."""
+SCORER_PARTS = "pickscore", "hps", "aesthetic", "vlm"
+"""Parts of optional scorers. The metric of a part (`Metric.part`) is measured if the part exists."""

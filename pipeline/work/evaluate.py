@@ -16,16 +16,15 @@ from evaluation.image_reward import ImageReward
 from evaluation.metrics import Models, ViewMetric
 from evaluation.references import from_bytes
 from evaluation.statistics import lowest_tenth
-from pipeline.assets import images
-from pipeline.plan.metrics import COMPARED, PER_VIEW
+from pipeline.assets import objects
+from pipeline.plan.metrics import measured
 from pipeline.plan.protocol import Protocol
 from pipeline.store.attempts import SCORING, Fence
 from pipeline.store.records import GeneratedAsset, ScoredAsset
-from pipeline.store.run_folder import ASSET, BLANK, EVALUATION, Store
+from pipeline.store.run_folder import BLANK, EVALUATION, Store
 from pipeline.weights.models import Weights
 from pipeline.weights.networks import REQUIRED
 from pipeline.work import devices
-from sctd.formats import ply
 
 BLANK_PIXELS = 64  # any size will do: resized white stays white
 
@@ -49,28 +48,30 @@ class Evaluator:
         self.scorer.keep(texts=self.texts)
         reward = ImageReward.load(weights.part("reward"), self.device)
         models = Models(self.scorer, reward, self.texts, weights.part, self.device)
-        self.metrics: dict[str, ViewMetric] = {m.id: resolve_name(m.scorer).of(models) for m in PER_VIEW}
+        self.table = measured(weights)
+        self.metrics: dict[str, ViewMetric] = {m.id: resolve_name(m.scorer).of(models) for m in self.table}
+        self.compared = [metric for metric in self.table if metric.compared]
         self._score_white(evaluation)
 
     def __call__(self, asset: GeneratedAsset) -> Generator[Progress, None, ScoredAsset]:
         fence = Fence.claim(self.store, asset.job_id, SCORING)
         # Rendering and writing are a stage each, and so is each compared metric and each further network.
-        started, stages = time.monotonic(), 2 + len(COMPARED) + len(self.networks)
+        started, stages = time.monotonic(), 2 + len(self.compared) + len(self.networks)
         folder = self.store.item(asset.job_id)
-        gaussians = ply.from_ply((folder / ASSET).read_bytes()).to(self.device)
-        views = images.on_white(gaussians, self.protocol.cameras(asset.facts.image_size))
+        cameras, shading = self.protocol.cameras(asset.facts.image_size), asset.facts.shading
+        views = objects.of_item(folder).views(cameras, self.device, shading or "unlit")
         yield Progress(1, stages, f"{len(views)} views")
         self.scorer.keep(views=views)
         arrays: dict[str, np.ndarray] = {}
-        for metric in PER_VIEW:
+        for metric in self.table:
             arrays[metric.id] = self.metrics[metric.id].scores(views, asset.prompt)
             if metric.compared:
-                yield Progress(1 + sum(m.id in arrays for m in COMPARED), stages, metric.title)
+                yield Progress(1 + sum(m.id in arrays for m in self.compared), stages, metric.title)
         scores = {name: _summary(values) for name, values in arrays.items()}
         arrays["image_features"] = self.scorer.image_features(views)
         arrays["text_feature"] = self.scorer.text_features([asset.prompt])[0]
         arrays["features"] = self.tower(views)
-        for done, (name, network) in enumerate(self.networks.items(), start=2 + len(COMPARED)):
+        for done, (name, network) in enumerate(self.networks.items(), start=2 + len(self.compared)):
             arrays[name] = network(views)
             yield Progress(done, stages, network.name)
         fence.write(folder / EVALUATION, _npz(arrays, hashlib.sha256(views.tobytes()).hexdigest()))
@@ -83,7 +84,7 @@ class Evaluator:
         if (self.store.read_json(self.store.root / BLANK) or {}).get("evaluation") == evaluation:
             return
         white = np.full((1, BLANK_PIXELS, BLANK_PIXELS, 3), 255, np.uint8)
-        by_metric = {metric.id: self.metrics[metric.id].scores_of_prompts(white, self.texts) for metric in COMPARED}
+        by_metric = {m.id: self.metrics[m.id].scores_of_prompts(white, self.texts) for m in self.compared}
         scores = {
             text: {name: float(values[number]) for name, values in by_metric.items()}
             for number, text in enumerate(self.texts)

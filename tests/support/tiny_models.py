@@ -102,6 +102,133 @@ def write_dinov2(folder: Path) -> Path:
     return folder
 
 
+def write_pickscore(folder: Path) -> Path:
+    """Write PickScore's layout with 1 layer: CLIP of transformers, its tokenizer, and its preprocessing."""
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
+
+    torch.manual_seed(2)
+    _write_tokenizer(folder)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = sizes | {"vocab_size": 514, "max_position_embeddings": 24, "bos_token_id": 512, "eos_token_id": 513}
+    vision = sizes | {"image_size": 32, "patch_size": 8}
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
+    for parameter in model.parameters():
+        parameter.data.add_(0.1 * torch.randn(parameter.shape))
+    model.logit_scale.data.fill_(3.0)
+    model.save_pretrained(folder)
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=32).save_pretrained(folder)
+    return folder
+
+
+def write_hps(folder: Path) -> Path:
+    """Write HPS v2.1's layout with 1 layer, in float16 as published, and its configuration beside it."""
+    from open_clip.model import CLIP
+
+    torch.manual_seed(3)
+    vision = {"image_size": 32, "patch_size": 8, "layers": 1, "width": 32, "head_width": 16}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.half() for name, tensor in CLIP(**config).state_dict().items()}
+    torch.save({"state_dict": state}, folder / "HPS_v2.1_compressed.pt")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    return folder
+
+
+def write_aesthetic(folder: Path, width: int = 768) -> Path:
+    """Write LAION's aesthetic predictor, version 2, with vectors of this width."""
+    torch.manual_seed(4)
+    folder.mkdir(parents=True, exist_ok=True)
+    layers = {"0": (1024, width), "2": (128, 1024), "4": (64, 128), "6": (16, 64), "7": (1, 16)}
+    state = {}
+    for name, shape in layers.items():
+        state |= {
+            f"layers.{name}.weight": torch.randn(shape) / shape[1] ** 0.5,
+            f"layers.{name}.bias": torch.randn(shape[0]),
+        }
+    torch.save(state, folder / "sac+logos+ava1-l14-linearMSE.pth")
+    return folder
+
+
+def write_vlm(folder: Path, *, template: bool = True) -> Path:
+    """Write a LLaVA with 1 layer each and a tokenizer of words, with or without a chat template."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from transformers import (
+        CLIPImageProcessorPil,
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+        PreTrainedTokenizerFast,
+    )
+
+    torch.manual_seed(5)
+    words = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        "<image>",
+        "yes",
+        "Yes",
+        "no",
+        "USER:",
+        "ASSISTANT:",
+        "Does",
+        "this",
+        "figure",
+        "show",
+    ]
+    words += [
+        "Please",
+        "answer",
+        "or",
+        "no.",
+        *(f'"{article}' for article in ("a", "an")),
+        "red",
+        "blue",
+        'cube"?',
+        'ball"?',
+    ]
+    tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, "<unk>"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"}
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        additional_special_tokens=["<image>"],
+        extra_special_tokens={"image_token": "<image>"},
+        **special,
+    )
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(image_size=32, patch_size=8, **sizes),
+        text_config=LlamaConfig(vocab_size=len(words), bos_token_id=1, eos_token_id=2, pad_token_id=2, **sizes),
+        image_token_index=3,
+        vision_feature_layer=-1,
+    )
+    model = LlavaForConditionalGeneration(config)
+    for parameter in model.parameters():
+        parameter.data.add_(0.1 * torch.randn(parameter.shape))
+    model.save_pretrained(folder)
+    chat = (
+        "{% for message in messages %}USER: {% for part in message['content'] %}"
+        "{% if part['type'] == 'image' %}<image> {% else %}{{ part['text'] }} {% endif %}{% endfor %}{% endfor %}"
+        "ASSISTANT:"
+    )
+    images = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=32)
+    LlavaProcessor(
+        images,
+        fast,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        chat_template=chat if template else None,
+        num_additional_image_tokens=1,
+    ).save_pretrained(folder)
+    return folder
+
+
 def _write_tokenizer(folder: Path) -> None:
     from tokenizers.pre_tokenizers import ByteLevel
 

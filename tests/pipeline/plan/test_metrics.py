@@ -8,13 +8,14 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pkgutil import resolve_name
 
 import pytest
 
 from evaluation.metrics import ViewMetric
 from pipeline.nightly import gates
-from pipeline.plan.metrics import COMPARED, GATED, METRICS, PER_VIEW, UNNAMED
+from pipeline.plan.metrics import COMPARED, GATED, METRICS, PER_VIEW, UNNAMED, measured
 from pipeline.plan.protocol import Protocol
 from pipeline.plan.run import evaluation_digest
 from pipeline.weights import models
@@ -103,7 +104,8 @@ def test_the_page_on_custom_metrics_adds_one_to_every_output(tiny_weights, tmp_p
 def test_an_added_metric_changes_the_digest_of_an_evaluation_but_no_folder_name(tiny_weights, monkeypatch):
     weights = models.resolve(str(tiny_weights))
     before = [evaluation_digest(weights, Protocol(3), ["a"], required_only=only) for only in (False, True)]
-    monkeypatch.setattr("pipeline.plan.run.ADDED", ["colourfulness"])
+    table = (*measured(weights), replace(METRICS["ir"], id="colourfulness"))
+    monkeypatch.setattr("pipeline.plan.run.measured", lambda _: table)
     after = [evaluation_digest(weights, Protocol(3), ["a"], required_only=only) for only in (False, True)]
     assert after[0] != before[0], "assets are scored again"
     assert after[1] == before[1], "a run finds its assets"

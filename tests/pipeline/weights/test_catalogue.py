@@ -34,7 +34,7 @@ def test_no_two_roles_fetch_the_same_file():
 
 def test_digests_are_complete_or_unknown():
     known = [file.sha256 for _, file in FILES if file.sha256]
-    assert len(known) == 5
+    assert len(known) == 8
     assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in known)
 
 
@@ -61,7 +61,7 @@ def test_sources_are_hub_repositories_or_https_addresses():
 
 
 def test_optional_roles_are_fetched_only_on_request():
-    assert set(FETCHED) - set(DEFAULT) == {"dinov2"}
+    assert set(FETCHED) - set(DEFAULT) == {"dinov2", "pickscore", "hps", "aesthetic"}
     assert "reference" not in FETCHED
 
 
@@ -74,8 +74,8 @@ def test_an_unknown_role_is_an_error_with_the_nearest_name():
     with pytest.raises(UserError) as caught:
         catalogue.roles(["scorers"], FETCHED)
     assert str(caught.value) == (
-        "Unknown role 'scorers'; choose from prior, scorer, reward, shape, upsampler, inception, dinov2; the "
-        "nearest is 'scorer'."
+        "Unknown role 'scorers'; choose from prior, scorer, reward, shape, upsampler, inception, dinov2, "
+        "pickscore, hps, aesthetic; the nearest is 'scorer'."
     )
 
 

@@ -149,6 +149,19 @@ def test_a_dinov2_folder_is_checked_by_the_loader_of_a_run(tmp_path):
     assert "does not match its config.json" in only(check(ROLES["dinov2"], tmp_path), CheckStatus.REFUSED)
 
 
+@pytest.mark.parametrize("role", ["pickscore", "hps", "aesthetic"])
+def test_optional_scorers_are_checked_by_the_loaders_of_a_run(tmp_path, role):
+    folder = getattr(tiny_models, f"write_{role}")(tmp_path / role)
+    results = list(check(ROLES[role], tmp_path))
+    assert results[-1].status is CheckStatus.OK
+    assert {result.status for result in results[:-1]} == {CheckStatus.NOTE}, "their digests are not the published ones"
+    for file in folder.iterdir():
+        if file.suffix in (".safetensors", ".pt", ".pth"):
+            file.write_bytes(file.read_bytes()[:500])
+    assert "truncated, damaged or not a checkpoint" in only(check(ROLES[role], tmp_path), CheckStatus.REFUSED)
+    assert "is not the published file" in only(check(ROLES[role], tmp_path, is_published=True), CheckStatus.REFUSED)
+
+
 # ---- published outputs --------------------------------------------------------------------------------------------
 
 

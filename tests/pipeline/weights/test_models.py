@@ -5,8 +5,12 @@ import pytest
 
 from pipeline.embedded import weights_folder
 from pipeline.errors import UserError
+from pipeline.plan.metrics import PER_VIEW, measured
+from pipeline.plan.protocol import Protocol
+from pipeline.plan.run import evaluation_digest
 from pipeline.weights import models
 from pipeline.weights.catalogue import SCORER
+from pipeline.weights.networks import SCORER_PARTS
 
 
 def test_embedded_resolves_to_the_bundled_models():
@@ -156,6 +160,25 @@ def test_a_distance_is_measured_if_both_of_its_parts_exist(tmp_path, tiny_weight
         with_parts(copy, part)
         (copy / part).write_bytes(b"another")
         assert models.resolve(str(copy)).evaluation_digest() != weights.evaluation_digest()
+
+
+@pytest.mark.parametrize("part", SCORER_PARTS)
+def test_an_optional_scorer_is_measured_if_its_part_exists(tmp_path, tiny_weights, part):
+    copy = shutil.copytree(tiny_weights, tmp_path / "copy")
+    before = models.resolve(str(copy))
+    assert [metric.id for metric in measured(before)] == [metric.id for metric in PER_VIEW if not metric.part]
+    digests = [evaluation_digest(before, Protocol(3), ["a"], required_only=only) for only in (False, True)]
+    weights = with_parts(copy, f"{part}/model.safetensors")
+    assert [metric.part for metric in measured(weights) if metric.part] == [part]
+    assert weights.scorers == [*models.EVALUATION, part]
+    assert part in weights.digests
+    after = [evaluation_digest(weights, Protocol(3), ["a"], required_only=only) for only in (False, True)]
+    assert after[0] != digests[0], "assets are scored again"
+    assert after[1] == digests[1], "a run finds its assets"
+
+
+def test_every_part_of_an_optional_scorer_has_one_metric():
+    assert [metric.part for metric in PER_VIEW if metric.part] == list(SCORER_PARTS)
 
 
 MADE, FETCHED = "run segmentdreamer reference --weights", "run segmentdreamer weights fetch dinov2 --weights"

@@ -18,7 +18,7 @@ from pipeline.store.records import GeneratedAsset
 from pipeline.store.run_folder import Store
 from pipeline.weights import models
 from pipeline.work.evaluate import Evaluator
-from tests.support import runs
+from tests.support import runs, tiny_models
 
 TEXTS = ["a red cube", "a blue ball", "a green cube"]
 EVALUATION = "0123456789abcdef"
@@ -127,3 +127,33 @@ def test_a_white_image_is_scored_once(scored, tiny_weights, monkeypatch):
     assert (store.root / "blank.json").read_bytes() == before
     with pytest.raises(pytest.fail.Exception):
         Evaluator(store, models.resolve(str(tiny_weights)), Protocol(6), TEXTS[:2], "other")
+
+
+@pytest.mark.filterwarnings("ignore:the aesthetic predictor was trained on OpenAI's:UserWarning")
+def test_optional_scorers_are_used_if_the_weights_have_them(tiny_weights, splats, tmp_path):
+    from sctd.formats import ply
+
+    folder = shutil.copytree(tiny_weights, tmp_path / "tiny")
+    tiny_models.write_pickscore(folder / "pickscore")
+    tiny_models.write_hps(folder / "hps")
+    tiny_models.write_aesthetic(folder / "aesthetic", width=8)
+    tiny_models.write_vlm(folder / "vlm")
+    store, weights = Store(tmp_path / "run"), models.resolve(str(folder))
+    store.write(store.item("job") / "asset.ply", ply.to_ply(splats))
+    evaluator = Evaluator(store, weights, Protocol(24), TEXTS, EVALUATION)
+    work, seen = evaluator(GeneratedAsset("job", "a blue ball", runs.facts(image_size=16))), []
+    while True:
+        try:
+            seen.append(next(work))
+        except StopIteration as stop:
+            result = stop.value
+            break
+    assert [(step.done, step.total) for step in seen] == [(number, 8) for number in range(1, 9)]
+    assert list(result.scores) == ["clip", "ir", "clip_rprec", "pickscore", "hps", "aesthetic", "vqa"]
+    arrays = np.load(io.BytesIO((store.item("job") / "evaluation.npz").read_bytes()))
+    assert {name: arrays[name].shape for name in ("pickscore", "hps", "aesthetic", "vqa")} == {
+        "pickscore": (24,), "hps": (24,), "aesthetic": (24,), "vqa": (12,),
+    }  # fmt: skip
+    assert set(store.read_json(store.root / "blank.json")["scores"]["a red cube"]) == {
+        "clip", "ir", "pickscore", "hps", "aesthetic", "vqa",
+    }  # fmt: skip
