@@ -15,7 +15,7 @@ from pipeline.cli.messages import show_logs
 COMMANDS = (
     LazyCommand("bench", "commands.bench:bench", "Generate, score and rank assets for a set of prompts."),
     LazyCommand("generate", "commands.bench:generate", "Generate an asset without scoring it."),
-    LazyCommand("evaluate", "commands.bench:evaluate", "Score the assets of a run folder."),
+    LazyCommand("evaluate", "commands.evaluate:evaluate", "Score the assets of a run folder, or of other programs."),
     LazyCommand("leaderboard", "commands.bench:leaderboard", "Rank the methods of one or more run folders."),
     LazyCommand("status", "commands.bench:status", "Show the progress and failures of a run."),
     LazyCommand("export", "commands.export:export", "Export an asset as splats, mesh, turntable video or image."),

@@ -15,7 +15,12 @@ EXAMPLES = {
         "export runs/embedded40 --prompt 'a red car' --to glb --mesh",
         "export asset.ply --to png --azimuth 45 --out car.png",
     ),
-    "evaluate": ("evaluate runs/embedded40", "evaluate runs/embedded40 --views 60"),
+    "evaluate": (
+        "evaluate runs/embedded40",
+        "evaluate runs/embedded40 --views 60",
+        "evaluate --assets trellis/ --method TRELLIS --prompts trellis.csv --out runs/embedded40",
+        "evaluate --assets a/ --method A --up z --assets b/ --method B --up y --front auto --out runs/both",
+    ),
     "leaderboard": (
         "leaderboard runs/embedded40",
         "leaderboard runs/a runs/b --out both.csv",

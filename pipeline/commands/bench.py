@@ -1,4 +1,4 @@
-"""The commands for run folders: `bench`, `generate`, `evaluate`, `leaderboard` and `status`."""
+"""The commands for run folders: `bench`, `generate`, `leaderboard` and `status`; `evaluate` has a file of its own."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,8 +20,7 @@ from pipeline.events.log import EventLog, Sink
 from pipeline.events.progress import Display, prompt_and_method_of, prompt_of
 from pipeline.plan.jobs import Job
 from pipeline.plan.options import ONE_OBJECTIVE, RunOptions
-from pipeline.plan.protocol import Protocol
-from pipeline.plan.run import Run, check_views, evaluation_digest
+from pipeline.plan.run import Run
 from pipeline.plan.text_limits import cut_by_reward
 from pipeline.report import live
 from pipeline.store import files, manifest
@@ -81,58 +80,7 @@ def generate(
         for job in run.jobs:
             if (store.item(job.id) / "asset.ply").exists():
                 print(store.item(job.id) / "asset.ply")
-        return status_of(_report_failures(results))
-
-
-@with_options("folder", "views", "weights", "executor", "log")
-def evaluate(
-    folder: RunFolder,
-    execution: ExecutionOptions,
-    views: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Number of views to score per asset.", show_default="as in the run"),
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|DIR",
-            help="Model weights: embedded, published, or a folder.",
-            show_default="the weights of the run",
-        ),
-    ] = None,
-) -> int:
-    """Score the assets of a run folder.
-
-    Assets that already have scores are skipped unless the views, the weights or the prompts of the run have changed.
-    """
-    execution.check()
-    store = Store(place(folder))
-    settings = manifest.read(store)
-    protocol = Protocol(settings.views if views is None else views)
-    check_views(protocol.num_views)
-    known = settings.weights
-    default = models.EMBEDDED if known.name == models.EMBEDDED else known.folder
-    scorers = models.resolve(default if weights is None else weights)
-    scorers.require(models.EVALUATION)
-    with store.locked(message) as store:
-        store.prepare(0)
-        _log_limits(scorers, manifest.read(store).prompts)
-        settings = manifest.read(store)  # another command may have added jobs
-        digest = evaluation_digest(scorers, protocol, settings.prompts)
-        settings = settings.rescored(scorers, protocol, digest).with_session(sys.argv[1:])
-        manifest.write(store, settings)
-        results = RunResults.read(store, settings)
-        if assets := flow.unscored(results):
-            message(f"{len(assets)} of {len(settings.jobs)} assets to score in {store.root}")
-            sinks = [EventLog(store)]
-            display = Display(len(assets), "evaluate", log=execution.log, sinks=sinks, waits_for=execution.waits_for)
-            with executing(execution) as executor, display:
-                results = flow.evaluate(results, scorers, digest, assets, executor, display.watcher)
-        from pipeline.report.publish import publish
-
-        print(publish(results), end="")
-        _print_outputs(store)
-        return status_of(len(results.failed))
+        return status_of(report_failures(results))
 
 
 def leaderboard(
@@ -168,7 +116,7 @@ def leaderboard(
         return
     print(table, end="")
     if is_updated:
-        _print_outputs(stores[0])
+        print_outputs(stores[0])
     elif file is not None:
         print(f"\nLeaderboard: {file}")
 
@@ -194,7 +142,7 @@ def finish(run: Run, out: Path | None, execution: ExecutionOptions, note: str | 
         return 0
     with _opened(run, out) as (results, is_changed):
         store = results.store
-        _log_limits(run.weights, [prompt.text for prompt in run.prompts])
+        log_limits(run.weights, [prompt.text for prompt in run.prompts])
         trackers: list[tracking.Tracker] = []
         todo = results.unscored(run.jobs)
         if todo or is_changed:
@@ -217,8 +165,8 @@ def finish(run: Run, out: Path | None, execution: ExecutionOptions, note: str | 
         _publish(results, execution)
         for tracker in trackers:
             tracker.finish()
-        _print_outputs(store)
-        return _report_failures(results)
+        print_outputs(store)
+        return report_failures(results)
 
 
 def _planned(options: RunOptions, run: Run, out: Path | None, execution: ExecutionOptions) -> precision.Choice:
@@ -254,7 +202,7 @@ def _is_finished(run: Run, out: Path | None) -> bool:
         return False
     message(f"All {len(run.jobs)} assets are generated and scored, nothing to do: {store.root}/leaderboard.csv")
     print(printed(store), end="")
-    _print_outputs(store)
+    print_outputs(store)
     return True
 
 
@@ -288,7 +236,7 @@ def _log(note: str | None) -> None:
         message(note)
 
 
-def _log_limits(scorers: models.Weights, texts: Sequence[str]) -> None:
+def log_limits(scorers: models.Weights, texts: Sequence[str]) -> None:
     """Say once which distances are not measured, and which prompts are scored by their beginning."""
     for sentence in filter(None, [*scorers.left_out(), cut_by_reward(scorers, texts)]):
         message(sentence)
@@ -306,12 +254,12 @@ def _display(
     return Display(jobs, last_stage, names, log=execution.log, sinks=sinks, waits_for=execution.waits_for)
 
 
-def _report_failures(results: RunResults) -> int:
+def report_failures(results: RunResults) -> int:
     for record in results.failed:
         message(f"failed: {record.prompt} ({record.method}): {record.error}")
     return len(results.failed)
 
 
-def _print_outputs(store: Store) -> None:
+def print_outputs(store: Store) -> None:
     names = "leaderboard.csv", "report.md", "contact.png", GRID, "report/index.html"
     print("\n" + "\n".join(str(store.root / name) for name in names if (store.root / name).exists()))

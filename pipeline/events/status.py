@@ -10,7 +10,7 @@ from pipeline.events.progress import duration
 from pipeline.store import files, lease, manifest
 from pipeline.store.attempts import ATTEMPT, HEADER_BYTES, NUMERIC_FAILURE, SCORING
 from pipeline.store.manifest import Manifest
-from pipeline.store.records import CLAIM_FILE, FAILURE_FILE, Claim, Done, Failed, JobEntry, Record
+from pipeline.store.records import CLAIM_FILE, FAILURE_FILE, Claim, Done, Failed, GenerationFacts, JobEntry, Record
 from pipeline.store.results import current
 from pipeline.store.run_folder import CHECKPOINT, GENERATION, Store
 
@@ -70,8 +70,10 @@ def _job(store: Store, job: JobEntry, about: Manifest, *, is_held: bool) -> dict
         "prompt": job.prompt,
         "method": job.method,
         "state": state,
-        "iteration": made.iterations if made else iteration,
-        "iterations": made.iterations if made else about.recipe(job.method).get("iterations"),
+        "iteration": made.iterations if isinstance(made, GenerationFacts) else iteration,
+        "iterations": made.iterations
+        if isinstance(made, GenerationFacts)
+        else about.recipe(job.method).get("iterations"),
         "attempt": made.attempt if made else attempt and attempt.number,
         "age_seconds": _age(last, attempt),
         "error_kind": record.error_kind if is_failed else "numeric" if numeric_failure else "",

@@ -11,7 +11,7 @@ from pipeline.plan.metrics import COMPARED, PER_VIEW, shown
 from pipeline.plan.sweep import formatted
 from pipeline.store.records import Failed, Record
 from pipeline.store.results import RunResults
-from pipeline.store.run_folder import ASSET, CONTACT, DIFFERENCES, GRID
+from pipeline.store.run_folder import CONTACT, DIFFERENCES, GRID
 from sctd.recipe.names import current as current_name
 
 CONFIDENCE = 0.95  # that all intervals of one metric hold simultaneously
@@ -22,15 +22,21 @@ def cells(run: RunResults) -> list[dict[str, Any]]:
     rows, settings = [], {method: run.manifest.settings(method) for method in run.methods}
     metrics = shown(PER_VIEW, (record.scores for record in run.records.values()))
     for record in run.records.values():
-        scores, facts = record.scores, record.generation
+        scores, facts, costs = record.scores, record.generation, record.costs
         rows.append(
             {"method": record.method, "objective": record.objective}
-            | {key: formatted(settings[record.method][current_name(key)]) for key in run.manifest.swept}
+            | {key: _cell(settings[record.method], current_name(key)) for key in run.manifest.swept}
             | {"prompt": record.prompt, "seed": record.seed, "status": record.status}
             | {f"{metric.id}@{run.models}": scores.get(metric.id, {}).get("mean") for metric in metrics}
-            | {"seconds": facts and facts.seconds, "asset": f"items/{record.job_id}/{ASSET}" if facts else None}
+            | {"seconds": costs and costs.seconds}
+            | {"asset": f"items/{record.job_id}/{facts.object_file}" if facts else None}
         )
     return rows
+
+
+def _cell(settings: dict[str, Any], key: str) -> str:
+    """A setting of a method as text; empty for imported methods, which have none."""
+    return formatted(settings[key]) if key in settings else ""
 
 
 def grid(run: RunResults) -> bytes:
@@ -38,7 +44,7 @@ def grid(run: RunResults) -> bytes:
     prompts = run.manifest.prompts
     records = {(record.prompt, record.method): record for record in run.records.values()}
     tiles = [[_tile(run, records.get((prompt, method))) for method in run.methods] for prompt in prompts]
-    return images.grid(run.methods, prompts, tiles)
+    return images.grid([run.label(method) for method in run.methods], prompts, tiles)
 
 
 def differences(run: RunResults) -> list[dict[str, Any]]:
@@ -63,7 +69,7 @@ def markdown(run: RunResults, found: list[dict[str, Any]]) -> str:
     lines = [["method", *metrics], ["---"] * (1 + len(metrics))]
     for method in run.methods[1:]:
         own = {row["metric"]: row for row in found if row["method"] == method}
-        lines.append([escaped(method), *(_interval(own[metric]) for metric in metrics)])
+        lines.append([escaped(run.label(method)), *(_interval(own[metric]) for metric in metrics)])
     rows = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     return (
         f"## Comparison of methods\n\n![every prompt by every method]({GRID})\n\nValues: `grid.csv`.\n\n"

@@ -22,11 +22,12 @@ from pipeline.plan.metrics import ARROWS, COMPARED, METRICS, PER_VIEW
 from pipeline.reference.distances import DistanceCache
 from pipeline.store.records import Done, Failed, Record
 from pipeline.store.results import RunResults
-from pipeline.store.run_folder import ASSET, EVALUATION, damaged
+from pipeline.store.run_folder import EVALUATION, damaged
 from pipeline.weights.models import EMBEDDED
 from pipeline.weights.networks import DISTANCES
 from sctd.errors import one_line
 
+IMPORTED = "imported"  # the source of the rows of other people's assets
 FORMULA_MARKS = "=", "+", "-", "@", "\t", "\r"
 
 
@@ -130,7 +131,8 @@ def markdown(table: pd.DataFrame, *, brief: bool = False) -> str:
     for _, row in table.iterrows():
         prompts = f"{row.n_prompts - row.n_failed} of {row.n_prompts}" if row.n_failed else f"{row.n_prompts}"
         cells = (_cell(table, row, name, columns[name]["direction"]) for name in metrics)
-        lines.append([*(row[name] for name in labels), prompts, *cells])
+        mark = f" ({IMPORTED})" if row["source"] == IMPORTED else ""
+        lines.append([*(row[name] for name in labels[:-1]), f"{row['method']}{mark}", prompts, *cells])
     return aligned(lines) + (f"\n{paper_table.CAPTION}\n{aligned(paper_table.lines())}" if has_paper else "")
 
 
@@ -144,15 +146,15 @@ def aligned(lines: list[list[str]]) -> str:
 
 def _row(run: RunResults, method: str, cache: DistanceCache) -> dict[str, Any]:
     about, records, done = run.manifest, run.of(method), run.done(method)
-    recipe, session = about.settings(method), about.sessions[-1]
+    recipe, session, is_imported = about.settings(method), about.sessions[-1], method in about.imported
     identity = {
         "run_id": about.run_id,
         "date_utc": session.started_utc,
         "method": method,
         "recipe": recipe.get("name"),
-        "source": "run",
+        "source": IMPORTED if is_imported else "run",
         "comparable": True,
-        "guidance": "perp-neg" if recipe.get("guidance.perp_neg") else "cfg",
+        "guidance": None if is_imported else "perp-neg" if recipe.get("guidance.perp_neg") else "cfg",
         "cfg_scale": recipe.get("guidance.scale"),
         "n_prompts": len(records),
         "n_seeds": len({record.seed for record in records}),
@@ -233,12 +235,14 @@ def _distances(run: RunResults, done: list[Done], cache: DistanceCache) -> tuple
 
 
 def _costs(done: list[Done]) -> dict[str, Any]:
-    generated = [record.generation for record in done]
+    """The costs of generated assets, and the size of all assets of Gaussians."""
+    generated = [record.costs for record in done if record.costs]
+    counts = [count for record in done if (count := record.generation.num_gaussians) is not None]
     return {
-        "time_min": sum(facts.seconds for facts in generated) / 60 / len(generated),
-        "peak_gib": max(facts.peak_bytes for facts in generated) / 2**30,
-        "n_gauss": sum(facts.num_gaussians for facts in generated) / len(generated),
-        "gpu": ", ".join(sorted({facts.device for facts in generated})),
+        "time_min": sum(facts.seconds for facts in generated) / 60 / len(generated) if generated else None,
+        "peak_gib": max(facts.peak_bytes for facts in generated) / 2**30 if generated else None,
+        "n_gauss": sum(counts) / len(counts) if counts else None,
+        "gpu": ", ".join(sorted({facts.device for facts in generated})) or None,
     }
 
 
@@ -259,15 +263,15 @@ def _object(run: RunResults, record: Record) -> dict[str, Any]:
         row |= {name: summary["mean"]}
         if metric in METRICS and METRICS[metric].compared:
             row |= {f"{name}_sd": summary["sd"], f"{name}_p10": summary["p10"]}
-    facts = record.generation
+    facts, costs = record.generation, record.costs
     return row | {
-        "t_init_s": facts and facts.init_seconds,
-        "t_opt_s": facts and facts.optimize_seconds,
-        "t_total_s": facts and facts.seconds,
+        "t_init_s": costs and costs.init_seconds,
+        "t_opt_s": costs and costs.optimize_seconds,
+        "t_total_s": costs and costs.seconds,
         "t_eval_s": record.evaluation_seconds,
-        "resumed_from": facts and facts.resumed_from,
+        "resumed_from": costs and costs.resumed_from,
         "n_gauss": facts and facts.num_gaussians,
-        "asset": f"items/{record.job_id}/{ASSET}" if facts else None,
+        "asset": f"items/{record.job_id}/{facts.object_file}" if facts else None,
         "key": record.job_id,
     }
 

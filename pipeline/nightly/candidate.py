@@ -19,8 +19,10 @@ def nightly_run(finished: RunResults) -> nightly.NightlyRun:
         commit=session.commit,
         machine=", ".join(hardware.gpus) or hardware.line,
         keys=keys,
-        recipes=settings.recipes,
-        objects=tuple(_result(finished, record) for record in finished.records.values()),
+        recipes={method: settings.recipes[method] for method in settings.generated_methods},
+        objects=tuple(
+            _result(finished, record) for record in finished.records.values() if record.method not in settings.imported
+        ),
     )
 
 
@@ -28,14 +30,15 @@ def _result(finished: RunResults, record: Record) -> nightly.JobResult:
     about = record.method, record.prompt, record.seed
     if not isinstance(record, Done):
         return nightly.JobResult(*about, None, record.error or record.status)
-    scores, facts = record.scores, record.generation
+    scores, facts = record.scores, record.costs
     values = {metric.id: scores[metric.id]["mean"] for metric in PER_VIEW if metric.id in scores}
     values |= {metric.lowest_tenth.id: scores[metric.id]["p10"] for metric in COMPARED if metric.id in scores}
-    values["memory"] = facts.peak_bytes
-    if facts.mean_loss is not None:
-        values["loss"] = facts.mean_loss
-    if not facts.resumed_from:  # otherwise it covers only the time since the checkpoint
-        values["time"] = facts.seconds
+    if facts is not None:
+        values["memory"] = facts.peak_bytes
+        if facts.mean_loss is not None:
+            values["loss"] = facts.mean_loss
+        if not facts.resumed_from:  # otherwise it covers only the time since the checkpoint
+            values["time"] = facts.seconds
     return nightly.JobResult(*about, values, "", finished.features(record))
 
 

@@ -18,13 +18,15 @@ from pipeline.nightly import report as nightly_report
 from pipeline.nightly.report import VERDICT_FILE
 from pipeline.plan.metrics import ARROWS, COMPARED, METRICS
 from pipeline.store import files
-from pipeline.store.records import Record
+from pipeline.store.attempts import OBJECTS
+from pipeline.store.records import ImportFacts, Record
 from pipeline.store.results import RunResults
-from pipeline.store.run_folder import ASSET, CONTACT, EVALUATION, TURNTABLE, VERDICT, damaged
+from pipeline.store.run_folder import CONTACT, EVALUATION, TURNTABLE, VERDICT, damaged
 
 SIGNIFICANCE = 0.05  # largest Holm-adjusted p at which a method differs significantly from the best
 EVENTS = "events"
 LEADING = ("method", "prompts")
+IMPORT_HEAD = "prompt", "file", "format", "up", "scale", "front", "shading", "SHA-256"
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Entry:
 
     @property
     def has_asset(self) -> bool:
-        return all(map(self.has, (ASSET, TURNTABLE, CONTACT)))
+        return any(map(self.has, OBJECTS)) and all(map(self.has, (TURNTABLE, CONTACT)))
 
     @cached_property
     def views(self) -> dict[str, np.ndarray]:
@@ -92,7 +94,8 @@ def labels(runs: Sequence[RunResults]) -> list[str]:
 
 
 def _label(runs: Sequence[RunResults], run: RunResults, method: str) -> str:
-    return method if len(runs) == 1 else f"{run.manifest.run_id}: {method}"
+    label = run.label(method)
+    return label if len(runs) == 1 else f"{run.manifest.run_id}: {label}"
 
 
 def against_best(runs: Sequence[RunResults], metric: str) -> dict[str, float]:
@@ -129,7 +132,7 @@ def columns(leaderboard: Any) -> list[dict[str, Any]]:
     heads = [{"name": name, "head": name, "arrow": "", "is_number": name != "method"} for name in LEADING]
     for name, about in known.items():
         metric, _, models = name.partition("@")
-        if name.endswith(("_se", "_lo", "_hi")) or all(row[name] is None for row in rows if row["source"] == "run"):
+        if name.endswith(("_se", "_lo", "_hi")) or all(row[name] is None for row in rows if row["source"] != "paper"):
             continue
         arrow = ARROWS.get(about["direction"], "")
         shown = {"definition": f"{about['definition']} ({about['unit']})", "is_detail": METRICS[metric].is_detail}
@@ -141,7 +144,7 @@ def cells(
     runs: Sequence[RunResults], leaderboard: Any, heads: Sequence[Mapping[str, Any]]
 ) -> list[list[dict[str, Any]]]:
     """The leaderboard's rows: the text of each cell, and the value in `leaderboard.csv` to sort by ('' if empty)."""
-    rows = [row for row in rows_of(leaderboard) if row["source"] == "run"]
+    rows = [row for row in rows_of(leaderboard) if row["source"] != "paper"]
     adjusted_p = {metric.id: against_best(runs, metric.id) for metric in COMPARED}
     table = []
     for label, row in zip(labels(runs), rows, strict=True):
@@ -211,7 +214,8 @@ def verdict(run: RunResults) -> dict[str, Any] | None:
 def origin(run: RunResults) -> dict[str, Any]:
     """The contents of the recipes page: sessions, evaluation, weights, and settings that differ between methods."""
     about = run.manifest
-    settings = [about.settings(method) for method in run.methods]
+    methods = about.generated_methods
+    settings = [about.settings(method) for method in methods]
     keys = dict.fromkeys(key for own in settings for key in own)
     rows = [(key, [_text(own.get(key)) for own in settings]) for key in keys]
     return {
@@ -224,9 +228,36 @@ def origin(run: RunResults) -> dict[str, Any]:
             ("seed", about.seed),
         ],
         "weights": about.weights.sha256,
-        "recipes": {m: json.dumps(about.recipe(m), indent=2, ensure_ascii=False) for m in run.methods},
+        "recipes": {m: json.dumps(about.recipe(m), indent=2, ensure_ascii=False) for m in methods},
         "differing": [(key, values) for key, values in rows if len(set(values)) > 1],
+        "imported": [(method, _import_rows(run, method)) for method in about.imported],
     }
+
+
+def of_import(record: Record) -> list[tuple[str, str]]:
+    """Facts about an imported asset, as names and texts; none of others."""
+    found = record.generation
+    if not isinstance(found, ImportFacts):
+        return []
+    triangles = [("triangles", f"{found.num_triangles:,}")] if found.num_triangles else []
+    views = [("ready-made views", f"{found.num_views:,}")] if found.num_views else []
+    return [*triangles, *views, ("imported from", found.file)]
+
+
+def _import_rows(run: RunResults, method: str) -> list[list[str]]:
+    """A row for each asset of an imported method: `IMPORT_HEAD`."""
+    rows, files = [], {job.job_id: (job.model_extra or {}).get("file", "") for job in run.manifest.jobs}
+    for record in run.of(method):
+        found = record.generation
+        if isinstance(found, ImportFacts):
+            front = "unclear" if found.front == "unclear" else f"{found.front_degrees:g}°"
+            sure = "" if found.front_certainty is None else f" ({found.front_certainty:.0%})"
+            scale = "" if found.scale is None else f"{found.scale:.4g}"
+            cells = [found.file, found.format, found.up or "", scale, f"{front}{sure}", found.shading or ""]
+            rows.append([record.prompt, *cells, found.sha256[:16]])
+        else:
+            rows.append([record.prompt, str(files[record.job_id]), record.status])
+    return rows
 
 
 def _text(value: Any) -> str:

@@ -72,11 +72,11 @@ class _Pages:
         )
 
     def _media(self, entry: Entry) -> None:
-        for file in (ASSET, TURNTABLE, CONTACT):
+        for file in filter(entry.has, (ASSET, TURNTABLE, CONTACT)):
             path = self.out.root / "media" / entry.name / file
             self.written.add(path)
             self.out.share(entry.folder / file, path)
-        if self.viewer_files:
+        if self.viewer_files and entry.has(ASSET):
             source, path = entry.folder / ASSET, self.out.root / "assets" / f"{entry.name}.js"
             self.written.add(path)
             if not path.exists() or path.stat().st_mtime < source.stat().st_mtime:
@@ -92,11 +92,13 @@ class _Pages:
     def _shown(self, entry: Entry, root: str) -> dict[str, Any]:
         """An entry as template values."""
         media, record = f"{root}media/{entry.name}", entry.record
-        scores, costs = record.scores, record.generation
+        scores, costs, count = record.scores, record.costs, record.generation and record.generation.num_gaussians
         scored = [metric for metric in COMPARED if metric.id in scores]
         numbers = [(metric.title, facts.shown(scores[metric.id]["mean"])) for metric in scored]
         numbers += [(metric.lowest_tenth.title, facts.shown(scores[metric.id]["p10"])) for metric in scored]
-        numbers += [("time", _minutes(costs.seconds)), ("Gaussians", f"{costs.num_gaussians:,}")] if costs else []
+        numbers += [("time", _minutes(costs.seconds))] if costs else []
+        numbers += [("Gaussians", f"{count:,}")] if count else []
+        numbers += facts.of_import(record)
         shown = {
             "label": entry.label,
             "colour": entry.number % len(curves.COLOURS),
@@ -107,8 +109,10 @@ class _Pages:
             "file": entry.record.job_id,
         }
         if entry.has_asset:
-            shown |= {"asset": f"{media}/{ASSET}", "turntable": f"{media}/{TURNTABLE}", "contact": f"{media}/{CONTACT}"}
-            shown["viewer"] = f"{root}view/{entry.name}.html" if self.viewer_files else None
+            shown |= {"turntable": f"{media}/{TURNTABLE}", "contact": f"{media}/{CONTACT}"}
+            if entry.has(ASSET):
+                shown["asset"] = f"{media}/{ASSET}"
+                shown["viewer"] = f"{root}view/{entry.name}.html" if self.viewer_files else None
         return shown
 
     def _prompt(self, number: int, prompt: str, entries: Sequence[Entry]) -> None:
@@ -146,8 +150,8 @@ class _Pages:
         numbers = {prompt: number for number, prompt in enumerate(self.prompts, start=1)}
         unfinished = [entry for entry in everything if entry.record.status != "done"]
         costs = {
-            "minutes": _by_label(everything, lambda generation: generation.seconds / 60),
-            "Gaussians": _by_label(everything, lambda generation: generation.num_gaussians),
+            "minutes": _by_label(everything, lambda record: record.costs and record.costs.seconds / 60),
+            "Gaussians": _by_label(everything, lambda record: record.generation and record.generation.num_gaussians),
         }
         has_paper = any(row["source"] == "paper" for row in table.rows_of(self.leaderboard))
         rows = facts.cells(self.runs, self.leaderboard, heads)
@@ -198,7 +202,14 @@ class _Pages:
             self.written.add(self.out.root / name)
             self.out.share(run.store.root / manifest.FILE, self.out.root / name)
             origins.append(facts.origin(run) | {"manifest": name})
-        self._page("recipes.html", "recipes.html", here="recipes", title="Recipes and provenance", runs=origins)
+        self._page(
+            "recipes.html",
+            "recipes.html",
+            here="recipes",
+            title="Recipes and provenance",
+            runs=origins,
+            import_head=facts.IMPORT_HEAD,
+        )
 
     def _remove_stale(self) -> None:
         """Remove files of an earlier report that this one did not write."""
@@ -237,8 +248,8 @@ def _training_curves(
 def _by_label(entries: Sequence[Entry], value: Any) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for entry in entries:
-        if entry.record.generation:
-            found.setdefault(entry.label, []).append(value(entry.record.generation))
+        if (number := value(entry.record)) is not None:
+            found.setdefault(entry.label, []).append(number)
     return found
 
 

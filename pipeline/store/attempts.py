@@ -19,12 +19,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.store import files
-from pipeline.store.records import CLAIM_FILE, FAILURE_FILE, GenerationFacts
-from pipeline.store.run_folder import ASSET, CHECKPOINT, CONTACT, GENERATION, TURNTABLE, Store
+from pipeline.store.records import CLAIM_FILE, FAILURE_FILE, AssetFacts
+from pipeline.store.run_folder import ASSET, CHECKPOINT, CONTACT, GENERATION, MESH, TURNTABLE, VIEWS, Store
 
 ATTEMPT, SCORING, ACCEPTED, BEFORE = "attempt.json", "judging.json", "accepted", "checkpoint-before"
 NUMERIC_FAILURE = "breakdown.json"  # after NaN or infinity: the sub-seed of the next attempt
-OUTPUTS = ASSET, TURNTABLE, CONTACT, GENERATION  # moved in this order
+OBJECTS = ASSET, MESH, VIEWS  # of which an attempt writes one
+OUTPUTS = *OBJECTS, TURNTABLE, CONTACT, GENERATION  # moved in this order
 HEADER_BYTES = 4096
 
 
@@ -164,7 +165,7 @@ class Attempt:
         """Write to the folder of this attempt. No other attempt writes there, so the fencing token is not checked."""
         self.store.write(self.fence.folder / self.name / name, content)
 
-    def commit(self, facts: GenerationFacts) -> GenerationFacts:
+    def commit(self, facts: AssetFacts) -> AssetFacts:
         """Accept this attempt unless another one is accepted; return the facts of that one. Raises SupersededError."""
         self.fence.check()
         self.store.write_json(self.fence.folder / self.name / GENERATION, facts)
@@ -172,7 +173,7 @@ class Attempt:
         return published(self.store, self.fence.job_id) or facts
 
 
-def published(store: Store, job_id: str) -> GenerationFacts | None:
+def published(store: Store, job_id: str) -> AssetFacts | None:
     """The facts of a job's accepted asset, or None. Finish moving its files if the attempt was interrupted."""
     folder = store.item(job_id)
     facts = store.generation(job_id)
@@ -182,6 +183,8 @@ def published(store: Store, job_id: str) -> GenerationFacts | None:
         except FileNotFoundError:
             return store.generation(job_id)  # another process has just moved the files
         for output in OUTPUTS:
+            if output in OBJECTS and not (folder / name / output).exists():
+                continue
             files.move(folder / name / output, folder / output)
         facts = store.generation(job_id)
     _clear(store, folder)

@@ -5,15 +5,17 @@ import platform
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pydantic import FiniteFloat, TypeAdapter
+from pydantic import Field, FiniteFloat, TypeAdapter
 
 from pipeline.errors import UserError, shortened
+from pipeline.plan.imports import ImportJob, Source
 from pipeline.plan.protocol import Protocol
 from pipeline.plan.run import METRIC_VERSION, Run
 from pipeline.store.records import JobEntry, Stored
@@ -25,7 +27,9 @@ from sctd.recipe.names import stored as stored_name
 
 FILE = "run.json"
 SCHEMA_VERSION = 1  # increase if older versions must refuse a folder; they keep keys that they do not know
+WITH_IMPORTS = 2  # of folders with imported assets, whose facts older versions cannot read
 MODELS = "torch", "diffusers", "transformers", "open_clip_torch"
+IMPORTED_RECIPE = {"name": "imported"}
 LIBRARIES = "segmentdreamer", *MODELS, "numba", "numpy", "ray", "gsplat"
 
 
@@ -67,8 +71,21 @@ class UsedWeights(Stored):
         return {part: sha for part, sha in self.sha256.items() if part in SCORERS}
 
 
+class Imported(Stored):
+    """How the assets of an imported method were read: options of `evaluate`."""
+
+    folder: str
+    up: str | None = None
+    front: str
+    fit: str
+    shading: str
+
+
 class Manifest(Stored):
-    """`run.json`. `recipes` are by method, with the key names of `sctd.recipe.names.stored`."""
+    """`run.json`. `recipes` are by method, with the key names of `sctd.recipe.names.stored`.
+
+    A method in `imported` has the recipe `IMPORTED_RECIPE`.
+    """
 
     schema_version: int = SCHEMA_VERSION
     run_id: str
@@ -80,6 +97,7 @@ class Manifest(Stored):
     evaluation: str | None = None  # older versions did not record it
     recipes: dict[str, dict[str, Any]]
     swept: tuple[str, ...] = ()  # older versions had no sweeps
+    imported: dict[str, Imported] = Field(default={})  # by method
     weights: UsedWeights
     jobs: tuple[JobEntry, ...]
     sessions: tuple[Session, ...]
@@ -88,9 +106,10 @@ class Manifest(Stored):
     def of(cls, run: Run, store: Store, before: "Manifest | None" = None) -> "Manifest":
         """The settings of a run in a folder. Of the folder's manifest so far, the sessions and unknown keys stay."""
         unknown = {entry.job_id: entry.model_extra or {} for entry in before.jobs} if before else {}
+        imported = before.imported if before else {}
         swept = [stored_name(current_name(key)) for method in run.methods for key in method.swept]
         return cls(
-            schema_version=SCHEMA_VERSION,
+            schema_version=WITH_IMPORTS if imported else SCHEMA_VERSION,
             run_id=store.root.resolve().name or str(store.root),  # a bucket root has no name
             suite=run.suite,
             seed=run.seed,
@@ -98,10 +117,15 @@ class Manifest(Stored):
             protocol=run.protocol.name,
             metric_version=METRIC_VERSION,
             evaluation=run.evaluation,
-            recipes={method.label: method.recipe.stored() for method in run.methods},
+            recipes={method.label: method.recipe.stored() for method in run.methods}
+            | dict.fromkeys(imported, IMPORTED_RECIPE),
+            imported=imported,
             swept=tuple(dict.fromkeys(swept)),
             weights=UsedWeights(name=run.weights.name, folder=str(run.weights.folder), sha256=run.weights.digests),
-            jobs=tuple(JobEntry.of(job, **unknown.get(job.id, {})) for job in run.jobs),
+            jobs=(
+                *(JobEntry.of(job, **unknown.get(job.id, {})) for job in run.jobs),
+                *(entry for entry in (before.jobs if before else ()) if entry.method in imported),
+            ),
             sessions=before.sessions if before else (),
             **((before.model_extra or {}) if before else {}),
         )
@@ -125,6 +149,28 @@ class Manifest(Stored):
         scoring = {"views": protocol.num_views, "protocol": protocol.name, "metric_version": METRIC_VERSION}
         return self.model_copy(update=scoring | {"evaluation": evaluation, "weights": weights})
 
+    def with_imports(self, sources: Sequence[Source], jobs: Iterable[ImportJob]) -> "Manifest":
+        """The manifest with these methods, in place of earlier imports of the same names."""
+        names = [source.method for source in sources]
+        others = {method: recipe for method, recipe in self.recipes.items() if method not in names}
+        imported = {
+            source.method: Imported(folder=str(source.folder.resolve()), **asdict(source.placing)) for source in sources
+        }
+        kept = [entry for entry in self.jobs if entry.method not in names]
+        added = [JobEntry.of(job, file=job.entry.name) for job in jobs]
+        changes = {
+            "schema_version": WITH_IMPORTS,
+            "recipes": others | dict.fromkeys(names, IMPORTED_RECIPE),
+            "imported": {name: about for name, about in self.imported.items() if name not in names} | imported,
+            "jobs": (*kept, *added),
+        }
+        return self.model_copy(update=changes)
+
+    @property
+    def generated_methods(self) -> list[str]:
+        """The methods whose assets were generated here."""
+        return [method for method in self.recipes if method not in self.imported]
+
     @property
     def prompts(self) -> list[str]:
         """The texts of the prompts, in order."""
@@ -147,10 +193,10 @@ def find(store: Store) -> Manifest | None:
     path = store.root / FILE
     if (found := store.read_typed(path, MANIFEST_FILE)) is None:
         return None
-    if found.schema_version > SCHEMA_VERSION:
+    if found.schema_version > WITH_IMPORTS:
         raise UserError(
             f"{path} has schema version {found.schema_version}, and this version of segmentdreamer reads up to "
-            f"{SCHEMA_VERSION}; upgrade segmentdreamer."
+            f"{WITH_IMPORTS}; upgrade segmentdreamer."
         )
     if problem := next(_contradictions(found), None):
         raise damaged(path, problem)
@@ -193,7 +239,8 @@ def check_same(store: Store, run: Run) -> Manifest | None:
     """
     if (before := find(store)) is None:
         return None
-    new = Manifest.of(run, store)
+    _check_imports(before, run, store)
+    new = Manifest.of(run, store, before)
     known = {entry.job_id for entry in new.jobs}
     left_out = [entry for entry in before.jobs if entry.job_id not in known]
     if not left_out and _is_scored_alike(before, new):
@@ -204,6 +251,23 @@ def check_same(store: Store, run: Run) -> Manifest | None:
     raise UserError(
         f"{store.root} was generated with other settings: {difference}; use those, or choose another --out."
     )
+
+
+def _check_imports(before: Manifest, run: Run, store: Store) -> None:
+    """Raise UserError if `run` cannot share its folder with the imported methods in it."""
+    for method in run.methods:
+        if method.label in before.imported:
+            raise UserError(
+                f"{store.root} has an imported method {method.label!r}; import it under another name, or choose "
+                "another --out."
+            )
+    texts = {prompt.text for prompt in run.prompts}
+    for entry in before.jobs:
+        if entry.method in before.imported and entry.prompt not in texts:
+            raise UserError(
+                f"{store.root} has an imported asset for {shortened(entry.prompt)!r}, which is no prompt of this run; "
+                "choose another --out."
+            )
 
 
 def versions() -> dict[str, str]:

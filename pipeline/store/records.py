@@ -12,7 +12,9 @@ from pydantic import (
     AwareDatetime,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     TypeAdapter,
     ValidationError,
     field_validator,
@@ -21,6 +23,7 @@ from pydantic import (
 )
 
 from cluster.scheduling.executor import Outcome
+from pipeline.plan.imports import ImportJob
 from pipeline.plan.jobs import Job
 
 Scores = dict[str, dict[str, float]]  # by metric: mean, standard deviation and lowest tenth over the views
@@ -45,7 +48,8 @@ class Stored(BaseModel):
 def first_error(error: ValidationError) -> str:
     """The first invalid field and what is wrong with it, such as "seed: Input should be a valid integer"."""
     found = error.errors()[0]
-    return " ".join(f"{'.'.join(map(str, found['loc']))}: {found['msg']}".removeprefix(": ").split())
+    where = ".".join(str(part) for part in found["loc"] if part not in KINDS_OF_FACTS)
+    return " ".join(f"{where}: {found['msg']}".removeprefix(": ").split())
 
 
 class GenerationFacts(Stored):
@@ -72,14 +76,70 @@ class GenerationFacts(Stored):
     peak_bytes: int
     device: str
 
+    @property
+    def object_file(self) -> str:
+        """The name of the asset in the item's folder."""
+        return "asset.ply"
+
+    @property
+    def shading(self) -> None:
+        """Gaussians have none."""
+        return None
+
+
+class ImportFacts(Stored):
+    """`generation.json` of an imported asset: its file, and what was done to it. It has no costs.
+
+    A point p of the file, in our axes, is at R (scale p + shift), where R turns the front to azimuth 0.
+    """
+
+    file: str
+    sha256: str
+    format: str
+    up: str | None = None  # the axis of the file that points up; ready-made views have none, as of all below
+    fit: str | None = None
+    scale: float | None = None
+    shift: tuple[float, float, float] | None = None
+    front_degrees: float
+    front: Literal["given", "auto", "unclear"]  # unclear: the scorer found no front, and the file's was kept
+    front_certainty: float | None = None  # share of resampled views that agree with the front
+    shading: Literal["unlit", "lit"] | None = None  # of meshes
+    image_size: int
+    num_gaussians: int | None = None
+    num_triangles: int | None = None
+    num_views: int | None = None  # ready-made
+    attempt: int | None = None
+    warnings: tuple[str, ...] | None = None
+
+    @property
+    def object_file(self) -> str:
+        """The name of the file of the object in the item's folder."""
+        return "asset.ply" if self.num_gaussians else "mesh.npz" if self.num_triangles else "views.npz"
+
+
+KINDS_OF_FACTS = GenerationFacts.__name__, ImportFacts.__name__
+
+
+def _kind_of_facts(value: Any) -> str:
+    if isinstance(value, Stored):
+        return type(value).__name__
+    return KINDS_OF_FACTS["sha256" in value] if isinstance(value, dict) else KINDS_OF_FACTS[0]
+
+
+AssetFacts = Annotated[
+    Annotated[GenerationFacts, Tag(KINDS_OF_FACTS[0])] | Annotated[ImportFacts, Tag(KINDS_OF_FACTS[1])],
+    Discriminator(_kind_of_facts),
+]
+FACTS_FILE: TypeAdapter[AssetFacts] = TypeAdapter(AssetFacts)
+
 
 @dataclass(frozen=True)
 class GeneratedAsset:
-    """A generated asset in its item's folder: its job and prompt, for the evaluator, and facts about its generation."""
+    """A generated or imported asset in its item's folder: its job and prompt, for the evaluator, and facts about it."""
 
     job_id: str
     prompt: str
-    facts: GenerationFacts
+    facts: AssetFacts
 
 
 @dataclass(frozen=True)
@@ -137,7 +197,7 @@ class JobEntry(Stored):
         return {"method": value["objective"], **value} if isinstance(value, dict) and "objective" in value else value
 
     @classmethod
-    def of(cls, job: Job, **unknown_keys: Any) -> "JobEntry":
+    def of(cls, job: Job | ImportJob, **unknown_keys: Any) -> "JobEntry":
         return cls(
             job_id=job.id,
             prompt_id=job.prompt.id,
@@ -167,7 +227,12 @@ class Record(JobEntry):
     deaths: int | None = None  # workers that died while they worked on the job
     scores: Scores = {}
     evaluation_seconds: float | None = None
-    generation: GenerationFacts | None = None
+    generation: AssetFacts | None = None
+
+    @property
+    def costs(self) -> GenerationFacts | None:
+        """The facts of a generated asset; None for imported ones, whose costs are not known."""
+        return self.generation if isinstance(self.generation, GenerationFacts) else None
 
     @field_validator("scores")
     @classmethod
@@ -190,7 +255,7 @@ class Generated(Record):
     status: Literal["generated"] = "generated"
     evaluation: None
     deaths: int
-    generation: GenerationFacts
+    generation: AssetFacts
 
 
 class Done(Record):
@@ -201,7 +266,7 @@ class Done(Record):
     deaths: int
     scores: Scores
     evaluation_seconds: float
-    generation: GenerationFacts
+    generation: AssetFacts
 
     @property
     def unscored(self) -> Generated:
@@ -225,9 +290,7 @@ StoredRecord = Generated | Done | Failed
 RECORD_FILE: TypeAdapter[StoredRecord] = TypeAdapter(Annotated[StoredRecord, Field(discriminator="status")])
 
 
-def of_outcome(
-    outcome: Outcome, job: JobEntry, evaluation: str | None, generation: GenerationFacts | None
-) -> StoredRecord:
+def of_outcome(outcome: Outcome, job: JobEntry, evaluation: str | None, generation: AssetFacts | None) -> StoredRecord:
     """The record of a job. `evaluation` is None if it was to be generated only.
 
     `generation`: of a failed job, the facts of its asset if it has one.

@@ -52,6 +52,10 @@ class RunResults:
         """The records of a method's jobs."""
         return [record for record in self.records.values() if record.method == method]
 
+    def label(self, method: str) -> str:
+        """The name of a method in tables, which says if its assets are imported."""
+        return f"{method} (imported)" if method in self.manifest.imported else method
+
     def done(self, method: str) -> list[Done]:
         return [record for record in self.of(method) if isinstance(record, Done)]
 

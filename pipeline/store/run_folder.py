@@ -3,6 +3,7 @@
 leaderboard.csv  per_object.csv  columns.json  run.json  report.md  contact.png  (differences.csv  grid.csv  grid.png)
 blank.json       distances.json
 items/<job>/     asset.ply  turntable.mp4  contact.png  generation.json  evaluation.npz  record.json  (checkpoint)
+                 of imported assets mesh.npz or views.npz instead of asset.ply, if they are no splats
 """
 
 import errno
@@ -22,13 +23,14 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline.errors import UserError, shortened
 from pipeline.store import files
 from pipeline.store.lease import Lease, Report, held
-from pipeline.store.records import RECORD_FILE, GenerationFacts, Stored, StoredRecord, first_error
+from pipeline.store.records import FACTS_FILE, RECORD_FILE, AssetFacts, Stored, StoredRecord, first_error
 from sctd.errors import one_line
 
 if TYPE_CHECKING:
     import numpy as np
 
 ASSET, TURNTABLE, CONTACT = "asset.ply", "turntable.mp4", "contact.png"
+MESH, VIEWS = "mesh.npz", "views.npz"  # imported meshes, and imported ready-made views
 GENERATION, EVALUATION, RECORD, CHECKPOINT = "generation.json", "evaluation.npz", "record.json", "checkpoint"
 SNAPSHOT = "now.splat"  # in an attempt's folder: the current asset, for the live view
 GRID, DIFFERENCES = "grid.png", "differences.csv"  # only if the run has several methods
@@ -37,8 +39,6 @@ LEADERBOARD = "leaderboard.csv"
 VERDICT, TREND = "verdict.json", "trend.png"  # of a nightly run
 LOCK = ".lock"
 NO_LOCKS = errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK  # errors of shared file systems without locks
-
-GENERATION_FILE = TypeAdapter(GenerationFacts)
 
 T = TypeVar("T")
 _MISSING = object()
@@ -124,9 +124,9 @@ class Store:
     def write_record(self, record: StoredRecord) -> None:
         self.write_json(self.item(record.job_id) / RECORD, record)
 
-    def generation(self, job_id: str) -> GenerationFacts | None:
+    def generation(self, job_id: str) -> AssetFacts | None:
         """The facts of a job's asset; None if it is not generated."""
-        return self.read_typed(self.item(job_id) / GENERATION, GENERATION_FILE)
+        return self.read_typed(self.item(job_id) / GENERATION, FACTS_FILE)
 
     def is_generated(self, job_id: str) -> bool:
         return (self.item(job_id) / GENERATION).exists()

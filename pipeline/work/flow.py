@@ -6,6 +6,7 @@ from functools import partial
 
 from cluster.scheduling.executor import Executor, Outcome, Stage, Worker
 from cluster.scheduling.workers import Watcher, ignore_event
+from pipeline.plan.imports import ImportJob
 from pipeline.plan.jobs import Job
 from pipeline.plan.protocol import Protocol
 from pipeline.plan.run import Run
@@ -49,6 +50,21 @@ def generate(
     """Generate the assets of these jobs of a run without scoring them; returns the results."""
     placement = placement_of(run, jobs, executor, execution)
     stage = generation(run, results.store, placement, execution)
+    outcomes = executor.run([stage], jobs, watcher)
+    return results.updated(_written(outcome, outcome.item.id, results, None) for outcome in outcomes)
+
+
+def import_assets(
+    jobs: Sequence[ImportJob],
+    results: RunResults,
+    weights: Weights,
+    executor: Executor,
+    watcher: Watcher = ignore_event,
+) -> RunResults:
+    """Import these assets without scoring them; returns the results."""
+    placement, store = place(executor, len(jobs), None), results.store
+    make = partial(_importer, store.absolute(), weights, Protocol(results.manifest.views))
+    stage = Stage("import", make, workers=placement.generators, gpus=placement.generator_gpus, cpus=1)
     outcomes = executor.run([stage], jobs, watcher)
     return results.updated(_written(outcome, outcome.item.id, results, None) for outcome in outcomes)
 
@@ -142,6 +158,13 @@ def _generator(
 
         sharing, saves, shows = Sharing(per_gpu, problem), execution.checkpoint_seconds, execution.snapshot_seconds
         return AssetGenerator(store, weights, saves, compute, shows, sharing)
+
+
+def _importer(store: Store, weights: Weights, protocol: Protocol) -> Worker:
+    with devices.loading():
+        from pipeline.work.importer import Importer
+
+        return Importer(store, weights, protocol)
 
 
 def _evaluator(

@@ -1,9 +1,13 @@
 """Axis conventions of file formats: rotate Gaussians from our world (z up, front +x) to others and back."""
 
+import math
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sctd.formats.common import FormatError
 from sctd.scene.gaussians import Gaussians, sh_basis
 
 # Keyed by the up axis. Rows: the file's x, y and z axes in our world; x is the object's left, on the right in a view.
@@ -12,6 +16,7 @@ AXES = {
     "y": ((0, 1, 0), (0, 0, 1), (1, 0, 0)),  # glTF, OpenGL ("RUB"): front +z
     "-y": ((0, 1, 0), (0, 0, -1), (-1, 0, 0)),  # OpenCV, COLMAP ("RDF"), so most captured scenes: front -z
 }
+_SIMILARITY = 1e-3  # by which a rotation of a file, in float32 and perhaps shortened, may be off
 _DIRECTIONS = 64  # more than the 16 SH basis functions: coefficients of a rotated function follow from its values
 
 
@@ -32,6 +37,32 @@ def rotated(gaussians: Gaussians, rotation: Float[Tensor, "3 3"]) -> Gaussians:
         logit_opacities=gaussians.logit_opacities,
         sh=_rotated_sh(gaussians.sh, gaussians.sh_degree, rotation.double()),
     )
+
+
+def transformed(
+    gaussians: Gaussians, rotation: Float[Tensor, "3 3"], scale: float, shift: Float[Tensor, "3"]
+) -> Gaussians:
+    """The object after x -> scale R x + shift."""
+    turned = rotated(gaussians, rotation)
+    means = scale * turned.means.double() + shift.to(turned.means).double()
+    return replace(turned, means=means.to(turned.means), log_scales=turned.log_scales + math.log(scale))
+
+
+def placed(gaussians: Gaussians, matrix: Float[Tensor, "4 4"]) -> Gaussians:
+    """The object after a node's transform of column vectors. Raises FormatError unless it keeps all angles."""
+    linear, shift = matrix[:3, :3].double(), matrix[:3, 3].double()
+    determinant = float(torch.linalg.det(linear))
+    scale = determinant ** (1 / 3) if determinant > 0 else math.nan  # negative: mirrored
+    rotation, identity = linear / scale, torch.eye(3, dtype=torch.float64)
+    keeps_angles = torch.allclose(rotation @ rotation.T, identity, rtol=0, atol=_SIMILARITY)
+    if not keeps_angles or matrix[3].tolist() != [0, 0, 0, 1] or not shift.isfinite().all():
+        raise FormatError(
+            "The file has a node that mirrors or stretches its Gaussians; expected rotations, shifts and one scale "
+            "for all axes. Apply the transforms, then export it again."
+        )
+    if torch.equal(matrix.double(), torch.eye(4, dtype=torch.float64)):
+        return gaussians
+    return transformed(gaussians, rotation, scale, shift)
 
 
 def _rotated_sh(

@@ -72,6 +72,12 @@ def checked(gaussians: Gaussians, kind: str, *, drop_invalid: bool = False) -> G
     )
 
 
+def check_count(num: int, most: int | None, kind: str) -> None:
+    """Raise FormatError for a compressed file that announces more than `most` Gaussians; None: any number."""
+    if most is not None and num > most:
+        raise FormatError(f"The .{kind} announces {num:,} Gaussians; at most {most:,} are read. Reduce the asset.")
+
+
 def parsed(model: type[T], content: bytes, what: str) -> T:
     """The JSON of a file as a value of a model. Raises FormatError, which names `what` and the first invalid key."""
     try:
@@ -86,6 +92,12 @@ def parsed(model: type[T], content: bytes, what: str) -> T:
 def unit_quats(gaussians: Gaussians) -> Float[Tensor, "num 4"]:
     """Unit quaternions (w, x, y, z)."""
     return torch.nn.functional.normalize(gaussians.quats, dim=-1)
+
+
+def exact_logits(opacities: Float[Tensor, " num"]) -> Float[Tensor, " num"]:
+    """Finite logits of opacities in [0, 1], of a format that stores floating-point numbers; NaN for others."""
+    valid = (opacities >= 0) & (opacities <= 1)
+    return opacities.logit(eps=1e-7).where(valid, torch.nan)
 
 
 def logits(opacities: Float[Tensor, " num"]) -> Float[Tensor, " num"]:

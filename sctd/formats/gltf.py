@@ -130,6 +130,16 @@ def to_glb(gaussians: Gaussians) -> bytes:
     return _container(json.dumps(content, separators=(",", ":")).encode(), buffer)
 
 
+def has_gaussians(data: bytes) -> bool:
+    """Whether the JSON of a .glb names the extension."""
+    return EXTENSION.encode() in data[: _HEADER.size + _CHUNK.size + _length(data)]
+
+
+def _length(data: bytes) -> int:
+    """Bytes of the JSON."""
+    return _CHUNK.unpack_from(data, _HEADER.size)[0] if len(data) >= _HEADER.size + _CHUNK.size else 0
+
+
 def from_glb(data: bytes, *, drop_invalid: bool = False) -> Gaussians:
     """Read a file as `to_glb` writes it (float32, untransformed nodes). Raises FormatError for other files."""
     start = _HEADER.size + _CHUNK.size

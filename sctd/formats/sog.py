@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, Field, FiniteFloat, PositiveInt
 
 from sctd.errors import one_line
-from sctd.formats.common import FormatError, checked, logits, parsed, unit_quats
+from sctd.formats.common import FormatError, check_count, checked, logits, parsed, unit_quats
 from sctd.scene.gaussians import Gaussians
 
 VERSION, _CODEBOOK_SIZE, _STEPS, _LARGEST_IS_W = 2, 256, 2**16 - 1, 252
@@ -96,8 +96,11 @@ def to_sog(gaussians: Gaussians) -> bytes:
     return file.getvalue()
 
 
-def from_sog(data: bytes, *, drop_invalid: bool = False) -> Gaussians:
-    """Read the Gaussians of a bundled file of version 2, with SH degree 0. Raises FormatError for other files."""
+def from_sog(data: bytes, *, drop_invalid: bool = False, most: int | None = None) -> Gaussians:
+    """Read the Gaussians of a bundled file of version 2, with SH degree 0; at most `most`.
+
+    Raises FormatError for other files.
+    """
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
         content = _member(archive, "meta.json", _META_BYTES)
@@ -110,6 +113,8 @@ def from_sog(data: bytes, *, drop_invalid: bool = False) -> Gaussians:
     meta = parsed(_Meta, content, "meta.json of the .sog")
     if meta.count > _PIXELS_PER_BYTE * len(data):
         raise FormatError(f"The .sog is truncated: meta.json announces {meta.count} Gaussians; copy it again.")
+
+    check_count(meta.count, most, "sog")
 
     def rows(name: str) -> np.ndarray:
         return _pixels(archive, name, meta.count)

@@ -91,11 +91,11 @@ def test_keys_of_newer_versions_are_kept(store, run_of):
 
 
 def test_a_newer_schema_is_refused(store):
-    runs.manifest(store, [JOB], schema_version=2)
+    runs.manifest(store, [JOB], schema_version=3)
     with pytest.raises(UserError) as caught:
         manifest.read(store)
     assert str(caught.value) == (
-        f"{store.root}/run.json has schema version 2, and this version of segmentdreamer reads up to 1; upgrade "
+        f"{store.root}/run.json has schema version 3, and this version of segmentdreamer reads up to 2; upgrade "
         "segmentdreamer."
     )
 

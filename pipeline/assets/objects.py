@@ -1,0 +1,133 @@
+"""What an item's folder has to look at: Gaussians, a mesh, or ready-made views, each rendered by `views`."""
+
+import io
+import zipfile
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+
+from pipeline.assets import images
+from pipeline.errors import UserError
+from pipeline.store import files
+from pipeline.store.run_folder import ASSET, MESH, VIEWS
+
+if TYPE_CHECKING:
+    from sctd.formats.mesh_data import Mesh
+    from sctd.scene.cameras import Cameras
+    from sctd.scene.gaussians import Gaussians
+
+Shading = Literal["unlit", "lit"]
+_DATE = 1980, 1, 1, 0, 0, 0  # so that equal views have equal bytes
+
+
+class Viewed(Protocol):
+    """An object that the evaluator can look at."""
+
+    def views(self, cameras: "Cameras", device: Any, shading: Shading = "unlit") -> np.ndarray:
+        """Views on white, uint8 [views, height, width, 3]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Splats:
+    """Gaussians in our axes."""
+
+    gaussians: "Gaussians"
+    file = ASSET
+
+    def views(self, cameras: "Cameras", device: Any, shading: Shading = "unlit") -> np.ndarray:
+        return images.on_white(self.gaussians.to(device), cameras)
+
+    @cached_property
+    def points(self) -> np.ndarray:
+        """Points of the object, [points, 3], between which it is visible."""
+        from sctd.scene.enclosing_ball import visible_points
+
+        return visible_points(self.gaussians)
+
+    def transformed(self, rotation: Any, scale: float, shift: np.ndarray) -> "Splats":
+        """The object after x -> scale R x + shift."""
+        import torch
+
+        from sctd.formats.axes import transformed
+
+        return Splats(transformed(self.gaussians, rotation, scale, torch.from_numpy(shift)))
+
+    def to_bytes(self) -> bytes:
+        from sctd.formats import ply
+
+        return ply.to_ply(self.gaussians)
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A triangle mesh in our axes."""
+
+    mesh: "Mesh"
+    file = MESH
+
+    def views(self, cameras: "Cameras", device: Any, shading: Shading = "unlit") -> np.ndarray:
+        from sctd.render.meshes import render_mesh
+
+        return render_mesh(self.mesh, cameras, shading)
+
+    @property
+    def points(self) -> np.ndarray:
+        """Points of the object, [points, 3], between which it is visible."""
+        return self.mesh.vertices
+
+    def transformed(self, rotation: Any, scale: float, shift: np.ndarray) -> "Surface":
+        """The object after x -> scale R x + shift."""
+        return Surface(self.mesh.transformed(rotation.numpy(), scale, shift))
+
+    def to_bytes(self) -> bytes:
+        return self.mesh.to_bytes()
+
+
+@dataclass(frozen=True)
+class StoredViews:
+    """Ready-made views, evenly spaced around the object from the front, uint8 [views, height, width, 3]."""
+
+    images: np.ndarray
+    file = VIEWS
+
+    def views(self, cameras: "Cameras", device: Any, shading: Shading = "unlit") -> np.ndarray:
+        """Those of the cameras, if these are a part of them. Raises UserError."""
+        found, wanted = len(self.images), cameras.num
+        if found % wanted:
+            raise UserError(
+                f"It has {found} ready-made views, which do not include the {wanted} that are scored; render "
+                f"{wanted} evenly spaced ones, or pass a --views that divides {found}."
+            )
+        return self.images[:: found // wanted]
+
+    def from_front(self, azimuth_degrees: float) -> "StoredViews":
+        """The views in another order, so that the one nearest to this azimuth is the first."""
+        first = round(azimuth_degrees / 360 * len(self.images)) % len(self.images)
+        return replace(self, images=np.roll(self.images, -first, axis=0))
+
+    def to_bytes(self) -> bytes:
+        target = io.BytesIO()
+        array = io.BytesIO()
+        np.save(array, self.images, allow_pickle=False)
+        with zipfile.ZipFile(target, "w") as archive:
+            archive.writestr(zipfile.ZipInfo("views.npy", _DATE), array.getvalue(), zipfile.ZIP_DEFLATED)
+        return target.getvalue()
+
+
+def of_item(folder: Path) -> Viewed:
+    """The object in an item's folder. Raises OSError, or FormatError or ArraysError for a damaged file."""
+    if (folder / MESH).exists():
+        from sctd.formats.mesh_data import Mesh
+
+        return Surface(Mesh.from_bytes(files.read(folder / MESH)))
+    if (folder / VIEWS).exists():
+        from evaluation.arrays import from_npz
+
+        return StoredViews(from_npz(files.read(folder / VIEWS))["views"])
+    from sctd.formats import ply
+
+    return Splats(ply.from_ply(files.read(folder / ASSET)))
