@@ -1,5 +1,6 @@
 """Exports one asset to other formats: selects the asset, checks the options and writes the files."""
 
+import importlib.util
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,13 +27,16 @@ FORMATS = {
     "spz": "y",
     "sog": "-y",
     "glb": "y",
+    "usda": "y",
+    "usdz": "y",
     "obj": "y",
     "mp4": None,
     "gif": None,
     "png": None,
 }
 UP_AXES = "z", "y", "-y"
-SPLATS = ".ply", ".splat", ".spz", ".sog", ".glb"  # suffixes of files that can be read
+SPLATS = ".ply", ".splat", ".spz", ".sog", ".glb", ".usda", ".usdc", ".usdz"  # suffixes of files that can be read
+OPEN_USD = "usda", "usdc", "usdz"
 SPZ_VERSIONS = 3, 4
 ONE_COLOUR = "splat", "sog"  # without spherical harmonics above degree 0
 MESH_CELLS = 128  # along the longest side
@@ -62,6 +66,9 @@ class Options:
     drop_invalid: bool = option(
         False, "--drop-invalid", help="Leave out Gaussians with NaN, infinite or overflowing values instead of failing."
     )
+
+
+DEFAULTS = Options()
 
 
 class AssetFile(NamedTuple):
@@ -129,6 +136,11 @@ def check(formats: Sequence[str], options: Options) -> None:
         raise UserError(f"--spz-version is {options.spz_version}; expected 3 or 4.")
     if options.spz_version != SPZ_VERSIONS[0] and "spz" not in formats:
         raise UserError("--spz-version requires --to spz.")
+    if usd := [kind for kind in formats if kind in OPEN_USD]:
+        if options.up == "-y":
+            raise UserError(f"--up -y is not possible with --to {usd[0]}: OpenUSD has y or z up.")
+        if importlib.util.find_spec("pxr") is None:
+            raise UserError(f"--to {usd[0]} needs usd-core, which is not installed; pip install 'segmentdreamer[usd]'.")
     if options.azimuth is not None and "png" not in formats:
         raise UserError("--azimuth requires --to png: it writes one view instead of a contact sheet.")
 
@@ -241,7 +253,7 @@ def _read(path: Path, *, drop_invalid: bool) -> "Gaussians":
         raise UserError(f"{path} cannot be read. {error}") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); pass a readable file.") from error
-    gaussians = rotated(gaussians, axes(str(FORMATS[kind])).T)
+    gaussians = rotated(gaussians, axes("y" if kind in OPEN_USD else str(FORMATS[kind])).T)
     if not gaussians.num:
         raise UserError(f"{path} contains no Gaussians; pass a finished asset.")
     return gaussians
@@ -260,11 +272,7 @@ def _contents(gaussians: "Gaussians", caption: str, kind: str, options: Options)
 
         vertices, faces, rgb = fuse(gaussians, MESH_CELLS)
         return to_mesh_file(vertices @ rotation.to(vertices).T, faces, rgb, f".{kind}")
-    if kind == "spz":
-        from sctd.formats.spz import to_spz
-
-        return to_spz(rotated(gaussians, rotation), options.spz_version)
-    return _codec(kind).write(rotated(gaussians, rotation))
+    return _codec(kind, options).write(rotated(gaussians, rotation))
 
 
 def _num_clamped(gaussians: "Gaussians", kind: str) -> int:
@@ -280,17 +288,21 @@ class _Codec(NamedTuple):
     write: "Callable[[Gaussians], bytes]"
 
 
-def _codec(kind: str) -> _Codec:
+def _codec(kind: str, options: Options = DEFAULTS) -> _Codec:
     """The functions that read and write a format of splats."""
-    from sctd.formats import gltf, ply, sog, splat, spz
+    from sctd.formats import gltf, ply, sog, splat, spz, usd
 
+    up = options.up or "y"
     return {
         "ply": _Codec(ply.from_ply, ply.to_ply),
         "compressed.ply": _Codec(ply.from_ply, ply.to_compressed_ply),
         "splat": _Codec(splat.from_splat, splat.to_splat),
-        "spz": _Codec(spz.from_spz, spz.to_spz),
+        "spz": _Codec(spz.from_spz, partial(spz.to_spz, version=options.spz_version)),
         "sog": _Codec(sog.from_sog, sog.to_sog),
         "glb": _Codec(gltf.from_glb, gltf.to_glb),
+        "usda": _Codec(usd.from_usd, partial(usd.to_usda, up=up)),
+        "usdc": _Codec(usd.from_usd, partial(usd.to_usda, up=up)),
+        "usdz": _Codec(usd.from_usd, partial(usd.to_usdz, up=up)),
     }[kind]
 
 

@@ -1,8 +1,14 @@
 """Random Gaussians for the tests of file formats, and GaussForge (with Niantic's .spz code) as a second reader."""
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import gaussforge
+import pytest
 import torch
 
+from sctd.formats import usd, usd_reader
+from sctd.formats.common import FormatError
 from sctd.formats.ply import from_ply, to_ply
 from sctd.scene.gaussians import Gaussians
 
@@ -43,3 +49,19 @@ def degrees_between(first: Gaussians, second: Gaussians) -> torch.Tensor:
     quats = [torch.nn.functional.normalize(gaussians.quats.double(), dim=-1) for gaussians in (first, second)]
     sine = torch.minimum((quats[0] - quats[1]).norm(dim=-1), (quats[0] + quats[1]).norm(dim=-1)) / 2
     return torch.rad2deg(4 * torch.asin(sine.clamp(max=1)))
+
+
+def read_usd_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `from_usd` start no process, which takes half a second; for files that do not crash usd-core."""
+
+    def read(data: bytes):
+        with TemporaryDirectory() as folder:
+            path = Path(folder, f"splats{usd._suffix(data)}")
+            path.write_bytes(data)
+            try:
+                facts, arrays = usd_reader.splats(str(path))
+            except ValueError as error:
+                raise FormatError(f"The OpenUSD file cannot be read: {error}.") from error
+        return facts, {name: values.copy() for name, values in arrays.items()}
+
+    monkeypatch.setattr(usd, "_read", read)

@@ -9,7 +9,7 @@ import torch
 from pipeline.assets import export as flow
 from sctd.formats.ply import to_ply
 from sctd.scene.gaussians import Gaussians
-from tests.support.splats import degrees_between, some_splats
+from tests.support.splats import degrees_between, read_usd_in_this_process, some_splats
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ LOSSES = {
         2 * 1.39 / 65535, 5 * CODEBOOK, of_rotations(2**0.5 / 255), BYTE, 3.4 * CODEBOOK, has_rest=False
     ),
     "glb": Loss(),
+    "usda": Loss(),
+    "usdz": Loss(),
 }  # fmt: skip
 TURNED = 7**0.5  # the most by which a rotation enlarges the error of a coefficient of degree 3
 
@@ -55,7 +57,15 @@ def converted(source: Path, folder: Path, kinds=LOSSES) -> dict[str, Path]:
     return {kind: folder / f"a.{kind}" for kind in kinds}
 
 
+@pytest.fixture
+def usd_core(monkeypatch):
+    """usd-core, reading in this process, which is faster than a process for each file."""
+    pytest.importorskip("pxr", reason="usd-core is not installed: pip install 'segmentdreamer[usd]'")
+    read_usd_in_this_process(monkeypatch)
+
+
 @pytest.mark.parametrize("degree", range(4))
+@pytest.mark.usefixtures("usd_core")
 def test_every_format_is_converted_to_every_other(tmp_path, degree):
     splats = some_splats(12, degree)
     splats.sh[:, 1:] *= 0.9 / TURNED  # a .spz stores coefficients up to 1

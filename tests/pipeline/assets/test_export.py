@@ -189,8 +189,8 @@ def test_ambiguous_and_missing_assets_are_errors(run, tmp_path):
         f"Error: {run} has no finished asset for 'a blue ball'; finish the run first."
     )
     assert refused(tmp_path, "--to=ply") == (
-        f"Error: {tmp_path} is not an asset; expected a file of Gaussians (.ply, .splat, .spz, .sog, .glb), an item's "
-        "folder with asset.ply, or a run folder with run.json."
+        f"Error: {tmp_path} is not an asset; expected a file of Gaussians (.ply, .splat, .spz, .sog, .glb, .usda, "
+        ".usdc, .usdz), an item's folder with asset.ply, or a run folder with run.json."
     )
     assert refused(tmp_path / "gone.ply", "--to=ply").startswith(f"Error: {tmp_path / 'gone.ply'} does not exist; pass")
 
@@ -304,8 +304,8 @@ def test_compressed_ply_is_an_input(tmp_path):
 
 def test_invalid_options_are_errors(asset, tmp_path):
     assert refused(asset, "--to=spzz") == (
-        "Error: Unknown value 'spzz' for --to; choose from ply, compressed.ply, splat, spz, sog, glb, obj, mp4, gif, "
-        "png; the nearest is 'spz'."
+        "Error: Unknown value 'spzz' for --to; choose from ply, compressed.ply, splat, spz, sog, glb, usda, usdz, "
+        "obj, mp4, gif, png; the nearest is 'spz'."
     )
     assert "--up is 'x'; expected z, y or -y" in refused(asset, "--to=ply", "--up=x")
     assert "--mesh requires --to glb" in refused(asset, "--to=obj", "--mesh")
@@ -314,6 +314,9 @@ def test_invalid_options_are_errors(asset, tmp_path):
     assert "--spz-version is 2; expected 3 or 4." in refused(asset, "--to=spz", "--spz-version=2")
     assert "--spz-version requires --to spz." in refused(asset, "--to=ply", "--spz-version=4")
     assert "--azimuth requires --to png" in refused(asset, "--to=gif", "--azimuth=8")
+    assert refused(asset, "--to=usdz", "--up=-y") == (
+        "Error: --up -y is not possible with --to usdz: OpenUSD has y or z up."
+    )
     assert "is not a folder, but 2 formats were requested" in refused(
         asset, "--to=ply", "--to=spz", "--out", tmp_path / "x"
     )
@@ -327,11 +330,11 @@ def test_files_that_are_not_assets_are_errors(tmp_path):
     (tmp_path / "none.ply").write_bytes(ply.to_ply(some_splats(0)))
     assert refused(tmp_path / "none.ply", "--to=spz").endswith("contains no Gaussians; pass a finished asset.")
     (tmp_path / "picture.png").write_bytes(b"\x89PNG")
-    for name in "picture.png", "scene.ksplat", "scene.usdz", "none":
+    for name in "picture.png", "scene.ksplat", "none":
         (tmp_path / name).write_bytes(b"\x89PNG")
         assert refused(tmp_path / name, "--to=spz") == (
             f"Error: {tmp_path / name} is not in a format of Gaussians that is read here (.ply, .splat, .spz, .sog, "
-            ".glb); convert it first."
+            ".glb, .usda, .usdc, .usdz); convert it first."
         )
     (tmp_path / "wrong.ply").write_bytes(b"\x89PNG")
     assert "wrong.ply cannot be read. This is not a .ply: it starts with" in refused(tmp_path / "wrong.ply", "--to=spz")
@@ -356,6 +359,29 @@ def test_what_a_format_cannot_hold_is_an_error(tmp_path):
     (tmp_path / "faint.ply").write_bytes(ply.to_ply(faint))
     assert "No surface found" in refused(tmp_path / "faint.ply", "--to=obj", "--out", tmp_path)
     assert not (tmp_path / "faint.obj").exists()
+
+
+def test_openusd_without_usd_core_names_the_extra(asset, tmp_path, monkeypatch):
+    (tmp_path / "a.usdz").write_bytes(b"#usda 1.0")
+    monkeypatch.setattr(flow.importlib.util, "find_spec", lambda name: None)
+    assert refused(asset, "--to=usda") == (
+        "Error: --to usda needs usd-core, which is not installed; pip install 'segmentdreamer[usd]'."
+    )
+    assert refused(tmp_path / "a.usdz", "--to=ply") == (
+        f"Error: {tmp_path / 'a.usdz'} cannot be read. OpenUSD files need usd-core, which is not installed: pip "
+        "install 'segmentdreamer[usd]'."
+    )
+
+
+def test_openusd_is_written_with_the_axis_that_is_asked_for(asset, tmp_path):
+    pytest.importorskip("pxr", reason="usd-core is not installed: pip install 'segmentdreamer[usd]'")
+    for up, places in (("y", "(0, 0, 0.5), (0.5, 0, 0), (0, 0.5, 0)"), ("z", "(0.5, 0, 0), (0, 0.5, 0), (0, 0, 0.5)")):
+        export(asset, "--to=usda", f"--up={up}", "--out", tmp_path / "a.usda")
+        text = (tmp_path / "a.usda").read_text()
+        assert f'upAxis = "{up.upper()}"' in text
+        assert places in text.replace("-0,", "0,")
+        export(tmp_path / "a.usda", "--to=ply", "--out", tmp_path / "b.ply")
+        assert torch.allclose(ply.from_ply((tmp_path / "b.ply").read_bytes()).means, signposts().means, atol=1e-6)
 
 
 def test_help_names_every_format():
