@@ -15,9 +15,10 @@ import numpy as np
 from pipeline.assets.export import FORMATS
 from pipeline.assets.objects import Splats, StoredViews, Surface
 from pipeline.errors import UserError, shortened
-from pipeline.plan.imports import MESHES, MOST_BYTES, views_in
+from pipeline.plan.import_files import MESHES, views_in
 from sctd.errors import one_line
 
+MOST_BYTES = 2**29  # of a file
 MOST_GAUSSIANS = 1_500_000  # of a compressed file, which announces their number
 MOST_VIEWS, MOST_PIXELS = 1000, 2**26  # of a folder of views, and of each of its images
 UP = {"gltf": "y", "obj": "y", "stl": "z", "off": "z"} | {kind: up for kind, up in FORMATS.items() if up}

@@ -15,7 +15,7 @@ from pipeline.digests import digest
 from pipeline.errors import UserError
 from pipeline.events.log import EventLog
 from pipeline.events.progress import Display, prompt_and_method_of
-from pipeline.plan import imports
+from pipeline.plan import import_files
 from pipeline.plan.imports import ImportJob, ImportOptions, Source
 from pipeline.plan.protocol import PAPER_VIEWS, Protocol
 from pipeline.plan.run import IMAGE_BYTES, METRIC_VERSION, check_views, evaluation_digest
@@ -204,13 +204,13 @@ def _matched(sources: list[Source], store: Store | None, before: Manifest | None
     """The jobs of all folders; says what is left out. Raises UserError."""
     known = _prompts_of(before) if before and before.generated_methods else None
     size, seed, scorer = _image_size(store, before, scorers), before.seed if before else 0, scorers.digests["scorer"]
-    found = [imports.match(source, known) for source in sources]
+    found = [import_files.match(source, known) for source in sources]
     for note in [note for matched in found for note in matched.notes]:
         message(note)
     return [
         job
         for source, matched in zip(sources, found, strict=True)
-        for job in imports.jobs_of(source, matched, size, seed, scorer)
+        for job in import_files.jobs_of(source, matched, size, seed, scorer)
     ]
 
 
