@@ -29,6 +29,7 @@ from sctd.formats.mesh_data import (
 from sctd.formats.side_files import MAX_FILE_BYTES, image_rgba, read_uri
 
 MAX_JSON_BYTES = 2**25
+MAX_JSON_NODES = 500_000  # each takes hundreds of bytes of memory
 MAX_PRIMITIVES = 20_000  # of all nodes together
 MAX_SPARSE = 10_000_000
 _HEADER, _CHUNK = struct.Struct("<4sII"), struct.Struct("<I4s")
@@ -228,6 +229,8 @@ def from_gltf(data: bytes, folder: Path) -> Mesh:
             f"The JSON of the glTF has {len(content) / 2**20:,.0f} MiB; at most {MAX_JSON_BYTES // 2**20} are read. "
             "Save the mesh as .glb, with binary buffers."
         )
+    if content.count(b"{") + content.count(b"[") > MAX_JSON_NODES:
+        raise FormatError(f"The JSON of the glTF has more than {MAX_JSON_NODES:,} lists and objects; export it again.")
     gltf = parsed(_Gltf, content, "The JSON of the glTF")
     if not gltf.asset.version.startswith("2."):
         raise FormatError(f"The glTF has version {gltf.asset.version[:20]}; expected 2.0. Export it again as .glb.")
@@ -236,7 +239,7 @@ def from_gltf(data: bytes, folder: Path) -> Mesh:
             raise _packed(name)
         if name not in _READ:
             raise FormatError(f"The glTF requires the extension {name[:60]!r}, which is not read; export it without.")
-    return _Reader(gltf, chunk, folder).mesh()
+    return _Reader(gltf, chunk, folder, len(data)).mesh()
 
 
 def _packed(name: str) -> FormatError:
@@ -279,8 +282,8 @@ def _item(items: list[T], number: int, what: str) -> T:
 class _Reader:
     """The parts of one file, each buffer, accessor and image decoded when it is needed."""
 
-    def __init__(self, gltf: _Gltf, chunk: memoryview | None, folder: Path):
-        self.gltf, self.chunk, self.folder = gltf, chunk, folder
+    def __init__(self, gltf: _Gltf, chunk: memoryview | None, folder: Path, size: int):
+        self.gltf, self.chunk, self.folder, self.size = gltf, chunk, folder, size
         self.buffers: dict[int, bytes | memoryview] = {}
         self.images: dict[int, np.ndarray] = {}
         self.textures: dict[int, tuple[int, Texture]] = {}
@@ -290,25 +293,21 @@ class _Reader:
     def mesh(self) -> Mesh:
         """The mesh of the default scene. Raises FormatError."""
         world = self._nodes()
-        pieces: list[Piece] = []
-        primitives = triangles = 0
-        for number, transform in world.items():
-            node = self.gltf.nodes[number]
-            if node.mesh is None:
+        found: list[tuple[_Primitive, int, _Mesh]] = []
+        for number in world:
+            if (mesh_number := self.gltf.nodes[number].mesh) is None:
                 continue
-            mesh = _item(self.gltf.meshes, node.mesh, "mesh")
-            primitives += len(mesh.primitives)
-            if primitives > MAX_PRIMITIVES:
+            mesh = _item(self.gltf.meshes, mesh_number, "mesh")
+            found += [(primitive, number, mesh) for primitive in mesh.primitives]
+            if len(found) > MAX_PRIMITIVES:
                 raise FormatError(
                     f"The glTF has more than {MAX_PRIMITIVES:,} primitives; join them, then export it again."
                 )
-            for primitive in mesh.primitives:
-                if primitive.mode not in (_TRIANGLES, _STRIP, _FAN):
-                    self.notes.append("Points and lines are left out.")
-                    continue
-                triangles += self._triangle_count(primitive)
-                check_count(triangles)
-                pieces.append(self._piece(primitive, node, mesh, transform, world))
+        surfaces = [each for each in found if each[0].mode in (_TRIANGLES, _STRIP, _FAN)]
+        if len(surfaces) < len(found):
+            self.notes.append("Points and lines are left out.")
+        check_count(sum(self._triangle_count(primitive) for primitive, _, _ in surfaces))
+        pieces = [self._piece(*each, world) for each in surfaces]
         textures = [texture for _, texture in sorted(self.textures.values(), key=lambda each: each[0])]
         return assemble(pieces, textures, linear=True, notes=self.notes)
 
@@ -346,11 +345,11 @@ class _Reader:
             raise FormatError(f"The glTF has triangles without {name}; export it again.")
         return primitive.attributes[name]
 
-    def _piece(
-        self, primitive: _Primitive, node: _Node, mesh: _Mesh, transform: np.ndarray, world: dict[int, np.ndarray]
-    ) -> Piece:
+    def _piece(self, primitive: _Primitive, node_number: int, mesh: _Mesh, world: dict[int, np.ndarray]) -> Piece:
+        node = self.gltf.nodes[node_number]
         positions = self._attribute(primitive, "POSITION")
         num = _item(self.gltf.accessors, positions, "accessor").count
+        self.values(positions, 3, np.empty(0, np.int64))  # refused here if they are not in the file
         if primitive.indices is None:
             corners = np.arange(min(num, 3 * self._triangle_count(primitive) + 2))
         else:
@@ -381,7 +380,7 @@ class _Reader:
             assert shares is not None
             matrices = self._skinned(_item(self.gltf.skins, node.skin, "skin"), joints, shares, world)
         else:
-            matrices = transform[None]
+            matrices = world[node_number][None]
         with np.errstate(all="ignore"):  # what overflows is refused as a vertex
             linear = matrices[:, :3, :3]
             vertices = np.einsum("nij,nj->ni", np.broadcast_to(linear, (len(vertices), 3, 3)), vertices)
@@ -529,7 +528,7 @@ class _Reader:
             raise FormatError(f"Accessor {number} of the glTF has {accessor.count:,} values, too few. Export it again.")
         kind = np.dtype(_TYPES[accessor.component_type])
         if accessor.buffer_view is None:
-            if accessor.count > MAX_SPARSE:
+            if accessor.count > self.size:
                 raise FormatError(f"The glTF announces {accessor.count:,} values without data. Export it again.")
             values = np.zeros((accessor.count if rows is None else len(rows), found), kind)
         else:

@@ -87,5 +87,7 @@ def image_rgba(content: bytes, what: str, pixels_left: int = MAX_TEXTURE_PIXELS)
                 return np.array(image.convert("RGBA"))
     except FormatError:
         raise
+    except Image.DecompressionBombError as error:
+        raise FormatError(f"{what} has more pixels than the {MAX_TEXTURE_PIXELS:,} of a mesh; shrink it.") from error
     except Exception as error:  # decoders raise arbitrary exceptions
         raise FormatError(f"{what} cannot be decoded ({one_line(error)}); save it as PNG or JPEG.") from error

@@ -1,6 +1,7 @@
 """Read a triangle mesh with its colours, textures and transparency: .glb, .gltf, .obj with .mtl, .ply, .stl or .off."""
 
 import logging
+import re
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from sctd.formats import ply
 from sctd.formats.common import FormatError
 from sctd.formats.gltf_mesh import from_gltf
 from sctd.formats.mesh_data import GREY, AlphaMode, Mesh, Part, Piece, Texture, assemble
+from sctd.formats.off import from_off
 from sctd.formats.side_files import file_bytes, image_rgba, read_uri
+from sctd.formats.text_lines import check_text
 from sctd.formats.wavefront import from_obj
 
 __all__ = ["SUFFIXES", "Mesh", "Part", "Texture", "read_mesh"]
@@ -42,6 +45,8 @@ def read_mesh(path: Path) -> Mesh:
         return from_gltf(data, path.parent)
     if suffix == ".obj":
         return from_obj(data, path.parent)
+    if suffix == ".off":
+        return from_off(data)
     return _by_trimesh(data, suffix, path.parent)
 
 
@@ -74,6 +79,9 @@ class _Beside(trimesh.resolvers.Resolver):
 def _by_trimesh(data: bytes, suffix: str, folder: Path) -> Mesh:
     if suffix == ".ply" and ply.has_gaussians(data):
         raise FormatError("The .ply has 3DGS Gaussians and no triangles; it is not a mesh.")
+    is_text = b"format ascii" in data[:4096] if suffix == ".ply" else not _is_binary_stl(data)
+    if is_text:
+        check_text(data, suffix)
     beside = _Beside(folder)
     try:
         with np.errstate(all="ignore"):  # what overflows becomes infinite, which is refused
@@ -85,9 +93,21 @@ def _by_trimesh(data: bytes, suffix: str, folder: Path) -> Mesh:
         ) from error
     if beside.error is not None:
         raise beside.error
+    faces = sum(len(each.faces) for each in meshes)
+    if suffix == ".ply" and faces < (announced := _announced_faces(data)):
+        raise FormatError(f"The .ply has {faces:,} of {announced:,} faces; copy or export it again.")
     textures = () if beside.rgba is None else (Texture(beside.rgba),)
     pieces = [_piece(each, textured=beside.rgba is not None) for each in meshes]
     return assemble(pieces, textures, linear=False)
+
+
+def _announced_faces(data: bytes) -> int:
+    found = re.search(rb"^element\s+face\s+(\d{1,18})\s*$", data.partition(b"end_header")[0], re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+def _is_binary_stl(data: bytes) -> bool:
+    return len(data) == 84 + 50 * int.from_bytes(data[80:84], "little")
 
 
 def _piece(mesh: Any, *, textured: bool) -> Piece:

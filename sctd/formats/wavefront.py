@@ -4,8 +4,8 @@ Read here and not through a library: trimesh counts negative indices from the en
 (docs/decisions/0036). Colours multiply as shown on a display, as viewers of this format do.
 """
 
+import math
 from array import array
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,8 +16,8 @@ from sctd.errors import shortened
 from sctd.formats.common import FormatError
 from sctd.formats.mesh_data import GREY, MAX_TEXTURE_PIXELS, Mesh, Part, Piece, Texture, assemble, check_count
 from sctd.formats.side_files import image_rgba, read_uri
+from sctd.formats.text_lines import text_lines
 
-MAX_LINES = 20_000_000
 _MISSING = -1
 _TRIMESH_KD = (0.4, 0.4, 0.4)  # beside every texture that trimesh writes
 
@@ -50,7 +50,7 @@ def from_obj(data: bytes, folder: Path) -> Mesh:
     current = groups.setdefault("", _Corners())
     libraries: list[str] = []
     triangles = 0
-    for number, words in _lines(data, ".obj"):
+    for number, words in text_lines(data, ".obj"):
         key = words[0]
         try:
             if key == "v":
@@ -91,7 +91,10 @@ def from_obj(data: bytes, folder: Path) -> Mesh:
     for name, corners in groups.items():
         if not corners.indices:
             continue
-        rows, faces = np.unique(np.asarray(corners.indices).reshape(-1, 3), axis=0, return_inverse=True)
+        rows, faces = _unique(np.asarray(corners.indices).reshape(-1, 3))
+        for column, (kind, num) in enumerate((("vertex", place), ("texture coordinate", uv), ("normal", normal))):
+            if (last := int(rows[:, column].max())) >= len(num):
+                raise FormatError(f"The .obj has a face with {kind} {last + 1:,} of {len(num):,}; export it again.")
         part = reader.part(name, painted)
         textured = part.texture is not None
         if textured and (rows[:, 1] == _MISSING).any():
@@ -110,26 +113,15 @@ def from_obj(data: bytes, folder: Path) -> Mesh:
     return assemble(pieces, reader.textures, linear=False, notes=reader.notes)
 
 
-def _lines(data: bytes, what: str) -> Iterable[tuple[int, list[str]]]:
-    """Number and words of every line that has any; a backslash continues a line."""
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data[:4096]:
-        raise FormatError(f"The {what} is not text in UTF-8; export it again.")
-    begin, number, continued = 0, 0, ""
-    while begin < len(data):
-        end = data.find(b"\n", begin)
-        end = len(data) if end < 0 else end
-        number += 1
-        if number > MAX_LINES:
-            raise FormatError(f"The {what} has more than {MAX_LINES:,} lines. Simplify the mesh, then export it again.")
-        line = continued + data[begin:end].decode("utf-8", "replace").rstrip("\r")
-        begin = end + 1
-        if line.endswith("\\"):
-            continued = line[:-1] + " "
-            continue
-        continued = ""
-        words = line.partition("#")[0].split()
-        if words:
-            yield number, words
+def _unique(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different rows, and the number of each row among them."""
+    widths = corners.max(axis=0, initial=0) + 2  # indices from -1
+    if math.prod(widths.tolist()) >= 2**63:
+        rows, numbers = np.unique(corners, axis=0, return_inverse=True)
+        return rows, numbers.reshape(-1)
+    key = ((corners[:, 0] + 1) * widths[1] + corners[:, 1] + 1) * widths[2] + corners[:, 2] + 1
+    _, first, numbers = np.unique(key, return_index=True, return_inverse=True)
+    return corners[first], numbers
 
 
 def _corner(word: str, sizes: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -227,7 +219,7 @@ class _Materials:
 def _read_mtl(data: bytes) -> dict[str, _Material]:
     materials: dict[str, _Material] = {}
     current = _Material()
-    for number, words in _lines(data, ".mtl"):
+    for number, words in text_lines(data, ".mtl"):
         key = words[0].lower()
         try:
             if key == "newmtl":
