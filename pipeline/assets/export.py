@@ -17,9 +17,12 @@ from pipeline.store.run_folder import ASSET, Store
 if TYPE_CHECKING:
     from sctd.scene.gaussians import Gaussians
 
+Page = Callable[[bytes, str], bytes]
+"""From a .ply in our axes and a title to a page that shows it."""
+
 logger = logging.getLogger(__name__)
 
-# The default up axis of each format; None for images and videos.
+# The default up axis of each format; None for pages, images and videos.
 FORMATS = {
     "ply": "z",
     "compressed.ply": "-y",
@@ -30,6 +33,7 @@ FORMATS = {
     "usda": "y",
     "usdz": "y",
     "obj": "y",
+    "html": None,
     "mp4": None,
     "gif": None,
     "png": None,
@@ -80,16 +84,24 @@ class AssetFile(NamedTuple):
 
 
 def export(
-    source: Path, formats: Sequence[str], out: Path | None, options: Options, prompt: str | None, job: str | None
+    source: Path,
+    formats: Sequence[str],
+    out: Path | None,
+    options: Options,
+    prompt: str | None,
+    job: str | None,
+    viewer: Callable[[], Page],
 ) -> Iterator[str]:
     """Write the asset in each format and yield each file with its size; log losses.
 
-    Raises UserError before a file of that format is written.
+    `viewer()` prepares the viewer of pages and returns the function that makes one. Raises UserError before a file of
+    that format is written.
     """
     formats = list(dict.fromkeys(formats))
     check(formats, options)
     asset = find_asset(source, prompt, job)
     targets = _targets(asset, formats, out)
+    page = viewer() if "html" in targets else None
     from pipeline.assets.images import video_pixels
 
     gaussians = _read(asset.path, drop_invalid=options.drop_invalid)
@@ -111,7 +123,7 @@ def export(
                 "clamped."
             )
         try:
-            content = _contents(gaussians, asset.caption, kind, options)
+            content = _contents(gaussians, asset.caption, kind, options, page)
         except ValueError as error:
             raise UserError(f"{asset.path} cannot be written as .{kind}. {error}") from error
         Store(path.parent).write(path, content)
@@ -259,8 +271,12 @@ def _read(path: Path, *, drop_invalid: bool) -> "Gaussians":
     return gaussians
 
 
-def _contents(gaussians: "Gaussians", caption: str, kind: str, options: Options) -> bytes:
+def _contents(gaussians: "Gaussians", caption: str, kind: str, options: Options, page: Page | None) -> bytes:
     """The bytes of one file."""
+    if kind == "html" and page is not None:
+        from sctd.formats.ply import to_compressed_ply
+
+        return page(to_compressed_ply(gaussians), caption)
     if FORMATS[kind] is None:
         return _image_or_video(gaussians, caption, kind, options)
     from sctd.formats.axes import axes, rotated

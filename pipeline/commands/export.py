@@ -8,6 +8,7 @@ import typer
 from pipeline.assets import export as exporter
 from pipeline.cli.completion import named
 from pipeline.cli.values import with_options
+from pipeline.report import viewer
 
 
 @with_options(
@@ -40,5 +41,5 @@ def export(
     ] = None,
 ) -> None:
     """Export an asset as splats, mesh, turntable video or image."""
-    for line in exporter.export(asset, to, out, options, prompt, job):
+    for line in exporter.export(asset, to, out, options, prompt, job, viewer.standalone):
         print(line)

@@ -5,12 +5,15 @@ must not fetch other files.
 """
 
 import base64
+import gzip
 import hashlib
 import json
 import shutil
 import subprocess
 import tarfile
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -73,7 +76,7 @@ def opened(content: bytes) -> Files:
         )
     with tarfile.open(fileobj=BytesIO(content)) as tar:
         module, style, license_text = (_member(tar, f"package/{name}") for name in _MEMBERS)
-    script = f"window.SPLAT_VIEWER = {json.dumps(module.decode())};\n"
+    script = f"{_ASSIGNMENT}{json.dumps(module.decode())};\n"
     return {
         "supersplat.js": script.encode(),
         "supersplat.css": style,
@@ -84,11 +87,36 @@ def opened(content: bytes) -> Files:
 
 
 _MEMBERS = "public/index.js", "public/index.css", "LICENSE"
+_ASSIGNMENT = "window.SPLAT_VIEWER = "
 
 
 def page(viewer: str, *, title: str, asset: str, back: str | None = None) -> bytes:
     """A page that shows an asset in the form of `embedded`; `viewer` is the folder with the viewer's files."""
     return templates().get_template("asset.html").render(viewer=viewer, title=title, asset=asset, back=back).encode()
+
+
+def standalone() -> Callable[[bytes, str], bytes]:
+    """The function from a .ply and a title to a page of one file, with the viewer. Raises UserError as `fetch` does."""
+    return partial(_standalone, fetch())
+
+
+def _standalone(files: Files, ply: bytes, title: str) -> bytes:
+    script = files["start.js"].decode()
+    module = json.loads(files["supersplat.js"].decode().removeprefix(_ASSIGNMENT).rstrip(";\n"))
+    page = templates().get_template("standalone.html")
+    return page.render(
+        title=title,
+        script=script,
+        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        style=(files["supersplat.css"] + files["viewer.css"]).decode(),
+        license=files["LICENSE.txt"].decode(),
+        module=_packed(module.encode()),
+        asset=_packed(ply),
+    ).encode()
+
+
+def _packed(content: bytes) -> str:
+    return base64.b64encode(gzip.compress(content, mtime=0)).decode()
 
 
 def embedded(ply: bytes) -> bytes:

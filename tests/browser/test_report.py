@@ -7,7 +7,9 @@ import sys
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from pipeline.cli.app import app
 from pipeline.errors import UserError
 from pipeline.leaderboard.table import leaderboard
 from pipeline.report import pages, viewer
@@ -141,6 +143,25 @@ def test_viewer_shows_an_asset_from_disk(opened):
     assert "a red ball, sds" in browser.find_element("tag name", "h1").text
     _drag(browser)
     wait_until(lambda: np.abs(screenshot(browser) - first).mean() > 1, "a drag turns the asset")
+
+
+@pytest.mark.usefixtures("files")
+def test_an_exported_page_shows_the_asset_without_any_other_file(browser, tmp_path):
+    splats = finished_run.with_spherical_harmonics(finished_run.asset())
+    (tmp_path / "ball.ply").write_bytes(ply.to_ply(splats))
+    result = CliRunner().invoke(app, ["export", str(tmp_path / "ball.ply"), "--to", "html", "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    (tmp_path / "alone").mkdir()
+    page = (tmp_path / "ball.html").rename(tmp_path / "alone" / "ball.html")
+    assert page.stat().st_size < 1.2 * 2**20
+    browser.get_log("browser")
+    browser.get(page.as_uri())
+    first = shown_asset(browser)
+    assert_asset_is_upright(first)
+    assert browser.find_element("tag name", "h1").text == "ball"
+    _drag(browser)
+    wait_until(lambda: np.abs(screenshot(browser) - first).mean() > 1, "a drag turns the asset")
+    assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
 
 
 def test_viewer_fits_a_phone(opened):

@@ -1,5 +1,6 @@
 // Shows window.ASSET (a .ply in base64) with window.SPLAT_VIEWER (a module's source): a page opened from disk can neither
-// fetch files nor import modules. Assets have z up and face +x; the viewer's world has y up.
+// fetch files nor import modules. A page that is one file has both in elements, in gzip and base64.
+// Assets have z up and face +x; the viewer's world has y up.
 "use strict";
 
 const FOV_DEGREES = 45; // of the longer side of the window
@@ -28,6 +29,11 @@ function showError(error) {
   place.hidden = false;
 }
 
+async function unpacked(id) {
+  const packed = await fetch(`data:application/gzip;base64,${document.getElementById(id).textContent}`);
+  return new Response(packed.body.pipeThrough(new DecompressionStream("gzip")));
+}
+
 async function start() {
   const shape = Math.min(innerWidth, innerHeight) / Math.max(innerWidth, innerHeight);
   const distance = 1.1 / Math.sin(Math.atan(Math.tan((FOV_DEGREES * Math.PI) / 360) * shape)); // fits a sphere of radius 1
@@ -37,14 +43,17 @@ async function start() {
   } catch {
     // without storage the list of shortcuts starts open
   }
-  const bytes = Uint8Array.from(atob(window.ASSET), (letter) => letter.charCodeAt(0));
-  const source = URL.createObjectURL(new Blob([window.SPLAT_VIEWER], { type: "text/javascript" }));
+  const contents = window.ASSET
+    ? new Response(Uint8Array.from(atob(window.ASSET), (letter) => letter.charCodeAt(0)))
+    : unpacked("asset");
+  const module = window.SPLAT_VIEWER ?? (await (await unpacked("supersplat")).text());
+  const source = URL.createObjectURL(new Blob([module], { type: "text/javascript" }));
   const { createViewer } = await import(source);
   const viewer = await createViewer({
     container: document.getElementById("viewer"),
     settings: SETTINGS,
     contentUrl: "asset.ply",
-    contents: Promise.resolve(new Response(bytes)),
+    contents: Promise.resolve(contents),
     renderer: "webgl",
     noanim: true,
   });

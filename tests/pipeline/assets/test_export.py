@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 
 from pipeline.assets import export as flow
 from pipeline.cli.app import app
+from pipeline.errors import UserError
+from pipeline.report import viewer
 from pipeline.store.run_folder import Store
 from sctd.formats import gltf, ply, splat, spz
 from sctd.formats.axes import axes, rotated
@@ -138,6 +140,29 @@ def strongest(view: np.ndarray) -> int:
     height, width, _ = view.shape
     middle = view[height // 2 - 2 : height // 2 + 2, width // 2 - 2 : width // 2 + 2].reshape(-1, 3)
     return int(middle.astype(int).mean(0).argmax())
+
+
+def test_a_page_has_the_prompt_as_its_title_and_a_compressed_asset_in_our_axes(run, tmp_path, monkeypatch):
+    pages = []
+    monkeypatch.setattr(viewer, "standalone", lambda: lambda asset, title: pages.append((asset, title)) or b"<p>")
+    export(run, "--job=aa11", "--to=html", "--out", tmp_path / "a.html")
+    assert (tmp_path / "a.html").read_bytes() == b"<p>"
+    ((asset, title),) = pages
+    assert title == "a red cube"
+    assert ply.is_compressed(asset)
+    found = ply.from_ply(asset)
+    assert found.means.norm(dim=1).tolist() == pytest.approx([0.5] * 3, abs=1e-3)
+    assert found.means[found.sh[:, 0, 0].argmax()].tolist() == pytest.approx([0.5, 0, 0], abs=1e-3)
+
+
+def test_a_page_without_a_viewer_is_refused_before_the_asset_is_read(tmp_path, monkeypatch):
+    (tmp_path / "bad.ply").write_bytes(b"text")
+
+    def missing():
+        raise UserError("The viewer is missing.")
+
+    monkeypatch.setattr(viewer, "standalone", missing)
+    assert refused(tmp_path / "bad.ply", "--to=html") == "Error: The viewer is missing."
 
 
 def test_azimuth_gives_one_view(asset, tmp_path):
@@ -305,7 +330,7 @@ def test_compressed_ply_is_an_input(tmp_path):
 def test_invalid_options_are_errors(asset, tmp_path):
     assert refused(asset, "--to=spzz") == (
         "Error: Unknown value 'spzz' for --to; choose from ply, compressed.ply, splat, spz, sog, glb, usda, usdz, "
-        "obj, mp4, gif, png; the nearest is 'spz'."
+        "obj, html, mp4, gif, png; the nearest is 'spz'."
     )
     assert "--up is 'x'; expected z, y or -y" in refused(asset, "--to=ply", "--up=x")
     assert "--mesh requires --to glb" in refused(asset, "--to=obj", "--mesh")

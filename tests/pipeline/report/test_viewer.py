@@ -1,11 +1,14 @@
 """The viewer's archive is checked against its SHA-256; assets are embedded unchanged."""
 
 import base64
+import gzip
 import hashlib
 import io
+import re
 import subprocess
 import tarfile
 
+import html5lib
 import pytest
 from typer.testing import CliRunner
 
@@ -100,6 +103,27 @@ def test_asset_is_embedded_unchanged():
     data = ply.to_ply(finished_run.asset())
     script = viewer.embedded(data)
     assert base64.b64decode(script.removeprefix(b'window.ASSET = "').removesuffix(b'";\n')) == data
+
+
+def test_a_page_of_one_file_has_the_viewer_the_asset_and_the_licence(archive):
+    viewer.archive().parent.mkdir()
+    viewer.archive().write_bytes(archive)
+    title, asset = "a </script><b>red</b> ball", ply.to_compressed_ply(finished_run.asset())
+    page = viewer.standalone()(asset, title)
+    assert page == viewer.standalone()(asset, title)
+    parsed = html5lib.parse(page.decode(), namespaceHTMLElements=False)
+    scripts = {script.get("id"): script.text for script in parsed.iter("script")}
+    assert list(scripts) == ["supersplat", "asset", None]
+    assert gzip.decompress(base64.b64decode(scripts["supersplat"])) == MEMBERS["public/index.js"]
+    assert gzip.decompress(base64.b64decode(scripts["asset"])) == asset
+    assert parsed.find(".//pre[@id='license']").text.endswith("MIT, of X")
+    assert parsed.find(".//title").text == parsed.find(".//h1").text == title
+    assert [element.tag for element in parsed.iter() if {"src", "href"} & {*element.keys()}] == []
+    policy = parsed.find(".//meta[@http-equiv='Content-Security-Policy']").get("content")
+    digest = base64.b64encode(hashlib.sha256(scripts[None].encode()).digest()).decode()
+    assert f"'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy
+    assert not re.search(r"https?:|file:|'self'|script-src[^;]*'unsafe-inline'", policy)
 
 
 def test_file_without_gaussians_is_refused(tmp_path):
