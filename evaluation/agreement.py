@@ -47,12 +47,12 @@ class Interval(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """Agreement at one level, and the number of assets, prompts or methods that it is computed from."""
+    """Agreement at one level; `units` assets, prompts or methods define Kendall's τ-b."""
 
     kendall: Interval
     spearman: Interval
     accuracy: Interval
-    count: int
+    units: int
 
 
 class PromptAgreement(NamedTuple):
@@ -81,16 +81,16 @@ def agreement(
         weights = np.concatenate([weights, drawn])
     within = by_prompt(ratings)
     columns = np.array([[np.nan if value is None else value for value in row[:3]] for row in within]).T
-    kendall, accuracy = pairs.statistics(weights)
+    pooled_kendall, pooled_accuracy = pairs.statistics(weights)
     tail = _expanded_tail(confidence, prompts)
     levels = {
-        "assets": ((kendall, _pooled_spearman(ratings, weights), accuracy), len(ratings.metric)),
-        "prompts": ([_mean_of_defined(column, weights) for column in columns], int(np.isfinite(columns[0]).sum())),
+        "assets": ((pooled_kendall, _pooled_spearman(ratings, weights), pooled_accuracy), len(ratings.metric)),
+        "prompts": (tuple(_mean_of_defined(each, weights) for each in columns), int(np.isfinite(columns[0]).sum())),
         "methods": (_of_averages(ratings, weights), int(ratings.methods.max()) + 1),
     }
     return {
-        level: Agreement(*(_interval(values, tail) for values in statistics), count)
-        for level, (statistics, count) in levels.items()
+        level: Agreement(_interval(kendall, tail), _interval(spearman, tail), _interval(accuracy, tail), units)
+        for level, ((kendall, spearman, accuracy), units) in levels.items()
     }
 
 
@@ -102,10 +102,9 @@ def by_prompt(ratings: Ratings) -> list[PromptAgreement]:
         _correlation(rankdata(ratings.metric[each])[None], rankdata(ratings.opinion[each])[None])[0]
         for each in pairs.order
     ]
-    return [
-        PromptAgreement(*(float(value) if np.isfinite(value) else None for value in values), len(each))
-        for each, *values in zip(pairs.order, kendall, spearman, accuracy, strict=True)
-    ]
+    rows = np.array([kendall, spearman, accuracy]).T.tolist()
+    found = [[value if math.isfinite(value) else None for value in row] for row in rows]
+    return [PromptAgreement(tau, rho, share, len(each)) for (tau, rho, share), each in zip(found, pairs.order, strict=True)]
 
 
 class _Pairs(NamedTuple):
@@ -152,7 +151,7 @@ def _pooled_spearman(
     """Spearman's ρ of all assets, with each prompt `weights` times in the table."""
     below = [_below(values, ratings.prompts) for values in (ratings.metric, ratings.opinion)]
     parts = np.array_split(weights, range(CHUNK, len(weights), CHUNK))
-    return np.concatenate([_correlation(*(w @ each for each in below), w[:, ratings.prompts]) for w in parts])
+    return np.concatenate([_correlation(w @ below[0], w @ below[1], w[:, ratings.prompts]) for w in parts])
 
 
 def _below(
@@ -187,7 +186,7 @@ def _mean_of_defined(
         return (weights @ np.where(is_defined, values, 0)) / (weights @ is_defined)
 
 
-def _of_averages(ratings: Ratings, weights: Float[np.ndarray, "resamples prompts"]) -> list[np.ndarray]:
+def _of_averages(ratings: Ratings, weights: Float[np.ndarray, "resamples prompts"]) -> tuple[np.ndarray, ...]:
     """The three statistics of the methods' averages; NaN for a resample that lacks a method."""
     metric, opinion, count = (np.zeros((weights.shape[1], ratings.methods.max() + 1)) for _ in range(3))
     for table, values in ((metric, ratings.metric), (opinion, ratings.opinion), (count, 1)):
@@ -200,7 +199,7 @@ def _of_averages(ratings: Ratings, weights: Float[np.ndarray, "resamples prompts
     is_complete = np.isfinite(x).all(axis=1)
     spearman = np.full(len(weights), np.nan)
     spearman[is_complete] = _correlation(*(rankdata(means[is_complete], axis=1) for means in (x, y)))
-    return [kendall, spearman, accuracy]
+    return kendall, spearman, accuracy
 
 
 def _expanded_tail(confidence: float, prompts: int) -> float:

@@ -17,6 +17,7 @@ COMMANDS = (
     LazyCommand("generate", "commands.bench:generate", "Generate an asset without scoring it."),
     LazyCommand("evaluate", "commands.evaluate:evaluate", "Score the assets of a run folder, or of other programs."),
     LazyCommand("leaderboard", "commands.bench:leaderboard", "Rank the methods of one or more run folders."),
+    LazyCommand("agreement", "commands.agreement:agreement", "Compare the metrics of a run with people's opinions."),
     LazyCommand("status", "commands.bench:status", "Show the progress and failures of a run."),
     LazyCommand("export", "commands.export:export", "Export an asset as splats, mesh, turntable video or image."),
     LazyCommand("doctor", "commands.weights:doctor", "Check whether this machine can run a recipe."),

@@ -26,6 +26,10 @@ EXAMPLES = {
         "leaderboard runs/a runs/b --out both.csv",
         "leaderboard runs/a --json",
     ),
+    "agreement": (
+        "agreement runs/embedded40 --opinions ratings.csv",
+        "agreement runs/embedded40 --opinions studies/first --json",
+    ),
     "status": ("status runs/embedded40", "status s3://bucket/paper --json"),
     "doctor": ("doctor", "doctor --recipe paper --json"),
     "reference": (

@@ -16,7 +16,7 @@ ORIGIN = "Versions, weights and recipe: `run.json`."
 
 
 def report(run: RunResults, table: str, compared: str = "") -> str:
-    """Markdown with paths relative to the run folder; `compared` is the section that compares the methods."""
+    """Markdown with paths relative to the run folder; `compared` has the sections after the leaderboard."""
     about, session = run.manifest, run.manifest.sessions[-1]
     parts = [
         f"# {about.run_id}\n",

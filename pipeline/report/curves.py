@@ -13,8 +13,11 @@ COLOURS = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#00
 _STYLES = "-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5))
 _SETTINGS: Any = {"svg.fonttype": "none", "text.parse_math": False, "font.size": 10.5, "font.family": ["DejaVu Sans"]}
 QUARTER_DEGREES = 90
+_MARKS = "osD"
 TRAINING = {"loss": "loss", "Gaussians": "gaussians", "seconds": "seconds"}  # panel title: key of progress records
 LOGARITHMIC = "loss"
+
+Agreements = Mapping[str, Mapping[str, tuple[float, float, float]]]  # by metric, then by level: value, low, high
 
 
 class Line(NamedTuple):
@@ -76,6 +79,28 @@ def spread(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
         axis.set_ylim(len(labels) - 0.5, -0.5)
         axis.grid(axis="x", color="#dfe3e8", lw=0.7)
     return _svg(figure)
+
+
+def agreement(panels: Mapping[str, Agreements], chance: Mapping[str, float]) -> bytes:
+    """A panel for each statistic: for each metric, a mark with its interval at each level, and a line at chance."""
+    rows = list(dict.fromkeys(row for metrics in panels.values() for row in metrics))
+    levels = list(dict.fromkeys(level for metrics in panels.values() for own in metrics.values() for level in own))
+    figure = _figure(3.2 + 2.8 * len(panels), 0.9 + 0.4 * len(rows))
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axis, (title, metrics) in zip(axes, panels.items(), strict=True):
+        axis.axvline(chance[title], color="#52606d", lw=1)
+        for number, level in enumerate(levels):
+            height = (number - (len(levels) - 1) / 2) * 0.22
+            known = [(row, *own[level]) for row, own in enumerate(map(metrics.get, rows)) if own and level in own]
+            for row, _, low, high in known:
+                axis.plot([low, high], [row + height] * 2, "-", lw=1.7, color=COLOURS[number])
+            points = [value for _, value, _, _ in known], [row + height for row, *_ in known]
+            axis.plot(*points, _MARKS[number % len(_MARKS)], ms=5, color=COLOURS[number], label=level)
+        axis.set_title(title, fontsize=10.5, loc="left")
+        axis.set_yticks(range(len(rows)), rows)
+        axis.set_ylim(len(rows) - 0.5, -0.5)
+        axis.grid(axis="x", color="#dfe3e8", lw=0.7)
+    return _finished(figure, axes)
 
 
 def _figure(width: float, height: float) -> Any:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.leaderboard import paper_table, table
+from pipeline.leaderboard import agreement, paper_table, table
 from pipeline.plan.metrics import COMPARED
 from pipeline.report import curves, facts, viewer
 from pipeline.report.facts import Entry
@@ -166,6 +166,7 @@ class _Pages:
             tested=any(cell.get("note") for row in rows for cell in row),
             legend=LEGEND,
             verdicts=list(filter(None, map(self._verdict, self.runs))),
+            agreements=list(filter(None, map(self._agreement, self.runs))),
             paper=paper_table.lines() if has_paper else None,
             paper_caption=paper_table.CAPTION,
             failures=[
@@ -194,6 +195,16 @@ class _Pages:
         self.written.add(self.out.root / path)
         self.out.share(run.store.root / TREND, self.out.root / path)
         return found | {"trend": path}
+
+    def _agreement(self, run: RunResults) -> dict[str, Any] | None:
+        """The agreement of the run's metrics with people's opinions, with its plot."""
+        if (found := agreement.read(run)) is None:
+            return None
+        shown = {"of": run.manifest.run_id if len(self.runs) > 1 else "", "found": found, "legend": agreement.LEGEND}
+        chance = {agreement.STATISTICS[name]: value for name, value in agreement.CHANCE.items()}
+        plot = curves.agreement(agreement.plotted(found), chance)
+        path = self._put(f"plots/agreement-{self.runs.index(run) + 1}.svg", plot)
+        return shown | {"tables": agreement.tables(found), "plot": path}
 
     def _recipes(self) -> None:
         origins = []

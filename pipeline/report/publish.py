@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pipeline
 from pipeline.assets import images
 from pipeline.digests import digest
-from pipeline.leaderboard import columns, comparison, table
+from pipeline.leaderboard import agreement, columns, comparison, table
 from pipeline.leaderboard.markdown_report import report
 from pipeline.reference.distances import DistanceCache
 from pipeline.store import files, manifest
@@ -28,7 +28,8 @@ def publish(run: RunResults, *, paper: bool | None = None, pages: bool | None = 
     store.write_json(store.root / DISTANCES, cache.used)
     store.write(store.root / LEADERBOARD, csv := table.csv(leaderboard))
     store.write(store.root / "per_object.csv", table.csv(objects))
-    store.write_json(store.root / "columns.json", columns.definitions(leaderboard.columns))
+    described = columns.definitions(leaderboard.columns) | agreement.definitions(agreement.read(run))
+    store.write_json(store.root / "columns.json", described)
     sheets = [path.read_bytes() for job_id in run.records if (path := store.item(job_id) / CONTACT).exists()]
     inputs, written = _inputs(run, csv, sheets), store.read_json(store.root / PUBLISHED) or {}
     compared = ""
@@ -39,7 +40,7 @@ def publish(run: RunResults, *, paper: bool | None = None, pages: bool | None = 
         if written.get("images") != inputs or not (store.root / GRID).exists():
             store.write(store.root / GRID, comparison.grid(run))
         compared = comparison.markdown(run, differences)
-    text = report(run, table.markdown(leaderboard), compared)
+    text = report(run, table.markdown(leaderboard), "\n".join(filter(None, [compared, agreement.section(run)])))
     store.write(store.root / "report.md", text.encode())
     if sheets and (written.get("images") != inputs or not (store.root / CONTACT).exists()):
         store.write(store.root / CONTACT, images.stacked(sheets))
@@ -66,6 +67,7 @@ def _inputs(run: RunResults, csv: bytes, sheets: Sequence[bytes]) -> str:
             viewer.archive().is_file(),
             {job_id: record.to_json() for job_id, record in run.records.items()},
             run.store.read_json(run.store.root / VERDICT),
+            run.store.read_json(run.store.root / agreement.FILE),
             [hashlib.sha256(part).hexdigest() for part in parts],
         ]
     )

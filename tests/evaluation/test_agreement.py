@@ -102,7 +102,7 @@ def test_parity_with_scipy(seed):
             assert value == (None if math.isnan(known) else pytest.approx(known))
     means = [np.nanmean([row[column] for row in expected]) for column in range(2)]
     assert [found["prompts"].kendall.value, found["prompts"].spearman.value] == pytest.approx(means)
-    assert found["prompts"].count == np.isfinite([row[0] for row in expected]).sum()
+    assert found["prompts"].units == np.isfinite([row[0] for row in expected]).sum()
     averages = [[values[ratings.methods == m].mean() for m in range(4)] for values in ratings[:2]]
     assert [getattr(found["methods"], name).value for name in Agreement._fields[:3]] == pytest.approx(
         of_scipy(*averages), nan_ok=True
