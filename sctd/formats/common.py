@@ -1,6 +1,7 @@
 """What the formats share: their error, the check of values, unit quaternions and finite logits of opacities."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -92,6 +93,13 @@ def parsed(model: type[T], content: bytes, what: str) -> T:
 def unit_quats(gaussians: Gaussians) -> Float[Tensor, "num 4"]:
     """Unit quaternions (w, x, y, z)."""
     return torch.nn.functional.normalize(gaussians.quats, dim=-1)
+
+
+def joined(parts: Sequence[Gaussians]) -> Gaussians:
+    """All Gaussians of the parts of a file, with the largest of their SH degrees."""
+    degree = max(part.sh_degree for part in parts)
+    first, *others = (part.with_sh_degree(degree) for part in parts)
+    return first.concatenate(*others)
 
 
 def exact_logits(opacities: Float[Tensor, " num"]) -> Float[Tensor, " num"]:

@@ -1,8 +1,9 @@
-"""`.glb` ⇄ Gaussians: glTF 2.0 with KHR_gaussian_splatting as ratified (text of April 2026), all in float32.
+"""`.glb` ⇄ Gaussians: glTF 2.0 with KHR_gaussian_splatting, a release candidate in the text of April to July 2026.
 
 One primitive of points. Attributes besides POSITION: ROTATION (x y z w, length 1), SCALE (standard deviations), OPACITY
 in [0, 1] and one SH_DEGREE_l_COEF_n per SH coefficient. COLOR_0 is for viewers without the extension, which show
-points. glTF defines the axes: y up, front +z.
+points: it is written in linear light and never read. glTF defines the axes: y up, front +z. All is written in float32;
+integers, strides, several primitives and nodes with transforms are read as well.
 """
 
 import json
@@ -13,79 +14,27 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, NonNegativeInt
-from pydantic.alias_generators import to_camel
 from torch import Tensor
 
-from sctd.formats.common import FormatError, checked, parsed, unit_quats
+from sctd.formats.axes import placed
+from sctd.formats.common import FormatError, checked, exact_logits, joined, unit_quats
+from sctd.formats.gltf_file import Gltf, GltfFile, Json, Primitive, item, opened
 from sctd.scene.gaussians import Gaussians, sh_to_rgb, srgb_to_linear
 
 EXTENSION = "KHR_gaussian_splatting"
+KERNEL, COLOR_SPACE = "ellipse", "srgb_rec709_display"
+_READ = {EXTENSION, "KHR_mesh_quantization", "KHR_materials_unlit"}  # extensions that a file may require
+_FEWEST_BYTES = 16  # of a Gaussian; files whose nodes repeat a mesh more often are refused
 _TYPES = {1: "SCALAR", 3: "VEC3", 4: "VEC4"}
 _FLOAT, _POINTS, _ARRAY_BUFFER = 5126, 0, 34962
-_IDENTITY = tuple(np.eye(4).ravel().tolist())
 _HEADER, _CHUNK = struct.Struct("<4sII"), struct.Struct("<I4s")
 
 
-class _Json(BaseModel):
-    model_config = ConfigDict(alias_generator=to_camel)
+class _Kind(Json):
+    """The extension of a primitive."""
 
-
-class _View(_Json):
-    byte_offset: NonNegativeInt = 0
-    byte_stride: int | None = None
-
-
-class _Accessor(_Json):
-    buffer_view: NonNegativeInt | None = None
-    byte_offset: NonNegativeInt = 0
-    component_type: int
-    count: NonNegativeInt
-    type: str
-
-
-class _Primitive(_Json):
-    attributes: dict[str, NonNegativeInt]
-
-
-class _Mesh(_Json):
-    primitives: list[_Primitive]
-
-
-class _Node(_Json):
-    matrix: list[float] = list(_IDENTITY)
-    translation: list[float] = [0.0, 0.0, 0.0]
-    rotation: list[float] = [0.0, 0.0, 0.0, 1.0]
-    scale: list[float] = [1.0, 1.0, 1.0]
-
-    @property
-    def transforms(self) -> list[str]:
-        """The names of the transforms that are not the identity."""
-        return [name for name, value in self if value != type(self).model_fields[name].default]
-
-
-class _Content(_Json):
-    """The JSON of a file, as far as it is read."""
-
-    extensions_used: list[str] = []
-    nodes: list[_Node] = []
-    meshes: list[_Mesh] = []
-    accessors: list[_Accessor] = []
-    buffer_views: list[_View] = []
-
-    def column(self, attributes: dict[str, int], name: str, width: int, buffer: bytes) -> np.ndarray:
-        """The values of an attribute, [count, width]. Raises FormatError."""
-        number = attributes.get(name, len(self.accessors))
-        accessor = self.accessors[number] if number < len(self.accessors) else None
-        if accessor is None or accessor.buffer_view is None or accessor.buffer_view >= len(self.buffer_views):
-            raise FormatError(f"The .glb has no {name}; expected {EXTENSION} as ratified. Export it again.")
-        view = self.buffer_views[accessor.buffer_view]
-        if (accessor.component_type, accessor.type) != (_FLOAT, _TYPES[width]) or view.byte_stride is not None:
-            raise FormatError(f"{name} is not stored as contiguous float32, the only supported layout.")
-        begin, size = view.byte_offset + accessor.byte_offset, accessor.count
-        if begin + 4 * size * width > len(buffer):
-            raise FormatError(f"The .glb is truncated: it announces {size} values of {name}; copy it again.")
-        return np.frombuffer(buffer, "<f4", size * width, begin).reshape(size, width).copy()
+    kernel: str = KERNEL
+    color_space: str = COLOR_SPACE
 
 
 def to_glb(gaussians: Gaussians) -> bytes:
@@ -107,7 +56,7 @@ def to_glb(gaussians: Gaussians) -> bytes:
     ]
     positions = columns["POSITION"]
     accessors[0] |= {"min": positions.min(0).tolist(), "max": positions.max(0).tolist()}
-    kind = {"kernel": "ellipse", "colorSpace": "srgb_rec709_display"}
+    kind = {"kernel": KERNEL, "colorSpace": COLOR_SPACE}
     primitive = {
         "attributes": {name: number for number, name in enumerate(columns)},
         "mode": _POINTS,
@@ -132,45 +81,59 @@ def to_glb(gaussians: Gaussians) -> bytes:
 
 def has_gaussians(data: bytes) -> bool:
     """Whether the JSON of a .glb names the extension."""
-    return EXTENSION.encode() in data[: _HEADER.size + _CHUNK.size + _length(data)]
-
-
-def _length(data: bytes) -> int:
-    """Bytes of the JSON."""
-    return _CHUNK.unpack_from(data, _HEADER.size)[0] if len(data) >= _HEADER.size + _CHUNK.size else 0
+    start = _HEADER.size + _CHUNK.size
+    length = _CHUNK.unpack_from(data, _HEADER.size)[0] if len(data) >= start else 0
+    return EXTENSION.encode() in data[: start + length]
 
 
 def from_glb(data: bytes, *, drop_invalid: bool = False) -> Gaussians:
-    """Read a file as `to_glb` writes it (float32, untransformed nodes). Raises FormatError for other files."""
-    start = _HEADER.size + _CHUNK.size
-    if len(data) < start:
-        raise FormatError("This is not a .glb (it ends within its header); export or copy it again.")
-    magic, version, _ = _HEADER.unpack_from(data)
-    length, _ = _CHUNK.unpack_from(data, _HEADER.size)
-    if (magic, version) != (b"glTF", 2):
+    """Read all splats of the scene, in their places. Raises FormatError for other files and those that need others."""
+    if not data.startswith(b"glTF"):
+        raise FormatError(f"This is not a .glb (it starts with {data[:8]!r}); export or copy it again.")
+    gltf, chunk = opened(Gltf, data, _READ)
+    if EXTENSION not in gltf.extensions_used:
         raise FormatError(f"This is not a glTF 2.0 .glb with {EXTENSION}; read meshes with sctd.formats.mesh.")
-    content = parsed(_Content, data[start : start + length], "The JSON of the .glb")
-    if EXTENSION not in content.extensions_used:
-        raise FormatError(f"This is not a glTF 2.0 .glb with {EXTENSION}; read meshes with sctd.formats.mesh.")
-    if len(content.meshes) != 1 or len(content.meshes[0].primitives) != 1:
-        found = ", ".join(str(len(mesh.primitives)) for mesh in content.meshes[:10]) or "none"
-        raise FormatError(f"The .glb has meshes with these numbers of primitives: {found}; expected one with one.")
-    if transforms := sorted({name for node in content.nodes for name in node.transforms}):
+    file = GltfFile(gltf, chunk, None, len(data))
+    found = [
+        (primitive, transform)
+        for number, transform in file.world().items()
+        if (mesh := gltf.nodes[number].mesh) is not None
+        for primitive in item(gltf.meshes, mesh, "mesh").primitives
+        if EXTENSION in primitive.extensions
+    ]
+    if not found:
+        raise FormatError(f"The scene of the .glb has no primitive with {EXTENSION}; export the splats again.")
+    num = sum(file.count(_attribute(primitive, "POSITION")) for primitive, _ in found)
+    if num * _FEWEST_BYTES > len(data):
+        raise FormatError(f"The .glb is truncated: it announces {num:,} Gaussians; copy it again.")
+    parts = [placed(_part(file, primitive), torch.from_numpy(transform)) for primitive, transform in found]
+    return checked(joined(parts), "glb", drop_invalid=drop_invalid)
+
+
+def _attribute(primitive: Primitive, name: str) -> int:
+    """The accessor of an attribute."""
+    if name not in primitive.attributes:
+        instead = next(iter(_kind(primitive).extensions), None)
+        why = f" (it has {instead[:60]!r} instead)" if instead else ""
+        raise FormatError(f"The .glb has splats without {name}{why}; expected {EXTENSION} without compression.")
+    return primitive.attributes[name]
+
+
+def _part(file: GltfFile[Gltf], primitive: Primitive) -> Gaussians:
+    """The Gaussians of a primitive, before the transform of its node."""
+    kind = _kind(primitive)
+    if kind.kernel != KERNEL:
+        raise FormatError(f"The .glb has splats with the kernel {kind.kernel[:40]!r}; expected {KERNEL!r}.")
+    if kind.color_space != COLOR_SPACE:
         raise FormatError(
-            f"The .glb has nodes with a {' and a '.join(transforms)}; expected Gaussians in their final place. Apply "
-            "the transforms, then export it again."
+            f"The .glb has splats with colours in {kind.color_space[:40]!r}, which blend differently; expected "
+            f"{COLOR_SPACE!r}: convert it with the program that trained them."
         )
-    attributes = content.meshes[0].primitives[0].attributes
-    buffer = data[start + length + _CHUNK.size :]
-
-    def column(name: str, width: int) -> Float[Tensor, "num columns"]:
-        return torch.from_numpy(content.column(attributes, name, width, buffer))
-
-    names = [name for name in map(_sh_name, range(16)) if name in attributes]
+    names = [name for name in map(_sh_name, range(16)) if name in primitive.attributes]
     if len(names) not in (1, 4, 9, 16) or names[-1] != _sh_name(len(names) - 1):
         raise FormatError(f"The .glb has {len(names)} spherical harmonics; expected all of degree 0, 1, 2 or 3.")
     columns = [
-        column(name, width)
+        _column(file, primitive, name, width)
         for name, width in (
             ("POSITION", 3), (f"{EXTENSION}:SCALE", 3), (f"{EXTENSION}:ROTATION", 4), (f"{EXTENSION}:OPACITY", 1),
             *((name, 3) for name in names),
@@ -179,14 +142,27 @@ def from_glb(data: bytes, *, drop_invalid: bool = False) -> Gaussians:
     if len({len(each) for each in columns}) > 1:
         raise FormatError("The .glb has attributes of different numbers of Gaussians; export or copy it again.")
     means, scales, quats, opacities, *coefficients = columns
-    gaussians = Gaussians(
+    return Gaussians(
         means=means,
         log_scales=scales.log(),
         quats=quats[:, [3, 0, 1, 2]],
-        logit_opacities=opacities[:, 0].logit(eps=1e-7),
+        logit_opacities=exact_logits(opacities[:, 0]),
         sh=torch.stack(coefficients, dim=1),
     )
-    return checked(gaussians, "glb", drop_invalid=drop_invalid)
+
+
+def _kind(primitive: Primitive) -> _Kind:
+    try:
+        return _Kind.model_validate(primitive.extensions[EXTENSION])
+    except ValueError as error:
+        raise FormatError(f"The {EXTENSION} of a primitive is invalid; export the .glb again.") from error
+
+
+def _column(file: GltfFile[Gltf], primitive: Primitive, name: str, width: int) -> Float[Tensor, "num width"]:
+    values = file.values(_attribute(primitive, name), width)
+    if values.shape[1] != width:
+        raise FormatError(f"The .glb has {values.shape[1]} numbers for each {name}; expected {width}.")
+    return torch.from_numpy(values.astype(np.float32))
 
 
 def _attributes(gaussians: Gaussians) -> dict[str, Tensor]:

@@ -280,6 +280,10 @@ class GltfFile(Generic[G]):
                     )
         return self.buffers[number]
 
+    def count(self, number: int) -> int:
+        """The number of values that an accessor announces."""
+        return item(self.gltf.accessors, number, "accessor").count
+
     def values(self, number: int, width: int, rows: np.ndarray | None = None) -> np.ndarray:
         """The values of an accessor, [count, width], or those of `rows`; fewer columns if it has fewer.
 

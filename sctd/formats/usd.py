@@ -20,7 +20,7 @@ import torch
 
 from sctd.formats import usd_reader
 from sctd.formats.axes import axes, placed, rotated
-from sctd.formats.common import FormatError, checked, exact_logits, unit_quats
+from sctd.formats.common import FormatError, checked, exact_logits, joined, unit_quats
 from sctd.scene.gaussians import Gaussians, rotations
 
 PRIM = "/Splats"
@@ -63,9 +63,7 @@ def from_usd(data: bytes, *, drop_invalid: bool = False) -> Gaussians:
     parts = [_part(splats, _arrays_of(number, arrays)) for number, splats in enumerate(facts["splats"])]
     if not parts:
         raise FormatError("The OpenUSD file has no ParticleField3DGaussianSplat; export the splats again.")
-    degree = max(part.sh_degree for part in parts)
-    first, *others = (part.with_sh_degree(degree) for part in parts)
-    gaussians = rotated(first.concatenate(*others), axes("y") @ axes(facts["up"]).T)
+    gaussians = rotated(joined(parts), axes("y") @ axes(facts["up"]).T)
     return checked(gaussians, "usd", drop_invalid=drop_invalid)
 
 
