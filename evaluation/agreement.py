@@ -104,7 +104,9 @@ def by_prompt(ratings: Ratings) -> list[PromptAgreement]:
     ]
     rows = np.array([kendall, spearman, accuracy]).T.tolist()
     found = [[value if math.isfinite(value) else None for value in row] for row in rows]
-    return [PromptAgreement(tau, rho, share, len(each)) for (tau, rho, share), each in zip(found, pairs.order, strict=True)]
+    return [
+        PromptAgreement(tau, rho, share, len(each)) for (tau, rho, share), each in zip(found, pairs.order, strict=True)
+    ]
 
 
 class _Pairs(NamedTuple):
@@ -171,10 +173,11 @@ def _correlation(
     """Pearson's correlation by row; NaN for constant rows."""
     w = np.ones_like(x) if weights is None else weights
     total = w.sum(axis=1, keepdims=True)
-    x, y = (values - (w * values).sum(axis=1, keepdims=True) / total for values in (x, y))
-    x, y = (np.where(np.abs(values) < 1e-9, 0.0, values) for values in (x, y))  # ranks are multiples of 1/2
+    x, y = (values - np.einsum("ij,ij->i", w, values)[:, None] / total for values in (x, y))
+    xy, xx, yy = (np.einsum("ij,ij,ij->i", w, *pair) for pair in ((x, y), (x, x), (y, y)))
+    xx, yy = (np.where(squares < total[:, 0] * 1e-12, 0, squares) for squares in (xx, yy))  # 0 but for rounding
     with np.errstate(invalid="ignore"):
-        return (w * x * y).sum(axis=1) / np.sqrt((w * x * x).sum(axis=1) * (w * y * y).sum(axis=1))
+        return xy / np.sqrt(xx * yy)
 
 
 def _mean_of_defined(

@@ -35,6 +35,9 @@ CANNOT_RUN = {
 }  # fmt: skip
 
 
+OBJECTS = "red car", *(f"{colour} ball" for colour in ("red", "green", "blue", "pink", "grey", "teal", "gold"))
+
+
 def name_of(page):
     return str(page.relative_to(ROOT))
 
@@ -148,7 +151,7 @@ def test_every_reason_for_not_running_a_command_applies():
 def finished(tmp_path_factory):
     """Finished runs of one method each, and tiny weights."""
     root = tmp_path_factory.mktemp("finished")
-    texts = ["a red car", *(f"a {colour} ball" for colour in ("red", "green", "blue", "pink", "grey", "teal", "gold"))]
+    texts = [f"a {name}" for name in OBJECTS]
     for name, method in (("first", "sctd"), ("second", "sds")):
         finished_run.write(Store(root / name), root / "scorers", texts, [method])
     return root, tiny_models.write(root / "tiny")
@@ -209,6 +212,8 @@ def write_files_of_reader(here):
     (here / "examples").symlink_to(ROOT / "examples")
     (here / "my_prompts.txt").write_text("a red cube\n# not this\na blue ball | a ball\n", encoding="utf-8")
     (here / "my_recipe.yaml").write_text("base: embedded\nguidance:\n  scale: 10\n", encoding="utf-8")
+    opinions = "".join(f"sctd,a {name},{number}\n" for number, name in enumerate(OBJECTS))
+    (here / "ratings.csv").write_text(f"method,prompt,Geometry\n{opinions}", encoding="utf-8")
     for name in ("asset.ply", "head.ply"):
         (here / name).write_bytes(ply.to_ply(finished_run.asset()))
     for name in ("robot.glb", "head.stl"):

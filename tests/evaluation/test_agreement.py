@@ -152,6 +152,15 @@ def test_shuffled_opinions_do_not_agree():
         assert found.accuracy.low < 0.5 < found.accuracy.high, level
 
 
+def test_knowing_which_prompts_are_hard_is_no_agreement_within_prompts():
+    random = np.random.default_rng(0)
+    opinion, metric = random.normal(size=(2, 40, 4)) + 2 * random.normal(size=(40, 1))
+    found = agreement(table(metric.tolist(), opinion.tolist()), np.random.default_rng(0))
+    assert found["assets"].kendall.low > 0.3
+    assert found["prompts"].kendall.low < 0 < found["prompts"].kendall.high
+    assert found["prompts"].accuracy.low < 0.5 < found["prompts"].accuracy.high
+
+
 @pytest.mark.parametrize("prompts", [10, 20])
 def test_coverage_of_the_intervals(prompts):
     """95 % intervals contain the known correlation in 88 to 100 % of 200 tables.
