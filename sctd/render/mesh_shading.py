@@ -147,8 +147,9 @@ def _light(tables, corners, weights, normal, away, light):
         z += weights[k] * tables.normals[corner, 2]
     if x == 0.0 and y == 0.0 and z == 0.0:
         x, y, z = normal
-    length = math.sqrt(x * x + y * y + z * z)
-    scale = (-1.0 if away else 1.0) / max(length, 1e-300)
+    # On the side of the face's normal that the camera sees, whatever the order of the corners.
+    behind = (x * normal[0] + y * normal[1] + z * normal[2] < 0.0) != away
+    scale = (-1.0 if behind else 1.0) / max(math.sqrt(x * x + y * y + z * z), 1e-300)
     x, y, z = x * scale, y * scale, z * scale
     return AMBIENT + SKY * (0.5 + 0.5 * z) + DIFFUSE * max(x * light[0] + y * light[1] + z * light[2], 0.0)
 

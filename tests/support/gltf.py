@@ -47,6 +47,12 @@ class Gltf:
         self.json["images"] = [{"bufferView": self.view(png(rgba)), "mimeType": "image/png"}]
         self.json["textures"] = [{"source": 0, **texture}]
 
+    def images(self, pictures):
+        """Textures with these images, shown texel for texel."""
+        self.json["images"] = [{"bufferView": self.view(png(rgba)), "mimeType": "image/png"} for rgba in pictures]
+        self.json["textures"] = [{"source": number, "sampler": 0} for number in range(len(pictures))]
+        self.json["samplers"] = [{"magFilter": 9728}]
+
     def glb(self):
         """The file as .glb."""
         self.json["buffers"] = [{"byteLength": len(self.buffer)}]
