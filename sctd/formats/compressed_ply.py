@@ -154,7 +154,8 @@ def _within(chunks: np.ndarray, names: str, fractions: np.ndarray) -> np.ndarray
             raise ValueError(f"its chunks have no {missing[0]}")
         ends.append(np.stack([chunks[key].astype(float) for key in keys], 1))
     low, high = ends
-    return low * (1 - fractions) + high * fractions
+    with np.errstate(all="ignore"):  # to NaN or infinity, which is invalid
+        return low * (1 - fractions) + high * fractions
 
 
 def _fractions(words: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from sctd.formats import compressed_ply
 from sctd.formats.common import LENGTHS, FormatError, checked
 from sctd.scene.gaussians import Gaussians
 
+MAX_HEADER_BYTES = 2**17
 POSITION = ("x", "y", "z")
 NORMAL = ("nx", "ny", "nz")
 CONSTANT = ("f_dc_0", "f_dc_1", "f_dc_2")
@@ -182,6 +183,10 @@ def _check_counts(data: bytes) -> None:
     """
     found = _END_OF_HEADER.search(data)
     header, left = data[: found.start() if found else None], len(data) - (found.end() if found else 0)
+    if len(header) > MAX_HEADER_BYTES:
+        raise PlyError(
+            f"The .ply has a header of {len(header):,} bytes; at most {MAX_HEADER_BYTES:,} are read. Export it again."
+        )
     header = header.translate(_SPACES)
     for lines in re.split(rb"(?:^|[\r\n])\s*element\s", header)[1:]:
         if not re.search(rb"[\r\n]\s*property\s", lines):

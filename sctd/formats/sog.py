@@ -26,7 +26,10 @@ from sctd.scene.gaussians import Gaussians
 VERSION, _CODEBOOK_SIZE, _STEPS, _LARGEST_IS_W = 2, 256, 2**16 - 1, 252
 _DATE = 1980, 1, 1, 0, 0, 0  # a fixed date (the earliest of a zip), so that equal Gaussians give equal bytes
 # Limits of a damaged or hostile file, beyond which nothing is allocated.
-_META_BYTES, _PIXELS_PER_BYTE = 2**20, 1000
+_META_BYTES, _ALWAYS_PIXELS = (
+    2**20,
+    2**21,
+)  # the second: Gaussians of any file; a larger one has at most one for each byte
 _PIXELS_PER_GAUSSIAN, _SPARE_PIXELS = 16, 2**16  # of an image, whose sides other writers round up
 _DAMAGES = OSError, ValueError, SyntaxError, KeyError, RuntimeError, NotImplementedError, EOFError, zipfile.BadZipFile
 # NotImplementedError, RuntimeError: other compression, encryption. SyntaxError: Pillow, for a broken image.
@@ -111,9 +114,8 @@ def from_sog(data: bytes, *, drop_invalid: bool = False, most: int | None = None
     if (version := parsed(_Version, content, "meta.json of the .sog").version) != VERSION:
         raise FormatError(f"The .sog has version {version}; expected {VERSION}. Export it again.")
     meta = parsed(_Meta, content, "meta.json of the .sog")
-    if meta.count > _PIXELS_PER_BYTE * len(data):
+    if meta.count > max(_ALWAYS_PIXELS, len(data)):
         raise FormatError(f"The .sog is truncated: meta.json announces {meta.count} Gaussians; copy it again.")
-
     check_count(meta.count, most, "sog")
 
     def rows(name: str) -> np.ndarray:

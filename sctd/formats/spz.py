@@ -33,6 +33,10 @@ _HEADER = struct.Struct("<IIIBBBB")  # magic, version, number, SH degree, fracti
 _HEADER_4 = struct.Struct("<IIIBBBBI12x")  # the same with the number of streams, and where their sizes are
 _SIZES = struct.Struct("<QQ")  # of a stream, compressed and uncompressed
 _COLOR_SCALE, _SCALE_STEPS, _MIN_LOG_SCALE, _SH_STEPS = 0.15, 16, -10, 128
+_ALWAYS_BYTES, _FACTOR = (
+    2**26,
+    16,
+)  # uncompressed bytes of any file, and of a larger one for each byte: real ones have 5
 _MAGNITUDES = 511 * np.sqrt(2)  # steps per unit of the three smaller components, which are at most √½
 
 
@@ -123,8 +127,13 @@ def _checked(header: _Header, magic: int, data: bytes, most: int | None) -> _Hea
             f"The .spz has magic {magic:#x} and SH degree {header.degree}; expected {MAGIC:#x} and 0 to 3. Export or "
             "copy it again."
         )
-    if sum(header.sizes) > DEFLATE_FACTOR * len(data):
+    if (size := sum(header.sizes)) > DEFLATE_FACTOR * len(data):
         raise _truncated(header)
+    if size > max(_ALWAYS_BYTES, _FACTOR * len(data)):
+        raise FormatError(
+            f"The .spz announces {header.num:,} Gaussians in {len(data):,} bytes, more than a .spz of real Gaussians "
+            "holds; export it again."
+        )
     check_count(header.num, most, "spz")
     return header
 
