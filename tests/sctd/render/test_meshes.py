@@ -176,17 +176,17 @@ def test_edges_show_the_share_of_a_pixel_that_is_covered():
 
 
 def test_transparent_surfaces_are_composited_from_front_to_back():
-    """Half red in front of a fifth of blue in front of white, whatever the order in the file; sides do not matter."""
+    """Two fifths of red before three tenths of blue before white, whatever the order in the file; sides do not matter."""
     layers = [
-        square(Part(0, base_color=(1.0, 0.0, 0.0, 0.5), alpha_mode="BLEND"), 9.0, 0.5),
-        square(Part(0, base_color=(0.0, 0.0, 1.0, 0.2), alpha_mode="BLEND"), 9.0, 0.0, turned=True),
+        square(Part(0, base_color=(1.0, 0.0, 0.0, 0.4), alpha_mode="BLEND"), 9.0, 0.5),
+        square(Part(0, base_color=(0.0, 0.0, 1.0, 0.3), alpha_mode="BLEND"), 9.0, 0.0, turned=True),
     ]
-    two = 0.5 * np.array([1, 0, 0]) + 0.5 * 0.2 * np.array([0, 0, 1])
-    expected = np.round(255 * (two + 0.4))
+    two = 0.4 * np.array([1, 0, 0]) + 0.6 * 0.3 * np.array([0, 0, 1])
+    expected = np.round(255 * (two + 0.6 * 0.7))
     for pieces in (layers, layers[::-1]):
         assert (shown(*pieces, size=8) == expected).all()
     opaque = square(Part(0, base_color=GREEN), 9.0, -0.5)
-    behind = np.round(255 * (two + 0.4 * np.array([0, 1, 0])))
+    behind = np.round(255 * (two + 0.6 * 0.7 * np.array([0, 1, 0])))
     assert (shown(*layers, opaque, size=8) == behind).all()
 
 
