@@ -1,10 +1,12 @@
-"""`.sog` ⇄ Gaussians: PlayCanvas' compressed splats, version 2 of the published specification; SH degree 0.
+"""`.sog` ⇄ Gaussians: PlayCanvas' compressed splats, version 2 of the published specification; written in SH degree 0.
 
 A zip of meta.json and lossless .webp images with one pixel per Gaussian, row by row:
 - `means_u`, `means_l`: upper and lower byte of x y z between `mins` and `maxs`, on the scale sign(x) ln(1 + |x|);
 - `quats`: the three components other than the largest, in bytes from -√½ to √½; alpha says which one is largest;
 - `scales`: indices into a codebook of 256 log scales;
-- `sh0`: indices into a codebook of 256 constant SH coefficients; alpha is the opacity.
+- `sh0`: indices into a codebook of 256 constant SH coefficients; alpha is the opacity;
+- `shN`, which is only read: in the first image, a palette of 64 entries a row, each of 3, 8 or 15 pixels with indices
+  into a codebook of 256 SH coefficients; in the second, the number of each Gaussian's entry, in red and green.
 """
 
 import io
@@ -12,7 +14,7 @@ import json
 import warnings
 import zipfile
 import zlib
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ from sctd.errors import one_line
 from sctd.formats.common import FormatError, check_count, checked, logits, parsed, unit_quats
 from sctd.scene.gaussians import Gaussians
 
+_ENTRIES_PER_ROW = 64  # of the palette of harmonics
 VERSION, _CODEBOOK_SIZE, _STEPS, _LARGEST_IS_W = 2, 256, 2**16 - 1, 252
 _DATE = 1980, 1, 1, 0, 0, 0  # a fixed date (the earliest of a zip), so that equal Gaussians give equal bytes
 # Limits of a damaged or hostile file, beyond which nothing is allocated.
@@ -51,6 +54,12 @@ class _Codes(_Image):
     codebook: Annotated[list[FiniteFloat], Field(min_length=_CODEBOOK_SIZE)]
 
 
+class _Harmonics(_Codes):
+    count: Annotated[int, Field(ge=1, le=2**16)]
+    bands: Literal[1, 2, 3]
+    files: Annotated[list[str], Field(min_length=2)]
+
+
 class _Version(BaseModel):
     version: int | None = None
 
@@ -61,6 +70,7 @@ class _Meta(_Version):
     scales: _Codes
     quats: _Image
     sh0: _Codes
+    sh_n: Annotated[_Harmonics | None, Field(alias="shN")] = None
 
 
 def to_sog(gaussians: Gaussians) -> bytes:
@@ -100,7 +110,7 @@ def to_sog(gaussians: Gaussians) -> bytes:
 
 
 def from_sog(data: bytes, *, drop_invalid: bool = False, most: int | None = None) -> Gaussians:
-    """Read the Gaussians of a bundled file of version 2, with SH degree 0; at most `most`.
+    """Read the Gaussians of a bundled file of version 2, at most `most`.
 
     Raises FormatError for other files.
     """
@@ -130,12 +140,13 @@ def from_sog(data: bytes, *, drop_invalid: bool = False, most: int | None = None
         logs = low + (high - low) * (lower | upper << 8)[:, :3] / _STEPS
         means = torch.from_numpy(np.sign(logs) * np.expm1(np.abs(logs))).float()
     constant = np.array(meta.sh0.codebook)[colors[:, :3]]
+    others = _harmonics(archive, meta.sh_n, meta.count) if meta.sh_n else np.empty((meta.count, 0, 3))
     gaussians = Gaussians(
         means=means,
         log_scales=torch.from_numpy(np.array(meta.scales.codebook)[scales[:, :3]]).float(),
         quats=torch.from_numpy(_unpack(quats)).float(),
         logit_opacities=logits(torch.from_numpy(colors[:, 3] / 255).float()),
-        sh=torch.from_numpy(constant[:, None]).float(),
+        sh=torch.from_numpy(np.concatenate([constant[:, None], others], axis=1)).float(),
     )
     return checked(gaussians, "sog", drop_invalid=drop_invalid)
 
@@ -149,8 +160,19 @@ def _member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
     return archive.read(name)
 
 
-def _pixels(archive: zipfile.ZipFile, name: str, count: int) -> np.ndarray:
-    """The first `count` pixels of an image, [count, 4]. Raises FormatError."""
+def _harmonics(archive: zipfile.ZipFile, meta: _Harmonics, count: int) -> np.ndarray:
+    """SH coefficients above the constant one, [count, 3, 8 or 15, 3]."""
+    size = (meta.bands + 1) ** 2 - 1
+    palette = _pixels(archive, meta.files[0], size * meta.count, width=_ENTRIES_PER_ROW * size)
+    labels = _pixels(archive, meta.files[1], count)
+    entries = labels[:, 0] | labels[:, 1] << 8
+    if entries.max() >= meta.count:
+        raise FormatError(f"The .sog has entry {entries.max()} of {meta.count} harmonics; export or copy it again.")
+    return np.array(meta.codebook)[palette.reshape(-1, size, 4)[entries, :, :3]]
+
+
+def _pixels(archive: zipfile.ZipFile, name: str, count: int, width: int | None = None) -> np.ndarray:
+    """The first `count` pixels of an image, perhaps of a given width, [count, 4]. Raises FormatError."""
     most = _PIXELS_PER_GAUSSIAN * count + _SPARE_PIXELS
     try:
         content = _member(archive, name, 4 * most)
@@ -160,8 +182,9 @@ def _pixels(archive: zipfile.ZipFile, name: str, count: int) -> np.ndarray:
                 image = Image.open(io.BytesIO(content), formats=["WEBP"])
             except UnidentifiedImageError as error:
                 raise ValueError("it is no .webp image") from error
-        if not count <= image.width * image.height <= most:
-            raise ValueError(f"it has {image.width} × {image.height} pixels for {count} Gaussians")
+        if not count <= image.width * image.height <= most or width not in (None, image.width):
+            what = "Gaussians" if width is None else f"harmonics in rows of {width}"
+            raise ValueError(f"it has {image.width} × {image.height} pixels for {count} {what}")
         return np.asarray(image.convert("RGBA")).reshape(-1, 4)[:count].astype(int)
     except (*_DAMAGES, zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise FormatError(

@@ -4,11 +4,13 @@ import io
 import json
 import zipfile
 
+import gaussforge
 import pytest
 import torch
 from PIL import Image
 
 from sctd.formats.common import FormatError
+from sctd.formats.ply import to_ply
 from sctd.formats.sog import from_sog, to_sog
 from sctd.scene.gaussians import Gaussians
 from tests.support.splats import degrees_between, read_with_gaussforge, some_splats
@@ -29,6 +31,46 @@ def test_round_trip_is_accurate_to_a_step_without_higher_sh(read):
     assert float((back.log_scales - gaussians.log_scales).abs().max()) < 4 * 5 / 256
     assert float((back.sh - gaussians.sh[:, :1]).abs().max()) < 4 * 3.4 / 256
     assert float(degrees_between(back, gaussians).max()) < DEGREES
+
+
+def with_harmonics(degree: int) -> bytes:
+    """A .sog of 300 Gaussians by GaussForge, which writes a palette of harmonics."""
+    found = gaussforge.GaussForge().convert(to_ply(some_splats(300, degree)), "ply", "sog")
+    assert "error" not in found, found
+    return found["data"]
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3])
+def test_harmonics_of_other_writers_are_read(degree):
+    data = with_harmonics(degree)
+    back, expected = from_sog(data), read_with_gaussforge(data, "sog")
+    assert back.sh.shape == (300, (degree + 1) ** 2, 3)
+    torch.testing.assert_close(back.sh, expected.sh, atol=1e-5, rtol=0)
+    torch.testing.assert_close(back.means, expected.means, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"bands": 4}, r"meta\.json of the \.sog is invalid \(shN\.bands: "),
+        ({"count": 70_000}, r"meta\.json of the \.sog is invalid \(shN\.count: "),
+        ({"codebook": [0.0] * 255}, r"meta\.json of the \.sog is invalid \(shN\.codebook: "),
+        ({"bands": 2}, r"pixels for \d+ harmonics in rows of 512\); export"),
+        ({"count": 1}, r"^The \.sog has entry \d+ of 1 harmonics; export or copy it again\."),
+        ({"files": ["none.webp", "none.webp"]}, r"The image 'none\.webp' of the \.sog cannot be read"),
+    ],
+)
+def test_wrong_harmonics_are_named(change, sentence):
+    archive = zipfile.ZipFile(io.BytesIO(with_harmonics(1)))
+    contents = {name: archive.read(name) for name in archive.namelist()}
+    meta = json.loads(contents["meta.json"])
+    meta["shN"] |= change
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as written:
+        for name, content in (contents | {"meta.json": json.dumps(meta).encode()}).items():
+            written.writestr(name, content)
+    with pytest.raises(FormatError, match=sentence):
+        from_sog(file.getvalue())
 
 
 def test_the_bundle_contains_the_published_files():
