@@ -176,7 +176,7 @@ def test_edges_show_the_share_of_a_pixel_that_is_covered():
 
 
 def test_transparent_surfaces_are_composited_from_front_to_back():
-    """Two fifths of red before three tenths of blue before white, whatever the order in the file; sides do not matter."""
+    """Two fifths of red before three tenths of blue before white, in any order of the file; sides do not matter."""
     layers = [
         square(Part(0, base_color=(1.0, 0.0, 0.0, 0.4), alpha_mode="BLEND"), 9.0, 0.5),
         square(Part(0, base_color=(0.0, 0.0, 1.0, 0.3), alpha_mode="BLEND"), 9.0, 0.0, turned=True),
