@@ -116,15 +116,19 @@ def found(run: RunResults, opinions: Opinions, seed: int = 0) -> Found:
     rows: list[Row] = []
     prompts: list[dict[str, Any]] = []
     few = [name for name, rated in matched.opinions.items() if len({prompt for _, prompt in rated}) < FEWEST_PROMPTS]
-    if few:
-        named = ", ".join(map(repr, few))
-        matched.left_out.append(f"dimensions with opinions on fewer than {FEWEST_PROMPTS} prompts ({named})")
+    same = [name for name, rated in matched.opinions.items() if name not in few and len(set(rated.values())) == 1]
+    for names, what in (
+        (few, f"dimensions with opinions on fewer than {FEWEST_PROMPTS} prompts"),
+        (same, "dimensions that rate all assets alike"),
+    ):
+        if names:
+            matched.left_out.append(f"{what} ({', '.join(map(repr, names))})")
     metrics = list(dict.fromkeys(metric for scores in matched.scores.values() for metric in scores))
     for dimension, rated in matched.opinions.items():
-        for metric in metrics:
+        for metric in metrics if dimension not in (*few, *same) else ():
             assets = [asset for asset in matched.assets if asset in rated and metric in matched.scores[asset]]
             names = list(dict.fromkeys(prompt for _, prompt in assets))
-            if len(names) < FEWEST_PROMPTS:  # of this dimension, or scored before the metric was added
+            if len(names) < FEWEST_PROMPTS:  # the others were scored before the metric was added
                 continue
             ratings = Ratings(
                 np.array([matched.scores[asset][metric] for asset in assets]),
@@ -152,6 +156,11 @@ def found(run: RunResults, opinions: Opinions, seed: int = 0) -> Found:
                 | {name: getattr(row, name) for name in STATISTICS}
                 for prompt, row in zip(names, by_prompt(ratings), strict=True)
             ]
+    if all(row.accuracy is None for row in rows):
+        raise UserError(
+            f"{opinions.source} has no two different opinions to compare with {run.store.root}; expected assets of "
+            f"several methods, rated differently. {_sentence(matched.left_out)}".rstrip()
+        )
     return Found(
         Agreements(
             opinions=opinions.source,
@@ -279,7 +288,7 @@ def _matched(run: RunResults, opinions: Opinions) -> _Matched:
         if methods[method] and prompts[prompt]
     }
     unscored = [asset for asset in asset_of.values() if asset not in scores]
-    left_out = _left_out(run, opinions.source, methods, prompts, unscored)
+    left_out = _left_out(run, opinions.source, methods, prompts, unscored, len(asset_of))
     if len(set(asset_of.values())) < len(asset_of):
         asset = Counter(asset_of.values()).most_common(1)[0][0]
         names = [" by ".join(map(repr, reversed(written))) for written, other in asset_of.items() if other == asset]
@@ -342,9 +351,10 @@ def _left_out(
     methods: Mapping[str, str | None],
     prompts: Mapping[str, str | None],
     unscored: Sequence[tuple[str, str]],
+    rated: int,
 ) -> list[str]:
     """What only one side has. `methods` and `prompts` map the names in the opinions to those of the run."""
-    parts = [f"{len(unscored)} rated assets without scores"] if unscored else []
+    parts = [f"{len(unscored)} of {rated} rated assets (no scores)"] if unscored else []
     for what, names, known in (("methods", methods, run.methods), ("prompts", prompts, run.manifest.prompts)):
         parts += [
             _alone([name for name, own in names.items() if own is None], f"{len(names)} {what} of {source}"),

@@ -78,6 +78,11 @@ class _Table(NamedTuple):
 
 def read(path: Path, dimensions: Sequence[str] = ()) -> Opinions:
     """The opinions in a CSV or in the folder of a study; `dimensions` selects some. Raises UserError."""
+    if path.is_dir() and not (path / VOTES).exists():
+        raise UserError(
+            f"{path} is a folder without {VOTES}; pass a CSV, or the folder of a study after segmentdreamer study "
+            "results."
+        )
     table = _table(path / VOTES if path.is_dir() else path)
     if not table.rows:
         raise _empty(table.path)
@@ -152,8 +157,9 @@ def _table(path: Path) -> _Table:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         rows = dict((reader.line_num, [cell.strip() for cell in row]) for row in reader)  # noqa: C402  a new key each
     except OSError as error:
-        hint = "; write it with segmentdreamer study results" if path.name == VOTES else ""
-        raise UserError(f"{path} cannot be read ({error.strerror or 'file not found'}){hint}.") from error
+        raise UserError(
+            f"{path} cannot be read ({error.strerror or 'file not found'}); pass a CSV of opinions."
+        ) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is not a CSV in UTF-8 ({one_line(error)}); export it again.") from error
     rows = {line: row for line, row in rows.items() if any(row)}

@@ -11,10 +11,13 @@ from typer.testing import CliRunner
 from pipeline.cli.app import app
 from pipeline.errors import UserError
 from pipeline.leaderboard import agreement
-from pipeline.leaderboard.opinions import Opinions
+from pipeline.leaderboard.opinions import Opinions, read
 from pipeline.plan import metrics
 from pipeline.store.results import RunResults
 from pipeline.store.run_folder import Store
+from pipeline.study import results
+from pipeline.study.database import Ballot
+from pipeline.study.plan import Competitor, StudyPlan
 from tests.support import finished_run, runs
 
 METHODS = "sctd", "sds", "ism"
@@ -114,7 +117,7 @@ def test_what_is_left_out_is_named_in_one_sentence(tmp_path):
     values |= {(method, "a sphere"): 1 for method in ("sctd", "lgm", "trellis", "hunyuan", "tripo")}
     found = agreement.found(run, opinions(values))
     assert found.agreements.note == (
-        "Left out: 1 rated assets without scores; 4 of 6 methods of o.csv ('lgm', 'trellis', 'hunyuan', …); 1 of 3 "
+        "Left out: 1 of 16 rated assets (no scores); 4 of 6 methods of o.csv ('lgm', 'trellis', 'hunyuan', …); 1 of 3 "
         "methods of the run ('ism'); 1 of 9 prompts of o.csv ('a sphere'); 1 of 9 prompts of the run "
         "('a cube of side 8')."
     )
@@ -134,6 +137,22 @@ def test_dimensions_with_too_few_prompts_are_left_out(run):
     found = agreement.found(run, Opinions("o.csv", {"all": CLIP, "few": few}, False))
     assert {row.dimension for row in found.agreements.rows} == {"all"}
     assert found.agreements.note == "Left out: dimensions with opinions on fewer than 8 prompts ('few')."
+
+
+def test_opinions_that_do_not_differ_are_refused_or_left_out(run):
+    same = dict.fromkeys(CLIP, 3.0)
+    with pytest.raises(UserError) as error:
+        agreement.found(run, opinions(same))
+    assert str(error.value) == (
+        f"o.csv has no two different opinions to compare with {run.store.root}; expected assets of several methods, "
+        "rated differently. Left out: dimensions that rate all assets alike ('score')."
+    )
+    found = agreement.found(run, Opinions("o.csv", {"same": same, "clip": CLIP}, False))
+    assert {row.dimension for row in found.agreements.rows} == {"clip"}
+    assert found.agreements.note == "Left out: dimensions that rate all assets alike ('same')."
+    one_method = {(method, prompt): -float(p % 2) for p, prompt in enumerate(PROMPTS) for method in ("sctd",)}
+    with pytest.raises(UserError, match="no two different opinions to compare"):
+        agreement.found(run, opinions(one_method, is_ranking=True))
 
 
 def test_one_asset_under_two_names_is_refused(run):
@@ -201,6 +220,22 @@ def test_table_marks_intervals_that_exclude_chance():
     assert lines[-1] == ["A note."]
 
 
+def test_votes_of_a_study_are_compared(run, tmp_path):
+    """The best of nine prompts by CLIP score is ranked first in two of the questions, and last in the third."""
+    plan = StudyPlan("s", tuple(Competitor("run", "run", method) for method in METHODS), tuple(PROMPTS), ((),) * 9)
+    ranks = [np.argsort(np.argsort([-CLIP[method, prompt] for method in METHODS])) + 1 for prompt in PROMPTS]
+    ballots = [
+        Ballot(voter, group, question, (4 - ranks[group] if question == 2 else ranks[group]).tolist())
+        for voter in ("v", "w") for group in range(9) for question in range(3)
+    ]  # fmt: skip
+    results.write(Store(tmp_path / "study"), plan, results.found(plan, ballots, 0), ballots)
+    found = agreement.found(run, read(tmp_path / "study"))
+    own = {(row.dimension, row.level): row.kendall for row in found.agreements.rows if row.metric == "clip@embedded"}
+    assert {key: own[key, "prompts"] for key in ("q1", "q2", "q3")} == pytest.approx({"q1": 1, "q2": 1, "q3": -1})
+    assert own["q1", "methods"] == -own["q3", "methods"]
+    assert len(own) == 6
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A finished run with real files, and opinions in the layout of MATE-3D."""
@@ -262,13 +297,16 @@ def test_wrong_arguments_are_sentences(finished, tmp_path):
     run, mos = finished / "run", finished / "mos.csv"
     for arguments, expected in (
         ([tmp_path / "none", "--opinions", mos], "contains no run"),
-        ([run, "--opinions", tmp_path / "none.csv"], "none.csv cannot be read (No such file or directory)."),
+        (
+            [run, "--opinions", tmp_path / "none.csv"],
+            "none.csv cannot be read (No such file or directory); pass a CSV of opinions.",
+        ),
         (
             [run, "--opinions", mos, "--dimension", "Colour"],
             "has no dimension 'Colour'; choose from Alignment, Texture.",
         ),
         ([run, "--opinions", mos, "--seed", -1], "--seed is -1; expected a whole number from 0 to 2^63 - 1."),
-        ([run, "--opinions", run / "leaderboard.csv"], "has no column 'prompt'"),
+        ([run, "--opinions", tmp_path], "is a folder without votes.csv"),
     ):
         result = invoke(*arguments)
         assert (result.exit_code, result.stdout) == (2, ""), result.output

@@ -151,7 +151,9 @@ def test_other_files_are_refused(refused, content):
 
 
 def test_paths_that_cannot_be_read_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"none.csv cannot be read \(No such file or directory\)\.$"):
+    with pytest.raises(
+        UserError, match=r"none.csv cannot be read \(No such file or directory\); pass a CSV of opinions\.$"
+    ):
         read(tmp_path / "none.csv")
-    with pytest.raises(UserError, match=r"votes.csv cannot be read .*; write it with segmentdreamer study results\.$"):
+    with pytest.raises(UserError, match=r"is a folder without votes.csv; pass a CSV, or the folder of a study after "):
         read(tmp_path)
