@@ -44,7 +44,7 @@ class Splats:
     @cached_property
     def points(self) -> np.ndarray:
         """Points of the object, [points, 3], between which it is visible."""
-        from sctd.scene.enclosing_ball import visible_points
+        from sctd.scene.enclosing import visible_points
 
         return visible_points(self.gaussians)
 

@@ -26,7 +26,7 @@ from pipeline.weights.models import Weights
 from pipeline.work import devices, fronts
 from pipeline.work.generate import TURNTABLE_ELEVATION_DEGREES, TURNTABLE_VIEWS
 from sctd.scene.cameras import orbit
-from sctd.scene.enclosing_ball import enclosing_ball
+from sctd.scene.enclosing import upright_ball
 
 BALL_RADIUS = 0.95  # 3.5 sin(0.55 / 2): the ball touches the border of the scored views
 STEPS = 4
@@ -86,7 +86,7 @@ class Importer:
             return Placed(found.from_front(front["front_degrees"]), front)
         scale, shift = 1.0, np.zeros(3)
         if job.placing.fit == "ball":
-            ball = enclosing_ball(found.points)
+            ball = upright_ball(found.points)
             if not ball.radius > 0:
                 raise UserError("The object has no extent: all of it is at one point; export it again.")
             scale = BALL_RADIUS / ball.radius

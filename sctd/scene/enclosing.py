@@ -1,7 +1,8 @@
-"""The smallest ball around points, and the points between which a set of Gaussians is visible.
+"""The ball around an upright object, and the points between which a set of Gaussians is visible.
 
-The ball is found as by Bădoiu & Clarkson (2003): the centre moves towards the farthest point, by ever smaller steps. It
-turns, scales and moves with the points, which their bounding box does not.
+The ball turns, scales and moves with an object that is turned about the vertical axis, which a bounding box does not. Its
+horizontal circle is found as by Bădoiu & Clarkson (2003): the centre moves towards the farthest point, by ever smaller
+steps.
 """
 
 from typing import NamedTuple
@@ -25,17 +26,27 @@ class Ball(NamedTuple):
     radius: float
 
 
-def enclosing_ball(points: Float[np.ndarray, "num 3"]) -> Ball:
-    """The smallest ball around at least one point."""
+def upright_ball(points: Float[np.ndarray, "num 3"]) -> Ball:
+    """The smallest ball around at least one point with its centre on the axis of the smallest upright cylinder.
+
+    The centre is halfway between the lowest and the highest point.
+    """
     points = np.asarray(points, np.float64)
+    heights = points[:, 2]
+    centre = np.array([*circle_centre(points[:, :2]), (heights.min() + heights.max()) / 2])
+    return Ball(centre, float(np.linalg.norm(points - centre, axis=1).max()))
+
+
+def circle_centre(points: Float[np.ndarray, "num 2"]) -> Float[np.ndarray, "2"]:
+    """The centre of the smallest circle around at least one point."""
     middle = points.mean(0)
     corners = _corners(points - middle)
-    centre = np.zeros(3)
+    centre = np.zeros(2)
     for step in range(2, STEPS):
         away = corners - centre
         farthest = int(np.einsum("ij,ij->i", away, away).argmax())
         centre = centre + away[farthest] / step
-    return Ball(centre + middle, float(np.linalg.norm(corners - centre, axis=1).max()))
+    return centre + middle
 
 
 def visible_points(gaussians: Gaussians) -> Float[np.ndarray, "points 3"]:
@@ -54,10 +65,10 @@ def visible_points(gaussians: Gaussians) -> Float[np.ndarray, "points 3"]:
     return points.reshape(-1, 3).double().numpy()
 
 
-def _corners(points: Float[np.ndarray, "num 3"]) -> Float[np.ndarray, "corners 3"]:
-    """The points of the hull, or all of a flat or small set."""
+def _corners(points: Float[np.ndarray, "num 2"]) -> Float[np.ndarray, "corners 2"]:
+    """The points of the hull, or all of a narrow or small set."""
     size = np.abs(points).max()
-    if len(points) > 4 and size > 0:
+    if len(points) > 3 and size > 0:
         try:
             return points[ConvexHull(points / size).vertices]
         except QhullError:
