@@ -16,7 +16,7 @@ from typing import IO
 
 CONTROL, TOOLKIT = "nvidia-cuda-mps-control", "/usr/local/nvidia/bin"  # where NVIDIA's container toolkit mounts it
 PIPE, LOG = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
-START_SECONDS = 10.0
+START_SECONDS, STOP_SECONDS = 10.0, 30.0
 USERS, START = "users.lock", "start.lock"
 
 _held: list[IO[str]] = []  # the lock of this process
@@ -55,9 +55,15 @@ def join() -> str | None:
 
 
 def watch(control: str, folder: Path) -> None:
-    """Stop the daemon once no process uses it."""
+    """Stop the daemon once no process uses it.
+
+    It answers for a while after that. A worker that joined it then would have no server, and CUDA would say nothing.
+    """
     with _locked(folder / USERS, fcntl.LOCK_EX):
+        end = time.monotonic() + STOP_SECONDS
         _ask(control, folder, "quit")
+        while _runs(control, folder) and time.monotonic() < end:
+            time.sleep(0.1)
 
 
 def _locked(path: Path, kind: int) -> IO[str]:

@@ -95,6 +95,20 @@ def test_a_worker_after_the_end_starts_the_daemon_again(folder):
     wait_for_end(folder)
 
 
+def test_a_worker_that_joins_while_the_daemon_stops_waits_for_its_end(folder):
+    """A daemon that was asked to stop still answers for a second."""
+    ends_late = CONTROL.replace('rm "$folder/running" &&', '{ (sleep 1; rm "$folder/running") >/dev/null 2>&1 & } &&')
+    install(folder.parent / "bin", ends_late)
+    worker().communicate("\n")
+    while calls(folder) != ["start all", "quit"]:
+        time.sleep(0.02)
+    process = worker()
+    assert calls(folder) == ["start all", "quit", "start all"]
+    assert (folder / "running").exists()
+    process.communicate("\n")
+    wait_for_end(folder)
+
+
 def test_a_daemon_of_the_administrator_is_used_as_it_is(folder, monkeypatch):
     monkeypatch.setenv(mps.PIPE, "/run/mps")
     assert mps.join() is None
