@@ -21,7 +21,7 @@ from sctd.errors import one_line
 MOST_BYTES = 2**29  # of a file
 MOST_GAUSSIANS = 1_500_000  # of a compressed file, which announces their number
 MOST_VIEWS, MOST_PIXELS = 1000, 2**26  # of a folder of views, and of each of its images
-UP = {"gltf": "y", "obj": "y", "stl": "z", "off": "z"} | {kind: up for kind, up in FORMATS.items() if up}
+UP = {"gltf": "y", "usdc": "y", "obj": "y", "stl": "z", "off": "z"} | {kind: up for kind, up in FORMATS.items() if up}
 
 
 class Foreign(NamedTuple):
@@ -59,7 +59,7 @@ def read(path: Path, up: str | None, size: int) -> Foreign:
 
 
 def _gaussians(data: bytes, kind: str) -> Any:
-    from sctd.formats import gltf, ply, sog, splat, spz
+    from sctd.formats import gltf, ply, sog, splat, spz, usd
 
     readers: dict[str, Callable[[bytes], Any]] = {
         "ply": ply.from_ply,
@@ -67,6 +67,7 @@ def _gaussians(data: bytes, kind: str) -> Any:
         "spz": partial(spz.from_spz, most=MOST_GAUSSIANS),
         "sog": partial(sog.from_sog, most=MOST_GAUSSIANS),
         "glb": gltf.from_glb,
+        **dict.fromkeys(("usda", "usdc", "usdz"), usd.from_usd),
     }
     return readers[kind](data)
 
@@ -95,9 +96,9 @@ def _image(path: Path, size: int) -> np.ndarray:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), open(path, "rb") as file:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=["PNG", "JPEG", "WEBP"])
+            image = Image.open(file, formats=["PNG", "JPEG", "WEBP"])
             if image.width != image.height or image.width * image.height > MOST_PIXELS:
                 raise UserError(
                     f"The view {shortened(path.name)} has {image.width} × {image.height} pixels; expected a square of "

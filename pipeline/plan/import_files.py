@@ -12,7 +12,8 @@ from pipeline.prompts import bundled, slug, suite
 from pipeline.prompts import prompts as prompts_of
 from pipeline.prompts.prompt import Prompt
 
-SPLATS, MESHES = (".splat", ".spz", ".sog"), (".gltf", ".obj", ".stl", ".off")
+SPLATS = ".splat", ".spz", ".sog", ".usda", ".usdc", ".usdz"
+MESHES = ".gltf", ".obj", ".stl", ".off"
 SUFFIXES = (".ply", ".glb", *SPLATS, *MESHES)  # the first two may be either
 IMAGES, IMAGE_FOLDER = (".png", ".jpg", ".jpeg", ".webp"), "images"
 BESIDE = ".mtl", ".bin", ".tga", ".bmp", *IMAGES  # files that a mesh may refer to

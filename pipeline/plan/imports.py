@@ -25,8 +25,8 @@ class ImportOptions:
     assets: list[str] | None = option(
         None,
         metavar="FOLDER",
-        help="Folder of another method's assets to import, one per prompt: splats (.ply, .splat, .spz, .sog, .glb), "
-        "meshes (.glb, .gltf, .obj, .ply, .stl, .off), or folders of views (images/000.png, …). Repeatable.",
+        help="Folder of another method's assets to import, one per prompt: splats (.ply, .splat, .spz, .sog, .glb, "
+        ".usdz), meshes (.glb, .gltf, .obj, .ply, .stl, .off), or folders of views (images/000.png, …). Repeatable.",
     )
     method: list[str] | None = option(None, metavar="NAME", help="Name of the method of --assets on the leaderboard.")
     prompts: list[str] | None = option(

@@ -25,6 +25,7 @@ from pipeline.store.run_folder import CONTACT, TURNTABLE, Store
 from pipeline.weights.models import Weights
 from pipeline.work import devices, fronts
 from pipeline.work.generate import TURNTABLE_ELEVATION_DEGREES, TURNTABLE_VIEWS
+from sctd.formats.common import LENGTHS
 from sctd.scene.cameras import orbit
 from sctd.scene.enclosing import upright_ball
 
@@ -87,7 +88,7 @@ class Importer:
         scale, shift = 1.0, np.zeros(3)
         if job.placing.fit == "ball":
             ball = upright_ball(found.points)
-            if not ball.radius > 0:
+            if not ball.radius > LENGTHS[0]:
                 raise UserError("The object has no extent: all of it is at one point; export it again.")
             scale = BALL_RADIUS / ball.radius
             shift = -scale * ball.centre

@@ -1,6 +1,6 @@
 """The ball around an upright object, and the points between which a set of Gaussians is visible.
 
-The ball turns, scales and moves with an object that is turned about the vertical axis, which a bounding box does not. Its
+The ball turns, scales and moves with an object that is turned about the vertical axis; a bounding box does not. Its
 horizontal circle is found as by Bădoiu & Clarkson (2003): the centre moves towards the farthest point, by ever smaller
 steps.
 """
