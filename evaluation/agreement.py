@@ -199,10 +199,7 @@ def _of_averages(ratings: Ratings, weights: Float[np.ndarray, "resamples prompts
     first, second = np.triu_indices(x.shape[1], 1)
     dx, dy = (np.sign(means[:, first] - means[:, second]) for means in (x, y))
     kendall, accuracy = _tau_and_accuracy((dx * dy).sum(1), np.abs(dx).sum(1), np.abs(dy).sum(1))
-    is_complete = np.isfinite(x).all(axis=1)
-    spearman = np.full(len(weights), np.nan)
-    spearman[is_complete] = _correlation(*(rankdata(means[is_complete], axis=1) for means in (x, y)))
-    return kendall, spearman, accuracy
+    return kendall, _correlation(rankdata(x, axis=1), rankdata(y, axis=1)), accuracy
 
 
 def _expanded_tail(confidence: float, prompts: int) -> float:

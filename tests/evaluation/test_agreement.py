@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evaluation.agreement import Agreement, Interval, Ratings, agreement, by_prompt
+from evaluation.agreement import Agreement, Interval, Ratings, _expanded_tail, agreement, by_prompt
 from evaluation.errors import EvaluationError
 
 
@@ -175,6 +175,22 @@ def test_coverage_of_the_intervals(prompts):
         for level in hits:
             hits[level] += found[level].kendall.low <= kendall <= found[level].kendall.high
     assert all(count / 200 >= 0.88 for count in hits.values()), hits
+
+
+def test_intervals_of_few_prompts_are_expanded():
+    """The ends are t standard errors from a mean of n normal values, whose bootstrap deviation is √((n-1)/n) errors."""
+    for prompts in (2, 8, 40):
+        errors = -stats.norm.ppf(_expanded_tail(0.95, prompts)) * math.sqrt((prompts - 1) / prompts)
+        assert errors == pytest.approx(stats.t.ppf(0.975, prompts - 1))
+    assert _expanded_tail(0.95, 10**6) == pytest.approx(0.025, rel=1e-4)
+
+
+def test_a_resample_without_a_method_has_no_order_of_methods():
+    """Prompts 1 and 2 lack the third method; 8 of 27 resamples draw only these, more than 5 %."""
+    found = agreement(table([[1, 2, 3], [1, 2, None], [2, 1, None]], [[1, 2, 3]] * 3), np.random.default_rng(0))
+    assert found["methods"].spearman == Interval(1, None, None)
+    assert found["methods"].kendall == Interval(1, None, None)
+    assert found["assets"].kendall.low is not None
 
 
 def test_only_the_order_of_values_matters():
