@@ -79,6 +79,11 @@ def check_count(num: int, most: int | None, kind: str) -> None:
         raise FormatError(f"The .{kind} announces {num:,} Gaussians; at most {most:,} are read. Reduce the asset.")
 
 
+def shown(text: str, length: int = 60) -> str:
+    """Text of a file in one line, shortened, for a message."""
+    return shortened(" ".join(text.split()), length)
+
+
 def parsed(model: type[T], content: bytes, what: str) -> T:
     """The JSON of a file as a value of a model. Raises FormatError, which names `what` and the first invalid key."""
     try:

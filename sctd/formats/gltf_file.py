@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 from pydantic.alias_generators import to_camel
 
-from sctd.formats.common import FormatError, parsed
+from sctd.formats.common import FormatError, parsed, shown
 from sctd.formats.side_files import MAX_FILE_BYTES, read_uri
 
 MAX_JSON_BYTES = 2**25
@@ -165,12 +165,14 @@ def opened(model: type[G], data: bytes, read: Set[str]) -> tuple[G, memoryview |
         raise FormatError(f"The JSON of the glTF has more than {MAX_JSON_NODES:,} lists and objects; export it again.")
     gltf = parsed(model, content, "The JSON of the glTF")
     if not gltf.asset.version.startswith("2."):
-        raise FormatError(f"The glTF has version {gltf.asset.version[:20]}; expected 2.0. Export it again as .glb.")
+        raise FormatError(
+            f"The glTF has version {shown(gltf.asset.version, 20)}; expected 2.0. Export it again as .glb."
+        )
     for name in gltf.extensions_required:
         if name in _COMPRESSED:
             raise compressed(name)
         if name not in read:
-            raise FormatError(f"The glTF requires the extension {name[:60]!r}, which is not read; export it without.")
+            raise FormatError(f"The glTF requires the extension {shown(name)!r}, which is not read; export it without.")
     return gltf, chunk
 
 
@@ -292,7 +294,7 @@ class GltfFile(Generic[G]):
         accessor = item(self.gltf.accessors, number, "accessor")
         found = _WIDTHS.get(accessor.type, 0)
         if found > width or (found != width and (width, found) != (4, 3)):
-            raise FormatError(f"Accessor {number} of the glTF has type {accessor.type[:20]}; export it again.")
+            raise FormatError(f"Accessor {number} of the glTF has type {shown(accessor.type, 20)}; export it again.")
         if rows is not None and len(rows) and rows[-1] >= accessor.count:
             raise FormatError(f"Accessor {number} of the glTF has {accessor.count:,} values, too few. Export it again.")
         kind = np.dtype(_TYPES[accessor.component_type])

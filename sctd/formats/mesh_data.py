@@ -125,7 +125,7 @@ class Mesh:
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 if sum(entry.file_size for entry in archive.infolist()) > _most_bytes():
-                    raise FormatError("The mesh.npz unpacks to more than a mesh may have; import the asset again.")
+                    raise FormatError("The mesh.npz is larger inside than a mesh may be; import the asset again.")
             with np.load(io.BytesIO(data), allow_pickle=False) as archive:
                 content = {name: archive[name] for name in archive.files}
             about = parsed(_About, content.pop("about").tobytes(), "The description in the mesh.npz")
@@ -134,9 +134,9 @@ class Mesh:
                 for number, texture in enumerate(about.textures)
             ]
             arrays = {name: content[name] for name in _ARRAYS}
-        except (zipfile.BadZipFile, EOFError, KeyError, OSError, ValueError) as error:
-            if isinstance(error, FormatError):
-                raise
+        except FormatError:
+            raise
+        except Exception as error:  # the readers of .zip and .npy raise arbitrary exceptions
             raise FormatError("The mesh.npz is damaged; import the asset again.") from error
         num = len(arrays["vertices"])
         fits = all(

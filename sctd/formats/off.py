@@ -5,8 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from sctd.errors import shortened
-from sctd.formats.common import FormatError
+from sctd.formats.common import FormatError, shown
 from sctd.formats.mesh_data import GREY, AlphaMode, Mesh, Part, Piece, assemble, check_count
 from sctd.formats.text_lines import MAX_LINES, text_lines
 
@@ -95,5 +94,5 @@ class _Lines:
 
     def invalid(self) -> FormatError:
         """The error of the current line."""
-        shown = shortened(" ".join(self.words), 40)
-        return FormatError(f"Line {self.number:,} of the .off is invalid ({shown}); export it again.")
+        line = shown(" ".join(self.words), 40)
+        return FormatError(f"Line {self.number:,} of the .off is invalid ({line}); export it again.")

@@ -12,8 +12,8 @@ from urllib.parse import unquote
 import numpy as np
 from PIL import Image
 
-from sctd.errors import one_line, shortened
-from sctd.formats.common import FormatError
+from sctd.errors import one_line
+from sctd.formats.common import FormatError, shown
 from sctd.formats.mesh_data import MAX_TEXTURE_PIXELS
 
 MAX_FILE_BYTES = 2**29
@@ -28,14 +28,14 @@ def file_bytes(path: Path) -> bytes:
         size = os.stat(path).st_size
         if size > MAX_FILE_BYTES:
             raise FormatError(
-                f"{path.name} has {size / 2**20:,.0f} MiB; at most {MAX_FILE_BYTES // 2**20} are read. Simplify it."
+                f"{shown(path.name)} has {size / 2**20:,.0f} MiB; at most {MAX_FILE_BYTES // 2**20} are read."
             )
         if not path.is_file():
-            raise FormatError(f"{path.name} is no file; expected a mesh or a part of one.")
+            raise FormatError(f"{shown(path.name)} is no file; expected a mesh or a part of one.")
         return path.read_bytes()
     except OSError as error:
         raise FormatError(
-            f"{path.name} cannot be read ({error.strerror or one_line(error)}); copy the mesh with all its files."
+            f"{shown(path.name)} cannot be read ({error.strerror or one_line(error)}); copy the mesh with its files."
         ) from error
 
 
@@ -44,25 +44,25 @@ def read_uri(folder: Path, uri: str, *, quoted: bool = True) -> bytes:
 
     `quoted`: the name is a URI, with %20 for a space. Nothing is fetched.
     """
-    shown = shortened(" ".join(uri.split()), 60)
+    named = shown(uri)
     if match := _DATA.match(uri):
         try:
             return base64.b64decode(uri[match.end() :], validate=True)
         except (binascii.Error, ValueError) as error:
-            raise FormatError(f"The data of {shown} is not base64; export the mesh again.") from error
+            raise FormatError(f"The data of {named} is not base64; export the mesh again.") from error
     name = unquote(uri) if quoted else uri
     if _SCHEME.match(name):
-        raise FormatError(f"The mesh names {shown}; only files in its folder are read. Save everything in one .glb.")
+        raise FormatError(f"The mesh names {named}; only files in its folder are read. Save everything in one .glb.")
     name = name.replace("\\", "/")
     if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or "\0" in name:
-        raise FormatError(f"The mesh names {shown}, outside its folder; put the file beside it, or save one .glb.")
+        raise FormatError(f"The mesh names {named}, outside its folder; put the file beside it, or save one .glb.")
     try:
         path = (folder / name).resolve()
         inside = path.is_relative_to(folder.resolve())
     except (OSError, RuntimeError) as error:  # too long, or a circle of links
-        raise FormatError(f"The mesh names {shown}, which cannot be opened; export it again.") from error
+        raise FormatError(f"The mesh names {named}, which cannot be opened; export it again.") from error
     if not inside:
-        raise FormatError(f"The mesh names {shown}, outside its folder; put the file beside it, or save one .glb.")
+        raise FormatError(f"The mesh names {named}, outside its folder; put the file beside it, or save one .glb.")
     return file_bytes(path)
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import trimesh
 
-from sctd.errors import one_line, shortened
+from sctd.errors import one_line
 from sctd.formats import ply
-from sctd.formats.common import FormatError
+from sctd.formats.common import FormatError, shown
 from sctd.formats.gltf_mesh import from_gltf
 from sctd.formats.mesh_data import GREY, AlphaMode, Mesh, Part, Piece, Texture, assemble
 from sctd.formats.off import from_off
@@ -37,10 +37,10 @@ def read_mesh(path: Path) -> Mesh:
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise FormatError(f"{path.name} is no mesh; expected {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}.")
+        raise FormatError(f"{shown(path.name)} is no mesh; expected {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}.")
     data = file_bytes(path)
     if not data:
-        raise FormatError(f"{path.name} is empty; expected a mesh. Export it again.")
+        raise FormatError(f"{shown(path.name)} is empty; expected a mesh. Export it again.")
     if suffix in (".glb", ".gltf"):
         return from_gltf(data, path.parent)
     if suffix == ".obj":
@@ -60,7 +60,7 @@ class _Beside(trimesh.resolvers.Resolver):
 
     def get(self, name: str) -> bytes:
         try:
-            self.rgba = image_rgba(read_uri(self.folder, name, quoted=False), f"The texture {shortened(name, 60)}")
+            self.rgba = image_rgba(read_uri(self.folder, name, quoted=False), f"The texture {shown(name)}")
         except FormatError as error:  # trimesh goes on without the texture
             self.error = error
             raise

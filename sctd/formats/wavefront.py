@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sctd.errors import shortened
-from sctd.formats.common import FormatError
+from sctd.formats.common import FormatError, shown
 from sctd.formats.mesh_data import GREY, MAX_TEXTURE_PIXELS, Mesh, Part, Piece, Texture, assemble, check_count
 from sctd.formats.side_files import image_rgba, read_uri
 from sctd.formats.text_lines import text_lines
@@ -77,8 +76,8 @@ def from_obj(data: bytes, folder: Path) -> Mesh:
         except (ValueError, IndexError) as error:
             if isinstance(error, FormatError):
                 raise
-            shown = shortened(" ".join(words), 40)
-            raise FormatError(f"Line {number:,} of the .obj is invalid ({shown}); export it again.") from error
+            line = shown(" ".join(words), 40)
+            raise FormatError(f"Line {number:,} of the .obj is invalid ({line}); export it again.") from error
     reader = _Materials(folder, libraries)
     place = np.asarray(positions, np.float64).reshape(-1, 3)
     paint = np.asarray(colors, np.float64).reshape(-1, 3)
@@ -195,13 +194,13 @@ class _Materials:
             return
         alpha = self._image(content, name)
         if alpha.shape != rgba.shape:
-            self.notes.append(f"The size of {shortened(name, 60)} is not that of its texture; its surfaces are opaque.")
+            self.notes.append(f"The size of {shown(name)} is not that of its texture; its surfaces are opaque.")
             return
         has_alpha = int(alpha[..., 3].min()) < 255
         rgba[..., 3] = alpha[..., 3] if has_alpha else alpha[..., 0]
 
     def _image(self, content: bytes, name: str) -> np.ndarray:
-        rgba = image_rgba(content, f"The texture {shortened(name, 60)}", self.pixels_left)
+        rgba = image_rgba(content, f"The texture {shown(name)}", self.pixels_left)
         self.pixels_left -= rgba.size // 4
         return rgba
 
@@ -212,7 +211,7 @@ class _Materials:
         except FormatError as error:
             if not isinstance(error.__cause__, FileNotFoundError):
                 raise
-            self.notes.append(f"{shortened(name, 60)} is missing; {consequence}.")
+            self.notes.append(f"{shown(name)} is missing; {consequence}.")
             return None
 
 
@@ -240,8 +239,8 @@ def _read_mtl(data: bytes) -> dict[str, _Material]:
                 else:
                     current.alpha_map = name
         except (ValueError, IndexError) as error:
-            shown = shortened(" ".join(words), 40)
-            raise FormatError(f"Line {number:,} of the .mtl is invalid ({shown}); export it again.") from error
+            line = shown(" ".join(words), 40)
+            raise FormatError(f"Line {number:,} of the .mtl is invalid ({line}); export it again.") from error
     return materials
 
 
