@@ -31,6 +31,7 @@ CANNOT_RUN = {
     r".*s3://": "a bucket; tests/pipeline/store/test_object_store.py",
     r"segmentdreamer nightly": "needs the golden scores of the bundled models; tests/pipeline/commands/test_nightly.py",
     r"segmentdreamer study (serve|results|published)": "serves forever or needs votes; tests/pipeline/study",
+    r"segmentdreamer export .*--to html": "fetches from npm; tests/browser/test_report.py",
     r"segmentdreamer (view|viewer)\b": "serves until Ctrl-C, or fetches from npm; tests/pipeline/report/test_viewer.py",
 }  # fmt: skip
 

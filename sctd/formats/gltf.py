@@ -142,6 +142,11 @@ def _part(file: GltfFile[Gltf], primitive: Primitive) -> Gaussians:
     if len({len(each) for each in columns}) > 1:
         raise FormatError("The .glb has attributes of different numbers of Gaussians; export or copy it again.")
     means, scales, quats, opacities, *coefficients = columns
+    if len(scales) and float(scales.median()) < 0:
+        raise FormatError(
+            "The .glb has negative scales, probably logarithms as in drafts of the extension; expected standard "
+            "deviations: export it with a newer version of its program."
+        )
     return Gaussians(
         means=means,
         log_scales=scales.log(),

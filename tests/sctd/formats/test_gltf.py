@@ -182,6 +182,10 @@ def splats_of(tree: dict) -> dict:
         (lambda tree: tree["nodes"][0].update(matrix=[1, 0, 0, 0] * 4), "a node that mirrors or stretches its"),
         (lambda tree: tree["nodes"][0].update(translation=[1e300, 0, 0]), "2 invalid of 2 Gaussians; the first is"),
         (lambda tree: tree["accessors"][4].update(bufferView=2), "invalid of 2 Gaussians; the first is"),  # opacities
+        (
+            lambda tree: tree["accessors"][3].update(bufferView=0),  # positions as scales
+            "The .glb has negative scales, probably logarithms as in drafts of the extension; expected standard",
+        ),
     ],
 )
 def test_wrong_contents_are_named(change, sentence):
