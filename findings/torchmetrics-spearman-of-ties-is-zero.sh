@@ -7,8 +7,8 @@
 #   values KendallRankCorrCoef is NaN, without a warning either.
 # Why it matters: a metric is compared with people's ratings within each prompt, and the correlations are averaged. On a scale of
 #   five, people often rate all assets of an easy prompt 5 and of a hard one 1. These prompts say nothing about the metric, but
-#   count as "no correlation": with a third of such prompts the mean falls from 0.75 to 0.50. The mean of Kendall's tau of the same table is NaN.
-#   Average only prompts whose ratings, and whose scores, differ.
+#   count as "no correlation": with a third of such prompts the mean falls from 0.75 to 0.50. The mean of Kendall's tau of the
+#   same table is NaN. Average only prompts whose ratings, and whose scores, differ.
 # Exits non-zero when this is no longer what happens.
 set -euo pipefail
 folder=$(mktemp -d)
