@@ -4,6 +4,7 @@ Embree only tells which triangle a ray hits; `mesh_shading` computes everything 
 """
 
 import os
+import platform
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from typing import Any, Literal
@@ -118,6 +119,8 @@ def _embree(mesh: Mesh) -> Any:
         from embreex.mesh_construction import TriangleMesh
         from embreex.rtcore_scene import EmbreeScene
     except ImportError as error:
+        if platform.machine() == "aarch64":
+            raise RenderError("Rendering a mesh needs embreex, which has no package for Linux on ARM.") from error
         raise RenderError("Rendering a mesh needs embreex; pip install 'segmentdreamer[mesh]'.") from error
     scene = EmbreeScene(robust=True)
     TriangleMesh(scene, np.ascontiguousarray(mesh.vertices, np.float32), np.ascontiguousarray(mesh.faces, np.int32))
@@ -181,13 +184,15 @@ def _mips(texture: Texture) -> list[np.ndarray]:
 
 def _halved(rgba: np.ndarray) -> np.ndarray:
     """Half the width and height, by means over areas in linear light, weighted by alpha."""
-    height, width = (max(1, side // 2) for side in rgba.shape[:2])
-    values = np.arange(256) / 255
-    table, weight = shading_kernels.decoded(values).astype(np.float32), (values.astype(np.float32) + 1e-6)[rgba[..., 3]]
-    channels = [table[rgba[..., channel]] * weight for channel in range(3)]  # 1e-6 keeps what is transparent
-    *rgb, alpha = (
-        np.asarray(Image.fromarray(channel).resize((width, height), Image.Resampling.BOX))
-        for channel in (*channels, weight)
-    )
-    shown = [shading_kernels.encoded((channel / alpha).clip(0, 1)) for channel in rgb]
-    return np.floor(255 * np.stack([*shown, alpha.clip(0, 1)], axis=-1) + 0.5).astype(np.uint8)
+    size = tuple(max(1, side // 2) for side in rgba.shape[1::-1])
+    steps = np.arange(256, dtype=np.float32) / 255
+    linear = shading_kernels.decoded(steps).astype(np.float32)
+    weight = (steps + np.float32(1e-6))[rgba[..., 3]]  # at least 1e-6, to keep the colour of what is transparent
+
+    def half(values: np.ndarray) -> np.ndarray:
+        return np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BOX))
+
+    alpha = half(weight)
+    channels = [half(linear[rgba[..., channel]] * weight) / alpha for channel in range(3)]
+    shown = [*(shading_kernels.encoded(channel.clip(0, 1)) for channel in channels), alpha.clip(0, 1)]
+    return np.floor(255 * np.stack(shown, axis=-1) + 0.5).astype(np.uint8)

@@ -327,6 +327,9 @@ def test_without_embree_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "embreex.mesh_construction", None)
     with pytest.raises(RenderError, match=r"^Rendering a mesh needs embreex; pip install 'segmentdreamer\[mesh\]'\.$"):
         shown(square())
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    with pytest.raises(RenderError, match=r"^Rendering a mesh needs embreex, which has no package for Linux on ARM\.$"):
+        shown(square())
 
 
 # ---- the synthetic world --------------------------------------------------------------------------------------------
