@@ -243,28 +243,34 @@ def _suffix(path: Path) -> str:
 
 def _read(path: Path, *, drop_invalid: bool) -> "Gaussians":
     """The Gaussians of a file in our axes."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); pass a readable file.") from error
+    return gaussians_of(content, path, drop_invalid=drop_invalid)
+
+
+def gaussians_of(content: bytes, path: Path, *, drop_invalid: bool = False) -> "Gaussians":
+    """The Gaussians of the content of a file, in our axes. Raises UserError."""
     from sctd.formats.axes import axes, rotated
     from sctd.formats.common import FormatError, InvalidGaussiansError
     from sctd.formats.ply import is_compressed
 
+    kind = path.suffix[1:].lower()
+    if path.suffix.lower() not in SPLATS:  # a .ply may have any name
+        if not content.startswith(b"ply"):
+            raise UserError(
+                f"{path} is not in a format of Gaussians that is read here ({', '.join(SPLATS)}); convert it first."
+            )
+        kind = "ply"
+    if kind == "ply" and is_compressed(content):
+        kind = "compressed.ply"
     try:
-        content = path.read_bytes()
-        kind = path.suffix[1:].lower()
-        if path.suffix.lower() not in SPLATS:  # a .ply may have any name
-            if not content.startswith(b"ply"):
-                raise UserError(
-                    f"{path} is not in a format of Gaussians that is read here ({', '.join(SPLATS)}); convert it first."
-                )
-            kind = "ply"
-        if kind == "ply" and is_compressed(content):
-            kind = "compressed.ply"
         gaussians = _codec(kind).read(content, drop_invalid=drop_invalid)
     except InvalidGaussiansError as error:
         raise UserError(f"{path}: {error}") from error
     except FormatError as error:
         raise UserError(f"{path} cannot be read. {error}") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); pass a readable file.") from error
     gaussians = rotated(gaussians, axes("y" if kind in OPEN_USD else str(FORMATS[kind])).T)
     if not gaussians.num:
         raise UserError(f"{path} contains no Gaussians; pass a finished asset.")

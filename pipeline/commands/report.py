@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.assets.export import SPLATS, gaussians_of
 from pipeline.cli.messages import message
 from pipeline.cli.options import PAPER_DEFAULT, RunFolders, optional_path
 from pipeline.errors import UserError, port_in_use
@@ -27,7 +28,9 @@ Paper = Annotated[
     bool | None,
     typer.Option("--paper/--no-paper", help="Append the paper's Table 2.", show_default=PAPER_DEFAULT),
 ]
-Asset = Annotated[str, typer.Argument(metavar="ASSET", help="Path of an asset.ply or of the folder that contains it.")]
+Asset = Annotated[
+    str, typer.Argument(metavar="ASSET", help="An asset.ply or the folder that contains it, or another file of splats.")
+]
 Port = Annotated[int, typer.Option(metavar="PORT", help="Port of the loopback interface; 0 picks a free port.")]
 NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Only print the address.")]
 Archive = Annotated[
@@ -81,6 +84,10 @@ def view(asset: Asset, port: Port = 8008, no_browser: NoBrowser = False) -> None
             f"{path} cannot be read ({error.strerror or 'file not found'}); pass an asset.ply, or the folder of an "
             "item that has one."
         ) from error
+    if path.suffix.lower() in SPLATS[1:] or b"packed_position" in ply.partition(b"end_header")[0]:
+        from sctd.formats.ply import to_ply
+
+        ply = to_ply(gaussians_of(ply, path))
     viewer.check(ply, str(path))
     viewer_files = viewer.fetch()
     with tempfile.TemporaryDirectory(prefix="segmentdreamer-view-") as folder:

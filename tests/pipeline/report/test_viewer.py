@@ -10,6 +10,7 @@ import tarfile
 
 import html5lib
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from pipeline.cli import app as cli
@@ -145,13 +146,32 @@ def test_file_without_gaussians_is_refused(tmp_path):
         ),
         (["{folder}"], "asset.ply cannot be read (No such file or directory); pass an asset.ply, or the folder"),
         (["{folder}/text.ply"], "text.ply contains no Gaussians (f_dc_0 is missing)"),
+        (["{folder}/text.spz"], "text.spz cannot be read. This is not a .spz"),
     ],
 )
 def test_view_of_an_invalid_asset_is_an_error(tmp_path, arguments, message):
-    (tmp_path / "text.ply").write_text("no ply")
+    for name in ("text.ply", "text.spz"):
+        (tmp_path / name).write_text("no ply")
     found = CliRunner().invoke(cli.app, ["view", *(a.format(folder=tmp_path) for a in arguments)])
     assert found.exit_code == error_handling.INVALID_INPUT
     assert message in found.stderr
+
+
+@pytest.mark.parametrize("kind", ["compressed.ply", "spz", "sog", "glb"])
+def test_view_of_other_formats_shows_a_ply_in_our_axes(tmp_path, monkeypatch, kind):
+    (tmp_path / "a.ply").write_bytes(ply.to_ply(finished_run.asset()))
+    done = CliRunner().invoke(cli.app, ["export", str(tmp_path / "a.ply"), "--to", kind, "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    shown = []
+    monkeypatch.setattr(viewer, "fetch", dict)
+    monkeypatch.setattr(viewer, "embedded", lambda data: shown.append(data) or b"")
+    monkeypatch.setattr(commands_report, "_server", lambda folder, port: (_ for _ in ()).throw(UserError("stop")))
+    found = CliRunner().invoke(cli.app, ["view", str(tmp_path / f"a.{kind}")])
+    assert "stop" in found.stderr, found.output
+    (data,) = shown
+    viewer.check(data, "a.ply")
+    means, expected = ply.from_ply(data).means, finished_run.asset().means
+    torch.testing.assert_close(means.sort(dim=0).values, expected.sort(dim=0).values, rtol=0, atol=2e-3)
 
 
 def test_taken_port_is_an_error(tmp_path):
