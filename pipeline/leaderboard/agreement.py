@@ -231,9 +231,12 @@ def tables(known: Agreements) -> dict[str, list[list[Cell]]]:
 
 
 def plotted(known: Agreements) -> dict[str, dict[str, dict[str, tuple[float, float, float]]]]:
-    """The values of the plot by statistic, metric and level: those with an interval."""
+    """The values of the plot by statistic, metric and level: those with an interval, of metrics that are no details."""
     found: dict[str, dict[str, dict[str, tuple[float, float, float]]]] = {}
     for row in known.rows:
+        metric = METRICS.get(row.metric.partition("@")[0])
+        if metric is None or metric.is_detail:
+            continue
         label = f"{row.dimension}: {row.metric}" if has_dimensions(known) else row.metric
         for name in ("kendall", "accuracy"):
             levels = found.setdefault(STATISTICS[name], {}).setdefault(label, {})

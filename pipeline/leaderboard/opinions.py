@@ -119,6 +119,11 @@ def _scores(table: _Table, dimensions: Sequence[str]) -> Iterator[_Rating]:
         chosen = ["score"]
     else:
         chosen = [name for name, column in others.items() if _has_numbers(table, column)]
+        if metrics := [table.names[others[name]] for name in chosen if "@" in name]:
+            raise UserError(
+                f"{table.path} has scores of metrics ({metrics[0]}); name the columns of people's opinions with "
+                "--dimension."
+            )
     if not chosen:
         raise _missing(table, "score")
     skips_zero = NOT_APPLICABLE if table.columns.keys() >= COMPBENCH else ()

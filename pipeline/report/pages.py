@@ -200,11 +200,16 @@ class _Pages:
         """The agreement of the run's metrics with people's opinions, with its plot."""
         if (found := agreement.read(run)) is None:
             return None
-        shown = {"of": run.manifest.run_id if len(self.runs) > 1 else "", "found": found, "legend": agreement.LEGEND}
-        chance = {agreement.STATISTICS[name]: value for name, value in agreement.CHANCE.items()}
-        plot = curves.agreement(agreement.plotted(found), chance)
-        path = self._put(f"plots/agreement-{self.runs.index(run) + 1}.svg", plot)
-        return shown | {"tables": agreement.tables(found), "plot": path}
+        shown: dict[str, Any] = {
+            "of": run.manifest.run_id if len(self.runs) > 1 else "",
+            "found": found,
+            "legend": agreement.LEGEND,
+        }
+        if panels := agreement.plotted(found):
+            chance = {agreement.STATISTICS[name]: value for name, value in agreement.CHANCE.items()}
+            path = f"plots/agreement-{self.runs.index(run) + 1}.svg"
+            shown["plot"] = self._put(path, curves.agreement(panels, chance))
+        return shown | {"tables": agreement.tables(found)}
 
     def _recipes(self) -> None:
         origins = []

@@ -280,7 +280,9 @@ def test_command_writes_tables_and_the_report(finished):
     html5lib.HTMLParser(strict=True).parse(page)
     assert "<h2>Agreement with people</h2>" in page
     assert "plots/agreement-1.svg" in page
-    assert "Alignment: clip@embedded" in (run / "report" / "plots" / "agreement-1.svg").read_text()
+    plot = (run / "report" / "plots" / "agreement-1.svg").read_text()
+    assert "Alignment: clip@embedded" in plot
+    assert "clip_p10" not in plot
 
 
 def test_command_is_deterministic_and_prints_json(finished):

@@ -133,6 +133,9 @@ OTHER = {
     "method,prompt,score\n,b,1\n": "o.csv, line 2 names no method or no prompt; fill in both, or remove the row.",
     "method,prompt,score\na,b,1\na,c,1\na,b,2\n": f"o.csv, line 4: {TWICE}",
     "rater,method,prompt,score\nx,a,b,1\nx,a,b,2\n": f"o.csv, line 3: {TWICE}",
+    "method,prompt,status,clip@embedded,Mine\na,b,done,3,4\n": (
+        "o.csv has scores of metrics (clip@embedded); name the columns of people's opinions with --dimension."
+    ),
     "method,prompt,score,Score\na,b,1,2\n": "o.csv has two columns 'score'; rename or remove one.",
     b"\xff\xfem\x00e\x00": (
         "o.csv is not a CSV in UTF-8 ('utf-8' codec can't decode byte 0xff in position 0: invalid start byte); export "
