@@ -45,8 +45,9 @@ def agreement(
     store = Store(place(folder))
     RunResults.read(store)  # refuses a folder without a run before the lock creates one
     with store.locked(message) as store:
-        run = RunResults.read(store)
-        found = agreements.found(run, read(place(opinions), dimension or ()), seed)
+        run, rated = RunResults.read(store), read(place(opinions), dimension or ())
+        message(f"Dimensions of {rated.source}: {', '.join(rated.dimensions)}")
+        found = agreements.found(run, rated, seed)
         rows = [row.columns for row in found.agreements.rows]
         store.write(store.root / agreements.TABLE, table.csv(table.from_rows(rows)))
         store.write(store.root / agreements.PROMPT_TABLE, table.csv(table.from_rows(found.prompts)))
@@ -56,4 +57,5 @@ def agreement(
         print(dumps(rows, indent=2, ensure_ascii=False))
         return
     print(agreements.markdown(found.agreements), end="")
-    print(f"\n{store.root / agreements.TABLE}\n{store.root / agreements.PROMPT_TABLE}\n{store.root / 'report.md'}")
+    written = (agreements.TABLE, agreements.PROMPT_TABLE, "report.md", "report/index.html")
+    print("\n" + "\n".join(str(store.root / name) for name in written if (store.root / name).exists()))

@@ -260,9 +260,9 @@ def test_command_writes_tables_and_the_report(finished):
     result = invoke(run, "--opinions", finished / "mos.csv")
     assert result.exit_code == 0, result.output
     assert "| Alignment | clip@embedded" in result.stdout
-    assert result.stdout.splitlines()[-3:] == [
-        str(run / name) for name in ("agreement.csv", "agreement_prompts.csv", "report.md")
-    ]
+    assert result.stderr == "Dimensions of mos.csv: Alignment, Texture\n"
+    written = "agreement.csv", "agreement_prompts.csv", "report.md", "report/index.html"
+    assert result.stdout.splitlines()[-4:] == [str(run / name) for name in written]
     with open(run / "agreement.csv", newline="") as file:
         written = list(csv.DictReader(file))
     assert list(written[0]) == list(agreement.Row.model_fields)
