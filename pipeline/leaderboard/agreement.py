@@ -252,7 +252,7 @@ def markdown(known: Agreements) -> str:
     for title, lines in tables(known).items():
         texts = [[f"**{cell.text}**" if cell.is_significant else escaped(cell.text) for cell in line] for line in lines]
         parts.append(f"{title}.\n\n{aligned(texts)}")
-    return "\n".join([*parts, LEGEND, *([known.note] if known.note else [])]) + "\n"
+    return "\n".join([*parts, LEGEND, *([escaped(known.note)] if known.note else [])]) + "\n"
 
 
 def section(run: RunResults) -> str:

@@ -210,14 +210,14 @@ def test_table_marks_intervals_that_exclude_chance():
         accuracy_hi=0.9,
     )  # fmt: skip
     other = row.model_copy(update={"dimension": "E", "spearman": None, "kendall_lo": None, "accuracy_lo": 0.4})
-    known = agreement.Agreements(opinions="o.csv", scores="", seed=0, note="A note.", rows=(row, other))
+    known = agreement.Agreements(opinions="o.csv", scores="", seed=0, note="A note on <b>.", rows=(row, other))
     lines = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in agreement.markdown(known).splitlines()]
     assert lines[2] == ["dimension", "metric", "prompts", "Kendall's τ-b", "Spearman's ρ", "pairwise accuracy"]
     assert lines[4] == [
         "D\\|x", "clip@tiny", "9", "**0.50 (0.20 to 0.80)**", "0.50 (-0.10 to 0.90)", "**0.75 (0.60 to 0.90)**"
     ]  # fmt: skip
     assert lines[5] == ["E", "clip@tiny", "9", "0.50", "", "0.75 (0.40 to 0.90)"]
-    assert lines[-1] == ["A note."]
+    assert lines[-1] == ["A note on \\<b\\>."]
 
 
 def test_votes_of_a_study_are_compared(run, tmp_path):
