@@ -3,13 +3,13 @@
 Embree only tells which triangle a ray hits; `mesh_shading` computes everything else.
 """
 
-import os
 import platform
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from PIL import Image
 
 from sctd.formats.triangles import Mesh, Texture
@@ -40,9 +40,8 @@ def render_mesh(mesh: Mesh, cameras: Cameras, shading: Shading = "unlit") -> np.
 
 
 def _threads() -> int:
-    """At most 4: one of them at a time traces rays, because embreex holds the lock of the interpreter."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(4, cores)
+    """As many as torch uses, at most 4: one at a time traces rays, because embreex holds the interpreter's lock."""
+    return min(4, torch.get_num_threads())
 
 
 class _Scene:
