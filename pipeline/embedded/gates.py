@@ -35,6 +35,13 @@ GOALS = {
     "prior_view_word_by_scorer": 0.85,
     "prior_view_word_by_judge": 0.85,
     "prior_relations_by_scorer": 0.70,
+    "clip_faces_janus": 0.95,
+    "clip_faces_front_alone": 0.95,
+    "clip_faces_no_front_alone": 0.95,
+    "clip_faces_round_alone": 0.95,
+    "clip_faces_turned_alone": 0.95,
+    "clip_faces_damage": 0.90,
+    "clip_faces_noise": 0.95,
     "reward_right_over_wrong_caption": 0.95,
     "reward_clean_over_damaged": 0.90,
     "reward_monotone_in_blur": 1.0,
@@ -266,6 +273,12 @@ def gate_reward(models: ModelsUnderTest) -> dict[str, float]:
     return train_reward.gate(models.weights, models.device)
 
 
+def gate_faces(models: ModelsUnderTest) -> dict[str, float]:
+    from pipeline.embedded import face_gate
+
+    return face_gate.gate(models.weights, models.device)
+
+
 def gate_shape(models: ModelsUnderTest) -> dict[str, float]:
     from pipeline.embedded import train_shape
 
@@ -276,6 +289,7 @@ GATES: dict[str, Callable[[ModelsUnderTest], dict[str, float]]] = {
     "vae": gate_vae,
     "scorer": gate_scorer,
     "prior": gate_prior,
+    "faces": gate_faces,
     "reward": gate_reward,
     "shape": gate_shape,
 }

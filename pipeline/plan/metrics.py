@@ -94,6 +94,18 @@ _ROWS = (
         gated=True,
     ),
     Metric(
+        "clip_faces",
+        "points",
+        "higher",
+        "clip in which a second face counts nothing: views beyond 130° from the front lose the share of their score by "
+        "which they read as a front view; average over views, then over prompts",
+        title="CLIP, one face",
+        scorer="evaluation.faces:CLIPFaces",
+        compared=True,
+        brief=False,
+        gated=True,
+    ),
+    Metric(
         "pickscore",
         "points",
         "higher",
@@ -215,6 +227,6 @@ def measured(weights: "Weights") -> tuple[Metric, ...]:
 
 
 def shown(metrics: Iterable[Metric], scores: Iterable[Container[str]]) -> list[Metric]:
-    """The metrics to list for these records: those that need no part of their own, or that a record has scores of."""
+    """The metrics to list for these records: those of the first release, and others that a record has scores of."""
     known = list(scores)
-    return [metric for metric in metrics if not metric.part or any(metric.id in found for found in known)]
+    return [metric for metric in metrics if metric.id in UNNAMED or any(metric.id in found for found in known)]

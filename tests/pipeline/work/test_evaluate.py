@@ -71,10 +71,10 @@ def test_scores_are_those_of_the_scorers_on_the_rendered_views(scored, splats, t
 
 def test_evaluation_npz_has_the_scores_and_features_of_every_view(scored):
     store, seen, _ = scored
-    assert [(step.done, step.total) for step in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert [(step.done, step.total) for step in seen] == [(number, 5) for number in range(1, 6)]
     arrays = np.load(io.BytesIO((store.item("job") / "evaluation.npz").read_bytes()))
     assert {name: arrays[name].shape for name in arrays.files} == {
-        "clip": (6,), "clip_rprec": (6,), "ir": (6,), "image_features": (6, 8), "text_feature": (8,),
+        "clip": (6,), "clip_faces": (6,), "clip_rprec": (6,), "ir": (6,), "image_features": (6, 8), "text_feature": (8,),
         "features": (6, 8), "views_sha256": (),
     }  # fmt: skip
     lengths = np.linalg.norm(arrays["image_features"], axis=1)
@@ -148,12 +148,12 @@ def test_optional_scorers_are_used_if_the_weights_have_them(tiny_weights, splats
         except StopIteration as stop:
             result = stop.value
             break
-    assert [(step.done, step.total) for step in seen] == [(number, 8) for number in range(1, 9)]
-    assert list(result.scores) == ["clip", "ir", "clip_rprec", "pickscore", "hps", "aesthetic", "vqa"]
+    assert [(step.done, step.total) for step in seen] == [(number, 9) for number in range(1, 10)]
+    assert list(result.scores) == ["clip", "ir", "clip_rprec", "clip_faces", "pickscore", "hps", "aesthetic", "vqa"]
     arrays = np.load(io.BytesIO((store.item("job") / "evaluation.npz").read_bytes()))
     assert {name: arrays[name].shape for name in ("pickscore", "hps", "aesthetic", "vqa")} == {
         "pickscore": (24,), "hps": (24,), "aesthetic": (24,), "vqa": (12,),
     }  # fmt: skip
     assert set(store.read_json(store.root / "blank.json")["scores"]["a red cube"]) == {
-        "clip", "ir", "pickscore", "hps", "aesthetic", "vqa",
+        "clip", "ir", "clip_faces", "pickscore", "hps", "aesthetic", "vqa",
     }  # fmt: skip
