@@ -74,8 +74,8 @@ def test_evaluation_npz_has_the_scores_and_features_of_every_view(scored):
     assert [(step.done, step.total) for step in seen] == [(number, 5) for number in range(1, 6)]
     arrays = np.load(io.BytesIO((store.item("job") / "evaluation.npz").read_bytes()))
     assert {name: arrays[name].shape for name in arrays.files} == {
-        "clip": (6,), "clip_faces": (6,), "clip_rprec": (6,), "ir": (6,), "image_features": (6, 8), "text_feature": (8,),
-        "features": (6, 8), "views_sha256": (),
+        "clip": (6,), "clip_faces": (6,), "clip_rprec": (6,), "ir": (6,), "image_features": (6, 8), "features": (6, 8),
+        "text_feature": (8,), "views_sha256": (),
     }  # fmt: skip
     lengths = np.linalg.norm(arrays["image_features"], axis=1)
     np.testing.assert_allclose(lengths, 1, atol=1e-6)
