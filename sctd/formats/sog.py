@@ -29,10 +29,8 @@ _ENTRIES_PER_ROW = 64  # of the palette of harmonics
 VERSION, _CODEBOOK_SIZE, _STEPS, _LARGEST_IS_W = 2, 256, 2**16 - 1, 252
 _DATE = 1980, 1, 1, 0, 0, 0  # a fixed date (the earliest of a zip), so that equal Gaussians give equal bytes
 # Limits of a damaged or hostile file, beyond which nothing is allocated.
-_META_BYTES, _ALWAYS_PIXELS = (
-    2**20,
-    2**21,
-)  # the second: Gaussians of any file; a larger one has at most one for each byte
+_META_BYTES = 2**20
+_ALWAYS_PIXELS = 2**20  # Gaussians that any file may announce; a larger one has at most one for each byte
 _PIXELS_PER_GAUSSIAN, _SPARE_PIXELS = 16, 2**16  # of an image, whose sides other writers round up
 _DAMAGES = OSError, ValueError, SyntaxError, KeyError, RuntimeError, NotImplementedError, EOFError, zipfile.BadZipFile
 # NotImplementedError, RuntimeError: other compression, encryption. SyntaxError: Pillow, for a broken image.

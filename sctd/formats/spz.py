@@ -33,10 +33,8 @@ _HEADER = struct.Struct("<IIIBBBB")  # magic, version, number, SH degree, fracti
 _HEADER_4 = struct.Struct("<IIIBBBBI12x")  # the same with the number of streams, and where their sizes are
 _SIZES = struct.Struct("<QQ")  # of a stream, compressed and uncompressed
 _COLOR_SCALE, _SCALE_STEPS, _MIN_LOG_SCALE, _SH_STEPS = 0.15, 16, -10, 128
-_ALWAYS_BYTES, _FACTOR = (
-    2**26,
-    16,
-)  # uncompressed bytes of any file, and of a larger one for each byte: real ones have 5
+# Uncompressed bytes that any file may announce, and a larger one for each of its bytes: real files have 5.
+_ALWAYS_BYTES, _FACTOR = 2**25, 16
 _MAGNITUDES = 511 * np.sqrt(2)  # steps per unit of the three smaller components, which are at most √½
 
 
