@@ -8,14 +8,17 @@ steps.
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from scipy.spatial import ConvexHull, QhullError
+from torch import Tensor
 
 from sctd.scene.gaussians import Gaussians, rotations
 
 STEPS = 20_000  # the radius is then right up to a few parts in 100,000
 MIN_OPACITY, WIDTHS = 0.1, 1.5  # Gaussians below this opacity are not counted; standard deviations to their visible end
-KEPT = 0.995  # share of the Gaussians nearest to their median that counts: a few floaters are no part of an object
+KEPT = 0.995  # share of the Gaussians nearest to their mean that counts: a few floaters are no part of an object
+ROUNDS = 5  # in which the mean of those that count is found
 MOST_POINTS = 20_000  # of those that have no hull
 
 
@@ -56,13 +59,20 @@ def visible_points(gaussians: Gaussians) -> Float[np.ndarray, "points 3"]:
     """
     shows = gaussians.opacities >= MIN_OPACITY
     kept = gaussians.select(shows) if shows.any() else gaussians
-    distances = (kept.means - kept.means.median(dim=0).values).norm(dim=1)
-    number = max(1, round(KEPT * kept.num))
-    kept = kept.select(distances <= distances.kthvalue(number).values)
+    kept = kept.select(_nearest(kept.means.double()))
     axes = rotations(kept.quats) * kept.scales[:, None, :]  # columns
     ends = WIDTHS * axes.transpose(1, 2)
     points = kept.means[:, None, None] + ends[:, :, None] * ends.new_tensor([[1.0], [-1.0]])
     return points.reshape(-1, 3).double().numpy()
+
+
+def _nearest(means: Float[Tensor, "num 3"]) -> Bool[Tensor, " num"]:
+    """Which points are the `KEPT` nearest to their own mean."""
+    number, near = max(1, round(KEPT * len(means))), torch.ones(len(means), dtype=torch.bool)
+    for _ in range(ROUNDS):
+        distances = (means - means[near].mean(dim=0)).norm(dim=1)
+        near = distances <= distances.kthvalue(number).values
+    return near
 
 
 def _corners(points: Float[np.ndarray, "num 2"]) -> Float[np.ndarray, "corners 2"]:

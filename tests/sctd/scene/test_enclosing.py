@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from sctd.formats.axes import transformed
 from sctd.scene.enclosing import WIDTHS, circle_centre, upright_ball, visible_points
 from sctd.scene.gaussians import Gaussians
 
@@ -71,6 +72,15 @@ def test_a_few_floaters_and_transparent_gaussians_do_not_count():
     logits[:500], means = -5, plain.means.clone()
     means[:500] *= 50
     assert upright_ball(visible_points(gaussians(means=means, logit_opacities=logits))).radius < 5
+
+
+def test_visible_points_turn_with_the_gaussians():
+    ours = gaussians(means=gaussians().means * torch.tensor([1.0, 3.0, 0.5]))
+    cos, sin = math.cos(math.radians(210)), math.sin(math.radians(210))
+    copy = transformed(
+        ours, torch.tensor([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], dtype=torch.float64), 2.0, torch.ones(3)
+    )
+    assert visible_points(copy) == pytest.approx(2 * turned(visible_points(ours), 210) + 1, abs=1e-4)
 
 
 def test_if_all_are_transparent_all_count():
