@@ -19,10 +19,7 @@ from evaluation.metrics import CLIPScore
 from evaluation.views import Views
 
 WORDS = "front view", "side view", "back view"
-FRONT_DEGREES, BACK_DEGREES = (
-    50,
-    130,
-)  # as in view-dependent prompts: a front view is within 50°, a back view beyond 130°
+FRONT_DEGREES, BACK_DEGREES = 50, 130  # a front view is closer, a back view further, as in view-dependent prompts
 
 
 class CLIPFaces(CLIPScore):
