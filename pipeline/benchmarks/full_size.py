@@ -5,12 +5,14 @@
     segmentdreamer bench --suite dreamfusion40 --limit 1 --recipe paper --weights FOLDER --set iterations=100
 
 The assets are noise, but files, tensor shapes and code are those of a run with the real weights. It shows that such a
-run works, and measures the time and memory of its stages. Takes 8 GB and a minute on a GPU.
+run works, and measures the time and memory of its stages. Takes 8 GB and a minute on a GPU. Optional scorers are
+written if named: `python -m pipeline.benchmarks.full_size FOLDER pickscore hps aesthetic`, 6 GB.
 """
 
+import itertools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,11 @@ from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
 
 from evaluation.image_reward import ImageReward, RewardConfig, load_tokenizer
 from evaluation.inception import PUBLISHED, Inception
+from evaluation.preference import AESTHETIC_FILE, HPS_FILE, HPS_MODEL, MLP
 from sctd.point_e.load import BASE_PT, UPSAMPLER_PT
 from sctd.point_e.model import PointDiffusionTransformer, PointUpsampler
 
@@ -44,18 +47,15 @@ SCHEDULER = {
 BERT_WORDS = 30522
 
 
-def write(folder: Path) -> None:
-    """Write all parts of a weights folder except reference.npz, which `segmentdreamer reference` generates."""
+def write(folder: Path, parts: Sequence[str] = ()) -> None:
+    """Write parts of a weights folder, by default all that are not optional.
+
+    `segmentdreamer reference` generates reference.npz. Raises KeyError for an unknown part.
+    """
     torch.manual_seed(0)
-    for part, build in {
-        "prior": prior,
-        "scorer": scorer,
-        "reward": reward,
-        "shape": shape,
-        "inception": inception,
-    }.items():
+    for part in parts or DEFAULT:
         (folder / part).mkdir(parents=True, exist_ok=True)
-        build(folder / part)
+        PARTS[part](folder / part)
         print(f"{part}: {sum(file.stat().st_size for file in (folder / part).rglob('*') if file.is_file()):,} bytes")
 
 
@@ -125,6 +125,52 @@ def inception(folder: Path) -> None:
     torch.save(state | {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}, folder / PUBLISHED)
 
 
+def pickscore(folder: Path) -> None:
+    """PickScore v1 as transformers writes it, with CLIP's tokenizer."""
+    _initialized(pickscore_model).save_pretrained(folder)
+    _write_tokenizer(folder)
+
+
+def pickscore_model() -> CLIPModel:
+    """CLIP ViT-H/14 of transformers."""
+    shared = {"num_attention_heads": 16, "hidden_act": "gelu", "projection_dim": 1024}
+    text = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "eos_token_id": 49407}
+    vision = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "patch_size": 14}
+    return CLIPModel(CLIPConfig(text_config=text | shared, vision_config=vision | shared, projection_dim=1024))
+
+
+def hps(folder: Path) -> None:
+    """HPS v2.1 in float16, below `state_dict`."""
+    torch.save({"state_dict": _plain(_initialized(hps_model).half())}, folder / HPS_FILE)
+
+
+def hps_model() -> CLIP:
+    """CLIP ViT-H/14 of open_clip."""
+    return CLIP(**{key: value for key, value in get_model_config(HPS_MODEL).items() if key != "hf_hub_id"})
+
+
+def aesthetic(folder: Path) -> None:
+    """LAION's aesthetic predictor, version 2."""
+    widths = (768, 1024, 128, 64, 16, 1)
+    layers = {name: torch.nn.Linear(*sizes) for name, sizes in zip(MLP, itertools.pairwise(widths), strict=True)}
+    torch.save(
+        {f"{n}.{p}": t for n, layer in layers.items() for p, t in _plain(layer).items()}, folder / AESTHETIC_FILE
+    )
+
+
+DEFAULT = "prior", "scorer", "reward", "shape", "inception"
+PARTS: dict[str, Callable[[Path], None]] = {
+    "prior": prior,
+    "scorer": scorer,
+    "reward": reward,
+    "shape": shape,
+    "inception": inception,
+    "pickscore": pickscore,
+    "hps": hps,
+    "aesthetic": aesthetic,
+}
+
+
 def _initialized(build: Callable[[], Any]) -> Any:
     """A randomly initialized model, created on the GPU if there is one: on a CPU it takes minutes."""
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
@@ -151,6 +197,8 @@ def _write_tokenizer(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("Error: give one folder: python -m pipeline.benchmarks.full_size FOLDER")
-    write(Path(sys.argv[1]))
+    if len(sys.argv) < 2 or not {*sys.argv[2:]} <= PARTS.keys():
+        sys.exit(
+            f"Error: give a folder, and parts of {', '.join(PARTS)}: python -m pipeline.benchmarks.full_size FOLDER"
+        )
+    write(Path(sys.argv[1]), sys.argv[2:])
