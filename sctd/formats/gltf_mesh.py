@@ -125,7 +125,7 @@ class _Reader(GltfFile[_Gltf]):
     def __init__(self, gltf: _Gltf, chunk: memoryview | None, folder: Path, size: int):
         super().__init__(gltf, chunk, folder, size)
         self.images: dict[int, np.ndarray] = {}
-        self.textures: dict[int, tuple[int, Texture]] = {}
+        self.textures: dict[tuple[int, tuple[Wrap, Wrap], bool], tuple[int, Texture]] = {}
         self.notes: list[str] = []
         self.pixels_left = MAX_TEXTURE_PIXELS
 
@@ -142,6 +142,8 @@ class _Reader(GltfFile[_Gltf]):
                 raise FormatError(
                     f"The glTF has more than {MAX_PRIMITIVES:,} primitives; join them, then export it again."
                 )
+        if any("EXT_mesh_gpu_instancing" in self.gltf.nodes[number].extensions for number in world):
+            self.notes.append("Instances (EXT_mesh_gpu_instancing) are shown once.")
         surfaces = [each for each in found if each[0].mode in (TRIANGLES, _STRIP, _FAN)]
         if len(surfaces) < len(found):
             self.notes.append("Points and lines are left out.")
@@ -275,21 +277,27 @@ class _Reader(GltfFile[_Gltf]):
         return Part(**{**vars(part), "texture": number}), uv
 
     def _texture(self, number: int) -> int:
-        if number not in self.textures:
-            texture = item(self.gltf.textures, number, "texture")
-            webp = texture.extensions.get("EXT_texture_webp")
-            source = webp.get("source", texture.source) if isinstance(webp, dict) else texture.source
-            if source is None and "KHR_texture_basisu" in texture.extensions:
-                raise compressed("KHR_texture_basisu")
-            if not isinstance(source, int):
-                raise FormatError(f"Texture {number} of the glTF has no image; export it again.")
-            sampler = _Sampler()
-            if texture.sampler is not None:
-                sampler = item(self.gltf.samplers, texture.sampler, "sampler")
-            wrap = (_WRAPS.get(sampler.wrap_s, "repeat"), _WRAPS.get(sampler.wrap_t, "repeat"))
-            decoded = Texture(self._image(source), wrap, nearest=sampler.mag_filter == _NEAREST)
-            self.textures[number] = len(self.textures), decoded
-        return self.textures[number][0]
+        texture = item(self.gltf.textures, number, "texture")
+        webp = texture.extensions.get("EXT_texture_webp")
+        source = webp.get("source", texture.source) if isinstance(webp, dict) else texture.source
+        if source is None and "KHR_texture_basisu" in texture.extensions:
+            raise compressed("KHR_texture_basisu")
+        if not isinstance(source, int) or source < 0:
+            raise FormatError(f"Texture {number} of the glTF has no image; export it again.")
+        sampler = _Sampler()
+        if texture.sampler is not None:
+            sampler = item(self.gltf.samplers, texture.sampler, "sampler")
+        wrap = (_WRAPS.get(sampler.wrap_s, "repeat"), _WRAPS.get(sampler.wrap_t, "repeat"))
+        key = source, wrap, sampler.mag_filter == _NEAREST
+        if key not in self.textures:
+            rgba = self._image(source)
+            if rgba.size // 4 > self.pixels_left:
+                raise FormatError(
+                    f"The textures of the glTF have more than {MAX_TEXTURE_PIXELS:,} pixels; shrink them."
+                )
+            self.pixels_left -= rgba.size // 4
+            self.textures[key] = len(self.textures), Texture(rgba, wrap, nearest=key[2])
+        return self.textures[key][0]
 
     def _image(self, number: int) -> np.ndarray:
         if number not in self.images:
@@ -302,7 +310,6 @@ class _Reader(GltfFile[_Gltf]):
             else:
                 raise FormatError(f"{what} has no content; export it again.")
             self.images[number] = image_rgba(content, what, self.pixels_left)
-            self.pixels_left -= self.images[number].size // 4
         return self.images[number]
 
 

@@ -57,6 +57,21 @@ def huge_png(side=60_000):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
+def five_textures():
+    """A black image of 4,096², which repeats, is mirrored or ends."""
+    made = file()
+    place = made.add(CORNERS[:, :2])
+    image = png(np.zeros((4096, 4096), np.uint8))
+    made.json["images"] = [{"bufferView": made.view(image)}]
+    wraps = [(10497, 10497), (10497, 33071), (33071, 10497), (33648, 33648), (33071, 33071)]
+    made.json["samplers"] = [{"wrapS": u, "wrapT": v} for u, v in wraps]
+    made.json["textures"] = [{"source": 0, "sampler": number} for number in range(5)]
+    made.json["materials"] = [{"pbrMetallicRoughness": {"baseColorTexture": {"index": number}}} for number in range(5)]
+    attributes = {"POSITION": 0, "TEXCOORD_0": place}
+    made.json["meshes"] = [{"primitives": [{"attributes": attributes, "material": number} for number in range(5)]}]
+    return made.glb()
+
+
 def uri(name):
     made = file()
     return made.gltf(name)
@@ -101,6 +116,7 @@ FILES = {
     "a texture without image": (lambda: textured({}).glb(), "a.glb", "Image 0 of the glTF has no content"),
     "an image of text": (lambda: textured({"uri": "data:a;base64,AAAA"}).glb(), "a.glb", "Image 0 .* cannot be"),
     "an image of 3.6 billion pixels": (lambda: textured({"uri": "huge.png"}).glb(), "a.glb", "has more pixels than"),
+    "one large image in five textures": (five_textures, "a.glb", "have more than 67,108,864 pixels"),
     "half an image": (lambda: textured({"uri": "half.png"}).glb(), "a.glb", "Image 0 .* cannot be"),
     "more values than bytes": (lambda: changed("accessors.0.count", 2**31 - 1), "a.glb", "has 715,827,882 triangles"),
     "some more values than bytes": (lambda: changed("accessors.0.count", 9), "a.glb", "announces 9 values of 3"),

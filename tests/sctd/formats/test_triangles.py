@@ -1,10 +1,14 @@
 """sctd.formats.triangles: the same mesh from every format, with colours by the rules of each."""
 
+import io
+import zipfile
+
 import numpy as np
 import pytest
 import trimesh
 from PIL import Image
 
+from sctd.formats import mesh_data
 from sctd.formats.common import FormatError
 from sctd.formats.mesh_data import GREY, Mesh
 from sctd.formats.triangles import SUFFIXES, read_mesh
@@ -121,12 +125,21 @@ def test_a_mesh_comes_back_from_its_bytes(tmp_path):
     assert again.to_bytes() == mesh.to_bytes()
 
 
-def test_bytes_of_something_else_are_refused(tmp_path):
+def test_bytes_of_something_else_are_refused(tmp_path, monkeypatch):
     mesh = read(tmp_path, quad().glb())
     content = mesh.to_bytes()
     for data in (b"", b"PK\3\4", content[:-40], content[:100]):
         with pytest.raises(FormatError, match=r"^The mesh\.npz is damaged; import the asset again\.$"):
             Mesh.from_bytes(data)
+    bomb = io.BytesIO()
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("vertices.npy", bytes(2**20))
+    monkeypatch.setattr(mesh_data, "_most_bytes", lambda: 2**20 - 1)
+    with pytest.raises(
+        FormatError, match=r"^The mesh\.npz is larger inside than a mesh may be; import the asset again"
+    ):
+        Mesh.from_bytes(bomb.getvalue())
+    monkeypatch.undo()
     wrong = Mesh(**{**vars(mesh), "faces": mesh.faces + 1})
     with pytest.raises(FormatError, match=r"^The mesh has faces with vertices that do not exist\. Export it again\.$"):
         Mesh.from_bytes(wrong.to_bytes())
@@ -204,6 +217,19 @@ def test_samplers_say_how_a_texture_repeats(tmp_path):
     file.json["samplers"] = [{"magFilter": 9728, "wrapS": 33071, "wrapT": 33648}]
     texture = read(tmp_path, file.glb()).textures[0]
     assert (texture.wrap, texture.nearest) == (("clamp", "mirror"), True)
+
+
+def test_materials_share_a_texture(tmp_path):
+    """Two textures with one image and equal samplers are one; instances are noted."""
+    file = quad([{"pbrMetallicRoughness": {"baseColorTexture": {"index": n}}} for n in (0, 1)], TEXCOORD_0=UV)
+    file.image(RGBA)
+    file.json["textures"] *= 2
+    file.json["meshes"][0]["primitives"].append({**primitive(file), "material": 1})
+    file.json["nodes"][0]["extensions"] = {"EXT_mesh_gpu_instancing": {}}
+    mesh = read(tmp_path, file.glb())
+    assert [part.texture for part in mesh.parts] == [0, 0]
+    assert len(mesh.textures) == 1
+    assert mesh.notes == ("Instances (EXT_mesh_gpu_instancing) are shown once.",)
 
 
 def test_nodes_move_their_meshes_and_a_mirrored_one_keeps_its_front(tmp_path):
