@@ -213,6 +213,11 @@ def write_files_of_reader(here):
     (here / "examples").symlink_to(ROOT / "examples")
     (here / "my_prompts.txt").write_text("a red cube\n# not this\na blue ball | a ball\n", encoding="utf-8")
     (here / "my_recipe.yaml").write_text("base: embedded\nguidance:\n  scale: 10\n", encoding="utf-8")
+    for name in ("trellis", "meshes"):
+        (here / name).mkdir()
+    (here / "trellis" / "1.ply").write_bytes(ply.to_ply(finished_run.asset()))
+    trimesh.creation.box().export(here / "meshes" / "1.ply")
+    (here / "trellis.csv").write_text(f"file,prompt\n1.ply,a {OBJECTS[0]}\n", encoding="utf-8")
     opinions = "".join(f"sctd,a {name},{number}\n" for number, name in enumerate(OBJECTS))
     (here / "ratings.csv").write_text(f"method,prompt,Geometry\n{opinions}", encoding="utf-8")
     for name in ("asset.ply", "head.ply"):
