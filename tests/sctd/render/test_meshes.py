@@ -116,6 +116,17 @@ def test_a_small_texture_is_the_mean_of_its_texels_in_linear_light():
     assert (np.abs(image.astype(int) - 188) <= 1).all()
 
 
+@pytest.mark.parametrize(("texels", "level"), [(32, 0), (64, 0), (128, 0), (256, 1), (512, 2), (2048, 4)])
+@pytest.mark.parametrize("distance", [3.5, 7.0, 1.0])
+def test_the_texels_of_the_chosen_level_are_as_large_as_a_sample(texels, level, distance, monkeypatch):
+    """A sample is half a pixel wide; the square has 64 pixels. Levels have their number as colour."""
+    sizes = [max(1, texels >> number) for number in range(12)]
+    levels = [np.full((size, size, 4), (number, 0, 0, 255), np.uint8) for number, size in enumerate(sizes)]
+    monkeypatch.setattr(meshes, "_mips", lambda texture: levels)
+    piece = square(Part(0, texture=0), FILLING * distance / 3.5, 3.5 - distance, uv=UV)
+    assert (shown(piece, textures=[Texture(levels[0])])[0, ..., 0] == level).all()
+
+
 def test_colours_multiply_in_linear_light_for_gltf_and_as_shown_otherwise():
     """Texture 200 times vertex colour 0.5: 146 in glTF, 100 in the other formats."""
     rgba = np.full((2, 2, 4), (200, 200, 200, 255), np.uint8)
@@ -195,6 +206,15 @@ def test_many_transparent_layers_one_hundredth_of_a_unit_apart():
         square(Part(0, base_color=(0.0, 0.0, 0.0, 0.1), alpha_mode="BLEND"), 9.0, 0.01 * number) for number in range(30)
     ]
     assert (shown(*pieces, size=4) == round(255 * 0.9**30)).all()
+
+
+def test_a_transparent_surface_seen_at_a_grazing_angle_counts_once():
+    """Below the horizon of a large plane, 0.01 to 0.0001 units under the camera, each ray passes it once."""
+    plane = np.array([[-40, -40, 0], [40, -40, 0], [40, 40, 0], [-40, 40, 0]], np.float64)
+    part = Part(0, base_color=(0.0, 0.0, 0.0, 0.5), alpha_mode="BLEND")
+    for height in (1e-2, 1e-3, 1e-4):
+        mesh = assemble([Piece(plane - [0, 0, height], QUAD, part)], [], linear=False)
+        assert (render_mesh(mesh, front())[0, 33:] == 128).all()
 
 
 def test_a_masked_surface_is_there_or_not():
