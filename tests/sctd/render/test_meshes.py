@@ -1,6 +1,7 @@
 """sctd.render.meshes: exact colours, edges by coverage, alpha, culling, light; the frame of the Gaussians."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from sctd.formats.triangles import read_mesh
 from sctd.render import meshes, rasterize
 from sctd.render.contract import RenderError
 from sctd.render.meshes import SAMPLES, render_mesh
-from sctd.scene.cameras import on_sphere, orbit
+from sctd.scene.cameras import look_at, on_sphere, orbit
 from sctd.scene.gaussians import Gaussians, rgb_to_sh
 from tests.support import world_meshes
 
@@ -209,12 +210,16 @@ def test_many_transparent_layers_one_hundredth_of_a_unit_apart():
 
 
 def test_a_transparent_surface_seen_at_a_grazing_angle_counts_once():
-    """Below the horizon of a large plane, 0.01 to 0.0001 units under the camera, each ray passes it once."""
-    plane = np.array([[-40, -40, 0], [40, -40, 0], [40, 40, 0], [-40, 40, 0]], np.float64)
+    """Below the horizon of a plane at z = 5, whose points float32 rounds to either side, each ray passes it once."""
+    plane = np.array([[-40, -40, 5], [40, -40, 5], [40, 40, 5], [-40, 40, 5]], np.float64)
     part = Part(0, base_color=(0.0, 0.0, 0.0, 0.5), alpha_mode="BLEND")
-    for height in (1e-2, 1e-3, 1e-4):
-        mesh = assemble([Piece(plane - [0, 0, height], QUAD, part)], [], linear=False)
-        assert (render_mesh(mesh, front())[0, 33:] == 128).all()
+    mesh = assemble([Piece(plane, QUAD, part)], [], linear=False)
+    for height in (1e-1, 1e-2, 1e-3):
+        center = torch.tensor([[3.5, 0.0, 5 + height]], dtype=torch.float64)
+        toward = look_at(center, center - torch.tensor([1.0, 0, 0]).double(), torch.tensor([[0.0, 0, 1]]).double())
+        image = render_mesh(mesh, replace(front(), world_to_camera=toward))[0]
+        assert (image[:31] == 255).all()
+        assert (image[36:] == 128).all()
 
 
 def test_a_masked_surface_is_there_or_not():
