@@ -119,6 +119,12 @@ def draw_single(window: Window, generator: torch.Generator) -> Times:
     return Times(t, t, t)
 
 
+def draw_linear(progress: float, *, first: int = 980, last: int = 20) -> Times:
+    """SDI: t falls linearly from `first` to `last`; s and s_m repeat it."""
+    t = max(1, round(first + (last - first) * progress))
+    return Times(t, t, t)
+
+
 def _uniform(lower: int, upper: int, generator: torch.Generator) -> int:
     """A uniform integer, lower ≤ n ≤ upper."""
     return int(torch.randint(lower, upper + 1, (), generator=generator, device=generator.device))

@@ -27,6 +27,7 @@ RULES = {
         "times.epsilon",
     ),
     "single": _WINDOW,
+    "linear": ("times.low", "times.start_high"),
     "interval": (*_WINDOW, *_INTERVALS),
     "two_intervals": (*_WINDOW, *_INTERVALS, "times.epsilon"),
     "annealed": ("times.low", "times.high", "times.start_high", "times.gap"),
@@ -69,7 +70,7 @@ def _conditions() -> Iterator[Condition]:
         yield _if("times.rule", lambda rule, key=key: key in RULES[rule], key)
     yield _if(
         "times.rule times.warmup_share iterations",
-        lambda rule, share, iterations: rule == "annealed" or round(share * iterations) > 1,
+        lambda rule, share, iterations: rule in ("annealed", "linear") or round(share * iterations) > 1,
         "times.start_high", "times.shift_lower_bound", "times.interval_extra",
     )  # fmt: skip
     yield _if("times.high times.start_high", lambda high, start: high < start, "times.shift_lower_bound")

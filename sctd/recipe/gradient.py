@@ -53,7 +53,7 @@ class TimesConfig(Config):
     `low` as √progress, t is a random gap above it and at most `start_high` (CDS).
     """
 
-    rule: Literal["segments", "single", "interval", "two_intervals", "annealed"] = field(
+    rule: Literal["segments", "single", "linear", "interval", "two_intervals", "annealed"] = field(
         "segments", "–", "each objective's paper", "how t, s and s_m are drawn"
     )
     segments: Literal["equal", "increasing"] = field(

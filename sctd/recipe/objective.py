@@ -100,6 +100,19 @@ ENTRIES = {
             },
             options=("objective.compact_consistency", "objective.conditional_guidance", "objective.pixel_constraint"),
         ),
+        # SDI: t alone, falling linearly, and the noise of an inversion in ten steps. In its authors' code guidance is
+        # ε_y + 7.5 (ε_y − ε_∅), that of the inversion ε_y − 7.5 (ε_y − ε_∅); the loss is ‖z_0 − ẑ_0‖²/2, so w(t) = σ_t/α_t.
+        Entry(
+            "sdi",
+            "sctd.objectives.sdi:sdi",
+            rules=("linear", "single"),
+            settings={"times.rule": "linear", "objective.inversion_step": 100},
+            authors={
+                "objective.time_weight": "sigma_over_alpha", "guidance.scale": 8.5, "guidance.perp_neg": True,
+                "objective.inversion_guidance": -6.5 / 8.5, "times.low": 250, "noise.offset": 0,
+            },
+            options=("objective.inversion_step", "objective.inversion_guidance"),
+        ),
     )
 }  # fmt: skip
 
@@ -117,7 +130,10 @@ class ObjectiveConfig(Config):
     outer_weight: float = field(8.5, "–", "Eq. 10, release: w + 1", "weight of cross-consistency", ge=0)
     self_sign: Literal[1, -1] = field(1, "–", "Eq. 10; release: −1", "sign of self-consistency")
     approximation: bool = field(True, "–", "Sec. 4.4", "true: z_sm replaces G(z_t, t, ∅); false: G is computed")
-    inversion_step: int = field(200, "indices", "LucidDreamer", "step of the inversion to z_s", ge=1, le=1000)
+    inversion_step: int = field(200, "indices", "LucidDreamer", "step of the inversion to z_s, or to z_t", ge=1, le=1000)
+    inversion_guidance: float = field(
+        -1, "–", "SDI", "guidance of the inversion as a multiple of that at t; −1 mirrors it", ge=-100, le=100
+    )
     compact_consistency: float = field(1, "–", "Connect3D", "weight of L_CC", ge=0)
     conditional_guidance: float = field(0.5, "–", "Connect3D", "weight of L_CG", ge=0)
     pixel_constraint: float = field(0.5, "–", "Connect3D", "weight of L_CP; 0 saves two decodings", ge=0)

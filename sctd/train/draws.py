@@ -18,6 +18,7 @@ from sctd.diffusion.times import (
     draw,
     draw_annealed,
     draw_interval,
+    draw_linear,
     draw_single,
     draw_two_intervals,
     interval_at,
@@ -106,6 +107,8 @@ def times(recipe: Recipe, iteration: int, generator: torch.Generator) -> Times:
             return draw(_window(*at), edges, generator, min_interval=least, margin=margin)
         case "single":
             return draw_single(_window(*at), generator)
+        case "linear":
+            return draw_linear(iteration / recipe.iterations, first=settings.start_high, last=settings.low)
         case "interval":
             return draw_interval(_window(*at), _interval(*at), generator)
         case "two_intervals":

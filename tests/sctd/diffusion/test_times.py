@@ -214,6 +214,9 @@ def is_of(method: str, t: int, s: int, s_m: int, iteration: int) -> bool:
             return inside and 20 + 480 * warmth - 1 <= t <= max(upper, s_m + 80)
         case "sds":
             return s_m == s == t and 20 <= t <= (980 if method == "sds-authors" else upper)
+        case "sdi":
+            last = 250 if method == "sdi-authors" else 20
+            return s_m == s == t == round(980 - (980 - last) * iteration / 5000)
         case "ism":
             return (s, s_m) == (max(t - interval, 0), 0) and 20 <= t <= upper
         case "gcs":
@@ -224,25 +227,25 @@ def is_of(method: str, t: int, s: int, s_m: int, iteration: int) -> bool:
     return False
 
 
-FIRST = "sctd", "sctd-official", "sds", "ism", "cds", "gcs"  # between them they use every rule
-OF_FIRST = [method for method in METHODS if method.removesuffix("-authors") in FIRST]
+EXAMPLES = "sctd", "sctd-official", "sds", "ism", "cds", "gcs", "sdi"  # between them they use every rule
+OF_EXAMPLES = [method for method in METHODS if method.removesuffix("-authors") in EXAMPLES]
 
 
-def test_the_first_objectives_use_every_rule():
-    assert {for_objective(recipes.paper(), method).times.rule for method in FIRST} == set(RULES)
+def test_the_examples_use_every_rule():
+    assert {for_objective(recipes.paper(), method).times.rule for method in EXAMPLES} == set(RULES)
 
 
 @pytest.mark.parametrize("iteration", [1, 700, 1499, 1500, 5000])
-@pytest.mark.parametrize("method", OF_FIRST)
+@pytest.mark.parametrize("method", OF_EXAMPLES)
 def test_every_method_draws_times_by_its_rule(method, iteration):
     assert [times for times in drawn(method, iteration) if not is_of(method, *times, iteration)] == []
 
 
-@pytest.mark.parametrize("method", OF_FIRST)
+@pytest.mark.parametrize("method", OF_EXAMPLES)
 def test_rules_of_two_methods_differ(method):
     """So the test above would detect one rule used in place of another."""
     name = method.removesuffix("-authors")
-    others = [other for other in FIRST if other != name]
+    others = [other for other in EXAMPLES if other != name]
     for other in others:
         assert not all(is_of(other, *times, 700) for times in drawn(method, 700)), other
 

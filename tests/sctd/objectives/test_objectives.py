@@ -367,12 +367,12 @@ def test_an_objective_gets_its_options_from_the_recipe(objective):
     """Options of other objectives change nothing."""
     options = {
         "outer_weight": 0.0, "self_sign": -1, "inversion_step": 20, "compact_consistency": 3.0,
-        "conditional_guidance": 2.0,
+        "conditional_guidance": 2.0, "inversion_guidance": 0.5,
     }  # fmt: skip
     given = arguments(mixture(5, spread=0.3), TWO_STEPS)
     own = {
         "sctd": ["outer_weight", "self_sign"], "sctd-official": ["outer_weight"], "ism": ["inversion_step"],
-        "gcs": ["compact_consistency", "conditional_guidance"],
+        "gcs": ["compact_consistency", "conditional_guidance"], "sdi": ["inversion_step", "inversion_guidance"],
     }  # fmt: skip
     recipe = with_overrides(for_objective(paper(), objective), {f"objective.{key}": x for key, x in options.items()})
     plain = load(objective)(**given)

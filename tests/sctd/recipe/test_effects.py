@@ -87,7 +87,7 @@ class Recording(TimesConfig):
 @pytest.mark.parametrize("segments", ["equal", "increasing"])
 @pytest.mark.parametrize("rule", RULES)
 def test_the_table_of_rules_has_exactly_the_keys_that_the_draw_of_times_reads(rule: str, segments: str) -> None:
-    name = {"single": "sds", "two_intervals": "gcs", "annealed": "cds"}.get(rule, "ism")
+    name = {"single": "sds", "two_intervals": "gcs", "annealed": "cds", "linear": "sdi"}.get(rule, "ism")
     chosen = with_overrides(for_objective(paper(), name), {"times.rule": rule, "times.segments": segments})
     times = Recording.model_construct(**dict(chosen.times))
     times.__dict__["seen"] = set()
