@@ -101,7 +101,7 @@ ENTRIES = {
             options=("objective.compact_consistency", "objective.conditional_guidance", "objective.pixel_constraint"),
         ),
         # SDI: t alone, falling linearly, and the noise of an inversion in ten steps. In its authors' code guidance is
-        # ε_y + 7.5 (ε_y − ε_∅), that of the inversion ε_y − 7.5 (ε_y − ε_∅); the loss is ‖z_0 − ẑ_0‖²/2, so w(t) = σ_t/α_t.
+        # ε_y + 7.5 (ε_y − ε_∅), that of the inversion ε_y − 7.5 (ε_y − ε_∅). The loss ‖z_0 − ẑ_0‖²/2 has w(t) = σ_t/α_t.
         Entry(
             "sdi",
             "sctd.objectives.sdi:sdi",
@@ -130,7 +130,9 @@ class ObjectiveConfig(Config):
     outer_weight: float = field(8.5, "–", "Eq. 10, release: w + 1", "weight of cross-consistency", ge=0)
     self_sign: Literal[1, -1] = field(1, "–", "Eq. 10; release: −1", "sign of self-consistency")
     approximation: bool = field(True, "–", "Sec. 4.4", "true: z_sm replaces G(z_t, t, ∅); false: G is computed")
-    inversion_step: int = field(200, "indices", "LucidDreamer", "step of the inversion to z_s, or to z_t", ge=1, le=1000)
+    inversion_step: int = field(
+        200, "indices", "LucidDreamer", "step of the inversion to z_s, or to z_t", ge=1, le=1000
+    )
     inversion_guidance: float = field(
         -1, "–", "SDI", "guidance of the inversion as a multiple of that at t; −1 mirrors it", ge=-100, le=100
     )

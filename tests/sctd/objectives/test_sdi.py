@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -24,7 +26,7 @@ def test_the_noise_is_that_of_an_inversion_in_latents(times, path, rho):
     given = arguments(mixture(5, spread=0.3), times)
     z_0, denoise, text, schedule = (given[name] for name in ("z_0", "denoise", "text", "schedule"))
     z = schedule.noised(z_0, given["noise"], 0)
-    for a, b in zip(path, path[1:], strict=False):
+    for a, b in pairwise(path):
         null = denoise(z, a, None)
         z = jump(schedule, z, null + rho * (denoise(z, a, text) - null), a, b)
     kappa = (z - schedule.alpha[times.t] * z_0) / schedule.sigma[times.t]
