@@ -101,7 +101,7 @@ ENTRIES = {
             options=("objective.compact_consistency", "objective.conditional_guidance", "objective.pixel_constraint"),
         ),
         # SDI: t alone, falling linearly, and the noise of an inversion in ten steps. In its authors' code guidance is
-        # ε_y + 7.5 (ε_y − ε_∅), that of the inversion ε_y − 7.5 (ε_y − ε_∅). The loss ‖z_0 − ẑ_0‖²/2 has w(t) = σ_t/α_t.
+        # ε_y + 7.5 (ε_y − ε_∅), that of the inversion ε_y − 7.5 (ε_y − ε_∅); w(t) = σ_t/α_t belongs to their loss.
         Entry(
             "sdi",
             "sctd.objectives.sdi:sdi",
