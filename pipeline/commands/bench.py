@@ -166,6 +166,8 @@ def finish(run: Run, out: Path | None, execution: ExecutionOptions, note: str | 
         for tracker in trackers:
             tracker.finish()
         print_outputs(store)
+        if left := flow.unscored(results):  # imported, and the scorers or the prompts have changed
+            message(f"{len(left)} imported assets have no such scores yet: segmentdreamer evaluate {store.root}")
         return report_failures(results)
 
 

@@ -14,13 +14,12 @@ import torch
 
 from evaluation.clip_score import ClipScorer
 from evaluation.statistics import mean_over_prompts, paired_difference
-from pipeline.assets import images
+from pipeline.assets import objects
+from pipeline.assets.objects import Viewed
 from pipeline.embedded import weights_folder, world
 from pipeline.store import manifest
 from pipeline.store.run_folder import Store
-from sctd.formats import ply
 from sctd.scene.cameras import orbit
-from sctd.scene.gaussians import Gaussians
 
 
 class Found(NamedTuple):
@@ -47,7 +46,7 @@ def look(run: Path, scorer: ClipScorer) -> list[Found]:
             continue
         with np.load(folder / "evaluation.npz") as file:
             cosines = (file["image_features"] @ features.T).mean(0)
-        front, back = _sides(job.prompt, ply.from_ply((folder / "asset.ply").read_bytes()), scorer)
+        front, back = _sides(job.prompt, objects.of_item(folder), scorer)
         if not _sees_backs(settings.recipes.get(job.method, {})):
             back = None
         right = texts.index(job.prompt)
@@ -63,14 +62,14 @@ def _sees_backs(recipe: dict[str, Any]) -> bool:
 
 
 @torch.no_grad()
-def _sides(prompt: str, gaussians: Gaussians, scorer: ClipScorer) -> tuple[bool | None, bool | None]:
+def _sides(prompt: str, asset: Viewed, scorer: ClipScorer) -> tuple[bool | None, bool | None]:
     try:
         name = world.parse(prompt)[0]
     except ValueError:  # not a prompt of the synthetic world
         return None, None
     if name not in world.TYPES or not world.has_front(name):
         return None, None
-    views = images.on_white(gaussians, orbit(2, 0.0, 3.5, 0.55, 64))
+    views = asset.views(orbit(2, 0.0, 3.5, 0.55, 64), "cpu")
     captions = scorer.text_features([f"{prompt}, front view", f"{prompt}, back view"])
     cosines = scorer.image_features(views) @ captions.T
     return bool(cosines[0, 0] > cosines[0, 1]), bool(cosines[1, 1] > cosines[1, 0])

@@ -163,6 +163,10 @@ def test_bench_resumes_beside_imported_methods(run, splats, tiny_weights):
     assert list(table(run)["method"]) == ["sctd", "theirs"]
     changed = invoke(*bench, "--set", "guidance.scale=3")
     assert "was generated with other settings: guidance.scale 7.5, now 3" in changed.stderr
+    more = succeeds(*bench, "--prompt", "a green ball")
+    assert f"2 imported assets have no such scores yet: segmentdreamer evaluate {run}" in more.stderr
+    succeeds("evaluate", run)
+    assert list(table(run).set_index("method")["n_prompts"]) == [3, 2]
 
 
 def test_scoring_with_other_views_scores_imported_assets_too(run, splats):
