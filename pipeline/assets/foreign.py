@@ -18,8 +18,8 @@ from pipeline.errors import UserError, shortened
 from pipeline.plan.import_files import MESHES, views_in
 from sctd.errors import one_line
 
-MOST_BYTES = 2**29  # of a file
-MOST_GAUSSIANS = 1_500_000  # of a compressed file, which announces their number
+MOST_BYTES = 2**28  # of a file: 1.1 million Gaussians of SH degree 3, which take 2 GiB of memory
+MOST_GAUSSIANS = 1_000_000  # of a compressed file, which announces their number
 MOST_VIEWS, MOST_PIXELS = 1000, 2**26  # of a folder of views, and of each of its images
 UP = {"gltf": "y", "usdc": "y", "obj": "y", "stl": "z", "off": "z"} | {kind: up for kind, up in FORMATS.items() if up}
 
@@ -40,7 +40,8 @@ def read(path: Path, up: str | None, size: int) -> Foreign:
     kind = path.suffix[1:].lower()
     if (bytes_ := path.stat().st_size) > MOST_BYTES:
         raise UserError(
-            f"The file has {bytes_ / 2**30:.1f} GiB; at most {MOST_BYTES / 2**30:g} GiB are read: reduce the asset."
+            f"The file has {bytes_ / 2**20:,.0f} MiB; at most {MOST_BYTES / 2**20:g} are read. Reduce the asset, for example "
+            "with segmentdreamer export FILE --to ply --sh-degree 0."
         )
     data = path.read_bytes()
     if path.suffix.lower() in MESHES or (kind in ("ply", "glb") and not _has_gaussians(data, kind)):

@@ -278,7 +278,7 @@ def test_a_missing_file_of_a_table_fails(importer, tmp_path):
 def test_too_large_files_are_not_read(importer, tmp_path):
     with open(tmp_path / "a.splat", "wb") as file:
         file.truncate(2**30)
-    with pytest.raises(ValueError, match=r"The file has 1\.0 GiB; at most 0\.5 GiB are read"):
+    with pytest.raises(ValueError, match=r"The file has 1,024 MiB; at most 256 are read\."):
         run(importer, replace(job(tmp_path / "none.ply"), entry=Entry("a.splat", tmp_path / "a.splat")))
 
 
