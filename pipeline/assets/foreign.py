@@ -40,8 +40,8 @@ def read(path: Path, up: str | None, size: int) -> Foreign:
     kind = path.suffix[1:].lower()
     if (bytes_ := path.stat().st_size) > MOST_BYTES:
         raise UserError(
-            f"The file has {bytes_ / 2**20:,.0f} MiB; at most {MOST_BYTES / 2**20:g} are read. Reduce the asset, for example "
-            "with segmentdreamer export FILE --to ply --sh-degree 0."
+            f"The file has {bytes_ / 2**20:,.0f} MiB; at most {MOST_BYTES / 2**20:g} are read. Reduce the asset, for "
+            "example with segmentdreamer export FILE --to ply --sh-degree 0."
         )
     data = path.read_bytes()
     if path.suffix.lower() in MESHES or (kind in ("ply", "glb") and not _has_gaussians(data, kind)):
