@@ -15,7 +15,9 @@ from pipeline.cli.messages import show_logs
 COMMANDS = (
     LazyCommand("bench", "commands.bench:bench", "Generate, score and rank assets for a set of prompts."),
     LazyCommand("generate", "commands.bench:generate", "Generate an asset without scoring it."),
-    LazyCommand("evaluate", "commands.evaluate:evaluate", "Score the assets of a run folder, or assets of other programs."),
+    LazyCommand(
+        "evaluate", "commands.evaluate:evaluate", "Score the assets of a run folder, or assets of other programs."
+    ),
     LazyCommand("leaderboard", "commands.bench:leaderboard", "Rank the methods of one or more run folders."),
     LazyCommand("agreement", "commands.agreement:agreement", "Compare the metrics of a run with people's opinions."),
     LazyCommand("status", "commands.bench:status", "Show the progress and failures of a run."),
