@@ -28,7 +28,7 @@ def test_values_are_completed_from_the_known_names():
 
 def test_last_of_several_objectives_is_completed_without_repetition():
     assert completion.objectives("") == list(METHODS)
-    assert completion.objectives("sctd,sd") == ["sctd,sds", "sctd,sds-authors"]
+    assert completion.objectives("sctd,sds") == ["sctd,sds", "sctd,sds-authors"]
     assert completion.objectives("sds,sd") == ["sds,sds-authors"]
 
 
