@@ -29,7 +29,7 @@ def test_values_are_completed_from_the_known_names():
 def test_last_of_several_objectives_is_completed_without_repetition():
     assert completion.objectives("") == list(METHODS)
     assert completion.objectives("sctd,sds") == ["sctd,sds", "sctd,sds-authors"]
-    assert completion.objectives("sds,sd") == ["sds,sds-authors"]
+    assert completion.objectives("sds,sd") == ["sds,sdi", "sds,sds-authors", "sds,sdi-authors"]
 
 
 def test_every_option_with_known_values_is_completed():
