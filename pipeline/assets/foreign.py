@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.assets.export import FORMATS
 from pipeline.assets.objects import Splats, StoredViews, Surface
 from pipeline.errors import UserError, shortened
-from pipeline.plan.import_files import MESHES, views_in
+from pipeline.plan.import_files import MESHES, SUFFIXES, views_in
 from sctd.errors import one_line
 
 MOST_BYTES = 2**28  # of a file: 1.1 million Gaussians of SH degree 3, which take 2 GiB of memory
@@ -37,6 +37,10 @@ def read(path: Path, up: str | None, size: int) -> Foreign:
     """The object in a file or a folder of views, resized to `size` pixels. Raises UserError or FormatError, OSError."""
     if path.is_dir():
         return Foreign(StoredViews(_views(path, size)), "views", None)
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(
+            f"Files {path.suffix or 'without an extension'} are not read; convert it to {', '.join(SUFFIXES)}."
+        )
     kind = path.suffix[1:].lower()
     if (bytes_ := path.stat().st_size) > MOST_BYTES:
         raise UserError(
@@ -88,6 +92,8 @@ def _to_ours(up: str) -> Any:
 def _views(folder: Path, size: int) -> np.ndarray:
     """The views of a folder on white, uint8 [views, size, size, 3]."""
     paths = views_in(folder)
+    if not paths:
+        raise UserError("The folder has neither views nor exactly one asset; keep the one that is meant.")
     if len(paths) > MOST_VIEWS:
         raise UserError(f"The folder has {len(paths)} views; at most {MOST_VIEWS} are read.")
     return np.stack([_image(path, size) for path in paths])

@@ -1,6 +1,7 @@
 """The command `evaluate`: score the assets of a run folder, and import other people's assets into it."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -195,9 +196,16 @@ def _write_sheets(results: RunResults, sources: list[Source]) -> list[Path]:
     for source in sources:
         items = (store.item(record.job_id) / CONTACT for record in results.of(source.method))
         if sheets := [read(path) for path in items if path.exists()]:
-            written.append(store.root / f"imported-{slug(source.method) or 'method'}.png")
+            written.append(store.root / f"imported-{_sheet_name(source.method, results.manifest.imported)}.png")
             store.write(written[-1], images.stacked(sheets))
     return written
+
+
+def _sheet_name(method: str, others: Iterable[str]) -> str:
+    """The method's name as part of a file name, with a digest if another method's would be the same."""
+    name = slug(method) or "method"
+    same = [other for other in others if (slug(other) or "method") == name]
+    return name if len(same) < 2 else f"{name}-{digest(method)[:6]}"
 
 
 def _matched(sources: list[Source], store: Store | None, before: Manifest | None, scorers: Weights) -> list[ImportJob]:

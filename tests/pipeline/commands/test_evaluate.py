@@ -248,3 +248,11 @@ def test_bench_refuses_a_folder_of_other_imports(suite, tmp_path, tiny_weights):
     assert "has an imported method 'sctd'; import it under another name" in invoke(*bench, *PROMPTS).stderr
     others = invoke(*bench, "--objective", "sds", "--prompt", BALL)
     assert "has an imported asset for 'a red cube', which is no prompt of this run" in others.stderr
+
+
+def test_methods_whose_names_differ_in_spaces_have_their_own_sheets(run, splats):
+    each = [word for name in ("My method", "my-method") for word in ("--assets", splats, "--method", name)]
+    result = succeeds("evaluate", run, *each, "--check")
+    sheets = [line for line in result.stderr.splitlines() if "To check the axes" in line]
+    assert len(set(sheets)) == 2
+    assert len(list(run.glob("imported-my-method-*.png"))) == 2

@@ -304,3 +304,17 @@ def test_views_that_are_not_scored_are_refused(importer, tmp_path):
     message = "It has 6 ready-made views, which do not include the 4 that are scored; render 4 evenly spaced ones"
     with pytest.raises(ValueError, match=message):
         run(importer, job(views(tmp_path / "a", 6)))
+
+
+@pytest.mark.parametrize(("name", "named"), [("a.fbx", r"Files \.fbx"), ("asset", "Files without an extension")])
+def test_files_of_other_formats_are_refused(importer, tmp_path, name, named):
+    put(tmp_path / name, b"Kaydara FBX Binary")
+    with pytest.raises(ValueError, match=named + r" are not read; convert it to \.ply, \.glb, "):
+        run(importer, replace(job(tmp_path / "none.ply"), entry=Entry(name, tmp_path / name)))
+
+
+def test_a_folder_with_two_assets_is_refused(importer, tmp_path):
+    for name in ("a.ply", "b.ply"):
+        put(tmp_path / "duck" / name, b"ply")
+    with pytest.raises(ValueError, match="The folder has neither views nor exactly one asset; keep the one that is"):
+        run(importer, job(tmp_path / "duck"))
