@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -76,7 +76,7 @@ class VisionLanguageModel:
         return VisionLanguageModel(model, processor, device)
 
     @torch.no_grad()
-    def probability_of_yes(self, view: Views, question: str) -> float:
+    def probability_of_yes(self, view: UInt8[np.ndarray, "height width 3"], question: str) -> float:
         """P("yes") as the first token of the answer about one view, [height, width, 3]."""
         inputs = self.processor(images=[Image.fromarray(view)], text=[self._prompt(question)], return_tensors="pt")
         answer = self.model.generate(
@@ -110,7 +110,7 @@ class VisionLanguageModel:
         return list(found)
 
 
-def spaced(views: Views, count: int) -> Views:
+def spaced(views: Views, count: int) -> UInt8[np.ndarray, "chosen height width 3"]:
     """`count` evenly spaced views, from the first; all of them if there are fewer."""
     count = min(count, len(views))
     return views[np.arange(count) * len(views) // count]

@@ -67,7 +67,8 @@ def test_twelve_views_stand_for_all(folder, judge, views):
     ("count", "chosen"), [(1, [0]), (5, [0, 1, 2, 3, 4]), (24, range(0, 24, 2)), (120, range(0, 120, 10))]
 )
 def test_views_are_evenly_spaced(count, chosen):
-    assert spaced(np.arange(count), 12).tolist() == list(chosen)
+    views = np.arange(count, dtype=np.uint8)[:, None, None, None].repeat(3, axis=3)
+    assert spaced(views, 12)[:, 0, 0, 0].tolist() == list(chosen)
 
 
 def test_a_model_without_a_chat_template_is_asked_after_its_image_token(tmp_path, views):

@@ -79,6 +79,9 @@ def cost(name: str, times: Times, *, perp_neg: bool) -> tuple[int, int]:
             plain, guided = 0, 2
         case "gcs":
             plain, guided = 4, 2
+        case "sdi":  # a step of 100 indices takes two
+            steps = math.ceil(times.t / 100)
+            plain, guided = steps, steps + 1
         case _:  # as called alone, which the test of the objective counts
             plain, guided = counted(name, times)
     return plain + guided, plain + samples * guided
