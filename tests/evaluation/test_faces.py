@@ -103,7 +103,9 @@ def test_a_two_faced_object_scores_less_than_its_clip_score():
     words = np.digitize(APART, [50, 130])
     np.testing.assert_allclose(metric.scores(views_of(words), "a cat"), 80, rtol=1e-6)
     janus = np.where(words == 2, 0, words)
-    np.testing.assert_allclose(metric.scores(views_of(janus), "a cat"), np.where(words == 2, 0, 80), rtol=1e-6, atol=1e-4)
+    np.testing.assert_allclose(
+        metric.scores(views_of(janus), "a cat"), np.where(words == 2, 0, 80), rtol=1e-6, atol=1e-4
+    )
     metric.update(views_of(janus), "a cat")
     assert float(metric.compute()) == pytest.approx(80 * (words != 2).mean())
     for same in range(1, 3):
