@@ -12,9 +12,10 @@ from sctd.recipe.recipe import Recipe
 
 PLACEMENTS = "auto", "shared", "dedicated", "cpu"
 EVALUATOR_GPU = 0.2  # evaluation is a hundredth of the work, so it shares a GPU
-# Measured (docs/performance.md): a U-Net of SD's size keeps a GPU busy alone, a small one waits for kernel launches.
-MOST_LARGE, MOST_SMALL = 2, 8
-SMALL_GIB = 3.0  # of a worker whose recipe asks for no GPU memory
+# Measured (docs/performance.md): a U-Net of SD's size nearly fills a GPU alone, a small one waits for kernel launches.
+MOST_LARGE, MOST_SMALL = 4, 8
+EVALUATOR_GIB = 8.0  # with scorers of the published sizes
+SMALL_GIB = 3.0  # of a worker whose recipe asks for no GPU memory, with its share of the evaluator
 
 
 class Placement(NamedTuple):
@@ -41,15 +42,15 @@ def check_placement(name: str) -> None:
 def most_per_gpu(recipes: Sequence[Recipe], gpus: int) -> int:
     """How many assets at once earn something on each GPU of this machine: 1 without MPS.
 
-    With it, as many as fit into the smallest GPU and leave each a CPU core, but at most `MOST_LARGE`, or `MOST_SMALL`
-    if no recipe asks for GPU memory.
+    With it, as many as fit into the smallest GPU beside the evaluator and leave each a CPU core, but at most
+    `MOST_LARGE`, or `MOST_SMALL` if no recipe asks for GPU memory.
     """
     memory = smallest_gpu_gib() if gpus and mps.program() else None
     if memory is None:
         return 1
     needed = max(recipe.compute.min_gpu_gib for recipe in recipes)
-    most = MOST_LARGE if needed else MOST_SMALL
-    return max(1, min(most, int(memory / (needed or SMALL_GIB)), manifest.cores() // gpus))
+    fit = (memory - EVALUATOR_GIB) / needed if needed else memory / SMALL_GIB
+    return max(1, min(MOST_LARGE if needed else MOST_SMALL, int(fit), manifest.cores() // gpus))
 
 
 def place(executor: Executor, jobs: int, workers: int | None, evaluation: str = "auto", per_gpu: int = 1) -> Placement:

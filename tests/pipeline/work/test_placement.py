@@ -73,8 +73,10 @@ def test_several_generators_per_gpu(gpus, jobs, per_gpu, evaluation, expected):
         ("embedded", 1, 8.0, 16, 2),  # 3 GiB each
         ("embedded", 1, 2.0, 16, 1),
         ("embedded", 1, 140.0, 0, 1),
-        ("paper", 1, 140.0, 16, 2),
-        ("paper", 1, 16.0, 16, 1),  # 12 GiB each
+        ("paper", 1, 140.0, 16, 4),
+        ("paper", 1, 48.0, 16, 3),  # 12 GiB each, and 8 for the evaluator
+        ("paper", 1, 24.0, 16, 1),
+        ("paper", 1, 8.0, 16, 1),
         ("embedded", 1, None, 16, 1),  # unknown memory
         ("embedded", 0, 140.0, 16, 1),
     ],
