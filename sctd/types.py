@@ -1,6 +1,7 @@
-"""Tensor shapes shared by all of `sctd`, and the denoiser and residual types that objectives use."""
+"""Tensor shapes shared by all of `sctd`, and the denoiser, residual and state types that objectives use."""
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -22,3 +23,7 @@ class ResidualPair(NamedTuple):
 
     latents: Latents
     images: Images
+
+
+ObjectiveState = Mapping[str, Any]
+"""What an objective keeps from one iteration to the next: floating-point tensors by name, in mappings of any depth."""

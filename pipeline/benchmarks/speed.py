@@ -165,7 +165,7 @@ def steady(recipe: Recipe, gaussians: int) -> Recipe:
 def gradient(recipe: Recipe, prior: StableDiffusionPrior, initial: Gaussians) -> torch.Tensor:
     """∂L/∂z_0 of an iteration in which the inversion takes two steps."""
     distillation = Distillation.of(recipe, prior, PROMPT, SEED, None, USUAL)
-    state = initial_state(recipe, prior, initial, SEED)
+    state = initial_state(distillation, initial)
     return distillation(state, EXAMINED, torch.Generator().manual_seed(SEED)).gradient.double().cpu()
 
 

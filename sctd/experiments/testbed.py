@@ -9,9 +9,9 @@ import argparse
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -25,6 +25,7 @@ from sctd.recipe.effects import with_settings
 from sctd.recipe.methods import METHODS, for_objective
 from sctd.recipe.presets import paper
 from sctd.recipe.recipe import Recipe, RecipeError, with_overrides
+from sctd.scene.cameras import Cameras
 from sctd.train import draws
 from sctd.types import Latents, Text
 
@@ -44,7 +45,7 @@ class Mixture:
 
     schedule: NoiseSchedule
     means: Float[Tensor, "modes channels height width"]
-    spread: float
+    spread: float | Tensor
 
     def text(self, modes: Iterable[int], batch: int = 1) -> Text:
         """The embedding of a prompt for `modes`, with equal weights."""
@@ -66,6 +67,10 @@ class Mixture:
         expected = (share @ self.means.flatten(1)).view_as(z_t)
         return (sigma / variance) * (z_t - alpha * expected)
 
+    def adapters(self, rank: int = 0) -> "MixtureAdapters":
+        """A mixture that learns along, in place of a network with adapters."""
+        return MixtureAdapters(self)
+
     def log_density(self, z_0: Latents, text: Text) -> Float[Tensor, " batch"]:
         """log p(z_0 | text) in nats."""
         flat = z_0.flatten(1)
@@ -79,6 +84,22 @@ class Mixture:
         means = self.means.flatten(1)
         inner = z.flatten(1) @ means.T - 0.5 * alpha * (means**2).sum(-1)
         return text[:, 0].log() + (alpha / variance) * inner
+
+
+@dataclass(frozen=True)
+class MixtureAdapters:
+    """ε_ψ of the mixture whose means have moved and whose spread has changed: ψ = 0 is the mixture itself."""
+
+    world: Mixture
+
+    def initial(self, generator: torch.Generator) -> Float[Tensor, " values"]:
+        return self.world.means.new_zeros(self.world.means.numel() + 1)
+
+    def __call__(
+        self, psi: Float[Tensor, " values"], z_t: Latents, t: int, text: Text, cameras: Cameras | None
+    ) -> Latents:
+        moved, spread = self.world.means + psi[:-1].view_as(self.world.means), self.world.spread * psi[-1].exp()
+        return replace(self.world, means=moved, spread=spread)(z_t, t, text)
 
 
 def twelve_modes(seed: int = 0) -> Mixture:
@@ -126,18 +147,22 @@ def distil(recipe: Recipe, seed: int = 0, world: Mixture | None = None) -> Laten
     denoise = cfg(world, recipe.guidance.scale, world.null)
     text = world.text(TEXT_MODES, recipe.cameras.views)
     objective = recipe.objective
-    # Without a decoder there is no pixel loss, so all objectives return latents.
     residual_of = of_recipe(recipe)
+    # Without a decoder there is no pixel loss, so all objectives return latents.
+    given: dict[str, Any] = {"text": text, "schedule": world.schedule, "cameras": None, "adapted": world.adapters()}
+    given |= {"unguided": world, "negative": world.null, "positions": None, "alpha": None, "depth": None}
 
     z_0 = 0.3 * torch.randn(recipe.cameras.views, *shape, generator=generator, dtype=torch.float64)
     noise = draws.noise(recipe, shape, generator).double()
     first, second = torch.zeros_like(z_0), torch.zeros_like(z_0)
+    state = residual_of.initial(recipe=recipe, prior=world, generator=generator, **given)
     for iteration in range(1, recipe.iterations + 1):
         if recipe.noise.kind == "fresh":
             noise = draws.noise(recipe, shape, generator).double()
         times = draws.times(recipe, iteration, generator)
-        residual = residual_of(z_0, denoise=denoise, text=text, noise=noise, times=times, schedule=world.schedule)
-        progress = iteration / recipe.iterations
+        given["progress"] = progress = iteration / recipe.iterations
+        residual = residual_of(z_0, denoise=denoise, noise=noise, times=times, state=state, **given)
+        state = residual_of.updated(state, z_0, generator=generator, **given)
         grad = gradient(
             cast(Tensor, residual),
             schedule=world.schedule,
@@ -183,6 +208,7 @@ VARIANTS: dict[str, list[dict[str, object]]] = {
     "sds": [{"guidance.scale": 101}, {"times.high": 980}],
     "ism": [{"noise.kind": "fresh"}],
     "cds": [{"guidance.scale": 30}],
+    "vsd": [{"objective.adapter_rate": 0.01}],
 }
 
 

@@ -1,7 +1,7 @@
 """The diffusion prior: a Stable Diffusion 1 or 2 checkpoint as encoder, decoder, text encoder and denoiser.
 
-It also loads ControlNets for `sctd.prior.control`. This is the only file that imports diffusers. Nothing is downloaded:
-missing files are an error (`sctd.prior.files`).
+It also loads ControlNets for `sctd.prior.control`. Only this file and `sctd.prior.adapters` import diffusers. Nothing
+is downloaded: missing files are an error (`sctd.prior.files`).
 """
 
 from collections.abc import Callable, Iterator, Set
@@ -26,12 +26,14 @@ from transformers.utils import logging as transformers_logging
 from sctd.diffusion.guidance import cfg
 from sctd.diffusion.schedule import NoiseSchedule, ScheduleError
 from sctd.diffusion.solver import jump, second_order
+from sctd.prior.adapters import Adapters
 from sctd.prior.files import (
     CONTROLNET_FILES,
     CONTROLNET_FORMAT,
     DIFFUSERS,
     TRANSFORMERS,
     PriorError,
+    Source,
     check_architecture,
     check_diffusion,
     check_files,
@@ -86,6 +88,7 @@ class StableDiffusionPrior:
     captured: CapturedNetworks | None = None
     engine: OpenVinoUNet | None = None
     cpu_offload: bool = False
+    plain_unet: Callable[[], UNet2DConditionModel] | None = None
 
     @classmethod
     def load(
@@ -129,11 +132,12 @@ class StableDiffusionPrior:
         with _quiet():
             if source.single_file is None:
                 vae = _frozen(AutoencoderKL, folder / "vae", DIFFUSERS, device, dtype)
-                unet = _frozen(UNet2DConditionModel, folder / "unet", DIFFUSERS, device, dtype)
+                unet = _unet(source, device, dtype)
                 text_encoder = _frozen(CLIPTextModel, folder / "text_encoder", TRANSFORMERS, device, dtype)
             else:
                 vae, unet, text_encoder = _from_single_file(source.single_file, folder, device, dtype)
             tokenizer = _tokenizer(folder / "tokenizer")
+        plain_unet = partial(_unet, source, device, dtype)  # a captured U-Net is changed in place
         captured = _captured(unet, vae) if cuda_graphs else None
         engine = None if cpu_engine == "torch" else OpenVinoUNet(unet.float(), predicted_by, dtype)
         for offloaded in (text_encoder, vae.decoder) if cpu_offload else ():
@@ -151,6 +155,7 @@ class StableDiffusionPrior:
             captured=captured,
             engine=engine,
             cpu_offload=cpu_offload,
+            plain_unet=plain_unet if captured else None,
         )
 
     @property
@@ -235,6 +240,11 @@ class StableDiffusionPrior:
         arguments = z_t.to(self.device, self.dtype), steps, text.to(self.dtype)
         predicted = predict(*arguments, *[each.to(self.device, self.dtype) for each in residuals]).to(z_t.dtype)
         return self.schedule.eps_from_v(z_t, predicted, t) if self.predicts_v else predicted
+
+    def adapters(self, rank: int) -> Adapters:
+        """Low-rank adapters on a copy of the U-Net: ε_ψ(ψ, z_t, t, y, cameras), differentiable in ψ."""
+        unet = self.plain_unet() if self.plain_unet else self.unet
+        return Adapters(unet, rank, self.schedule if self.predicts_v else None)
 
     def sample(self, texts: list[str], guidance_scale: float, steps: int, generator: torch.Generator) -> Images:
         """One image per text, in one batch: guided DDIM from pure noise in `steps` steps."""
@@ -326,6 +336,13 @@ def _frozen(model_class: Any, folder: Path, stem: str, device: torch.device | st
             f"{folder} has {problem}: expected the parameters of its config.json; download the checkpoint again"
         )
     return model.to(device).eval().requires_grad_(False)
+
+
+def _unet(source: Source, device: torch.device | str, dtype: torch.dtype) -> UNet2DConditionModel:
+    if source.single_file is not None:
+        return _from_single_file(source.single_file, source.folder, device, dtype)[1]
+    model: UNet2DConditionModel = _frozen(UNet2DConditionModel, source.folder / "unet", DIFFUSERS, device, dtype)
+    return model
 
 
 def _from_single_file(

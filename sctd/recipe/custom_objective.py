@@ -23,6 +23,27 @@ from typing import Any, NamedTuple
 from sctd.errors import SctdError
 
 ARGUMENTS = "z_0", "denoise", "text", "noise", "times", "schedule"
+OFFERED = {
+    "state": "what `init` returned, or the last `update` (not in `init`)",
+    "cameras": "the cameras of the views (not in `init`)",
+    "progress": "share of the iterations that are done (not in `init`)",
+    "unguided": "the denoiser without guidance (in the objective)",
+    "alpha": "rendered opacity, views × height × width pixels (in the objective)",
+    "depth": "rendered depth in world units, views × height × width pixels (in the objective)",
+    "positions": "rendered positions in the world, views × 3 × height × width pixels (in the objective)",
+    "adapted": "ε_ψ(ψ, z_t, t, text, cameras): the prior with adapters (LoRA) ψ, differentiable in ψ",
+    "negative": "embedding of `objective.negative_prompt`, as `text`",
+    "decode": "z_0 → images in [0, 1]",
+    "generator": "the run's random numbers, on the CPU (`init` and `update`)",
+    "recipe": "the recipe (`init` only)",
+    "prior": "the prior (`init` only)",
+}
+"""What the functions of an objective get if they name it as an argument."""
+OF_INIT = {"recipe", "prior", "adapted", "negative", "schedule", "decode", "generator"}
+OF_RESIDUAL = {*ARGUMENTS, *OFFERED} - {"recipe", "prior", "generator"}
+OF_UPDATE = OF_RESIDUAL - {"denoise", "unguided", "noise", "times", "alpha", "depth", "positions"} | {"generator"}
+OPTIONS_OF = {"adapted": "objective.adapter_rank", "negative": "objective.negative_prompt"}
+"""The recipe keys that determine what is offered."""
 NAME = re.compile(r"(?P<path>.+\.py):(?P<function>[A-Za-z_]\w*)(@(?P<digest>[0-9a-f]{16}))?", re.ASCII)
 
 
@@ -65,8 +86,8 @@ class Loaded(NamedTuple):
 
     function: Callable[..., Any]
     """Rejects a residual that does not have the shape of z_0."""
-    parameters: tuple[str, ...]
-    """Of the function, by name."""
+    init: Callable[..., Any] | None
+    update: Callable[..., Any] | None
     like: str
     settings: dict[str, Any]
 
@@ -92,7 +113,13 @@ def load(named: ObjectiveReference) -> Loaded:
         )
     if not isinstance(settings, Mapping):
         raise CustomObjectiveError(f"{named.path}: SETTINGS is {settings!r}; expected a dict of recipe keys and values")
-    return Loaded(_with_checked_shape(function, named), tuple(parameters), like, dict(settings))
+    is_stateful = "state" in parameters
+    init, update = (getattr(module, name, None) if is_stateful else None for name in ("init", "update"))
+    if is_stateful and not callable(init):
+        raise CustomObjectiveError(
+            f"{named.function} of {named.path} asks for a state, which the file does not make; add a function init"
+        )
+    return Loaded(_with_checked_shape(function, named), init, update, like, dict(settings))
 
 
 def _with_checked_shape(function: Callable[..., Any], named: ObjectiveReference) -> Callable[..., Any]:

@@ -4,7 +4,8 @@ Both keep trainer, cameras, initialization and prior of the base. A custom objec
 `sctd.recipe.objective.ENTRIES`.
 """
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from sctd.recipe import custom_objective
@@ -55,10 +56,30 @@ def custom(name: str) -> Entry:
         raise CustomObjectiveError(f"{named.path}: LIKE is {found.like!r}; expected one of {known}")
     changes = {**METHODS[found.like], **found.settings, "objective.function": str(named)}
     keys = {name: f"objective.{name}" for name in ObjectiveConfig.model_fields} | {"threshold": "times.threshold"}
+    keys |= custom_objective.OPTIONS_OF
+    parameters = [
+        *_parameters(found.function, f"{named.function} of {named.path}", custom_objective.OF_RESIDUAL, keys),
+        *_parameters(found.init, f"init of {named.path}", custom_objective.OF_INIT, keys),
+        *_parameters(found.update, f"update of {named.path}", custom_objective.OF_UPDATE, keys),
+    ]
     return Entry(
         named.function,
         str(named),
         rules=ENTRIES[METHODS[found.like].get("objective.name", BASE)].rules,
         settings=changes,
-        options=tuple(keys[parameter] for parameter in found.parameters if parameter in keys),
+        options=tuple(dict.fromkeys(keys[parameter] for parameter in parameters if parameter in keys)),
     )
+
+
+def _parameters(
+    function: Callable[..., Any] | None, what: str, given: Collection[str], options: Collection[str]
+) -> list[str]:
+    """The names of a function's parameters. Raises CustomObjectiveError for one that it would not get."""
+    parameters = inspect.signature(function).parameters if function else {}
+    for each in parameters.values():
+        if each.default is each.empty and each.kind is not each.VAR_KEYWORD and each.name not in {*given, *options}:
+            raise CustomObjectiveError(
+                f"{what} needs {each.name!r}, which it does not get; expected a recipe key, a default value, or "
+                f"one of {', '.join(sorted(given))}"
+            )
+    return list(parameters)

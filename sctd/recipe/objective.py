@@ -113,6 +113,17 @@ ENTRIES = {
             },
             options=("objective.inversion_step", "objective.inversion_guidance"),
         ),
+        # ProlificDreamer with one particle: t alone, fresh noise, w(t) = 1 − ᾱ_t, and guidance of 7.5 for the prior.
+        Entry(
+            "vsd",
+            "sctd.objectives.vsd:vsd",
+            rules=("single", "segments", "interval", "two_intervals", "annealed", "linear"),
+            settings={
+                "objective.time_weight": "one_minus_alpha_bar", "times.rule": "single", "noise.kind": "fresh",
+            },
+            authors={"guidance.scale": 7.5, "times.high": 500, "times.start_high": 980, "noise.offset": 0},
+            options=("objective.adapter_rank", "objective.adapter_rate"),
+        ),
     )
 }  # fmt: skip
 
@@ -135,6 +146,14 @@ class ObjectiveConfig(Config):
     )
     inversion_guidance: float = field(
         -1, "–", "SDI", "guidance of the inversion as a multiple of that at t; −1 mirrors it", ge=-100, le=100
+    )
+    adapter_rank: int = field(4, "–", "ProlificDreamer", "rank of the adapters (LoRA) that learn along", ge=1, le=1024)
+    adapter_rate: float = field(1e-4, "1/step", "ProlificDreamer", "their learning rate, by AdamW", gt=0, le=1)
+    negative_prompt: str = field(
+        "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy",
+        "–",
+        "NFSD",
+        "what the image should not look like, of objectives with a negative prompt",
     )
     compact_consistency: float = field(1, "–", "Connect3D", "weight of L_CC", ge=0)
     conditional_guidance: float = field(0.5, "–", "Connect3D", "weight of L_CG", ge=0)

@@ -46,6 +46,14 @@ class Cameras:
         rotation, translation = self.world_to_camera[:, :3, :3], self.world_to_camera[:, :3, 3]
         return -torch.einsum("vji,vj->vi", rotation, translation)
 
+    def unprojected(self, depth: Float[Tensor, "views height width"]) -> Float[Tensor, "views 3 height width"]:
+        """World coordinates of the pixels' centres at this depth (z in camera coordinates)."""
+        x, y = (torch.arange(size, device=depth.device) + 0.5 for size in (self.width, self.height))
+        pixels = torch.stack([x.expand(self.height, -1), y[:, None].expand(-1, self.width), torch.ones_like(depth[0])])
+        rays = torch.einsum("vij,jhw->vihw", torch.linalg.inv(self.intrinsics), pixels)
+        in_camera = rays * depth[:, None] - self.world_to_camera[:, :3, 3, None, None]
+        return torch.einsum("vji,vjhw->vihw", self.world_to_camera[:, :3, :3], in_camera)
+
     def select(self, index: Int[Tensor, " selected"] | slice) -> "Cameras":
         """The cameras at these indices."""
         return self._map(lambda tensor: tensor[index])

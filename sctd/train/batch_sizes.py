@@ -3,9 +3,11 @@
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from sctd.diffusion.schedule import NoiseSchedule
 from sctd.recipe.recipe import Recipe
+from sctd.scene.cameras import Cameras
 from sctd.train import draws
 from sctd.train.gradient import USUAL, Distillation, Prior
 from sctd.types import Images, Latents, Text
@@ -20,17 +22,22 @@ def batch_sizes(recipe: Recipe, prior: Prior, views: int) -> list[int]:
     """
     recorder, random = _Recorder(prior), draws.generator_of(0)
     distillation = Distillation.of(recipe, recorder, "", 0, None, USUAL)
+    state = distillation.initial_state(random)
     latents = torch.randn(views, *prior.latent_shape, generator=random)
+    flat = torch.ones(views, prior.image_size, prior.image_size)
+    maps = {"alpha": flat, "depth": flat, "positions": torch.stack([flat] * 3, dim=1)}
     for iteration in sorted({1, (recipe.iterations + 1) // 2, recipe.iterations}):
         cameras = draws.views(recipe, iteration, prior.image_size, random).select(slice(views))
         for _ in range(DRAWS):
             distillation.residual(
                 latents,
-                denoise=distillation.guided(cameras, recorder.denoise),
-                text=distillation.text_of(cameras),
+                unguided=recorder.denoise,
+                cameras=cameras,
                 noise=torch.randn(latents.shape, generator=random),
                 times=draws.times(recipe, iteration, random),
-                schedule=prior.schedule,
+                progress=iteration / recipe.iterations,
+                state=state,
+                **maps,
             )
     return sorted(recorder.seen)
 
@@ -67,3 +74,16 @@ class _Recorder:
     def denoise(self, z_t: Latents, t: int, text: Text | None) -> Latents:
         self.seen.add(len(z_t))
         return torch.randn(z_t.shape, generator=self.random)
+
+    def adapters(self, rank: int) -> "_NoAdapters":
+        return _NoAdapters()
+
+
+class _NoAdapters:
+    """Adapters run without graphs, so their batch sizes do not matter."""
+
+    def initial(self, generator: torch.Generator) -> Tensor:
+        return torch.zeros(0)
+
+    def __call__(self, psi: Tensor, z_t: Latents, t: int, text: Text, cameras: Cameras) -> Latents:
+        return z_t

@@ -7,7 +7,8 @@ with `weights_only=True`, so that a checkpoint cannot run code.
 
 import io
 import warnings
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from sctd.errors import SctdError, one_line, shortened
 from sctd.scene.gaussians import Gaussians
 from sctd.scene.population import Population
 from sctd.train.draws import generator_of
+from sctd.types import ObjectiveState
 
 FORMAT = 1
 
@@ -40,7 +42,7 @@ class State:
 
     `updates` counts optimizer steps, `skipped` the iterations that were undone because of NaN or infinity. `noise` is
     ε* for `views` latents, `random` the state of the run's generator. `loss` is that of the last iteration:
-    ½ |gradient on z_0|², mean over the views, plus the regularizers.
+    ½ |gradient on z_0|², mean over the views, plus the regularizers. `objective` is what the objective keeps.
     """
 
     iteration: int
@@ -51,11 +53,14 @@ class State:
     population: Population
     noise: Float[Tensor, "views channels height width"]
     random: UInt8[Tensor, " bytes"]
+    objective: ObjectiveState = field(default_factory=dict, kw_only=True)
 
 
 def to_bytes(state: State, identity: Identity) -> bytes:
     """Serialize a checkpoint."""
     tree = {field.name: _tree(getattr(state, field.name)) for field in fields(State)}
+    if not tree["objective"]:
+        del tree["objective"]  # checkpoints of objectives that keep nothing are those of earlier versions
     return _saved({"format": FORMAT, "identity": identity._asdict(), "state": tree})
 
 
@@ -117,7 +122,21 @@ def _saved(tree: dict[str, Any]) -> bytes:
 def _tree(value: Any) -> Any:
     if is_dataclass(value):
         return {field.name: _tree(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {name: _tree(each) for name, each in value.items()}
     return value.detach().cpu() if isinstance(value, Tensor) else value
+
+
+def tensors_of(state: ObjectiveState, name: str = "the objective's ") -> dict[str, Tensor]:
+    """The tensors of an objective's state, by names such as `the objective's moments.first`."""
+    found: dict[str, Tensor] = {}
+    for key, each in state.items():
+        found |= {f"{name}{key}": each} if isinstance(each, Tensor) else tensors_of(each, f"{name}{key}.")
+    return found
+
+
+def _moved(state: ObjectiveState, device: torch.device) -> ObjectiveState:
+    return {key: each.to(device) if isinstance(each, Tensor) else _moved(each, device) for key, each in state.items()}
 
 
 def _state(tree: dict[str, Any], device: torch.device) -> State:
@@ -125,13 +144,14 @@ def _state(tree: dict[str, Any], device: torch.device) -> State:
         name: Gaussians(**value).to(device) if isinstance(value, dict) else value.to(device)
         for name, value in tree["population"].items()
     }
-    rest = {field.name: tree[field.name] for field in fields(State) if field.name not in ("population", "noise")}
+    rest = {name: tree[name] for name in ("iteration", "updates", "skipped", "skipped_in_a_row", "loss", "random")}
     numbers = [rest[name] for name in ("iteration", "updates", "skipped", "skipped_in_a_row")]
     if not all(type(number) is int and number >= 0 for number in numbers) or type(rest["loss"]) not in (int, float):
         raise ValueError("a number has another type")
     if rest["random"].dtype != torch.uint8 or tree["noise"].ndim != 4 or not _is_consistent(population):
         raise ValueError("a tensor has another shape or type")
-    return State(population=Population(**population), noise=tree["noise"].to(device), **rest)
+    objective = _moved(tree.get("objective", {}), device)
+    return State(population=Population(**population), noise=tree["noise"].to(device), objective=objective, **rest)
 
 
 def _is_consistent(population: dict[str, Any]) -> bool:

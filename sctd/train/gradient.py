@@ -1,8 +1,9 @@
 """The guidance gradient on the Gaussians (Sec. 4.5): render, encode, apply the objective, backpropagate."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from functools import cached_property, partial
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -12,15 +13,16 @@ from sctd import objectives
 from sctd.diffusion import guidance, perp_neg
 from sctd.diffusion.schedule import NoiseSchedule
 from sctd.diffusion.times import Times
+from sctd.errors import SctdError
 from sctd.recipe.recipe import Recipe
 from sctd.render.contract import Rendering
 from sctd.render.rasterize import render
 from sctd.scene.cameras import Cameras
 from sctd.scene.gaussians import Gaussians
 from sctd.train import draws, regularize
-from sctd.train.checkpoint import State
+from sctd.train.checkpoint import State, tensors_of
 from sctd.transfer import TimingMark, no_timing, to_device
-from sctd.types import Denoiser, Images, Latents, ResidualPair, Text
+from sctd.types import Denoiser, Images, Latents, ObjectiveState, ResidualPair, Text
 
 Controlled = Callable[[Images], Denoiser]
 """Maps one control image in [0, 1] per view to an unguided denoiser that follows them."""
@@ -48,9 +50,19 @@ class Prior(Protocol):
     def denoise(self, z_t: Latents, t: int, text: Text | None) -> Latents: ...
 
 
+@runtime_checkable
+class AdaptablePrior(Prior, Protocol):
+    """A prior that can learn along."""
+
+    def adapters(self, rank: int) -> Any:
+        """ε_ψ(ψ, z_t, t, text, cameras), with a method `initial(generator) → ψ`."""
+        ...
+
+
 class GuidanceGradient(NamedTuple):
     """The gradient of the objective and the regularizers on each Gaussian, with the statistics for densification."""
 
+    z_0: Latents
     loss: Float[Tensor, ""]
     gradient: Latents
     gradients: Gaussians
@@ -58,11 +70,13 @@ class GuidanceGradient(NamedTuple):
     radii: Tensor
     rendered: Images | None
     """The rendered images if the recipe equalizes brightness."""
+    state: ObjectiveState
+    """That of the objective after the iteration."""
 
     def gradients_by_name(self) -> dict[str, Tensor]:
         """All gradients and the loss, in the order in which a numeric failure spreads."""
         rest = {f"the gradient of {name}": tensor for name, tensor in self.gradients.tensors().items()}
-        return {"the gradient on z_0": self.gradient, "the loss": self.loss, **rest}
+        return {"the gradient on z_0": self.gradient, "the loss": self.loss, **rest, **tensors_of(self.state)}
 
 
 class ViewBatch(NamedTuple):
@@ -115,7 +129,9 @@ class Distillation:
     loop: LoopOptions
     null: Text
     text: Text | guidance.ViewText
-    residual: objectives.Objective
+    objective: objectives.Objective
+    offered: Mapping[str, Any]
+    """What the objective gets in every iteration if it asks for it."""
 
     @classmethod
     def of(
@@ -127,8 +143,19 @@ class Distillation:
             text: Text | guidance.ViewText = prior.embed([prompt])
         else:
             text = guidance.ViewText(*prior.embed(guidance.view_prompts(prompt)))
-        residual = objectives.of_recipe(recipe, prior.decode)
-        return cls(recipe, prior, seed, control, loop, null, text, residual)
+        objective = objectives.of_recipe(recipe)
+        offered: dict[str, Any] = {"schedule": prior.schedule, "decode": prior.decode}
+        if objective.asks_for("adapted"):
+            if not isinstance(prior, AdaptablePrior):
+                raise SctdError("the objective learns along, but the prior has no adapters; add a method adapters")
+            offered["adapted"] = prior.adapters(recipe.objective.adapter_rank)
+        if objective.asks_for("negative"):
+            offered["negative"] = prior.embed([recipe.objective.negative_prompt])
+        return cls(recipe, prior, seed, control, loop, null, text, objective, offered)
+
+    def initial_state(self, generator: torch.Generator) -> ObjectiveState:
+        """What the objective keeps, before the first iteration."""
+        return self.objective.initial(recipe=self.recipe, prior=self.prior, generator=generator, **self.offered)
 
     def __call__(self, state: State, iteration: int, generator: torch.Generator) -> GuidanceGradient:
         """The guidance gradient on all Gaussians."""
@@ -149,9 +176,18 @@ class Distillation:
         batch = ViewBatch(cameras, background, encoder_input, noise, sampling, times)
         at_once = self.loop.views_at_once or num_views
         chunks = [slice(first, first + at_once) for first in range(0, num_views, at_once)]
-        return _joined([self._part(iteration, leaves, noisy, batch.select(views)) for views in chunks])
+        kept = state.objective
+        whole = _joined([self._part(iteration, leaves, noisy, batch.select(views), kept) for views in chunks])
+        if self.objective.update is None:
+            return whole._replace(state=kept)
+        given = {"text": self.text_of(cameras), "generator": generator, "progress": iteration / recipe.iterations}
+        updated = self.objective.updated(kept, whole.z_0, cameras=cameras, **given, **self.offered)
+        self.loop.mark("objective")
+        return whole._replace(state=updated)
 
-    def _part(self, iteration: int, leaves: Gaussians, noisy: Gaussians, batch: ViewBatch) -> GuidanceGradient:
+    def _part(
+        self, iteration: int, leaves: Gaussians, noisy: Gaussians, batch: ViewBatch, state: ObjectiveState
+    ) -> GuidanceGradient:
         """The contribution of some of the views to the gradient of all views."""
         recipe, num_views, mark = self.recipe, self.recipe.cameras.views, self.loop.mark
         cameras, background, encoder_input, noise, sampling, times = batch
@@ -161,13 +197,16 @@ class Distillation:
         mark("render")
         z_0 = self.prior.encode(images, None if sampling is None else to_device(sampling, noise.device)).float()
         mark("encode", cameras.num)
+        maps = partial(_maps, rendering, cameras, encoder_input.mirrored) if self.looks_at_surfaces else dict
         residual = self.residual(
             z_0.detach(),
-            denoise=self._denoiser(cameras, rendering, encoder_input.mirrored),
-            text=self.text_of(cameras),
+            unguided=self._denoiser(cameras, rendering, encoder_input.mirrored),
             noise=noise,
             times=times,
-            schedule=self.prior.schedule,
+            cameras=cameras,
+            progress=iteration / recipe.iterations,
+            state=state,
+            **maps(),
         )
         pair = residual if isinstance(residual, ResidualPair) else ResidualPair(residual, torch.zeros_like(images))
         gradient, on_images = (self._weighted(part, times, iteration) for part in pair)
@@ -188,7 +227,20 @@ class Distillation:
         loss = (gradient.square().sum() + on_images.square().sum()) / (2 * num_views) + added.detach()
         by_name = dict(zip(tensors, gradients, strict=True))
         rendered = rendering.rgb.detach() if recipe.brightness.enabled else None
-        return GuidanceGradient(loss, gradient, Gaussians(**by_name), num_views * pixels, rendering.radii, rendered)
+        part = Gaussians(**by_name)
+        radii, pixels = rendering.radii, num_views * pixels
+        return GuidanceGradient(z_0.detach(), loss, gradient, part, pixels, radii, rendered, state)
+
+    def residual(self, z_0: Latents, *, unguided: Denoiser, cameras: Cameras, **given: Any) -> Latents | ResidualPair:
+        """The residual of the objective, which gets what it asks for. All guidance is applied here."""
+        text, denoise = self.text_of(cameras), self.guided(cameras, unguided)
+        given = {"denoise": denoise, "unguided": unguided, "text": text, "cameras": cameras, **given, **self.offered}
+        return self.objective(z_0, **given)
+
+    @cached_property
+    def looks_at_surfaces(self) -> bool:
+        """Whether the objective asks for what is rendered besides colours."""
+        return any(map(self.objective.asks_for, ("alpha", "depth", "positions")))
 
     def text_of(self, cameras: Cameras) -> Text:
         """The embedded prompt of each view."""
@@ -198,7 +250,7 @@ class Distillation:
         return rule(self.text, cameras.azimuth_degrees, cameras.elevation_degrees)
 
     def _denoiser(self, cameras: Cameras, rendering: Rendering, mirrored: bool) -> Denoiser:
-        """The guided denoiser for the views of this iteration. All guidance is applied here, not in objectives."""
+        """The unguided denoiser for the views of this iteration, controlled if the recipe has a ControlNet."""
         denoise, mark = self.prior.denoise, self.loop.mark
         if self.control is not None:
             disparity = regularize.disparity_images(rendering, cameras).detach()
@@ -210,7 +262,7 @@ class Distillation:
             mark("denoise", len(z_t))
             return predicted
 
-        return self.guided(cameras, plain)
+        return plain
 
     def guided(self, cameras: Cameras, denoise: Denoiser) -> Denoiser:
         """The guidance of the recipe around an unguided denoiser."""
@@ -234,6 +286,13 @@ class Distillation:
         )
 
 
+def _maps(rendering: Rendering, cameras: Cameras, mirrored: bool) -> dict[str, Tensor]:
+    """Opacity, depth and positions of the surfaces in the pixels that the encoder saw, without gradients."""
+    alpha, depth = rendering.alpha.detach(), rendering.depth.detach() / rendering.alpha.detach().clamp(min=1e-6)
+    maps = {"alpha": alpha, "depth": depth, "positions": cameras.unprojected(depth)}
+    return {name: each.flip(-1) if mirrored else each for name, each in maps.items()}
+
+
 def _joined(parts: list[GuidanceGradient]) -> GuidanceGradient:
     """Combine the gradients of parts of the views into that of all views."""
     if len(parts) == 1:
@@ -241,10 +300,12 @@ def _joined(parts: list[GuidanceGradient]) -> GuidanceGradient:
     gradients = [part.gradients.tensors() for part in parts]
     rendered = [part.rendered for part in parts if part.rendered is not None]
     return GuidanceGradient(
+        torch.cat([part.z_0 for part in parts]),
         torch.stack([part.loss for part in parts]).sum(),
         torch.cat([part.gradient for part in parts]),
         Gaussians(**{name: torch.stack([each[name] for each in gradients]).sum(0) for name in gradients[0]}),
         torch.cat([part.gradient_pixels for part in parts]),
         torch.cat([part.radii for part in parts]),
         torch.cat(rendered) if rendered else None,
+        parts[0].state,
     )

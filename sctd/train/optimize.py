@@ -80,9 +80,10 @@ def optimize(
         raise OptimizeError(f"guidance.control is {recipe.guidance.control!r} and {found}; they must agree")
     identity = Identity(recipe.digest(), prompt, seed)
     device = initial.means.device
-    state = from_bytes(resume, identity, device) if resume is not None else initial_state(recipe, prior, initial, seed)
-    run = _Run(recipe, Distillation.of(recipe, prior, prompt, seed, control, loop))
-    return _steps(run, state, identity, ahead=device.type == "cuda" if loop.ahead is None else loop.ahead)
+    distillation = Distillation.of(recipe, prior, prompt, seed, control, loop)
+    state = from_bytes(resume, identity, device) if resume is not None else initial_state(distillation, initial)
+    ahead = device.type == "cuda" if loop.ahead is None else loop.ahead
+    return _steps(_Run(recipe, distillation), state, identity, ahead=ahead)
 
 
 def _steps(run: "_Run", state: State, identity: Identity, *, ahead: bool) -> Iterator[Step]:
@@ -97,12 +98,13 @@ def _steps(run: "_Run", state: State, identity: Identity, *, ahead: bool) -> Ite
         yield Step(**vars(state), iterations=iterations, identity=identity)
 
 
-def initial_state(recipe: Recipe, prior: Prior, initial: Gaussians, seed: int) -> State:
+def initial_state(distillation: Distillation, initial: Gaussians) -> State:
     """The state before the first iteration."""
-    generator = draws.generator_of(seed)
-    noise = draws.noise(recipe, prior.latent_shape, generator).to(initial.means.device)
+    recipe, generator = distillation.recipe, draws.generator_of(distillation.seed)
+    noise = draws.noise(recipe, distillation.prior.latent_shape, generator).to(initial.means.device)
+    objective = distillation.initial_state(generator)
     gaussians = clamp_to_bounds(_with_sh_degree(initial.detach(), recipe.sh_degree), recipe.bounds)
-    return State(0, 0, 0, 0, 0.0, Population.of(gaussians), noise, generator.get_state())
+    return State(0, 0, 0, 0, 0.0, Population.of(gaussians), noise, generator.get_state(), objective=objective)
 
 
 def _with_sh_degree(gaussians: Gaussians, degree: int) -> Gaussians:
@@ -153,7 +155,8 @@ class _Run:
         after = self._dimmed(after, guidance.rendered, iteration)
         mark("densify")
         random = generator.get_state()
-        moved = State(iteration, state.updates + 1, state.skipped, 0, 0.0, after, state.noise, random)
+        counts = iteration, state.updates + 1, state.skipped, 0
+        moved = State(*counts, 0.0, after, state.noise, random, objective=guidance.state)
         return _Attempt(moved, list(checked), maxima, done)
 
     def settle(self, attempt: _Attempt, before: State) -> tuple[State, bool]:

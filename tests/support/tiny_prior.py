@@ -16,6 +16,7 @@ from sctd.scene.population import Population
 from sctd.train import optimize
 from sctd.train.optimize import Step
 from sctd.types import Latents
+from tests.support.toy_adapters import ToyAdapters
 
 SIZE, VARIANCE = 16, 0.05
 COLOURS = {"red": (0.9, 0.1, 0.1), "green": (0.1, 0.8, 0.2), "front": (0.9, 0.1, 0.1), "back": (0.1, 0.1, 0.9)}
@@ -58,6 +59,12 @@ class TinyPrior:
         self.texts.append(text)
         if self.corrupt(len(self.calls)):
             return torch.full_like(z_t, torch.nan)
+        return self.predicted(z_t, t, text)
+
+    def adapters(self, rank: int) -> ToyAdapters:
+        return ToyAdapters(self.predicted)
+
+    def predicted(self, z_t: Latents, t: int, text: torch.Tensor | None) -> Latents:
         target = self._target("") if text is None else text.reshape(-1, *self.latent_shape)
         alpha, sigma = self.schedule.alpha[t], self.schedule.sigma[t]
         return sigma * (z_t - alpha * target) / (alpha**2 * VARIANCE + sigma**2)

@@ -18,6 +18,7 @@ from sctd.recipe.methods import for_objective
 from sctd.recipe.presets import paper
 from sctd.recipe.recipe import value_of, with_overrides
 from tests.support.analytic import Mixture, mixture
+from tests.support.toy_adapters import completed
 
 TWO_STEPS, ONE_STEP = Times(t=560, s=450, s_m=400), Times(t=120, s=60, s_m=20)
 BOTH = pytest.mark.parametrize("times", [TWO_STEPS, ONE_STEP], ids=["two steps", "one step"])
@@ -157,6 +158,7 @@ def test_number_of_unet_evaluations(objective, times, calls, samples):
 @pytest.mark.parametrize("objective", ENTRIES)
 def test_residual_has_no_graph_and_arguments_are_unchanged(objective):
     given = arguments(mixture(5, spread=0.3), TWO_STEPS)
+    given = completed(load(objective), given, mixture(5, spread=0.3))
     given["z_0"].requires_grad_()
     before = {key: given[key].clone() for key in ("z_0", "noise", "text")}
     first, second = (load(objective)(**given) for _ in range(2))
@@ -355,10 +357,14 @@ def test_gradient_is_the_weighted_residual_clamped_to_a_moving_bound():
 
 @pytest.mark.parametrize("objective", ENTRIES)
 def test_an_entry_lists_exactly_the_options_of_its_function(objective):
-    parameters = inspect.signature(load(objective)).parameters
-    options = {key.rpartition(".")[2] for key in ENTRIES[objective].options}
-    assert options == parameters.keys() - {*custom_objective.ARGUMENTS, "decode"}
-    defaults = {key: parameters[key.rpartition(".")[2]].default for key in ENTRIES[objective].options}
+    signatures = [inspect.signature(function).parameters for function in load(objective).functions]
+    parameters = {name: each for signature in signatures for name, each in signature.items()}
+    asked = {key for name, key in custom_objective.OPTIONS_OF.items() if name in parameters}
+    own = set(ENTRIES[objective].options) - asked
+    assert asked <= set(ENTRIES[objective].options)
+    found = parameters.keys() - {*custom_objective.ARGUMENTS, *custom_objective.OFFERED}
+    assert {key.rpartition(".")[2] for key in own} == found
+    defaults = {key: parameters[key.rpartition(".")[2]].default for key in own}
     assert defaults == {key: value_of(paper(), key) for key in defaults}
 
 
@@ -369,7 +375,8 @@ def test_an_objective_gets_its_options_from_the_recipe(objective):
         "outer_weight": 0.0, "self_sign": -1, "inversion_step": 20, "compact_consistency": 3.0,
         "conditional_guidance": 2.0, "inversion_guidance": 0.5,
     }  # fmt: skip
-    given = arguments(mixture(5, spread=0.3), TWO_STEPS)
+    world = mixture(5, spread=0.3)
+    given = completed(load(objective), arguments(world, TWO_STEPS), world)
     own = {
         "sctd": ["outer_weight", "self_sign"], "sctd-official": ["outer_weight"], "ism": ["inversion_step"],
         "gcs": ["compact_consistency", "conditional_guidance"], "sdi": ["inversion_step", "inversion_guidance"],
@@ -404,7 +411,9 @@ def test_an_objective_of_a_recipe_runs_without_autograd(tmp_path):
     (tmp_path / "own.py").write_text(
         "LIKE = 'sds'\ndef f(z_0, *, denoise, text, noise, times, schedule): return 2 * denoise(z_0, times.t, text)"
     )
-    given = arguments(mixture(5, spread=0.3), TWO_STEPS)
+    world = mixture(5, spread=0.3)
+    given = arguments(world, TWO_STEPS)
     given["z_0"].requires_grad_()
     for name in (*ENTRIES, f"{tmp_path}/own.py:f"):
-        assert not of_recipe(for_objective(paper(), name))(**given).requires_grad, name
+        objective = of_recipe(for_objective(paper(), name))
+        assert not objective(**completed(objective, given, world)).requires_grad, name

@@ -24,6 +24,7 @@ from sctd.train import draws
 from sctd.train.initialization import initial_gaussians
 from tests.support.analytic import mixture
 from tests.support.tiny_prior import growing, recipe, rows, run
+from tests.support.toy_adapters import completed
 
 PAIRS = [(name, rule) for name, entry in ENTRIES.items() for rule in entry.rules]
 TRAINER = (
@@ -102,8 +103,9 @@ def test_the_table_of_rules_has_exactly_the_keys_that_the_draw_of_times_reads(ru
 def test_only_objectives_that_support_the_rule_single_use_t_alone(name: str) -> None:
     world = mixture(5, spread=0.3)
     z_0, noise = torch.randn(2, 3, *world.means.shape[1:], generator=torch.Generator().manual_seed(0)).double()
-    given = {"denoise": world, "text": world.text([0], 3), "noise": noise, "schedule": world.schedule}
-    one, other = (load(name)(z_0, times=times, **given) for times in (Times(560, 450, 400), Times(560, 460, 300)))
+    given = {"z_0": z_0, "denoise": world, "text": world.text([0], 3), "noise": noise, "schedule": world.schedule}
+    given, pair = completed(load(name), given, world), (Times(560, 450, 400), Times(560, 460, 300))
+    one, other = (load(name)(**given, times=times) for times in pair)
     assert torch.equal(one, other) == ("single" in ENTRIES[name].rules)
 
 

@@ -24,6 +24,7 @@ from sctd.train.initialization import initial_gaussians
 from sctd.train.optimize import OptimizeError
 from sctd.train.regularize import disparity_images
 from tests.support.tiny_prior import SIZE, VARIANCE, TinyPrior, ball, growing, recipe, rows, run
+from tests.support.toy_adapters import completed
 
 VIEWS = 2
 ALONE = {"regularizers.oversize": 0, "regularizers.alpha_entropy": 0, "relocate.enabled": False}
@@ -95,8 +96,14 @@ def counted(name: str, times: Times) -> tuple[int, int]:
         has_text.append(text is not None)
         return z_t
 
-    z_0, text = torch.ones(1, 4, 2, 2), torch.ones(1, 1, 1)
-    load(name)(z_0, denoise=denoise, text=text, noise=z_0, times=times, schedule=TinyPrior().schedule)
+    z_0, text, objective = torch.ones(1, 4, 2, 2), torch.ones(1, 1, 1), load(name)
+
+    def unguided(z_t: Tensor, t: int, text: Tensor | None) -> Tensor:
+        has_text.append(False)  # one sample, as with the empty prompt
+        return z_t
+
+    given = {"z_0": z_0, "denoise": denoise, "unguided": unguided, "text": text, "noise": z_0, "times": times}
+    objective(**completed(objective, given | {"schedule": TinyPrior().schedule}, lambda z_t, t, text: z_t))
     return has_text.count(False), has_text.count(True)
 
 
