@@ -18,6 +18,7 @@ from pipeline.cli.values import with_options
 from pipeline.events import tracking
 from pipeline.events.log import EventLog, Sink
 from pipeline.events.progress import Display, prompt_and_method_of, prompt_of
+from pipeline.plan import score_at
 from pipeline.plan.jobs import Job
 from pipeline.plan.options import ONE_OBJECTIVE, RunOptions
 from pipeline.plan.run import Run
@@ -26,8 +27,9 @@ from pipeline.report import live
 from pipeline.store import files, manifest
 from pipeline.store.files import place
 from pipeline.store.manifest import Manifest
+from pipeline.store.records import GenerationFacts
 from pipeline.store.results import RunResults
-from pipeline.store.run_folder import GRID, LEADERBOARD, Store
+from pipeline.store.run_folder import CURVES, GRID, LEADERBOARD, Store
 from pipeline.weights import models
 from pipeline.work import flow, precision
 from pipeline.work.execution import ExecutionOptions, executing
@@ -36,7 +38,7 @@ from pipeline.work.execution import ExecutionOptions, executing
 @with_options(
     *("suite", "prompt", "limit", "objective", "recipe", "weights", "seed", "views"),
     *("workers", "assets_per_gpu", "executor", "eval_placement", "stall_seconds", "checkpoint_seconds", "log", "track"),
-    *("out", "set_", "sweep", "report", "live"),
+    *("score_at", "out", "set_", "sweep", "report", "live"),
 )
 def bench(options: RunOptions, execution: ExecutionOptions) -> int:
     """Generate, score and rank assets for a set of prompts.
@@ -138,15 +140,16 @@ def finish(run: Run, out: Path | None, execution: ExecutionOptions, note: str | 
     `note` is a message about a run with unfinished jobs.
     """
     _check(execution)
-    if _is_finished(run, out):
+    if _is_finished(run, out, execution.shares):
         return 0
-    with _opened(run, out) as (results, is_changed):
+    with _opened(run, out, execution.shares) as (results, is_changed):
         store = results.store
         log_limits(run.weights, [prompt.text for prompt in run.prompts])
         trackers: list[tracking.Tracker] = []
         todo = results.unscored(run.jobs)
         if todo or is_changed:
             results = _begin(results, run, todo)
+        _log_without_snapshots(results, run.jobs)
         if todo:
             generated = sum(store.is_generated(job.id) for job in todo)
             before = f", {generated} of them already generated" if generated else ""
@@ -191,17 +194,19 @@ def _check(execution: ExecutionOptions) -> None:
     live.check(execution.live)
 
 
-def _is_finished(run: Run, out: Path | None) -> bool:
+def _is_finished(run: Run, out: Path | None, shares: Sequence[float]) -> bool:
     """Whether the run is finished and published. If so, print its leaderboard without changing any file."""
     store = _store(run, out)
-    if manifest.check_same(store, run) is None:
+    if (before := manifest.check_same(store, run)) is None or before.scored_at(shares) != before:
         return False
     from pipeline.report.publish import is_published, printed
 
     if not is_published(store, [job.id for job in run.jobs]):
         return False
-    if RunResults.read(store, Manifest.of(run, store)).unscored(run.jobs):
+    results = RunResults.read(store, Manifest.of(run, store, before))
+    if results.unscored(run.jobs):
         return False
+    _log_without_snapshots(results, run.jobs)
     message(f"All {len(run.jobs)} assets are generated and scored, nothing to do: {store.root}/leaderboard.csv")
     print(printed(store), end="")
     print_outputs(store)
@@ -213,21 +218,23 @@ def _store(run: Run, out: Path | None) -> Store:
 
 
 @contextmanager
-def _opened(run: Run, out: Path | None) -> Iterator[tuple[RunResults, bool]]:
+def _opened(run: Run, out: Path | None, shares: Sequence[float] = ()) -> Iterator[tuple[RunResults, bool]]:
     """The results of the run in its locked folder, and whether the folder's manifest differs from the run's.
+
+    Assets are scored after the `shares` of their iterations, and after those that the folder's manifest has.
 
     Each record is read once, here: under the lock no other command changes it. Raises UserError if the folder has
     other settings.
     """
     with _store(run, out).locked(message) as store:
         before = manifest.check_same(store, run)
-        now = Manifest.of(run, store, before)
+        now = Manifest.of(run, store, before).scored_at(shares)
         yield RunResults.read(store, now), now != before
 
 
 def _begin(results: RunResults, run: Run, todo: Sequence[Job]) -> RunResults:
     """Check the free disk space, and write the manifest with this session. Raises UserError."""
-    results.store.prepare(run.needed_bytes(todo))
+    results.store.prepare(run.needed_bytes(todo, len(results.manifest.score_at or ())))
     results = replace(results, manifest=results.manifest.with_session(sys.argv[1:]))
     manifest.write(results.store, results.manifest)
     return results
@@ -236,6 +243,24 @@ def _begin(results: RunResults, run: Run, todo: Sequence[Job]) -> RunResults:
 def _log(note: str | None) -> None:
     if note:
         message(note)
+
+
+def _log_without_snapshots(results: RunResults, jobs: Sequence[Job]) -> None:
+    """Say how many generated assets lack snapshots. They are not generated again."""
+    if not (shares := results.manifest.score_at):
+        return
+    found = [results.records[job.id].costs or results.store.generation(job.id) for job in jobs]
+    generated = [facts for facts in found if isinstance(facts, GenerationFacts)]
+    lacking = [
+        facts
+        for facts in generated
+        if set(score_at.snapshots(shares, facts.iterations)) - {each.iteration for each in facts.snapshots or ()}
+    ]
+    if lacking:
+        message(
+            f"{len(lacking)} of {len(generated)} generated assets lack snapshots of --score-at, because they were "
+            f"generated without it; {CURVES} lists these as missing. For whole curves, choose another --out."
+        )
 
 
 def log_limits(scorers: models.Weights, texts: Sequence[str]) -> None:
@@ -259,9 +284,13 @@ def _display(
 def report_failures(results: RunResults) -> int:
     for record in results.failed:
         message(f"failed: {record.prompt} ({record.method}): {record.error}")
+    for job in results.records.values():
+        for snapshot in job.snapshots or ():
+            if snapshot.error:
+                message(f"not scored: {job.prompt} ({job.method}), iteration {snapshot.iteration}: {snapshot.error}")
     return len(results.failed)
 
 
 def print_outputs(store: Store) -> None:
-    names = "leaderboard.csv", "report.md", "contact.png", GRID, "report/index.html"
+    names = "leaderboard.csv", CURVES, "report.md", "contact.png", GRID, "report/index.html"
     print("\n" + "\n".join(str(store.root / name) for name in names if (store.root / name).exists()))

@@ -108,9 +108,9 @@ class Run:
             except InitializationError as error:
                 raise UserError(f"Initialization failed: {str(error).rstrip('.')}.") from error
 
-    def needed_bytes(self, jobs: Sequence[Job]) -> int:
-        """An upper estimate of the bytes that these jobs add to the run folder."""
-        return sum(IMAGE_BYTES + _asset_bytes(job.recipe) for job in jobs)
+    def needed_bytes(self, jobs: Sequence[Job], snapshots: int = 0) -> int:
+        """An upper estimate of the bytes that these jobs, with so many snapshots each, add to the run folder."""
+        return sum(IMAGE_BYTES + (COPIES + snapshots) * _asset_bytes(job.recipe) for job in jobs)
 
 
 def check_views(num_views: int) -> None:
@@ -134,9 +134,10 @@ def _is_controlled(recipe: Recipe) -> bool:
 
 
 def _asset_bytes(recipe: Recipe) -> int:
+    """The most bytes of an asset."""
     numbers = 11 + 3 * (recipe.sh_degree + 1) ** 2
     grows = recipe.densify.enabled
     shape = recipe.initialization
     replicas = 1 if shape.kind in ("ball", "sphere", "box") else shape.replicas
     count = recipe.bounds.max_gaussians if grows else shape.count * replicas
-    return COPIES * BYTES_PER_NUMBER * numbers * count
+    return BYTES_PER_NUMBER * numbers * count

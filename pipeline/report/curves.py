@@ -1,4 +1,4 @@
-"""Plots of the report pages as .svg: scores over azimuth, costs of assets, training curves. Values in, text out.
+"""Plots of the report pages as .svg: scores over azimuth and cost, training curves and others. Values in, text out.
 
 Colours are the colour-blind-safe palette of Okabe and Ito (2008); lines differ in style as well.
 """
@@ -21,12 +21,16 @@ Agreements = Mapping[str, Mapping[str, tuple[float, float, float]]]  # by metric
 
 
 class Line(NamedTuple):
-    """A method's line: its name, its index among the methods (which selects its colour), and its points."""
+    """A method's line: its name, its index among the methods (which selects its colour), and its points.
+
+    `half_widths`: of the interval of each y; NaN without one.
+    """
 
     label: str
     number: int
     x: Sequence[float] | np.ndarray
     y: Sequence[float] | np.ndarray
+    half_widths: Sequence[float] = ()
 
 
 def by_azimuth(panels: Mapping[str, Sequence[Line]]) -> bytes:
@@ -50,6 +54,19 @@ def over_iterations(panels: Mapping[str, Sequence[Line]]) -> bytes:
         else:
             axis.set_ylim(bottom=0)
     axes[-1].set_xlabel("iteration")
+    return _finished(figure, axes)
+
+
+def over_cost(panels: Mapping[str, Sequence[Line]], cost: str) -> bytes:
+    """A panel for each metric over a cost, with the interval of each point."""
+    figure, axes = _panels(list(panels), 2.5)
+    for axis, (title, lines) in zip(axes, panels.items(), strict=True):
+        _draw(axis, title, lines, marker="o", ms=4)
+        for line in lines:
+            colour = COLOURS[line.number % len(COLOURS)]
+            axis.errorbar(line.x, line.y, line.half_widths, fmt="none", ecolor=colour, lw=1, capsize=3, alpha=0.7)
+        axis.set_xlim(left=0)
+    axes[-1].set_xlabel(cost)
     return _finished(figure, axes)
 
 
@@ -116,10 +133,10 @@ def _panels(titles: Sequence[str], height: float, *, sharex: bool = True) -> tup
     return figure, figure.subplots(len(titles), 1, squeeze=False, sharex=sharex)[:, 0]
 
 
-def _draw(axis: Any, title: str, lines: Sequence[Line]) -> None:
+def _draw(axis: Any, title: str, lines: Sequence[Line], **style_of_points: Any) -> None:
     for line in lines:
-        style = _STYLES[line.number % len(_STYLES)]
-        axis.plot(line.x, line.y, ls=style, lw=1.7, color=COLOURS[line.number % len(COLOURS)], label=line.label)
+        style = {"ls": _STYLES[line.number % len(_STYLES)], "color": COLOURS[line.number % len(COLOURS)]}
+        axis.plot(line.x, line.y, lw=1.7, label=line.label, **style, **style_of_points)
     axis.set_title(title, fontsize=10.5, loc="left")
     axis.grid(color="#dfe3e8", lw=0.7)
 

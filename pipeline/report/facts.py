@@ -12,7 +12,9 @@ import numpy as np
 
 from evaluation.statistics import holm, sign_flip_p
 from pipeline.errors import UserError
+from pipeline.leaderboard import score_curves
 from pipeline.leaderboard.columns import definitions
+from pipeline.leaderboard.score_curves import Curve
 from pipeline.leaderboard.table import rows_of
 from pipeline.nightly import report as nightly_report
 from pipeline.nightly.report import VERDICT_FILE
@@ -199,6 +201,15 @@ def progress(runs: Sequence[RunResults]) -> dict[str, list[dict[str, Any]]]:
                 if isinstance(record, dict) and record.get("stage") == "generate" and record.get("iteration"):
                     found.setdefault(str(record.get("job_id")), []).append(record)
     return found
+
+
+def score_curves_of(runs: Sequence[RunResults]) -> list[tuple[int, Curve]]:
+    """The index of each method with scores after shares of its iterations, and its curve under its label."""
+    numbers = {label: number for number, label in enumerate(labels(runs))}
+    named = [
+        curve._replace(method=_label(runs, run, curve.method)) for run in runs for curve in score_curves.curves(run)
+    ]
+    return [(numbers[curve.method], curve) for curve in named]
 
 
 def verdict(run: RunResults) -> dict[str, Any] | None:

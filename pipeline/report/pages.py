@@ -3,20 +3,22 @@
 index.html  recipes.html  prompts/  view/ (a page per asset)  media/  plots/  assets/  viewer/  site.css  site.js
 """
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.leaderboard import agreement, paper_table, table
-from pipeline.plan.metrics import COMPARED
+from pipeline.leaderboard import agreement, paper_table, score_curves, table
+from pipeline.leaderboard.score_curves import Curve
+from pipeline.plan.metrics import COMPARED, METRICS
 from pipeline.report import curves, facts, viewer
 from pipeline.report.facts import Entry
 from pipeline.report.templating import TEMPLATES, templates
 from pipeline.store import files, manifest
 from pipeline.store.results import RunResults
-from pipeline.store.run_folder import ASSET, CONTACT, TREND, TURNTABLE, Store
+from pipeline.store.run_folder import ASSET, CONTACT, CURVES, TREND, TURNTABLE, Store
 
 FOLDER = "report"  # inside a run folder
 OURS = "prompts", "view", "media", "plots", "assets", "viewer"  # stale files are removed from these
@@ -166,6 +168,7 @@ class _Pages:
             tested=any(cell.get("note") for row in rows for cell in row),
             legend=LEGEND,
             verdicts=list(filter(None, map(self._verdict, self.runs))),
+            quality=self._quality(),
             agreements=list(filter(None, map(self._agreement, self.runs))),
             paper=paper_table.lines() if has_paper else None,
             paper_caption=paper_table.CAPTION,
@@ -195,6 +198,25 @@ class _Pages:
         self.written.add(self.out.root / path)
         self.out.share(run.store.root / TREND, self.out.root / path)
         return found | {"trend": path}
+
+    def _quality(self) -> dict[str, Any] | None:
+        """The plots of scores over each cost, and their values; None if there are only scores of finished assets."""
+        if not (found := facts.score_curves_of(self.runs)):
+            return None
+        self._put(CURVES, score_curves.table_of(score_curves.rows(self.runs)))
+        panels = {column: _score_curves(found, column) for column in score_curves.COSTS}
+        return {
+            "title": score_curves.TITLE,
+            "legend": score_curves.LEGEND,
+            "plots": {
+                title: self._put(f"plots/over-{column}.svg", curves.over_cost(panels[column], title))
+                for column, title in score_curves.COSTS.items()
+                if panels[column]
+            },
+            "lines": score_curves.lines([curve for _, curve in found]),
+            "notes": [f"{curve.method}: {curve.note}." for _, curve in found if curve.note],
+            "file": CURVES,
+        }
 
     def _agreement(self, run: RunResults) -> dict[str, Any] | None:
         """The agreement of the run's metrics with people's opinions, with its plot."""
@@ -258,6 +280,23 @@ def _training_curves(
             if len(points) > 1:
                 x, y = zip(*points, strict=True)
                 panels.setdefault(title, []).append(curves.Line(entry.label, entry.number, x, y))
+    return panels
+
+
+def _score_curves(found: Sequence[tuple[int, Curve]], column: str) -> dict[str, list[curves.Line]]:
+    """Panels of each metric over a cost, as far as it is known."""
+    panels: dict[str, list[curves.Line]] = {}
+    for number, curve in found:
+        for name in curve.points[-1].scores:
+            points = [(p.costs[column], p.scores[name]) for p in curve.points if name in p.scores]
+            known = [(x, mean) for x, mean in points if x is not None]
+            if known:
+                x, means = zip(*known, strict=True)
+                half_widths = [math.nan if mean.high is None else mean.high - mean.value for mean in means]
+                metric, _, models = name.partition("@")
+                title = f"{METRICS[metric].title} ({models})"
+                y = [mean.value for mean in means]
+                panels.setdefault(title, []).append(curves.Line(curve.method, number, x, y, half_widths))
     return panels
 
 

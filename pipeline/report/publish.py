@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import pipeline
 from pipeline.assets import images
 from pipeline.digests import digest
-from pipeline.leaderboard import agreement, columns, comparison, table
+from pipeline.leaderboard import agreement, columns, comparison, score_curves, table
 from pipeline.leaderboard.markdown_report import report
 from pipeline.reference.distances import DistanceCache
 from pipeline.store import files, manifest
 from pipeline.store.results import RunResults
-from pipeline.store.run_folder import CONTACT, DIFFERENCES, DISTANCES, GRID, LEADERBOARD, RECORD, VERDICT, Store
+from pipeline.store.run_folder import CONTACT, CURVES, DIFFERENCES, DISTANCES, GRID, LEADERBOARD, RECORD, VERDICT, Store
 
 PUBLISHED = ".published.json"  # digests of the inputs of the images and pages in a run folder
 
@@ -19,9 +19,9 @@ PUBLISHED = ".published.json"  # digests of the inputs of the images and pages i
 def publish(run: RunResults, *, paper: bool | None = None, pages: bool | None = None) -> str:
     """Write leaderboard.csv, per_object.csv, columns.json, report.md and contact.png; return the brief leaderboard.
 
-    Several methods also get differences.csv, grid.csv and grid.png. `paper`: see `table.leaderboard`. `pages`: write
-    the report pages, with the asset viewer if it has been fetched; None updates them if they exist. Images, and
-    pages by None, are written only if what they show has changed.
+    Several methods also get differences.csv, grid.csv and grid.png, and runs with `--score-at` curves.csv. `paper`: see
+    `table.leaderboard`. `pages`: write the report pages, with the asset viewer if it has been fetched; None updates
+    them if they exist. Images, and pages by None, are written only if what they show has changed.
     """
     store, cache = run.store, DistanceCache.read([run.store])
     leaderboard, objects = table.leaderboard([run], paper=paper, cache=cache), table.per_object(run)
@@ -40,7 +40,10 @@ def publish(run: RunResults, *, paper: bool | None = None, pages: bool | None = 
         if written.get("images") != inputs or not (store.root / GRID).exists():
             store.write(store.root / GRID, comparison.grid(run))
         compared = comparison.markdown(run, differences)
-    text = report(run, table.markdown(leaderboard), "\n".join(filter(None, [compared, agreement.section(run)])))
+    if points := score_curves.rows([run]):
+        store.write(store.root / CURVES, score_curves.table_of(points))
+    sections = filter(None, [score_curves.section(run), compared, agreement.section(run)])
+    text = report(run, table.markdown(leaderboard), "\n".join(sections))
     store.write(store.root / "report.md", text.encode())
     if sheets and (written.get("images") != inputs or not (store.root / CONTACT).exists()):
         store.write(store.root / CONTACT, images.stacked(sheets))

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.store import files
-from pipeline.store.records import CLAIM_FILE, FAILURE_FILE, AssetFacts
+from pipeline.store.records import CLAIM_FILE, FAILURE_FILE, AssetFacts, Snapshot
 from pipeline.store.run_folder import ASSET, CHECKPOINT, CONTACT, GENERATION, MESH, TURNTABLE, VIEWS, Store
 
 ATTEMPT, SCORING, ACCEPTED, BEFORE = "attempt.json", "judging.json", "accepted", "checkpoint-before"
@@ -35,19 +35,24 @@ class SupersededError(RuntimeError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The optimizer state after `iteration` iterations, the seconds they took, and the sum of their log losses.
+    """The optimizer state after `iteration` iterations, and what was measured until then.
 
-    The file is a header line of JSON, followed by the bytes of the state.
+    `unet_samples` are not known in files of older versions. The file is a header line of JSON, followed by the bytes of
+    the state.
     """
 
     iteration: int
     seconds: float
     state: bytes
-    log_loss: float = 0.0
+    log_loss: float = 0.0  # sum over the iterations
+    unet_samples: int | None = None
+    snapshots: tuple[Snapshot, ...] = ()
 
     def to_bytes(self) -> bytes:
-        numbers = {"iteration": self.iteration, "seconds": self.seconds, "log_loss": self.log_loss}
-        header = numbers | {"sha256": _sha256(self.state)}
+        names = "iteration", "seconds", "log_loss", "unet_samples"
+        numbers = {name: getattr(self, name) for name in names}
+        snapshots = [snapshot.to_json() for snapshot in self.snapshots]
+        header = numbers | {"snapshots": snapshots, "sha256": _sha256(self.state)}
         return json.dumps(header).encode() + b"\n" + self.state
 
     @classmethod
@@ -60,8 +65,9 @@ class Checkpoint:
             raise ValueError("its header is nested too deeply") from error
         if not isinstance(about, dict) or about.pop("sha256", None) != _sha256(state):
             raise ValueError("the digest does not match the state")
-        found = cls(**about, state=state)
-        numbers = found.seconds, found.log_loss
+        snapshots = tuple(map(Snapshot.model_validate, about.pop("snapshots", ())))
+        found = cls(**about, state=state, snapshots=snapshots)
+        numbers = found.seconds, found.log_loss, found.unet_samples or 0
         if type(found.iteration) is not int or found.iteration < 0 or not all(map(_is_finite, numbers)):
             raise ValueError("its header has other values than numbers")
         return found
@@ -75,7 +81,7 @@ class Checkpoint:
             return NO_CHECKPOINT
 
 
-NO_CHECKPOINT = Checkpoint(0, 0.0, b"")
+NO_CHECKPOINT = Checkpoint(0, 0.0, b"", unet_samples=0)
 
 
 @dataclass(frozen=True)
@@ -160,6 +166,10 @@ class Attempt:
         else:
             self.store.write(folder / CHECKPOINT, restart.to_bytes())
         self.store.write_json(folder / NUMERIC_FAILURE, {"sub_seed": sub_seed, "iteration": iteration, "error": error})
+
+    def write_snapshot(self, snapshot: Snapshot, content: bytes) -> None:
+        """Write the asset after an iteration. Attempts that resume after it keep it. Raises SupersededError."""
+        self.fence.write(self.fence.folder / snapshot.file, content)
 
     def write_output(self, name: str, content: bytes) -> None:
         """Write to the folder of this attempt. No other attempt writes there, so the fencing token is not checked."""

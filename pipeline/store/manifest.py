@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import Field, FiniteFloat, TypeAdapter
 
 from pipeline.errors import UserError, shortened
+from pipeline.plan import score_at
 from pipeline.plan.imports import ImportJob, Source
 from pipeline.plan.protocol import Protocol
 from pipeline.plan.run import METRIC_VERSION, Run
@@ -97,6 +98,7 @@ class Manifest(Stored):
     evaluation: str | None = None  # older versions did not record it
     recipes: dict[str, dict[str, Any]]
     swept: tuple[str, ...] = ()  # older versions had no sweeps
+    score_at: tuple[float, ...] | None = None  # `--score-at` of all sessions
     imported: dict[str, Imported] = Field(default={})  # by method
     weights: UsedWeights
     jobs: tuple[JobEntry, ...]
@@ -121,6 +123,7 @@ class Manifest(Stored):
             | dict.fromkeys(imported, IMPORTED_RECIPE),
             imported=imported,
             swept=tuple(dict.fromkeys(swept)),
+            score_at=before.score_at if before else None,
             weights=UsedWeights(name=run.weights.name, folder=str(run.weights.folder), sha256=run.weights.digests),
             jobs=(
                 *(JobEntry.of(job, **unknown.get(job.id, {})) for job in run.jobs),
@@ -140,6 +143,11 @@ class Manifest(Stored):
             hardware=hardware(),
         )
         return self.model_copy(update={"sessions": (*self.sessions, session)})
+
+    def scored_at(self, shares: Sequence[float]) -> "Manifest":
+        """The manifest with these shares of the iterations added to those after which assets are scored."""
+        joined = score_at.joined(self.score_at or (), shares)
+        return self.model_copy(update={"score_at": joined or None})
 
     def rescored(self, scorers: Weights, protocol: Protocol, evaluation: str) -> "Manifest":
         """The manifest after scoring with other scorers or views. The settings of generation stay."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     ConfigDict,
@@ -17,7 +18,6 @@ from pydantic import (
     Tag,
     TypeAdapter,
     ValidationError,
-    field_validator,
     model_serializer,
     model_validator,
 )
@@ -26,7 +26,16 @@ from cluster.scheduling.executor import Outcome
 from pipeline.plan.imports import ImportJob
 from pipeline.plan.jobs import Job
 
-Scores = dict[str, dict[str, float]]  # by metric: mean, standard deviation and lowest tenth over the views
+
+def _are_complete(scores: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    for metric, summary in scores.items():
+        if missing := sorted({"mean", "sd", "p10"} - summary.keys()):
+            raise ValueError(f"{metric} has no {missing[0]}")
+    return scores
+
+
+Scores = Annotated[dict[str, dict[str, float]], AfterValidator(_are_complete)]
+"""By metric: mean, standard deviation and lowest tenth over the views."""
 
 
 class Stored(BaseModel):
@@ -52,6 +61,27 @@ def first_error(error: ValidationError) -> str:
     return " ".join(f"{where}: {found['msg']}".removeprefix(": ").split())
 
 
+class Snapshot(Stored):
+    """An asset after an iteration before the last one, in a file of its own, and its cost until then."""
+
+    iteration: int
+    seconds: float  # as `optimize_seconds`
+    unet_samples: int | None = None
+
+    @property
+    def file(self) -> str:
+        """The name of its file in the item's folder."""
+        return f"asset-{self.iteration}.ply"
+
+
+class ScoredSnapshot(Stored):
+    """The scores of a snapshot, or why it has none."""
+
+    iteration: int
+    scores: Scores = {}
+    error: str | None = None
+
+
 class GenerationFacts(Stored):
     """`generation.json`: costs and properties of a generated asset. Older versions lacked those that may be None."""
 
@@ -73,6 +103,8 @@ class GenerationFacts(Stored):
     loss: float
     mean_loss: float | None = None
     skipped_iterations: int
+    unet_samples: int | None = None  # latents that the U-Net has processed: two for each view by CFG
+    snapshots: tuple[Snapshot, ...] | None = None  # of `bench --score-at`
     peak_bytes: int
     device: str
 
@@ -116,6 +148,11 @@ class ImportFacts(Stored):
         """The name of the file of the object in the item's folder."""
         return "asset.ply" if self.num_gaussians else "mesh.npz" if self.num_triangles else "views.npz"
 
+    @property
+    def snapshots(self) -> None:
+        """Imported assets have none."""
+        return None
+
 
 KINDS_OF_FACTS = GenerationFacts.__name__, ImportFacts.__name__
 
@@ -152,6 +189,7 @@ class ScoredAsset:
     asset: GeneratedAsset
     scores: Scores
     seconds: float
+    snapshots: tuple[ScoredSnapshot, ...] = ()
 
 
 class Claim(Stored):
@@ -227,20 +265,13 @@ class Record(JobEntry):
     deaths: int | None = None  # workers that died while they worked on the job
     scores: Scores = {}
     evaluation_seconds: float | None = None
+    snapshots: tuple[ScoredSnapshot, ...] | None = None
     generation: AssetFacts | None = None
 
     @property
     def costs(self) -> GenerationFacts | None:
         """The facts of a generated asset; None for imported ones, whose costs are not known."""
         return self.generation if isinstance(self.generation, GenerationFacts) else None
-
-    @field_validator("scores")
-    @classmethod
-    def _are_complete(cls, scores: Scores) -> Scores:
-        for metric, summary in scores.items():
-            if missing := sorted({"mean", "sd", "p10"} - summary.keys()):
-                raise ValueError(f"{metric} has no {missing[0]}")
-        return scores
 
 
 class Unfinished(Record):
@@ -302,4 +333,5 @@ def of_outcome(outcome: Outcome, job: JobEntry, evaluation: str | None, generati
     if isinstance(outcome.result, GeneratedAsset):
         return Generated(**known, generation=outcome.result.facts)
     scored: ScoredAsset = outcome.result
-    return Done(**known, scores=scored.scores, evaluation_seconds=scored.seconds, generation=scored.asset.facts)
+    known |= {"scores": scored.scores, "evaluation_seconds": scored.seconds, "snapshots": scored.snapshots or None}
+    return Done(**known, generation=scored.asset.facts)

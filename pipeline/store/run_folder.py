@@ -1,9 +1,11 @@
 """The run folder on a disk or in an object store. Only this module writes to it, and every write is atomic.
 
 leaderboard.csv  per_object.csv  columns.json  run.json  report.md  contact.png  (differences.csv  grid.csv  grid.png)
+(curves.csv)
 blank.json       distances.json
 items/<job>/     asset.ply  turntable.mp4  contact.png  generation.json  evaluation.npz  record.json  (checkpoint)
                  of imported assets mesh.npz or views.npz instead of asset.ply, if they are no splats
+                 with --score-at asset-<iteration>.ply, the asset after that iteration
 """
 
 import errno
@@ -36,6 +38,7 @@ SNAPSHOT = "now.splat"  # in an attempt's folder: the current asset, for the liv
 GRID, DIFFERENCES = "grid.png", "differences.csv"  # only if the run has several methods
 BLANK, DISTANCES = "blank.json", "distances.json"  # scores of a white image; cached Fréchet and kernel distances
 LEADERBOARD = "leaderboard.csv"
+CURVES = "curves.csv"  # only if assets are scored after shares of their iterations
 VERDICT, TREND = "verdict.json", "trend.png"  # of a nightly run
 LOCK = ".lock"
 NO_LOCKS = errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK  # errors of shared file systems without locks

@@ -3,7 +3,8 @@
 import hashlib
 import io
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from itertools import count
 from pkgutil import resolve_name
 from typing import Any
 
@@ -19,12 +20,15 @@ from evaluation.statistics import lowest_tenth
 from pipeline.assets import objects
 from pipeline.plan.metrics import measured
 from pipeline.plan.protocol import Protocol
+from pipeline.store import files
 from pipeline.store.attempts import SCORING, Fence
-from pipeline.store.records import GeneratedAsset, ScoredAsset
+from pipeline.store.records import GeneratedAsset, ScoredAsset, ScoredSnapshot, Scores, Snapshot
 from pipeline.store.run_folder import BLANK, EVALUATION, Store
 from pipeline.weights.models import Weights
 from pipeline.weights.networks import REQUIRED
 from pipeline.work import devices
+from sctd.formats import ply
+from sctd.formats.common import FormatError
 
 BLANK_PIXELS = 64  # any size will do: resized white stays white
 
@@ -55,29 +59,57 @@ class Evaluator:
 
     def __call__(self, asset: GeneratedAsset) -> Generator[Progress, None, ScoredAsset]:
         fence = Fence.claim(self.store, asset.job_id, SCORING)
+        started, folder, snapshots = time.monotonic(), self.store.item(asset.job_id), asset.facts.snapshots or ()
         # Rendering and writing are a stage each, and so is each compared metric and each further network.
-        started, stages = time.monotonic(), 2 + len(self.compared) + len(self.networks)
-        folder = self.store.item(asset.job_id)
+        done, stages = count(1), (1 + len(self.compared)) * (1 + len(snapshots)) + len(self.networks) + 1
+
+        def progress(note: str) -> Progress:
+            return Progress(next(done), stages, note)
+
+        views, arrays = yield from self._scored(objects.of_item(folder), asset, progress)
+        scores = _summaries(arrays)
+        arrays["image_features"] = self.scorer.image_features(views)
+        arrays["text_feature"] = self.scorer.text_features([asset.prompt])[0]
+        arrays["features"] = self.tower(views)
+        for name, network in self.networks.items():
+            arrays[name] = network(views)
+            yield progress(network.name)
+        fence.write(folder / EVALUATION, _npz(arrays, hashlib.sha256(views.tobytes()).hexdigest()))
+        seconds, curve = time.monotonic() - started, []
+        for snapshot in snapshots:
+            curve.append((yield from self._snapshot(snapshot, asset, progress)))
+        fence.release()
+        yield Progress(stages, stages, "features")
+        return ScoredAsset(asset, scores, seconds, tuple(curve))
+
+    def _scored(
+        self, viewed: objects.Viewed, asset: GeneratedAsset, progress: Callable[[str], Progress]
+    ) -> Generator[Progress, None, tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """The views of an object, and their scores by metric."""
         cameras, shading = self.protocol.cameras(asset.facts.image_size), asset.facts.shading
-        views = objects.of_item(folder).views(cameras, self.device, shading or "unlit")
-        yield Progress(1, stages, f"{len(views)} views")
+        views = viewed.views(cameras, self.device, shading or "unlit")
+        yield progress(f"{len(views)} views")
         self.scorer.keep(views=views)
         arrays: dict[str, np.ndarray] = {}
         for metric in self.table:
             arrays[metric.id] = self.metrics[metric.id].scores(views, asset.prompt)
             if metric.compared:
-                yield Progress(1 + sum(m.id in arrays for m in self.compared), stages, metric.title)
-        scores = {name: _summary(values) for name, values in arrays.items()}
-        arrays["image_features"] = self.scorer.image_features(views)
-        arrays["text_feature"] = self.scorer.text_features([asset.prompt])[0]
-        arrays["features"] = self.tower(views)
-        for done, (name, network) in enumerate(self.networks.items(), start=2 + len(self.compared)):
-            arrays[name] = network(views)
-            yield Progress(done, stages, network.name)
-        fence.write(folder / EVALUATION, _npz(arrays, hashlib.sha256(views.tobytes()).hexdigest()))
-        fence.release()
-        yield Progress(stages, stages, "features")
-        return ScoredAsset(asset, scores, time.monotonic() - started)
+                yield progress(metric.title)
+        return views, arrays
+
+    def _snapshot(
+        self, snapshot: Snapshot, asset: GeneratedAsset, progress: Callable[[str], Progress]
+    ) -> Generator[Progress, None, ScoredSnapshot]:
+        """The scores of a snapshot; if its file is missing or damaged, the reason instead."""
+        try:
+            content = files.read(self.store.item(asset.job_id) / snapshot.file)
+            viewed = objects.Splats(ply.from_ply(content))
+        except FileNotFoundError:
+            return ScoredSnapshot(iteration=snapshot.iteration, error=f"{snapshot.file} is missing")
+        except FormatError as error:
+            return ScoredSnapshot(iteration=snapshot.iteration, error=f"{snapshot.file} is damaged: {error}")
+        _, arrays = yield from self._scored(viewed, asset, progress)
+        return ScoredSnapshot(iteration=snapshot.iteration, scores=_summaries(arrays))
 
     def _score_white(self, evaluation: str) -> None:
         """Score a white image for each prompt. On request, its scores stand in for those of failed assets."""
@@ -92,8 +124,11 @@ class Evaluator:
         self.store.write_json(self.store.root / BLANK, {"evaluation": evaluation, "scores": scores})
 
 
-def _summary(values: np.ndarray) -> dict[str, float]:
-    return {"mean": float(values.mean()), "sd": float(values.std()), "p10": lowest_tenth(values)}
+def _summaries(arrays: dict[str, np.ndarray]) -> Scores:
+    return {
+        name: {"mean": float(values.mean()), "sd": float(values.std()), "p10": lowest_tenth(values)}
+        for name, values in arrays.items()
+    }
 
 
 def _npz(arrays: dict[str, Any], views_sha256: str) -> bytes:

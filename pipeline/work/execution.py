@@ -12,6 +12,7 @@ from pipeline.errors import UserError, nearest
 from pipeline.events import tracking
 from pipeline.events.progress import check_log
 from pipeline.option import option
+from pipeline.plan import score_at
 from pipeline.store import manifest
 from pipeline.work.placement import check_placement
 
@@ -62,6 +63,13 @@ class ExecutionOptions:
         metavar="SECONDS",
         help="Time between checkpoints of an asset, in seconds; 0 saves after every iteration.",
     )
+    score_at: str | None = option(
+        None,
+        metavar="SHARES",
+        help="Also score each asset after these shares of its iterations, for curves of score against cost: "
+        "0.25,0.5,1.",
+        show_default="the finished asset only",
+    )
     log: str = option(
         "auto",
         metavar="FORMAT",
@@ -80,6 +88,11 @@ class ExecutionOptions:
         "port. Requires pip install 'segmentdreamer[live]'.",
         show_default="off",
     )
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Shares of the iterations after which each asset is scored; none without `score_at`. Raises UserError."""
+        return () if self.score_at is None else score_at.parse(self.score_at)
 
     @property
     def snapshot_seconds(self) -> float:
@@ -118,6 +131,7 @@ class ExecutionOptions:
             raise UserError(
                 f"--checkpoint-seconds is {self.checkpoint_seconds:g}; expected 0 to {MOST_CHECKPOINT_SECONDS}."
             )
+        _ = self.shares  # raises UserError
 
     def _check_workers(self) -> None:
         if self.executor not in EXECUTORS:

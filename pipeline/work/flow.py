@@ -35,7 +35,8 @@ def bench(
     evaluating = evaluation(store, run.weights, placement, run.protocol, texts, run.evaluation)
     if placement.takes_turns:
         evaluating = replace(evaluating, handoff=max(evaluating.handoff, len(jobs)))
-    outcomes = executor.run([generation(run, store, placement, execution), evaluating], jobs, watcher)
+    generating = generation(run, store, placement, execution, results.manifest.score_at or ())
+    outcomes = executor.run([generating, evaluating], jobs, watcher)
     return results.updated(_written(outcome, outcome.item.id, results, run.evaluation) for outcome in outcomes)
 
 
@@ -49,7 +50,7 @@ def generate(
 ) -> RunResults:
     """Generate the assets of these jobs of a run without scoring them; returns the results."""
     placement = placement_of(run, jobs, executor, execution)
-    stage = generation(run, results.store, placement, execution)
+    stage = generation(run, results.store, placement, execution, results.manifest.score_at or ())
     outcomes = executor.run([stage], jobs, watcher)
     return results.updated(_written(outcome, outcome.item.id, results, None) for outcome in outcomes)
 
@@ -114,10 +115,15 @@ def _written(outcome: Outcome, job_id: str, results: RunResults, evaluation: str
     return record
 
 
-def generation(run: Run, store: Store, placement: Placement, execution: ExecutionOptions) -> Stage:
-    """The generation stage. Its GPUs are large enough for every recipe, because any worker may get any job."""
+def generation(
+    run: Run, store: Store, placement: Placement, execution: ExecutionOptions, shares: Sequence[float] = ()
+) -> Stage:
+    """The generation stage. Its GPUs are large enough for every recipe, because any worker may get any job.
+
+    `shares`: of the iterations, after which a snapshot of the asset is written.
+    """
     compute, per_gpu = run.recipes[0].compute, placement.generators_per_gpu
-    make = partial(_generator, store.absolute(), run.weights, compute, execution, per_gpu)
+    make = partial(_generator, store.absolute(), run.weights, compute, execution, per_gpu, shares)
     return Stage(
         "generate",
         make,
@@ -149,7 +155,12 @@ def evaluation(
 
 
 def _generator(
-    store: Store, weights: Weights, compute: ComputeConfig, execution: ExecutionOptions, per_gpu: int
+    store: Store,
+    weights: Weights,
+    compute: ComputeConfig,
+    execution: ExecutionOptions,
+    per_gpu: int,
+    shares: Sequence[float],
 ) -> Worker:
     """`per_gpu`: the number of generators that share a GPU."""
     problem = mps.join() if per_gpu > 1 else None
@@ -157,7 +168,7 @@ def _generator(
         from pipeline.work.generate import AssetGenerator, Sharing  # imported here, so that only workers load torch
 
         sharing, saves, shows = Sharing(per_gpu, problem), execution.checkpoint_seconds, execution.snapshot_seconds
-        return AssetGenerator(store, weights, saves, compute, shows, sharing)
+        return AssetGenerator(store, weights, saves, compute, shows, sharing, shares)
 
 
 def _importer(store: Store, weights: Weights, protocol: Protocol) -> Worker:

@@ -5,7 +5,7 @@ All files are in the item's folder. An interrupted job resumes from its checkpoi
 
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from functools import cached_property, partial
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ import torch
 
 from cluster.scheduling.workers import Progress
 from pipeline.assets import images
+from pipeline.plan import score_at
 from pipeline.plan.jobs import Job
 from pipeline.store.attempts import Attempt, published
 from pipeline.store.records import GeneratedAsset, GenerationFacts
@@ -50,7 +51,10 @@ ALONE = Sharing()
 
 
 class AssetGenerator:
-    """A worker with one prior on one device. For the live view it writes a snapshot every `snapshot_seconds`."""
+    """A worker with one prior on one device. For the live view it writes a snapshot every `snapshot_seconds`.
+
+    After each of the `shares` of the iterations it writes a snapshot that is scored.
+    """
 
     def __init__(
         self,
@@ -60,8 +64,9 @@ class AssetGenerator:
         compute: ComputeConfig,
         snapshot_seconds: float = math.inf,
         sharing: Sharing = ALONE,
+        shares: Sequence[float] = (),
     ):
-        self.store, self.weights, self.sharing = store, weights, sharing
+        self.store, self.weights, self.sharing, self.shares = store, weights, sharing, shares
         self.checkpoint_seconds, self.snapshot_seconds = checkpoint_seconds, snapshot_seconds
         self.device = devices.prepare()
         self.compute, self.prior = compute, warm_up.load_prior(weights, compute, self.device)
@@ -88,11 +93,14 @@ class AssetGenerator:
         yield from self._compile(job, recovery)
         saved, saved_at, shown_at = recovery.start.iteration, time.monotonic(), -math.inf
         warnings = [*recovery.warnings, *self.sharing.warnings]  # in the first event only
+        scored = score_at.snapshots(self.shares, job.recipe.iterations)
         for step in recovery.steps():
             numbers, note = meter.step(step), "; ".join([f"{step.num_gaussians:,} Gaussians", *warnings])
             if time.monotonic() - shown_at > self.snapshot_seconds:
                 attempt.write_output(SNAPSHOT, splat.to_splat(step.gaussians.to("cpu"), drop_invalid=True))
                 shown_at = time.monotonic()
+            if step.iteration in scored:
+                attempt.write_snapshot(meter.snapshot(step), ply.to_ply(step.gaussians))
             peak = devices.peak_bytes(self.device)
             is_requested = yield Progress(step.iteration, step.iterations, note, peak, saved, numbers)
             is_due = is_requested or time.monotonic() - saved_at >= self.checkpoint_seconds

@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 
 from pipeline.store.attempts import NO_CHECKPOINT, Checkpoint
-from pipeline.store.records import GenerationFacts
+from pipeline.store.records import GenerationFacts, Snapshot
 from pipeline.work import devices
 from pipeline.work.recovery import Recovery
 from pipeline.work.roofline import Roofline
@@ -25,6 +25,9 @@ class Meter:
         self.start, self.init_seconds, self.optimize_seconds = NO_CHECKPOINT, 0.0, 0.0
         self.recent, self.log_loss = deque[float](maxlen=LOSSES), 0.0
         self.parts: Counter[tuple[str, int]] = Counter()
+        self.samples = self.samples_at_begin = 0  # latents that the U-Net processed here
+        self.unet_samples: int | None = 0  # the same, in earlier attempts too, up to the last iteration
+        self.snapshots: tuple[Snapshot, ...] = ()
         devices.reset_peak(prior.device)
 
     @property
@@ -38,23 +41,38 @@ class Meter:
 
     def resume(self, start: Checkpoint) -> None:
         """Count what the attempts before this checkpoint took."""
-        self.start, self.log_loss = start, start.log_loss
+        self.start, self.log_loss, self.snapshots = start, start.log_loss, start.snapshots
 
     def mark(self, part: str, samples: int = 0) -> None:
         """A `TimingMark` that counts the parts of iterations."""
         self.parts[part, samples] += 1
+        if part == "denoise":
+            self.samples += samples
+        elif part == "begin":
+            self.samples_at_begin = self.samples
 
     def step(self, step: Step) -> dict[str, float]:
         """An iteration ends: the numbers of its progress event."""
         self.recent.append(math.log(max(step.loss, MIN_LOSS)))
         self.log_loss += self.recent[-1]
         self.optimize_seconds = self.seconds
+        # On a GPU, all but the last iteration end after the next one has been queued.
+        is_ahead = self.prior.device.type == "cuda" and step.iteration < step.iterations
+        before, here = self.start.unet_samples, self.samples_at_begin if is_ahead else self.samples
+        self.unet_samples = None if before is None else before + here
         loss = math.exp(sum(self.recent) / len(self.recent))
         return {"loss": loss, "gaussians": float(step.num_gaussians), "seconds": self.optimize_seconds}
 
     def checkpoint(self, step: Step) -> Checkpoint:
         """The checkpoint after the last iteration."""
-        return Checkpoint(step.iteration, self.optimize_seconds, step.checkpoint(), self.log_loss)
+        measured = self.log_loss, self.unet_samples, self.snapshots
+        return Checkpoint(step.iteration, self.optimize_seconds, step.checkpoint(), *measured)
+
+    def snapshot(self, step: Step) -> Snapshot:
+        """The snapshot after the last iteration, which is among the facts of the asset from now on."""
+        found = Snapshot(iteration=step.iteration, seconds=self.optimize_seconds, unet_samples=self.unet_samples)
+        self.snapshots = (*self.snapshots, found)
+        return found
 
     def facts(self, step: Step, recovery: Recovery, roofline: Callable[[], Roofline]) -> GenerationFacts:
         """The facts about an asset after its last iteration. `roofline` may take seconds, which do not count."""
@@ -80,6 +98,8 @@ class Meter:
             loss=step.loss,
             mean_loss=math.exp(self.log_loss / step.iterations),
             skipped_iterations=step.skipped,
+            unet_samples=self.unet_samples,
+            snapshots=self.snapshots or None,
             peak_bytes=devices.peak_bytes(device),
             device=devices.name(device),
         )

@@ -216,6 +216,16 @@ def test_assets_per_gpu_out_of_range(number, others, message, tiny_weights):
 
 
 @pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize("shares", ["0", "0.5,1.5", "half"])
+def test_shares_of_score_at_out_of_range(shares, tiny_weights):
+    line = refused("bench", "--prompt", "a", "--weights", tiny_weights, *BALL, "--score-at", shares)
+    assert line == (
+        f"Error: --score-at is {shares!r}; expected up to 32 shares of the iterations, above 0 and at most 1, such as "
+        "0.25,0.5,1."
+    )
+
+
+@pytest.mark.usefixtures("no_work")
 def test_prompt_with_too_many_tokens(tiny_weights, tmp_path):
     line = refused("bench", "--prompt", "x" * 60, "--weights", tiny_weights, *BALL, "--out", tmp_path / "run")
     assert line == (

@@ -39,8 +39,12 @@ def test_killed_workers_and_commands_resume_to_the_same_bits(tiny_weights, undis
     assert (leaderboard["n_prompts"], leaderboard["n_failed"]) == (2, 0)
     resumed = pd.read_csv(out / "per_object.csv")["resumed_from"].max()
     assert after_command <= resumed < ITERATIONS
-    for path in undisturbed.glob("items/*/asset.ply"):
+    for path in undisturbed.glob("items/*/asset*.ply"):
         assert (out / path.relative_to(undisturbed)).read_bytes() == path.read_bytes()
     for path in undisturbed.glob("items/*/record.json"):
         there, here = (json.loads((root / path.relative_to(undisturbed)).read_text()) for root in (undisturbed, out))
         assert there["scores"] == here["scores"], "both executors give the same record"
+        assert [snapshot["iteration"] for snapshot in there["snapshots"]] == [4, 20]
+        assert there["snapshots"] == here["snapshots"]
+    there, here = (pd.read_csv(root / "curves.csv").drop(columns=["run_id", "seconds"]) for root in (undisturbed, out))
+    pd.testing.assert_frame_equal(there, here)

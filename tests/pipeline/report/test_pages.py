@@ -16,7 +16,8 @@ from pipeline.cli import error_handling
 from pipeline.leaderboard.table import leaderboard
 from pipeline.report import facts, viewer
 from pipeline.report.pages import FOLDER, write
-from pipeline.store.records import Unfinished
+from pipeline.store import manifest
+from pipeline.store.records import ScoredSnapshot, Snapshot, Unfinished
 from pipeline.store.results import RunResults
 from pipeline.store.run_folder import Store
 from tests.support import finished_run, runs
@@ -55,6 +56,47 @@ def parsed(page: Path):
 
 def text_of(node) -> str:
     return " ".join("".join(node.itertext()).split())
+
+
+@pytest.fixture(scope="module")
+def quality(tmp_path_factory) -> Path:
+    """The report of a run with scores at shares; of the second method, one asset lacks a snapshot."""
+    folder, shares, methods = tmp_path_factory.mktemp("quality"), (0.25, 1.0), ["sctd", "<i>sds</i>"]
+    store = Store(folder / "run")
+    finished_run.write(store, folder / "weights", PROMPTS[:3], methods)
+    about = manifest.read(store)
+    recipes = {method: recipe | {"iterations": 8} for method, recipe in about.recipes.items()}
+    manifest.write(store, about.model_copy(update={"recipes": recipes, "score_at": shares}))
+    for job in about.jobs[:-1]:
+        record = store.record(job.job_id)
+        made = record.generation.model_copy(update={"snapshots": (Snapshot(iteration=2, seconds=20.0),)})
+        points = (ScoredSnapshot(iteration=2, scores=runs.scores(20.0)),)
+        store.write_record(record.model_copy(update={"generation": made, "snapshots": points}))
+    finished = RunResults.read(store)
+    return write([finished], leaderboard([finished]), Store(folder / "report"), None).parent
+
+
+def test_scores_over_cost_have_a_plot_for_each_known_cost_and_a_table(quality):
+    (section,) = (s for s in parsed(quality / "index.html").iter(f"{XHTML}section") if s.get("class") == "quality")
+    images = [image.get("src") for image in section.iter(f"{XHTML}img")]
+    assert images == ["plots/over-iterations.svg", "plots/over-seconds.svg"], "no samples are known"
+    assert len(list(section.iter(f"{XHTML}input"))) == len(images)
+    for image in images:
+        drawn = text_of(ElementTree.parse(quality / image).getroot())
+        for word in ("CLIP (embedded)", "ImageReward (embedded)", "sctd", "<i>sds</i>"):
+            assert word in drawn
+    rows = [[text_of(cell) for cell in row][:4] for row in section.iter(f"{XHTML}tr")][1:]
+    assert rows == [["sctd", "0.25", "3", "2"], ["sctd", "1", "3", "8"]] + [
+        ["<i>sds</i>", share, "2", iteration] for share, iteration in (("0.25", "2"), ("1", "8"))
+    ]
+    assert "<i>sds</i>: 1 of 3 assets lack scores at some share and are left out." in text_of(section)
+    table = list(csv.DictReader((quality / "curves.csv").read_text().splitlines()))
+    assert [row["status"] for row in table].count("missing") == 1
+
+
+def test_runs_without_shares_have_no_scores_over_cost(report):
+    assert "quality" not in {section.get("class") for section in parsed(report / "index.html").iter(f"{XHTML}section")}
+    assert not (report / "curves.csv").exists()
 
 
 def test_pages_are_below_the_size_limit(report):

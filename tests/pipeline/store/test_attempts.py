@@ -17,6 +17,7 @@ from pipeline.store.attempts import (
     SupersededError,
     published,
 )
+from pipeline.store.records import Snapshot
 from pipeline.store.run_folder import ASSET, CHECKPOINT, CONTACT, GENERATION, TURNTABLE, Store
 from tests.support import runs
 
@@ -66,6 +67,8 @@ def test_fault_19_a_lost_worker_cannot_overwrite_the_checkpoint_of_a_later_attem
     assert str(caught.value) == f"attempt 1 of job {JOB} was superseded: attempt 2 has started"
     with pytest.raises(SupersededError):
         lost.record_numeric_failure("NaN", 2, None)
+    with pytest.raises(SupersededError):
+        lost.write_snapshot(Snapshot(iteration=2, seconds=1.0), b"old")
     assert content(store) == before
 
 

@@ -37,7 +37,8 @@ def invoke(*arguments):
 
 def contents(root: Path) -> dict[str, bytes]:
     """The outputs that are the same in every run, by item and file name."""
-    places = [path for name in ("asset.ply", "contact.png", "turntable.mp4") for path in root.glob(f"items/*/{name}")]
+    names = "asset.ply", "asset-2.ply", "contact.png", "turntable.mp4"
+    places = [path for name in names for path in root.glob(f"items/*/{name}")]
     return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in places}
 
 
@@ -49,7 +50,7 @@ def scores(root: Path) -> dict[str, object]:
 def test_commands_give_the_same_results_in_a_bucket_as_in_a_folder(s3, tiny_weights, tmp_path):
     folder, bucket = tmp_path / "run", files.place(f"{s3}/verbs/run")
     for out in (folder, bucket):
-        options = ["--weights", tiny_weights, "--seed", "1", *QUICK]
+        options = ["--weights", tiny_weights, "--seed", "1", "--score-at", "0.5", *QUICK]
         made = invoke("bench", *PROMPTS, *options, "--out", out)
         assert made.exit_code == 0, made.output
         assert f"{out}/leaderboard.csv" in made.stdout
@@ -59,6 +60,9 @@ def test_commands_give_the_same_results_in_a_bucket_as_in_a_folder(s3, tiny_weig
     leaderboards = [pd.read_csv(io.BytesIO((out / "leaderboard.csv").read_bytes())) for out in (folder, bucket)]
     for column in ("clip@tiny", "fd@tiny", "kid_cl@tiny"):
         assert leaderboards[0][column].tolist() == leaderboards[1][column].tolist()
+    curves = [pd.read_csv(io.BytesIO((out / "curves.csv").read_bytes())) for out in (folder, bucket)]
+    assert curves[0]["iterations"].tolist() == [2, 4, 2, 4]
+    assert curves[0]["clip@tiny"].tolist() == curves[1]["clip@tiny"].tolist()
 
     scored = invoke("evaluate", bucket, "--views", "5", "--executor", "inline")
     assert scored.exit_code == 0, scored.output

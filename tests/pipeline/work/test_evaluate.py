@@ -14,10 +14,11 @@ from evaluation.image_reward import ImageReward
 from evaluation.references import from_bytes, to_bytes
 from pipeline.assets import images
 from pipeline.plan.protocol import Protocol
-from pipeline.store.records import GeneratedAsset
+from pipeline.store.records import GeneratedAsset, Snapshot
 from pipeline.store.run_folder import Store
 from pipeline.weights import models
 from pipeline.work.evaluate import Evaluator
+from sctd.formats import ply
 from tests.support import runs, tiny_models
 
 TEXTS = ["a red cube", "a blue ball", "a green cube"]
@@ -44,8 +45,6 @@ def splats():
 @pytest.fixture(scope="module")
 def scored(tiny_weights, splats, tmp_path_factory):
     """A scored asset: its store, progress events and result."""
-    from sctd.formats import ply
-
     store = Store(tmp_path_factory.mktemp("evaluate"))
     store.write(store.item("job") / "asset.ply", ply.to_ply(splats))
     evaluator = Evaluator(store, models.resolve(str(tiny_weights)), Protocol(6), TEXTS, EVALUATION)
@@ -79,6 +78,31 @@ def test_evaluation_npz_has_the_scores_and_features_of_every_view(scored):
     }  # fmt: skip
     lengths = np.linalg.norm(arrays["image_features"], axis=1)
     np.testing.assert_allclose(lengths, 1, atol=1e-6)
+
+
+def test_snapshots_are_scored_like_assets_and_a_missing_one_has_a_reason(scored, splats, tiny_weights, tmp_path):
+    store, weights = Store(tmp_path), models.resolve(str(tiny_weights))
+    facts = runs.facts(image_size=16, snapshots=[Snapshot(iteration=n, seconds=1.0) for n in (1, 2, 3)])
+    asset = GeneratedAsset("job", "a blue ball", facts)
+    for name in ("asset.ply", "asset-2.ply"):
+        store.write(store.item("job") / name, ply.to_ply(splats))
+    store.write(store.item("job") / "asset-3.ply", b"ply\n")
+    work, seen = Evaluator(store, weights, Protocol(6), TEXTS, EVALUATION)(asset), []
+    result = None
+    while result is None:
+        try:
+            seen.append(next(work))
+        except StopIteration as stop:
+            result = stop.value
+    assert result.scores == scored[2].scores
+    missing, same, damaged = result.snapshots
+    assert (missing.iteration, missing.error, missing.scores) == (1, "asset-1.ply is missing", {})
+    assert (same.iteration, same.error, same.scores) == (2, None, result.scores)
+    assert damaged.error.startswith("asset-3.ply is damaged: ")
+    assert seen[-1].done == seen[-1].total
+    assert sorted(path.name for path in store.item("job").iterdir()) == [
+        "asset-2.ply", "asset-3.ply", "asset.ply", "evaluation.npz",
+    ]  # fmt: skip
 
 
 def test_unpickling_a_result_loads_no_model_library(scored):

@@ -1,20 +1,26 @@
+import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from cluster.scheduling.executor import DRAINED, attempt
 from pipeline.store.attempts import NO_CHECKPOINT, Checkpoint
+from pipeline.store.records import Snapshot
 from pipeline.store.run_folder import ASSET, CONTACT, GENERATION, TURNTABLE, Store
 from pipeline.work import flow, mps
 from pipeline.work.execution import ExecutionOptions
 from pipeline.work.generate import AssetGenerator, Sharing
+from pipeline.work.meter import Meter
 from pipeline.work.placement import Placement
 from pipeline.work.recovery import NumericError
 from pipeline.work.roofline import operations
 from sctd.formats import ply, splat
 from sctd.recipe.compute import ComputeConfig
+from sctd.train.gradient import LoopOptions
+from sctd.train.optimize import optimize
 from tests.support import tiny_models
 
 SETTINGS = ["iterations=4", "initialization.kind=ball", "initialization.count=150", "relocate.interval=3"]
@@ -125,6 +131,50 @@ def test_snapshots_are_written_during_generation_and_do_not_change_the_asset(mak
     ]
 
 
+def test_snapshots_are_the_asset_after_their_iterations(make, tiny_weights, run_of, tmp_path):
+    """They change no asset. An attempt that resumes after one keeps it, with its cost."""
+    from pipeline.weights import models
+
+    job, weights = run_of(seed=24).jobs[0], models.resolve(str(tiny_weights))
+    _, whole = finish(make(job))
+    steps = optimize(job.recipe, make.prior, make._initial(job), job.prompt.text, job.seed)
+    expected = {step.iteration: ply.to_ply(step.gaussians) for step in steps}
+    stored = []
+    for name, until in (("undisturbed", 0), ("resumed", 3)):
+        generator = AssetGenerator(Store(tmp_path / name), weights, 0.0, EMBEDDED, shares=(0.25, 0.5, 1.0))
+        work = generator(job)
+        for _ in range(until):
+            next(work)
+        work.close()
+        _, asset = finish(generator(job))
+        stored.append(asset.facts)
+        folder = tmp_path / name / "items" / job.id
+        assert [(folder / file).read_bytes() for file in ("asset-1.ply", "asset-2.ply", ASSET)] == [
+            expected[iteration] for iteration in (1, 2, 4)
+        ]
+        assert (folder / ASSET).read_bytes() == (make.store.item(job.id) / ASSET).read_bytes()
+    assert [facts.resumed_from for facts in stored] == [0, 2]
+    costs = [[(each.iteration, each.unet_samples) for each in facts.snapshots] for facts in stored]
+    assert costs[0] == costs[1]
+    assert [iteration for iteration, _ in costs[0]] == [1, 2]
+    assert {facts.unet_samples for facts in stored} == {whole.facts.unet_samples}
+    assert whole.facts.snapshots is None
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_samples_of_the_unet_are_counted(device, make, run_of, monkeypatch):
+    """With classifier-free guidance, SDS has two for each of the four views, on a GPU with the next iteration ahead."""
+    monkeypatch.setattr("pipeline.work.meter.devices.reset_peak", lambda device: None)
+    job = run_of(objectives=["sds"], seed=25).jobs[0]
+    meter = Meter(SimpleNamespace(device=torch.device(device), build_seconds=0.0))
+    loop = LoopOptions(ahead=device == "cuda", mark=meter.mark)
+    counted = []
+    for step in optimize(job.recipe, make.prior, make._initial(job), job.prompt.text, job.seed, loop=loop):
+        meter.step(step)
+        counted.append(meter.unet_samples)
+    assert counted == [8, 16, 24, 32]
+
+
 def test_the_reported_loss_is_that_of_the_optimizer(make, run_of, monkeypatch):
     monkeypatch.setattr("pipeline.work.meter.LOSSES", 1)
     seen, asset = finish(make(run_of(seed=22).jobs[0]))
@@ -149,9 +199,18 @@ def test_an_unreadable_checkpoint_counts_as_none(tmp_path, content):
 
 
 def test_a_checkpoint_survives_a_round_trip(tmp_path):
-    checkpoint = Checkpoint(7, 1.5, b"state\nwith lines\n")
+    snapshots = Snapshot(iteration=2, seconds=0.5, unet_samples=16), Snapshot(iteration=5, seconds=1.0)
+    checkpoint = Checkpoint(7, 1.5, b"state\nwith lines\n", -2.5, 56, snapshots)
     (tmp_path / "checkpoint").write_bytes(checkpoint.to_bytes())
     assert Checkpoint.read(tmp_path / "checkpoint") == checkpoint
+
+
+def test_checkpoints_of_older_versions_have_no_samples(tmp_path):
+    header, _, state = Checkpoint(7, 1.5, b"state").to_bytes().partition(b"\n")
+    about = json.loads(header)
+    del about["unet_samples"], about["snapshots"]
+    (tmp_path / "checkpoint").write_bytes(json.dumps(about).encode() + b"\n" + state)
+    assert Checkpoint.read(tmp_path / "checkpoint") == Checkpoint(7, 1.5, b"state")
 
 
 def test_a_checkpoint_of_another_version_is_not_used(make, run_of):
