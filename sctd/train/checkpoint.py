@@ -135,8 +135,9 @@ def tensors_of(state: ObjectiveState, name: str = "the objective's ") -> dict[st
     return found
 
 
-def _moved(state: ObjectiveState, device: torch.device) -> ObjectiveState:
-    return {key: each.to(device) if isinstance(each, Tensor) else _moved(each, device) for key, each in state.items()}
+def moved(state: ObjectiveState, device: torch.device) -> ObjectiveState:
+    """An objective's state on a device."""
+    return {key: each.to(device) if isinstance(each, Tensor) else moved(each, device) for key, each in state.items()}
 
 
 def _state(tree: dict[str, Any], device: torch.device) -> State:
@@ -150,7 +151,7 @@ def _state(tree: dict[str, Any], device: torch.device) -> State:
         raise ValueError("a number has another type")
     if rest["random"].dtype != torch.uint8 or tree["noise"].ndim != 4 or not _is_consistent(population):
         raise ValueError("a tensor has another shape or type")
-    objective = _moved(tree.get("objective", {}), device)
+    objective = moved(tree.get("objective", {}), device)
     return State(population=Population(**population), noise=tree["noise"].to(device), objective=objective, **rest)
 
 

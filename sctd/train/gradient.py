@@ -20,7 +20,7 @@ from sctd.render.rasterize import render
 from sctd.scene.cameras import Cameras
 from sctd.scene.gaussians import Gaussians
 from sctd.train import draws, regularize
-from sctd.train.checkpoint import State, tensors_of
+from sctd.train.checkpoint import State, moved, tensors_of
 from sctd.transfer import TimingMark, no_timing, to_device
 from sctd.types import Denoiser, Images, Latents, ObjectiveState, ResidualPair, Text
 
@@ -183,7 +183,7 @@ class Distillation:
         given = {"text": self.text_of(cameras), "generator": generator, "progress": iteration / recipe.iterations}
         updated = self.objective.updated(kept, whole.z_0, cameras=cameras, **given, **self.offered)
         self.loop.mark("objective")
-        return whole._replace(state=updated)
+        return whole._replace(state=moved(updated, device))
 
     def _part(
         self, iteration: int, leaves: Gaussians, noisy: Gaussians, batch: ViewBatch, state: ObjectiveState

@@ -19,7 +19,7 @@ from sctd.scene.gaussians import Gaussians
 from sctd.scene.population import Population
 from sctd.scene.relocate import relocate
 from sctd.train import adam, draws
-from sctd.train.checkpoint import Identity, State, from_bytes, to_bytes
+from sctd.train.checkpoint import Identity, State, from_bytes, moved, to_bytes
 from sctd.train.gradient import USUAL, Controlled, Distillation, LoopOptions, Prior
 from sctd.types import Images
 
@@ -102,7 +102,7 @@ def initial_state(distillation: Distillation, initial: Gaussians) -> State:
     """The state before the first iteration."""
     recipe, generator = distillation.recipe, draws.generator_of(distillation.seed)
     noise = draws.noise(recipe, distillation.prior.latent_shape, generator).to(initial.means.device)
-    objective = distillation.initial_state(generator)
+    objective = moved(distillation.initial_state(generator), initial.means.device)
     gaussians = clamp_to_bounds(_with_sh_degree(initial.detach(), recipe.sh_degree), recipe.bounds)
     return State(0, 0, 0, 0, 0.0, Population.of(gaussians), noise, generator.get_state(), objective=objective)
 

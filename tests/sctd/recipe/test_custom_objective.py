@@ -18,9 +18,10 @@ from sctd.recipe.custom_objective import CustomObjectiveError, reference
 from sctd.recipe.methods import METHODS, for_objective
 from sctd.recipe.presets import embedded
 from sctd.recipe.recipe import Recipe, RecipeError, from_json, with_overrides
+from sctd.train import optimize
 from tests.support.analytic import mixture
-from tests.support.paths import EXAMPLES
-from tests.support.tiny_prior import recipe, run, same
+from tests.support.paths import DOCS, EXAMPLES
+from tests.support.tiny_prior import TinyPrior, ball, recipe, run, same
 
 EXAMPLE = EXAMPLES / "my_objective.py"
 COPY = """
@@ -227,3 +228,67 @@ def test_arguments_named_like_options_get_the_values_of_the_recipe(tmp_path: Pat
     given = dict.fromkeys(("denoise", "text", "noise", "times", "schedule"))
     found = of_recipe(chosen)(torch.ones(1, 4, 2, 2), **given)
     assert torch.equal(found, torch.full((1, 4, 2, 2), 6.0))
+
+
+HOW_TO = (DOCS / "howto" / "objective.md").read_text(encoding="utf-8")
+SLOW = next(part for part in HOW_TO.split("```python\n")[1:] if "def slow" in part).split("```")[0]
+
+
+def test_the_objective_with_state_of_the_page_keeps_it_through_checkpoints(tmp_path: Path) -> None:
+    chosen = for_objective(recipe(iterations=5), f"{written(tmp_path, SLOW)}:slow")
+    whole = run(chosen)
+    first, second = (step.objective["noise"] for step in whole[:2])
+    assert first.shape == (1, *TinyPrior.latent_shape)
+    assert not torch.equal(first, second)
+    assert torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1] > 0.95
+    resumed = list(optimize.optimize(chosen, TinyPrior(), ball(), "a red ball", 0, whole[2].checkpoint()))
+    assert same(resumed[-1], whole[-1])
+    assert torch.equal(resumed[-1].objective["noise"], whole[-1].objective["noise"])
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("def init", "def start", "asks for a state, which the file does not make; add a function init"),
+        (
+            "init(*, prior",
+            "init(*, cameras, prior",
+            "init of .* needs 'cameras', which it does not get; expected",
+        ),
+        ("update(z_0, *, state", "update(z_0, *, times, state", "update of .* needs 'times', which it does not get"),
+        ("schedule, state", "schedule, state, latents", "slow of .* needs 'latents', which it does not get"),
+    ],
+)
+def test_a_state_that_cannot_be_made_is_refused_before_work(tmp_path: Path, before, after, message) -> None:
+    assert before in SLOW
+    with pytest.raises(CustomObjectiveError, match=message):
+        for_objective(embedded(), f"{written(tmp_path, SLOW.replace(before, after))}:slow")
+
+
+def test_a_custom_objective_gets_what_it_names(tmp_path: Path) -> None:
+    """Surfaces flipped like the image: positions lie within the scene, depth along the cameras' axes."""
+    source = """
+LIKE = "sds"
+SEEN = []
+def look(z_0, *, denoise, text, noise, times, schedule, cameras, alpha, depth, positions, unguided, negative, progress):
+    SEEN.append((cameras, alpha, depth, positions, negative, progress))
+    return unguided(z_0, times.t, text) - noise
+"""
+    chosen = for_objective(recipe(iterations=2, encoding__flip_share=1.0), f"{written(tmp_path, source)}:look")
+    run(chosen)
+    seen = custom_objective.load(reference(chosen.objective.function)).function.__wrapped__.__globals__["SEEN"]
+    cameras, alpha, depth, positions, negative, progress = seen[0]
+    assert (progress, seen[1][-1], negative.shape[0], alpha.shape) == (0.5, 1.0, 1, (2, 16, 16))
+    assert positions.shape == (2, 3, 16, 16)
+    covered = alpha > 0.5
+    assert covered.any()
+    assert positions.norm(dim=1)[covered].max() < 1
+    turn, shift = cameras.world_to_camera[:, :3, :3], cameras.world_to_camera[:, :3, 3]
+    z = torch.einsum("vj,vjhw->vhw", turn[:, 2], positions) + shift[:, 2, None, None]
+    torch.testing.assert_close(z[covered], depth[covered], rtol=1e-4, atol=1e-4)
+    pixels = torch.einsum("vij,vjhw->vihw", cameras.intrinsics, torch.einsum("vij,vjhw->vihw", turn, positions)
+                          + shift[..., None, None])  # fmt: skip
+    columns = (pixels[:, 0] / pixels[:, 2]).flip(-1)
+    torch.testing.assert_close(
+        columns[covered.flip(-1)], (torch.arange(16.0) + 0.5).expand(2, 16, 16)[covered.flip(-1)]
+    )
