@@ -21,8 +21,8 @@ COSTS = {"iterations": "iterations", "seconds": "seconds", "unet_samples": "U-Ne
 TITLE = "Quality over time"
 NOT_TAKEN = "generated without this snapshot"
 LEGEND = (
-    "Seconds include the initialization. U-Net samples are latents that the U-Net processed. Fréchet distances are "
-    "computed only for finished assets."
+    "Seconds include the initialization. U-Net samples are latents that the prior's U-Net denoised, without VSD's "
+    "adapters. Fréchet distances are computed only for finished assets."
 )
 
 

@@ -103,7 +103,7 @@ class GenerationFacts(Stored):
     loss: float
     mean_loss: float | None = None
     skipped_iterations: int
-    unet_samples: int | None = None  # latents that the U-Net has processed: two for each view by CFG
+    unet_samples: int | None = None  # latents that the prior's U-Net denoised: by CFG two for each view
     snapshots: tuple[Snapshot, ...] | None = None  # of `bench --score-at`
     peak_bytes: int
     device: str

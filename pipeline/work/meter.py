@@ -25,7 +25,7 @@ class Meter:
         self.start, self.init_seconds, self.optimize_seconds = NO_CHECKPOINT, 0.0, 0.0
         self.recent, self.log_loss = deque[float](maxlen=LOSSES), 0.0
         self.parts: Counter[tuple[str, int]] = Counter()
-        self.samples = self.samples_at_begin = 0  # latents that the U-Net processed here
+        self.samples = self.samples_at_begin = 0  # latents that the prior's U-Net denoised here
         self.unet_samples: int | None = 0  # the same, in earlier attempts too, up to the last iteration
         self.snapshots: tuple[Snapshot, ...] = ()
         devices.reset_peak(prior.device)

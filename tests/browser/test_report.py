@@ -94,6 +94,19 @@ def test_detail_columns_can_be_shown(opened):
     assert head.is_displayed()
 
 
+def test_the_plots_of_scores_over_cost_are_shown_one_at_a_time(browser, tmp_path):
+    store = Store(tmp_path / "run")
+    finished_run.write(store, tmp_path / "weights", PROMPTS, METHODS[:1])
+    finished_run.add_snapshots(store)
+    finished = RunResults.read(store)
+    browser.get(pages.write([finished], leaderboard([finished]), Store(tmp_path / "report"), None).as_uri())
+    plots = browser.find_elements("css selector", ".quality img")
+    assert [plot.value_of_css_property("display") for plot in plots] == ["block", "none"]
+    browser.find_element("id", "over2").click()
+    assert [plot.value_of_css_property("display") for plot in plots] == ["none", "block"]
+    assert plots[1].get_attribute("alt") == "Scores over seconds, by method"
+
+
 def test_turntables_turn_and_follow_the_slider_together(opened):
     browser = opened("prompts/001.html")
     times = "return [...document.querySelectorAll('video.turntable')].map((v) => v.currentTime)"

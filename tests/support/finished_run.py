@@ -9,6 +9,8 @@ import torch
 from evaluation.fid import Moments
 from evaluation.references import Reference, to_bytes
 from pipeline.assets import images
+from pipeline.store import manifest
+from pipeline.store.records import ScoredSnapshot, Snapshot
 from pipeline.store.run_folder import Store
 from sctd.formats import ply
 from sctd.scene.gaussians import Gaussians
@@ -65,6 +67,18 @@ def write(store: Store, weights, prompts, methods, *, failed=(), unfinished=()) 
             store.write(store.item(job.job_id) / name, content)
         store.write_json(store.item(job.job_id) / "generation.json", made)
         store.write_record(runs.done(job, scores=scores, generation=made))
+
+
+def add_snapshots(store: Store) -> None:
+    """Give all assets but the last one a scored snapshot at iteration 2 of 8, as of `--score-at 0.25`."""
+    about = manifest.read(store)
+    recipes = {method: recipe | {"iterations": 8} for method, recipe in about.recipes.items()}
+    manifest.write(store, about.model_copy(update={"recipes": recipes, "score_at": (0.25, 1.0)}))
+    for job in about.jobs[:-1]:
+        record = store.record(job.job_id)
+        made = record.generation.model_copy(update={"snapshots": (Snapshot(iteration=2, seconds=20.0),)})
+        scored = (ScoredSnapshot(iteration=2, scores=runs.scores(20.0)),)
+        store.write_record(record.model_copy(update={"generation": made, "snapshots": scored}))
 
 
 def _scored(clip: float, rng: np.random.Generator) -> tuple[dict, bytes]:

@@ -101,6 +101,9 @@ def test_a_failed_run_resumes_to_the_curves_of_an_undisturbed_one(with_curves, t
     pd.testing.assert_frame_equal(curves(out), curves(with_curves))
     again = bench(out, tiny_weights, "--score-at", "0.5")
     assert "2 assets are generated and scored, nothing to do" in again.stderr
+    assert CliRunner().invoke(app, ["evaluate", str(out), "--views", "5", "--executor", "inline"]).exit_code == 0
+    assert set(curves(out)["status"]) == {"done"}, "snapshots are scored again, too"
+    assert (curves(out)["clip@tiny"] != curves(with_curves)["clip@tiny"]).all()
 
 
 def test_assets_of_a_run_without_score_at_keep_their_ids_and_have_only_the_end(with_curves, tiny_weights, tmp_path):

@@ -16,8 +16,7 @@ from pipeline.cli import error_handling
 from pipeline.leaderboard.table import leaderboard
 from pipeline.report import facts, viewer
 from pipeline.report.pages import FOLDER, write
-from pipeline.store import manifest
-from pipeline.store.records import ScoredSnapshot, Snapshot, Unfinished
+from pipeline.store.records import Unfinished
 from pipeline.store.results import RunResults
 from pipeline.store.run_folder import Store
 from tests.support import finished_run, runs
@@ -61,17 +60,10 @@ def text_of(node) -> str:
 @pytest.fixture(scope="module")
 def quality(tmp_path_factory) -> Path:
     """The report of a run with scores at shares; of the second method, one asset lacks a snapshot."""
-    folder, shares, methods = tmp_path_factory.mktemp("quality"), (0.25, 1.0), ["sctd", "<i>sds</i>"]
+    folder = tmp_path_factory.mktemp("quality")
     store = Store(folder / "run")
-    finished_run.write(store, folder / "weights", PROMPTS[:3], methods)
-    about = manifest.read(store)
-    recipes = {method: recipe | {"iterations": 8} for method, recipe in about.recipes.items()}
-    manifest.write(store, about.model_copy(update={"recipes": recipes, "score_at": shares}))
-    for job in about.jobs[:-1]:
-        record = store.record(job.job_id)
-        made = record.generation.model_copy(update={"snapshots": (Snapshot(iteration=2, seconds=20.0),)})
-        points = (ScoredSnapshot(iteration=2, scores=runs.scores(20.0)),)
-        store.write_record(record.model_copy(update={"generation": made, "snapshots": points}))
+    finished_run.write(store, folder / "weights", PROMPTS[:3], ["sctd", "<i>sds</i>"])
+    finished_run.add_snapshots(store)
     finished = RunResults.read(store)
     return write([finished], leaderboard([finished]), Store(folder / "report"), None).parent
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from cluster.scheduling.executor import DRAINED, attempt
-from pipeline.store.attempts import NO_CHECKPOINT, Checkpoint
+from pipeline.plan import score_at
+from pipeline.store.attempts import HEADER_BYTES, NO_CHECKPOINT, Checkpoint
 from pipeline.store.records import Snapshot
 from pipeline.store.run_folder import ASSET, CONTACT, GENERATION, TURNTABLE, Store
 from pipeline.work import flow, mps
@@ -203,6 +204,9 @@ def test_a_checkpoint_survives_a_round_trip(tmp_path):
     checkpoint = Checkpoint(7, 1.5, b"state\nwith lines\n", -2.5, 56, snapshots)
     (tmp_path / "checkpoint").write_bytes(checkpoint.to_bytes())
     assert Checkpoint.read(tmp_path / "checkpoint") == checkpoint
+    most = [Snapshot(iteration=10**6, seconds=1e6 / 3, unet_samples=10**8)] * score_at.MOST
+    header = replace(checkpoint, snapshots=most).to_bytes().partition(b"\n")[0]
+    assert len(header) < HEADER_BYTES, "which is what the command status reads"
 
 
 def test_checkpoints_of_older_versions_have_no_samples(tmp_path):
