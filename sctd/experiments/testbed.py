@@ -47,6 +47,12 @@ class Mixture:
     means: Float[Tensor, "modes channels height width"]
     spread: float | Tensor
 
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a latent."""
+        _, channels, height, width = self.means.shape
+        return channels, height, width
+
     def text(self, modes: Iterable[int], batch: int = 1) -> Text:
         """The embedding of a prompt for `modes`, with equal weights."""
         weights = self.means.new_zeros(len(self.means))
@@ -130,7 +136,7 @@ def settings(method: str, overrides: Mapping[str, object] | None = None) -> Reci
     base = with_overrides(paper(), {"cameras.views": 64, "iterations": 1000})
     recipe = with_settings(for_objective(base, method), overrides or {})
     for key in overrides or {}:
-        if not key.startswith(READ) or key == "objective.pixel_constraint":
+        if not key.startswith(READ) or key in ("objective.pixel_constraint", "objective.noise_injection"):
             raise RecipeError(f"{key} has no effect in the testbed, which has neither images nor views")
     return recipe
 
@@ -142,7 +148,7 @@ def distil(recipe: Recipe, seed: int = 0, world: Mixture | None = None) -> Laten
     the empty prompt.
     """
     world = world or twelve_modes()
-    shape = (world.means.shape[1], world.means.shape[2], world.means.shape[3])
+    shape = world.latent_shape
     generator = draws.generator_of(seed)
     denoise = cfg(world, recipe.guidance.scale, world.null)
     text = world.text(TEXT_MODES, recipe.cameras.views)
@@ -207,8 +213,15 @@ VARIANTS: dict[str, list[dict[str, object]]] = {
     ],
     "sds": [{"guidance.scale": 101}, {"times.high": 980}],
     "ism": [{"noise.kind": "fresh"}],
-    "cds": [{"guidance.scale": 30}],
+    "cds": [
+        {"guidance.scale": 30},
+        {"noise.kind": "fresh"},
+        {"iterations": 5000},
+        {"noise.kind": "fresh", "iterations": 5000},
+        {"noise.kind": "fresh", "times.high": 300},
+    ],
     "vsd": [{"objective.adapter_rate": 0.01}],
+    "cfd": [{"noise.shared": False}, {"noise.kind": "fresh"}],
 }
 
 

@@ -285,6 +285,22 @@ def test_cds_gives_no_gradient_for_data_at_one_point(times):
     assert largest["sds"] > 0.1
 
 
+@BOTH
+def test_for_gaussian_data_cds_pulls_weakly_to_a_place_that_its_noise_has_displaced(times):
+    """c (z_0 + k_t ε − μ), c = s² (k_t − k_s) / ((s² + k_t²)(s² + k_s²)); SDS is zero nearer to μ, at μ + s² ε/k_t."""
+    spread = 0.3
+    world = mixture(1, spread=spread)
+    given, (t, s, _) = arguments(world, times, scale=1.0), times
+    k_t, k_s = given["schedule"].k[t], given["schedule"].k[s]
+    strength = spread**2 * (k_t - k_s) / ((spread**2 + k_t**2) * (spread**2 + k_s**2))
+    expected = strength * (given["z_0"] + k_t * given["noise"] - world.means[0])
+    torch.testing.assert_close(load("cds")(**given), expected, rtol=1e-9, atol=1e-9)
+    at_zero = {"cds": world.means[0] - k_t * given["noise"], "sds": world.means[0] + spread**2 * given["noise"] / k_t}
+    for name, z_0 in at_zero.items():
+        assert load(name)(**given | {"z_0": z_0}).abs().max() < 1e-9, name
+    assert strength < 0.5 * k_t / (spread**2 + k_t**2)  # that of SDS
+
+
 def test_gcs_equals_the_gradients_of_its_three_losses():
     """∂L/∂z_0 with stop-gradients and without the U-Net Jacobian; ∂L_CP/∂x directly on the images."""
     times = Times(t=560, s=470, s_m=400)
