@@ -25,8 +25,23 @@ def on_white(gaussians: Any, cameras: Any) -> np.ndarray:
     from evaluation.views import to_bytes
     from sctd.render.rasterize import render_on_white
 
-    parts = [cameras.select(slice(i, i + VIEWS_PER_BATCH)) for i in range(0, cameras.num, VIEWS_PER_BATCH)]
-    return np.concatenate([to_bytes(render_on_white(gaussians, part)) for part in parts])
+    return np.concatenate([to_bytes(render_on_white(gaussians, part)) for part in _batches(cameras)])
+
+
+def with_opacity(gaussians: Any, cameras: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Render `sctd.Gaussians` on black, without clamping: float32 [views, height, width, 3]; and their opacity."""
+    import torch
+
+    from sctd.render.rasterize import render
+
+    with torch.no_grad():
+        found = [render(gaussians, part, torch.zeros(3)) for part in _batches(cameras)]
+    light = np.concatenate([part.rgb.permute(0, 2, 3, 1).cpu().numpy() for part in found])
+    return light, np.concatenate([part.alpha.cpu().numpy() for part in found])
+
+
+def _batches(cameras: Any) -> list[Any]:
+    return [cameras.select(slice(i, i + VIEWS_PER_BATCH)) for i in range(0, cameras.num, VIEWS_PER_BATCH)]
 
 
 def video_pixels(size: int) -> int:

@@ -1,4 +1,4 @@
-"""Plots of the report pages as .svg: scores over azimuth and cost, training curves and others. Values in, text out.
+"""Plots as .svg: scores over azimuth, cost and settings, training curves and others. Values in, text out.
 
 Colours are the colour-blind-safe palette of Okabe and Ito (2008); lines differ in style as well.
 """
@@ -13,6 +13,7 @@ COLOURS = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#00
 _STYLES = "-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5))
 _SETTINGS: Any = {"svg.fonttype": "none", "text.parse_math": False, "font.size": 10.5, "font.family": ["DejaVu Sans"]}
 QUARTER_DEGREES = 90
+PANELS_PER_ROW = 3
 _MARKS = "osD"
 TRAINING = {"loss": "loss", "Gaussians": "gaussians", "seconds": "seconds"}  # panel title: key of progress records
 LOGARITHMIC = "loss"
@@ -31,6 +32,13 @@ class Line(NamedTuple):
     x: Sequence[float] | np.ndarray
     y: Sequence[float] | np.ndarray
     half_widths: Sequence[float] = ()
+
+
+class Drawn(NamedTuple):
+    """A figure as the bytes of both formats."""
+
+    svg: bytes
+    png: bytes
 
 
 def by_azimuth(panels: Mapping[str, Sequence[Line]]) -> bytes:
@@ -62,12 +70,41 @@ def over_cost(panels: Mapping[str, Sequence[Line]], cost: str) -> bytes:
     figure, axes = _panels(list(panels), 2.5)
     for axis, (title, lines) in zip(axes, panels.items(), strict=True):
         _draw(axis, title, lines, marker="o", ms=4)
-        for line in lines:
-            colour = COLOURS[line.number % len(COLOURS)]
-            axis.errorbar(line.x, line.y, line.half_widths, fmt="none", ecolor=colour, lw=1, capsize=3, alpha=0.7)
+        _draw_intervals(axis, lines)
         axis.set_xlim(left=0)
     axes[-1].set_xlabel(cost)
     return _finished(figure, axes)
+
+
+def over_setting(panels: Mapping[str, Sequence[Line]], setting: str, ticks: Mapping[float, str]) -> Drawn:
+    """A panel for each quantity over a setting, with the interval of each point. `ticks`: the label of each x.
+
+    The x of lines are shifted slightly against each other, so that their intervals do not hide one another.
+    """
+    columns = min(len(panels), PANELS_PER_ROW)
+    figure = _figure(3.9 * columns, 2.5 * -(-len(panels) // columns) + 0.9)
+    axes = figure.subplots(-(-len(panels) // columns), columns, squeeze=False, sharex=True)
+    count = len({line.number for lines in panels.values() for line in lines})
+    shift = (max(ticks) - min(ticks) or 1.0) * 0.012
+    for axis, (title, lines) in zip(axes.flat, panels.items(), strict=False):
+        moved = [line._replace(x=np.asarray(line.x) + shift * (line.number - (count - 1) / 2)) for line in lines]
+        _draw(axis, title, moved, marker="o", ms=4)
+        _draw_intervals(axis, moved)
+        axis.set_xticks(list(ticks), list(ticks.values()))
+        axis.set_xlabel(setting)
+        axis.tick_params(labelbottom=True)
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
+    svg = _finished(figure, figure.axes)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
+    return Drawn(svg, file.getvalue())
+
+
+def _draw_intervals(axis: Any, lines: Sequence[Line]) -> None:
+    for line in lines:
+        colour = COLOURS[line.number % len(COLOURS)]
+        axis.errorbar(line.x, line.y, line.half_widths, fmt="none", ecolor=colour, lw=1, capsize=3, alpha=0.7)
 
 
 def _use_log_scale(axis: Any) -> None:

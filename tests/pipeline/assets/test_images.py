@@ -85,3 +85,24 @@ def test_gif_loops_with_the_duration_of_a_turn(views):
 
 def test_png_is_lossless(views):
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(images.png(views[3])))), views[3])
+
+
+def test_views_with_opacity_are_the_unclamped_light_on_black():
+    """A wide opaque Gaussian of colour (1.5, 0.5, 0): its light is the colour times the opacity, everywhere."""
+    import torch
+
+    from sctd.scene.cameras import orbit
+    from sctd.scene.gaussians import Gaussians, rgb_to_sh
+
+    gaussians = Gaussians(
+        means=torch.zeros(1, 3),
+        log_scales=torch.full((1, 3), -1.5),
+        quats=torch.tensor([[1.0, 0, 0, 0]]),
+        logit_opacities=torch.tensor([9.0]),
+        sh=rgb_to_sh(torch.tensor([[[1.5, 0.5, 0.0]]])),
+    )
+    light, opacity = images.with_opacity(gaussians, orbit(31, 0.0, 3.5, 0.55, 16))
+    assert (light.shape, opacity.shape) == ((31, 16, 16, 3), (31, 16, 16))
+    assert (opacity[:, 0, 0] == 0).all()
+    assert (opacity[:, 8, 8] > 0.9).all()
+    np.testing.assert_allclose(light, opacity[..., None] * np.float32([1.5, 0.5, 0]), atol=1e-6)
