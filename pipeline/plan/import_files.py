@@ -2,11 +2,12 @@
 
 import csv
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.errors import UserError, shortened
+from pipeline.errors import UserError, nearest, shortened
 from pipeline.plan.imports import Entry, ImportJob, Source
 from pipeline.prompts import bundled, slug, suite
 from pipeline.prompts import prompts as prompts_of
@@ -120,7 +121,10 @@ def _by_table(source: Source, rows: Iterable[tuple[str, str]], known: Sequence[P
     others = [entry.name for entry in _entries(source.folder) if entry.path not in named]
     notes = [f"{_listed(others)} in {source.folder} are not in {source.prompts} and are left out."] if others else []
     if missing := [entry.name for _, entry in found if entry.path is None]:
-        notes.append(f"{_listed(missing)} of {source.prompts} do not exist in {source.folder}: failed.")
+        hint = nearest(missing[0], others)
+        notes.append(f"{_listed(missing)} of {source.prompts} do not exist in {source.folder}{hint}: failed.")
+    if shared := [file for file, count in Counter(file for file, _ in files).items() if count > 1]:
+        notes.append(f"{_listed(shared)} of {source.prompts} are for several prompts: scored for each.")
     return _kept(source, found, None, known, notes)
 
 
@@ -158,8 +162,10 @@ def _kept(
 def _table(source: Source) -> list[tuple[str, str]] | None:
     """The rows (file, prompt) of --prompts if it is a table of files. Raises UserError."""
     path = Path(source.prompts or "")
-    if source.prompts is None or path.suffix.lower() not in (".csv", ".tsv") or not path.is_file():
+    if source.prompts is None or path.suffix.lower() not in (".csv", ".tsv"):
         return None
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; expected a table with columns file and prompt.")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
         rows = csv.DictReader(lines, delimiter=max(",\t;", key=lines[0].count) if lines else ",")
@@ -173,8 +179,8 @@ def _table(source: Source) -> list[tuple[str, str]] | None:
     for file, text in found:
         if not file or not text or Path(file).is_absolute() or ".." in Path(file).parts:
             raise UserError(
-                f"{path} has the row {shortened(file)!r}, {shortened(text)!r}; expected a file in the folder of assets "
-                "and a prompt."
+                f"{path} has the row {shortened(file)!r}, {shortened(text)!r}; expected a path relative to the folder of "
+                "assets, inside it, and a prompt."
             )
     return found
 

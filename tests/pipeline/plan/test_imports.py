@@ -142,14 +142,15 @@ def table(tmp_path, text):
 
 
 def test_a_table_names_the_files(folder, tmp_path):
-    put(folder, "1.ply", "sub/2.glb", "3.ply")
-    listed = table(tmp_path, 'file,prompt\n1.ply,"a red car"\nsub/2.glb,a blue cube\n4.ply,a cat\n')
+    put(folder, "1.ply", "sub/2.glb", "Cat.ply")
+    listed = table(tmp_path, 'file,prompt\n1.ply,"a red car"\nsub/2.glb,a blue cube\ncat.ply,a cat\n1.ply,a car\n')
     matched = import_files.match(source(folder, listed), None)
-    assert names(matched) == [("a red car", "1.ply"), ("a blue cube", "sub/2.glb"), ("a cat", "4.ply")]
+    assert names(matched) == [("a red car", "1.ply"), ("a blue cube", "sub/2.glb"), ("a cat", "cat.ply"), ("a car", "1.ply")]
     assert matched.entries[2][1].path is None
     assert matched.notes == [
-        f"3.ply in {folder} are not in {listed} and are left out.",
-        f"4.ply of {listed} do not exist in {folder}: failed.",
+        f"Cat.ply in {folder} are not in {listed} and are left out.",
+        f"cat.ply of {listed} do not exist in {folder}; the nearest is 'Cat.ply': failed.",
+        f"1.ply of {listed} are for several prompts: scored for each.",
     ]
 
 
