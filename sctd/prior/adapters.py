@@ -6,6 +6,7 @@ it in its state.
 
 import copy
 import math
+from typing import Any
 
 import torch
 from diffusers.models.embeddings import TimestepEmbedding
@@ -35,7 +36,7 @@ class Adapters:
     def __init__(self, unet: UNet2DConditionModel, rank: int, of_v: NoiseSchedule | None = None):
         """`of_v` is the schedule of a U-Net that predicts v."""
         shared = {id(tensor): tensor for tensor in (*unet.parameters(), *unet.buffers())}
-        self.unet = copy.deepcopy(unet, shared)
+        self.unet: Any = copy.deepcopy(unet, shared)
         self.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=ATTENTION))
         self.unet.class_embedding = TimestepEmbedding(16, unet.time_embedding.linear_2.out_features).to(unet.device)
         self.unet.eval()  # new layers start in training mode
