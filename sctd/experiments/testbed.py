@@ -126,6 +126,10 @@ class Evaluation(NamedTuple):
 
 READ = "objective.", "times.", "noise.", "guidance.scale", "iterations", "cameras.views"
 """The recipe keys, or their groups, that the testbed reads."""
+NOT_READ = (
+    "objective.pixel_constraint", "objective.noise_injection", "objective.negative_prompt", "objective.negative_weight",
+)  # fmt: skip
+"""Among them, those that it does not: there are no images or surfaces, and the negative prompt is the empty one."""
 
 
 def settings(method: str, overrides: Mapping[str, object] | None = None) -> Recipe:
@@ -136,8 +140,8 @@ def settings(method: str, overrides: Mapping[str, object] | None = None) -> Reci
     base = with_overrides(paper(), {"cameras.views": 64, "iterations": 1000})
     recipe = with_settings(for_objective(base, method), overrides or {})
     for key in overrides or {}:
-        if not key.startswith(READ) or key in ("objective.pixel_constraint", "objective.noise_injection"):
-            raise RecipeError(f"{key} has no effect in the testbed, which has neither images nor views")
+        if not key.startswith(READ) or key in NOT_READ:
+            raise RecipeError(f"{key} has no effect in the testbed, which has no images, views or negative prompts")
     return recipe
 
 

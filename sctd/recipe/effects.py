@@ -65,6 +65,17 @@ def _conditions() -> Iterator[Condition]:
         ),
         "times.threshold",
     )
+    yield _if(
+        "objective", lambda objective: entry_of(objective).is_guided,
+        "guidance.scale", "guidance.negative_prompt", "guidance.perp_neg",
+    )  # fmt: skip
+    yield _if(
+        "objective",
+        lambda objective: (
+            "objective.negative_weight" not in entry_of(objective).options or any(objective.negative_weight)
+        ),
+        "objective.negative_prompt",
+    )
     yield _if("guidance.control", lambda control: control != "none", "guidance.control_scale")
     for key in _OF_SOME_RULES:
         yield _if("times.rule", lambda rule, key=key: key in RULES[rule], key)

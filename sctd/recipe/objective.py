@@ -31,6 +31,8 @@ class Entry:
     """The keys that the method NAME-authors sets in addition (sources: docs/objectives/); empty: no such method."""
     options: tuple[str, ...] = ()
     """The recipe keys whose values the function takes, as arguments of the same names."""
+    is_guided: bool = True
+    """Whether it uses the guidance of the recipe. If not, scale, Perp-Neg and its negative prompt have no effect."""
 
 
 ENTRIES = {
@@ -124,6 +126,36 @@ ENTRIES = {
             authors={"guidance.scale": 7.5, "times.high": 500, "times.start_high": 980, "noise.offset": 0},
             options=("objective.adapter_rank", "objective.adapter_rate"),
         ),
+        # CSD: the recipe of SDS, without guidance. Its authors' stage on Stable Diffusion: t ~ U(20, 500), and a
+        # negative prompt whose weight falls from 1 to 1/2.
+        Entry(
+            "csd",
+            "sctd.objectives.csd:csd",
+            rules=("single", "segments", "interval", "two_intervals", "annealed", "linear"),
+            settings={
+                "objective.time_weight": "one_minus_alpha_bar", "times.rule": "single", "noise.kind": "fresh",
+            },
+            authors={
+                "objective.negative_weight": (1, 0.5),
+                "objective.negative_prompt": "oversaturated color, ugly, tiling, low quality, noisy",
+                "times.high": 500, "times.start_high": 500, "noise.offset": 0,
+            },
+            options=("objective.negative_weight", "objective.negative_prompt"),
+            is_guided=False,
+        ),
+        # NFSD: the recipe of SDS, with an empty ∅ in the guidance, since the negative prompt has its own term. s = 7.5,
+        # and t ~ U(20, 980) throughout.
+        Entry(
+            "nfsd",
+            "sctd.objectives.nfsd:nfsd",
+            rules=("single", "segments", "interval", "two_intervals", "annealed", "linear"),
+            settings={
+                "objective.time_weight": "one_minus_alpha_bar", "times.rule": "single", "noise.kind": "fresh",
+                "guidance.negative_prompt": "",
+            },
+            authors={"guidance.scale": 7.5, "times.high": 980, "times.start_high": 980, "noise.offset": 0},
+            options=("objective.negative_prompt",),
+        ),
     )
 }  # fmt: skip
 
@@ -154,6 +186,9 @@ class ObjectiveConfig(Config):
         "–",
         "NFSD",
         "what the image should not look like, of objectives with a negative prompt",
+    )
+    negative_weight: Range = field(
+        (0, 0), "–", "CSD", "weight ω of the negative prompt, ∅ has 1 − ω: start … end; 0,0: no negative prompt"
     )
     compact_consistency: float = field(1, "–", "Connect3D", "weight of L_CC", ge=0)
     conditional_guidance: float = field(0.5, "–", "Connect3D", "weight of L_CG", ge=0)

@@ -60,10 +60,11 @@ def test_a_cell_has_the_same_job_id_as_its_settings_without_a_sweep():
 
 
 def test_a_custom_objective_is_a_method_labelled_by_its_function(tmp_path):
-    own = f"{EXAMPLES / 'my_objective.py'}:csd"
+    own = f"{EXAMPLES / 'my_objective.py'}:falling_guidance"
     assert recipes.objectives(f"sds, {own}") == ["sds", own]
     found = methods("guidance.scale=5,10", objectives=("sds", own))
-    assert [m.label for m in found] == ["sds scale=5", "sds scale=10", "csd scale=5", "csd scale=10"]
+    labels = [f"{name} scale={scale}" for name in ("sds", "falling_guidance") for scale in (5, 10)]
+    assert [m.label for m in found] == labels
     assert found[2].recipe.objective.function.startswith(f"{own}@")
     (tmp_path / "empty.py").write_text("")
     message = refused(objectives=(f"{tmp_path}/empty.py:f",))

@@ -37,21 +37,23 @@ def written(folder: Path, source: str, name: str = "own.py") -> str:
 
 
 def test_the_example_computes_its_documented_residual() -> None:
-    """With guidance, its residual is the scale times the difference of the predictions."""
+    """Guidance with a scale that falls from 10 to 1: at a quarter of the run it is 7.75."""
     world, times = mixture(5, spread=0.3), Times(t=500, s=500, s_m=500)
     noise, z_0 = torch.randn(2, 3, *world.means.shape[1:], generator=torch.Generator().manual_seed(0)).double()
-    text, z_t = world.text([0], 3), world.schedule.noised(z_0, noise, 500)
-    csd = of_recipe(for_objective(embedded(), f"{EXAMPLE}:csd"))
-    denoise = cfg(world, 7.5, world.null)
-    found = csd(z_0, denoise=denoise, text=text, noise=noise, times=times, schedule=world.schedule)
-    torch.testing.assert_close(found, 7.5 * (world(z_t, 500, text) - world(z_t, 500, None)), rtol=1e-9, atol=1e-9)
+    text = world.text([0], 3)
+    given = {"text": text, "noise": noise, "times": times, "schedule": world.schedule, "unguided": world}
+    example, sds = (of_recipe(for_objective(embedded(), name)) for name in (f"{EXAMPLE}:falling_guidance", "sds"))
+    for progress, scale in ((0.0, 10.0), (0.25, 7.75), (1.0, 1.0)):
+        found = example(z_0, denoise=cfg(world, 10.0, world.null), progress=progress, **given)
+        expected = sds(z_0, denoise=cfg(world, scale, world.null), **given)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_it_starts_from_the_recipe_of_like() -> None:
-    found, like = for_objective(embedded(), f"{EXAMPLE}:csd"), for_objective(embedded(), "sds")
-    changed = {"objective.time_weight": "one", "objective.function": found.objective.function}
+    found, like = for_objective(embedded(), f"{EXAMPLE}:falling_guidance"), for_objective(embedded(), "sds")
+    changed = {"guidance.scale": 10, "objective.function": found.objective.function}
     assert found == with_overrides(like, changed) != like
-    assert (found.objective.name, found.objective.display_name) == ("sds", "csd")
+    assert (found.objective.name, found.objective.display_name) == ("sds", "falling_guidance")
     assert for_objective(embedded(), "sds") == like
 
 
@@ -64,8 +66,8 @@ def test_a_copy_of_an_objective_generates_the_same_asset_bit_for_bit(tmp_path: P
 
 
 def test_it_runs_in_the_testbed() -> None:
-    """−132.5 nats after one iteration, −62.4 after a hundred."""
-    one, hundred = (evaluate(settings(f"{EXAMPLE}:csd", {"iterations": number})) for number in (1, 100))
+    """−132.5 nats after one iteration, −46.5 after a hundred."""
+    one, hundred = (evaluate(settings(f"{EXAMPLE}:falling_guidance", {"iterations": n})) for n in (1, 100))
     assert hundred.log_p > one.log_p + 50
 
 

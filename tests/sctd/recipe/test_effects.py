@@ -109,6 +109,22 @@ def test_only_objectives_that_support_the_rule_single_use_t_alone(name: str) -> 
     assert torch.equal(one, other) == ("single" in ENTRIES[name].rules)
 
 
+@pytest.mark.parametrize("name", ENTRIES)
+def test_exactly_the_guided_objectives_call_the_guided_denoiser_with_a_text(name: str) -> None:
+    world, guided = mixture(5, spread=0.3), []
+
+    def denoise(z_t: torch.Tensor, t: int, text: torch.Tensor | None) -> torch.Tensor:
+        guided.append(text is not None)
+        return world(z_t, t, text)
+
+    z_0, noise = torch.randn(2, 3, *world.means.shape[1:], generator=torch.Generator().manual_seed(0)).double()
+    given = {"z_0": z_0, "denoise": denoise, "text": world.text([0], 3), "noise": noise, "schedule": world.schedule}
+    load(name)(**completed(load(name), given | {"times": Times(560, 450, 400), "unguided": world}, world))
+    assert any(guided) == ENTRIES[name].is_guided
+    has = {has_effect(for_objective(paper(), name), f"guidance.{key}") for key in ("scale", "perp_neg")}
+    assert has == {ENTRIES[name].is_guided}
+
+
 @pytest.mark.parametrize(
     ("name", "rule", "weight"),
     [*((*pair, "one") for pair in PAIRS), *((*pair, "b_t") for pair in PAIRS if "single" in ENTRIES[pair[0]].rules)],
