@@ -140,7 +140,7 @@ def test_variants_belong_to_existing_objectives():
         (["--set", "times.num_segments=3"], "times.num_segments has no effect on sds (times.rule is single); keys"),
         (["--objective", "sds", "--set", "cameras.radius=3,4"], "cameras.radius has no effect in the testbed, which"),
         (["--objective", "gcs", "--set", "objective.pixel_constraint=0"], "objective.pixel_constraint has no effect"),
-        (["--objective", "csd", "--set", "objective.negative_weight=1,1"], "objective.negative_weight has no effect in"),
+        (["--objective", "csd", "--set", "objective.negative_weight=1,1"], "objective.negative_weight has no effect"),
     ],
 )
 def test_invalid_arguments_are_rejected_in_one_sentence(arguments, message, monkeypatch, capsys):
