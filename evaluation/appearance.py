@@ -6,6 +6,7 @@ the number of its pixels. But for `overshoot`, colours are clamped to [0, 1]. A 
 object that covers no pixel, is None.
 
 - `clipped`: share of covered pixels with a channel below 1/255 or above 254/255.
+- `clipped_high`: share of covered pixels with a channel above 254/255, the part of `clipped` that is over-exposed.
 - `overshoot`: share of covered pixels with a channel that exceeds 1 by more than half a step of 8 bits, not clamped.
 - `saturation`: mean HSV saturation of covered pixels, (max - min) / max of the channels, 0 for black; from 0 to 1.
 - `luminance`: mean luminance of covered pixels, 0.2126 R + 0.7152 G + 0.0722 B; from 0 to 1.
@@ -44,6 +45,7 @@ class Measure(NamedTuple):
 
 MEASURES = {
     "clipped": Measure("clipped pixels", "share of covered pixels"),
+    "clipped_high": Measure("over-exposed pixels", "share of covered pixels"),
     "overshoot": Measure("colours above 1", "share of covered pixels"),
     "saturation": Measure("saturation", "0 to 1"),
     "luminance": Measure("luminance", "0 to 1"),
@@ -57,6 +59,7 @@ class Appearance(NamedTuple):
 
     covered: float
     clipped: float | None
+    clipped_high: float | None
     overshoot: float | None
     saturation: float | None
     luminance: float | None
@@ -71,7 +74,7 @@ def appearance(
     covered = opacity > COVERED_OPACITY
     specks = _specks(opacity)
     if not covered.any():
-        return Appearance(0.0, None, None, None, None, None, specks)
+        return Appearance(0.0, None, None, None, None, None, None, specks)
     emitted = np.divide(light, opacity[..., None], out=np.zeros(light.shape), where=covered[..., None])
     shown = np.clip(emitted, 0, 1)
     pixels = shown[covered]
@@ -80,6 +83,7 @@ def appearance(
     return Appearance(
         covered=float(covered.mean()),
         clipped=float(((darkest < STEP) | (brightest > 1 - STEP)).mean()),
+        clipped_high=float((brightest > 1 - STEP).mean()),
         overshoot=float((emitted[covered].max(axis=1) > 1 + STEP / 2).mean()),
         saturation=float(saturation.mean()),
         luminance=float((pixels @ LUMINANCE).mean()),

@@ -5,8 +5,8 @@
 Runs may be sweeps, runs of one setting each, and runs of several seeds. Every finished asset of Gaussians is rendered
 again with opacity. `evaluation/appearance.py` defines the measures; `second_face` is `clip` minus `clip_faces` of the
 record. FOLDER gets `appearance.csv` (a row per asset), `summary.csv` (averages over prompts, differences from the first
-method paired by prompt, deviations over seeds), `curves.png` and `curves.svg`, and for several seeds `seeds.png` and
-`seeds.svg`.
+method and changes from the lowest scale paired by prompt, deviations over seeds), and figures of them as .png and .svg:
+`curves`, `differences`, `changes` and `seeds`.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluation.appearance import appearance
+from evaluation.appearance import MEASURES, appearance
 from evaluation.errors import EvaluationError
 from pipeline.assets import images
 from pipeline.cli.error_handling import INVALID_INPUT, text_of
@@ -40,7 +40,8 @@ from sctd.formats.common import FormatError
 VIEWS = 24
 MOST_VIEWS = 1000
 LOGARITHMIC_FROM = 8  # the ratio of the largest to the smallest value from which the axis is logarithmic
-TABLE, SUMMARY, CURVES, SEEDS = "appearance.csv", "summary.csv", "curves", "seeds"
+TABLE, SUMMARY = "appearance.csv", "summary.csv"
+FIGURES = {"curves": "mean", "differences": "difference", "changes": "change", "seeds": "seed_sd"}  # file: statistic
 
 
 def measured(runs: Sequence[RunResults], key: str, views: int) -> Iterator[Row]:
@@ -83,7 +84,7 @@ def _measured(run: RunResults, record: Record, label: Label, key: str, protocol:
 
 
 def drawn(rows: Sequence[Row], summary: Sequence[Row], key: str, statistic: str = "mean") -> Drawn | None:
-    """A panel per measure, a line per method; None if no method has values. `statistic`: or `seed_sd`."""
+    """A panel per measure, a line per method; None if no method has values. `statistic`: of `FIGURES`."""
     places = _places(list(dict.fromkeys(row[key] for row in summary if row[key] is not None)))
     low, high = ("low", "high") if statistic == "mean" else (f"{statistic}_low", f"{statistic}_high")
     methods = list(dict.fromkeys(row["method"] for row in summary))
@@ -135,9 +136,11 @@ def write(folders: Sequence[Path], out: Path, key: str | None, views: int) -> No
         if len(rows) % 100 == 0:
             message(f"{len(rows)} of {total} assets measured")
     summary = tables.summary(rows, key)
+    if len({row["n_prompts"] for row in summary if row["measure"] in MEASURES}) > 1:
+        message(f"Some averages are over fewer prompts than others: see n_prompts in {SUMMARY}.")
     files.put(out / TABLE, csv(from_rows(rows)))
     files.put(out / SUMMARY, csv(from_rows(summary)))
-    for name, statistic in ((CURVES, "mean"), (SEEDS, "seed_sd")):
+    for name, statistic in FIGURES.items():
         if figure := drawn(rows, summary, key, statistic):
             files.put(out / f"{name}.svg", figure.svg)
             files.put(out / f"{name}.png", figure.png)

@@ -24,6 +24,7 @@ SCORES = "clip", "ir"  # of the record, beside the measures
 MACHINE = "compute."  # settings that only choose a machine
 
 Row = dict[str, Any]
+Values = Mapping[tuple[str, int], float]  # of a measure, by prompt and seed
 
 
 class Label(NamedTuple):
@@ -123,58 +124,55 @@ def measures(rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
 def summary(rows: Sequence[Row], key: str) -> list[Row]:
     """`summary.csv`: for each measure, method and value of the setting, the average over prompts with its t-interval.
 
-    `difference` is to the first method at the same value of the setting, over the assets that both have: the
-    average over seeds for each prompt, then over prompts. All differences of a measure hold simultaneously with
-    95 % confidence, by Bonferroni's correction. `seed_sd` is the deviation over the seeds of a prompt, averaged over
-    the prompts that have several; it has an interval over prompts, too.
+    `difference` is to the first method at the same value of the setting, and `change` to the same method at its lowest
+    value. Both are over the assets that both sides have: the average over seeds for each prompt, then over prompts.
+    All differences of a measure hold simultaneously with 95 % confidence, by Bonferroni's correction, and so do all
+    changes. `seed_sd` is the deviation over the seeds of a prompt, averaged over the prompts that have several; it has
+    an interval over prompts, too.
     """
     cells: dict[Label, list[Row]] = {}
     for each in rows:
         cells.setdefault(Label(each["method"], each[key]), []).append(each)
-    order = list(dict.fromkeys(cell.method for cell in cells))
-    first, found = order[0], []
-    values = sorted(dict.fromkeys(cell.value for cell in cells), key=_in_order)
-    for measure, (_, unit) in measures(rows).items():
-        others = sum(cell.method != first and Label(first, cell.value) in cells for cell in cells)
-        confidence = 1 - (1 - CONFIDENCE) / max(others, 1)
-        for cell in (Label(method, value) for method in order for value in values if Label(method, value) in cells):
-            base = cells.get(Label(first, cell.value)) if cell.method != first else None
-            found.append(_summarized(measure, unit, cell, key, cells[cell], first, base, confidence))
-    return found
-
-
-def _summarized(
-    measure: str,
-    unit: str,
-    cell: Label,
-    key: str,
-    rows: Sequence[Row],
-    first: str,
-    base: Sequence[Row] | None,
-    confidence: float,
-) -> Row:
-    ours = _by_asset(measure, rows)
-    mean = _mean(_by_prompt(ours, np.mean).values())
-    deviations = _by_prompt(ours, lambda values: np.std(values, ddof=1), least=2)
-    spread = _mean(deviations.values())
-    theirs = _by_asset(measure, base or ())
-    pairs = {asset: value - theirs[asset] for asset, value in ours.items() if asset in theirs}
-    difference = _mean(_by_prompt(pairs, np.mean).values(), confidence)
-    return {
-        "measure": measure,
-        "unit": unit,
-        "method": cell.method,
-        key: cell.value,
-        "n_prompts": mean.prompts if mean else 0,
-        "n_assets": len(ours),
-        **_columns("", mean),
-        "minus": None if base is None else first,
-        "difference_prompts": None if base is None else difference.prompts if difference else 0,
-        **_columns("difference", difference),
-        "difference_confidence": None if base is None else confidence,
-        "seed_sd_prompts": len(deviations),
-        **_columns("seed_sd", spread),
+    methods = list(dict.fromkeys(cell.method for cell in cells))
+    order = sorted(cells, key=lambda cell: (methods.index(cell.method), _in_order(cell.value)))
+    starts = {cell.method: cell for cell in reversed(order)}
+    firsts = {cell: Label(methods[0], cell.value) for cell in order}
+    bases = {
+        "difference": {cell: firsts[cell] for cell in order if firsts[cell] in cells and firsts[cell] != cell},
+        "change": {cell: starts[cell.method] for cell in order if starts[cell.method] != cell},
     }
+    return [
+        {"measure": measure, "unit": unit, "method": cell.method, key: cell.value}
+        | _averages(values[cell])
+        | {"minus": bases["difference"][cell].method if cell in bases["difference"] else None}
+        | _comparison("difference", values, cell, bases["difference"])
+        | {"since": bases["change"][cell].value if cell in bases["change"] else None}
+        | _comparison("change", values, cell, bases["change"])
+        | _deviations(values[cell])
+        for measure, (_, unit) in measures(rows).items()
+        for values in [{cell: _by_asset(measure, own) for cell, own in cells.items()}]
+        for cell in order
+    ]
+
+
+def _averages(values: Values) -> Row:
+    mean = _mean(_by_prompt(values, np.mean).values())
+    return {"n_prompts": mean.prompts if mean else 0, "n_assets": len(values), **_columns("", mean)}
+
+
+def _comparison(name: str, values: Mapping[Label, Values], cell: Label, bases: Mapping[Label, Label]) -> Row:
+    """The paired difference of a cell from its base, if it has one; one of as many as there are bases."""
+    confidence = 1 - (1 - CONFIDENCE) / max(len(bases), 1)
+    base = values[bases[cell]] if cell in bases else None
+    pairs = {asset: value - base[asset] for asset, value in values[cell].items() if asset in base} if base else {}
+    mean = _mean(_by_prompt(pairs, np.mean).values(), confidence)
+    prompts, confident = (None, None) if base is None else (mean.prompts if mean else 0, confidence)
+    return {f"{name}_prompts": prompts, **_columns(name, mean), f"{name}_confidence": confident}
+
+
+def _deviations(values: Values) -> Row:
+    found = _by_prompt(values, lambda own: np.std(own, ddof=1), least=2)
+    return {"seed_sd_prompts": len(found), **_columns("seed_sd", _mean(found.values()))}
 
 
 def _columns(name: str, mean: Mean | None) -> Row:
@@ -187,14 +185,12 @@ def _columns(name: str, mean: Mean | None) -> Row:
     }
 
 
-def _by_asset(measure: str, rows: Sequence[Row]) -> dict[tuple[str, int], float]:
+def _by_asset(measure: str, rows: Sequence[Row]) -> Values:
     """The known values of a measure by prompt and seed."""
     return {(r["prompt"], r["seed"]): r[measure] for r in rows if r.get(measure) is not None}
 
 
-def _by_prompt(
-    values: Mapping[tuple[str, int], float], statistic: Callable[[list[float]], Any], least: int = 1
-) -> dict[str, float]:
+def _by_prompt(values: Values, statistic: Callable[[list[float]], Any], least: int = 1) -> dict[str, float]:
     """A statistic over the seeds of each prompt that has at least so many."""
     seeds: dict[str, list[float]] = {}
     for (prompt, _), value in values.items():

@@ -23,7 +23,7 @@ def test_a_grey_disc():
     shape = disc(32, 20)
     found = appearance(*views((0.5, 0.5, 0.5), shape))
     assert found.covered == shape.mean()
-    assert found[1:] == pytest.approx((0, 0, 0, 0.5, 0, 0), abs=1e-6)
+    assert found[1:] == pytest.approx((0, 0, 0, 0, 0.5, 0, 0), abs=1e-6)
 
 
 def test_colours_are_those_of_the_object_whatever_its_opacity():
@@ -35,18 +35,18 @@ def test_colours_are_those_of_the_object_whatever_its_opacity():
 
 
 @pytest.mark.parametrize(
-    ("colour", "clipped", "overshoot", "luminance"),
+    ("colour", "clipped", "high", "overshoot", "luminance"),
     [
-        ((1.4, 0.5, 0.5), 1, 1, 0.2126 + 0.5 * 0.7874),
-        ((1.0, 0.5, 0.5), 1, 0, 0.2126 + 0.5 * 0.7874),
-        ((0.99, 0.5, 0.5), 0, 0, 0.2126 * 0.99 + 0.5 * 0.7874),
-        ((0.003, 0.5, 0.5), 1, 0, 0.2126 * 0.003 + 0.5 * 0.7874),
-        ((0.005, 0.5, 0.5), 0, 0, 0.2126 * 0.005 + 0.5 * 0.7874),
+        ((1.4, 0.5, 0.5), 1, 1, 1, 0.2126 + 0.5 * 0.7874),
+        ((1.0, 0.5, 0.5), 1, 1, 0, 0.2126 + 0.5 * 0.7874),
+        ((0.99, 0.5, 0.5), 0, 0, 0, 0.2126 * 0.99 + 0.5 * 0.7874),
+        ((0.003, 0.5, 0.5), 1, 0, 0, 0.2126 * 0.003 + 0.5 * 0.7874),
+        ((0.005, 0.5, 0.5), 0, 0, 0, 0.2126 * 0.005 + 0.5 * 0.7874),
     ],
 )
-def test_clipping_and_overshoot_of_a_channel(colour, clipped, overshoot, luminance):
+def test_clipping_and_overshoot_of_a_channel(colour, clipped, high, overshoot, luminance):
     found = appearance(*views(colour, disc(32, 20)))
-    assert (found.clipped, found.overshoot) == (clipped, overshoot)
+    assert (found.clipped, found.clipped_high, found.overshoot) == (clipped, high, overshoot)
     assert found.luminance == pytest.approx(luminance, abs=1e-6)
 
 
@@ -93,7 +93,7 @@ def test_the_soft_edge_of_an_object_is_no_speck():
 
 def test_numbers_of_an_invisible_object_are_absent():
     nothing = np.zeros((SIZE, SIZE))
-    assert appearance(*views((0.5, 0.5, 0.5), nothing)) == Appearance(0, None, None, None, None, None, None)
+    assert appearance(*views((0.5, 0.5, 0.5), nothing)) == Appearance(0, None, None, None, None, None, None, None)
     faint = appearance(*views((0.5, 0.5, 0.5), 0.3 * disc(32, 20)))
     assert (faint.covered, faint.clipped, faint.specks) == (0, None, 0)
     thin = appearance(*views((0.5, 0.5, 0.5), disc(32, 2)))

@@ -5,7 +5,7 @@ import csv
 import pytest
 import torch
 
-from pipeline.commands.appearance import CURVES, SEEDS, SUMMARY, TABLE, main
+from pipeline.commands.appearance import FIGURES, SUMMARY, TABLE, main
 from pipeline.store.run_folder import Store
 from sctd.formats import ply
 from sctd.scene.gaussians import Gaussians, rgb_to_sh
@@ -84,8 +84,10 @@ def test_tables_and_figures_of_a_sweep_with_two_seeds(tmp_path, capsys):
     cell = found["luminance", "sctd", "5.0"]
     assert float(cell["mean"]) == pytest.approx(0.4, abs=1e-3), "of 0.5 and 0.3"
     assert float(cell["seed_sd"]) == pytest.approx(0.2 / 2**0.5, abs=1e-3)
+    over = found["overshoot", "sctd", "60.0"]
+    assert (over["since"], float(over["change"])) == ("5.0", 1)
     assert (cell["minus"], float(cell["difference"]), cell["n_assets"]) == ("sds", 0, "4")
-    for name in (CURVES, SEEDS):
+    for name in FIGURES:
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert b"floating bits" in (out / f"{name}.svg").read_bytes()
     assert "16 assets measured from 4 views" in capsys.readouterr().err
@@ -95,26 +97,23 @@ def test_an_asset_of_two_runs_counts_once_and_one_seed_has_no_deviation(tmp_path
     first, second = sweep(tmp_path / "a", 0).root, sweep(tmp_path / "b", 0).root
     measured(first, second, "--out", tmp_path / "out", "--views", 1)
     assert len(table(tmp_path / "out" / TABLE)) == 8
-    assert not (tmp_path / "out" / f"{SEEDS}.png").exists()
+    assert not (tmp_path / "out" / "seeds.png").exists()
     assert "8 assets are also in another run and count once." in capsys.readouterr().err
 
 
 def test_failed_jobs_and_views_without_opacity_are_left_out_with_a_sentence(tmp_path, capsys):
     store = sweep(tmp_path / "run", 0)
-    sphere, cube = (
-        runs.job("sds scale=5-red-0", method="sds scale=5"),
-        runs.job("sds scale=5-blue-0", PROMPTS[1], "sds scale=5"),
-    )
-    store.write_record(runs.failed(sphere))
+    store.write_record(runs.failed(runs.job("sds scale=5-red-0", method="sds scale=5")))
     mesh = {
         "sha256": "0", "file": "a.glb", "format": "glb", "front_degrees": 0.0, "front": "given", "image_size": 64,
         "num_triangles": 12,
     }  # fmt: skip
-    path = store.item(cube.job_id) / "record.json"
+    path = store.item("sctd scale=60-blue-0") / "record.json"
     store.write_json(path, store.read_json(path) | {"generation": mesh})
     measured(store.root, "--out", tmp_path / "out", "--views", 1)
     assert len(table(tmp_path / "out" / TABLE)) == 6
     said = capsys.readouterr().err
+    assert "Some averages are over fewer prompts than others: see n_prompts in summary.csv." in said
     assert "1 jobs failed and are left out, which can flatter a method." in said
     assert "1 meshes or ready-made views are skipped, because they have no opacity." in said
 

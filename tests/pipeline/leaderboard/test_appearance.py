@@ -49,6 +49,16 @@ def test_differences_are_paired_by_prompt_and_seed_at_the_same_setting():
     assert found(more, "ism", 60)["minus"] is None, "the first method was not run there"
 
 
+def test_changes_are_from_the_lowest_setting_of_the_same_method_paired_by_prompt():
+    rows = [row("sds", 30, "a", 3.0), row("sds", 30, "b", 6.0), row("sds", 5, "a", 1.0), row("sds", 5, "b", 2.0)]
+    rows += [row("sctd", 5, "a", 9.0), row("sctd", 60, "a", 9.0), row("sctd", 60, "b", 50.0)]
+    cell = found(rows, "sds", 30)
+    assert (cell["since"], cell["change"], cell["change_standard_error"], cell["change_prompts"]) == (5, 3.0, 1.0, 2)
+    assert cell["change_confidence"] == 0.975, "one of two changes"
+    assert (found(rows, "sctd", 60)["change"], found(rows, "sctd", 60)["change_prompts"]) == (0.0, 1)
+    assert (found(rows, "sds", 5)["since"], found(rows, "sds", 5)["change"]) == (None, None)
+
+
 def test_unknown_values_are_absent_and_never_zero():
     rows = [row("sds", 5, "a", None), row("sds", 5, "b", 2.0), row("sctd", 5, "a", None)]
     assert (found(rows, "sds", 5)["n_prompts"], found(rows, "sds", 5)["mean"]) == (1, 2.0)
