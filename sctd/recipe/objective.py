@@ -126,6 +126,19 @@ ENTRIES = {
             authors={"guidance.scale": 7.5, "times.high": 500, "times.start_high": 980, "noise.offset": 0},
             options=("objective.adapter_rank", "objective.adapter_rate"),
         ),
+        # CFD: t alone, falling linearly, and a noise fixed to the surface, with one fixed noise of all views behind it.
+        # Its authors' stage on Stable Diffusion ends at t = 212; w(t) = σ_t/α_t belongs to their loss.
+        Entry(
+            "cfd",
+            "sctd.objectives.cfd:cfd",
+            rules=("linear", "single"),
+            settings={"times.rule": "linear", "noise.kind": "fixed", "noise.shared": True, "noise.offset": 0},
+            authors={
+                "objective.time_weight": "sigma_over_alpha", "guidance.scale": 70, "guidance.perp_neg": True,
+                "times.start_high": 980, "times.low": 212,
+            },
+            options=("objective.noise_injection",),
+        ),
         # CSD: the recipe of SDS, without guidance. Its authors' stage on Stable Diffusion: t ~ U(20, 500), and a
         # negative prompt whose weight falls from 1 to 1/2.
         Entry(
@@ -181,6 +194,9 @@ class ObjectiveConfig(Config):
     )
     adapter_rank: int = field(4, "–", "ProlificDreamer", "rank of the adapters (LoRA) that learn along", ge=1, le=1024)
     adapter_rate: float = field(1e-4, "1/step", "ProlificDreamer", "their learning rate, by AdamW", gt=0, le=1)
+    noise_injection: float = field(
+        1e-4, "1/step", "CFD", "share γ of fresh noise in that of the surface: 0 none, 1 all", ge=0, le=1
+    )
     negative_prompt: str = field(
         "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy",
         "–",
