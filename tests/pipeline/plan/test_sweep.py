@@ -75,7 +75,8 @@ def test_a_custom_objective_is_a_method_labelled_by_its_function(tmp_path):
 
 def test_without_a_sweep_the_label_is_the_name_as_chosen():
     assert [(m.label, dict(m.swept)) for m in methods(objectives=("sctd", "sds"))] == [("sctd", {}), ("sds", {})]
-    assert [m.label for m in methods(objectives=METHODS)] == list(METHODS)
+    distinct = [name for name in METHODS if name != "vsd-authors"]  # on this base its settings are those of vsd
+    assert [m.label for m in methods(objectives=distinct)] == distinct
     (mine,) = sweep.methods(methods(objectives=["sds"])[0].recipe, ["sctd"], {})
     assert mine.label == "sds", "the objective of the recipe file, not the default of --objective"
 
