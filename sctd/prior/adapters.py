@@ -36,9 +36,10 @@ class Adapters:
     def __init__(self, unet: UNet2DConditionModel, rank: int, of_v: NoiseSchedule | None = None):
         """`of_v` is the schedule of a U-Net that predicts v."""
         shared = {id(tensor): tensor for tensor in (*unet.parameters(), *unet.buffers())}
-        self.unet: Any = copy.deepcopy(unet, shared)
+        self.unet = copy.deepcopy(unet, shared)
         self.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=ATTENTION))
-        self.unet.class_embedding = TimestepEmbedding(16, unet.time_embedding.linear_2.out_features).to(unet.device)
+        of_camera: Any = TimestepEmbedding(16, unet.time_embedding.linear_2.out_features)
+        self.unet.class_embedding = of_camera.to(unet.device)
         self.unet.eval()  # new layers start in training mode
         self.rank, self.of_v = rank, of_v
         self.shapes = {name: each.shape for name, each in self.unet.named_parameters() if each.requires_grad}
