@@ -86,28 +86,32 @@ def _measured(run: RunResults, record: Record, label: Label, key: str, protocol:
 def drawn(rows: Sequence[Row], summary: Sequence[Row], key: str, statistic: str = "mean") -> Drawn | None:
     """A panel per measure, a line per method; None if no method has values. `statistic`: of `FIGURES`."""
     places = _places(list(dict.fromkeys(row[key] for row in summary if row[key] is not None)))
-    low, high = ("low", "high") if statistic == "mean" else (f"{statistic}_low", f"{statistic}_high")
     methods = list(dict.fromkeys(row["method"] for row in summary))
     panels: dict[str, list[Line]] = {}
     for measure, (title, unit) in tables.measures(rows).items():
+        of_measure = [row for row in summary if row["measure"] == measure and row[key] is not None]
         lines = []
         for number, method in enumerate(methods):
-            own = [
-                row
-                for row in summary
-                if (row["measure"], row["method"]) == (measure, method)
-                and row[key] is not None
-                and row[statistic] is not None
-            ]
-            half = [math.nan if row[high] is None else (row[high] - row[low]) / 2 for row in own]
-            if own:
-                x, y = [places[row[key]] for row in own], [row[statistic] for row in own]
-                lines.append(Line(method, number, x, y, half))
+            points = [(places[row[key]], *_point(row, statistic)) for row in of_measure if row["method"] == method]
+            known = [point for point in points if not math.isnan(point[1])]
+            if len(known) > (statistic == "change"):  # a lowest value alone has no change
+                lines.append(Line(method, number, *zip(*known, strict=True)))
         if lines:
             panels[f"{title}, {unit}"] = lines
     if not panels:
         return None
-    return over_setting(panels, key, {place: formatted(value) for value, place in places.items()})
+    compared_with = {"difference": f"minus {methods[0]}", "change": "change from the lowest value"}.get(statistic, "")
+    ticks = {place: formatted(value) for value, place in places.items()}
+    return over_setting(panels, key, ticks, compared_with=compared_with)
+
+
+def _point(row: Row, statistic: str) -> tuple[float, float]:
+    """The value of a row and the half width of its interval, NaN if unknown. The change of the lowest value is 0."""
+    if statistic == "change" and row["since"] is None and row["mean"] is not None:
+        return 0.0, math.nan
+    low, high = ("low", "high") if statistic == "mean" else (f"{statistic}_low", f"{statistic}_high")
+    half = math.nan if row[high] is None else (row[high] - row[low]) / 2
+    return math.nan if row[statistic] is None else row[statistic], half
 
 
 def _places(values: Sequence[Any]) -> dict[Any, float]:

@@ -76,22 +76,30 @@ def over_cost(panels: Mapping[str, Sequence[Line]], cost: str) -> bytes:
     return _finished(figure, axes)
 
 
-def over_setting(panels: Mapping[str, Sequence[Line]], setting: str, ticks: Mapping[float, str]) -> Drawn:
+def over_setting(
+    panels: Mapping[str, Sequence[Line]], setting: str, ticks: Mapping[float, str], *, compared_with: str = ""
+) -> Drawn:
     """A panel for each quantity over a setting, with the interval of each point. `ticks`: the label of each x.
 
-    The x of lines are shifted slightly against each other, so that their intervals do not hide one another.
+    With `compared_with`, the y are differences: each panel has this label and a line at 0. The x of lines are shifted
+    slightly against each other, so that their intervals do not hide one another.
     """
     columns = min(len(panels), PANELS_PER_ROW)
     figure = _figure(3.9 * columns, 2.5 * -(-len(panels) // columns) + 0.9)
     axes = figure.subplots(-(-len(panels) // columns), columns, squeeze=False, sharex=True)
     count = len({line.number for lines in panels.values() for line in lines})
-    shift = (max(ticks) - min(ticks) or 1.0) * 0.012
+    width = max(ticks) - min(ticks) or 1.0
+    shift, margin = width * 0.012, width * 0.08
     for axis, (title, lines) in zip(axes.flat, panels.items(), strict=False):
         moved = [line._replace(x=np.asarray(line.x) + shift * (line.number - (count - 1) / 2)) for line in lines]
         _draw(axis, title, moved, marker="o", ms=4)
         _draw_intervals(axis, moved)
         axis.set_xticks(list(ticks), list(ticks.values()))
+        axis.set_xlim(min(ticks) - margin, max(ticks) + margin)
         axis.set_xlabel(setting)
+        if compared_with:
+            axis.axhline(0, color="#52606d", lw=1, zorder=0)
+            axis.set_ylabel(compared_with)
         axis.tick_params(labelbottom=True)
     for axis in axes.flat[len(panels) :]:
         axis.remove()

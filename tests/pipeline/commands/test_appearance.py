@@ -90,6 +90,8 @@ def test_tables_and_figures_of_a_sweep_with_two_seeds(tmp_path, capsys):
     for name in FIGURES:
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert b"floating bits" in (out / f"{name}.svg").read_bytes()
+    assert b"minus sds" in (out / "differences.svg").read_bytes()
+    assert b"change from the lowest value" in (out / "changes.svg").read_bytes()
     assert "16 assets measured from 4 views" in capsys.readouterr().err
 
 

@@ -30,6 +30,7 @@ def test_a_plot_over_a_setting_has_a_panel_for_each_quantity_and_both_formats():
     assert written.count("guidance.scale") == len(PANELS)
     image = Image.open(io.BytesIO(drawn.png))
     assert image.width > 1000, "three panels in a row"
+    assert "minus ism" in texts(over_setting(PANELS, "scale", {5: "5", 30: "30"}, compared_with="minus ism").svg)
     assert drawn == over_setting(PANELS, "guidance.scale", {5: "5", 30: "30"}), "equal values give equal bytes"
 
 
