@@ -1,8 +1,8 @@
 """Metrics: rendered views and text in, numbers out.
 
 CLIP score and R-precision (`clip_score`), ImageReward (`image_reward`), Fréchet and kernel distances to a reference set
-(`fid`, `kid`) with their standard errors (`jackknife`), intervals and tests over prompts (`statistics`), and the
-rankings of a user study (`ranking`). `metrics` and `distance_metrics` make them `torchmetrics.Metric` classes for other
+(`fid`, `kid`) with their standard errors (`jackknife`), over-exposure, sharpness and floating bits (`appearance`),
+intervals and tests over prompts (`statistics`), and the rankings of a user study (`ranking`). `metrics` and `distance_metrics` make them `torchmetrics.Metric` classes for other
 programs. Nothing here knows how an asset was generated or where the work runs.
 
 The names in `__all__` are imported when they are first used: statistics do not load torch.
