@@ -2,8 +2,9 @@
 
 CLIP score and R-precision (`clip_score`), ImageReward (`image_reward`), Fréchet and kernel distances to a reference set
 (`fid`, `kid`) with their standard errors (`jackknife`), over-exposure, sharpness and floating bits (`appearance`),
-intervals and tests over prompts (`statistics`), and the rankings of a user study (`ranking`). `metrics` and `distance_metrics` make them `torchmetrics.Metric` classes for other
-programs. Nothing here knows how an asset was generated or where the work runs.
+intervals and tests over prompts (`statistics`), and the rankings of a user study (`ranking`). `metrics` and
+`distance_metrics` make them `torchmetrics.Metric` classes for other programs. Nothing here knows how an asset was
+generated or where the work runs.
 
 The names in `__all__` are imported when they are first used: statistics do not load torch.
 
