@@ -11,6 +11,9 @@ COMPILED = {"kernel", "vector_kernel", "inline", "function", "jit"}  # numba and
 EXEMPT = {
     "sctd.objectives.sctd.sctd": "the symbols of Eq. 10",
     "sctd.objectives.gcs.gcs": "the symbols of the paper's equations",
+    "sctd.objectives.csd.csd": "what the objective asks for",
+    "sctd.objectives.vsd.vsd": "what the objective asks for",
+    "sctd.objectives.cfd.cfd": "what the objective asks for",
     "sctd.scene.cameras.random_views": "one range per camera parameter, by keyword",
     "sctd.render.cpu_autograd.forward": "autograd passes tensors one by one",
     "pipeline.benchmarks.torch_render._view": "one tensor per attribute of the projected Gaussians",

@@ -179,8 +179,8 @@ def _table(source: Source) -> list[tuple[str, str]] | None:
     for file, text in found:
         if not file or not text or Path(file).is_absolute() or ".." in Path(file).parts:
             raise UserError(
-                f"{path} has the row {shortened(file)!r}, {shortened(text)!r}; expected a path relative to the folder of "
-                "assets, inside it, and a prompt."
+                f"{path} has the row {shortened(file)!r}, {shortened(text)!r}; expected a path relative to the folder "
+                "of assets, inside it, and a prompt."
             )
     return found
 

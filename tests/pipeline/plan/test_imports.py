@@ -145,7 +145,12 @@ def test_a_table_names_the_files(folder, tmp_path):
     put(folder, "1.ply", "sub/2.glb", "Cat.ply")
     listed = table(tmp_path, 'file,prompt\n1.ply,"a red car"\nsub/2.glb,a blue cube\ncat.ply,a cat\n1.ply,a car\n')
     matched = import_files.match(source(folder, listed), None)
-    assert names(matched) == [("a red car", "1.ply"), ("a blue cube", "sub/2.glb"), ("a cat", "cat.ply"), ("a car", "1.ply")]
+    assert names(matched) == [
+        ("a red car", "1.ply"),
+        ("a blue cube", "sub/2.glb"),
+        ("a cat", "cat.ply"),
+        ("a car", "1.ply"),
+    ]
     assert matched.entries[2][1].path is None
     assert matched.notes == [
         f"Cat.ply in {folder} are not in {listed} and are left out.",
