@@ -58,7 +58,7 @@ class Adapters:
 
     def __call__(self, psi: Vector, z_t: Latents, t: int, text: Text, cameras: Cameras) -> Latents:
         """ε_ψ in the dtype of `z_t`, differentiable in ψ."""
-        labels = torch.linalg.inv(cameras.world_to_camera).flatten(1)
+        labels = torch.linalg.inv_ex(cameras.world_to_camera).inverse.flatten(1)  # inv would wait for a GPU
         dtype = self.unet.dtype
         arguments = z_t.to(dtype), t, text.to(dtype), labels
         predicted = functional_call(self.unet, self._named(psi), arguments, {"return_dict": False})[0].to(z_t.dtype)

@@ -50,7 +50,8 @@ class Cameras:
         """World coordinates of the pixels' centres at this depth (z in camera coordinates)."""
         x, y = (torch.arange(size, device=depth.device) + 0.5 for size in (self.width, self.height))
         pixels = torch.stack([x.expand(self.height, -1), y[:, None].expand(-1, self.width), torch.ones_like(depth[0])])
-        rays = torch.einsum("vij,jhw->vihw", torch.linalg.inv(self.intrinsics), pixels)
+        to_rays = torch.linalg.inv_ex(self.intrinsics).inverse  # inv would wait for a GPU
+        rays = torch.einsum("vij,jhw->vihw", to_rays, pixels)
         in_camera = rays * depth[:, None] - self.world_to_camera[:, :3, 3, None, None]
         return torch.einsum("vji,vjhw->vihw", self.world_to_camera[:, :3, :3], in_camera)
 

@@ -5,6 +5,9 @@ import torch
 
 from sctd.prior.control import Control, controlled
 from sctd.prior.stable_diffusion import StableDiffusionPrior
+from sctd.recipe.methods import for_objective
+from sctd.train import draws
+from sctd.train.checkpoint import tensors_of
 from sctd.train.optimize import optimize
 from tests.support import tiny_models
 from tests.support.tiny_prior import ball, recipe
@@ -97,6 +100,24 @@ def test_nan_is_reverted_without_synchronization(folder):
     assert [step.iteration for step in steps] == list(range(1, 11))
     assert 1 <= steps[-1].skipped <= 2
     assert all(bool(tensor.isfinite().all()) for tensor in steps[-1].gaussians.tensors().values())
+
+
+def test_objectives_learn_along_beside_a_captured_network(folder):
+    """The adapters are on a copy of the plain network: they start as it, and the run keeps what they learn on the GPU."""
+    plain, captured = priors(folder, torch.float16)
+    adapters, cameras = captured.adapters(2), draws.views(recipe(), 1, 16, torch.Generator().manual_seed(0)).to("cuda")
+    z_t, text = torch.randn(2, 4, 8, 8, device="cuda"), plain.embed(["a red cube"] * 2)
+    psi = adapters.initial(torch.Generator().manual_seed(0))
+    torch.testing.assert_close(adapters(psi, z_t, 300, text, cameras), plain.denoise(z_t, 300, text), rtol=0, atol=1e-3)
+    for name in ("vsd", "cfd"):
+        chosen = for_objective(replace_iterations(recipe(), 6), name)
+        whole = list(optimize(chosen, captured, ball().to("cuda"), "a red ball", 0))
+        kept = tensors_of(whole[-1].objective)
+        assert kept
+        assert all(each.is_cuda and bool(each.isfinite().all()) for each in kept.values())
+        resumed = list(optimize(chosen, captured, ball().to("cuda"), "a red ball", 0, whole[2].checkpoint()))
+        assert tensors_of(resumed[-1].objective).keys() == kept.keys()
+        assert whole[-1].skipped == 0
 
 
 def replace_iterations(chosen, iterations):
