@@ -103,7 +103,7 @@ def test_nan_is_reverted_without_synchronization(folder):
 
 
 def test_objectives_learn_along_beside_a_captured_network(folder):
-    """The adapters are on a copy of the plain network: they start as it, and the run keeps what they learn on the GPU."""
+    """The adapters are on a copy of the plain network: they start as it, and what they learn stays on the GPU."""
     plain, captured = priors(folder, torch.float16)
     adapters, cameras = captured.adapters(2), draws.views(recipe(), 1, 16, torch.Generator().manual_seed(0)).to("cuda")
     z_t, text = torch.randn(2, 4, 8, 8, device="cuda"), plain.embed(["a red cube"] * 2)
