@@ -55,8 +55,6 @@ if TYPE_CHECKING:
 __all__ = ["ControlNetModel", "PriorError", "Residuals", "StableDiffusionPrior", "load_controlnet"]
 
 Sampler = Literal["ddim", "dpm-solver++(2M)"]
-
-
 Residuals = tuple[Float[Tensor, "batch _ _ _"], ...]
 """Residuals of a ControlNet for the U-Net: one per skip connection, in encoder order, and then one for the middle."""
 
@@ -72,8 +70,7 @@ class CapturedNetworks(NamedTuple):
 class StableDiffusionPrior:
     """p(z_0 | text) of a latent diffusion model, frozen. Images are RGB in [0, 1], latents scaled to unit variance.
 
-    The models compute in the dtype in which they were loaded. Results have the dtype of the input images or latents, so
-    float32 latents stay float32 with half-precision models.
+    The models compute in the dtype in which they were loaded; results have the dtype of the input images or latents.
     """
 
     vae: AutoencoderKL
@@ -111,8 +108,7 @@ class StableDiffusionPrior:
 
         With `cuda_graphs`, which need an NVIDIA GPU, the U-Net and the encoder are fused and compiled, and captured at
         first use (`sctd.prior.cuda_graphs`). With `cpu_offload`, the text encoder and the decoder are in CPU memory
-        until they are used. `cpu_engine` "openvino" computes the U-Net by OpenVINO (`sctd.prior.openvino_unet`), with
-        equal predictions up to rounding in `dtype`.
+        until they are used. `cpu_engine` "openvino" computes the U-Net by OpenVINO, equal up to rounding in `dtype`.
         """
         source = locate(Path(path), None if config is None else Path(config))
         folder = source.folder
@@ -137,7 +133,6 @@ class StableDiffusionPrior:
             else:
                 vae, unet, text_encoder = _from_single_file(source.single_file, folder, device, dtype)
             tokenizer = _tokenizer(folder / "tokenizer")
-        plain_unet = partial(_unet, source, device, dtype)  # a captured U-Net is changed in place
         captured = _captured(unet, vae) if cuda_graphs else None
         engine = None if cpu_engine == "torch" else OpenVinoUNet(unet.float(), predicted_by, dtype)
         for offloaded in (text_encoder, vae.decoder) if cpu_offload else ():
@@ -155,7 +150,7 @@ class StableDiffusionPrior:
             captured=captured,
             engine=engine,
             cpu_offload=cpu_offload,
-            plain_unet=plain_unet if captured else None,
+            plain_unet=partial(_unet, source, device, dtype) if captured else None,  # capturing changes it in place
         )
 
     @property
@@ -172,8 +167,7 @@ class StableDiffusionPrior:
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of a latent, at the training size of the U-Net."""
         size = self.unet.config["sample_size"]
-        height, width = (size, size) if isinstance(size, int) else size
-        return self.unet.config["in_channels"], height, width
+        return self.unet.config["in_channels"], *((size, size) if isinstance(size, int) else size)
 
     @property
     def latent_factor(self) -> int:
@@ -338,11 +332,10 @@ def _frozen(model_class: Any, folder: Path, stem: str, device: torch.device | st
     return model.to(device).eval().requires_grad_(False)
 
 
-def _unet(source: Source, device: torch.device | str, dtype: torch.dtype) -> UNet2DConditionModel:
+def _unet(source: Source, device: torch.device | str, dtype: torch.dtype) -> Any:
     if source.single_file is not None:
         return _from_single_file(source.single_file, source.folder, device, dtype)[1]
-    model: UNet2DConditionModel = _frozen(UNet2DConditionModel, source.folder / "unet", DIFFUSERS, device, dtype)
-    return model
+    return _frozen(UNet2DConditionModel, source.folder / "unet", DIFFUSERS, device, dtype)
 
 
 def _from_single_file(
@@ -370,9 +363,9 @@ def _from_single_file(
     text_encoder = read(
         path, lambda _: CLIPTextModel.from_pretrained(None, config=config, state_dict=state, dtype=dtype)
     )
-    vae = converted(AutoencoderKL, "vae", convert_ldm_vae_checkpoint)
     unet = converted(UNet2DConditionModel, "unet", convert_ldm_unet_checkpoint)
-    vae, unet, text_encoder = (model.to(device).eval().requires_grad_(False) for model in (vae, unet, text_encoder))
+    models = converted(AutoencoderKL, "vae", convert_ldm_vae_checkpoint), unet, text_encoder
+    vae, unet, text_encoder = (model.to(device).eval().requires_grad_(False) for model in models)
     return vae, unet, text_encoder
 
 

@@ -119,7 +119,7 @@ ENTRIES = {
         Entry(
             "vsd",
             "sctd.objectives.vsd:vsd",
-            rules=("single", "segments", "interval", "two_intervals", "annealed", "linear"),
+            rules=("single", "linear"),
             settings={
                 "objective.time_weight": "one_minus_alpha_bar", "times.rule": "single", "noise.kind": "fresh",
             },
@@ -144,7 +144,7 @@ ENTRIES = {
         Entry(
             "csd",
             "sctd.objectives.csd:csd",
-            rules=("single", "segments", "interval", "two_intervals", "annealed", "linear"),
+            rules=("single", "linear"),
             settings={
                 "objective.time_weight": "one_minus_alpha_bar", "times.rule": "single", "noise.kind": "fresh",
             },
@@ -161,7 +161,7 @@ ENTRIES = {
         Entry(
             "nfsd",
             "sctd.objectives.nfsd:nfsd",
-            rules=("single", "segments", "interval", "two_intervals", "annealed", "linear"),
+            rules=("single", "linear"),
             settings={
                 "objective.time_weight": "one_minus_alpha_bar", "times.rule": "single", "noise.kind": "fresh",
                 "guidance.negative_prompt": "",
