@@ -35,6 +35,9 @@ class Entry:
     """Whether it uses the guidance of the recipe. If not, scale, Perp-Neg and its negative prompt have no effect."""
 
 
+_OF_SDS = {"objective.time_weight": "one_minus_alpha_bar", "times.rule": "single", "noise.kind": "fresh"}
+"""t alone, fresh noise, w(t) = 1 − ᾱ_t."""
+
 ENTRIES = {
     entry.name: entry
     for entry in (
@@ -61,9 +64,7 @@ ENTRIES = {
             "sds",
             "sctd.objectives.sds:sds",
             rules=("single", "segments", "interval", "two_intervals", "annealed"),
-            settings={
-                "objective.time_weight": "one_minus_alpha_bar", "times.rule": "single", "noise.kind": "fresh",
-            },
+            settings=_OF_SDS,
             authors={"guidance.scale": 101, "times.high": 980, "times.start_high": 980, "noise.offset": 0},
         ),
         # LucidDreamer: t and s an interval Δ apart, inversion from time 0; w(t) = σ_t/α_t and fresh noise.
@@ -120,9 +121,7 @@ ENTRIES = {
             "vsd",
             "sctd.objectives.vsd:vsd",
             rules=("single", "linear"),
-            settings={
-                "objective.time_weight": "one_minus_alpha_bar", "times.rule": "single", "noise.kind": "fresh",
-            },
+            settings=_OF_SDS,
             authors={"guidance.scale": 7.5, "times.high": 500, "times.start_high": 980, "noise.offset": 0},
             options=("objective.adapter_rank", "objective.adapter_rate"),
         ),
@@ -145,9 +144,7 @@ ENTRIES = {
             "csd",
             "sctd.objectives.csd:csd",
             rules=("single", "linear"),
-            settings={
-                "objective.time_weight": "one_minus_alpha_bar", "times.rule": "single", "noise.kind": "fresh",
-            },
+            settings=_OF_SDS,
             authors={
                 "objective.negative_weight": (1, 0.5),
                 "objective.negative_prompt": "oversaturated color, ugly, tiling, low quality, noisy",
@@ -162,10 +159,7 @@ ENTRIES = {
             "nfsd",
             "sctd.objectives.nfsd:nfsd",
             rules=("single", "linear"),
-            settings={
-                "objective.time_weight": "one_minus_alpha_bar", "times.rule": "single", "noise.kind": "fresh",
-                "guidance.negative_prompt": "",
-            },
+            settings={**_OF_SDS, "guidance.negative_prompt": ""},
             authors={"guidance.scale": 7.5, "times.high": 980, "times.start_high": 980, "noise.offset": 0},
             options=("objective.negative_prompt",),
         ),
