@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,14 @@ class Command:
         self.reader.join()
         self.process.stderr.close()
         return status
+
+
+def survivors(pids: Iterable[int]) -> set[int]:
+    """The processes that have not exited after 20 seconds: Ray ends workers a moment after their command."""
+    deadline = time.monotonic() + 20
+    while (alive := {pid for pid in pids if Path(f"/proc/{pid}").exists()}) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return alive
 
 
 def iteration(out: Path) -> int:

@@ -21,16 +21,9 @@ from cluster.scheduling.scheduler import HANDOFF, Limits, Scheduler
 from cluster.scheduling.stalls import StallTimeout
 from tests.support import own_process
 from tests.support.fake_workers import STEPS, DiesAtStart, Environment, Generate, logged, stages
+from tests.support.processes import survivors
 
 pytestmark = pytest.mark.usefixtures("ray_session")
-
-
-def survivors(pids):
-    """The processes that have not exited after 20 seconds."""
-    deadline = time.monotonic() + 20
-    while (alive := {pid for pid in pids if os.path.exists(f"/proc/{pid}")}) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return alive
 
 
 @pytest.fixture(scope="module")

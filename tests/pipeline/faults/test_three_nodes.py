@@ -14,7 +14,7 @@ import pytest
 from pipeline.store.attempts import Checkpoint
 from pipeline.store.run_folder import Store
 from tests.support.own_process import KEPT
-from tests.support.processes import Command
+from tests.support.processes import Command, survivors
 
 JOBS = 24
 OPTIONS = ["--suite", "embedded40", "--limit", "12", "--objective", "sctd,sds", "--views", "3", "--set", "iterations=3"]
@@ -52,10 +52,6 @@ def in_progress(out: Path) -> dict[int, Path]:
     return {attempt["pid"]: folder for attempt, folder in attempts if attempt}
 
 
-def is_running(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
-
-
 def test_a_killed_worker_node_and_command_do_not_change_the_leaderboard(bundled_weights, cluster, tmp_path):
     """Fault tests 2, 7 and 9 in one run."""
     undisturbed_out, out = tmp_path / "undisturbed", tmp_path / "out"
@@ -88,4 +84,4 @@ def test_a_killed_worker_node_and_command_do_not_change_the_leaderboard(bundled_
     assert len(assets) == JOBS
     assert json.loads((interrupted / "generation.json").read_text())["resumed_from"] >= saved
     assert all((out / path).read_bytes() == (undisturbed_out / path).read_bytes() for path in assets)
-    assert not any(map(is_running, [*first.pids(), *second.pids()]))
+    assert survivors([*first.pids(), *second.pids()]) == set()
