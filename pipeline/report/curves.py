@@ -17,6 +17,7 @@ PANELS_PER_ROW = 3
 _MARKS = "osD"
 TRAINING = {"loss": "loss", "Gaussians": "gaussians", "seconds": "seconds"}  # panel title: key of progress records
 LOGARITHMIC = "loss"
+SQUEEZED = 4  # the ratio of the costs of two methods from which their axis is logarithmic
 
 Agreements = Mapping[str, Mapping[str, tuple[float, float, float]]]  # by metric, then by level: value, low, high
 
@@ -66,12 +67,19 @@ def over_iterations(panels: Mapping[str, Sequence[Line]]) -> bytes:
 
 
 def over_cost(panels: Mapping[str, Sequence[Line]], cost: str) -> bytes:
-    """A panel for each metric over a cost, with the interval of each point."""
+    """A panel for each metric over a cost, with the interval of each point.
+
+    The cost is logarithmic if one method costs much more than another, which would squeeze the curves of the others.
+    """
     figure, axes = _panels(list(panels), 2.5)
+    ends = [line.x[-1] for lines in panels.values() for line in lines]
     for axis, (title, lines) in zip(axes, panels.items(), strict=True):
         _draw(axis, title, lines, marker="o", ms=4)
         _draw_intervals(axis, lines)
-        axis.set_xlim(left=0)
+        if max(ends) > SQUEEZED * min(ends):
+            _use_log_scale(axis, "x")
+        else:
+            axis.set_xlim(left=0)
     axes[-1].set_xlabel(cost)
     return _finished(figure, axes)
 
@@ -115,14 +123,15 @@ def _draw_intervals(axis: Any, lines: Sequence[Line]) -> None:
         axis.errorbar(line.x, line.y, line.half_widths, fmt="none", ecolor=colour, lw=1, capsize=3, alpha=0.7)
 
 
-def _use_log_scale(axis: Any) -> None:
-    """A logarithmic axis with plain-text labels, several of them in each decade."""
+def _use_log_scale(axis: Any, of: str = "y") -> None:
+    """A logarithmic x or y axis with plain-text labels, several of them in each decade."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axis.set_yscale("log")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.yaxis.set_minor_formatter(NullFormatter())
+    scaled = {"x": axis.xaxis, "y": axis.yaxis}[of]
+    axis.set(**{f"{of}scale": "log"})
+    scaled.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    scaled.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    scaled.set_minor_formatter(NullFormatter())
 
 
 def spread(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:

@@ -3,14 +3,40 @@
 Import this module only for CUDA tensors: gsplat may compile its kernels on import, which takes minutes.
 """
 
+import importlib
+import os
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
 import torch
+from filelock import FileLock
 from jaxtyping import Float
 from torch import Tensor
 
 from sctd.render.contract import Rasterized, RenderError, Splats
 from sctd.scene.cameras import Cameras
 
+LOCK = "segmentdreamer-gsplat.lock"
+
+
+def load_kernels() -> None:
+    """Load gsplat's kernels, which one process compiles while the others of a machine wait.
+
+    Each process that loads them removes torch's lock of a compilation in progress, and then compiles as well: without
+    our lock, eight workers on a new machine compile eight times at once, into the same folder.
+    """
+    from torch.utils.cpp_extension import get_default_build_root
+
+    folder = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+    with ExitStack() as stack:
+        with suppress(OSError):  # a folder that cannot be written has no compilation either
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(folder / LOCK))
+        importlib.import_module("gsplat.cuda._backend")
+
+
 try:
+    load_kernels()
     from gsplat import rasterization
 except ImportError as error:
     raise RenderError(

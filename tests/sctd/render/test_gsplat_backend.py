@@ -7,7 +7,10 @@ alpha within rounding of 1/255), gradients within 1.5e-4 relative, because gspla
 """
 
 import importlib
+import os
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -41,7 +44,9 @@ def fake_rasterization(
 
 @pytest.fixture
 def gsplat_backend(monkeypatch):
-    monkeypatch.setitem(sys.modules, "gsplat", SimpleNamespace(rasterization=fake_rasterization))
+    monkeypatch.setitem(sys.modules, "gsplat", SimpleNamespace(rasterization=fake_rasterization, __path__=[]))
+    for name in ("gsplat.cuda", "gsplat.cuda._backend"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(__path__=[]))
     monkeypatch.delitem(sys.modules, "sctd.render.gsplat_backend", raising=False)
     yield importlib.import_module("sctd.render.gsplat_backend")
     sys.modules.pop("sctd.render.gsplat_backend", None)
@@ -67,6 +72,23 @@ def test_a_missing_gsplat_is_reported_with_the_install_command(monkeypatch):
     monkeypatch.delitem(sys.modules, "sctd.render.gsplat_backend", raising=False)
     with pytest.raises(RenderError, match=r"needs gsplat, which is not installed: pip install 'segmentdreamer\[gpu\]'"):
         importlib.import_module("sctd.render.gsplat_backend")
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_one_process_compiles_the_kernels_while_others_wait(tmp_path, writable):
+    package, log, builds = tmp_path / "gsplat", tmp_path / "log", tmp_path / "builds"
+    (package / "cuda").mkdir(parents=True)
+    (package / "__init__.py").write_text("rasterization = None")
+    note = f"open({str(log)!r}, 'a').write"
+    (package / "cuda/_backend.py").write_text(f"import time; {note}('start '); time.sleep(0.5); {note}('end ')")
+    if not writable:
+        builds.write_text("a file, where a folder cannot be")
+    environment = {**os.environ, "TORCH_EXTENSIONS_DIR": str(builds)}
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[3])])
+    command = [sys.executable, "-c", "import sctd.render.gsplat_backend"]
+    processes = [subprocess.Popen(command, env=environment) for _ in range(3 if writable else 1)]
+    assert [process.wait() for process in processes] == [0] * len(processes)
+    assert log.read_text() == "start end " * len(processes)
 
 
 @needs_gpu
