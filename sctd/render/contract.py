@@ -18,14 +18,15 @@ class Rendering(NamedTuple):
     `rgb` is composited over the background. As in 3DGS colours are ≥ 0 but may exceed 1, so clamp them for display.
     `depth` is accumulated, Σ z α T in world units, without the background; divide by `alpha` for the expected depth.
     `means2d` (pixels) is a node of the autograd graph: after `backward()` its `.grad` holds the pixel gradient of every
-    view, for densification. `radii` are in pixels, 0 if a Gaussian is not visible.
+    view, for densification. `radii` are in pixels, 0 if a Gaussian is not visible. Both are None for other
+    representations than Gaussians.
     """
 
     rgb: Float[Tensor, "views 3 height width"]
     alpha: Float[Tensor, "views height width"]
     depth: Float[Tensor, "views height width"]
-    means2d: Float[Tensor, "views num 2"]
-    radii: Int[Tensor, "views num"]
+    means2d: Float[Tensor, "views num 2"] | None
+    radii: Int[Tensor, "views num"] | None
 
 
 class Splats(NamedTuple):

@@ -63,7 +63,7 @@ def fuse(gaussians: Gaussians, cells: int = 128, pixels: int = 256) -> ColouredM
     for start in range(0, cameras.num, _VIEWS_AT_ONCE):
         some = cameras.select(slice(start, start + _VIEWS_AT_ONCE))
         with torch.no_grad():
-            rgb, alpha, depth, *_ = (part.cpu() for part in render(in_ball, some, torch.zeros(3)))
+            rgb, alpha, depth = (part.cpu() for part in render(in_ball, some, torch.zeros(3))[:3])
         for view in range(some.num):
             grid.integrate(some.select(slice(view, view + 1)), rgb[view], alpha[view], depth[view])
     vertices, faces, colors = grid.surface()

@@ -35,6 +35,15 @@ class Population:
         return cls(gaussians, zeros, zeros, none, none, none)
 
     @property
+    def asset(self) -> Gaussians:
+        """The Gaussians, under the name that the trainer uses for any representation."""
+        return self.gaussians
+
+    def stepped(self, asset: Gaussians, first_moment: Gaussians, second_moment: Gaussians) -> "Population":
+        """The population after a step of the optimizer."""
+        return replace(self, gaussians=asset, first_moment=first_moment, second_moment=second_moment)
+
+    @property
     def num(self) -> int:
         """Number of Gaussians."""
         return self.gaussians.num

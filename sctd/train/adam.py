@@ -1,12 +1,15 @@
-"""Adam (Kingma & Ba 2015, Algorithm 1) as a pure function, with one learning rate per attribute of the Gaussians.
+"""Adam (Kingma & Ba 2015, Algorithm 1) as a pure function, with one learning rate per tensor of the asset.
 
-The moments have the structure of `Gaussians`, so that densification can index them in the same way.
+The moments have the structure of the asset, so that densification can index them in the same way.
 """
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
 
 from sctd.recipe.scene import OptimizerConfig
-from sctd.scene.gaussians import Gaussians
 from sctd.transfer import to_device
 
 
@@ -25,8 +28,8 @@ def rates_at(optimizer: OptimizerConfig, position: float, num_basis: int) -> dic
     return {name: getattr(optimizer, name).at(position) for name in names} | {"sh": torch.tensor(sh)[:, None]}
 
 
-def clipped(gradients: Gaussians, optimizer: OptimizerConfig, position: float) -> Gaussians:
-    """Clip the gradient norm of each attribute to the limit at `position`; a limit of 0 disables clipping."""
+def clipped(gradients: Any, optimizer: OptimizerConfig, position: float) -> Any:
+    """Clip the gradient norm of each tensor to the limit at `position`; a limit of 0 disables clipping."""
     first, last = optimizer.clip_norm
     done = min(position / optimizer.clip_share, 1) if optimizer.clip_share else 1
     limit = first + (last - first) * done
@@ -36,16 +39,16 @@ def clipped(gradients: Gaussians, optimizer: OptimizerConfig, position: float) -
 
 
 def update(
-    gaussians: Gaussians,
-    gradients: Gaussians,
-    first_moment: Gaussians,
-    second_moment: Gaussians,
+    asset: Any,
+    gradients: Any,
+    first_moment: Any,
+    second_moment: Any,
     *,
-    rates: dict[str, torch.Tensor | float],
+    rates: Mapping[str, torch.Tensor | float],
     count: int,
     optimizer: OptimizerConfig,
-) -> tuple[Gaussians, Gaussians, Gaussians]:
-    """The `count`-th step (from 1): new Gaussians, first and second moments. The arguments are not modified."""
+) -> tuple[Any, Any, Any]:
+    """The `count`-th step (from 1): new asset, first and second moments, of one type. Nothing is modified."""
     beta1, beta2 = optimizer.beta1, optimizer.beta2
     moved, firsts, seconds = {}, {}, {}
     for name, gradient in gradients.tensors().items():
@@ -54,8 +57,8 @@ def update(
         direction = first / (1 - beta1**count) / ((second / (1 - beta2**count)).sqrt() + optimizer.eps)
         rate = rates[name]
         moved[name] = (
-            getattr(gaussians, name)
+            getattr(asset, name)
             - (to_device(rate, first.device) if isinstance(rate, torch.Tensor) else rate) * direction
         )
         firsts[name], seconds[name] = first, second
-    return Gaussians(**moved), Gaussians(**firsts), Gaussians(**seconds)
+    return replace(asset, **moved), replace(first_moment, **firsts), replace(second_moment, **seconds)

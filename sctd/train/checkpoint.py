@@ -1,13 +1,13 @@
 """Checkpoints: the complete state of a run between two iterations, and its serialization.
 
-On the CPU a resumed run is bit-identical to an uninterrupted one: the state holds the Gaussians, Adam's moments, the
-densification statistics, ε* and the state of the random generator. The bytes are plain tensors and numbers, loaded
+On the CPU a resumed run is bit-identical to an uninterrupted one: the state holds the asset, Adam's moments, what else
+its representation keeps, ε* and the state of the random generator. The bytes are plain tensors and numbers, loaded
 with `weights_only=True`, so that a checkpoint cannot run code.
 """
 
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, NamedTuple
 
@@ -16,12 +16,15 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from sctd.errors import SctdError, one_line, shortened
-from sctd.scene.gaussians import Gaussians
-from sctd.scene.population import Population
 from sctd.train.draws import generator_of
 from sctd.types import ObjectiveState
 
 FORMAT = 1
+STORED = {"scene": "population"}  # names in the bytes, which are older than other representations
+
+
+Restored = Callable[[Mapping[str, Any], torch.device], Any]
+"""`Representation.restored`."""
 
 
 class CheckpointError(SctdError):
@@ -42,7 +45,8 @@ class State:
 
     `updates` counts optimizer steps, `skipped` the iterations that were undone because of NaN or infinity. `noise` is
     ε* for `views` latents, `random` the state of the run's generator. `loss` is that of the last iteration:
-    ½ |gradient on z_0|², mean over the views, plus the regularizers. `objective` is what the objective keeps.
+    ½ |gradient on z_0|², mean over the views, plus the regularizers. `objective` is what the objective keeps,
+    `scene` the asset and what its representation keeps (`sctd.train.representation.Scene`).
     """
 
     iteration: int
@@ -50,7 +54,7 @@ class State:
     skipped: int
     skipped_in_a_row: int
     loss: float
-    population: Population
+    scene: Any
     noise: Float[Tensor, "views channels height width"]
     random: UInt8[Tensor, " bytes"]
     objective: ObjectiveState = field(default_factory=dict, kw_only=True)
@@ -58,14 +62,14 @@ class State:
 
 def to_bytes(state: State, identity: Identity) -> bytes:
     """Serialize a checkpoint."""
-    tree = {field.name: _tree(getattr(state, field.name)) for field in fields(State)}
+    tree = {STORED.get(field.name, field.name): _tree(getattr(state, field.name)) for field in fields(State)}
     if not tree["objective"]:
         del tree["objective"]  # checkpoints of objectives that keep nothing are those of earlier versions
     return _saved({"format": FORMAT, "identity": identity._asdict(), "state": tree})
 
 
-def from_bytes(content: bytes, identity: Identity, device: torch.device) -> State:
-    """Load a checkpoint onto `device`. Raises CheckpointError if it is damaged or belongs to another run."""
+def from_bytes(content: bytes, identity: Identity, device: torch.device, restored: Restored) -> State:
+    """Load a checkpoint onto `device`; `restored` makes the scene. Raises CheckpointError for damage or another run."""
     tree, found = _loaded(content)
     if tree["format"] != FORMAT:
         found_format = shortened(one_line(repr(tree["format"])), 40)
@@ -81,7 +85,7 @@ def from_bytes(content: bytes, identity: Identity, device: torch.device) -> Stat
                 f"the checkpoint has {name} {stored}, this run has {name} {expected}; delete it or resume that run"
             )
     try:
-        return _state(tree["state"], device)
+        return _state(tree["state"], device, restored)
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise _not_one(content, error) from error
 
@@ -140,29 +144,13 @@ def moved(state: ObjectiveState, device: torch.device) -> ObjectiveState:
     return {key: each.to(device) if isinstance(each, Tensor) else moved(each, device) for key, each in state.items()}
 
 
-def _state(tree: dict[str, Any], device: torch.device) -> State:
-    population: dict[str, Any] = {
-        name: Gaussians(**value).to(device) if isinstance(value, dict) else value.to(device)
-        for name, value in tree["population"].items()
-    }
+def _state(tree: dict[str, Any], device: torch.device, restored: Restored) -> State:
+    scene = restored(tree[STORED["scene"]], device)
     rest = {name: tree[name] for name in ("iteration", "updates", "skipped", "skipped_in_a_row", "loss", "random")}
     numbers = [rest[name] for name in ("iteration", "updates", "skipped", "skipped_in_a_row")]
     if not all(type(number) is int and number >= 0 for number in numbers) or type(rest["loss"]) not in (int, float):
         raise ValueError("a number has another type")
-    if rest["random"].dtype != torch.uint8 or tree["noise"].ndim != 4 or not _is_consistent(population):
+    if rest["random"].dtype != torch.uint8 or tree["noise"].ndim != 4:
         raise ValueError("a tensor has another shape or type")
     objective = moved(tree.get("objective", {}), device)
-    return State(population=Population(**population), noise=tree["noise"].to(device), objective=objective, **rest)
-
-
-def _is_consistent(population: dict[str, Any]) -> bool:
-    """Whether all tensors of a population have the shapes of the same number of Gaussians."""
-    num = population["gaussians"].num
-    for value in population.values():
-        tensors = [value] if isinstance(value, Tensor) else list(value.tensors().values())
-        shapes: list[tuple[int, ...]] = [(num,)]
-        if not isinstance(value, Tensor):
-            shapes = [(num, 3), (num, 3), (num, 4), (num,), (num, *value.sh.shape[1:2], 3)]
-        if [tuple(tensor.shape) for tensor in tensors] != shapes:
-            return False
-    return True
+    return State(scene=scene, noise=tree["noise"].to(device), objective=objective, **rest)

@@ -1,7 +1,7 @@
-"""The guidance gradient on the Gaussians (Sec. 4.5): render, encode, apply the objective, backpropagate."""
+"""The guidance gradient on the asset (Sec. 4.5): render, encode, apply the objective, backpropagate."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -16,11 +16,10 @@ from sctd.diffusion.times import Times
 from sctd.errors import SctdError
 from sctd.recipe.recipe import Recipe
 from sctd.render.contract import Rendering
-from sctd.render.rasterize import render
 from sctd.scene.cameras import Cameras
-from sctd.scene.gaussians import Gaussians
-from sctd.train import draws, regularize
+from sctd.train import draws, regularize, representations
 from sctd.train.checkpoint import State, moved, tensors_of
+from sctd.train.representation import Observed, Representation
 from sctd.transfer import TimingMark, no_timing, to_device
 from sctd.types import Denoiser, Images, Latents, ObjectiveState, ResidualPair, Text
 
@@ -60,16 +59,14 @@ class AdaptablePrior(Prior, Protocol):
 
 
 class GuidanceGradient(NamedTuple):
-    """The gradient of the objective and the regularizers on each Gaussian, with the statistics for densification."""
+    """The gradient of the objective and the regularizers on the asset, with what the iteration saw."""
 
     z_0: Latents
     loss: Float[Tensor, ""]
     gradient: Latents
-    gradients: Gaussians
-    gradient_pixels: Float[Tensor, "views num 2"]
-    radii: Tensor
-    rendered: Images | None
-    """The rendered images if the recipe equalizes brightness."""
+    gradients: Any
+    """On the asset, and of its type."""
+    seen: Observed
     state: ObjectiveState
     """That of the objective after the iteration."""
 
@@ -109,7 +106,7 @@ class LoopOptions:
     """Start an iteration before the previous one is known to be finite, so that the device never waits (on GPUs)."""
     mark: TimingMark = no_timing
     renderer: Callable[..., Rendering] | None = None
-    """Replaces `sctd.render.rasterize.render`."""
+    """Replaces `Representation.render`."""
 
 
 USUAL = LoopOptions()
@@ -132,10 +129,18 @@ class Distillation:
     objective: objectives.Objective
     offered: Mapping[str, Any]
     """What the objective gets in every iteration if it asks for it."""
+    representation: Representation
 
     @classmethod
     def of(
-        cls, recipe: Recipe, prior: Prior, prompt: str, seed: int, control: Controlled | None, loop: LoopOptions
+        cls,
+        recipe: Recipe,
+        prior: Prior,
+        prompt: str,
+        seed: int,
+        control: Controlled | None,
+        loop: LoopOptions,
+        representation: Representation | None = None,
     ) -> "Distillation":
         null = prior.embed([recipe.guidance.negative_prompt])
         prompt = recipe.guidance.prompt_template.replace("{prompt}", prompt)
@@ -151,20 +156,21 @@ class Distillation:
             offered["adapted"] = prior.adapters(recipe.objective.adapter_rank)
         if objective.asks_for("negative"):
             offered["negative"] = prior.embed([recipe.objective.negative_prompt])
-        return cls(recipe, prior, seed, control, loop, null, text, objective, offered)
+        kind = representation or representations.of_recipe(recipe)
+        return cls(recipe, prior, seed, control, loop, null, text, objective, offered, kind)
 
     def initial_state(self, generator: torch.Generator) -> ObjectiveState:
         """What the objective keeps, before the first iteration."""
         return self.objective.initial(recipe=self.recipe, prior=self.prior, generator=generator, **self.offered)
 
     def __call__(self, state: State, iteration: int, generator: torch.Generator) -> GuidanceGradient:
-        """The guidance gradient on all Gaussians."""
+        """The guidance gradient on the whole asset."""
         recipe, num_views, device = self.recipe, self.recipe.cameras.views, state.noise.device
         scene_generator = draws.generator_of(self.seed, iteration)
         cameras = draws.views(recipe, iteration, self.prior.image_size, scene_generator).to(device)
         background = to_device(draws.backgrounds(recipe.background, num_views, scene_generator), device)
-        leaves = state.population.gaussians.map(lambda tensor: tensor.detach().requires_grad_())
-        noisy = draws.with_scale_noise(leaves, recipe.encoding.scale_noise, generator)
+        leaves = state.scene.asset.map(lambda tensor: tensor.detach().requires_grad_())
+        drawn = self.representation.drawn(leaves, state.scene, iteration, generator)
         encoder_input = draws.encoder_input(recipe, scene_generator)
         latents = num_views, *self.prior.latent_shape
         sampling = torch.randn(latents, generator=generator) if recipe.encoding.posterior == "sample" else None
@@ -177,7 +183,7 @@ class Distillation:
         at_once = self.loop.views_at_once or num_views
         chunks = [slice(first, first + at_once) for first in range(0, num_views, at_once)]
         kept = state.objective
-        whole = _joined([self._part(iteration, leaves, noisy, batch.select(views), kept) for views in chunks])
+        whole = _joined([self._part(iteration, leaves, drawn, batch.select(views), kept) for views in chunks])
         if self.objective.update is None:
             return whole._replace(state=kept)
         given = {"text": self.text_of(cameras), "generator": generator, "progress": iteration / recipe.iterations}
@@ -186,12 +192,13 @@ class Distillation:
         return whole._replace(state=moved(updated, device))
 
     def _part(
-        self, iteration: int, leaves: Gaussians, noisy: Gaussians, batch: ViewBatch, state: ObjectiveState
+        self, iteration: int, leaves: Any, drawn: Any, batch: ViewBatch, state: ObjectiveState
     ) -> GuidanceGradient:
         """The contribution of some of the views to the gradient of all views."""
         recipe, num_views, mark = self.recipe, self.recipe.cameras.views, self.loop.mark
         cameras, background, encoder_input, noise, sampling, times = batch
-        rendering = (self.loop.renderer or render)(noisy, cameras, background)
+        progress = iteration / recipe.iterations
+        rendering = (self.loop.renderer or self.representation.render)(drawn, cameras, background)
         images = rendering.rgb if not encoder_input.disparity else regularize.disparity_images(rendering, cameras)
         images = images.flip(-1) if encoder_input.mirrored else images
         mark("render")
@@ -204,7 +211,7 @@ class Distillation:
             noise=noise,
             times=times,
             cameras=cameras,
-            progress=iteration / recipe.iterations,
+            progress=progress,
             state=state,
             **maps(),
         )
@@ -215,21 +222,21 @@ class Distillation:
         total = ((z_0 * gradient).sum() + (images * on_images).sum()) / num_views
         added = z_0.new_zeros(())
         if iteration > recipe.regularizers.after_share * recipe.iterations:
-            added = cameras.num / num_views * regularize.penalty(recipe.regularizers, leaves, rendering, cameras)
+            added = cameras.num / num_views * self.representation.penalty(leaves, rendering, cameras, progress)
         mark("regularizers")
         z_0.register_hook(lambda _: mark("regularizers"))
         images.register_hook(lambda _: mark("encode backward", cameras.num))
-        tensors = leaves.tensors()
-        *gradients, pixels = torch.autograd.grad(
-            total + added, [*tensors.values(), rendering.means2d], allow_unused=True, materialize_grads=True
+        tensors, centres = leaves.tensors(), [] if rendering.means2d is None else [rendering.means2d]
+        found = torch.autograd.grad(
+            total + added, [*tensors.values(), *centres], allow_unused=True, materialize_grads=True
         )
         mark("render backward")
         loss = (gradient.square().sum() + on_images.square().sum()) / (2 * num_views) + added.detach()
-        by_name = dict(zip(tensors, gradients, strict=True))
+        gradients = replace(leaves, **dict(zip(tensors, found, strict=False)))
+        pixels = num_views * found[-1] if centres else None
         rendered = rendering.rgb.detach() if recipe.brightness.enabled else None
-        part = Gaussians(**by_name)
-        radii, pixels = rendering.radii, num_views * pixels
-        return GuidanceGradient(z_0.detach(), loss, gradient, part, pixels, radii, rendered, state)
+        seen = Observed(pixels, rendering.radii, rendered)
+        return GuidanceGradient(z_0.detach(), loss, gradient, gradients, seen, state)
 
     def residual(self, z_0: Latents, *, unguided: Denoiser, cameras: Cameras, **given: Any) -> Latents | ResidualPair:
         """The residual of the objective, which gets what it asks for. All guidance is applied here."""
@@ -298,14 +305,19 @@ def _joined(parts: list[GuidanceGradient]) -> GuidanceGradient:
     if len(parts) == 1:
         return parts[0]
     gradients = [part.gradients.tensors() for part in parts]
-    rendered = [part.rendered for part in parts if part.rendered is not None]
     return GuidanceGradient(
         torch.cat([part.z_0 for part in parts]),
         torch.stack([part.loss for part in parts]).sum(),
         torch.cat([part.gradient for part in parts]),
-        Gaussians(**{name: torch.stack([each[name] for each in gradients]).sum(0) for name in gradients[0]}),
-        torch.cat([part.gradient_pixels for part in parts]),
-        torch.cat([part.radii for part in parts]),
-        torch.cat(rendered) if rendered else None,
+        replace(
+            parts[0].gradients,
+            **{name: torch.stack([each[name] for each in gradients]).sum(0) for name in gradients[0]},
+        ),
+        Observed(*(_all_views(each) for each in zip(*(part.seen for part in parts), strict=True))),
         parts[0].state,
     )
+
+
+def _all_views(parts: Sequence[Tensor | None]) -> Tensor | None:
+    known = [part for part in parts if part is not None]
+    return torch.cat(known) if known else None

@@ -4,24 +4,20 @@
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sctd.errors import SctdError
 from sctd.recipe.recipe import Recipe
-from sctd.scene import densify
-from sctd.scene.bounds import clamp_to_bounds
-from sctd.scene.brightness import brightest, dimmed
 from sctd.scene.gaussians import Gaussians
-from sctd.scene.population import Population
-from sctd.scene.relocate import relocate
-from sctd.train import adam, draws
+from sctd.train import adam, draws, representations
 from sctd.train.checkpoint import Identity, State, from_bytes, moved, to_bytes
 from sctd.train.gradient import USUAL, Controlled, Distillation, LoopOptions, Prior
-from sctd.types import Images
+from sctd.train.representation import Asset, Representation, Scene
 
 
 class OptimizeError(SctdError):
@@ -36,8 +32,14 @@ class Step(State):
     identity: Identity
 
     @property
+    def asset(self) -> Any:
+        """The asset: `Gaussians`, or what the representation of the recipe optimizes."""
+        return self.scene.asset
+
+    @property
     def gaussians(self) -> Gaussians:
-        return self.population.gaussians
+        """The asset of a recipe with Gaussians."""
+        return self.scene.asset
 
     @property
     def num_gaussians(self) -> int:
@@ -70,20 +72,21 @@ def optimize(
     """
     if not prompt.strip():
         raise OptimizeError("the prompt is empty; describe the object")
-    if not 0 < initial.num <= recipe.bounds.max_gaussians:
-        raise OptimizeError(
-            f"the initialization has {initial.num} Gaussians; expected 1 to {recipe.bounds.max_gaussians}: "
-            "change initialization.count, initialization.replicas or bounds.max_gaussians"
-        )
+    representation = representations.of_recipe(recipe)
+    if problem := representation.problem(initial):
+        raise OptimizeError(problem)
     if (control is None) != (recipe.guidance.control == "none"):
         found = "no ControlNet was given" if control is None else "a ControlNet was given"
         raise OptimizeError(f"guidance.control is {recipe.guidance.control!r} and {found}; they must agree")
     identity = Identity(recipe.digest(), prompt, seed)
     device = initial.means.device
-    distillation = Distillation.of(recipe, prior, prompt, seed, control, loop)
-    state = from_bytes(resume, identity, device) if resume is not None else initial_state(distillation, initial)
+    distillation = Distillation.of(recipe, prior, prompt, seed, control, loop, representation)
+    if resume is None:
+        state = initial_state(distillation, initial)
+    else:
+        state = from_bytes(resume, identity, device, representation.restored)
     ahead = device.type == "cuda" if loop.ahead is None else loop.ahead
-    return _steps(_Run(recipe, distillation), state, identity, ahead=ahead)
+    return _steps(_Run(recipe, distillation, representation), state, identity, ahead=ahead)
 
 
 def _steps(run: "_Run", state: State, identity: Identity, *, ahead: bool) -> Iterator[Step]:
@@ -103,15 +106,8 @@ def initial_state(distillation: Distillation, initial: Gaussians) -> State:
     recipe, generator = distillation.recipe, draws.generator_of(distillation.seed)
     noise = draws.noise(recipe, distillation.prior.latent_shape, generator).to(initial.means.device)
     objective = moved(distillation.initial_state(generator), initial.means.device)
-    gaussians = clamp_to_bounds(_with_sh_degree(initial.detach(), recipe.sh_degree), recipe.bounds)
-    return State(0, 0, 0, 0, 0.0, Population.of(gaussians), noise, generator.get_state(), objective=objective)
-
-
-def _with_sh_degree(gaussians: Gaussians, degree: int) -> Gaussians:
-    """The same Gaussians with SH of this degree: missing coefficients are 0, those above `degree` are dropped."""
-    num_basis = (degree + 1) ** 2
-    missing = gaussians.sh.new_zeros(gaussians.num, max(num_basis - gaussians.sh.shape[1], 0), 3)
-    return replace(gaussians, sh=torch.cat([gaussians.sh[:, :num_basis], missing], dim=1))
+    scene = distillation.representation.start(initial, generator)
+    return State(0, 0, 0, 0, 0.0, scene, noise, generator.get_state(), objective=objective)
 
 
 @dataclass(frozen=True)
@@ -133,26 +129,26 @@ class _Run:
 
     recipe: Recipe
     distillation: Distillation
+    representation: Representation
 
     def attempt(self, state: State) -> _Attempt:
         """The next state, before any check. Waits for the device only if Gaussians are added, removed or moved."""
         generator = torch.Generator()
         generator.set_state(state.random)
-        iteration, before, mark = state.iteration + 1, state.population, self.distillation.loop.mark
+        iteration, before, mark = state.iteration + 1, state.scene, self.distillation.loop.mark
         mark("begin")
         guidance = self.distillation(state, iteration, generator)
         after = self._moved(before, guidance.gradients, iteration, state.updates + 1)
         seconds = {f"Adam's second moment of {name}": tensor for name, tensor in after.second_moment.tensors().items()}
-        checked = {**guidance.gradients_by_name(), **seconds, **after.gaussians.tensors()}
+        checked = {**guidance.gradients_by_name(), **seconds, **after.asset.tensors()}
         maxima, done = _start_check(guidance.loss, checked)
         mark("adam")
-        if self.recipe.densify.enabled:
-            after = densify.observe(after, guidance.gradient_pixels, guidance.radii)
-        changes = self._changes(iteration)
+        after = self.representation.observed(after, guidance.seen)
+        changes = self.representation.changes(iteration)
         if _is_finite(maxima, done, wait=bool(changes)):
             for change in changes:
                 after = change(after, generator)
-        after = self._dimmed(after, guidance.rendered, iteration)
+        after = self.representation.equalized(after, guidance.seen, iteration)
         mark("densify")
         random = generator.get_state()
         counts = iteration, state.updates + 1, state.skipped, 0
@@ -172,43 +168,20 @@ class _Run:
             return self._skipped(before, faulty, attempt.after.random), False
         return replace(attempt.after, loss=loss), True
 
-    def _moved(self, population: Population, gradients: Gaussians, iteration: int, count: int) -> Population:
-        """The population after Adam's `count`-th step, clamped to the bounds."""
+    def _moved(self, scene: Scene, gradients: Asset, iteration: int, count: int) -> Scene:
+        """The scene after Adam's `count`-th step, moved back into the bounds."""
         recipe = self.recipe
         position = adam.position(iteration, recipe.iterations)
-        gaussians, first, second = adam.update(
-            population.gaussians,
+        asset, first, second = adam.update(
+            scene.asset,
             adam.clipped(gradients, recipe.optimizer, position),
-            population.first_moment,
-            population.second_moment,
-            rates=adam.rates_at(recipe.optimizer, position, gradients.sh.shape[1]),
+            scene.first_moment,
+            scene.second_moment,
+            rates=self.representation.rates(scene.asset, position),
             count=count,
             optimizer=recipe.optimizer,
         )
-        gaussians = clamp_to_bounds(gaussians, recipe.bounds)
-        return replace(population, gaussians=gaussians, first_moment=first, second_moment=second)
-
-    def _changes(self, iteration: int) -> list[Callable[[Population, torch.Generator], Population]]:
-        """What adds, removes, resets or moves Gaussians after this iteration."""
-        grows, moves, bounds = self.recipe.densify, self.recipe.relocate, self.recipe.bounds
-        changes: list[Callable[[Population, torch.Generator], Population]] = []
-        if grows.enabled and iteration < grows.before:
-            if iteration > grows.after and iteration % grows.interval == 0:
-                changes.append(lambda rows, random: densify.densify(rows, grows, bounds, iteration, random))
-            if grows.reset_interval and iteration % grows.reset_interval == 0:
-                changes.append(lambda rows, _: densify.reset_opacity(rows, grows.reset_opacity))
-        last = moves.until_share * self.recipe.iterations
-        if moves.enabled and iteration % moves.interval == 0 and iteration <= last:
-            changes.append(lambda rows, random: relocate(rows, moves, random))
-        return changes
-
-    def _dimmed(self, population: Population, rendered: Images | None, iteration: int) -> Population:
-        """BEG: dim all colours and reset their moments if the brightest views exceed the limit."""
-        settings, progress = self.recipe.brightness, iteration / self.recipe.iterations
-        if rendered is None or not settings.after_share < progress < settings.until_share:
-            return population
-        is_bright = brightest(rendered, settings.quantile) > settings.limit
-        return dimmed(population, settings.factor) if is_bright else population
+        return scene.stepped(self.representation.bounded(asset), first, second)
 
     def _skipped(self, state: State, faulty: list[str], random: Tensor) -> State:
         in_a_row = state.skipped_in_a_row + 1

@@ -26,8 +26,10 @@ from pipeline.store.records import Record
 from pipeline.store.results import RunResults
 from pipeline.store.run_folder import BLANK, DISTANCES, RECORD, VERDICT, Store
 from pipeline.study import plan
+from sctd.recipe.presets import paper
 from sctd.scene.gaussians import Gaussians
 from sctd.train.checkpoint import CheckpointError, Identity, State, from_bytes, reseeded, to_bytes
+from sctd.train.gaussian_splatting import GaussianSplatting
 from tests.support import runs, scored_run
 from tests.support.fuzzing import (
     Refused,
@@ -236,18 +238,17 @@ def _state() -> State:
 
 
 IDENTITY = Identity("recipe", "a cat", 3)
+RESTORED = GaussianSplatting(paper()).restored
 STATE = to_bytes(_state(), IDENTITY)
 STATE_TREE = torch.load(io.BytesIO(STATE), weights_only=True)
 
 
 def test_states_of_training():
     def check(file: bytes) -> None:
-        found = outcome(lambda: from_bytes(file, IDENTITY, torch.device("cpu")), CheckpointError)
+        found = outcome(lambda: from_bytes(file, IDENTITY, torch.device("cpu"), RESTORED), CheckpointError)
         if not isinstance(found, Refused):
             assert found.iteration >= 0
-            assert {len(tensor) for tensor in found.population.gaussians.tensors().values()} == {
-                found.population.gaussians.num
-            }
+            assert {len(tensor) for tensor in found.scene.gaussians.tensors().values()} == {found.scene.gaussians.num}
             outcome(lambda: reseeded(file, 5), CheckpointError)
 
     def saved(tree) -> bytes:
@@ -279,6 +280,6 @@ def test_studies(tmp_path):
 
 
 def test_gaussians_of_a_state_are_those_that_were_saved():
-    found = from_bytes(STATE, IDENTITY, torch.device("cpu"))
-    assert isinstance(found.population.gaussians, Gaussians)
+    found = from_bytes(STATE, IDENTITY, torch.device("cpu"), RESTORED)
+    assert isinstance(found.scene.gaussians, Gaussians)
     assert to_bytes(found, IDENTITY) == STATE

@@ -118,7 +118,7 @@ def rows(gaussians: Gaussians) -> torch.Tensor:
 
 
 def same(left: Step, right: Step) -> bool:
-    populations: list[Population] = [left.population, right.population]
+    populations: list[Population] = [left.scene, right.scene]
     parts = [(p.gaussians, p.first_moment, p.second_moment) for p in populations]
     return (
         (left.iteration, left.loss, left.skipped) == (right.iteration, right.loss, right.skipped)

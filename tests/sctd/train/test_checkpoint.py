@@ -5,12 +5,15 @@ import io
 import pytest
 import torch
 
+from sctd.recipe.presets import paper
 from sctd.scene.gaussians import Gaussians
 from sctd.scene.population import Population
 from sctd.train.checkpoint import CheckpointError, Identity, State, from_bytes, to_bytes
+from sctd.train.gaussian_splatting import GaussianSplatting
 
 IDENTITY = Identity(recipe="0123456789abcdef", prompt="a red cube", seed=3)
 CPU = torch.device("cpu")
+RESTORED = GaussianSplatting(paper()).restored
 
 
 def state() -> State:
@@ -27,14 +30,14 @@ def state() -> State:
         skipped=1,
         skipped_in_a_row=0,
         loss=0.1,
-        population=Population(gaussians(), gaussians(), gaussians(), *statistics),
+        scene=Population(gaussians(), gaussians(), gaussians(), *statistics),
         noise=torch.randn(2, 4, 8, 8, generator=generator),
         random=generator.get_state(),
     )
 
 
 def tensors(state: State) -> dict[str, torch.Tensor]:
-    population = state.population
+    population = state.scene
     moments = ("gaussians", "first_moment", "second_moment")
     inner = {f"{part}.{name}": x for part in moments for name, x in getattr(population, part).tensors().items()}
     statistics = {name: getattr(population, name) for name in ("gradient_sum", "sightings", "largest_radius")}
@@ -43,7 +46,7 @@ def tensors(state: State) -> dict[str, torch.Tensor]:
 
 def test_checkpoint_round_trip() -> None:
     before = state()
-    after = from_bytes(to_bytes(before, IDENTITY), IDENTITY, CPU)
+    after = from_bytes(to_bytes(before, IDENTITY), IDENTITY, CPU, RESTORED)
     expected, found = tensors(before), tensors(after)
     assert len(expected) == 20
     for name, tensor in expected.items():
@@ -71,7 +74,7 @@ def test_a_checkpoint_contains_no_code() -> None:
 )
 def test_a_checkpoint_of_another_run_is_refused(other: Identity, message: str) -> None:
     with pytest.raises(CheckpointError) as caught:
-        from_bytes(to_bytes(state(), IDENTITY), other, CPU)
+        from_bytes(to_bytes(state(), IDENTITY), other, CPU, RESTORED)
     assert message in str(caught.value)
 
 
@@ -82,9 +85,9 @@ def test_damaged_or_foreign_bytes_are_refused() -> None:
     torch.save({"format": 99, "identity": IDENTITY._asdict(), "state": {}}, future)
     for content in (b"", b"hello", good[: len(good) // 2], foreign.getvalue()):
         with pytest.raises(CheckpointError, match=r"bytes are not a checkpoint \(\w+\); delete them to start over"):
-            from_bytes(content, IDENTITY, CPU)
+            from_bytes(content, IDENTITY, CPU, RESTORED)
     with pytest.raises(CheckpointError, match="the checkpoint has format 99, expected 1; delete it to start over"):
-        from_bytes(future.getvalue(), IDENTITY, CPU)
+        from_bytes(future.getvalue(), IDENTITY, CPU, RESTORED)
 
 
 @pytest.mark.parametrize(
@@ -102,4 +105,4 @@ def test_a_state_with_missing_values_is_refused(change):
     file = io.BytesIO()
     torch.save(tree, file)
     with pytest.raises(CheckpointError, match=r"^\d+ bytes are not a checkpoint \(\w+\); delete them to start over"):
-        from_bytes(file.getvalue(), IDENTITY, torch.device("cpu"))
+        from_bytes(file.getvalue(), IDENTITY, torch.device("cpu"), RESTORED)

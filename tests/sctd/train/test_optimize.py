@@ -11,7 +11,7 @@ from sctd.recipe.scene import BackgroundConfig
 from sctd.render.rasterize import render
 from sctd.scene.cameras import orbit
 from sctd.scene.gaussians import Gaussians, rgb_to_sh, sh_to_rgb
-from sctd.train import draws, gradient, optimize
+from sctd.train import draws, gaussian_splatting, optimize
 from sctd.train.checkpoint import CheckpointError
 from sctd.train.gradient import LoopOptions
 from sctd.train.optimize import OptimizeError
@@ -82,7 +82,7 @@ def test_one_step_matches_the_closed_form_without_the_denoiser_jacobian(kind: st
 
     assert step.loss == pytest.approx(float(gradient.square().sum() / 4), rel=1e-5)  # ½, mean of 2 views
     of_means, of_pixels = torch.autograd.grad((z_0 * gradient).sum(), [leaves.means, rendering.means2d])
-    after = step.population
+    after = step.scene
     torch.testing.assert_close(after.first_moment.means, 0.1 * of_means / 2, atol=0, rtol=1e-4)  # mean of 2 views
     visible = rendering.radii > 0
     torch.testing.assert_close(after.gradient_sum, (of_pixels.norm(dim=-1) * visible).sum(0))  # per view
@@ -98,7 +98,7 @@ def test_all_objectives_share_the_views_of_an_iteration(method: str, monkeypatch
         scenes.append((cameras.world_to_camera, background))
         return render(gaussians, cameras, background)
 
-    monkeypatch.setattr(gradient, "render", recorded)
+    monkeypatch.setattr(gaussian_splatting, "render", recorded)
     for name in "sctd", method:
         chosen = methods.for_objective(recipe(iterations=4, encoding__flip_share=0.5), name)
         list(optimize.optimize(chosen, TinyPrior(), ball(), "red", 0))
@@ -173,7 +173,7 @@ def test_an_iteration_with_nan_is_undone_and_counted() -> None:
     for before, after in pairwise(steps):
         if after.skipped > before.skipped:
             assert torch.equal(rows(after.gaussians), rows(before.gaussians))
-            assert torch.equal(rows(after.population.first_moment), rows(before.population.first_moment))
+            assert torch.equal(rows(after.scene.first_moment), rows(before.scene.first_moment))
             assert after.updates == before.updates
         else:
             assert not torch.equal(rows(after.gaussians), rows(before.gaussians))
@@ -223,13 +223,13 @@ def test_fewer_views_at_once_give_the_same_gradients(chosen: Recipe) -> None:
     assert split.loss == pytest.approx(whole.loss, rel=1e-5)
     assert torch.equal(split.random, whole.random)
     for left, right in zip(
-        split.population.first_moment.tensors().values(),
-        whole.population.first_moment.tensors().values(),
+        split.scene.first_moment.tensors().values(),
+        whole.scene.first_moment.tensors().values(),
         strict=True,
     ):
         torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-7)
-    torch.testing.assert_close(split.population.gradient_sum, whole.population.gradient_sum)
-    assert torch.equal(split.population.largest_radius, whole.population.largest_radius)
+    torch.testing.assert_close(split.scene.gradient_sum, whole.scene.gradient_sum)
+    assert torch.equal(split.scene.largest_radius, whole.scene.largest_radius)
 
 
 def test_timing_marks_name_the_parts_of_an_iteration_in_order() -> None:

@@ -19,7 +19,7 @@ from sctd.render.contract import Rendering
 from sctd.render.rasterize import render
 from sctd.scene.cameras import Cameras
 from sctd.scene.gaussians import Gaussians
-from sctd.train import draws, gradient, optimize
+from sctd.train import draws, gaussian_splatting, optimize
 from sctd.train.initialization import initial_gaussians
 from sctd.train.optimize import OptimizeError
 from sctd.train.regularize import disparity_images
@@ -257,7 +257,7 @@ def test_one_step_of_gcs_matches_its_three_losses(encoder: str) -> None:
         (rendering.rgb * on_pixels).sum(), list(leaves.tensors().values()), retain_graph=True
     )
     of_latents = torch.autograd.grad((z_0 * on_latents).sum(), list(leaves.tensors().values()))
-    after = step.population
+    after = step.scene
     for name, pixels, latents in zip(leaves.tensors(), of_pixels, of_latents, strict=True):
         torch.testing.assert_close(
             getattr(after.first_moment, name), 0.1 * (pixels + latents) / VIEWS, rtol=1e-3, atol=1e-6
@@ -275,7 +275,7 @@ def test_without_the_pixel_constraint_all_gradients_pass_through_the_encoder() -
     prior.encode = lambda images, noise=None: 0 * encode(images)
     chosen = method("gcs", iterations=2, objective__pixel_constraint=0)
     steps = run(with_overrides(chosen, ALONE), prior=prior)
-    assert torch.equal(rows(steps[-1].population.first_moment), torch.zeros_like(rows(ball())))
+    assert torch.equal(rows(steps[-1].scene.first_moment), torch.zeros_like(rows(ball())))
 
 
 def test_nan_from_the_decoder_is_undone_and_reported() -> None:
@@ -328,7 +328,7 @@ def run_with_brightness(
         calls.append(images)
         return levels(2 + len(calls))  # not called before the third iteration
 
-    monkeypatch.setattr(optimize, "brightest", found)
+    monkeypatch.setattr(gaussian_splatting, "brightest", found)
     chosen = method(
         "sctd", iterations=10, brightness__enabled=True, brightness__quantile=0.7, brightness__factor=0.5,
         brightness__limit=0.9, sh_degree=1,
@@ -343,7 +343,7 @@ def dims(steps: list[optimize.Step]) -> dict[int, float]:
     """The iterations at which the constant SH terms changed, with the factors."""
     found, before = {}, ball().sh[:, 0]
     for step in steps:
-        after, moments = step.gaussians.sh[:, 0], step.population
+        after, moments = step.gaussians.sh[:, 0], step.scene
         if not torch.equal(after, before):
             found[step.iteration] = float((after / before).median())
             torch.testing.assert_close(after, found[step.iteration] * before)
@@ -372,8 +372,8 @@ def test_beg_dims_only_if_the_limit_is_exceeded(monkeypatch: pytest.MonkeyPatch)
 
 def test_beg_measures_the_rendered_images_only_if_enabled(monkeypatch: pytest.MonkeyPatch) -> None:
     found, renderings = (
-        record_results(monkeypatch, optimize, "brightest"),
-        record_results(monkeypatch, gradient, "render"),
+        record_results(monkeypatch, gaussian_splatting, "brightest"),
+        record_results(monkeypatch, gaussian_splatting, "render"),
     )
     run(method("sctd", iterations=4))
     assert found == []
@@ -486,7 +486,10 @@ class FakeControl:
 def test_control_images_are_the_disparity_mirrored_with_the_render(
     flip: int, disparity: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    renderings, cameras = record_results(monkeypatch, gradient, "render"), record_results(monkeypatch, draws, "views")
+    renderings, cameras = (
+        record_results(monkeypatch, gaussian_splatting, "render"),
+        record_results(monkeypatch, draws, "views"),
+    )
     prior = TinyPrior()
     control, encoded, encode = FakeControl(prior), [], prior.encode
     prior.encode = lambda images, generator=None: (encoded.append(images), encode(images, generator))[1]
