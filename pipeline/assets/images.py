@@ -3,8 +3,8 @@
 import io
 import subprocess
 import tempfile
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,10 +22,16 @@ VIEWS_PER_BATCH = 30
 
 def on_white(gaussians: Any, cameras: Any) -> np.ndarray:
     """Render `sctd.Gaussians` from `sctd.Cameras` on white: uint8 [views, height, width, 3]. Runs on their device."""
-    from evaluation.views import to_bytes
     from sctd.render.rasterize import render_on_white
 
-    return np.concatenate([to_bytes(render_on_white(gaussians, part)) for part in _batches(cameras)])
+    return rendered(partial(render_on_white, gaussians), cameras)
+
+
+def rendered(shown: Callable[[Any], Any], cameras: Any) -> np.ndarray:
+    """The views of a function from cameras to images in [0, 1], some at a time: uint8 [views, height, width, 3]."""
+    from evaluation.views import to_bytes
+
+    return np.concatenate([to_bytes(shown(part)) for part in _batches(cameras)])
 
 
 def with_opacity(gaussians: Any, cameras: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 import io
 import zipfile
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -12,10 +12,11 @@ import numpy as np
 from pipeline.assets import images
 from pipeline.errors import UserError
 from pipeline.store import files
-from pipeline.store.run_folder import ASSET, MESH, VIEWS
+from pipeline.store.run_folder import ASSET, MESH, NERF, VIEWS
 
 if TYPE_CHECKING:
     from sctd.formats.mesh_data import Mesh
+    from sctd.render.nerf import Lit
     from sctd.scene.cameras import Cameras
     from sctd.scene.gaussians import Gaussians
 
@@ -60,6 +61,24 @@ class Splats:
         from sctd.formats import ply
 
         return ply.to_ply(self.gaussians)
+
+
+@dataclass(frozen=True)
+class RadianceField:
+    """A NeRF in our axes."""
+
+    lit: "Lit"
+    file = NERF
+
+    def views(self, cameras: "Cameras", device: Any, shading: Shading = "unlit") -> np.ndarray:
+        from sctd.render.nerf import render_on_white
+
+        return images.rendered(partial(render_on_white, self.lit.to(device)), cameras)
+
+    def to_bytes(self) -> bytes:
+        from sctd.render import nerf_file
+
+        return nerf_file.to_bytes(self.lit)
 
 
 @dataclass(frozen=True)
@@ -128,6 +147,16 @@ def of_item(folder: Path) -> Viewed:
         from evaluation.arrays import from_npz
 
         return StoredViews(from_npz(files.read(folder / VIEWS))["views"])
+    name = NERF if (folder / NERF).exists() else ASSET
+    return of_bytes(files.read(folder / name), name)
+
+
+def of_bytes(content: bytes, name: str) -> Viewed:
+    """The generated asset in the bytes of a file of this name. Raises FormatError."""
+    if name.endswith(Path(NERF).suffix):
+        from sctd.render import nerf_file
+
+        return RadianceField(nerf_file.from_bytes(content))
     from sctd.formats import ply
 
-    return Splats(ply.from_ply(files.read(folder / ASSET)))
+    return Splats(ply.from_ply(content))

@@ -204,7 +204,7 @@ def loop(
         for part in dict.fromkeys((span.part, span.samples) for span in spans)
     ]
     peak = devices.peak_bytes(device) / 2**30
-    return Loop(name, median, low, high, prior.build_seconds, peak, step.num_gaussians, parts)
+    return Loop(name, median, low, high, prior.build_seconds, peak, step.gaussians.num, parts)
 
 
 def _part(spans: list[TimedSpan], iterations: int, seconds: float | None) -> Part:

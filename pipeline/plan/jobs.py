@@ -74,8 +74,7 @@ def plan(
 
 def without_machine(recipe: Recipe) -> dict[str, Any]:
     """The recipe as JSON values, without its name and the keys that only choose a machine; files by their digests."""
-    compute = {"min_gpu_gib"} | recipe.compute.unstored
-    left_out: dict[str, Any] = {"name": True, "objective": recipe.objective.unstored, "compute": compute}
+    left_out = recipe.unstored | {"name": True, "compute": {"min_gpu_gib"} | recipe.compute.unstored}
     tree = recipe.model_dump(mode="json", exclude=left_out)
     path = tree["initialization"]["path"]
     if path and Path(path).is_file():

@@ -20,11 +20,11 @@ from pathlib import Path
 
 from pipeline.store import files
 from pipeline.store.records import CLAIM_FILE, FAILURE_FILE, AssetFacts, Snapshot
-from pipeline.store.run_folder import ASSET, CHECKPOINT, CONTACT, GENERATION, MESH, TURNTABLE, VIEWS, Store
+from pipeline.store.run_folder import ASSET, CHECKPOINT, CONTACT, GENERATION, MESH, NERF, TURNTABLE, VIEWS, Store
 
 ATTEMPT, SCORING, ACCEPTED, BEFORE = "attempt.json", "judging.json", "accepted", "checkpoint-before"
 NUMERIC_FAILURE = "breakdown.json"  # after NaN or infinity: the sub-seed of the next attempt
-OBJECTS = ASSET, MESH, VIEWS  # of which an attempt writes one
+OBJECTS = ASSET, NERF, MESH, VIEWS  # of which an attempt writes one
 OUTPUTS = *OBJECTS, TURNTABLE, CONTACT, GENERATION  # moved in this order
 HEADER_BYTES = 4096
 
@@ -167,9 +167,12 @@ class Attempt:
             self.store.write(folder / CHECKPOINT, restart.to_bytes())
         self.store.write_json(folder / NUMERIC_FAILURE, {"sub_seed": sub_seed, "iteration": iteration, "error": error})
 
-    def write_snapshot(self, snapshot: Snapshot, content: bytes) -> None:
-        """Write the asset after an iteration. Attempts that resume after it keep it. Raises SupersededError."""
-        self.fence.write(self.fence.folder / snapshot.file, content)
+    def write_snapshot(self, snapshot: Snapshot, content: bytes, finished: str) -> None:
+        """Write the asset after an iteration; `finished` names that of the last. Attempts that resume after it keep it.
+
+        Raises SupersededError.
+        """
+        self.fence.write(self.fence.folder / snapshot.file(finished), content)
 
     def write_output(self, name: str, content: bytes) -> None:
         """Write to the folder of this attempt. No other attempt writes there, so the fencing token is not checked."""

@@ -68,10 +68,10 @@ class Snapshot(Stored):
     seconds: float  # as `optimize_seconds`
     unet_samples: int | None = None
 
-    @property
-    def file(self) -> str:
-        """The name of its file in the item's folder."""
-        return f"asset-{self.iteration}.ply"
+    def file(self, finished: str) -> str:
+        """The name of its file in the item's folder, from that of the finished asset."""
+        stem, suffix = finished.split(".")
+        return f"{stem}-{self.iteration}.{suffix}"
 
 
 class ScoredSnapshot(Stored):
@@ -99,7 +99,7 @@ class GenerationFacts(Stored):
     warnings: tuple[str, ...] | None = None
     iterations: int
     image_size: int
-    num_gaussians: int
+    num_gaussians: int | None = None  # of other representations there are none
     loss: float
     mean_loss: float | None = None
     skipped_iterations: int
@@ -111,7 +111,7 @@ class GenerationFacts(Stored):
     @property
     def object_file(self) -> str:
         """The name of the asset in the item's folder."""
-        return "asset.ply"
+        return "asset.safetensors" if self.num_gaussians is None else "asset.ply"
 
     @property
     def shading(self) -> None:

@@ -31,7 +31,7 @@ from sctd.errors import one_line
 if TYPE_CHECKING:
     import numpy as np
 
-ASSET, TURNTABLE, CONTACT = "asset.ply", "turntable.mp4", "contact.png"
+ASSET, NERF, TURNTABLE, CONTACT = "asset.ply", "asset.safetensors", "turntable.mp4", "contact.png"
 MESH, VIEWS = "mesh.npz", "views.npz"  # imported meshes, and imported ready-made views
 GENERATION, EVALUATION, RECORD, CHECKPOINT = "generation.json", "evaluation.npz", "record.json", "checkpoint"
 SNAPSHOT = "now.splat"  # in an attempt's folder: the current asset, for the live view

@@ -26,7 +26,7 @@ from pipeline.weights import catalogue
 from pipeline.weights.networks import DISTANCES, REQUIRED, SCORER_PARTS, Distance
 
 EMBEDDED, PUBLISHED = "embedded", "published"
-OF_PUBLISHED = "paper", "paper-portrait", "paper-avatar"  # recipes for Stable Diffusion 2.1
+OF_PUBLISHED = "paper", "paper-portrait", "paper-avatar", "paper-nerf"  # recipes for Stable Diffusion 2.1
 FOLDER_VARIABLE = "SEGMENTDREAMER_WEIGHTS"
 GENERATION, EVALUATION = ("prior",), ("scorer", "reward", "reference.npz")
 REFERENCES = tuple(distance.reference for distance in DISTANCES.values())

@@ -27,7 +27,6 @@ from pipeline.store.run_folder import BLANK, EVALUATION, Store
 from pipeline.weights.models import Weights
 from pipeline.weights.networks import REQUIRED
 from pipeline.work import devices
-from sctd.formats import ply
 from sctd.formats.common import FormatError
 
 BLANK_PIXELS = 64  # any size will do: resized white stays white
@@ -101,13 +100,14 @@ class Evaluator:
         self, snapshot: Snapshot, asset: GeneratedAsset, progress: Callable[[str], Progress]
     ) -> Generator[Progress, None, ScoredSnapshot]:
         """The scores of a snapshot; if its file is missing or damaged, the reason instead."""
+        name = snapshot.file(asset.facts.object_file)
         try:
-            content = files.read(self.store.item(asset.job_id) / snapshot.file)
-            viewed = objects.Splats(ply.from_ply(content))
+            content = files.read(self.store.item(asset.job_id) / name)
+            viewed = objects.of_bytes(content, name)
         except FileNotFoundError:
-            return ScoredSnapshot(iteration=snapshot.iteration, error=f"{snapshot.file} is missing")
+            return ScoredSnapshot(iteration=snapshot.iteration, error=f"{name} is missing")
         except FormatError as error:
-            return ScoredSnapshot(iteration=snapshot.iteration, error=f"{snapshot.file} is damaged: {error}")
+            return ScoredSnapshot(iteration=snapshot.iteration, error=f"{name} is damaged: {error}")
         _, arrays = yield from self._scored(viewed, asset, progress)
         return ScoredSnapshot(iteration=snapshot.iteration, scores=_summaries(arrays))
 

@@ -5,7 +5,7 @@ All files are in the item's folder. An interrupted job resumes from its checkpoi
 
 import math
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import cached_property, partial
 from typing import NamedTuple
 
@@ -23,15 +23,17 @@ from pipeline.work import devices, warm_up
 from pipeline.work.meter import Meter
 from pipeline.work.recovery import Recovery
 from pipeline.work.roofline import Roofline, matrix_teraflops, operations
-from sctd.formats import ply, splat
+from sctd.formats import splat
 from sctd.point_e import PointE
 from sctd.prior.control import Control, controlled
 from sctd.recipe.compute import ComputeConfig
-from sctd.scene.cameras import orbit
+from sctd.scene.cameras import Cameras, orbit
 from sctd.scene.gaussians import Gaussians
+from sctd.train import representations
 from sctd.train.gradient import Controlled
 from sctd.train.initialization import initial_gaussians
 from sctd.train.optimize import optimize
+from sctd.types import Images
 
 TURNTABLE_VIEWS, TURNTABLE_ELEVATION_DEGREES = 120, 15.0
 
@@ -82,7 +84,7 @@ class AssetGenerator:
         return GeneratedAsset(job.id, job.prompt.text, facts)
 
     def _generate(self, job: Job, attempt: Attempt) -> Generator[Progress, bool | None, GenerationFacts]:
-        meter = Meter(self.prior)
+        meter, kind = Meter(self.prior), representations.of_recipe(job.recipe)
         if job.recipe.initialization.kind == "point_e":
             yield _preparing(job, 0, "sampling a point cloud with Point-E")
         initial = self._initial(job)
@@ -95,12 +97,13 @@ class AssetGenerator:
         warnings = [*recovery.warnings, *self.sharing.warnings]  # in the first event only
         scored = score_at.snapshots(self.shares, job.recipe.iterations)
         for step in recovery.steps():
-            numbers, note = meter.step(step), "; ".join([f"{step.num_gaussians:,} Gaussians", *warnings])
-            if time.monotonic() - shown_at > self.snapshot_seconds:
+            sizes = [f"{count:,} {unit}" for unit, count in kind.counts(step.scene).items()]
+            numbers, note = meter.step(step), "; ".join([*sizes, *warnings])
+            if kind.file == ASSET and time.monotonic() - shown_at > self.snapshot_seconds:
                 attempt.write_output(SNAPSHOT, splat.to_splat(step.gaussians.to("cpu"), drop_invalid=True))
                 shown_at = time.monotonic()
             if step.iteration in scored:
-                attempt.write_snapshot(meter.snapshot(step), ply.to_ply(step.gaussians))
+                attempt.write_snapshot(meter.snapshot(step), kind.to_bytes(step.scene), kind.file)
             peak = devices.peak_bytes(self.device)
             is_requested = yield Progress(step.iteration, step.iterations, note, peak, saved, numbers)
             is_due = is_requested or time.monotonic() - saved_at >= self.checkpoint_seconds
@@ -108,8 +111,8 @@ class AssetGenerator:
                 saved, saved_at = step.iteration, time.monotonic()
                 attempt.save(meter.checkpoint(step))
             warnings = []
-        attempt.write_output(ASSET, ply.to_ply(step.gaussians))
-        self._write_images(job, attempt, step.gaussians)
+        attempt.write_output(kind.file, kind.to_bytes(step.scene))
+        self._write_images(job, attempt, kind.shown(step.scene))
         facts = meter.facts(step, recovery, self._roofline)
         return facts.model_copy(update={"assets_per_gpu": self.sharing.per_gpu})
 
@@ -158,9 +161,9 @@ class AssetGenerator:
         return Control.load(self.weights.part("control"), self.device)
 
     @torch.no_grad()
-    def _write_images(self, job: Job, attempt: Attempt, gaussians: Gaussians) -> None:
+    def _write_images(self, job: Job, attempt: Attempt, shown: Callable[[Cameras], Images]) -> None:
         cameras = orbit(TURNTABLE_VIEWS, TURNTABLE_ELEVATION_DEGREES, 3.5, 0.55, self.prior.image_size)
-        views = images.on_white(gaussians, cameras)
+        views = images.rendered(shown, cameras)
         attempt.write_output(TURNTABLE, images.video(views))
         attempt.write_output(CONTACT, images.contact_sheet(views, job.prompt.text))
 

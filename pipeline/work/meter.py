@@ -61,7 +61,8 @@ class Meter:
         before, here = self.start.unet_samples, self.samples_at_begin if is_ahead else self.samples
         self.unet_samples = None if before is None else before + here
         loss = math.exp(sum(self.recent) / len(self.recent))
-        return {"loss": loss, "gaussians": float(step.num_gaussians), "seconds": self.optimize_seconds}
+        gaussians = {} if step.num_gaussians is None else {"gaussians": float(step.num_gaussians)}
+        return {"loss": loss, **gaussians, "seconds": self.optimize_seconds}
 
     def checkpoint(self, step: Step) -> Checkpoint:
         """The checkpoint after the last iteration."""

@@ -117,6 +117,19 @@ def _conditions() -> Iterator[Condition]:
     for name in ("densify", "relocate", "brightness"):
         yield _if(f"{name}.enabled", bool, f"{name}.*")
     yield _if("densify.reset_interval", bool, "densify.reset_opacity")
+    yield _if(
+        "representation.kind", lambda kind: kind == "gaussians",
+        "optimizer.means.*", "optimizer.log_scales.*", "optimizer.quats.*", "optimizer.logit_opacities.*",
+        "optimizer.sh_constant.*", "optimizer.sh_rest.*", "densify.*", "relocate.*", "bounds.*", "brightness.*",
+        "encoding.scale_noise", "sh_degree", "regularizers.scale", "regularizers.oversize",
+        "regularizers.oversize_limit", "regularizers.opacity_entropy", "initialization.count",
+        "initialization.radius", "initialization.opacity", "initialization.scale", "initialization.colour",
+        "initialization.colour_noise",
+    )  # fmt: skip
+    yield _if("representation.kind", lambda kind: kind == "nerf", "nerf.*")
+    yield _if("nerf.table.start nerf.table.end", lambda start, end: start != end, "nerf.table.decay")
+    yield _if("nerf.network.start nerf.network.end", lambda start, end: start != end, "nerf.network.decay")
+    yield _if("nerf.shaded_share", bool, "nerf.textureless_share", "nerf.light_spread", "nerf.orientation")
     yield _if("regularizers.oversize", bool, "regularizers.oversize_limit")
     weights = [f"regularizers.{name}" for name in type(Recipe().regularizers).model_fields]
     weights = [key for key in weights if key not in ("regularizers.oversize_limit", "regularizers.after_share")]

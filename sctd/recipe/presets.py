@@ -12,6 +12,7 @@ from sctd.recipe.gradient import EncodingConfig, GuidanceConfig, NoiseConfig
 from sctd.recipe.objective import ObjectiveConfig
 from sctd.recipe.portraits import avatar, portrait
 from sctd.recipe.recipe import Recipe
+from sctd.recipe.representation import NerfConfig, RepresentationConfig
 from sctd.recipe.scene import (
     BackgroundConfig,
     BoundsConfig,
@@ -99,6 +100,26 @@ def embedded() -> Recipe:
     )
 
 
+def nerf(base: Recipe, settings: NerfConfig) -> Recipe:
+    """A NeRF in place of the base's Gaussians, from a blob."""
+    return base.model_copy(
+        update={
+            "name": f"{base.name}-nerf",
+            "representation": RepresentationConfig(kind="nerf"),
+            "nerf": settings,
+            "initialization": base.initialization.model_copy(update={"kind": "ball"}),
+        }
+    )
+
+
+def embedded_nerf() -> Recipe:
+    """A small NeRF for the bundled prior: three minutes per asset on one CPU thread. Rates are ten times the usual."""
+    rates = {"table": RateConfig(start=0.03, end=0.006), "network": RateConfig(start=0.01, end=0.002)}
+    return nerf(
+        embedded(), NerfConfig(levels=8, finest=128, log2_entries=14, hidden=32, steps=96, cells=32, **rates)
+    )
+
+
 RECIPES = {
     "embedded": embedded,
     "paper": paper,
@@ -106,6 +127,8 @@ RECIPES = {
     "embedded-avatar": lambda: avatar(embedded()),
     "paper-portrait": lambda: portrait(paper()),
     "paper-avatar": lambda: avatar(paper()),
+    "embedded-nerf": embedded_nerf,
+    "paper-nerf": lambda: nerf(paper(), NerfConfig()),
 }
 
 

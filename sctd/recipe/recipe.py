@@ -18,6 +18,7 @@ from sctd.recipe.compute import ComputeConfig
 from sctd.recipe.fields import Config, field
 from sctd.recipe.gradient import EncodingConfig, GuidanceConfig, NoiseConfig, TimesConfig
 from sctd.recipe.objective import ENTRIES, ObjectiveConfig
+from sctd.recipe.representation import NerfConfig, RepresentationConfig
 from sctd.recipe.scene import (
     BackgroundConfig,
     BoundsConfig,
@@ -59,6 +60,8 @@ class Recipe(Config):
     regularizers: RegularizersConfig = Field(default=RegularizersConfig(), description="regularization terms")
     initialization: InitializationConfig = Field(default=InitializationConfig(), description="initial Gaussians")
     compute: ComputeConfig = Field(default=ComputeConfig(), description="computation of the prior")
+    representation: RepresentationConfig = Field(default=RepresentationConfig(), description="what is optimized")
+    nerf: NerfConfig = Field(default=NerfConfig(), description="neural radiance field")
 
     @model_validator(mode="after")
     def _objective_has_its_times(self) -> "Recipe":
@@ -68,16 +71,29 @@ class Recipe(Config):
             raise ValueError(f"objective {name!r} does not support times.rule {rule!r}; set times.rule to {expected}")
         return self
 
+    @model_validator(mode="after")
+    def _starts_from_a_blob(self) -> "Recipe":
+        if self.representation.kind == "nerf" and self.initialization.kind != "ball":
+            raise ValueError(
+                f"representation.kind is 'nerf', which starts from a blob, and initialization.kind is "
+                f"{self.initialization.kind!r}; set initialization.kind=ball"
+            )
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _former_names(cls, tree: Any) -> Any:
         return names.current_tree(tree) if isinstance(tree, Mapping) else tree
 
+    @property
+    def unstored(self) -> dict[str, Any]:
+        """What `run.json` and job ids leave out: keys that the first release did not have, where they are not read."""
+        parts: dict[str, Any] = {"objective": self.objective.unstored, "compute": self.compute.unstored}
+        return parts | ({"representation": True, "nerf": True} if self.representation.kind == "gaussians" else {})
+
     def stored(self) -> dict[str, Any]:
         """Plain values under the key names of `run.json`, which do not change when a key is renamed."""
-        tree = self.model_dump(
-            mode="json", exclude={"objective": self.objective.unstored, "compute": self.compute.unstored}
-        )
+        tree = self.model_dump(mode="json", exclude=self.unstored)
         return names.stored_tree(tree)
 
     def digest(self) -> str:

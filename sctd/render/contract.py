@@ -19,7 +19,8 @@ class Rendering(NamedTuple):
     `depth` is accumulated, Σ z α T in world units, without the background; divide by `alpha` for the expected depth.
     `means2d` (pixels) is a node of the autograd graph: after `backward()` its `.grad` holds the pixel gradient of every
     view, for densification. `radii` are in pixels, 0 if a Gaussian is not visible. Both are None for other
-    representations than Gaussians.
+    representations than Gaussians. `orientation` is the share of a pixel whose surface faces away from the camera, if a
+    representation has normals.
     """
 
     rgb: Float[Tensor, "views 3 height width"]
@@ -27,6 +28,7 @@ class Rendering(NamedTuple):
     depth: Float[Tensor, "views height width"]
     means2d: Float[Tensor, "views num 2"] | None
     radii: Int[Tensor, "views num"] | None
+    orientation: Float[Tensor, "views height width"] | None = None
 
 
 class Splats(NamedTuple):

@@ -124,6 +124,8 @@ def _saved(tree: dict[str, Any]) -> bytes:
 
 
 def _tree(value: Any) -> Any:
+    if hasattr(value, "tensors"):
+        value = value.tensors()
     if is_dataclass(value):
         return {field.name: _tree(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):

@@ -1,16 +1,18 @@
 """3D Gaussians as a representation: densification or relocation, bounds, and the limit of brightness."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sctd.formats import ply
 from sctd.recipe.recipe import Recipe
 from sctd.render.contract import Rendering
-from sctd.render.rasterize import render
+from sctd.render.rasterize import render, render_on_white
 from sctd.scene import densify
 from sctd.scene.bounds import clamp_to_bounds
 from sctd.scene.brightness import brightest, dimmed
@@ -20,6 +22,7 @@ from sctd.scene.population import Population
 from sctd.scene.relocate import relocate
 from sctd.train import adam, draws, regularize
 from sctd.train.representation import Change, Observed
+from sctd.types import Images
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,16 @@ class GaussianSplatting:
     """`Representation` of Gaussians: the asset is `Gaussians`, the scene a `Population`."""
 
     recipe: Recipe
+    file = "asset.ply"
+
+    def to_bytes(self, scene: Population) -> bytes:
+        return ply.to_ply(scene.gaussians)
+
+    def shown(self, scene: Population) -> Callable[[Cameras], Images]:
+        return partial(render_on_white, scene.gaussians)
+
+    def counts(self, scene: Population) -> dict[str, int]:
+        return {"Gaussians": scene.num}
 
     def problem(self, initial: Gaussians) -> str | None:
         most = self.recipe.bounds.max_gaussians

@@ -42,8 +42,9 @@ class Step(State):
         return self.scene.asset
 
     @property
-    def num_gaussians(self) -> int:
-        return self.gaussians.num
+    def num_gaussians(self) -> int | None:
+        """Their number, None for other representations."""
+        return getattr(self.scene.asset, "num", None)
 
     def checkpoint(self) -> bytes:
         """The bytes for `optimize(…, resume=…)`. On the CPU the resumed run is bit-identical."""

@@ -1,5 +1,8 @@
 """Regularizers added to the objective. All are means, so weights do not depend on image size or number of Gaussians."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -13,17 +16,20 @@ from sctd.scene.gaussians import Gaussians
 Scalar = Float[Tensor, ""]
 
 
-def penalty(weights: RegularizersConfig, gaussians: Gaussians, rendering: Rendering, cameras: Cameras) -> Scalar:
-    """The weighted sum of all terms. Terms of weight 0 are not computed."""
-    terms = {
+def penalty(weights: RegularizersConfig, gaussians: Gaussians | None, rendering: Rendering, cameras: Cameras) -> Scalar:
+    """The weighted sum of all terms, without Gaussians of those on images. Terms of weight 0 are not computed."""
+    of_gaussians = {
+        "scale": lambda rows: rows.scales.mean(),
+        "oversize": lambda rows: oversize(rows, weights.oversize_limit),
+        "opacity_entropy": opacity_entropy,
+    }
+    terms: dict[str, Callable[[], Tensor]] = {
         "total_variation": lambda: total_variation(rendering.rgb),
         "disparity_variation": lambda: total_variation(disparity(rendering, cameras)),
-        "scale": lambda: gaussians.scales.mean(),
-        "oversize": lambda: oversize(gaussians, weights.oversize_limit),
-        "opacity_entropy": lambda: opacity_entropy(gaussians),
+        **{name: partial(term, gaussians) for name, term in of_gaussians.items() if gaussians is not None},
         "alpha_entropy": lambda: alpha_entropy(rendering.alpha),
     }
-    total = gaussians.means.new_zeros(())
+    total = rendering.rgb.new_zeros(())
     for name, term in terms.items():
         if getattr(weights, name) > 0:
             total = total + getattr(weights, name) * term()

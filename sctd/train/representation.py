@@ -69,6 +69,22 @@ class Representation(Protocol):
 
     @property
     def recipe(self) -> Recipe: ...
+    @property
+    def file(self) -> str:
+        """The name of the file of a finished asset."""
+        ...
+
+    def to_bytes(self, scene: Any) -> bytes:
+        """The content of that file."""
+        ...
+
+    def shown(self, scene: Any) -> Callable[[Cameras], Images]:
+        """A function that renders the finished asset on white, as the metrics see it."""
+        ...
+
+    def counts(self, scene: Any) -> Mapping[str, int]:
+        """The size of the asset by what it is counted in, for the progress: 3,072 Gaussians."""
+        ...
 
     def problem(self, initial: Gaussians) -> str | None:
         """Why a run cannot start from these Gaussians, or None."""

@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping
 
 from sctd.recipe.recipe import Recipe
 from sctd.train.gaussian_splatting import GaussianSplatting
+from sctd.train.nerf_distillation import NerfDistillation
 from sctd.train.representation import Representation
 
-KINDS: Mapping[str, Callable[[Recipe], Representation]] = {"gaussians": GaussianSplatting}
+KINDS: Mapping[str, Callable[[Recipe], Representation]] = {"gaussians": GaussianSplatting, "nerf": NerfDistillation}
 
 
 def of_recipe(recipe: Recipe) -> Representation:
     """The representation of a recipe."""
-    return KINDS["gaussians"](recipe)
+    return KINDS[recipe.representation.kind](recipe)

@@ -68,7 +68,7 @@ def test_fault_19_a_lost_worker_cannot_overwrite_the_checkpoint_of_a_later_attem
     with pytest.raises(SupersededError):
         lost.record_numeric_failure("NaN", 2, None)
     with pytest.raises(SupersededError):
-        lost.write_snapshot(Snapshot(iteration=2, seconds=1.0), b"old")
+        lost.write_snapshot(Snapshot(iteration=2, seconds=1.0), b"old", "asset.ply")
     assert content(store) == before
 
 

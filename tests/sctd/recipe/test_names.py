@@ -41,6 +41,7 @@ def test_the_stored_form_has_the_former_names_and_reads_back(recipe):
     assert stored["seed_shape"]["cloud_steps"] == recipe.initialization.point_e_steps
     assert stored["compute"]["fast"] is True
     unstored = {"objective": recipe.objective.unstored, "compute": {"cpu_engine"}}  # at its default
+    unstored |= {"representation": True, "nerf": True}  # of Gaussians
     assert names.current_tree(stored) == recipe.model_dump(mode="json", exclude=unstored)
     assert Recipe.model_validate(stored) == recipe
 

@@ -68,4 +68,5 @@ def test_the_recipe_page_is_current() -> None:
     page = DOCS / "recipe.md"
     assert page.read_text() == recipes.table(), "run: python -m sctd.recipe.presets > docs/recipe.md"
     rows = sum(line.startswith("| `") for line in recipes.table().splitlines())
-    assert rows == len([key for key in keys(recipes.paper()) if not key.startswith("optimizer.")]) + 11
+    rates = "optimizer.", "nerf.table.", "nerf.network."  # of which a row shows both ends
+    assert rows == len([key for key in keys(recipes.paper()) if not key.startswith(rates)]) + 11 + 2

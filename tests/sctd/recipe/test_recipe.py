@@ -55,7 +55,7 @@ def test_the_digest_changes_with_every_field() -> None:
         ),
         str: lambda value: None,  # names and texts are changed below
     }
-    digests = {base.digest()}
+    digests, as_nerf = {base.digest()}, recipes.RECIPES["paper-nerf"]()
     changes = 0
     for key in keys(base):
         value = base
@@ -63,8 +63,11 @@ def test_the_digest_changes_with_every_field() -> None:
             value = getattr(value, step)
         other = -1 if key == "objective.self_sign" else changed[type(value)](value)
         if other is not None:
-            digests.add(with_overrides(base, {key: other}).digest())
+            own = as_nerf if key.startswith("nerf.") else base
+            digests.add(with_overrides(own, {key: other}).digest())
             changes += 1
+    digests.add(as_nerf.digest())
+    changes += 1
     for key, text in {"name": "x", "guidance.negative_prompt": "x", "noise.kind": "fresh"}.items():
         digests.add(with_overrides(base, {key: text}).digest())
         changes += 1

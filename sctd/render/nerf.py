@@ -1,0 +1,209 @@
+"""A neural radiance field: hash encoding and a small network (Müller et al. 2022), volume-rendered (Mildenhall 2020).
+
+Each ray is sampled at even steps inside the box. Samples in empty cells of the occupancy grid are skipped, so that the
+network sees only those near the object. Shading follows DreamFusion (Poole et al. 2022, Sec. 3.1), with normals from
+differences of the density.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import normalize, softplus
+
+from sctd.render.contract import Rendering
+from sctd.render.hash_grid import Levels, encode
+from sctd.scene.cameras import Cameras
+from sctd.types import Images
+
+AMBIENT, DIFFUSE = 0.1, 0.9  # of the light on a Lambertian surface: DreamFusion, App. A.2
+NORMAL_STEP = 0.01  # world units between the densities whose difference is the normal
+
+
+class Field(NamedTuple):
+    """The architecture of a field, and the density that it starts from: scale · (1 − |x| / radius), before softplus."""
+
+    levels: Levels
+    hidden: int
+    box: float  # half the edge, in world units
+    blob_scale: float
+    blob_radius: float  # world units
+
+
+@dataclass(frozen=True)
+class Nerf:
+    """Density and albedo of every point of a box around the origin: the table of the encoding and two linear layers."""
+
+    table: Float[Tensor, "entries features"]
+    first: Float[Tensor, "width hidden"]
+    second: Float[Tensor, "hidden 4"]
+    field: Field
+
+    @classmethod
+    def random(cls, field: Field, generator: torch.Generator) -> "Nerf":
+        """The untrained field: a grey blob. Weights are uniform as in He et al. 2015, the table within ± 1e-4."""
+
+        def uniform(rows: int, columns: int, bound: float) -> Tensor:
+            return bound * (2 * torch.rand(rows, columns, generator=generator) - 1)
+
+        levels = field.levels
+        return cls(
+            uniform(levels.entries, levels.features, 1e-4),
+            uniform(levels.width, field.hidden, math.sqrt(6 / levels.width)),
+            uniform(field.hidden, 4, math.sqrt(6 / field.hidden)),
+            field,
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights by name."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "field"}
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Nerf":
+        """Apply one function to every weight."""
+        return Nerf(**{name: function(tensor) for name, tensor in self.tensors().items()}, field=self.field)
+
+    def to(self, device: torch.device | str) -> "Nerf":
+        """The same field on another device."""
+        return self.map(lambda tensor: tensor.to(device))
+
+    def detach(self) -> "Nerf":
+        """The same weights, detached from the autograd graph."""
+        return self.map(torch.Tensor.detach)
+
+    def __call__(self, xyz: Float[Tensor, "num 3"]) -> tuple[Float[Tensor, " num"], Float[Tensor, "num 3"]]:
+        """Density per world unit, ≥ 0, and albedo in [0, 1], at points in world units."""
+        box = self.field.box
+        hidden = (encode(self.table, (xyz / box + 1) / 2, self.field.levels) @ self.first).relu()
+        raw = hidden @ self.second
+        blob = self.field.blob_scale * (1 - xyz.norm(dim=-1) / self.field.blob_radius)
+        return softplus(raw[:, 0] + blob), raw[:, 1:].sigmoid()
+
+    def normals(self, xyz: Float[Tensor, "num 3"], density: Float[Tensor, " num"]) -> Float[Tensor, "num 3"]:
+        """Unit directions in which the density falls, by differences over `NORMAL_STEP`."""
+        ahead = xyz[:, None] + NORMAL_STEP * torch.eye(3).to(xyz)
+        return normalize(density[:, None] - self(ahead.reshape(-1, 3))[0].reshape(-1, 3), dim=-1)
+
+
+class Occupancy(NamedTuple):
+    """The largest density that was seen lately in each cell of the box, whose values fall by a factor per update."""
+
+    density: Float[Tensor, "cells cells cells"]
+    threshold: float  # density of a cell from which it is not empty
+
+    def is_occupied(self, xyz: Float[Tensor, "*shape 3"], box: float) -> Bool[Tensor, "*shape"]:
+        """Whether points are in cells that are not empty."""
+        cells = len(self.density)
+        i, j, k = ((xyz / box + 1) / 2 * cells).long().clamp(0, cells - 1).unbind(-1)
+        return (self.density > self.threshold)[i, j, k]
+
+    def updated(self, nerf: Nerf, decay: float, generator: torch.Generator) -> "Occupancy":
+        """After looking at a random point of each cell."""
+        with torch.no_grad():
+            cells = len(self.density)
+            steps = torch.arange(cells)
+            corners = torch.stack(torch.meshgrid(steps, steps, steps, indexing="ij"), dim=-1)
+            inside = (corners + torch.rand(corners.shape, generator=generator)) / cells
+            xyz = nerf.field.box * (2 * inside - 1).reshape(-1, 3).to(self.density)
+            seen = nerf(xyz)[0].reshape(self.density.shape)
+        return self._replace(density=torch.maximum(decay * self.density, seen))
+
+
+class Light(NamedTuple):
+    """What an iteration draws: the kind of shading, the place of the light, and the shift of the samples."""
+
+    shading: Literal["albedo", "lambertian", "textureless"]
+    position: Float[Tensor, "3"]  # relative to the camera, in world units
+    shift: Float[Tensor, "1"]  # of all samples, as a share of a step
+
+
+class Lit(NamedTuple):
+    """A field, what of it is empty, how densely it is sampled, and its light: all that `render` needs."""
+
+    nerf: Nerf
+    occupancy: Occupancy
+    steps: int
+    light: Light | None = None  # without one: albedo, and samples in the middle of the steps
+
+    def to(self, device: torch.device | str) -> "Lit":
+        """The same on another device."""
+        occupancy = self.occupancy._replace(density=self.occupancy.density.to(device))
+        return self._replace(nerf=self.nerf.to(device), occupancy=occupancy)
+
+
+def render(lit: Lit, cameras: Cameras, background: Float[Tensor, "views 3"] | Float[Tensor, "3"]) -> Rendering:
+    """Render every camera by quadrature of the volume integral, with `steps` steps along the diagonal of the box.
+
+    Steps have one length, so that a sample does not depend on the camera's distance. `depth` is accumulated z. Weights
+    and background get gradients. `orientation` is Σ w max(0, n · d)² per pixel, which penalizes normals that point away
+    from the camera (Verbin et al. 2022, Eq. 11), and None for albedo, which needs no normals.
+    """
+    nerf, device = lit.nerf, lit.nerf.table.device
+    cameras, box = cameras.to(device), nerf.field.box
+    shape = cameras.num, cameras.height, cameras.width
+    centers = cameras.centers[:, None, None].expand(*shape, 3).reshape(-1, 3)
+    one = torch.ones(shape, device=device)
+    rays = cameras.unprojected(one).permute(0, 2, 3, 1).reshape(-1, 3) - centers  # with z = 1
+    lengths = rays.norm(dim=-1)
+    near, far = _inside(centers, rays / lengths[:, None], box)
+    step = 2 * math.sqrt(3) * box / lit.steps
+    shift = 0.5 if lit.light is None else lit.light.shift.to(device)
+    with torch.no_grad():
+        distance = near[:, None] + step * (torch.arange(lit.steps, device=device) + shift)
+        ray, sample = (distance < far[:, None]).nonzero(as_tuple=True)
+        along = distance[ray, sample]
+        xyz = centers[ray] + rays[ray] * (along / lengths[ray])[:, None]
+        kept = lit.occupancy.is_occupied(xyz, box)
+        ray, sample, along, xyz = ray[kept], sample[kept], along[kept], xyz[kept]
+    density, albedo = nerf(xyz)
+    optical = torch.zeros(len(rays), lit.steps, device=device).index_put((ray, sample), density * step)
+    before = optical.cumsum(dim=1) - optical
+    weights = ((-before).exp() * -torch.expm1(-optical))[ray, sample]
+    colour, orientation = albedo, None
+    if lit.light is not None and lit.light.shading != "albedo":
+        normals = nerf.normals(xyz, density)
+        colour = _shaded(albedo, normals, xyz, centers[ray], lit.light)
+        away = (normals * rays[ray] / lengths[ray][:, None]).sum(-1).relu().square()
+        orientation = _over_rays(weights.detach() * away, ray, sample, lit.steps, len(rays)).reshape(shape)
+    alpha = 1 - (-optical.sum(dim=1)).exp()
+    rgb = _over_rays(weights[:, None] * colour, ray, sample, lit.steps, len(rays))
+    depth = _over_rays(weights * along / lengths[ray], ray, sample, lit.steps, len(rays))
+    behind = background.to(device).expand(cameras.num, 3)[:, None, None].expand(*shape, 3).reshape(-1, 3)
+    image = (rgb + (1 - alpha)[:, None] * behind).reshape(*shape, 3).permute(0, 3, 1, 2)
+    return Rendering(image, alpha.reshape(shape), depth.reshape(shape), None, None, orientation)
+
+
+@torch.no_grad()
+def render_on_white(lit: Lit, cameras: Cameras) -> Images:
+    """The colours of every view on white, as the metrics see an asset: [views, 3, height, width] in [0, 1]."""
+    return render(lit, cameras, torch.ones(3)).rgb.clamp(max=1)
+
+
+def _over_rays(values: Tensor, ray: Tensor, sample: Tensor, steps: int, rays: int) -> Tensor:
+    """The sum of the samples' values for each ray; its order is fixed."""
+    return values.new_zeros(rays, steps, *values.shape[1:]).index_put((ray, sample), values).sum(dim=1)
+
+
+def _inside(
+    origins: Float[Tensor, "rays 3"], directions: Float[Tensor, "rays 3"], box: float
+) -> tuple[Float[Tensor, " rays"], Float[Tensor, " rays"]]:
+    """Distances at which rays enter and leave the box; the second is not larger for rays that miss it."""
+    safe = torch.where(directions.abs() < 1e-9, 1e-9, directions)
+    ends = torch.stack([(-box - origins) / safe, (box - origins) / safe])
+    return ends.amin(dim=0).amax(dim=-1).clamp(min=0), ends.amax(dim=0).amin(dim=-1)
+
+
+def _shaded(
+    albedo: Float[Tensor, "num 3"],
+    normals: Float[Tensor, "num 3"],
+    xyz: Float[Tensor, "num 3"],
+    centers: Float[Tensor, "num 3"],
+    light: Light,
+) -> Float[Tensor, "num 3"]:
+    """Lambertian reflection of a point light and of ambient light; without texture the albedo is white."""
+    towards = normalize(centers + light.position.to(centers) - xyz, dim=-1)
+    brightness = AMBIENT + DIFFUSE * (normals * towards).sum(-1, keepdim=True).relu()
+    return brightness * (torch.ones_like(albedo) if light.shading == "textureless" else albedo)
