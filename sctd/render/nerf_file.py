@@ -44,13 +44,17 @@ def from_bytes(content: bytes) -> Lit:
         numbers = (float(about[name]) for name in ("box", "blob_scale", "blob_radius"))
         field = Field(Levels(*map(int, about["levels"])), int(about["hidden"]), *numbers)
         grid = tensors.pop("occupancy")
-        nerf, expected = Nerf(**tensors, field=field), Nerf.random(field, torch.Generator()).tensors()
-        if any(tensor.shape != expected[name].shape for name, tensor in nerf.tensors().items()):
+        levels, hidden = field.levels, field.hidden
+        expected = [(levels.entries, levels.features), (levels.width, hidden), (hidden, 4)]
+        if any(tensor.dtype != torch.float32 for tensor in [*tensors.values(), grid]):
+            raise ValueError("a tensor is not float32")
+        nerf = Nerf(**tensors, field=field)
+        if [tuple(tensor.shape) for tensor in nerf.tensors().values()] != expected:
             raise ValueError("a tensor has another shape than its architecture")
         if grid.ndim != 3 or len(set(grid.shape)) != 1:
             raise ValueError(f"the occupancy grid has shape {tuple(grid.shape)}")
         if not all(bool(tensor.isfinite().all()) for tensor in [*nerf.tensors().values(), grid]):
             raise ValueError("a number is not finite")
         return Lit(nerf, Occupancy(grid, float(about["empty_density"])), int(about["steps"]))
-    except (SafetensorError, ValueError, TypeError, KeyError, OverflowError) as error:
+    except (SafetensorError, ValueError, TypeError, KeyError, ArithmeticError) as error:
         raise FormatError(f"The file is not a NeRF of this program ({one_line(error)}).") from error
