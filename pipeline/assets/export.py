@@ -6,19 +6,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.errors import UserError, nearest, shortened
 from pipeline.option import option
 from pipeline.store import manifest
 from pipeline.store.records import JobEntry
-from pipeline.store.run_folder import ASSET, Store
+from pipeline.store.run_folder import ASSET, NERF, Store
 
 if TYPE_CHECKING:
     from sctd.scene.gaussians import Gaussians
 
 Page = Callable[[bytes, str], bytes]
 """From a .ply in our axes and a title to a page that shows it."""
+Shown = Callable[[Any], Any]
+"""From cameras to views on white, uint8 [views, height, width, 3]."""
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +41,11 @@ FORMATS = {
     "png": None,
 }
 UP_AXES = "z", "y", "-y"
-SPLATS = ".ply", ".splat", ".spz", ".sog", ".glb", ".usda", ".usdc", ".usdz"  # suffixes of files that can be read
+FIELD = ".safetensors"  # suffix of a NeRF, which is read as Gaussians
+SPLATS = ".ply", ".splat", ".spz", ".sog", ".glb", ".usda", ".usdc", ".usdz"  # suffixes of files of Gaussians
 OPEN_USD = "usda", "usdc", "usdz"
 SPZ_VERSIONS = 3, 4
+PICTURES = [kind for kind, up in FORMATS.items() if up is None and kind != "html"]
 ONE_COLOUR = "splat", "sog"  # without spherical harmonics above degree 0
 MESH_CELLS = 128  # along the longest side
 SMALLEST_PIXELS, MOST_PIXELS = 16, 2048
@@ -102,9 +106,14 @@ def export(
     asset = find_asset(source, prompt, job)
     targets = _targets(asset, formats, out)
     page = viewer() if "html" in targets else None
-    from pipeline.assets.images import video_pixels
+    from pipeline.assets import images, objects
 
     gaussians = _read(asset.path, drop_invalid=options.drop_invalid)
+    shown = partial(images.on_white, gaussians)
+    if asset.path.suffix == FIELD and (others := [kind for kind in targets if kind not in PICTURES]):
+        logger.warning(f"A NeRF becomes {gaussians.num:,} Gaussians, one per visible cell, in .{', .'.join(others)}.")
+    if asset.path.suffix == FIELD:
+        shown = partial(objects.of_bytes(asset.path.read_bytes(), asset.path.name).views, device="cpu")
     if (degree := options.sh_degree) is not None:
         if gaussians.sh[:, (degree + 1) ** 2 :].any():
             logger.warning(f"The spherical harmonics of degree {degree + 1} to {gaussians.sh_degree} are left out.")
@@ -115,7 +124,7 @@ def export(
                 f"{path.name} omits the spherical harmonics of degree 1 to {gaussians.sh_degree}: a .{kind} has one "
                 "colour for all directions (.ply, .spz and .glb keep them)."
             )
-        if kind == "mp4" and (pixels := video_pixels(options.size)) != options.size:
+        if kind == "mp4" and (pixels := images.video_pixels(options.size)) != options.size:
             logger.warning(f"{path.name} is {pixels} pixels wide and high: an .mp4 has an even number of at least 256.")
         if clamped := _num_clamped(gaussians, kind):
             logger.warning(
@@ -123,7 +132,7 @@ def export(
                 "clamped."
             )
         try:
-            content = _contents(gaussians, asset.caption, kind, options, page)
+            content = _contents(gaussians, shown, asset.caption, kind, options, page)
         except ValueError as error:
             raise UserError(f"{asset.path} cannot be written as .{kind}. {error}") from error
         Store(path.parent).write(path, content)
@@ -159,13 +168,13 @@ def check(formats: Sequence[str], options: Options) -> None:
 
 def find_asset(source: Path, prompt: str | None, job: str | None) -> AssetFile:
     """The asset in a .ply or an item's folder, or the selected one of a run folder. Raises UserError."""
-    if source.is_file() or source.suffix in SPLATS:
+    if source.is_file() or source.suffix in (*SPLATS, FIELD):
         if not source.is_file():
             raise UserError(f"{source} does not exist; pass a file of Gaussians, an item's folder or a run folder.")
         stem = source.stem.removesuffix(".compressed")
-        return _asset(source, source.parent.name if source.name == ASSET else stem)
-    if (source / ASSET).is_file():
-        return _asset(source / ASSET, source.name)
+        return _asset(source, source.parent.name if source.name in (ASSET, NERF) else stem)
+    if found := _finished(source):
+        return _asset(found, source.name)
     if not (source / manifest.FILE).is_file():
         raise UserError(
             f"{source} is not an asset; expected a file of Gaussians ({', '.join(SPLATS)}), an item's folder with "
@@ -178,7 +187,7 @@ def find_asset(source: Path, prompt: str | None, job: str | None) -> AssetFile:
         known = ", ".join(repr(text) for text in dict.fromkeys(each.prompt for each in jobs))
         selection = f"--job {job}" if job else f"--prompt {prompt!r}"
         raise UserError(f"{source} has no asset for {selection}; its prompts are {shortened(known, 200)}.")
-    finished = [each for each in chosen if (store.item(each.job_id) / ASSET).is_file()]
+    finished = [each for each in chosen if _finished(store.item(each.job_id))]
     if not finished:
         raise UserError(f"{source} has no finished asset for {chosen[0].prompt!r}; finish the run first.")
     if len(finished) > 1:
@@ -187,6 +196,11 @@ def find_asset(source: Path, prompt: str | None, job: str | None) -> AssetFile:
         raise UserError(f"{source} has {len(finished)} assets; choose one with --prompt or --job: {listed}{more}.")
     (one,) = finished
     return _item(store, one, jobs)
+
+
+def _finished(folder: Path) -> Path | None:
+    """The finished asset in an item's folder, if there is one."""
+    return next((path for path in (folder / ASSET, folder / NERF) if path.is_file()), None)
 
 
 def _matches(each: JobEntry, prompt: str | None, job: str | None) -> bool:
@@ -210,7 +224,8 @@ def _item(store: Store, one: JobEntry, jobs: Sequence[JobEntry]) -> AssetFile:
     others = [each for each in jobs if each.job_id != one.job_id]
     taken = {_file_name(text) for each in others for text in (each.prompt, f"{each.prompt} {each.method}")}
     name = next((_file_name(text) for text in names if _file_name(text) not in taken), _file_name(one.job_id))
-    return AssetFile(store.item(one.job_id) / ASSET, name, one.prompt)
+    folder = store.item(one.job_id)
+    return AssetFile(_finished(folder) or folder / ASSET, name, one.prompt)
 
 
 def _file_name(prompt: str) -> str:
@@ -257,6 +272,8 @@ def gaussians_of(content: bytes, path: Path, *, drop_invalid: bool = False) -> "
     from sctd.formats.ply import is_compressed
 
     kind = path.suffix[1:].lower()
+    if path.suffix.lower() == FIELD:
+        return _of_field(content, path)
     if path.suffix.lower() not in SPLATS:  # a .ply may have any name
         if not content.startswith(b"ply"):
             raise UserError(
@@ -277,14 +294,27 @@ def gaussians_of(content: bytes, path: Path, *, drop_invalid: bool = False) -> "
     return gaussians
 
 
-def _contents(gaussians: "Gaussians", caption: str, kind: str, options: Options, page: Page | None) -> bytes:
+def _of_field(content: bytes, path: Path) -> "Gaussians":
+    """The Gaussians of a NeRF."""
+    from sctd.formats.common import FormatError
+    from sctd.render import nerf_export, nerf_file
+
+    try:
+        return nerf_export.to_gaussians(nerf_file.from_bytes(content))
+    except (FormatError, nerf_export.EmptyFieldError) as error:
+        raise UserError(f"{path} cannot be read. {error}") from error
+
+
+def _contents(
+    gaussians: "Gaussians", shown: Shown, caption: str, kind: str, options: Options, page: Page | None
+) -> bytes:
     """The bytes of one file."""
     if kind == "html" and page is not None:
         from sctd.formats.ply import to_compressed_ply
 
         return page(to_compressed_ply(gaussians), caption)
     if FORMATS[kind] is None:
-        return _image_or_video(gaussians, caption, kind, options)
+        return _image_or_video(shown, caption, kind, options)
     from sctd.formats.axes import axes, rotated
 
     rotation = axes(options.up or str(FORMATS[kind]))
@@ -328,19 +358,19 @@ def _codec(kind: str, options: Options = DEFAULTS) -> _Codec:
     }[kind]
 
 
-def _image_or_video(gaussians: "Gaussians", caption: str, kind: str, options: Options) -> bytes:
+def _image_or_video(shown: Shown, caption: str, kind: str, options: Options) -> bytes:
     from pipeline.assets import images
     from sctd.scene.cameras import on_sphere, orbit
 
     around = partial(orbit, elevation_degrees=ELEVATION_DEGREES, radius=RADIUS, fov_y_radians=FOV_Y_RADIANS)
     if kind == "mp4":
-        return images.video(images.on_white(gaussians, around(TURNTABLE_VIEWS, size=options.size)))
+        return images.video(shown(around(TURNTABLE_VIEWS, size=options.size)))
     if kind == "gif":
-        return images.gif(images.on_white(gaussians, around(GIF_VIEWS, size=options.size)))
+        return images.gif(shown(around(GIF_VIEWS, size=options.size)))
     if options.azimuth is None:
-        views = images.on_white(gaussians, around(images.SHEET_VIEWS, size=2 * images.THUMBNAIL_PIXELS))
+        views = shown(around(images.SHEET_VIEWS, size=2 * images.THUMBNAIL_PIXELS))
         return images.contact_sheet(views, caption)
     import torch
 
     camera = on_sphere(torch.tensor([float(options.azimuth)]), ELEVATION_DEGREES, RADIUS, FOV_Y_RADIANS, options.size)
-    return images.png(images.on_white(gaussians, camera)[0])
+    return images.png(shown(camera)[0])

@@ -9,14 +9,14 @@ from typing import Annotated
 
 import typer
 
-from pipeline.assets.export import SPLATS, gaussians_of
+from pipeline.assets.export import FIELD, SPLATS, gaussians_of
 from pipeline.cli.messages import message
 from pipeline.cli.options import PAPER_DEFAULT, RunFolders, optional_path
 from pipeline.errors import UserError, port_in_use
 from pipeline.report import viewer
 from pipeline.store import files
 from pipeline.store.files import place
-from pipeline.store.run_folder import ASSET, Store
+from pipeline.store.run_folder import ASSET, NERF, Store
 
 LOOPBACK = "127.0.0.1"
 
@@ -76,7 +76,8 @@ def report(folders: RunFolders, out: Out = None, paper: Paper = None) -> None:
 def view(asset: Asset, port: Port = 8008, no_browser: NoBrowser = False) -> None:
     """Show an asset in the browser, with a server on this machine."""
     path = place(asset)
-    path = path / ASSET if path.is_dir() else path
+    if path.is_dir():
+        path = path / (NERF if (path / NERF).is_file() else ASSET)
     try:
         ply = files.read(path)
     except OSError as error:
@@ -84,7 +85,13 @@ def view(asset: Asset, port: Port = 8008, no_browser: NoBrowser = False) -> None
             f"{path} cannot be read ({error.strerror or 'file not found'}); pass an asset.ply, or the folder of an "
             "item that has one."
         ) from error
-    if path.suffix.lower() in SPLATS[1:] or b"packed_position" in ply.partition(b"end_header")[0]:
+    if path.suffix.lower() == FIELD:
+        from sctd.formats.ply import to_ply
+
+        found = gaussians_of(ply, path)
+        print(f"A NeRF, shown as {found.num:,} Gaussians, one per visible cell.")
+        ply = to_ply(found)
+    elif path.suffix.lower() in SPLATS[1:] or b"packed_position" in ply.partition(b"end_header")[0]:
         from sctd.formats.ply import to_ply
 
         ply = to_ply(gaussians_of(ply, path))
@@ -96,7 +103,9 @@ def view(asset: Asset, port: Port = 8008, no_browser: NoBrowser = False) -> None
             store.write(store.root / "viewer" / name, content)
         store.write(store.root / "asset.js", viewer.embedded(ply))
         page = viewer.page(
-            "viewer/", title=path.name if path.name != ASSET else path.resolve().parent.name, asset="asset.js"
+            "viewer/",
+            title=path.name if path.name not in (ASSET, NERF) else path.resolve().parent.name,
+            asset="asset.js",
         )
         store.write(store.root / "index.html", page)
         with _server(folder, port) as server:

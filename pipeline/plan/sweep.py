@@ -15,7 +15,7 @@ from pipeline.plan.jobs import Method, without_machine
 from sctd.recipe import names
 from sctd.recipe.custom_objective import CustomObjectiveError
 from sctd.recipe.effects import with_settings
-from sctd.recipe.methods import for_objective
+from sctd.recipe.methods import ON_NERF, for_objective
 from sctd.recipe.recipe import Recipe, RecipeError, keys, value_of, with_overrides
 
 Sweep = Mapping[str, Sequence[Any]]  # from a dotted key to its values
@@ -140,7 +140,9 @@ def _method(
         raise UserError(f"The sweep cell {shortened(label, 200)!r} is invalid: {error}.") from error
     swept = {key: value_of(recipe, key) for key in cell}
     objective = recipe.objective.display_name
-    is_as_chosen = objective == base.objective.display_name and f"{name}-".startswith(f"{objective}-")
+    authors = ON_NERF.get(name, name)
+    name = name if recipe.representation.kind == "nerf" else authors
+    is_as_chosen = objective == base.objective.display_name and f"{authors}-".startswith(f"{objective}-")
     return Method(_label(name if is_as_chosen else objective, swept, short), recipe, swept)
 
 

@@ -22,7 +22,7 @@ from sctd.diffusion.schedule import NoiseSchedule
 from sctd.objectives import gradient, of_recipe
 from sctd.recipe.custom_objective import CustomObjectiveError, is_custom
 from sctd.recipe.effects import with_settings
-from sctd.recipe.methods import METHODS, for_objective
+from sctd.recipe.methods import METHODS, WITH_GAUSSIANS, for_objective
 from sctd.recipe.presets import paper
 from sctd.recipe.recipe import Recipe, RecipeError, with_overrides
 from sctd.scene.cameras import Cameras
@@ -262,7 +262,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m sctd.experiments.testbed", description="Compare objectives on exact scores."
     )
-    parser.add_argument("--objective", default=",".join(METHODS), help="comma-separated names (default: all)")
+    parser.add_argument("--objective", default=",".join(WITH_GAUSSIANS), help="comma-separated names (default: all)")
     parser.add_argument("--seeds", type=int, default=3, help="runs per row (default: 3)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a recipe key")
     given = parser.parse_args()

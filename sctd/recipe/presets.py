@@ -9,10 +9,11 @@ from sctd.recipe.compute import ComputeConfig
 from sctd.recipe.effects import readers
 from sctd.recipe.fields import Config, RateConfig
 from sctd.recipe.gradient import EncodingConfig, GuidanceConfig, NoiseConfig
+from sctd.recipe.methods import SMALL_NERF
 from sctd.recipe.objective import ObjectiveConfig
 from sctd.recipe.portraits import avatar, portrait
-from sctd.recipe.recipe import Recipe
-from sctd.recipe.representation import NerfConfig, RepresentationConfig
+from sctd.recipe.recipe import Recipe, with_overrides
+from sctd.recipe.representation import RepresentationConfig
 from sctd.recipe.scene import (
     BackgroundConfig,
     BoundsConfig,
@@ -100,23 +101,14 @@ def embedded() -> Recipe:
     )
 
 
-def nerf(base: Recipe, settings: NerfConfig) -> Recipe:
+def nerf(base: Recipe) -> Recipe:
     """A NeRF in place of the base's Gaussians, from a blob."""
     return base.model_copy(
         update={
             "name": f"{base.name}-nerf",
             "representation": RepresentationConfig(kind="nerf"),
-            "nerf": settings,
             "initialization": base.initialization.model_copy(update={"kind": "ball"}),
         }
-    )
-
-
-def embedded_nerf() -> Recipe:
-    """A small NeRF for the bundled prior: three minutes per asset on one CPU thread. Rates are ten times the usual."""
-    rates = {"table": RateConfig(start=0.03, end=0.006), "network": RateConfig(start=0.01, end=0.002)}
-    return nerf(
-        embedded(), NerfConfig(levels=8, finest=128, log2_entries=14, hidden=32, steps=96, cells=32, **rates)
     )
 
 
@@ -127,8 +119,8 @@ RECIPES = {
     "embedded-avatar": lambda: avatar(embedded()),
     "paper-portrait": lambda: portrait(paper()),
     "paper-avatar": lambda: avatar(paper()),
-    "embedded-nerf": embedded_nerf,
-    "paper-nerf": lambda: nerf(paper(), NerfConfig()),
+    "embedded-nerf": lambda: nerf(with_overrides(embedded(), SMALL_NERF)),
+    "paper-nerf": lambda: nerf(paper()),
 }
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sctd.recipe.methods import for_objective
+from sctd.recipe.methods import ON_NERF, for_objective
 from sctd.recipe.presets import RECIPES
 from sctd.recipe.recipe import Recipe, RecipeError, with_overrides
 from sctd.render import nerf_file
@@ -29,7 +29,8 @@ def recipe(objective: str = "sds", **overrides: object) -> Recipe:
         "nerf.albedo_share": 0.2,
     }  # fmt: skip
     changes = small | {key.replace("__", "."): value for key, value in overrides.items()}
-    return with_overrides(for_objective(RECIPES["embedded-nerf"](), objective), changes)
+    base = "embedded" if objective in ON_NERF else "embedded-nerf"
+    return with_overrides(for_objective(RECIPES[base](), objective), changes)
 
 
 def steps(chosen: Recipe, prior: TinyPrior | None = None, resume: bytes | None = None) -> list[optimize.Step]:
@@ -56,7 +57,7 @@ def test_a_field_takes_the_colour_of_the_prompt() -> None:
     assert shown[:, :, 0, 0].min() > 0.9, "the corners stay empty"
 
 
-@pytest.mark.parametrize("objective", ["sds", "sctd", "cfd"])
+@pytest.mark.parametrize("objective", ["sctd", "cfd", *ON_NERF])
 def test_a_resumed_run_is_undisturbed(objective: str) -> None:
     chosen = recipe(objective)
     whole = steps(chosen)

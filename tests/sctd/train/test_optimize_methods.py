@@ -13,7 +13,7 @@ from torch import Tensor
 from sctd.diffusion.times import Times
 from sctd.formats import ply
 from sctd.objectives import ENTRIES, load
-from sctd.recipe.methods import METHODS, for_objective
+from sctd.recipe.methods import WITH_GAUSSIANS, for_objective
 from sctd.recipe.recipe import Recipe, with_overrides
 from sctd.render.contract import Rendering
 from sctd.render.rasterize import render
@@ -52,7 +52,7 @@ def record_results(monkeypatch: pytest.MonkeyPatch, module: object, name: str) -
 # ---- every method ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", WITH_GAUSSIANS)
 def test_every_method_moves_all_gaussians_and_stays_finite(name: str) -> None:
     steps = run(method(name, iterations=5, bounds__colour=False))
     assert [step.skipped for step in steps] == [0] * 5
@@ -144,7 +144,7 @@ def test_the_table_of_costs() -> None:
     assert [cost("ism", Times(s + 80, s, 0), perp_neg=False)[1] for s in (0, 1, 200, 201, 420)] == [3, 4, 4, 5, 6]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", WITH_GAUSSIANS)
 def test_a_run_resumed_at_a_random_iteration_gives_the_same_ply(name: str) -> None:
     """With every source of randomness: growth, resets, disparity, mirroring, posterior samples, camera progress."""
     kind = method(name).noise.kind
