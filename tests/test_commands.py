@@ -13,6 +13,7 @@ from pipeline.cli import error_handling, examples
 from pipeline.cli.app import app, loaded
 from pipeline.store.run_folder import Store
 from sctd.formats import ply
+from sctd.recipe.methods import ON_NERF
 from tests.support import finished_run, tiny_models
 from tests.support.page_commands import PAGES, ROOT, check, check_verb, of_line, of_page
 
@@ -177,7 +178,9 @@ def with_small_options(words, tiny):
     if words[1] in ("bench", "generate"):
         options += ["--weights", str(tiny), "--executor", "inline", "--set", "iterations=2"]
         if not any("initialization.kind" in word for word in words):
-            options += ["--set", "initialization.kind=ball", "--set", "initialization.count=100"]
+            options += ["--set", "initialization.kind=ball"]
+            if not any(name in word for word in words for name in (*ON_NERF, "-nerf")):  # which have no such number
+                options += ["--set", "initialization.count=100"]
     if words[1] == "bench":
         options += ["--views", "3", "--limit", "1", "--no-report"]
     if words[1] == "warmup":

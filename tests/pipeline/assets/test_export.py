@@ -20,6 +20,10 @@ from pipeline.report import viewer
 from pipeline.store.run_folder import Store
 from sctd.formats import gltf, ply, splat, spz
 from sctd.formats.axes import axes, rotated
+from sctd.render import nerf_file
+from sctd.render.hash_grid import Levels
+from sctd.render.nerf import Field, Lit, Nerf, Occupancy
+from sctd.render.nerf_export import to_gaussians
 from sctd.scene.gaussians import Gaussians, rgb_to_sh
 from tests.support import runs
 from tests.support.splats import compressed, read_with_gaussforge, some_splats
@@ -236,6 +240,32 @@ def test_names_tell_assets_of_one_prompt_apart(tmp_path):
 
 
 # ---- input ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_radiance_field_becomes_gaussians_and_is_pictured_itself(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    field = Nerf.random(Field(Levels(2, 4, 8, 8, 2), 4, 1.0, 60.0, 0.5), torch.Generator().manual_seed(0))
+    lit = Lit(field, Occupancy(torch.ones(4, 4, 4), 0.5), 64)
+    item = run / "items" / "cc33"
+    item.mkdir()
+    (item / "asset.safetensors").write_bytes(nerf_file.to_bytes(lit))
+    for source in (item, item / "asset.safetensors", run):
+        choice = ["--prompt", "a blue ball"] if source == run else []
+        _, errors = export(source, *choice, "--to", "ply", "--to", "glb", "--to", "png", "--size", "64")
+        found = ply.from_ply((tmp_path / "a-blue-ball.ply").read_bytes())
+        assert f"A NeRF becomes {found.num:,} Gaussians, one per visible cell, in .ply, .glb." in errors
+        assert rows_equal(found, to_gaussians(lit))
+        assert gltf.from_glb((tmp_path / "a-blue-ball.glb").read_bytes()).num == found.num
+        sheet = np.asarray(opened(tmp_path / "a-blue-ball.png"))
+        grey = sheet[64, 64].astype(int)
+        assert abs(grey - 128).max() < 12, "the untrained blob is grey, as the field renders it"
+    assert export(item, "--to", "png")[1] == ""
+    (item / "asset.safetensors").write_bytes(b"something else")
+    assert "asset.safetensors cannot be read. The file is not a NeRF of this program (" in refused(item, "--to", "ply")
+
+
+def rows_equal(left: Gaussians, right: Gaussians) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(left.tensors().values(), right.tensors().values(), strict=True))
 
 
 def test_the_longest_suffix_is_the_format(asset, tmp_path):
