@@ -39,7 +39,7 @@ SMALL_NERF = {
     "nerf.cells": 32, "nerf.table.start": 0.03, "nerf.table.end": 0.006, "nerf.network.start": 0.01,
     "nerf.network.end": 0.002,
 }  # fmt: skip
-"""A NeRF for the bundled prior: three minutes per asset on one CPU thread. Its rates are ten times the usual ones."""
+"""A NeRF for the bundled prior: five minutes per asset on one CPU thread. Its rates are above the usual ones."""
 
 
 def for_objective(base: Recipe, objective: str) -> Recipe:
