@@ -79,6 +79,14 @@ class Options:
 DEFAULTS = Options()
 
 
+class Exported(NamedTuple):
+    """What is exported: as Gaussians, as a function from cameras to views on white, and as a coloured mesh."""
+
+    gaussians: "Gaussians"
+    views: Shown
+    mesh: Callable[[], Any]
+
+
 class AssetFile(NamedTuple):
     """A file of Gaussians, the name of its exported files, and its caption."""
 
@@ -106,18 +114,17 @@ def export(
     asset = find_asset(source, prompt, job)
     targets = _targets(asset, formats, out)
     page = viewer() if "html" in targets else None
-    from pipeline.assets import images, objects
+    from pipeline.assets import images
 
     gaussians = _read(asset.path, drop_invalid=options.drop_invalid)
-    shown = partial(images.on_white, gaussians)
-    if asset.path.suffix == FIELD and (others := [kind for kind in targets if kind not in PICTURES]):
-        logger.warning(f"A NeRF becomes {gaussians.num:,} Gaussians, one per visible cell, in .{', .'.join(others)}.")
-    if asset.path.suffix == FIELD:
-        shown = partial(objects.of_bytes(asset.path.read_bytes(), asset.path.name).views, device="cpu")
+    splats = [kind for kind in targets if kind not in PICTURES and not _is_mesh(kind, options)]
+    if asset.path.suffix == FIELD and splats:
+        logger.warning(f"A NeRF becomes {gaussians.num:,} Gaussians, one per visible cell, in .{', .'.join(splats)}.")
     if (degree := options.sh_degree) is not None:
         if gaussians.sh[:, (degree + 1) ** 2 :].any():
             logger.warning(f"The spherical harmonics of degree {degree + 1} to {gaussians.sh_degree} are left out.")
         gaussians = gaussians.with_sh_degree(degree)
+    exported = _exported(asset.path, gaussians)
     for kind, path in targets.items():
         if kind in ONE_COLOUR and gaussians.sh_degree:
             logger.warning(
@@ -132,7 +139,7 @@ def export(
                 "clamped."
             )
         try:
-            content = _contents(gaussians, shown, asset.caption, kind, options, page)
+            content = _contents(exported, asset.caption, kind, options, page)
         except ValueError as error:
             raise UserError(f"{asset.path} cannot be written as .{kind}. {error}") from error
         Store(path.parent).write(path, content)
@@ -305,26 +312,42 @@ def _of_field(content: bytes, path: Path) -> "Gaussians":
         raise UserError(f"{path} cannot be read. {error}") from error
 
 
-def _contents(
-    gaussians: "Gaussians", shown: Shown, caption: str, kind: str, options: Options, page: Page | None
-) -> bytes:
+def _exported(path: Path, gaussians: "Gaussians") -> Exported:
+    """What is exported of the Gaussians that a file was read as."""
+    if path.suffix == FIELD:
+        from pipeline.assets.objects import RadianceField
+        from sctd.render import nerf_export, nerf_file
+
+        field = nerf_file.from_bytes(path.read_bytes())
+        views = partial(RadianceField(field).views, device="cpu")
+        return Exported(gaussians, views, partial(nerf_export.to_mesh, field))
+    from pipeline.assets.images import on_white
+    from sctd.render.mesh_fusion import fuse
+
+    return Exported(gaussians, partial(on_white, gaussians), partial(fuse, gaussians, MESH_CELLS))
+
+
+def _is_mesh(kind: str, options: Options) -> bool:
+    return kind == "obj" or (kind == "glb" and options.mesh)
+
+
+def _contents(exported: Exported, caption: str, kind: str, options: Options, page: Page | None) -> bytes:
     """The bytes of one file."""
     if kind == "html" and page is not None:
         from sctd.formats.ply import to_compressed_ply
 
-        return page(to_compressed_ply(gaussians), caption)
+        return page(to_compressed_ply(exported.gaussians), caption)
     if FORMATS[kind] is None:
-        return _image_or_video(shown, caption, kind, options)
+        return _image_or_video(exported.views, caption, kind, options)
     from sctd.formats.axes import axes, rotated
 
     rotation = axes(options.up or str(FORMATS[kind]))
-    if kind == "obj" or (kind == "glb" and options.mesh):
+    if _is_mesh(kind, options):
         from sctd.formats.mesh import to_mesh_file
-        from sctd.render.mesh_fusion import fuse
 
-        vertices, faces, rgb = fuse(gaussians, MESH_CELLS)
+        vertices, faces, rgb = exported.mesh()
         return to_mesh_file(vertices @ rotation.to(vertices).T, faces, rgb, f".{kind}")
-    return _codec(kind, options).write(rotated(gaussians, rotation))
+    return _codec(kind, options).write(rotated(exported.gaussians, rotation))
 
 
 def _num_clamped(gaussians: "Gaussians", kind: str) -> int:

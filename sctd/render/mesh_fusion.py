@@ -138,7 +138,7 @@ class Grid:
         distance = torch.where(self.weight > 0, self.distance / self.weight, -1).reshape(self.shape)
         if not (distance < 0).any():
             raise FusionError("No surface found: the object is too transparent. Check the turntable first.")
-        closed = np.pad(_without_specks(distance.numpy()), 1, constant_values=1)
+        closed = np.pad(without_specks(distance.numpy()), 1, constant_values=1)
         places, faces, _, _ = marching_cubes(closed, 0.0, gradient_direction="descent")
         at = places - 1
         colors = (self.color / self.times_near[:, None]).reshape(*self.shape, 3).numpy()
@@ -152,7 +152,7 @@ class Grid:
         return vertices, torch.from_numpy(faces.astype(np.int64)), torch.from_numpy(rgb).clamp(0, 1)
 
 
-def _without_specks(distance: np.ndarray) -> np.ndarray:
+def without_specks(distance: np.ndarray) -> np.ndarray:
     """Remove parts smaller than 1 % of the largest part, and fill bubbles inside."""
     labels, _ = label(distance < 0)
     sizes = np.bincount(labels.ravel())[1:]

@@ -259,7 +259,10 @@ def test_a_radiance_field_becomes_gaussians_and_is_pictured_itself(run, tmp_path
         sheet = np.asarray(opened(tmp_path / "a-blue-ball.png"))
         grey = sheet[64, 64].astype(int)
         assert abs(grey - 128).max() < 12, "the untrained blob is grey, as the field renders it"
-    assert export(item, "--to", "png")[1] == ""
+    assert export(item, "--to", "png", "--to", "glb", "--mesh", "--to", "obj")[1] == ""
+    whole = trimesh.load(tmp_path / "a-blue-ball.glb", force="mesh")
+    assert whole.is_watertight
+    assert 0.3 < np.linalg.norm(whole.vertices, axis=1).mean() < 0.6
     (item / "asset.safetensors").write_bytes(b"something else")
     assert "asset.safetensors cannot be read. The file is not a NeRF of this program (" in refused(item, "--to", "ply")
 

@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
+import trimesh
 
 from sctd.render.hash_grid import Levels
 from sctd.render.nerf import Field, Lit, Nerf, Occupancy, render_on_white
-from sctd.render.nerf_export import EmptyFieldError, to_gaussians
+from sctd.render.nerf_export import EmptyFieldError, to_gaussians, to_mesh
 from sctd.render.rasterize import render_on_white as render_gaussians
 from sctd.scene.cameras import orbit
 
@@ -46,8 +47,23 @@ def test_cells_that_the_occupancy_grid_calls_empty_are_left_out() -> None:
     assert found.num > 0
 
 
+def test_the_mesh_is_closed_and_has_the_size_of_the_field() -> None:
+    cells = 48
+    edge, lit = 2 / cells, blob(scale=2000.0)  # so that the surface is sharp
+    mesh = to_mesh(lit, cells)
+    found = trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy(), process=False)
+    assert found.is_watertight
+    assert found.volume > 0, "faces are counter-clockwise seen from outside"
+    radius = mesh.vertices.norm(dim=-1)
+    assert 0.5 - 2 * edge < radius.min() <= radius.max() < 0.5 + 2 * edge
+    assert mesh.rgb.shape == mesh.vertices.shape
+    assert torch.equal(mesh.rgb, lit.nerf(mesh.vertices)[1])
+
+
 def test_a_field_without_anything_to_see_is_refused() -> None:
     with pytest.raises(EmptyFieldError, match="The NeRF is empty: no cell has any density"):
         to_gaussians(blob(occupancy=Occupancy(torch.zeros(8, 8, 8), 0.5)))
     with pytest.raises(EmptyFieldError, match="The NeRF is transparent: no cell shows anything"):
         to_gaussians(blob(scale=-60.0, radius=1e6), 16)
+    with pytest.raises(EmptyFieldError, match=r"The NeRF has no surface: its largest density is \d"):
+        to_mesh(blob(scale=-60.0, radius=1e6), 16)
