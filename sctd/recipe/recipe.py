@@ -87,9 +87,11 @@ class Recipe(Config):
 
     @property
     def unstored(self) -> dict[str, Any]:
-        """What `run.json` and job ids leave out: keys that the first release did not have, where they are not read."""
+        """What `run.json` and job ids leave out: keys that the first release did not have, at their defaults."""
         parts: dict[str, Any] = {"objective": self.objective.unstored, "compute": self.compute.unstored}
-        return parts | ({"representation": True, "nerf": True} if self.representation.kind == "gaussians" else {})
+        if self.representation.kind == "nerf":
+            return parts
+        return parts | {"representation": True} | ({"nerf": True} if self.nerf == NerfConfig() else {})
 
     def stored(self) -> dict[str, Any]:
         """Plain values under the key names of `run.json`, which do not change when a key is renamed."""

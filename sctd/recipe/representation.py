@@ -1,7 +1,7 @@
 """Recipe settings of the 3D representation, and of a neural radiance field (NeRF).
 
 Defaults are those of the NeRF in threestudio's published configuration of DreamFusion, if the source does not differ.
-A recipe with Gaussians neither stores nor reads the keys of `nerf`.
+A recipe with Gaussians does not read the keys of `nerf`, and stores none at their defaults.
 """
 
 from typing import Literal
