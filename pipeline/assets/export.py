@@ -118,7 +118,7 @@ def export(
 
     gaussians = _read(asset.path, drop_invalid=options.drop_invalid)
     splats = [kind for kind in targets if kind not in PICTURES and not _is_mesh(kind, options)]
-    if asset.path.suffix == FIELD and splats:
+    if asset.path.suffix.lower() == FIELD and splats:
         logger.warning(f"A NeRF becomes {gaussians.num:,} Gaussians, one per visible cell, in .{', .'.join(splats)}.")
     if (degree := options.sh_degree) is not None:
         if gaussians.sh[:, (degree + 1) ** 2 :].any():
@@ -314,7 +314,7 @@ def _of_field(content: bytes, path: Path) -> "Gaussians":
 
 def _exported(path: Path, gaussians: "Gaussians") -> Exported:
     """What is exported of the Gaussians that a file was read as."""
-    if path.suffix == FIELD:
+    if path.suffix.lower() == FIELD:
         from pipeline.assets.objects import RadianceField
         from sctd.render import nerf_export, nerf_file
 

@@ -72,10 +72,10 @@ class _Project(torch.autograd.Function):
         shapes = (views, num, 2), (views, num), (views, num, 3), (views, num), (views, num, 2)
         outputs = tuple(torch.zeros(shape) for shape in shapes)
         *_, conics, compensations, extents = outputs
-        inputs = _arrays(means, quats, scales, opacities)
+        inputs = arrays_of(means, quats, scales, opacities)
         matrices = (matrix.detach().double().contiguous().numpy() for matrix in (world_to_camera, intrinsics))
         view = *matrices, cameras.width, cameras.height
-        _run(_parts(projection.project, num, *inputs, *view, antialiased, *_arrays(*outputs)))
+        run_all(in_parts(projection.project, num, *inputs, *view, antialiased, *arrays_of(*outputs)))
         ctx.save_for_backward(means, quats, scales, conics, compensations, extents)
         ctx.view = view
         ctx.mark_non_differentiable(extents)
@@ -86,8 +86,8 @@ class _Project(torch.autograd.Function):
     def backward(ctx: Any, *v_outputs: Tensor) -> tuple[Tensor | None, ...]:
         means, quats, scales, *projected = ctx.saved_tensors
         gradients = [torch.zeros(tensor.shape) for tensor in (means, quats, scales)]
-        arguments = *_arrays(means, quats, scales), *ctx.view, *_arrays(*projected, *v_outputs[:4], *gradients)
-        _run(_parts(projection.project_backward, means.shape[0], *arguments))
+        arguments = *arrays_of(means, quats, scales), *ctx.view, *arrays_of(*projected, *v_outputs[:4], *gradients)
+        run_all(in_parts(projection.project_backward, means.shape[0], *arguments))
         return *gradients, None, None, None, None, None
 
 
@@ -108,11 +108,11 @@ class _Composite(torch.autograd.Function):
         size = cameras.height, cameras.width
         image, transmittance = torch.empty(cameras.num, tiles.CHANNELS, *size), torch.empty(cameras.num, *size)
         stops = torch.empty_like(transmittance)
-        arrays = _arrays(means2d, conics, extents, opacities, colors, image, transmittance, stops)
+        arrays = arrays_of(means2d, conics, extents, opacities, colors, image, transmittance, stops)
         work = []
         for (tile_starts, gaussians, _, _), *view in zip(bins, *arrays, strict=True):
-            work += _parts(tiles.composite, tile_starts.size - 1, tile_starts, gaussians, *view, sharers=len(bins))
-        _run(work)
+            work += in_parts(tiles.composite, tile_starts.size - 1, tile_starts, gaussians, *view, sharers=len(bins))
+        run_all(work)
         ctx.save_for_backward(means2d, conics, extents, opacities, colors, transmittance, stops)
         ctx.bins = bins
         return image, transmittance
@@ -122,19 +122,19 @@ class _Composite(torch.autograd.Function):
     def backward(ctx: Any, v_image: Tensor, v_transmittance: Tensor) -> tuple[Tensor | None, ...]:
         means2d, conics, _, opacities, colors, *_ = ctx.saved_tensors
         sums = [np.zeros((gaussians.size, tiles.SLOT), np.float32) for _, gaussians, _, _ in ctx.bins]
-        arrays = _arrays(*ctx.saved_tensors, v_image, v_transmittance)
+        arrays = arrays_of(*ctx.saved_tensors, v_image, v_transmittance)
         work = []
         for (tile_starts, *lists, _), slots, *view in zip(ctx.bins, sums, *arrays, strict=True):
             arguments = tile_starts, *lists, *view, slots
-            work += _parts(tiles.composite_backward, tile_starts.size - 1, *arguments, sharers=len(ctx.bins))
-        _run(work)
+            work += in_parts(tiles.composite_backward, tile_starts.size - 1, *arguments, sharers=len(ctx.bins))
+        run_all(work)
         gradients = [torch.zeros(tensor.shape) for tensor in (means2d, conics, opacities, colors)]
         work = []
         for (*_, slot_starts), slots, *view in zip(
-            ctx.bins, sums, *_arrays(conics, opacities, *gradients), strict=True
+            ctx.bins, sums, *arrays_of(conics, opacities, *gradients), strict=True
         ):
-            work += _parts(tiles.gather, slot_starts.size - 1, slot_starts, slots, *view, sharers=len(ctx.bins))
-        _run(work)
+            work += in_parts(tiles.gather, slot_starts.size - 1, slot_starts, slots, *view, sharers=len(ctx.bins))
+        run_all(work)
         v_means2d, v_conics, v_opacities, v_colors = gradients
         return v_means2d, v_conics, None, v_opacities, v_colors, None, None
 
@@ -146,17 +146,17 @@ def _bin(means2d: Tensor, depths: Tensor, extents: Tensor, cameras: Cameras) -> 
     def bin_view(view: int, *arrays: np.ndarray) -> None:
         bins[view] = tiles.bin_to_tiles(*arrays, cameras.width, cameras.height)
 
-    views = zip(*_arrays(means2d, depths, extents), strict=True)
-    _run([partial(bin_view, view, *arrays) for view, arrays in enumerate(views)])
+    views = zip(*arrays_of(means2d, depths, extents), strict=True)
+    run_all([partial(bin_view, view, *arrays) for view, arrays in enumerate(views)])
     return bins
 
 
-def _arrays(*tensors: Tensor) -> list[np.ndarray]:
+def arrays_of(*tensors: Tensor) -> list[np.ndarray]:
     """The tensors as contiguous float32 arrays, sharing memory if possible."""
     return [tensor.detach().float().contiguous().numpy() for tensor in tensors]
 
 
-def _parts(kernel: Callable[..., None], total: int, *arguments: object, sharers: int = 1) -> list[Callable[[], None]]:
+def in_parts(kernel: Callable[..., None], total: int, *arguments: object, sharers: int = 1) -> list[Callable[[], None]]:
     """Divide a kernel over 0 … total-1, finely enough that `sharers` such kernels together occupy every thread."""
     threads = torch.get_num_threads()
     num_parts = 1 if threads == 1 else max(1, min(total, 4 * threads // max(1, sharers)))
@@ -164,7 +164,7 @@ def _parts(kernel: Callable[..., None], total: int, *arguments: object, sharers:
     return [partial(kernel, start, stop, *arguments) for start, stop in pairwise(edges)]
 
 
-def _run(work: list[Callable[[], None]]) -> None:
+def run_all(work: list[Callable[[], None]]) -> None:
     threads = torch.get_num_threads()
     if threads == 1:
         for part in work:

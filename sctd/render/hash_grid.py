@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from sctd.errors import SctdError
 from sctd.render import hash_grid_cpu as kernels
-from sctd.render.cpu_autograd import _arrays, _parts, _run
+from sctd.render.cpu_autograd import arrays_of, in_parts, run_all
 
 
 class Levels(NamedTuple):
@@ -121,8 +121,8 @@ class _Encode(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, table: Tensor, positions: Tensor, levels: Levels) -> Tensor:
         encoding = torch.empty(positions.shape[0], levels.width)
-        flat, points, output = _arrays(table.flatten(), positions, encoding)
-        _run(_parts(kernels.encode, len(points), flat, points, _grid(levels), (0,) * levels.features, output))
+        flat, points, output = arrays_of(table.flatten(), positions, encoding)
+        run_all(in_parts(kernels.encode, len(points), flat, points, _grid(levels), (0,) * levels.features, output))
         ctx.save_for_backward(table, positions)
         ctx.levels = levels
         return encoding
@@ -132,15 +132,15 @@ class _Encode(torch.autograd.Function):
     def backward(ctx: Any, v_encoding: Tensor) -> tuple[Tensor | None, ...]:
         table, positions = ctx.saved_tensors
         levels: Levels = ctx.levels
-        flat, points, v_output = _arrays(table.flatten(), positions, v_encoding)
+        flat, points, v_output = arrays_of(table.flatten(), positions, v_encoding)
         inputs = points, _grid(levels), (0,) * levels.features, v_output
         v_table = v_positions = None
         work = []
         if ctx.needs_input_grad[0]:
             v_table = torch.zeros(table.shape)
-            work += _parts(kernels.table_backward, levels.count, *inputs, v_table.view(-1).numpy())
+            work += in_parts(kernels.table_backward, levels.count, *inputs, v_table.view(-1).numpy())
         if ctx.needs_input_grad[1]:
             v_positions = torch.zeros(positions.shape)
-            work += _parts(kernels.positions_backward, len(points), flat, *inputs, v_positions.numpy())
-        _run(work)
+            work += in_parts(kernels.positions_backward, len(points), flat, *inputs, v_positions.numpy())
+        run_all(work)
         return v_table, v_positions, None

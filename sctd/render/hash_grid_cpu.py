@@ -9,7 +9,6 @@ The arguments are: table[entries F], flattened; positions[num, 3]; grid[L, 3], o
 the first entry, and T - 1 if the level is hashed, else 0; encoding[num, L F]; and `features`, a tuple of length F, for
 which numba compiles a version with unrolled loops.
 """
-# mypy: disallow-untyped-defs=False
 
 import numpy as np
 

@@ -138,9 +138,7 @@ class Grid:
         distance = torch.where(self.weight > 0, self.distance / self.weight, -1).reshape(self.shape)
         if not (distance < 0).any():
             raise FusionError("No surface found: the object is too transparent. Check the turntable first.")
-        closed = np.pad(without_specks(distance.numpy()), 1, constant_values=1)
-        places, faces, _, _ = marching_cubes(closed, 0.0, gradient_direction="descent")
-        at = places - 1
+        at, faces = zero_surface(distance.numpy())
         colors = (self.color / self.times_near[:, None]).reshape(*self.shape, 3).numpy()
         # A cell that no view observed near the surface (in a deep hole) takes the colour of the nearest observed one.
         nearest = distance_transform_edt(
@@ -149,10 +147,20 @@ class Grid:
         colors = colors[tuple(nearest)]
         rgb = np.stack([map_coordinates(colors[..., c], at.T, order=1, mode="nearest") for c in range(3)], axis=-1)
         vertices = self.low + self.side * torch.from_numpy(at.astype(np.float32))
-        return vertices, torch.from_numpy(faces.astype(np.int64)), torch.from_numpy(rgb).clamp(0, 1)
+        return vertices, torch.from_numpy(faces), torch.from_numpy(rgb).clamp(0, 1)
 
 
-def without_specks(distance: np.ndarray) -> np.ndarray:
+def zero_surface(distance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The closed surface at distance 0 of cells that are below 0 inside: vertices in cells from the first, and faces.
+
+    Faces are counter-clockwise seen from outside. Parts below 1 % of the largest are left out.
+    """
+    closed = np.pad(_without_specks(distance), 1, constant_values=1)
+    places, faces, _, _ = marching_cubes(closed, 0.0, gradient_direction="descent")
+    return places - 1, faces.astype(np.int64)
+
+
+def _without_specks(distance: np.ndarray) -> np.ndarray:
     """Remove parts smaller than 1 % of the largest part, and fill bubbles inside."""
     labels, _ = label(distance < 0)
     sizes = np.bincount(labels.ravel())[1:]

@@ -5,11 +5,10 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from skimage.measure import marching_cubes
 from torch import Tensor
 
 from sctd.errors import SctdError
-from sctd.render.mesh_fusion import ColouredMesh, without_specks
+from sctd.render.mesh_fusion import ColouredMesh, zero_surface
 from sctd.render.nerf import Lit
 from sctd.scene.gaussians import Gaussians, rgb_to_sh
 
@@ -51,14 +50,13 @@ def to_mesh(lit: Lit, cells: int = CELLS) -> ColouredMesh:
 
     Parts below 1 % of the largest are left out. Raises EmptyFieldError.
     """
-    box, edge = lit.nerf.field.box, 2 * lit.nerf.field.box / cells
+    edge = 2 * lit.nerf.field.box / cells
     level, grid = math.log(2) / (HALF_DEPTH * edge), _Grid.of(lit, cells)
-    density = torch.nn.functional.pad(grid.density.reshape(cells, cells, cells), (1,) * 6).numpy()
-    if density.max() <= level:
-        raise EmptyFieldError(f"The NeRF has no surface: its largest density is {density.max():.3g}.")
-    vertices, faces, _, _ = marching_cubes(without_specks(level - density), 0.0, gradient_direction="descent")
-    points = torch.from_numpy(vertices.copy()) * edge - box - edge / 2
-    return ColouredMesh(points, torch.from_numpy(faces.astype("int64")), lit.nerf(points)[1])
+    if (largest := float(grid.density.max())) <= level:
+        raise EmptyFieldError(f"The NeRF has no surface: its largest density is {largest:.3g}.")
+    places, faces = zero_surface((level - grid.density).reshape(cells, cells, cells).numpy())
+    points = grid.xyz[0] + edge * torch.from_numpy(places).to(grid.xyz)
+    return ColouredMesh(points, torch.from_numpy(faces), lit.nerf(points)[1])
 
 
 @torch.no_grad()
