@@ -135,6 +135,11 @@ def _is_controlled(recipe: Recipe) -> bool:
 
 def _asset_bytes(recipe: Recipe) -> int:
     """The most bytes of an asset."""
+    if recipe.representation.kind == "nerf":
+        field = recipe.nerf
+        width = field.levels * field.features
+        weights = width * 2**field.log2_entries + width * field.hidden + 4 * field.hidden
+        return BYTES_PER_NUMBER * (weights + field.cells**3)
     numbers = 11 + 3 * (recipe.sh_degree + 1) ** 2
     grows = recipe.densify.enabled
     shape = recipe.initialization

@@ -1,6 +1,7 @@
 """The file of a finished NeRF: a .safetensors of weights and occupancy grid, with the architecture as metadata."""
 
 import json
+import math
 
 import safetensors.torch
 import torch
@@ -55,6 +56,9 @@ def from_bytes(content: bytes) -> Lit:
             raise ValueError(f"the occupancy grid has shape {tuple(grid.shape)}")
         if not all(bool(tensor.isfinite().all()) for tensor in [*nerf.tensors().values(), grid]):
             raise ValueError("a number is not finite")
-        return Lit(nerf, Occupancy(grid, float(about["empty_density"])), int(about["steps"]))
+        lit = Lit(nerf, Occupancy(grid, float(about["empty_density"])), int(about["steps"]))
+        if lit.steps < 1 or not all(0 < length < math.inf for length in (field.box, field.blob_radius)):
+            raise ValueError(f"steps {lit.steps}, box {field.box:g}, blob_radius {field.blob_radius:g}")
+        return lit
     except (SafetensorError, ValueError, TypeError, KeyError, ArithmeticError) as error:
         raise FormatError(f"The file is not a NeRF of this program ({one_line(error)}).") from error

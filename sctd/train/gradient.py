@@ -133,14 +133,7 @@ class Distillation:
 
     @classmethod
     def of(
-        cls,
-        recipe: Recipe,
-        prior: Prior,
-        prompt: str,
-        seed: int,
-        control: Controlled | None,
-        loop: LoopOptions,
-        representation: Representation | None = None,
+        cls, recipe: Recipe, prior: Prior, prompt: str, seed: int, control: Controlled | None, loop: LoopOptions
     ) -> "Distillation":
         null = prior.embed([recipe.guidance.negative_prompt])
         prompt = recipe.guidance.prompt_template.replace("{prompt}", prompt)
@@ -156,7 +149,7 @@ class Distillation:
             offered["adapted"] = prior.adapters(recipe.objective.adapter_rank)
         if objective.asks_for("negative"):
             offered["negative"] = prior.embed([recipe.objective.negative_prompt])
-        kind = representation or representations.of_recipe(recipe)
+        kind = representations.of_recipe(recipe)
         return cls(recipe, prior, seed, control, loop, null, text, objective, offered, kind)
 
     def initial_state(self, generator: torch.Generator) -> ObjectiveState:

@@ -73,21 +73,20 @@ def optimize(
     """
     if not prompt.strip():
         raise OptimizeError("the prompt is empty; describe the object")
-    representation = representations.of_recipe(recipe)
-    if problem := representation.problem(initial):
+    if problem := representations.of_recipe(recipe).problem(initial):
         raise OptimizeError(problem)
     if (control is None) != (recipe.guidance.control == "none"):
         found = "no ControlNet was given" if control is None else "a ControlNet was given"
         raise OptimizeError(f"guidance.control is {recipe.guidance.control!r} and {found}; they must agree")
     identity = Identity(recipe.digest(), prompt, seed)
     device = initial.means.device
-    distillation = Distillation.of(recipe, prior, prompt, seed, control, loop, representation)
+    distillation = Distillation.of(recipe, prior, prompt, seed, control, loop)
     if resume is None:
         state = initial_state(distillation, initial)
     else:
-        state = from_bytes(resume, identity, device, representation.restored)
+        state = from_bytes(resume, identity, device, distillation.representation.restored)
     ahead = device.type == "cuda" if loop.ahead is None else loop.ahead
-    return _steps(_Run(recipe, distillation, representation), state, identity, ahead=ahead)
+    return _steps(_Run(recipe, distillation), state, identity, ahead=ahead)
 
 
 def _steps(run: "_Run", state: State, identity: Identity, *, ahead: bool) -> Iterator[Step]:
@@ -130,7 +129,10 @@ class _Run:
 
     recipe: Recipe
     distillation: Distillation
-    representation: Representation
+
+    @property
+    def representation(self) -> Representation:
+        return self.distillation.representation
 
     def attempt(self, state: State) -> _Attempt:
         """The next state, before any check. Waits for the device only if Gaussians are added, removed or moved."""

@@ -274,6 +274,9 @@ DAMAGED = [
     (damaged(levels=[3, 10**6, 10**6, 60, 2]), SHAPE),
     (damaged(levels=[3, 0, 16, 9, 2]), UNREADABLE),
     (damaged({"occupancy": torch.zeros(4, 4, 3)}), f"({UNREADABLE}|the occupancy grid has shape .*)"),
+    (damaged(steps=0), "steps 0, box .*"),
+    (damaged(box=-1.0), ".* box -1, .*"),
+    (damaged(blob_radius=0.0), ".* blob_radius 0"),
     (damaged({"third": torch.zeros(1)}), UNREADABLE),
     (damaged({"second": torch.zeros(8, 4, dtype=torch.int64)}), "a tensor is not float32"),
 ]
