@@ -23,6 +23,7 @@ from sctd.prior.stable_diffusion import StableDiffusionPrior
 from sctd.recipe.recipe import Recipe, with_overrides
 from sctd.render.rasterize import render_by
 from sctd.scene.gaussians import Gaussians
+from sctd.train import representations
 from sctd.train.gradient import USUAL, Distillation, LoopOptions
 from sctd.train.initialization import initial_gaussians
 from sctd.train.optimize import initial_state, optimize
@@ -55,7 +56,8 @@ class Loop:
     high_ms: float
     build_seconds: float
     peak_gib: float
-    num_gaussians: int
+    sizes: dict[str, int]
+    """Of the asset: its number of Gaussians, or of occupied cells."""
     parts: list[Part]
 
     def minutes(self, iterations: int) -> float:
@@ -145,7 +147,10 @@ def measure(recipe: Recipe, weights: Weights, gaussians: int, iterations: int, l
 
 
 def steady(recipe: Recipe, gaussians: int) -> Recipe:
-    """The recipe with a constant number of Gaussians in a ball; densification runs often but changes little."""
+    """The recipe with a constant number of Gaussians in a ball; densification runs often but changes little.
+
+    A NeRF is a blob, and is shaded in as many of the first iterations as later.
+    """
     return with_overrides(
         recipe,
         {
@@ -158,6 +163,7 @@ def steady(recipe: Recipe, gaussians: int) -> Recipe:
             "densify.prune_opacity": 0,
             "densify.prune_large_after": 10_000,
             "densify.reset_interval": 0,
+            "nerf.albedo_share": 0,
         },
     )
 
@@ -204,7 +210,8 @@ def loop(
         for part in dict.fromkeys((span.part, span.samples) for span in spans)
     ]
     peak = devices.peak_bytes(device) / 2**30
-    return Loop(name, median, low, high, prior.build_seconds, peak, step.gaussians.num, parts)
+    sizes = representations.of_recipe(recipe).counts(step.scene)
+    return Loop(name, median, low, high, prior.build_seconds, peak, dict(sizes), parts)
 
 
 def _part(spans: list[TimedSpan], iterations: int, seconds: float | None) -> Part:
@@ -227,7 +234,8 @@ def _by_iteration(spans: list[TimedSpan]) -> dict[int, float]:
 def table(speed: Speed) -> str:
     """A text table of the parts of both loops, with the roofline of the networks."""
     plain = {part.name: part for part in speed.plain.parts}
-    scene = f"{speed.views} views of {speed.image_size}², {speed.fast.num_gaussians:,} Gaussians"
+    sizes = ", ".join(f"{count:,} {unit}" for unit, count in speed.fast.sizes.items())
+    scene = f"{speed.views} views of {speed.image_size}², {sizes}"
     lines = [
         f"{speed.device}, {speed.dtype} at {speed.teraflops_reached:.3g} TFLOP/s, {scene}",
         f"{speed.objective} with {speed.guidance}",

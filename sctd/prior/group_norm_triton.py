@@ -2,8 +2,7 @@
 
 A feature map is pixels × channels here, its memory layout. torch and its compiler read the few channels of a group
 pixel by pixel (8 bytes of every 256 with 128 channels in 32 groups). These kernels read whole rows, sum each channel
-and combine channels to groups afterwards. The order of summation is fixed: equal inputs give equal bits. This is the
-only file that imports triton.
+and combine channels to groups afterwards. The order of summation is fixed: equal inputs give equal bits.
 """
 
 from typing import Any, NamedTuple

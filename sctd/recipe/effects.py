@@ -122,11 +122,15 @@ def _conditions() -> Iterator[Condition]:
         "optimizer.means.*", "optimizer.log_scales.*", "optimizer.quats.*", "optimizer.logit_opacities.*",
         "optimizer.sh_constant.*", "optimizer.sh_rest.*", "densify.*", "relocate.*", "bounds.*", "brightness.*",
         "encoding.scale_noise", "sh_degree", "regularizers.scale", "regularizers.oversize",
-        "regularizers.oversize_limit", "regularizers.opacity_entropy", "initialization.count",
-        "initialization.radius", "initialization.opacity", "initialization.scale", "initialization.colour",
+        "regularizers.oversize_limit", "regularizers.opacity_entropy", "initialization.opacity",
+    )  # fmt: skip
+    yield _if(
+        "representation.kind initialization.kind", lambda kind, start: kind == "gaussians" or start != "ball",
+        "initialization.count", "initialization.radius", "initialization.scale", "initialization.colour",
         "initialization.colour_noise",
     )  # fmt: skip
     yield _if("representation.kind", lambda kind: kind == "nerf", "nerf.*")
+    yield _if("nerf.sky_hidden", bool, "nerf.sky_share")
     yield _if("nerf.table.start nerf.table.end", lambda start, end: start != end, "nerf.table.decay")
     yield _if("nerf.network.start nerf.network.end", lambda start, end: start != end, "nerf.network.decay")
     yield _if("nerf.shaded_share", bool, "nerf.textureless_share", "nerf.light_spread", "nerf.orientation")

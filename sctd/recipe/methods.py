@@ -36,8 +36,8 @@ WITH_GAUSSIANS = [name for name in METHODS if name not in ON_NERF]
 FEW_ITERATIONS = 2000
 SMALL_NERF = {
     "nerf.levels": 8, "nerf.finest": 128, "nerf.log2_entries": 14, "nerf.hidden": 32, "nerf.steps": 96,
-    "nerf.cells": 32, "nerf.table.start": 0.03, "nerf.table.end": 0.006, "nerf.network.start": 0.01,
-    "nerf.network.end": 0.002,
+    "nerf.sky_hidden": 0, "nerf.cells": 32, "nerf.table.start": 0.03, "nerf.table.end": 0.006,
+    "nerf.network.start": 0.01, "nerf.network.end": 0.002,
 }  # fmt: skip
 """A NeRF for the bundled prior: five minutes per asset on one CPU thread. Its rates are above the usual ones."""
 

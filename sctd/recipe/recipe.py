@@ -71,15 +71,6 @@ class Recipe(Config):
             raise ValueError(f"objective {name!r} does not support times.rule {rule!r}; set times.rule to {expected}")
         return self
 
-    @model_validator(mode="after")
-    def _starts_from_a_blob(self) -> "Recipe":
-        if self.representation.kind == "nerf" and self.initialization.kind != "ball":
-            raise ValueError(
-                f"representation.kind is 'nerf', which starts from a blob, and initialization.kind is "
-                f"{self.initialization.kind!r}; set initialization.kind=ball"
-            )
-        return self
-
     @model_validator(mode="before")
     @classmethod
     def _former_names(cls, tree: Any) -> Any:

@@ -30,10 +30,13 @@ class NerfConfig(Config):
     hidden: int = field(64, "neurons", THREESTUDIO, "width of the hidden layer", ge=1, le=1024)
     box: float = field(1.0, "world units", "threestudio: 2", "half the edge of the box that contains the object", gt=0)
     steps: int = field(512, "steps", THREESTUDIO, "sampling steps along the diagonal of the box", ge=8, le=4096)
+    resolution: int = field(64, "px", "DreamFusion", "edge of rendered images, enlarged for the prior", ge=8, le=4096)
     cells: int = field(64, "cells", "threestudio: 32", "cells along an edge of the occupancy grid", ge=1, le=256)
     empty_density: float = field(0.1, "1 / world unit", OURS, "cells of lower density are empty", ge=0)
     occupancy_decay: float = field(0.95, "–", NGP, "factor of the grid's densities at each update", gt=0, le=1)
     occupancy_interval: int = field(16, "iterations", NGP, "interval of its updates", ge=1)
+    sky_hidden: int = field(16, "neurons", THREESTUDIO, "width of the background's network; 0: none", ge=0, le=256)
+    sky_share: float = field(0.5, "share of iterations", THREESTUDIO, "with the field's own background", ge=0, le=1)
     blob_scale: float = field(
         10, "–", "threestudio: Magic3D's blob", "density of the first blob, before softplus", ge=0
     )

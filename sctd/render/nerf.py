@@ -2,7 +2,7 @@
 
 Each ray is sampled at even steps inside the box. Samples in empty cells of the occupancy grid are skipped, so that the
 network sees only those near the object. Shading follows DreamFusion (Poole et al. 2022, Sec. 3.1), with normals from
-differences of the density.
+differences of the density. A field may have a background of its own, which finished assets are shown without.
 """
 
 import math
@@ -18,9 +18,11 @@ from torch.nn.functional import normalize, softplus
 from sctd.render.contract import Rendering
 from sctd.render.hash_grid import Levels, encode
 from sctd.scene.cameras import Cameras
+from sctd.scene.gaussians import sh_basis
 from sctd.types import Images
 
 AMBIENT, DIFFUSE = 0.1, 0.9  # of the light on a Lambertian surface: DreamFusion, App. A.2
+SKY_DEGREE = 3  # of the spherical harmonics of a ray's direction, from which the background follows
 NORMAL_STEP = 0.01  # world units between the densities whose difference is the normal
 
 
@@ -32,16 +34,22 @@ class Field(NamedTuple):
     box: float  # half the edge, in world units
     blob_scale: float
     blob_radius: float  # world units
+    sky_hidden: int = 0  # neurons of the network of the background; 0: there is none
 
 
 @dataclass(frozen=True)
 class Nerf:
-    """Density and albedo of every point of a box around the origin: the table of the encoding and two linear layers."""
+    """Density and albedo of every point of a box around the origin: the table of the encoding and two linear layers.
+
+    With `field.sky_hidden`, two more layers give the colour of the background in every direction.
+    """
 
     table: Float[Tensor, "entries features"]
     first: Float[Tensor, "width hidden"]
     second: Float[Tensor, "hidden 4"]
     field: Field
+    sky_first: Float[Tensor, "harmonics sky_hidden"] | None = None
+    sky_second: Float[Tensor, "sky_hidden 3"] | None = None
 
     @classmethod
     def random(cls, field: Field, generator: torch.Generator) -> "Nerf":
@@ -50,17 +58,19 @@ class Nerf:
         def uniform(rows: int, columns: int, bound: float) -> Tensor:
             return bound * (2 * torch.rand(rows, columns, generator=generator) - 1)
 
-        levels = field.levels
-        return cls(
-            uniform(levels.entries, levels.features, 1e-4),
-            uniform(levels.width, field.hidden, math.sqrt(6 / levels.width)),
-            uniform(field.hidden, 4, math.sqrt(6 / field.hidden)),
-            field,
-        )
+        def linear(rows: int, columns: int) -> Tensor:
+            return uniform(rows, columns, math.sqrt(6 / rows))
+
+        levels, num = field.levels, (SKY_DEGREE + 1) ** 2
+        table = uniform(levels.entries, levels.features, 1e-4)
+        layers = linear(levels.width, field.hidden), linear(field.hidden, 4)
+        sky = (linear(num, field.sky_hidden), linear(field.sky_hidden, 3)) if field.sky_hidden else ()
+        return cls(table, *layers, field, *sky)
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights by name."""
-        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "field"}
+        found = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Nerf":
         """Apply one function to every weight."""
@@ -81,6 +91,12 @@ class Nerf:
         raw = hidden @ self.second
         blob = self.field.blob_scale * (1 - xyz.norm(dim=-1) / self.field.blob_radius)
         return softplus(raw[:, 0] + blob), raw[:, 1:].sigmoid()
+
+    def sky(self, directions: Float[Tensor, "rays 3"]) -> Float[Tensor, "rays 3"]:
+        """The colour of the background, in [0, 1], in unit directions."""
+        assert self.sky_first is not None
+        assert self.sky_second is not None
+        return ((sh_basis(directions, SKY_DEGREE) @ self.sky_first).relu() @ self.sky_second).sigmoid()
 
     def normals(self, xyz: Float[Tensor, "num 3"], density: Float[Tensor, " num"]) -> Float[Tensor, "num 3"]:
         """Unit directions in which the density falls, by differences over `NORMAL_STEP`."""
@@ -113,11 +129,12 @@ class Occupancy(NamedTuple):
 
 
 class Light(NamedTuple):
-    """What an iteration draws: the kind of shading, the place of the light, and the shift of the samples."""
+    """What an iteration draws: shading, place of the light, shift of the samples, and which background is behind."""
 
     shading: Literal["albedo", "lambertian", "textureless"]
     position: Float[Tensor, "3"]  # relative to the camera, in world units
     shift: Float[Tensor, "1"]  # of all samples, as a share of a step
+    has_sky: bool = False  # the field's own background in place of a plain one
 
 
 class Lit(NamedTuple):
@@ -144,9 +161,13 @@ def render(lit: Lit, cameras: Cameras, background: Float[Tensor, "views 3"] | Fl
     nerf, device = lit.nerf, lit.nerf.table.device
     cameras, box = cameras.to(device), nerf.field.box
     shape = cameras.num, cameras.height, cameras.width
-    centers = cameras.centers[:, None, None].expand(*shape, 3).reshape(-1, 3)
-    one = torch.ones(shape, device=device)
-    rays = cameras.unprojected(one).permute(0, 2, 3, 1).reshape(-1, 3) - centers  # with z = 1
+    # One by one and contiguous, so that the roundings of a view do not depend on the others.
+    alone = [cameras.select(slice(view, view + 1)) for view in range(cameras.num)]
+    centers = torch.cat([each.centers for each in alone])[:, None, None].expand(*shape, 3).reshape(-1, 3)
+    one = torch.ones(1, *shape[1:], device=device)  # z of the rays
+    rays = (
+        torch.cat([each.unprojected(one) for each in alone]).permute(0, 2, 3, 1).reshape(-1, 3).contiguous() - centers
+    )
     lengths = rays.norm(dim=-1)
     near, far = _inside(centers, rays / lengths[:, None], box)
     step = 2 * math.sqrt(3) * box / lit.steps
@@ -172,6 +193,8 @@ def render(lit: Lit, cameras: Cameras, background: Float[Tensor, "views 3"] | Fl
     rgb = _over_rays(weights[:, None] * colour, ray, sample, lit.steps, len(rays))
     depth = _over_rays(weights * along / lengths[ray], ray, sample, lit.steps, len(rays))
     behind = background.to(device).expand(cameras.num, 3)[:, None, None].expand(*shape, 3).reshape(-1, 3)
+    if lit.light is not None and lit.light.has_sky:
+        behind = nerf.sky(rays / lengths[:, None])
     image = (rgb + (1 - alpha)[:, None] * behind).reshape(*shape, 3).permute(0, 3, 1, 2)
     return Rendering(image, alpha.reshape(shape), depth.reshape(shape), None, None, orientation)
 

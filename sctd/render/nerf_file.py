@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from sctd.errors import one_line
 from sctd.formats.common import FormatError
 from sctd.render.hash_grid import Levels
-from sctd.render.nerf import Field, Lit, Nerf, Occupancy
+from sctd.render.nerf import SKY_DEGREE, Field, Lit, Nerf, Occupancy
 
 FORMAT, VERSION = "segmentdreamer.nerf", 1
 
@@ -26,6 +26,7 @@ def to_bytes(lit: Lit) -> bytes:
         "box": field.box,
         "blob_scale": field.blob_scale,
         "blob_radius": field.blob_radius,
+        "sky_hidden": field.sky_hidden,
         "steps": lit.steps,
         "empty_density": lit.occupancy.threshold,
     }
@@ -43,10 +44,11 @@ def from_bytes(content: bytes) -> Lit:
         if (about["format"], about["version"]) != (FORMAT, VERSION):
             raise ValueError(f"format {about['format']!r}, version {about['version']!r}")
         numbers = (float(about[name]) for name in ("box", "blob_scale", "blob_radius"))
-        field = Field(Levels(*map(int, about["levels"])), int(about["hidden"]), *numbers)
+        field = Field(Levels(*map(int, about["levels"])), int(about["hidden"]), *numbers, int(about["sky_hidden"]))
         grid = tensors.pop("occupancy")
-        levels, hidden = field.levels, field.hidden
+        levels, hidden, sky = field.levels, field.hidden, field.sky_hidden
         expected = [(levels.entries, levels.features), (levels.width, hidden), (hidden, 4)]
+        expected += [((SKY_DEGREE + 1) ** 2, sky), (sky, 3)] if sky else []
         if any(tensor.dtype != torch.float32 for tensor in [*tensors.values(), grid]):
             raise ValueError("a tensor is not float32")
         nerf = Nerf(**tensors, field=field)

@@ -59,6 +59,11 @@ class Cameras:
         """The cameras at these indices."""
         return self._map(lambda tensor: tensor[index])
 
+    def resized(self, width: int, height: int) -> "Cameras":
+        """The same views with other numbers of pixels."""
+        scale = torch.tensor([width / self.width, height / self.height, 1.0]).to(self.intrinsics)
+        return replace(self, intrinsics=scale[:, None] * self.intrinsics, width=width, height=height)
+
     def to(self, device: torch.device | str) -> "Cameras":
         """The same cameras on another device."""
         return self._map(lambda tensor: to_device(tensor, device))

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from sctd.recipe.recipe import Recipe
 from sctd.render import nerf, nerf_file
@@ -16,7 +17,7 @@ from sctd.render.hash_grid import Levels
 from sctd.render.nerf import Field, Light, Lit, Nerf, Occupancy
 from sctd.scene.cameras import Cameras
 from sctd.scene.gaussians import Gaussians
-from sctd.train import regularize
+from sctd.train import nerf_start, regularize
 from sctd.train.representation import Change, Observed
 from sctd.types import Images
 
@@ -41,7 +42,7 @@ class NerfScene:
 
 @dataclass(frozen=True)
 class NerfDistillation:
-    """`Representation` of a NeRF: the asset is a `Nerf`, the scene a `NerfScene`. It starts from a blob."""
+    """`Representation` of a NeRF: the asset is a `Nerf`, the scene a `NerfScene`. It starts from a blob or a cloud."""
 
     recipe: Recipe
     file = "asset.safetensors"
@@ -60,7 +61,7 @@ class NerfDistillation:
         """The architecture that the recipe asks for."""
         own = self.recipe.nerf
         levels = Levels(own.levels, own.coarsest, own.finest, own.log2_entries, own.features)
-        return Field(levels, own.hidden, own.box, own.blob_scale, own.blob_radius)
+        return Field(levels, own.hidden, own.box, own.blob_scale, own.blob_radius, own.sky_hidden)
 
     def problem(self, initial: Gaussians) -> str | None:
         return None
@@ -68,6 +69,8 @@ class NerfDistillation:
     def start(self, initial: Gaussians, generator: torch.Generator) -> NerfScene:
         device, own = initial.means.device, self.recipe.nerf
         start = Nerf.random(self.field, generator).to(device)
+        if self.recipe.initialization.kind != "ball":
+            start = nerf_start.fitted(start, initial, generator)
         zeros = start.map(torch.zeros_like)
         empty = torch.zeros(own.cells, own.cells, own.cells, device=device)
         return self._looked(NerfScene(start, zeros, zeros, empty), generator)
@@ -95,11 +98,19 @@ class NerfDistillation:
         if is_shaded:
             shading = "textureless" if is_textureless else "lambertian"
         position = own.light_spread * torch.randn(3, generator=generator)
-        light = Light(shading, position, torch.rand(1, generator=generator))
+        shift = torch.rand(1, generator=generator)
+        has_sky = bool(own.sky_hidden) and float(torch.rand(1, generator=generator)) < own.sky_share
+        light = Light(shading, position, shift, has_sky)
         return self._lit(leaves, scene)._replace(light=light)
 
     def render(self, drawn: Lit, cameras: Cameras, background: Float[Tensor, "views 3"]) -> Rendering:
-        return nerf.render(drawn, cameras, background)
+        """Views of at most `nerf.resolution` pixels, enlarged to the size of the cameras' images."""
+        width, height = (min(self.recipe.nerf.resolution, size) for size in (cameras.width, cameras.height))
+        rendering = nerf.render(drawn, cameras.resized(width, height), background)
+        if (width, height) == (cameras.width, cameras.height):
+            return rendering
+        parts = [None if part is None else _enlarged(part, cameras) for part in rendering]
+        return Rendering(*parts)
 
     def penalty(self, leaves: Nerf, rendering: Rendering, cameras: Cameras, progress: float) -> Float[Tensor, ""]:
         """The terms on images, DreamFusion's loss of opacity and, with shading, that of orientation."""
@@ -114,7 +125,7 @@ class NerfDistillation:
 
     def rates(self, asset: Nerf, position: float) -> dict[str, Tensor | float]:
         network = self.recipe.nerf.network.at(position)
-        return {"table": self.recipe.nerf.table.at(position), "first": network, "second": network}
+        return {**dict.fromkeys(asset.tensors(), network), "table": self.recipe.nerf.table.at(position)}
 
     def bounded(self, asset: Nerf) -> Nerf:
         return asset
@@ -138,3 +149,10 @@ class NerfDistillation:
     def _looked(self, scene: NerfScene, generator: torch.Generator) -> NerfScene:
         seen = self._occupancy(scene).updated(scene.nerf, self.recipe.nerf.occupancy_decay, generator)
         return replace(scene, densities=seen.density)
+
+
+def _enlarged(maps: Tensor, cameras: Cameras) -> Tensor:
+    """Maps [views, …, height, width] at the size of the cameras' images, linearly interpolated."""
+    flat = maps.reshape(cameras.num, -1, *maps.shape[-2:])
+    size = cameras.height, cameras.width
+    return interpolate(flat, size, mode="bilinear").reshape(*maps.shape[:-2], *size)

@@ -37,7 +37,7 @@ def test_all_values_are_reported_and_finite(speed):
             assert 0 <= part["low_ms"] <= part["median_ms"] <= part["high_ms"] < math.inf
         assert loop["low_ms"] <= loop["iteration_ms"] <= loop["high_ms"]
         assert loop["peak_gib"] > 0
-        assert loop["num_gaussians"] == 60
+        assert loop["sizes"] == {"Gaussians": 60}
     assert tree["teraflops_reached"] > 0
     assert 0 < tree["gradient_error"] == tree["plain_gradient_error"] < 0.1  # of float16; equal for both loops on a CPU
     assert tree["text_effect"] > 0

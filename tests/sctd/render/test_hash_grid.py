@@ -1,17 +1,40 @@
 """sctd.render.hash_grid: the paper's formulas, kernels against torch and torch against central differences.
 
 Kernels and torch place a position in its cell with the same roundings; the sums of some hundred float32 terms differ by
-less than 1e-6 of the largest entry.
+less than 1e-6 of the largest entry. The kernels for GPUs run on a GPU if there is one, and in triton's interpreter, in
+a process of its own.
 """
+
+import importlib.util
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from sctd.errors import SctdError
-from sctd.render.hash_grid import Levels, encode, encode_reference
+from sctd.render.hash_grid import Levels, _rows, encode, encode_reference
+
+INTERPRETER = "TRITON_INTERPRET"
+
+
+def on_gpu(table, positions, levels):
+    return encode(table.cuda(), positions.cuda(), levels).cpu()
+
+
+def interpreted(table, positions, levels):
+    from sctd.render.hash_grid_triton import Encode
+
+    return Encode.apply(table, positions, _rows(levels))
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+needs_interpreter = pytest.mark.skipif(INTERPRETER not in os.environ, reason="test_in_the_interpreter runs it")
+KERNELS = [encode, pytest.param(on_gpu, marks=needs_gpu), pytest.param(interpreted, marks=needs_interpreter)]
 
 MIXED = Levels(4, 4, 32, 9, 2)  # 4 and 8 cells along an edge: 125 entries are dense, 729 > 512 are hashed
-ENCODERS = pytest.mark.parametrize("encoder", [encode, encode_reference])
+ENCODERS = pytest.mark.parametrize("encoder", [*KERNELS, encode_reference])
 
 
 def random_table(levels, dtype=torch.float32):
@@ -104,17 +127,33 @@ def test_the_gradient_on_positions_is_the_slope_of_an_affine_function(encoder):
     torch.testing.assert_close(positions.grad, slopes.expand(100, 3), rtol=0, atol=5e-6)  # differences of 0.2, times 5
 
 
+@pytest.mark.parametrize("encoder", KERNELS)
 @pytest.mark.parametrize("features", [1, 2, 3, 4])
 @pytest.mark.parametrize("num", [1, 256, 1000])  # a block of the kernels has 256 points
-def test_kernels_match_torch(num, features):
+def test_kernels_match_torch(num, features, encoder):
     levels = MIXED._replace(features=features)
     positions = random_positions(num)
-    assert_equal_results(results(encode, levels, positions), results(encode_reference, levels, positions))
+    assert_equal_results(results(encoder, levels, positions), results(encode_reference, levels, positions))
 
 
-def test_kernels_match_torch_at_the_papers_resolutions():
-    levels, positions = Levels(16, 16, 512, 14, 2), random_positions(3000)
-    assert_equal_results(results(encode, levels, positions), results(encode_reference, levels, positions))
+@pytest.mark.parametrize("encoder", KERNELS)
+def test_kernels_match_torch_at_the_papers_resolutions(encoder):
+    # Cells of 1 / 4096: a product and a difference that are rounded together would place positions 1e-4 elsewhere.
+    levels, positions = Levels(16, 16, 4096, 14, 2), random_positions(3000)
+    assert_equal_results(results(encoder, levels, positions), results(encode_reference, levels, positions))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.skipif(INTERPRETER in os.environ, reason="this is the interpreter")
+def test_in_the_interpreter():
+    """The tests above with the kernels for GPUs."""
+    # Without the project's options: they wrap the functions of a module, which the interpreter then does not find.
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "addopts=", __file__]
+    command += ["-k", "interpreted and not 256 and not papers and not 1-"]  # others take a minute
+    environment = {**os.environ, INTERPRETER: "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "10 passed" in done.stdout
 
 
 def test_only_requested_gradients_are_computed():
@@ -202,7 +241,7 @@ def test_an_empty_batch(encoder):
     assert not v_table.any()
 
 
-@ENCODERS
+@pytest.mark.parametrize("encoder", [encode, encode_reference])
 def test_a_table_of_another_shape_is_refused(encoder):
     message = r"^The hash table is 100 × 2, but its levels need 1661 × 2 \(entries × features\)\.$"
     with pytest.raises(SctdError, match=message):

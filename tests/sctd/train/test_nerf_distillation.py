@@ -1,6 +1,7 @@
 """A NeRF in the trainer: it converges, resumes to the same bytes, and undoes NaN, as Gaussians do."""
 
 import io
+import math
 from dataclasses import replace
 
 import pytest
@@ -8,9 +9,10 @@ import torch
 
 from sctd.recipe.methods import ON_NERF, for_objective
 from sctd.recipe.presets import RECIPES
-from sctd.recipe.recipe import Recipe, RecipeError, with_overrides
+from sctd.recipe.recipe import Recipe, with_overrides
 from sctd.render import nerf_file
 from sctd.scene.cameras import orbit
+from sctd.scene.gaussians import rgb_to_sh
 from sctd.train import optimize, representations
 from sctd.train.checkpoint import CheckpointError
 from sctd.train.gradient import LoopOptions
@@ -140,9 +142,57 @@ def replace_kind(chosen: Recipe) -> Recipe:
     return with_overrides(chosen, {"representation.kind": "gaussians"})
 
 
-def test_a_field_cannot_start_from_a_point_cloud() -> None:
-    with pytest.raises(RecipeError, match=r"starts from a blob, and initialization\.kind is 'point_e'; set"):
-        with_overrides(recipe(), {"initialization.kind": "point_e"})
+def test_a_field_starts_from_a_point_cloud() -> None:
+    """A red and a green ball: what is near the points is opaque and has their colours, all else is empty."""
+    generator = torch.Generator().manual_seed(0)
+    places = 0.2 * torch.nn.functional.normalize(torch.randn(400, 3, generator=generator), dim=-1)
+    places = places * torch.rand(400, 1, generator=generator) ** (1 / 3)
+    middles = torch.tensor([[0.0, -0.5, 0], [0.0, 0.5, 0]])
+    means, green = torch.cat([places + middle for middle in middles]), (torch.arange(800) >= 400).float()
+    rgb = torch.stack([1 - green, green, torch.zeros(800)], dim=1)
+    cloud = replace(ball(800), means=means, sh=rgb_to_sh(rgb)[:, None], log_scales=torch.full((800, 3), 0.03).log())
+    chosen = recipe(initialization__kind="point_e", nerf__log2_entries=14, nerf__cells=32)
+    scene = representations.of_recipe(chosen).start(cloud, generator)
+    density, albedo = scene.nerf(middles)
+    assert bool((density > 10).all())
+    assert torch.allclose(albedo, torch.tensor([[1.0, 0, 0], [0, 1, 0]]), atol=0.1)
+    far = 2 * torch.rand(2000, 3, generator=generator) - 1
+    far = far[(far[:, None] - middles).norm(dim=-1).amin(dim=1) > 0.35]
+    assert float((scene.nerf(far)[0] < 0.5).float().mean()) > 0.97
+    is_full = (scene.densities > chosen.nerf.empty_density).float().mean()
+    assert 0.5 * (2 * 4 / 3 * math.pi * 0.2**3 / 8) < is_full < 0.2
+
+
+def test_small_renders_are_enlarged() -> None:
+    chosen = recipe(nerf__resolution=8)
+    kind, scene = representations.of_recipe(chosen), steps(recipe(iterations=1))[-1].scene
+    drawn = kind.drawn(scene.nerf, scene, 1, torch.Generator().manual_seed(0))
+    small = kind.render(drawn, CAMERAS.resized(8, 8), torch.ones(4, 3))
+    large = kind.render(drawn, CAMERAS, torch.ones(4, 3))
+    assert large.rgb.shape == (4, 3, 16, 16)
+    assert large.depth.shape == (4, 16, 16)
+    averaged = torch.nn.functional.avg_pool2d(large.rgb, 2)  # linear interpolation keeps sums, but at the border
+    torch.testing.assert_close(averaged.mean(), small.rgb.mean(), rtol=0.01, atol=0)
+
+
+def test_a_field_learns_its_background() -> None:
+    chosen = recipe(nerf__sky_hidden=8, nerf__sky_share=0.5)
+    kind = representations.of_recipe(chosen)
+    first, last = steps(chosen)[0].scene, steps(chosen)[-1].scene
+    assert not torch.equal(first.nerf.sky_second, last.nerf.sky_second)
+    generator = torch.Generator().manual_seed(0)
+    drawn = [kind.drawn(last.nerf, last, at, generator) for at in range(1, 21)]
+    skies = [each.light.has_sky for each in drawn]
+    assert 0 < sum(skies) < 20
+    plain, own = (drawn[skies.index(has_sky)] for has_sky in (False, True))
+    black = [kind.render(each, CAMERAS, torch.zeros(4, 3)).rgb[:, :, 0, 0] for each in (plain, own)]
+    assert float(black[0].abs().max()) == 0
+    assert float(black[1].min()) > 0
+    shown = kind.shown(last)(CAMERAS)
+    assert shown[:, :, 0, 0].min() > 0.9, "a finished asset is shown on white"
+    assert torch.equal(nerf_file.from_bytes(kind.to_bytes(last)).nerf.sky_first, last.nerf.sky_first)
+    whole = steps(chosen)
+    assert all(same(a, b) for a, b in zip(whole[5:], steps(chosen, resume=whole[4].checkpoint()), strict=True))
 
 
 def test_all_scenes_have_the_fields_of_the_seam() -> None:
