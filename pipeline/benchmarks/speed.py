@@ -1,8 +1,9 @@
 """`segmentdreamer benchmark speed`: time an iteration and its parts, with the `plain` and the `fast` loop in one run.
 
 `plain` is the reference: on a GPU the same trainer with unmodified diffusers networks, which waits for the numeric
-check of each iteration; on a CPU the renderer in torch (`torch_render`). The roofline of a network is the time of its
-floating-point operations at the rate that this device reaches on a large matrix product in the same precision.
+check of each iteration; on a CPU the renderer of Gaussians in torch (`torch_render`). The roofline of a network is the
+time of its floating-point operations at the rate that this device reaches on a large matrix product in the same
+precision.
 """
 
 import json
@@ -112,7 +113,9 @@ def measure(recipe: Recipe, weights: Weights, gaussians: int, iterations: int, l
     roofline = Roofline(operations(prior), reached)
     on_gpu = device.type == "cuda"
     plain_error = relative(gradient(recipe, prior, initial), exact)
-    plain = LoopOptions(ahead=False, renderer=None if on_gpu else partial(render_by, torch_render.rasterize))
+    is_splatted = recipe.representation.kind == "gaussians"
+    by_torch = partial(render_by, torch_render.rasterize) if is_splatted and not on_gpu else None
+    plain = LoopOptions(ahead=False, renderer=by_torch)
     plain_loop = loop("plain", recipe, prior, initial, iterations, roofline, plain)
     log(f"plain: {plain_loop.iteration_ms:.1f} ms per iteration")
     if on_gpu:
