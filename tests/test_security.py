@@ -22,7 +22,7 @@ ALLOWED = {
     # A word given to Typer: the shell whose completion script is printed.
     ("pipeline/cli/completion.py", "shell=True"),
     # The user's own objective: the file that --objective names, of the digest that the recipe holds.
-    ("sctd/recipe/custom_objective.py", "exec"),
+    ("sctd/recipe/custom_file.py", "exec"),
 }
 
 

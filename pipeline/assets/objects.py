@@ -5,12 +5,14 @@ import zipfile
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
+from typing import Protocol as Interface
 
 import numpy as np
 
 from pipeline.assets import images
 from pipeline.errors import UserError
+from pipeline.plan.protocol import Protocol
 from pipeline.store import files
 from pipeline.store.run_folder import ASSET, MESH, NERF, VIEWS
 
@@ -19,17 +21,17 @@ if TYPE_CHECKING:
     from sctd.render.nerf import Lit
     from sctd.scene.cameras import Cameras
     from sctd.scene.gaussians import Gaussians
+    from sctd.train.representation import Representation
 
 Shading = Literal["unlit", "lit"]
 _DATE = 1980, 1, 1, 0, 0, 0  # so that equal views have equal bytes
 
 
-class Viewed(Protocol):
+class Viewed(Interface):
     """An object that the evaluator can look at."""
 
     def views(self, cameras: "Cameras", device: Any, shading: Shading = "unlit") -> np.ndarray:
         """Views on white, uint8 [views, height, width, 3]."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,15 @@ class StoredViews:
         return target.getvalue()
 
 
+def files_of(kind: "Representation", scene: Any, image_size: int) -> dict[str, bytes]:
+    """The files of a generated asset by name: first the one that is scored, which can be read without custom code."""
+    own = {kind.file: kind.to_bytes(scene)}
+    if kind.file in (ASSET, NERF):
+        return own
+    views = images.rendered(kind.shown(scene), Protocol().cameras(image_size))
+    return {VIEWS: StoredViews(views).to_bytes(), **own}
+
+
 def of_item(folder: Path) -> Viewed:
     """The object in an item's folder. Raises OSError, or FormatError or ArraysError for a damaged file."""
     if (folder / MESH).exists():
@@ -144,15 +155,17 @@ def of_item(folder: Path) -> Viewed:
 
         return Surface(Mesh.from_bytes(files.read(folder / MESH)))
     if (folder / VIEWS).exists():
-        from evaluation.arrays import from_npz
-
-        return StoredViews(from_npz(files.read(folder / VIEWS))["views"])
+        return of_bytes(files.read(folder / VIEWS), VIEWS)
     name = NERF if (folder / NERF).exists() else ASSET
     return of_bytes(files.read(folder / name), name)
 
 
 def of_bytes(content: bytes, name: str) -> Viewed:
-    """The generated asset in the bytes of a file of this name. Raises FormatError."""
+    """The generated asset in the bytes of a file of this name. Raises FormatError or ArraysError."""
+    if name.endswith(Path(VIEWS).suffix):
+        from evaluation.arrays import from_npz
+
+        return StoredViews(from_npz(content)["views"])
     if name.endswith(Path(NERF).suffix):
         from sctd.render import nerf_file
 

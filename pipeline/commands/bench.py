@@ -36,7 +36,7 @@ from pipeline.work.execution import ExecutionOptions, executing
 
 
 @with_options(
-    *("suite", "prompt", "limit", "objective", "recipe", "weights", "seed", "views"),
+    *("suite", "prompt", "limit", "objective", "recipe", "representation", "weights", "seed", "views"),
     *("workers", "assets_per_gpu", "executor", "eval_placement", "stall_seconds", "checkpoint_seconds", "log", "track"),
     *("score_at", "out", "set_", "sweep", "report", "live"),
 )
@@ -52,7 +52,7 @@ def bench(options: RunOptions, execution: ExecutionOptions) -> int:
 
 
 @with_options(
-    *("prompt", "objective", "recipe", "weights", "seed", "workers", "assets_per_gpu", "executor"),
+    *("prompt", "objective", "recipe", "representation", "weights", "seed", "workers", "assets_per_gpu", "executor"),
     *("stall_seconds", "checkpoint_seconds", "log", "out", "set_", "live"),
     objective={"help": f"{ONE_OBJECTIVE} Separate several with commas to generate one asset for each."},
     workers={"help": "Number of assets to generate in parallel, if there are several objectives."},

@@ -38,7 +38,19 @@ group = typer.Typer()
 
 @group.callback(invoke_without_command=True)
 @with_options(
-    *("context", "baseline", "gates", "suite", "limit", "objective", "recipe", "weights", "seed", "views"),
+    *(
+        "context",
+        "baseline",
+        "gates",
+        "suite",
+        "limit",
+        "objective",
+        "recipe",
+        "representation",
+        "weights",
+        "seed",
+        "views",
+    ),
     *("workers", "executor", "eval_placement", "stall_seconds", "checkpoint_seconds", "log", "out", "set_", "report"),
     suite={"help": "Prompt suite."},
     limit={"show_default": f"all; without --suite, {NIGHTLY_LIMIT} of {DEFAULT_SUITE}"},

@@ -24,7 +24,7 @@ benchmark = typer.Typer()
 
 @benchmark.command()
 @with_options(
-    *("recipe", "objective", "weights", "gaussians", "iterations", "set_", "out", "json"),
+    *("recipe", "representation", "objective", "weights", "gaussians", "iterations", "set_", "out", "json"),
     objective={"help": ONE_OBJECTIVE},
 )
 def speed(
@@ -48,7 +48,7 @@ def speed(
         raise UserError(f"--objective is {options.objective!r}; expected one objective.")
     if not FEWEST_ITERATIONS <= iterations <= MOST_ITERATIONS:
         raise UserError(f"--iterations is {iterations}; expected {FEWEST_ITERATIONS} to {MOST_ITERATIONS}.")
-    base = recipes.named(options.recipe).recipe
+    base = options.base.recipe
     (method,) = sweep.methods(base, names, recipes.settings(options.set_ or []))
     weights = models.resolve(options.weights or models.default_for(options.recipe))
     gaussians = gaussians or (EMBEDDED_GAUSSIANS if weights.name == models.EMBEDDED else PUBLISHED_GAUSSIANS)

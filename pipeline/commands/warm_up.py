@@ -12,7 +12,7 @@ from pipeline.weights import models
 from pipeline.work import devices
 
 
-@with_options("recipe", "objective", "weights", "set_", "json", objective={"help": ONE_OBJECTIVE})
+@with_options("recipe", "representation", "objective", "weights", "set_", "json", objective={"help": ONE_OBJECTIVE})
 def warmup(options: RunOptions, json: AsJson = False) -> None:
     """Compile the kernels of a recipe ahead of a run.
 
@@ -22,7 +22,7 @@ def warmup(options: RunOptions, json: AsJson = False) -> None:
     names = recipes.objectives(options.objective)
     if len(names) != 1:
         raise UserError(f"--objective is {options.objective!r}; expected one objective.")
-    (method,) = sweep.methods(recipes.named(options.recipe).recipe, names, recipes.settings(options.set_ or []))
+    (method,) = sweep.methods(options.base.recipe, names, recipes.settings(options.set_ or []))
     weights = models.resolve(options.weights or models.default_for(options.recipe))
     weights.require(models.GENERATION)
     with devices.loading():

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.digests import digest
 from pipeline.prompts.prompt import Prompt
-from sctd.recipe import custom_objective
+from sctd.recipe import custom_file
 from sctd.recipe.names import stored_tree
 from sctd.recipe.recipe import Recipe
 
@@ -80,5 +80,7 @@ def without_machine(recipe: Recipe) -> dict[str, Any]:
     if path and Path(path).is_file():
         tree["initialization"]["path"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     if own := tree["objective"].pop("function"):
-        tree["objective"]["function"] = custom_objective.reference(own).identity
+        tree["objective"]["function"] = custom_file.reference(own).identity
+    if own := tree.get("representation", {}).pop("function", ""):
+        tree["representation"]["function"] = custom_file.reference(own).identity
     return stored_tree(tree)

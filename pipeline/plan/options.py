@@ -49,6 +49,13 @@ class RunOptions:
         complete="sctd.recipe.presets:RECIPES",
         help="Recipe: a preset (embedded, paper, embedded-avatar, …), or a YAML or JSON file.",
     )
+    representation: str | None = option(
+        None,
+        metavar="NAME",
+        complete="pipeline.plan.recipes:REPRESENTATIONS",
+        help="3D representation: gaussians, nerf, or FILE.py:CLASS.",
+        show_default="that of the recipe",
+    )
     weights: str | None = option(
         None,
         metavar="NAME|DIR",
@@ -87,7 +94,7 @@ class RunOptions:
         """
         name, prompts = self._prompts(default_limit)
         objectives = recipes.objectives(self.objective)
-        base, saved = recipes.named(self.recipe)
+        base, saved = self.base
         if saved and not is_scored:
             raise UserError(f"{self.recipe} contains a sweep; run it with bench.")
         sweeps = sweep.combined(saved, sweep.from_options(self.sweep or [], base))
@@ -97,9 +104,17 @@ class RunOptions:
         run.check(scored=is_scored)
         return run
 
+    @property
+    def base(self) -> recipes.Base:
+        """The recipe that all methods derive from, and the sweeps in its file. Raises UserError."""
+        base, saved = recipes.named(self.recipe)
+        if self.representation is not None:
+            base = recipes.on_representation(base, self.representation)
+        return recipes.Base(base, saved)
+
     def sets(self, key: str) -> bool:
         """Whether --set, --sweep or the recipe file sets this recipe key. Raises UserError."""
-        base, saved = recipes.named(self.recipe)
+        base, saved = self.base
         swept = [*saved, sweep.from_options(self.sweep or [], base)]
         found = recipes.keys_of_file(self.recipe) | recipes.settings(self.set_ or []).keys()
         return key in map(names.current, found.union(*swept))

@@ -14,12 +14,14 @@ import yaml
 
 from pipeline.errors import UserError, nearest, shortened
 from pipeline.plan.sweep import Sweep, from_file
-from sctd.recipe.custom_objective import is_custom
+from sctd.recipe import methods
+from sctd.recipe.custom_file import CustomFileError, is_custom
 from sctd.recipe.methods import METHODS
 from sctd.recipe.names import current, leaves
 from sctd.recipe.presets import RECIPES
 from sctd.recipe.recipe import Recipe, RecipeError, from_json
 
+REPRESENTATIONS = "gaussians", "nerf"
 MOST_PARTS = 20_000  # keys, values and marks between them
 
 
@@ -61,6 +63,24 @@ def objectives(text: str) -> list[str]:
             hint = nearest(name, METHODS)
             raise UserError(f"Unknown objective {shortened(name)!r}; choose from {', '.join(METHODS)}{hint}.")
     return names
+
+
+def on_representation(base: Recipe, name: str) -> Recipe:
+    """The recipe with another 3D representation, by its name or as FILE.py:CLASS. Raises UserError."""
+    if name.endswith(".py"):
+        raise UserError(f"--representation {name} names a file without a class; write {name}:CLASS.")
+    if name not in REPRESENTATIONS and not is_custom(name):
+        known = ", ".join(REPRESENTATIONS)
+        hint = nearest(name, REPRESENTATIONS)
+        raise UserError(
+            f"Unknown representation {shortened(name)!r}; choose from {known}, or pass FILE.py:CLASS{hint}."
+        )
+    try:
+        return methods.on_representation(base, name)
+    except RecipeError as error:
+        raise UserError(f"--representation {name} is incompatible with the recipe: {error}.") from error
+    except CustomFileError as error:
+        raise UserError(f"--representation: {error}.") from error
 
 
 def settings(options: Iterable[str]) -> dict[str, Any]:

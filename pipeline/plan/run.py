@@ -11,7 +11,7 @@ from pipeline.digests import digest
 from pipeline.errors import UserError, shortened
 from pipeline.plan.jobs import Job, Method, plan
 from pipeline.plan.metrics import UNNAMED, measured
-from pipeline.plan.protocol import Protocol
+from pipeline.plan.protocol import PAPER_VIEWS, Protocol
 from pipeline.plan.text_limits import token_counter
 from pipeline.prompts.prompt import Prompt
 from pipeline.weights.models import EVALUATION, GENERATION, Weights
@@ -79,6 +79,12 @@ class Run:
         self.weights.require([*GENERATION, *parts, *(EVALUATION if scored else [])])
         self._check_tokens()
         self._check_files()
+        views = self.protocol.num_views
+        if PAPER_VIEWS % views and any(recipe.representation.function for recipe in self.recipes):
+            raise UserError(
+                f"--views is {views}, but assets of a custom representation have {PAPER_VIEWS} views; pass a number "
+                "that divides them."
+            )
 
     def _check_tokens(self) -> None:
         """Raise UserError for prompts longer than the prior's limit, which it would silently truncate."""

@@ -13,7 +13,7 @@ from pipeline.digests import digest
 from pipeline.errors import UserError, shortened
 from pipeline.plan.jobs import Method, without_machine
 from sctd.recipe import names
-from sctd.recipe.custom_objective import CustomObjectiveError
+from sctd.recipe.custom_file import CustomFileError
 from sctd.recipe.effects import with_settings
 from sctd.recipe.methods import ON_NERF, for_objective
 from sctd.recipe.recipe import Recipe, RecipeError, keys, value_of, with_overrides
@@ -124,7 +124,7 @@ def _fitted(base: Recipe, name: str) -> Recipe:
         return for_objective(base, name)
     except RecipeError as error:
         raise UserError(f"--objective {name} is incompatible with the recipe: {error}.") from error
-    except CustomObjectiveError as error:
+    except CustomFileError as error:
         raise UserError(f"--objective: {error}.") from error
 
 
@@ -133,7 +133,7 @@ def _method(
 ) -> Method:
     try:
         recipe = with_settings(base, {**settings, **cell})
-    except (RecipeError, CustomObjectiveError) as error:
+    except (RecipeError, CustomFileError) as error:
         if not cell:
             raise UserError(f"--set: {error}.") from error
         label = _label(name, cell, short)

@@ -14,9 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.assets.export import gaussians_of
 from pipeline.errors import UserError, port_in_use, shortened
 from pipeline.store import files
-from pipeline.store.run_folder import ASSET, SNAPSHOT, Store
+from pipeline.store.run_folder import ASSET, NERF, SNAPSHOT, Store
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ class LiveView:
         found = self._newest(job_id)
         if found is None or self.drawn.get(worker) == found:
             return
-        splats = _splats(files.read(found[0]), is_final=found[0].name == ASSET)
+        splats = _splats(files.read(found[0]), found[0])
         if worker not in self.drawn:
             self._look_at(place + 1)
         self.server.scene.add_gaussian_splats(f"/worker-{worker}", **splats, position=(0.0, place * SPACING, 0.0))
@@ -123,8 +124,8 @@ class LiveView:
     def _newest(self, job_id: str) -> tuple[Path, float] | None:
         """A job's asset, or else its newest snapshot, with the time of writing."""
         folder = self.store.item(job_id)
-        asset = folder / ASSET
-        candidates = [asset] if asset.exists() else list(folder.glob(f"attempt-*/{SNAPSHOT}"))
+        final = [path for path in (folder / ASSET, folder / NERF) if path.exists()]
+        candidates = final or list(folder.glob(f"attempt-*/{SNAPSHOT}"))
         return max(((path, path.stat().st_mtime) for path in candidates), key=lambda found: found[1], default=None)
 
     def _look_at(self, places: int) -> None:
@@ -150,14 +151,14 @@ def _quietly() -> contextlib.AbstractContextManager:
     return contextlib.redirect_stdout(io.StringIO())
 
 
-def _splats(content: bytes, *, is_final: bool) -> dict[str, Any]:
+def _splats(content: bytes, path: Path) -> dict[str, Any]:
     """viser's splats for a snapshot or an asset: centres, covariances, colours and opacities."""
     import torch
 
-    from sctd.formats import ply, splat
+    from sctd.formats import splat
     from sctd.scene.gaussians import rotations, sh_to_rgb
 
-    gaussians = ply.from_ply(content) if is_final else splat.from_splat(content)
+    gaussians = splat.from_splat(content) if path.name == SNAPSHOT else gaussians_of(content, path)
     axes = rotations(gaussians.quats) * gaussians.scales[:, None, :]
     return {
         "centers": gaussians.means.numpy(),

@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline.store import files
+from pipeline.store import files, run_folder
 from pipeline.store.records import CLAIM_FILE, FAILURE_FILE, AssetFacts, Snapshot
-from pipeline.store.run_folder import ASSET, CHECKPOINT, CONTACT, GENERATION, MESH, NERF, TURNTABLE, VIEWS, Store
+from pipeline.store.run_folder import CHECKPOINT, CONTACT, GENERATION, TURNTABLE, Store
 
 ATTEMPT, SCORING, ACCEPTED, BEFORE = "attempt.json", "judging.json", "accepted", "checkpoint-before"
 NUMERIC_FAILURE = "breakdown.json"  # after NaN or infinity: the sub-seed of the next attempt
-OBJECTS = ASSET, NERF, MESH, VIEWS  # of which an attempt writes one
-OUTPUTS = *OBJECTS, TURNTABLE, CONTACT, GENERATION  # moved in this order
+OBJECTS = run_folder.ASSET, run_folder.NERF, run_folder.MESH, run_folder.VIEWS  # of which an attempt writes one
+OUTPUTS = *OBJECTS, run_folder.TENSORS, TURNTABLE, CONTACT, GENERATION  # moved in this order
 HEADER_BYTES = 4096
 
 
@@ -196,7 +196,7 @@ def published(store: Store, job_id: str) -> AssetFacts | None:
         except FileNotFoundError:
             return store.generation(job_id)  # another process has just moved the files
         for output in OUTPUTS:
-            if output in OBJECTS and not (folder / name / output).exists():
+            if output in (*OBJECTS, run_folder.TENSORS) and not (folder / name / output).exists():
                 continue
             files.move(folder / name / output, folder / output)
         facts = store.generation(job_id)

@@ -100,6 +100,7 @@ class GenerationFacts(Stored):
     iterations: int
     image_size: int
     num_gaussians: int | None = None  # of other representations there are none
+    has_views: bool | None = None  # instead of a file that is scored: of a custom representation
     loss: float
     mean_loss: float | None = None
     skipped_iterations: int
@@ -111,6 +112,8 @@ class GenerationFacts(Stored):
     @property
     def object_file(self) -> str:
         """The name of the asset in the item's folder."""
+        if self.has_views:
+            return "views.npz"
         return "asset.safetensors" if self.num_gaussians is None else "asset.ply"
 
     @property

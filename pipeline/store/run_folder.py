@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 ASSET, NERF, TURNTABLE, CONTACT = "asset.ply", "asset.safetensors", "turntable.mp4", "contact.png"
-MESH, VIEWS = "mesh.npz", "views.npz"  # imported meshes, and imported ready-made views
+MESH, VIEWS = "mesh.npz", "views.npz"  # imported meshes; imported views, and those of custom representations
+TENSORS = "tensors.safetensors"  # of a custom representation
 GENERATION, EVALUATION, RECORD, CHECKPOINT = "generation.json", "evaluation.npz", "record.json", "checkpoint"
 SNAPSHOT = "now.splat"  # in an attempt's folder: the current asset, for the live view
 GRID, DIFFERENCES = "grid.png", "differences.csv"  # only if the run has several methods

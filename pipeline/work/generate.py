@@ -13,11 +13,12 @@ import torch
 
 from cluster.scheduling.workers import Progress
 from pipeline.assets import images
+from pipeline.assets.objects import files_of
 from pipeline.plan import score_at
 from pipeline.plan.jobs import Job
 from pipeline.store.attempts import Attempt, published
 from pipeline.store.records import GeneratedAsset, GenerationFacts
-from pipeline.store.run_folder import ASSET, CONTACT, SNAPSHOT, TURNTABLE, Store
+from pipeline.store.run_folder import CONTACT, SNAPSHOT, TURNTABLE, VIEWS, Store
 from pipeline.weights.models import Weights
 from pipeline.work import devices, warm_up
 from pipeline.work.meter import Meter
@@ -99,11 +100,13 @@ class AssetGenerator:
         for step in recovery.steps():
             sizes = [f"{count:,} {unit}" for unit, count in kind.counts(step.scene).items()]
             numbers, note = meter.step(step), "; ".join([*sizes, *warnings])
-            if kind.file == ASSET and time.monotonic() - shown_at > self.snapshot_seconds:
-                attempt.write_output(SNAPSHOT, splat.to_splat(step.gaussians.to("cpu"), drop_invalid=True))
+            if time.monotonic() - shown_at > self.snapshot_seconds:
+                if (gaussians := kind.gaussians(step.scene)) is not None:
+                    attempt.write_output(SNAPSHOT, splat.to_splat(gaussians, drop_invalid=True))
                 shown_at = time.monotonic()
             if step.iteration in scored:
-                attempt.write_snapshot(meter.snapshot(step), kind.to_bytes(step.scene), kind.file)
+                name, content = next(iter(files_of(kind, step.scene, self.prior.image_size).items()))
+                attempt.write_snapshot(meter.snapshot(step), content, name)
             peak = devices.peak_bytes(self.device)
             is_requested = yield Progress(step.iteration, step.iterations, note, peak, saved, numbers)
             is_due = is_requested or time.monotonic() - saved_at >= self.checkpoint_seconds
@@ -111,10 +114,12 @@ class AssetGenerator:
                 saved, saved_at = step.iteration, time.monotonic()
                 attempt.save(meter.checkpoint(step))
             warnings = []
-        attempt.write_output(kind.file, kind.to_bytes(step.scene))
+        files = files_of(kind, step.scene, self.prior.image_size)
+        for name, content in files.items():
+            attempt.write_output(name, content)
         self._write_images(job, attempt, kind.shown(step.scene))
         facts = meter.facts(step, recovery, self._roofline)
-        return facts.model_copy(update={"assets_per_gpu": self.sharing.per_gpu})
+        return facts.model_copy(update={"assets_per_gpu": self.sharing.per_gpu, "has_views": VIEWS in files or None})
 
     def _compile(self, job: Job, recovery: Recovery) -> Generator[Progress, bool | None, None]:
         """Compile what the first iteration needs. If memory does not suffice, that iteration compiles what it needs."""

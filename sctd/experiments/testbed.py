@@ -20,7 +20,7 @@ from torch import Tensor
 from sctd.diffusion.guidance import cfg
 from sctd.diffusion.schedule import NoiseSchedule
 from sctd.objectives import gradient, of_recipe
-from sctd.recipe.custom_objective import CustomObjectiveError, is_custom
+from sctd.recipe.custom_file import CustomFileError, is_custom
 from sctd.recipe.effects import with_settings
 from sctd.recipe.methods import METHODS, WITH_GAUSSIANS, for_objective
 from sctd.recipe.presets import paper
@@ -284,7 +284,7 @@ def main() -> None:
         print(references(twelve_modes()) + "\n")
         for row in rows(methods, given.seeds, common):
             print(row, flush=True)
-    except (RecipeError, CustomObjectiveError) as error:
+    except (RecipeError, CustomFileError) as error:
         parser.error(str(error))
 
 

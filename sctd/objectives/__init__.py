@@ -24,7 +24,7 @@ from torch import Tensor
 from sctd.diffusion.schedule import NoiseSchedule
 from sctd.diffusion.times import Times
 from sctd.objectives.weights import WEIGHTS, TimeWeight
-from sctd.recipe import custom_objective
+from sctd.recipe import custom_file, custom_objective
 from sctd.recipe.custom_objective import ARGUMENTS, OFFERED
 from sctd.recipe.methods import entry_of
 from sctd.recipe.objective import ENTRIES, Entry
@@ -85,8 +85,8 @@ def _asked(function: Callable[..., Any], offered: Mapping[str, Any], always: tup
 
 def _functions(entry: Entry) -> Objective:
     """The functions of an entry; all but `update` run without autograd, because nothing passes through the denoiser."""
-    if custom_objective.is_custom(entry.function):
-        loaded = custom_objective.load(custom_objective.reference(entry.function))
+    if custom_file.is_custom(entry.function):
+        loaded = custom_objective.load(custom_file.reference(entry.function))
         residual, init, update = loaded.function, loaded.init, loaded.update
     else:
         path, _, name = entry.function.partition(":")

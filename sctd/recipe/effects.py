@@ -125,7 +125,7 @@ def _conditions() -> Iterator[Condition]:
         "regularizers.oversize_limit", "regularizers.opacity_entropy", "initialization.opacity",
     )  # fmt: skip
     yield _if(
-        "representation.kind initialization.kind", lambda kind, start: kind == "gaussians" or start != "ball",
+        "representation.kind initialization.kind", lambda kind, start: kind != "nerf" or start != "ball",
         "initialization.count", "initialization.radius", "initialization.scale", "initialization.colour",
         "initialization.colour_noise",
     )  # fmt: skip
@@ -173,7 +173,7 @@ CONDITIONS = tuple(_conditions())
 def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
     """`with_overrides` for settings that must have an effect. Raises RecipeError, also for a key that is not read.
 
-    The file of a custom objective is run. Raises CustomObjectiveError.
+    The file of a custom objective is run. Raises CustomFileError.
     """
     found = with_overrides(recipe, settings)
     for key in map(names.current, settings):

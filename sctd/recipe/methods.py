@@ -8,8 +8,8 @@ import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from sctd.recipe import custom_objective
-from sctd.recipe.custom_objective import CustomObjectiveError
+from sctd.recipe import custom_file, custom_objective, custom_representation
+from sctd.recipe.custom_file import CustomFileError
 from sctd.recipe.objective import ENTRIES, Entry, ObjectiveConfig
 from sctd.recipe.recipe import Recipe, with_overrides
 
@@ -42,13 +42,29 @@ SMALL_NERF = {
 """A NeRF for the bundled prior: five minutes per asset on one CPU thread. Its rates are above the usual ones."""
 
 
+def on_representation(base: Recipe, name: str) -> Recipe:
+    """The base with another 3D representation: gaussians, nerf, or FILE.py:CLASS, which runs the file.
+
+    Raises RecipeError, or CustomFileError for a file without a valid representation.
+    """
+    changes: dict[str, Any] = {"representation.kind": name, "representation.function": ""}
+    if custom_file.is_custom(name):
+        named = custom_file.reference(name)
+        settings = custom_representation.load(named).settings
+        changes = {**settings, "representation.kind": "custom", "representation.function": str(named)}
+    elif name == "nerf" and base.representation.kind != name:
+        small = SMALL_NERF if base.iterations < FEW_ITERATIONS else {}
+        changes = {**small, **changes, "initialization.kind": "ball"}
+    return with_overrides(base, changes)
+
+
 def for_objective(base: Recipe, objective: str) -> Recipe:
     """The base adapted to an objective: a name in METHODS, or FILE.py:FUNCTION, which runs the file.
 
     A method on a NeRF makes it small if the base has fewer than `FEW_ITERATIONS` and Gaussians. Raises RecipeError for
-    incompatible settings, CustomObjectiveError for a file without a valid objective.
+    incompatible settings, CustomFileError for a file without a valid objective.
     """
-    changes = custom(objective).settings if custom_objective.is_custom(objective) else METHODS[objective]
+    changes = custom(objective).settings if custom_file.is_custom(objective) else METHODS[objective]
     is_small = base.iterations < FEW_ITERATIONS and base.representation.kind == "gaussians"
     if objective in ON_NERF and is_small:
         changes = {**SMALL_NERF, **changes}
@@ -56,33 +72,33 @@ def for_objective(base: Recipe, objective: str) -> Recipe:
 
 
 def entry_of(config: ObjectiveConfig) -> Entry:
-    """The entry of a recipe's objective; runs the file of a custom one. Raises CustomObjectiveError."""
+    """The entry of a recipe's objective; runs the file of a custom one. Raises CustomFileError."""
     return custom(config.function) if config.function else ENTRIES[config.name]
 
 
 def custom(name: str) -> Entry:
-    """The entry of FILE.py:FUNCTION; runs the file. Raises CustomObjectiveError.
+    """The entry of FILE.py:FUNCTION; runs the file. Raises CustomFileError.
 
     Its settings are those of LIKE, then SETTINGS. Its options are the parameters of the function that have the name of
     a key of `objective`, and `threshold`.
     """
-    named = custom_objective.reference(name)
-    if named.function in METHODS:
-        raise CustomObjectiveError(f"{name} has the name of a built-in objective; rename the function")
+    named = custom_file.reference(name)
+    if named.name in METHODS:
+        raise CustomFileError(f"{name} has the name of a built-in objective; rename the function")
     found = custom_objective.load(named)
     if found.like not in METHODS:
         known = ", ".join(METHODS)
-        raise CustomObjectiveError(f"{named.path}: LIKE is {found.like!r}; expected one of {known}")
+        raise CustomFileError(f"{named.path}: LIKE is {found.like!r}; expected one of {known}")
     changes = {**METHODS[found.like], **found.settings, "objective.function": str(named)}
     keys = {name: f"objective.{name}" for name in ObjectiveConfig.model_fields} | {"threshold": "times.threshold"}
     keys |= custom_objective.OPTIONS_OF
     parameters = [
-        *_parameters(found.function, f"{named.function} of {named.path}", custom_objective.OF_RESIDUAL, keys),
+        *_parameters(found.function, f"{named.name} of {named.path}", custom_objective.OF_RESIDUAL, keys),
         *_parameters(found.init, f"init of {named.path}", custom_objective.OF_INIT, keys),
         *_parameters(found.update, f"update of {named.path}", custom_objective.OF_UPDATE, keys),
     ]
     return Entry(
-        named.function,
+        named.name,
         str(named),
         rules=ENTRIES[METHODS[found.like].get("objective.name", BASE)].rules,
         settings=changes,
@@ -93,11 +109,11 @@ def custom(name: str) -> Entry:
 def _parameters(
     function: Callable[..., Any] | None, what: str, given: Collection[str], options: Collection[str]
 ) -> list[str]:
-    """The names of a function's parameters. Raises CustomObjectiveError for one that it would not get."""
+    """The names of a function's parameters. Raises CustomFileError for one that it would not get."""
     parameters = inspect.signature(function).parameters if function else {}
     for each in parameters.values():
         if each.default is each.empty and each.kind is not each.VAR_KEYWORD and each.name not in {*given, *options}:
-            raise CustomObjectiveError(
+            raise CustomFileError(
                 f"{what} needs {each.name!r}, which it does not get; expected a recipe key, a default value, or "
                 f"one of {', '.join(sorted(given))}"
             )

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from sctd.recipe import custom_objective
+from sctd.recipe import custom_file
 from sctd.recipe.fields import OURS, RELEASE, Config, Range, field
 
 
@@ -214,7 +214,7 @@ class ObjectiveConfig(Config):
     @property
     def display_name(self) -> str:
         """The name in tables: the objective's, or that of the custom function."""
-        return custom_objective.reference(self.function).function if self.function else self.name
+        return custom_file.reference(self.function).name if self.function else self.name
 
     @property
     def unstored(self) -> set[str]:
@@ -240,7 +240,7 @@ class ObjectiveConfig(Config):
 
     @model_validator(mode="after")
     def _names_a_function(self) -> "ObjectiveConfig":
-        if self.function and not ("@" in self.function and custom_objective.is_custom(self.function)):
+        if self.function and not ("@" in self.function and custom_file.is_custom(self.function)):
             raise ValueError(
                 f"function is {self.function!r}; expected FILE.py:FUNCTION@DIGEST: pass --objective FILE.py:FUNCTION, "
                 "which adds the digest"

@@ -81,8 +81,9 @@ class Recipe(Config):
         """What `run.json` and job ids leave out: keys that the first release did not have, at their defaults."""
         parts: dict[str, Any] = {"objective": self.objective.unstored, "compute": self.compute.unstored}
         if self.representation.kind == "nerf":
-            return parts
-        return parts | {"representation": True} | ({"nerf": True} if self.nerf == NerfConfig() else {})
+            return parts | {"representation": {"function"}}
+        parts |= {"nerf": True} if self.nerf == NerfConfig() else {}
+        return parts if self.representation.function else parts | {"representation": True}
 
     def stored(self) -> dict[str, Any]:
         """Plain values under the key names of `run.json`, which do not change when a key is renamed."""

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
+from sctd.recipe import custom_file
 from sctd.recipe.fields import OURS, Config, Range, RateConfig, field
 
 THREESTUDIO, NGP = "threestudio", "Instant-NGP"
@@ -16,7 +17,22 @@ THREESTUDIO, NGP = "threestudio", "Instant-NGP"
 class RepresentationConfig(Config):
     """What is optimized."""
 
-    kind: Literal["gaussians", "nerf"] = field("gaussians", "–", "paper", "3D representation")
+    kind: Literal["gaussians", "nerf", "custom"] = field("gaussians", "–", "paper", "3D representation")
+    function: str = field("", "–", OURS, "class of a custom representation: FILE.py:CLASS@DIGEST")
+
+    @model_validator(mode="after")
+    def _has_its_file(self) -> "RepresentationConfig":
+        if (self.kind == "custom") != bool(self.function):
+            raise ValueError(
+                f"kind is {self.kind!r} and function is {self.function!r}; the kind 'custom', and no other, has a "
+                "function: pass --representation FILE.py:CLASS"
+            )
+        if self.function and not ("@" in self.function and custom_file.is_custom(self.function)):
+            raise ValueError(
+                f"function is {self.function!r}; expected FILE.py:CLASS@DIGEST: pass --representation FILE.py:CLASS, "
+                "which adds the digest"
+            )
+        return self
 
 
 class NerfConfig(Config):

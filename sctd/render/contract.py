@@ -26,8 +26,8 @@ class Rendering(NamedTuple):
     rgb: Float[Tensor, "views 3 height width"]
     alpha: Float[Tensor, "views height width"]
     depth: Float[Tensor, "views height width"]
-    means2d: Float[Tensor, "views num 2"] | None
-    radii: Int[Tensor, "views num"] | None
+    means2d: Float[Tensor, "views num 2"] | None = None
+    radii: Int[Tensor, "views num"] | None = None
     orientation: Float[Tensor, "views height width"] | None = None
 
 

@@ -70,7 +70,7 @@ def encode(
         return encode_reference(table, positions, levels)
     if table.device.type == "cpu":
         return _Encode.apply(table, positions, levels)
-    if table.device.type == "cuda" and _has_triton():
+    if table.device.type == "cuda" and has_triton():
         from sctd.render.hash_grid_triton import Encode
 
         return Encode.apply(table, positions, _rows(levels))
@@ -78,7 +78,8 @@ def encode(
 
 
 @cache
-def _has_triton() -> bool:
+def has_triton() -> bool:
+    """Whether the kernels for GPUs can be compiled."""
     return importlib.util.find_spec("triton") is not None
 
 

@@ -6,19 +6,20 @@ differences of the density. A field may have a background of its own, which fini
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize, softplus
 
 from sctd.render.contract import Rendering
-from sctd.render.hash_grid import Levels, encode
+from sctd.render.hash_grid import Levels, encode, has_triton
 from sctd.scene.cameras import Cameras
 from sctd.scene.gaussians import sh_basis
+from sctd.transfer import to_device
 from sctd.types import Images
 
 AMBIENT, DIFFUSE = 0.1, 0.9  # of the light on a Lambertian surface: DreamFusion, App. A.2
@@ -75,6 +76,10 @@ class Nerf:
     def map(self, function: Callable[[Tensor], Tensor]) -> "Nerf":
         """Apply one function to every weight."""
         return Nerf(**{name: function(tensor) for name, tensor in self.tensors().items()}, field=self.field)
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Nerf":
+        """The same field with other weights of these names."""
+        return replace(self, **tensors)
 
     def to(self, device: torch.device | str) -> "Nerf":
         """The same field on another device."""
@@ -171,27 +176,29 @@ def render(lit: Lit, cameras: Cameras, background: Float[Tensor, "views 3"] | Fl
     lengths = rays.norm(dim=-1)
     near, far = _inside(centers, rays / lengths[:, None], box)
     step = 2 * math.sqrt(3) * box / lit.steps
-    shift = 0.5 if lit.light is None else lit.light.shift.to(device)
+    shift = torch.full((1,), 0.5, device=device) if lit.light is None else to_device(lit.light.shift, device)
     with torch.no_grad():
-        distance = near[:, None] + step * (torch.arange(lit.steps, device=device) + shift)
-        ray, sample = (distance < far[:, None]).nonzero(as_tuple=True)
-        along = distance[ray, sample]
+        seen = _seen(lit, centers, rays, lengths, (near, far), (lit.steps, step, shift))
+        ray = seen // lit.steps
+        along = near[ray] + step * (seen % lit.steps + shift)
         xyz = centers[ray] + rays[ray] * (along / lengths[ray])[:, None]
-        kept = lit.occupancy.is_occupied(xyz, box)
-        ray, sample, along, xyz = ray[kept], sample[kept], along[kept], xyz[kept]
     density, albedo = nerf(xyz)
-    optical = torch.zeros(len(rays), lit.steps, device=device).index_put((ray, sample), density * step)
+    optical = _spread(density * step, seen, len(rays), lit.steps)
     before = optical.cumsum(dim=1) - optical
-    weights = ((-before).exp() * -torch.expm1(-optical))[ray, sample]
+    weights = ((-before).exp() * -torch.expm1(-optical)).flatten().gather(0, seen)
     colour, orientation = albedo, None
+
+    def over_rays(values: Float[Tensor, " num"]) -> Float[Tensor, " rays"]:
+        return _spread(values, seen, len(rays), lit.steps).sum(dim=1)
+
     if lit.light is not None and lit.light.shading != "albedo":
         normals = nerf.normals(xyz, density)
         colour = _shaded(albedo, normals, xyz, centers[ray], lit.light)
         away = (normals * rays[ray] / lengths[ray][:, None]).sum(-1).relu().square()
-        orientation = _over_rays(weights.detach() * away, ray, sample, lit.steps, len(rays)).reshape(shape)
+        orientation = over_rays(weights.detach() * away).reshape(shape)
     alpha = 1 - (-optical.sum(dim=1)).exp()
-    rgb = _over_rays(weights[:, None] * colour, ray, sample, lit.steps, len(rays))
-    depth = _over_rays(weights * along / lengths[ray], ray, sample, lit.steps, len(rays))
+    rgb = torch.stack([over_rays(weights * channel) for channel in colour.unbind(dim=1)], dim=1)
+    depth = over_rays(weights * along / lengths[ray])
     behind = background.to(device).expand(cameras.num, 3)[:, None, None].expand(*shape, 3).reshape(-1, 3)
     if lit.light is not None and lit.light.has_sky:
         behind = nerf.sky(rays / lengths[:, None])
@@ -205,9 +212,34 @@ def render_on_white(lit: Lit, cameras: Cameras) -> Images:
     return render(lit, cameras, torch.ones(3)).rgb.clamp(max=1)
 
 
-def _over_rays(values: Tensor, ray: Tensor, sample: Tensor, steps: int, rays: int) -> Tensor:
-    """The sum of the samples' values for each ray; its order is fixed."""
-    return values.new_zeros(rays, steps, *values.shape[1:]).index_put((ray, sample), values).sum(dim=1)
+def _seen(
+    lit: Lit,
+    centers: Float[Tensor, "rays 3"],
+    rays: Float[Tensor, "rays 3"],
+    lengths: Float[Tensor, " rays"],
+    ends: tuple[Float[Tensor, " rays"], Float[Tensor, " rays"]],
+    samples: tuple[int, float, Float[Tensor, "1"]],
+) -> Int[Tensor, " num"]:
+    """Numbers of the samples between the ends of their rays, in cells that are not empty; sample s of ray r is r S + s.
+
+    `samples`: their number S per ray, step and shift.
+    """
+    box, (near, far), (steps, step, shift) = lit.nerf.field.box, ends, samples
+    if rays.device.type == "cuda" and has_triton():
+        from sctd.render.sampling_triton import occupied
+
+        cells = lit.occupancy.density > lit.occupancy.threshold
+        return occupied(centers, rays, lengths, ends, samples, cells, box).flatten().nonzero().squeeze(1)
+    distance = near[:, None] + step * (torch.arange(steps, device=rays.device) + shift)
+    inside = (distance < far[:, None]).flatten().nonzero().squeeze(1)
+    ray = inside // steps
+    xyz = centers[ray] + rays[ray] * (distance.flatten()[inside] / lengths[ray])[:, None]
+    return inside[lit.occupancy.is_occupied(xyz, box)]
+
+
+def _spread(values: Float[Tensor, " num"], seen: Int[Tensor, " num"], rays: int, steps: int) -> Tensor:
+    """The values of samples, [rays, steps], with 0 for all others. Gradients need no sorting: numbers are different."""
+    return values.new_zeros(rays * steps).scatter(0, seen, values).view(rays, steps)
 
 
 def _inside(

@@ -4,7 +4,7 @@ Fields hold the optimized parameters (logarithms, logits, spherical harmonics). 
 renderer needs (lengths, probabilities). World axes: right-handed, z up, the front of an object faces +x.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -67,6 +67,10 @@ class Gaussians:
     def map(self, function: Callable[[Tensor], Tensor]) -> "Gaussians":
         """Apply one function to every tensor."""
         return Gaussians(**{name: function(tensor) for name, tensor in self.tensors().items()})
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Gaussians":
+        """The Gaussians with other tensors of these names."""
+        return replace(self, **tensors)
 
     def select(self, index: Int[Tensor, " selected"] | Bool[Tensor, " num"]) -> "Gaussians":
         """The Gaussians at these indices (repeats allowed), or where the mask is true."""

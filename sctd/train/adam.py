@@ -4,7 +4,6 @@ The moments have the structure of the asset, so that densification can index the
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -51,14 +50,14 @@ def update(
     """The `count`-th step (from 1): new asset, first and second moments, of one type. Nothing is modified."""
     beta1, beta2 = optimizer.beta1, optimizer.beta2
     moved, firsts, seconds = {}, {}, {}
+    before, first_before, second_before = (each.tensors() for each in (asset, first_moment, second_moment))
     for name, gradient in gradients.tensors().items():
-        first = beta1 * getattr(first_moment, name) + (1 - beta1) * gradient
-        second = beta2 * getattr(second_moment, name) + (1 - beta2) * gradient**2
+        first = beta1 * first_before[name] + (1 - beta1) * gradient
+        second = beta2 * second_before[name] + (1 - beta2) * gradient**2
         direction = first / (1 - beta1**count) / ((second / (1 - beta2**count)).sqrt() + optimizer.eps)
         rate = rates[name]
         moved[name] = (
-            getattr(asset, name)
-            - (to_device(rate, first.device) if isinstance(rate, torch.Tensor) else rate) * direction
+            before[name] - (to_device(rate, first.device) if isinstance(rate, torch.Tensor) else rate) * direction
         )
         firsts[name], seconds[name] = first, second
-    return replace(asset, **moved), replace(first_moment, **firsts), replace(second_moment, **seconds)
+    return asset.with_tensors(moved), first_moment.with_tensors(firsts), second_moment.with_tensors(seconds)

@@ -38,6 +38,9 @@ class GaussianSplatting:
     def shown(self, scene: Population) -> Callable[[Cameras], Images]:
         return partial(render_on_white, scene.gaussians)
 
+    def gaussians(self, scene: Population) -> Gaussians:
+        return scene.gaussians.to("cpu")
+
     def counts(self, scene: Population) -> dict[str, int]:
         return {"Gaussians": scene.num}
 

@@ -1,7 +1,7 @@
 """The guidance gradient on the asset (Sec. 4.5): render, encode, apply the objective, backpropagate."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -225,7 +225,7 @@ class Distillation:
         )
         mark("render backward")
         loss = (gradient.square().sum() + on_images.square().sum()) / (2 * num_views) + added.detach()
-        gradients = replace(leaves, **dict(zip(tensors, found, strict=False)))
+        gradients = leaves.with_tensors(dict(zip(tensors, found, strict=False)))
         pixels = num_views * found[-1] if centres else None
         rendered = rendering.rgb.detach() if recipe.brightness.enabled else None
         seen = Observed(pixels, rendering.radii, rendered)
@@ -302,9 +302,8 @@ def _joined(parts: list[GuidanceGradient]) -> GuidanceGradient:
         torch.cat([part.z_0 for part in parts]),
         torch.stack([part.loss for part in parts]).sum(),
         torch.cat([part.gradient for part in parts]),
-        replace(
-            parts[0].gradients,
-            **{name: torch.stack([each[name] for each in gradients]).sum(0) for name in gradients[0]},
+        parts[0].gradients.with_tensors(
+            {name: torch.stack([each[name] for each in gradients]).sum(0) for name in gradients[0]}
         ),
         Observed(*(_all_views(each) for each in zip(*(part.seen for part in parts), strict=True))),
         parts[0].state,

@@ -21,6 +21,8 @@ from sctd.train import nerf_start, regularize
 from sctd.train.representation import Change, Observed
 from sctd.types import Images
 
+LIVE_CELLS = 48  # along an edge of the box, of the Gaussians in the live view
+
 
 @dataclass(frozen=True)
 class NerfScene:
@@ -52,6 +54,14 @@ class NerfDistillation:
 
     def shown(self, scene: NerfScene) -> Callable[[Cameras], Images]:
         return partial(nerf.render_on_white, self._lit(scene.nerf, scene))
+
+    def gaussians(self, scene: NerfScene) -> Gaussians | None:
+        from sctd.render.nerf_export import EmptyFieldError, to_gaussians  # with libraries that training does not need
+
+        try:
+            return to_gaussians(self._lit(scene.nerf, scene).to("cpu"), LIVE_CELLS)
+        except EmptyFieldError:
+            return None
 
     def counts(self, scene: NerfScene) -> dict[str, int]:
         return {"occupied cells": int((scene.densities > self.recipe.nerf.empty_density).sum())}

@@ -20,14 +20,18 @@ from sctd.types import Images
 
 @runtime_checkable
 class Asset(Protocol):
-    """A frozen dataclass whose optimized tensors have names: Gaussians, or the weights of a network."""
+    """An immutable value whose optimized tensors have names: Gaussians, or the weights of a network."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """The optimized tensors by name, which are the names of the fields."""
+        """The optimized tensors by name."""
         ...
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Any:
         """The asset with a function applied to every optimized tensor."""
+        ...
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Any:
+        """The asset with other tensors of these names."""
         ...
 
 
@@ -80,6 +84,10 @@ class Representation(Protocol):
 
     def shown(self, scene: Any) -> Callable[[Cameras], Images]:
         """A function that renders the finished asset on white, as the metrics see it."""
+        ...
+
+    def gaussians(self, scene: Any) -> Gaussians | None:
+        """The asset as Gaussians, on the CPU, as the live view shows it; None if it has nothing to show."""
         ...
 
     def counts(self, scene: Any) -> Mapping[str, int]:

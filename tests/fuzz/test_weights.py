@@ -26,7 +26,7 @@ from sctd.errors import SctdError
 from sctd.point_e.model import PointDiffusionTransformer, PointEConfig, PointEError
 from sctd.prior import files
 from sctd.prior.files import PriorError
-from sctd.recipe import custom_objective
+from sctd.recipe import custom_file
 from tests.support.cluster_jobs import job
 from tests.support.fuzzing import (
     Choices,
@@ -296,7 +296,7 @@ def test_sources_of_objectives(tmp_path):
 
     def check(file: bytes) -> None:
         put(path, file)
-        found = outcome(lambda: custom_objective.reference(f"{path}:f"), SctdError)
+        found = outcome(lambda: custom_file.reference(f"{path}:f"), SctdError)
         assert isinstance(found, Refused) or len(found.digest) == 16
 
     fuzz(st.one_of(damaged(chosen(sources[:2])), damaged(chosen(sources[:2])), chosen(sources)), check)

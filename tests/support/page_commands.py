@@ -18,7 +18,7 @@ from pipeline.plan import recipes, sweep
 from pipeline.weights import catalogue
 from pipeline.work import execution, placement
 from sctd.experiments import testbed
-from sctd.recipe.custom_objective import is_custom
+from sctd.recipe.custom_file import is_custom
 from sctd.recipe.methods import METHODS
 from sctd.recipe.presets import RECIPES
 from tests.support.paths import ROOT

@@ -8,7 +8,7 @@ from pipeline.errors import UserError
 from pipeline.plan import recipes, sweep
 from pipeline.plan.jobs import plan
 from pipeline.prompts.prompt import Prompt
-from sctd.recipe import custom_objective
+from sctd.recipe import custom_file
 from sctd.recipe.methods import METHODS
 from sctd.recipe.presets import embedded
 from sctd.recipe.recipe import with_overrides
@@ -212,7 +212,7 @@ def test_a_changed_file_of_a_custom_objective_is_an_error_of_set(tmp_path):
     (tmp_path / "own.py").write_text("LIKE = 'sds'\ndef f(z_0, **given): return z_0")
     base = methods(objectives=(f"{tmp_path}/own.py:f",))[0].recipe
     (tmp_path / "own.py").write_text("LIKE = 'sds'\ndef f(z_0, **given): return 2 * z_0")
-    custom_objective._module.cache_clear()
+    custom_file.module.cache_clear()
     with pytest.raises(UserError, match=r"^--set: .*own.py has changed since this run was planned; restore it, or"):
         sweep.methods(base, ["sctd"], {"objective.outer_weight": 3})
 

@@ -4,6 +4,7 @@ import json
 import socket
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,7 +88,7 @@ def test_covariance_of_a_rotated_gaussian():
     one = finished_run.asset().select(torch.tensor([0]))
     scales, half = torch.tensor([[0.3, 0.2, 0.1]]), 0.5**0.5
     turned = replace(one, log_scales=scales.log(), quats=torch.tensor([[half, 0.0, 0.0, half]]))
-    drawn = live._splats(ply.to_ply(turned), is_final=True)
+    drawn = live._splats(ply.to_ply(turned), Path("asset.ply"))
     np.testing.assert_allclose(drawn["covariances"][0], np.diag([0.04, 0.09, 0.01]), atol=1e-6)
     np.testing.assert_allclose(drawn["rgbs"][0], finished_run.RED, atol=1e-6)
     np.testing.assert_allclose(drawn["opacities"], [[1 / (1 + np.exp(-3.0))]], atol=1e-6)

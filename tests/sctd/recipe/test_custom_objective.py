@@ -13,8 +13,8 @@ from sctd.diffusion.guidance import cfg
 from sctd.diffusion.times import Times
 from sctd.experiments.testbed import evaluate, settings
 from sctd.objectives import of_recipe
-from sctd.recipe import custom_objective
-from sctd.recipe.custom_objective import CustomObjectiveError, reference
+from sctd.recipe import custom_file, custom_objective
+from sctd.recipe.custom_file import CustomFileError, reference
 from sctd.recipe.methods import METHODS, for_objective
 from sctd.recipe.presets import embedded
 from sctd.recipe.recipe import Recipe, RecipeError, from_json, with_overrides
@@ -115,8 +115,8 @@ def test_relative_imports_are_part_of_the_job_id_and_work_anywhere_in_the_file(t
     planned = reference(one)
     assert (job(laid("one", by="5.0")).id != first, value(one)) == (True, 7.0)
     assert (job(laid("one", factor="3.0")).id != first, value(one)) == (True, 4.0)
-    with pytest.raises(CustomObjectiveError, match=r"own.py, or one of its relative imports, has changed since this"):
-        custom_objective._module.__wrapped__(planned)
+    with pytest.raises(CustomFileError, match=r"own.py, or one of its relative imports, has changed since this"):
+        custom_file.module.__wrapped__(planned)
     assert (job(laid("one")).id, value(one)) == (first, 3.0)
     written(tmp_path / "one", "not read", "unused.py")
     assert job(one).id == first
@@ -130,16 +130,12 @@ def test_without_relative_imports_the_digest_is_that_of_the_file(tmp_path: Path)
 def test_a_relative_import_finds_only_what_the_digest_covers(tmp_path: Path) -> None:
     written(tmp_path, "", "hidden.py")
     own = written(tmp_path, COPY + "import importlib\nimportlib.import_module('.hidden', __package__)\n")
-    with pytest.raises(
-        CustomObjectiveError, match=r"own.py cannot be run \(ModuleNotFoundError: No module named 'custom"
-    ):
+    with pytest.raises(CustomFileError, match=r"own.py cannot be run \(ModuleNotFoundError: No module named 'custom"):
         for_objective(embedded(), f"{own}:copied")
     (tmp_path / "sub").mkdir()
     for line in ("from .absent import x", "from .sub.below import x", "from .broken import x"):
         written(tmp_path, "def f(:", "broken.py")
-        with pytest.raises(
-            CustomObjectiveError, match=r"own.py cannot be run \((ModuleNotFoundError|SyntaxError): .*\)"
-        ):
+        with pytest.raises(CustomFileError, match=r"own.py cannot be run \((ModuleNotFoundError|SyntaxError): .*\)"):
             for_objective(embedded(), f"{written(tmp_path, COPY + line)}:copied")
 
 
@@ -161,7 +157,7 @@ def test_a_file_changed_since_planning_is_not_run(tmp_path: Path) -> None:
     own = written(tmp_path, COPY)
     planned = reference(f"{own}:copied")
     written(tmp_path, "raise SystemExit('run')")
-    with pytest.raises(CustomObjectiveError, match=r"own.py has changed since this run was planned; restore it, or"):
+    with pytest.raises(CustomFileError, match=r"own.py has changed since this run was planned; restore it, or"):
         custom_objective.load(planned)
 
 
@@ -190,12 +186,12 @@ def test_a_file_changed_since_planning_is_not_run(tmp_path: Path) -> None:
 def test_a_file_without_a_valid_objective_is_rejected_in_one_sentence(source, message, tmp_path: Path) -> None:
     if source is not None:
         written(tmp_path, source)
-    with pytest.raises(CustomObjectiveError, match=message):
+    with pytest.raises(CustomFileError, match=message):
         for_objective(embedded(), f"{tmp_path / 'own.py'}:f")
 
 
 def test_the_name_of_a_built_in_objective_is_rejected(tmp_path: Path) -> None:
-    with pytest.raises(CustomObjectiveError, match="has the name of a built-in objective; rename"):
+    with pytest.raises(CustomFileError, match="has the name of a built-in objective; rename"):
         for_objective(embedded(), f"{written(tmp_path, COPY.replace('copied', 'ism'))}:ism")
     assert "ism" in METHODS
 
@@ -217,9 +213,7 @@ def test_a_recipe_rejects_a_function_without_digest() -> None:
 def test_a_residual_of_another_shape_is_rejected_and_not_broadcast(result: str, found: str, tmp_path: Path) -> None:
     own = written(tmp_path, f"LIKE = 'sds'\ndef f(z_0, **given): return {result}")
     function = custom_objective.load(reference(f"{own}:f")).function
-    with pytest.raises(
-        CustomObjectiveError, match=rf"f of .*own.py returned {found}; expected a residual of the shape of"
-    ):
+    with pytest.raises(CustomFileError, match=rf"f of .*own.py returned {found}; expected a residual of the shape of"):
         function(torch.zeros(3, 4, 2, 2))
 
 
@@ -263,7 +257,7 @@ def test_the_objective_with_state_of_the_page_keeps_it_through_checkpoints(tmp_p
 )
 def test_a_state_that_cannot_be_made_is_refused_before_work(tmp_path: Path, before, after, message) -> None:
     assert before in SLOW
-    with pytest.raises(CustomObjectiveError, match=message):
+    with pytest.raises(CustomFileError, match=message):
         for_objective(embedded(), f"{written(tmp_path, SLOW.replace(before, after))}:slow")
 
 

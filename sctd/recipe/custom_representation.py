@@ -1,0 +1,55 @@
+"""Custom representations: classes in Python files outside this package. `sctd.train.custom_representation` trains them.
+
+A recipe refers to one as FILE.py:CLASS@DIGEST (`custom_file`). Its `SETTINGS` are the recipe keys that it changes.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from sctd.recipe.custom_file import CustomFileError, Reference, module
+
+METHODS = {"start": ("initial", "generator"), "render": ("tensors", "cameras", "background")}
+OPTIONAL = {"penalty": ("tensors", "rendering", "progress"), "bounded": ("tensors",)}
+
+
+class Loaded(NamedTuple):
+    """What a file defines, checked: the class, and the recipe keys that it changes."""
+
+    made: Callable[[], Any]
+    settings: dict[str, Any]
+
+
+def load(named: Reference) -> Loaded:
+    """Run the file. Raises CustomFileError unless it has the class, with the right methods and learning rates."""
+    found = getattr(module(named), named.name, None)
+    if not isinstance(found, type):
+        raise CustomFileError(f"{named.path} has no class {named.name!r}; define it, or name another")
+    for name, arguments in {**METHODS, **OPTIONAL}.items():
+        method = getattr(found, name, None)
+        if method is None and name in OPTIONAL:
+            continue
+        expected = f"{name}(self, {', '.join(arguments)})"
+        if not callable(method):
+            raise CustomFileError(f"{named.name} of {named.path} has no method {name}; define {expected}")
+        try:
+            inspect.signature(method).bind(None, *arguments)
+        except TypeError:
+            raise CustomFileError(
+                f"{name} of {named.name} in {named.path} takes other arguments; expected {expected}"
+            ) from None
+    rates = getattr(found, "rates", None)
+    if not isinstance(rates, Mapping) or not rates or not all(map(_is_rate, rates.values())):
+        raise CustomFileError(
+            f"{named.name} of {named.path} has no learning rates; expected a dict from names of tensors to a positive "
+            "number, or to two: at the start and at the end"
+        )
+    settings = getattr(found, "SETTINGS", {})
+    if not isinstance(settings, Mapping):
+        raise CustomFileError(f"{named.path}: SETTINGS is {settings!r}; expected a dict of recipe keys and values")
+    return Loaded(found, dict(settings))
+
+
+def _is_rate(value: object) -> bool:
+    numbers = value if isinstance(value, tuple) and len(value) == 2 else (value,)
+    return all(isinstance(number, int | float) and number > 0 for number in numbers)
