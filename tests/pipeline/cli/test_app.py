@@ -22,6 +22,7 @@ from sctd.recipe.methods import METHODS
 from tests.support.paths import EXAMPLES
 
 BALL = ["--set", "initialization.kind=ball", "--set", "initialization.count=150"]
+VOXELS = f"{EXAMPLES / 'my_representation.py'}:"
 SMALL = ["--set", "iterations=4", *BALL, "--views", "4", "--executor", "inline"]
 
 
@@ -131,6 +132,26 @@ def no_work(monkeypatch):
         (
             ["bench", "--prompt", "a cube", "--objective", "sctdd"],
             f"Unknown objective 'sctdd'; choose from {', '.join(METHODS)}; the nearest is 'sctd'.",
+        ),
+        (
+            ["bench", "--prompt", "a cube", "--representation", "nerv"],
+            "Unknown representation 'nerv'; choose from gaussians, nerf, or pass FILE.py:CLASS; the nearest is 'nerf'.",
+        ),
+        (
+            ["bench", "--prompt", "a cube", "--representation", "own.py"],
+            "--representation own.py names a file without a class; write own.py:CLASS.",
+        ),
+        (
+            ["bench", "--prompt", "a cube", "--representation", "own.py:Mine"],
+            "--representation: own.py cannot be read (No such file or directory); expected the path of a Python file.",
+        ),
+        (
+            ["bench", "--prompt", "a cube", "--representation", f"{VOXELS}Voxel"],
+            f"--representation: {VOXELS[:-1]} has no class 'Voxel'; define it, or name another.",
+        ),
+        (
+            ["bench", "--prompt", "a cube", "--representation", f"{VOXELS}Voxels", "--views", "50"],
+            ("--views is 50, but assets of a custom representation have 120 views; pass a number that divides them."),
         ),
         (
             ["bench", "--prompt", "a cube", "--set", "guidance.scal=3"],

@@ -15,9 +15,12 @@ from pipeline.cli.app import app
 from pipeline.cli.error_handling import INVALID_INPUT
 from pipeline.report import live
 from pipeline.report.live import LiveView
-from pipeline.store.run_folder import ASSET, CONTACT, SNAPSHOT, TURNTABLE, Store
+from pipeline.store.run_folder import ASSET, CONTACT, NERF, SNAPSHOT, TURNTABLE, Store
 from pipeline.work import execution
 from sctd.formats import ply, splat
+from sctd.render import nerf_file
+from sctd.render.hash_grid import Levels
+from sctd.render.nerf import Field, Lit, Nerf, Occupancy
 from tests.support import finished_run
 from tests.support.processes import BALL
 
@@ -92,6 +95,22 @@ def test_covariance_of_a_rotated_gaussian():
     np.testing.assert_allclose(drawn["covariances"][0], np.diag([0.04, 0.09, 0.01]), atol=1e-6)
     np.testing.assert_allclose(drawn["rgbs"][0], finished_run.RED, atol=1e-6)
     np.testing.assert_allclose(drawn["opacities"], [[1 / (1 + np.exp(-3.0))]], atol=1e-6)
+
+
+def test_a_finished_nerf_is_drawn_as_gaussians(view, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        view.server.scene, "add_gaussian_splats", lambda name, **values: drawn.append(values["centers"])
+    )
+    field = Field(Levels(2, 4, 8, 8, 2), 4, 1.0, 40.0, 0.5)  # a blob of radius 0.5
+    nerf = Nerf.random(field, torch.Generator().manual_seed(0))
+    lit = Lit(nerf, Occupancy(torch.ones(4, 4, 4), 0.5), 32)
+    view.store.write(view.store.item("cafe") / NERF, nerf_file.to_bytes(lit))
+    view.take(RECORD)
+    view.show()
+    (centers,) = drawn
+    assert len(centers) > 1000
+    assert np.linalg.norm(centers, axis=1).max() < 0.65
 
 
 def test_unreadable_snapshot_is_reported_once_and_does_not_stop_the_run(tmp_path, monkeypatch, caplog):

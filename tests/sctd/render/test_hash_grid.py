@@ -31,6 +31,27 @@ def interpreted(table, positions, levels):
     return Encode.apply(table, positions, _rows(levels))
 
 
+def samples(device):
+    """Random rays through and past a box with random full cells, at 40 steps; those of the kernel and those of torch."""
+    from sctd.render import nerf
+    from sctd.render.sampling_triton import occupied
+
+    generator = torch.Generator().manual_seed(0)
+    centers = 3 * torch.nn.functional.normalize(torch.randn(60, 3, generator=generator), dim=-1)
+    rays = 2 * torch.rand(60, 3, generator=generator) - 1.3 - centers
+    cells = torch.rand(5, 5, 5, generator=generator) > 0.6
+    field = nerf.Field(MIXED, 4, 1.1, 1.0, 1.0)
+    lit = nerf.Lit(nerf.Nerf.random(field, generator), nerf.Occupancy(cells.float(), 0.5), 40)
+    lengths = rays.norm(dim=-1)
+    ends = nerf._inside(centers, rays / lengths[:, None], 1.1)
+    given = 40, 3.9 / 40, torch.tensor([0.3])
+    expected = nerf._seen(lit, centers, rays, lengths, ends, given)
+    on_device = [tensor.to(device) for tensor in (centers, rays, lengths)]
+    there = tuple(end.to(device) for end in ends)
+    found = occupied(*on_device, there, (*given[:2], given[2].to(device)), cells.to(device), 1.1)
+    return found.cpu().flatten().nonzero().squeeze(1), expected
+
+
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 needs_interpreter = pytest.mark.skipif(INTERPRETER not in os.environ, reason="test_in_the_interpreter runs it")
 KERNELS = [encode, pytest.param(on_gpu, marks=needs_gpu), pytest.param(interpreted, marks=needs_interpreter)]
@@ -145,6 +166,16 @@ def test_kernels_match_torch_at_the_papers_resolutions(encoder):
     assert_equal_results(results(encoder, levels, positions), results(encode_reference, levels, positions))
 
 
+@pytest.mark.parametrize(
+    "device", [pytest.param("cuda", marks=needs_gpu), pytest.param("cpu", marks=needs_interpreter, id="interpreted")]
+)
+def test_samples_in_full_cells_are_those_of_torch(device):
+    """But for samples at the border of a cell, of which there are none here."""
+    found, expected = samples(device)
+    assert 100 < len(expected) < 1500
+    assert torch.equal(found, expected)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 @pytest.mark.skipif(INTERPRETER in os.environ, reason="this is the interpreter")
 def test_in_the_interpreter():
@@ -158,7 +189,7 @@ def test_in_the_interpreter():
     environment = {**os.environ, INTERPRETER: "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
-    assert "10 passed" in done.stdout
+    assert "11 passed" in done.stdout
 
 
 def test_only_requested_gradients_are_computed():

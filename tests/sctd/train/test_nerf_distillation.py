@@ -163,6 +163,16 @@ def test_a_field_starts_from_a_point_cloud() -> None:
     assert 0.5 * (2 * 4 / 3 * math.pi * 0.2**3 / 8) < is_full < 0.2
 
 
+def test_the_live_view_gets_gaussians_or_nothing() -> None:
+    chosen = recipe()
+    kind, scene = representations.of_recipe(chosen), steps(chosen)[-1].scene
+    shown = kind.gaussians(scene)
+    assert shown is not None
+    assert shown.num > 100
+    assert float(shown.means.abs().max()) <= chosen.nerf.box
+    assert kind.gaussians(replace(scene, densities=torch.zeros_like(scene.densities))) is None
+
+
 def test_small_renders_are_enlarged() -> None:
     chosen = recipe(nerf__resolution=8)
     kind, scene = representations.of_recipe(chosen), steps(recipe(iterations=1))[-1].scene
