@@ -32,7 +32,7 @@ def interpreted(table, positions, levels):
 
 
 def samples(device):
-    """Random rays through and past a box with random full cells, at 40 steps; those of the kernel and those of torch."""
+    """Samples in random full cells on random rays through and past a box: those of the kernel and those of torch."""
     from sctd.render import nerf
     from sctd.render.sampling_triton import occupied
 
