@@ -65,9 +65,7 @@ def measured(runs: Sequence[RunResults], key: str, views: int) -> Iterator[Row]:
                 found += 1
                 yield _measured(run, record, labels[record.method], key, protocol, device)
         if others:
-            message(
-                f"{run.store.root}: {others} assets that are not Gaussians are skipped, because only those are measured."
-            )
+            message(f"{run.store.root}: {others} assets are skipped, because only Gaussians are measured.")
         if repeated:
             message(f"{run.store.root}: {repeated} assets are also in another run and count once.")
         if not found and not repeated:

@@ -117,7 +117,7 @@ def test_failed_jobs_and_views_without_opacity_are_left_out_with_a_sentence(tmp_
     said = capsys.readouterr().err
     assert "Some averages are over fewer prompts than others: see n_prompts in summary.csv." in said
     assert "1 jobs failed and are left out, which can flatter a method." in said
-    assert "1 assets that are not Gaussians are skipped, because only those are measured." in said
+    assert "1 assets are skipped, because only Gaussians are measured." in said
 
 
 def test_errors_are_one_line(tmp_path, capsys):
