@@ -72,7 +72,8 @@ def generate(
     manifest.check_same(_store(run, out), run)
     with _opened(run, out) as (results, _):
         store = results.store
-        if todo := [job for job in run.jobs if not store.is_generated(job.id)]:
+        generated = store.generated(job.id for job in run.jobs)
+        if todo := [job for job in run.jobs if job.id not in generated]:
             results = _begin(results, run, todo)
             message(f"{len(todo)} of {len(run.jobs)} assets to generate in {store.root}")
             _log(note)
@@ -151,7 +152,7 @@ def finish(run: Run, out: Path | None, execution: ExecutionOptions, note: str | 
             results = _begin(results, run, todo)
         _log_without_snapshots(results, run.jobs)
         if todo:
-            generated = sum(store.is_generated(job.id) for job in todo)
+            generated = len(store.generated(job.id for job in todo))
             before = f", {generated} of them already generated" if generated else ""
             message(f"{len(todo)} of {len(run.jobs)} assets to generate and score in {store.root}{before}")
             _log(note)

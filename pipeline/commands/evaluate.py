@@ -150,7 +150,8 @@ def _import(
         settings = settings.with_session(sys.argv[1:])
         manifest.write(store, settings)
         results = RunResults.read(store, settings)
-        if todo := [job for job in jobs if not store.is_generated(job.id)]:
+        generated = store.generated(job.id for job in jobs)
+        if todo := [job for job in jobs if job.id not in generated]:
             message(f"{len(todo)} of {len(jobs)} assets to import into {store.root}")
             display = _display(store, len(todo), "import", execution)
             with executing(execution) as executor, display:

@@ -143,6 +143,21 @@ def remove(path: Path) -> None:
         pass
 
 
+def names(folder: Path) -> set[str]:
+    """The names in a folder, none if it is missing; in an object store a request for each thousand. Raises OSError."""
+
+    def listed(fs: Any, name: str) -> list[str]:
+        fs.invalidate_cache(name)
+        return fs.ls(name, detail=False)
+
+    try:
+        if is_local(folder):
+            return set(os.listdir(folder))
+        return {each.rstrip("/").rpartition("/")[2] for each in _with_retries(folder, listed)}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+
+
 def sizes(root: Path) -> list[int]:
     """The size in bytes of every file under `root`. Raises OSError."""
     if is_local(root):

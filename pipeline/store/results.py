@@ -32,8 +32,9 @@ class RunResults:
     @classmethod
     def read(cls, store: Store, settings: Manifest | None = None) -> "RunResults":
         """The results of the jobs in `settings`, by default the folder's manifest. Raises UserError if it has none."""
-        settings = manifest.read(store) if settings is None else settings
-        records = {job.job_id: current(store.record(job.job_id), job, settings) for job in settings.jobs}
+        settings, begun = manifest.read(store) if settings is None else settings, store.begun()
+        found = {job.job_id: store.record(job.job_id) if job.job_id in begun else None for job in settings.jobs}
+        records = {job.job_id: current(found[job.job_id], job, settings) for job in settings.jobs}
         return cls(store, settings, records)
 
     def updated(self, records: Iterable[StoredRecord]) -> "RunResults":

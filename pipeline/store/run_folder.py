@@ -14,7 +14,7 @@ import math
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -132,8 +132,14 @@ class Store:
         """The facts of a job's asset; None if it is not generated."""
         return self.read_typed(self.item(job_id) / GENERATION, FACTS_FILE)
 
-    def is_generated(self, job_id: str) -> bool:
-        return (self.item(job_id) / GENERATION).exists()
+    def begun(self) -> set[str]:
+        """The ids of the jobs that have a folder."""
+        return files.names(self.root / "items")
+
+    def generated(self, job_ids: Iterable[str]) -> set[str]:
+        """Those of the jobs that have an asset. Only folders that exist are looked into."""
+        begun = self.begun()
+        return {job_id for job_id in job_ids if job_id in begun and (self.item(job_id) / GENERATION).exists()}
 
     def create(self) -> None:
         """Create the folder. Raises UserError if it cannot be written."""
