@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pipeline.assets.objects import check_exportable
 from pipeline.errors import UserError, nearest, shortened
 from pipeline.option import option
 from pipeline.store import manifest
@@ -175,6 +176,7 @@ def check(formats: Sequence[str], options: Options) -> None:
 
 def find_asset(source: Path, prompt: str | None, job: str | None) -> AssetFile:
     """The asset in a .ply or an item's folder, or the selected one of a run folder. Raises UserError."""
+    check_exportable(source)
     if source.is_file() or source.suffix in (*SPLATS, FIELD):
         if not source.is_file():
             raise UserError(f"{source} does not exist; pass a file of Gaussians, an item's folder or a run folder.")
@@ -187,8 +189,7 @@ def find_asset(source: Path, prompt: str | None, job: str | None) -> AssetFile:
             f"{source} is not an asset; expected a file of Gaussians ({', '.join(SPLATS)}), an item's folder with "
             f"{ASSET}, or a run folder with {manifest.FILE}."
         )
-    store = Store(source)
-    jobs = manifest.read(store).jobs
+    jobs = manifest.read(store := Store(source)).jobs
     chosen = [each for each in jobs if _matches(each, prompt, job)]
     if not chosen:
         known = ", ".join(repr(text) for text in dict.fromkeys(each.prompt for each in jobs))
@@ -196,13 +197,13 @@ def find_asset(source: Path, prompt: str | None, job: str | None) -> AssetFile:
         raise UserError(f"{source} has no asset for {selection}; its prompts are {shortened(known, 200)}.")
     finished = [each for each in chosen if _finished(store.item(each.job_id))]
     if not finished:
+        check_exportable(store.item(chosen[0].job_id))
         raise UserError(f"{source} has no finished asset for {chosen[0].prompt!r}; finish the run first.")
     if len(finished) > 1:
         listed = "; ".join(f"{each.job_id} {each.prompt!r} by {each.method}" for each in finished[:4])
         more = f"; and {len(finished) - 4} more" if len(finished) > 4 else ""
         raise UserError(f"{source} has {len(finished)} assets; choose one with --prompt or --job: {listed}{more}.")
-    (one,) = finished
-    return _item(store, one, jobs)
+    return _item(store, finished[0], jobs)
 
 
 def _finished(folder: Path) -> Path | None:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from pipeline.assets.export import FIELD, SPLATS, gaussians_of
+from pipeline.assets.objects import check_exportable
 from pipeline.cli.messages import message
 from pipeline.cli.options import PAPER_DEFAULT, RunFolders, optional_path
 from pipeline.errors import UserError, port_in_use
@@ -76,6 +77,7 @@ def report(folders: RunFolders, out: Out = None, paper: Paper = None) -> None:
 def view(asset: Asset, port: Port = 8008, no_browser: NoBrowser = False) -> None:
     """Show an asset in the browser, with a server on this machine."""
     path = place(asset)
+    check_exportable(path)
     if path.is_dir():
         path = path / (NERF if (path / NERF).is_file() else ASSET)
     try:

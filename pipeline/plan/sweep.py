@@ -160,6 +160,8 @@ def _check_key(key: str, recipe: Recipe, where: str) -> None:
             f"{where}: objective.name cannot be swept, because objectives change other keys, too; use --objective, as "
             "in --objective sctd,sds."
         )
+    if names.current(key).startswith("representation."):
+        raise UserError(f"{where}: {key} changes other keys, too; use --representation, as in --representation nerf.")
     if names.current(key) not in keys(recipe):
         try:
             with_overrides(recipe, {key: ""})

@@ -4,12 +4,14 @@ A recipe refers to one as FILE.py:CLASS@DIGEST (`custom_file`). Its `SETTINGS` a
 """
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from sctd.recipe.custom_file import CustomFileError, Reference, module
 
 METHODS = {"start": ("initial", "generator"), "render": ("tensors", "cameras", "background")}
+_RATE = "a positive number, or two: at the start and at the end"
 OPTIONAL = {"penalty": ("tensors", "rendering", "progress"), "bounded": ("tensors",)}
 
 
@@ -38,18 +40,29 @@ def load(named: Reference) -> Loaded:
             raise CustomFileError(
                 f"{name} of {named.name} in {named.path} takes other arguments; expected {expected}"
             ) from None
+    try:
+        inspect.signature(found).bind()
+    except TypeError:
+        raise CustomFileError(f"{named.name} of {named.path} is made without arguments; give them defaults") from None
     rates = getattr(found, "rates", None)
-    if not isinstance(rates, Mapping) or not rates or not all(map(_is_rate, rates.values())):
+    if not isinstance(rates, Mapping) or not rates:
         raise CustomFileError(
-            f"{named.name} of {named.path} has no learning rates; expected a dict from names of tensors to a positive "
-            "number, or to two: at the start and at the end"
+            f"{named.name} of {named.path} has no learning rates; expected rates, a dict from names of tensors to "
+            f"{_RATE}"
         )
+    for name, rate in rates.items():
+        if not isinstance(name, str) or not _is_rate(rate):
+            raise CustomFileError(
+                f"{named.name} of {named.path} has the learning rate {name!r}: {rate!r}; expected a name and {_RATE}"
+            )
     settings = getattr(found, "SETTINGS", {})
     if not isinstance(settings, Mapping):
         raise CustomFileError(f"{named.path}: SETTINGS is {settings!r}; expected a dict of recipe keys and values")
+    if own := [key for key in settings if str(key).startswith("representation")]:
+        raise CustomFileError(f"{named.path}: SETTINGS has {own[0]!r}, which names the class itself; leave it out")
     return Loaded(found, dict(settings))
 
 
 def _is_rate(value: object) -> bool:
-    numbers = value if isinstance(value, tuple) and len(value) == 2 else (value,)
-    return all(isinstance(number, int | float) and number > 0 for number in numbers)
+    numbers = value if isinstance(value, tuple | list) and len(value) == 2 else (value,)
+    return all(type(number) in (int, float) and 0 < number < math.inf for number in numbers)

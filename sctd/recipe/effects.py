@@ -183,9 +183,8 @@ def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
             read = [other for other in _ALL if other.startswith(f"{group}.") and _unmet(found, other) is None]
             values = ", ".join(f"{other} is {_text(value_of(found, other))}" for other in unmet if other in _ALL)
             because = f" ({values})" if values else ""
-            raise RecipeError(
-                f"{key} has no effect on {found.objective.display_name}{because}; keys read there: {', '.join(read)}"
-            )
+            known = f"keys read there: {', '.join(read)}" if read else f"no key of {group} is read there"
+            raise RecipeError(f"{key} has no effect on {found.objective.display_name}{because}; {known}")
     return found
 
 

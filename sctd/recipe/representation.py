@@ -47,7 +47,7 @@ class NerfConfig(Config):
     box: float = field(1.0, "world units", "threestudio: 2", "half the edge of the box that contains the object", gt=0)
     steps: int = field(512, "steps", THREESTUDIO, "sampling steps along the diagonal of the box", ge=8, le=4096)
     resolution: int = field(64, "px", "DreamFusion", "edge of rendered images, enlarged for the prior", ge=8, le=4096)
-    cells: int = field(64, "cells", "threestudio: 32", "cells along an edge of the occupancy grid", ge=1, le=256)
+    cells: int = field(64, "cells", "threestudio: 32", "cells along an edge of the occupancy grid", ge=8, le=256)
     empty_density: float = field(0.1, "1 / world unit", OURS, "cells of lower density are empty", ge=0)
     occupancy_decay: float = field(0.95, "–", NGP, "factor of the grid's densities at each update", gt=0, le=1)
     occupancy_interval: int = field(16, "iterations", NGP, "interval of its updates", ge=1)

@@ -1,5 +1,6 @@
 """A class of somebody's own as a representation: named tensors, and a function that renders them."""
 
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -97,7 +98,10 @@ class CustomRepresentation:
         return None
 
     def start(self, initial: Gaussians, generator: torch.Generator) -> TensorScene:
-        start = self._checked(self.own.start(initial.to("cpu"), generator), "start")
+        start = self._named(self._call("start", initial.to("cpu"), generator), "start")
+        for name, tensor in start.items():
+            if not bool(tensor.isfinite().all()):
+                raise CustomFileError(f"start of {self.what} returned {name} with values that are not finite")
         asset = Tensors(start).map(lambda tensor: tensor.detach().to(initial.means.device))
         zeros = asset.map(torch.zeros_like)
         return TensorScene(asset, zeros, zeros)
@@ -115,7 +119,7 @@ class CustomRepresentation:
         return leaves
 
     def render(self, drawn: Tensors, cameras: Cameras, background: Float[Tensor, "views 3"]) -> Rendering:
-        found = self.own.render(drawn.named, cameras, background)
+        found = self._call("render", dict(drawn.named), cameras, background)
         shape = cameras.num, cameras.height, cameras.width
         expected = {"rgb": (shape[0], 3, *shape[1:]), "alpha": shape, "depth": shape}
         for name, size in expected.items():
@@ -125,22 +129,34 @@ class CustomRepresentation:
                 raise CustomFileError(
                     f"render of {self.what} returned {name} as {what}; expected a Rendering with a tensor of {size}"
                 )
+        is_trained = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in drawn.named.values())
+        if is_trained and not found.rgb.requires_grad:
+            raise CustomFileError(f"render of {self.what} returned rgb without a gradient; expected one in the tensors")
         return found
 
     def penalty(self, leaves: Tensors, rendering: Rendering, cameras: Cameras, progress: float) -> Float[Tensor, ""]:
         total = regularize.penalty(self.recipe.regularizers, None, rendering, cameras)
         if hasattr(self.own, "penalty"):
-            total = total + self.own.penalty(leaves.named, rendering, progress)
+            added = self._call("penalty", dict(leaves.named), rendering, progress)
+            if not isinstance(added, Tensor) or added.ndim:
+                what = f"shape {tuple(added.shape)}" if isinstance(added, Tensor) else type(added).__name__
+                raise CustomFileError(f"penalty of {self.what} returned {what}; expected a tensor with one number")
+            total = total + added
         return total
 
     def rates(self, asset: Tensors, position: float) -> dict[str, Tensor | float]:
-        ends = {name: rate if isinstance(rate, tuple) else (rate, rate) for name, rate in self.own.rates.items()}
+        ends = {name: rate if isinstance(rate, tuple | list) else (rate, rate) for name, rate in self.own.rates.items()}
         return {name: first + (last - first) * position for name, (first, last) in ends.items()}
 
     def bounded(self, asset: Tensors) -> Tensors:
         if not hasattr(self.own, "bounded"):
             return asset
-        return asset.with_tensors(self._checked(self.own.bounded(asset.named), "bounded"))
+        moved = self._named(self._call("bounded", dict(asset.named)), "bounded")
+        for name, tensor in moved.items():
+            if tensor.shape != asset.named[name].shape:
+                found, expected = tuple(tensor.shape), tuple(asset.named[name].shape)
+                raise CustomFileError(f"bounded of {self.what} returned {name} of shape {found}; expected {expected}")
+        return asset.with_tensors(moved)
 
     def observed(self, scene: TensorScene, seen: Observed) -> TensorScene:
         return scene
@@ -151,15 +167,29 @@ class CustomRepresentation:
     def equalized(self, scene: TensorScene, seen: Observed, iteration: int) -> TensorScene:
         return scene
 
-    def _checked(self, tensors: Any, method: str) -> dict[str, Tensor]:
+    def _call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the class; an error in it becomes one that names its line."""
+        try:
+            return getattr(self.own, method)(*arguments)
+        except (Exception, SystemExit) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise  # handled by fewer views at once
+            lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)[1:]]
+            where = f", line {lines[0]}" if lines else ""
+            text = " ".join(str(error).split())
+            raise CustomFileError(f"{method} of {self.what}{where}: {type(error).__name__}: {text}") from error
+
+    def _named(self, tensors: Any, method: str) -> dict[str, Tensor]:
         """Named floating-point tensors, one for each learning rate."""
-        is_valid = isinstance(tensors, Mapping) and all(
-            isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel() for tensor in tensors.values()
-        )
-        if not is_valid or tensors.keys() != self.own.rates.keys():
+        names = ", ".join(self.own.rates)
+        if not isinstance(tensors, Mapping) or tensors.keys() != self.own.rates.keys():
             found = ", ".join(map(str, tensors)) if isinstance(tensors, Mapping) else type(tensors).__name__
-            raise CustomFileError(
-                f"{method} of {self.what} returned {found}; expected a dict with a floating-point tensor for each of "
-                f"{', '.join(self.own.rates)}"
-            )
+            raise CustomFileError(f"{method} of {self.what} returned {found}; expected a dict of tensors named {names}")
+        for name, tensor in tensors.items():
+            if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or not tensor.numel():
+                is_tensor = isinstance(tensor, Tensor)
+                kind = f"{tensor.dtype} of shape {tuple(tensor.shape)}" if is_tensor else type(tensor).__name__
+                raise CustomFileError(
+                    f"{method} of {self.what} returned {name} as {kind}; expected a floating-point tensor with numbers"
+                )
         return dict(tensors)

@@ -242,6 +242,22 @@ def test_names_tell_assets_of_one_prompt_apart(tmp_path):
 # ---- input ----------------------------------------------------------------------------------------------------------
 
 
+def test_an_asset_of_a_custom_representation_is_refused_with_its_reason(run, tmp_path):
+    item = run / "items" / "cc33"
+    item.mkdir()
+    for name in ("tensors.safetensors", "views.npz"):
+        (item / name).write_bytes(b"")
+    for source in (item, item / "tensors.safetensors", run):
+        choice = ["--prompt", "a blue ball"] if source == run else []
+        reason = (
+            f"{item} has an asset of a custom representation, which cannot be exported or viewed; turntable.mp4 and"
+        )
+        assert reason in refused(source, *choice, "--to", "png")
+    viewed = CliRunner().invoke(app, ["view", str(item), "--no-browser"])
+    assert viewed.exit_code == 2
+    assert "has an asset of a custom representation" in viewed.stderr
+
+
 def test_a_radiance_field_becomes_gaussians_and_is_pictured_itself(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     field = Nerf.random(Field(Levels(2, 4, 8, 8, 2), 4, 1.0, 60.0, 0.5), torch.Generator().manual_seed(0))

@@ -138,6 +138,15 @@ def no_work(monkeypatch):
             "Unknown representation 'nerv'; choose from gaussians, nerf, or pass FILE.py:CLASS; the nearest is 'nerf'.",
         ),
         (
+            ["bench", "--prompt", "a cube", "--set", "representation.kind=nerf"],
+            ("--set: representation.kind changes other keys, too; use --representation, as in --representation nerf."),
+        ),
+        (
+            ["bench", "--prompt", "a cube", "--set", "nerf.resolution=9"],
+            ("--set: nerf.resolution has no effect on sctd (representation.kind is gaussians); no key of nerf is read "
+            "there."),
+        ),
+        (
             ["bench", "--prompt", "a cube", "--representation", "own.py"],
             "--representation own.py names a file without a class; write own.py:CLASS.",
         ),

@@ -167,9 +167,29 @@ def test_a_checkpoint_of_another_representation_is_refused() -> None:
         (
             'rates = {"colour": 0.1}',
             "rates = {}",
-            "Plane of .*own.py has no learning rates; expected a dict from names",
+            "Plane of .*own.py has no learning rates; expected rates, a dict from",
         ),
-        ('{"colour": 0.1}', '{"colour": -1}', "Plane of .*own.py has no learning rates; expected a dict from names"),
+        (
+            '{"colour": 0.1}',
+            '{"colour": (1, 2, 3)}',
+            r"has the learning rate 'colour': \(1, 2, 3\); expected a name and",
+        ),
+        ('{"colour": 0.1}', "{0: 0.1}", "has the learning rate 0: 0.1; expected a name and a positive number"),
+        (
+            "rates =",
+            'SETTINGS = {"representation.kind": "nerf"}\n    rates =',
+            "SETTINGS has 'representation.kind', which",
+        ),
+        (
+            "    rates =",
+            "    def __init__(self, n):\n        pass\n    rates =",
+            "Plane of .*own.py is made without arguments",
+        ),
+        (
+            '{"colour": 0.1}',
+            '{"colour": -1}',
+            "has the learning rate 'colour': -1; expected a name and a positive number",
+        ),
         ('{"colour": 0.1}', '{"colour": 0.1}\n    SETTINGS = 3', "SETTINGS is 3; expected a dict of recipe keys"),
         ("import torch", "import no_such_module", "own.py cannot be run .ModuleNotFoundError"),
     ],
@@ -182,9 +202,13 @@ def test_a_file_without_a_valid_representation_is_rejected_in_one_sentence(tmp_p
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ('return {"colour"', 'return {"color"', "start of Plane of .*own.py returned color; expected a dict with a"),
-        ("return {\"colour\": torch.zeros(3)}", "return 3", "start of Plane of .*own.py returned int; expected a dict"),
-        ("torch.zeros(3)}", "torch.zeros(3).long()}", "start of Plane of .*own.py returned colour; expected a dict"),
+        ('return {"colour"', 'return {"color"', "start of Plane of .*py returned color; expected a dict of"),
+        ("return {\"colour\": torch.zeros(3)}", "return 3", "start of Plane of .* returned int; expected a dict"),
+        ("torch.zeros(3)}", "torch.zeros(3).long()}", r"returned colour as torch.int64 of shape \(3,\); exp"),
+        ("torch.zeros(3)}", "[0, 0, 0]}", "start of Plane of .* returned colour as list; expected a"),
+        ("torch.zeros(3)}", "torch.zeros(3) / 0}", "start of Plane of .* returned colour with values that are"),
+        ("shape = cameras.num,", "shape = 1 / 0, cameras.num,", "render of .*, line 13: ZeroDivisionError: division"),
+        ("shape = cameras.num,", "raise SystemExit(3)\n        shape =", "render of .*own.py, line 13: SystemExit: 3"),
         ("Rendering(rgb,", "Rendering(rgb[0],", r"returned rgb as \(3, 16, 16\); expected a Rendering with"),
         ("return Rendering(", "return (", "render of Plane of .*own.py returned rgb as NoneType; expected a Rendering"),
     ],
@@ -194,6 +218,41 @@ def test_what_a_class_returns_is_checked(tmp_path: Path, before: str, after: str
     kind = representations.of_recipe(chosen)
     with pytest.raises(CustomFileError, match=message):
         kind.shown(kind.start(ball(), torch.Generator()))(CAMERAS)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            "def bounded(self, tensors):\n        return {'colour': tensors['colour'][:2]}",
+            r"of shape \(2,\); expected",
+        ),
+        (
+            "def penalty(self, tensors, rendering, progress):\n        return 'x'",
+            "penalty of .* returned str",
+        ),
+        (
+            "def penalty(self, tensors, rendering, progress):\n        return tensors['colour']",
+            r"returned shape \(3,\)",
+        ),
+    ],
+)
+def test_what_a_class_returns_in_training_is_checked(tmp_path: Path, more: str, message: str) -> None:
+    with pytest.raises(CustomFileError, match=message):
+        steps(on(written(tmp_path, f"{PLANE}\n    {more}\n")))
+
+
+def test_a_render_without_gradient_is_refused(tmp_path: Path) -> None:
+    source = PLANE.replace('tensors["colour"].sigmoid()', 'tensors["colour"].detach().sigmoid()')
+    with pytest.raises(
+        CustomFileError, match=r"render of Plane of .*own\.py returned rgb without a gradient; expected"
+    ):
+        steps(on(written(tmp_path, source)))
+
+
+def test_a_render_may_change_its_dict(tmp_path: Path) -> None:
+    source = PLANE.replace("        shape =", '        tensors["more"] = torch.ones(1)\n        shape =')
+    assert len(steps(on(written(tmp_path, source)))) == 12
 
 
 def test_a_method_on_a_nerf_cannot_be_given_another_representation() -> None:
