@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pipeline.assets.objects import check_exportable
+from pipeline.assets.custom import check_exportable
 from pipeline.errors import UserError, nearest, shortened
 from pipeline.option import option
 from pipeline.store import manifest

@@ -14,7 +14,7 @@ from pipeline.assets import images
 from pipeline.errors import UserError
 from pipeline.plan.protocol import Protocol
 from pipeline.store import files
-from pipeline.store.run_folder import ASSET, CONTACT, MESH, NERF, TENSORS, TURNTABLE, VIEWS
+from pipeline.store.run_folder import ASSET, MESH, NERF, VIEWS
 
 if TYPE_CHECKING:
     from sctd.formats.mesh_data import Mesh
@@ -146,16 +146,6 @@ def files_of(kind: "Representation", scene: Any, image_size: int) -> dict[str, b
         return own
     views = images.rendered(kind.shown(scene), Protocol().cameras(image_size))
     return {VIEWS: StoredViews(views).to_bytes(), **own}
-
-
-def check_exportable(path: Path) -> None:
-    """Raise UserError for a file, or an item's folder, of a custom representation."""
-    folder = path if path.is_dir() else path.parent
-    if (path.is_dir() or path.name in (TENSORS, VIEWS)) and (folder / TENSORS).is_file():
-        raise UserError(
-            f"{folder} has an asset of a custom representation, which cannot be exported or viewed; {TURNTABLE} and "
-            f"{CONTACT} in it show the asset."
-        )
 
 
 def of_item(folder: Path) -> Viewed:

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from pipeline.assets.custom import check_exportable
 from pipeline.assets.export import FIELD, SPLATS, gaussians_of
-from pipeline.assets.objects import check_exportable
 from pipeline.cli.messages import message
 from pipeline.cli.options import PAPER_DEFAULT, RunFolders, optional_path
 from pipeline.errors import UserError, port_in_use

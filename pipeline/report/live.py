@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.assets.export import gaussians_of
 from pipeline.errors import UserError, port_in_use, shortened
 from pipeline.store import files
 from pipeline.store.run_folder import ASSET, NERF, SNAPSHOT, Store
@@ -155,6 +154,7 @@ def _splats(content: bytes, path: Path) -> dict[str, Any]:
     """viser's splats for a snapshot or an asset: centres, covariances, colours and opacities."""
     import torch
 
+    from pipeline.assets.export import gaussians_of
     from sctd.formats import splat
     from sctd.scene.gaussians import rotations, sh_to_rgb
 

@@ -65,4 +65,4 @@ def load(named: Reference) -> Loaded:
 
 def _is_rate(value: object) -> bool:
     numbers = value if isinstance(value, tuple | list) and len(value) == 2 else (value,)
-    return all(type(number) in (int, float) and 0 < number < math.inf for number in numbers)
+    return all(isinstance(each, int | float) and each is not True and 0 < each < math.inf for each in numbers)

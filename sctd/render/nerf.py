@@ -8,7 +8,7 @@ differences of the density. A field may have a background of its own, which fini
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -79,7 +79,8 @@ class Nerf:
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Nerf":
         """The same field with other weights of these names."""
-        return replace(self, **tensors)
+        changed: dict[str, Any] = {**tensors}
+        return replace(self, **changed)
 
     def to(self, device: torch.device | str) -> "Nerf":
         """The same field on another device."""

@@ -43,8 +43,10 @@ def from_bytes(content: bytes) -> Lit:
         about = json.loads(header["__metadata__"]["nerf"])
         if (about["format"], about["version"]) != (FORMAT, VERSION):
             raise ValueError(f"format {about['format']!r}, version {about['version']!r}")
-        numbers = (float(about[name]) for name in ("box", "blob_scale", "blob_radius"))
-        field = Field(Levels(*map(int, about["levels"])), int(about["hidden"]), *numbers, int(about["sky_hidden"]))
+        box, scale, radius = (float(about[name]) for name in ("box", "blob_scale", "blob_radius"))
+        field = Field(
+            Levels(*map(int, about["levels"])), int(about["hidden"]), box, scale, radius, int(about["sky_hidden"])
+        )
         grid = tensors.pop("occupancy")
         levels, hidden, sky = field.levels, field.hidden, field.sky_hidden
         expected = [(levels.entries, levels.features), (levels.width, hidden), (hidden, 4)]

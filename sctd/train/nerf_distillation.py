@@ -119,8 +119,9 @@ class NerfDistillation:
         rendering = nerf.render(drawn, cameras.resized(width, height), background)
         if (width, height) == (cameras.width, cameras.height):
             return rendering
-        parts = [None if part is None else _enlarged(part, cameras) for part in rendering]
-        return Rendering(*parts)
+        orientation = None if rendering.orientation is None else _enlarged(rendering.orientation, cameras)
+        rgb, alpha, depth = (_enlarged(part, cameras) for part in (rendering.rgb, rendering.alpha, rendering.depth))
+        return Rendering(rgb, alpha, depth, orientation=orientation)
 
     def penalty(self, leaves: Nerf, rendering: Rendering, cameras: Cameras, progress: float) -> Float[Tensor, ""]:
         """The terms on images, DreamFusion's loss of opacity and, with shading, that of orientation."""
