@@ -19,6 +19,14 @@ from cluster.jobs.errors import CheckedModel, ManifestError, shortened
 STORAGE, WEIGHTS = "/storage", "/weights"  # where pods mount the two volumes
 PUBLISHED, EMBEDDED = "published", "embedded"
 NFS, BUCKETS = "nfs://", ("s3://", "s3a://", "gs://", "gcs://")
+OPERATOR, MULTIKUEUE = "ray.io/kuberay-operator", "kueue.x-k8s.io/multikueue"
+LABEL = re.compile(
+    r"(?P<key>[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?)=(?P<value>([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?)"
+)
+TAINT = re.compile(
+    r"(?P<key>[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?)(=(?P<value>[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?))?"
+    r"(:(?P<effect>NoSchedule|PreferNoSchedule|NoExecute))?"
+)
 VARIABLE, DNS_1123 = re.compile(r"[A-Za-z_][A-Za-z0-9_]*"), re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 
 
@@ -66,9 +74,12 @@ class Secret(CheckedModel):
         return f"{self.name}={self.key}"
 
 
-def option(default: Any, metavar: str, help: str, **attributes: Any) -> Any:
+def option(default: Any, metavar: str | None, help: str, **attributes: Any) -> Any:
     """A field that a command line offers as an option. `attributes`: its flags and show_default."""
     return Field(default, description=help, json_schema_extra={"metavar": metavar, **attributes})
+
+
+_LATER = "priority", "managed_by", "spot", "node_selectors", "tolerations", "min_workers", "max_workers"
 
 
 class ClusterJob(CheckedModel):
@@ -107,13 +118,40 @@ class ClusterJob(CheckedModel):
         flags=("--secret",),
     )
     queue: str | None = option(None, "NAME", "Kueue LocalQueue to submit the job to.")
+    priority: str | None = option(
+        None, "CLASS", "Priority: a WorkloadPriorityClass of Kueue with --queue, else a PriorityClass of the pods."
+    )
+    managed_by: str | None = option(
+        None,
+        "CONTROLLER",
+        f"Controller that starts the job: {MULTIKUEUE} for a queue of MultiKueue, on another cluster.",
+        show_default="KubeRay's operator",
+    )
+    spot: bool = option(
+        False,
+        None,
+        "Start workers on spot (preemptible) nodes of Google, Amazon, Azure or Karpenter only; the head on any node.",
+        flags=("--spot",),
+    )
+    node_selectors: tuple[str, ...] = option(
+        (), "LABEL=VALUE", "Label of the nodes of workers. Repeatable.", flags=("--node-selector",)
+    )
+    tolerations: tuple[str, ...] = option(
+        (), "KEY[=VALUE][:EFFECT]", "Taint of nodes that pods tolerate. Repeatable.", flags=("--toleration",)
+    )
+    min_workers: int | None = option(
+        None, "N", "Fewest worker pods: Ray's autoscaler removes idle ones.", show_default="all, without autoscaler"
+    )
+    max_workers: int | None = option(
+        None, "N", "Most worker pods: Ray's autoscaler adds them for waiting workers.", show_default="those of --gpus"
+    )
     retries: int = option(2, "N", "Number of retries of a failed job, each with a new cluster that resumes the run.")
     deadline_hours: float = option(24.0, "HOURS", "Maximum duration of the job, in hours.")
     start_minutes: float = option(30.0, "MINUTES", "Maximum time until the job starts, in minutes.")
     keep_minutes: float = option(60.0, "MINUTES", "Time to keep the pods after the job has ended, in minutes.")
     ray_version: str = option("", "VERSION", "Ray version in the image.", show_default="the installed version")
 
-    @field_validator("secrets", mode="before")
+    @field_validator("secrets", "node_selectors", "tolerations", mode="before")
     @classmethod
     def _none_is_empty(cls, value: Any) -> Any:
         return value or ()
@@ -144,9 +182,57 @@ class ClusterJob(CheckedModel):
                     f"{field} is {shortened(where)!r}; expected the name of a PersistentVolumeClaim, nfs://SERVER/PATH"
                     f"{' or s3://BUCKET/PATH' if len(urls) > 1 else ': weights are read as local files'}."
                 )
+        for field, texts, pattern, expected in (
+            ("`node_selector`", self.node_selectors, LABEL, "LABEL=VALUE"),
+            ("`toleration`", self.tolerations, TAINT, "KEY, KEY=VALUE or KEY=VALUE:NoSchedule"),
+        ):
+            for text in texts:
+                if not pattern.fullmatch(text):
+                    raise ManifestError(f"{field} is {shortened(text)!r}; expected {expected}.")
+        if self.priority is not None and not DNS_1123.fullmatch(self.priority):
+            raise ManifestError(f"`priority` is {shortened(self.priority)!r}; expected the name of a priority class.")
+        if self.managed_by not in (None, OPERATOR, MULTIKUEUE):
+            raise ManifestError(f"`managed_by` is {shortened(self.managed_by)!r}; expected {MULTIKUEUE} or {OPERATOR}.")
+        if self.managed_by == MULTIKUEUE and not self.queue:
+            raise ManifestError("`managed_by` names MultiKueue, which starts jobs of a queue; set `queue`, too.")
+        self._check_workers()
         if "" in self.command.words:
             raise ManifestError("The command contains an empty argument; remove it, or pass the missing value.")
         return self
+
+    def _check_workers(self) -> None:
+        if not self.is_elastic:
+            return
+        fewest, most = self.worker_range
+        if not 0 <= fewest <= self.workers <= most:
+            raise ManifestError(
+                f"`min_workers` is {fewest} and `max_workers` {most}; the job starts with {self.workers} worker pods "
+                "(`gpus` / `gpus_per_worker`); expected a range that contains it."
+            )
+        words = self.command.words
+        if words and not any(word.partition("=")[0] == "--workers" for word in words):
+            raise ManifestError(
+                "With `min_workers` or `max_workers` Ray's autoscaler adds pods only for workers that wait; pass "
+                "--workers N after the command, too."
+            )
+
+    @property
+    def workers(self) -> int:
+        """Worker pods at the start."""
+        return self.gpus // self.gpus_per_worker if self.gpus else 1
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether Ray's autoscaler adds and removes worker pods."""
+        return self.min_workers is not None or self.max_workers is not None
+
+    @property
+    def worker_range(self) -> tuple[int, int]:
+        """The fewest and the most worker pods."""
+        return (
+            self.workers if self.min_workers is None else self.min_workers,
+            self.workers if self.max_workers is None else self.max_workers,
+        )
 
     @property
     def volume(self) -> str | None:
@@ -194,7 +280,9 @@ class ClusterJob(CheckedModel):
         return self._json(self.command.model_dump(mode="json") | {"words": encoded(self.command.words)})
 
     def _json(self, command: Any) -> str:
-        return json.dumps(self.model_dump(mode="json") | {"command": command}, sort_keys=True)
+        # Fields that came later are left out at their defaults, so that jobs of before keep their digests.
+        later = {name for name in _LATER if getattr(self, name) == type(self).model_fields[name].default}
+        return json.dumps(self.model_dump(mode="json", exclude=later) | {"command": command}, sort_keys=True)
 
     @classmethod
     def from_text(cls, text: str, **more: Any) -> Self:

@@ -9,12 +9,14 @@ import re
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import ConfigDict, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 from cluster.jobs.errors import CheckedModel, ManifestError
 
-QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+QUEUE_LABEL, PRIORITY_LABEL = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"
+ELASTIC_ANNOTATION = "kueue.x-k8s.io/elastic-job"
+JOB_LABEL = "app.kubernetes.io/instance"  # of all pods of a job
 # KubeRay and Kubernetes append to these names: 11 characters to that of a CronJob, whose Jobs name the RayJobs.
 MAX_CHARACTERS = {"RayJob": 47, "RayCluster": 63, "RayCronJob": 36, "CronJob": 38}
 DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
@@ -126,13 +128,18 @@ class Capabilities(Model):
     drop: tuple[str, ...] = ("ALL",)
 
 
+class SeccompProfile(Model):
+    type: Literal["RuntimeDefault"] = "RuntimeDefault"
+
+
 class SecurityContext(Model):
-    """The security context of a container."""
+    """The security context of a container; that of a user is accepted by Kubernetes' profile "restricted"."""
 
     run_as_user: int | None = None
     run_as_non_root: bool | None = None
     allow_privilege_escalation: bool = False
     capabilities: Capabilities = Capabilities()
+    seccomp_profile: SeccompProfile = SeccompProfile()
 
 
 class Container(Model):
@@ -148,7 +155,7 @@ class Container(Model):
 
 class Expression(Model):
     key: str
-    operator: Literal["Gt"]
+    operator: Literal["Gt", "In"]
     values: tuple[str, ...]
 
 
@@ -170,8 +177,9 @@ class Affinity(Model):
 
 class Toleration(Model):
     key: str
-    operator: Literal["Exists"]
-    effect: Literal["NoSchedule"]
+    operator: Literal["Exists", "Equal"]
+    value: str | None = None
+    effect: str | None = None  # all effects without one
 
 
 class PodSecurity(Model):
@@ -190,11 +198,12 @@ class PodSpec(Model):
     restart_policy: Literal["Never"]
     security_context: PodSecurity | None = None
     service_account_name: str | None = None
+    priority_class_name: str | None = None
     automount_service_account_token: bool | None = None
 
 
 class PodTemplate(Model):
-    metadata: Metadata | None = None  # never set, but in the digests of CronJobs
+    metadata: Metadata | None = None
     spec: PodSpec
 
 
@@ -220,9 +229,18 @@ class WorkerGroup(Model):
     template: PodTemplate
 
 
+class AutoscalerOptions(Model):
+    resources: Resources
+    security_context: SecurityContext
+    idle_timeout_seconds: int
+
+
 class RayClusterSpec(Model):
+    managed_by: str | None = None
     ray_version: str
     auth_options: AuthOptions = AuthOptions()
+    enable_in_tree_autoscaling: Literal[True] | None = None
+    autoscaler_options: AutoscalerOptions | None = None
     head_group_spec: HeadGroup
     worker_group_specs: tuple[WorkerGroup, ...]
 
@@ -242,6 +260,7 @@ class RayCluster(Resource):
 
 
 class RayJobSpec(Model):
+    managed_by: str | None = None
     submission_mode: Literal["K8sJobMode"] = "K8sJobMode"
     entrypoint: str
     backoff_limit: int
@@ -249,6 +268,7 @@ class RayJobSpec(Model):
     pre_running_deadline_seconds: int
     shutdown_after_job_finishes: Literal[True] = True  # Kueue requires it, and so does the TTL
     ttl_seconds_after_finished: int
+    submitter_pod_template: PodTemplate
     ray_cluster_spec: RayClusterSpec
 
     @model_validator(mode="after")
@@ -345,4 +365,39 @@ class RoleBinding(Resource):
     subjects: tuple[Subject, ...]
 
 
-Manifest = RayJob | RayCluster | RayCronJob | CronJob | ServiceAccount | Role | RoleBinding
+# ---- NetworkPolicy --------------------------------------------------------------------------------------------------
+
+
+class LabelSelector(Model):
+    match_labels: dict[str, str] | None = None
+
+
+class Peer(Model):
+    """Pods; with a selector of namespaces, those of other namespaces."""
+
+    namespace_selector: LabelSelector | None = None
+    pod_selector: LabelSelector
+
+
+class Port(Model):
+    port: int
+
+
+class Ingress(Model):
+    from_: tuple[Peer, ...] = Field(alias="from")
+    ports: tuple[Port, ...] | None = None
+
+
+class NetworkPolicySpec(Model):
+    pod_selector: LabelSelector
+    policy_types: tuple[Literal["Ingress"], ...] = ("Ingress",)
+    ingress: tuple[Ingress, ...]
+
+
+class NetworkPolicy(Resource):
+    api_version: Literal["networking.k8s.io/v1"] = "networking.k8s.io/v1"
+    kind: Literal["NetworkPolicy"] = "NetworkPolicy"
+    spec: NetworkPolicySpec
+
+
+Manifest = NetworkPolicy | RayJob | RayCluster | RayCronJob | CronJob | ServiceAccount | Role | RoleBinding

@@ -1,16 +1,27 @@
 """The pods of a Ray cluster: resources, volumes, node selection, and the init container that fetches the weights."""
 
-from cluster.jobs.description import EMBEDDED, NFS, PUBLISHED, STORAGE, WEIGHTS, ClusterJob
+from cluster.jobs.description import EMBEDDED, NFS, PUBLISHED, STORAGE, TAINT, WEIGHTS, ClusterJob
 from cluster.kubernetes import models as m
 
 USER = 1000  # as in deploy/Dockerfile.gpu
 GPU, GPU_PRODUCT, GPU_MEMORY = "nvidia.com/gpu", "nvidia.com/gpu.product", "nvidia.com/gpu.memory"
+SUBMITTER = {"cpu": "500m", "memory": "1Gi"}
 UNPRIVILEGED = m.SecurityContext(run_as_user=USER, run_as_non_root=True)
 # A folder that Kubernetes creates on a node belongs to root, so its loader runs as root, without any capability.
 _LOADER = m.SecurityContext(run_as_user=0)
 
 
-def pod_template(job: ClusterJob, name: str, amounts: dict[str, str], gpus: int) -> m.PodTemplate:
+# A term for each provider: Google, Azure, Amazon's groups, Karpenter. A node needs to match one.
+_SPOT = (
+    ("cloud.google.com/gke-spot", "true"),
+    ("kubernetes.azure.com/scalesetpriority", "spot"),
+    ("eks.amazonaws.com/capacityType", "SPOT"),
+    ("karpenter.sh/capacity-type", "spot"),
+)
+_SPOT_TAINTS = _SPOT[:2]  # labels that are also taints
+
+
+def pod_template(job: ClusterJob, name: str, amounts: dict[str, str], gpus: int, *, is_worker: bool) -> m.PodTemplate:
     """A pod whose container `name` has the resources `amounts` and `gpus` GPUs."""
     on_gpu = bool(job.gpus and gpus)
     volumes, mounts = [m.Volume(name="shm", empty_dir=m.EmptyDir(medium="Memory", size_limit="2Gi"))], []
@@ -33,14 +44,39 @@ def pod_template(job: ClusterJob, name: str, amounts: dict[str, str], gpus: int)
         containers=(container,),
         init_containers=(_loader(job),) if job.weights != EMBEDDED else None,
         volumes=tuple(volumes),
-        node_selector=_node_selector(job) if on_gpu else None,
-        affinity=_affinity(job) if on_gpu else None,
-        tolerations=(m.Toleration(key=GPU, operator="Exists", effect="NoSchedule"),) if on_gpu else None,
+        node_selector=(_node_selector(job, on_gpu=on_gpu) or None) if is_worker else None,
+        affinity=_affinity(job, on_gpu=on_gpu) if is_worker else None,
+        tolerations=_tolerations(job, on_gpu=on_gpu, is_worker=is_worker) or None,
         restart_policy="Never",
         security_context=m.PodSecurity(fs_group=USER),
+        priority_class_name=pod_priority(job),
+        # The autoscaler, a container of the head, asks Kubernetes for pods.
+        automount_service_account_token=None if job.is_elastic and not is_worker else False,
+    )
+    return m.PodTemplate(metadata=m.Metadata(labels={m.JOB_LABEL: job.name}), spec=pod)
+
+
+def submitter(job: ClusterJob) -> m.PodTemplate:
+    """The pod that hands the command to the cluster. KubeRay adds its command; its own template is not restricted."""
+    container = m.Container(
+        name="ray-job-submitter",
+        image=job.image,
+        resources=resources(SUBMITTER),
+        security_context=UNPRIVILEGED,
+    )
+    pod = m.PodSpec(
+        containers=(container,),
+        tolerations=_tolerations(job, on_gpu=False, is_worker=False) or None,
+        restart_policy="Never",
+        priority_class_name=pod_priority(job),
         automount_service_account_token=False,
     )
-    return m.PodTemplate(spec=pod)
+    return m.PodTemplate(metadata=m.Metadata(labels={m.JOB_LABEL: job.name}), spec=pod)
+
+
+def pod_priority(job: ClusterJob) -> str | None:
+    """The PriorityClass of the pods; a queue orders jobs by a class of Kueue's instead."""
+    return None if job.queue else job.priority
 
 
 def resources(amounts: dict[str, str]) -> m.Resources:
@@ -91,18 +127,39 @@ def _weights_volume(job: ClusterJob) -> m.Volume:
     return _volume("weights", job.weights)
 
 
-def _node_selector(job: ClusterJob) -> dict[str, str] | None:
-    if not job.gpu_type:
-        return None
-    label, equals, value = job.gpu_type.rpartition("=")
-    return {label if equals else GPU_PRODUCT: value}
+def _node_selector(job: ClusterJob, *, on_gpu: bool) -> dict[str, str]:
+    found = {}
+    if job.gpu_type and on_gpu:
+        label, equals, value = job.gpu_type.rpartition("=")
+        found[label if equals else GPU_PRODUCT] = value
+    for text in job.node_selectors:
+        label, _, value = text.partition("=")
+        found[label] = value
+    return found
 
 
-def _affinity(job: ClusterJob) -> m.Affinity | None:
-    if job.gpu_memory is None:
+def _affinity(job: ClusterJob, *, on_gpu: bool) -> m.Affinity | None:
+    """Enough GPU memory, and a spot node of any provider: a node must match one term, with all of its expressions."""
+    common: tuple[m.Expression, ...] = ()
+    if job.gpu_memory is not None and on_gpu:
+        # The label counts MiB, an 80 GB card has 81,559, and Gt means "more than".
+        mib = str(job.gpu_memory * 10**9 // 2**20 - 1)
+        common = (m.Expression(key=GPU_MEMORY, operator="Gt", values=(mib,)),)
+    spots = [(m.Expression(key=key, operator="In", values=(value,)),) for key, value in _SPOT] if job.spot else [()]
+    terms = tuple(m.NodeSelectorTerm(match_expressions=common + spot) for spot in spots if common + spot)
+    if not terms:
         return None
-    # The label counts MiB, an 80 GB card has 81,559, and Gt means "more than".
-    mib = str(job.gpu_memory * 10**9 // 2**20 - 1)
-    term = m.NodeSelectorTerm(match_expressions=(m.Expression(key=GPU_MEMORY, operator="Gt", values=(mib,)),))
-    selector = m.NodeSelector(node_selector_terms=(term,))
+    selector = m.NodeSelector(node_selector_terms=terms)
     return m.Affinity(node_affinity=m.NodeAffinity(required_during_scheduling_ignored_during_execution=selector))
+
+
+def _tolerations(job: ClusterJob, *, on_gpu: bool, is_worker: bool) -> tuple[m.Toleration, ...]:
+    found = [m.Toleration(key=GPU, operator="Exists", effect="NoSchedule")] if on_gpu else []
+    if job.spot and is_worker:
+        found += [m.Toleration(key=k, operator="Equal", value=v, effect="NoSchedule") for k, v in _SPOT_TAINTS]
+    for text in job.tolerations:
+        taint = TAINT.fullmatch(text)
+        assert taint is not None
+        operator = "Equal" if taint["value"] else "Exists"
+        found.append(m.Toleration(key=taint["key"], operator=operator, value=taint["value"], effect=taint["effect"]))
+    return tuple(found)

@@ -3,8 +3,9 @@
 from cluster.jobs.description import ClusterJob, in_bucket
 from cluster.jobs.errors import ManifestError
 from cluster.kubernetes import models as m
-from cluster.kubernetes.pod_template import pod_template
+from cluster.kubernetes.pod_template import UNPRIVILEGED, pod_template, resources, submitter
 
+DASHBOARD_PORT, METRICS_PORT = 8265, 8080
 SPEC_ANNOTATION = "segmentdreamer/spec"  # the digest of the job
 
 
@@ -15,16 +16,41 @@ def ray_job(job: ClusterJob) -> m.RayJob:
 
 def ray_cluster(job: ClusterJob) -> m.RayCluster:
     """A long-lived RayCluster, for `submit ray`. Raises ManifestError."""
-    return m.RayCluster(metadata=metadata(job), spec=_cluster(job, job.dashboard_host))
+    spec = _cluster(job, job.dashboard_host).model_copy(update={"managed_by": job.managed_by})
+    return m.RayCluster(metadata=metadata(job), spec=spec)
 
 
 def metadata(job: ClusterJob) -> m.Metadata:
-    """Name, namespace, queue label and digest of a job."""
+    """Name, namespace, digest, and what Kueue reads of a job: queue, priority, and whether its size changes."""
+    queue = {m.QUEUE_LABEL: job.queue} if job.queue else {}
+    priority = {m.PRIORITY_LABEL: job.priority} if job.queue and job.priority else {}
+    elastic = {m.ELASTIC_ANNOTATION: "true"} if job.queue and job.is_elastic else {}
     return m.Metadata(
         name=job.name,
         namespace=job.namespace,
-        labels={m.QUEUE_LABEL: job.queue} if job.queue else None,
-        annotations={SPEC_ANNOTATION: job.digest},
+        labels={**queue, **priority} or None,
+        annotations={SPEC_ANNOTATION: job.digest, **elastic},
+    )
+
+
+def network_policy(name: str, namespace: str | None) -> m.NetworkPolicy:
+    """What may reach the pods of a job: each other, KubeRay's operator and metrics. They may reach everything."""
+    own = m.LabelSelector(match_labels={m.JOB_LABEL: name})
+    everywhere = m.LabelSelector()
+    operator = m.LabelSelector(match_labels={"app.kubernetes.io/name": "kuberay-operator"})
+    prometheus = m.LabelSelector(match_labels={"app.kubernetes.io/name": "prometheus"})
+    ingress = (
+        m.Ingress(from_=(m.Peer(pod_selector=own),)),
+        m.Ingress(
+            from_=(m.Peer(namespace_selector=everywhere, pod_selector=operator),), ports=(m.Port(port=DASHBOARD_PORT),)
+        ),
+        m.Ingress(
+            from_=(m.Peer(namespace_selector=everywhere, pod_selector=prometheus),), ports=(m.Port(port=METRICS_PORT),)
+        ),
+    )
+    return m.NetworkPolicy(
+        metadata=m.Metadata(name=name, namespace=namespace),
+        spec=m.NetworkPolicySpec(pod_selector=own, ingress=ingress),
     )
 
 
@@ -32,11 +58,13 @@ def ray_job_spec(job: ClusterJob) -> m.RayJobSpec:
     """The spec of a job's RayJob. Raises ManifestError."""
     check_storage(job)
     return m.RayJobSpec(
+        managed_by=job.managed_by,
         entrypoint=job.entrypoint,
         backoff_limit=job.retries,
         active_deadline_seconds=round(job.deadline_hours * 3600),
         pre_running_deadline_seconds=round(job.start_minutes * 60),
         ttl_seconds_after_finished=round(job.keep_minutes * 60),
+        submitter_pod_template=submitter(job),
         # The operator and the submitter reach the dashboard over the pod network, where a token protects it.
         ray_cluster_spec=_cluster(job, "0.0.0.0"),
     )
@@ -55,17 +83,30 @@ def check_storage(job: ClusterJob) -> None:
 def _cluster(job: ClusterJob, dashboard_host: str) -> m.RayClusterSpec:
     group = m.WorkerGroup(
         group_name="gpu" if job.gpus else "cpu",
-        replicas=(replicas := job.gpus // job.gpus_per_worker if job.gpus else 1),
-        min_replicas=replicas,
-        max_replicas=replicas,
+        replicas=job.workers,
+        min_replicas=job.worker_range[0],
+        max_replicas=job.worker_range[1],
         ray_start_params={},
         template=pod_template(
-            job, "ray-worker", {"cpu": str(job.cpus), "memory": f"{job.memory}Gi"}, job.gpus_per_worker
+            job,
+            "ray-worker",
+            {"cpu": str(job.cpus), "memory": f"{job.memory}Gi"},
+            job.gpus_per_worker,
+            is_worker=True,
         ),
     )
     head = m.HeadGroup(
         # The head runs the command and no worker, so its resources do not grow with the cluster.
         ray_start_params={"dashboard-host": dashboard_host, "num-cpus": "0"},
-        template=pod_template(job, "ray-head", {"cpu": "2", "memory": "8Gi"}, 0),
+        template=pod_template(job, "ray-head", {"cpu": "2", "memory": "8Gi"}, 0, is_worker=False),
     )
-    return m.RayClusterSpec(ray_version=job.ray_version, head_group_spec=head, worker_group_specs=(group,))
+    autoscaler = m.AutoscalerOptions(
+        resources=resources({"cpu": "500m", "memory": "512Mi"}), security_context=UNPRIVILEGED, idle_timeout_seconds=300
+    )
+    return m.RayClusterSpec(
+        ray_version=job.ray_version,
+        enable_in_tree_autoscaling=True if job.is_elastic else None,
+        autoscaler_options=autoscaler if job.is_elastic else None,
+        head_group_spec=head,
+        worker_group_specs=(group,),
+    )

@@ -30,6 +30,12 @@ Wait = Annotated[bool, typer.Option("--wait", help="Wait for the job to finish; 
 Resubmit = Annotated[
     bool, typer.Option("--resubmit", "--again", help="Replace a failed job of this name; its run folder is kept.")
 ]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Print the pods, the quota that they need and who would refuse them; submit nothing."
+    ),
+]
 RayName = Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the job: its submission ID in Ray.")]
 FolderName = Annotated[
     str | None,
@@ -49,6 +55,11 @@ Target = Annotated[
 JobName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the job.")]
 
 
+PolicyName = Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the job, and of the policy.")]
+PolicyNamespace = Annotated[
+    str | None,
+    typer.Option("--namespace", metavar="NAME", help="Kubernetes namespace.", show_default="the current one"),
+]
 JobNamespace = Annotated[
     str | None,
     typer.Option(
@@ -85,6 +96,8 @@ _FIELDS = [key for key, field in ClusterJob.model_fields.items() if field.descri
 CLUSTER_JOB: Mapping[str, Attributes] = {
     "image": {"default": Parameter.empty},
     "secrets": {"type": list[str] | None, "default": None},
+    "node_selectors": {"type": list[str] | None, "default": None},
+    "tolerations": {"type": list[str] | None, "default": None},
     "storage": {"show_default": "the command's --out"},
     "weights": {"default": "", "show_default": "the weights of the command's recipe"},
 }

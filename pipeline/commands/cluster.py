@@ -13,19 +13,22 @@ from cluster.jobs import launcher as launchers
 from cluster.jobs.description import ClusterJob, Command, decoded
 from cluster.jobs.errors import LaunchError
 from cluster.jobs.launcher import Launcher, ScheduleChange
-from cluster.kubernetes import cronjob, rayjob
+from cluster.kubernetes import cronjob, quota, rayjob
 from cluster.kubernetes.models import Manifest, as_yaml
 from pipeline.cli.cluster_options import (
     KUBEFLOW,
     TARGETS,
     BenchWords,
     Delete,
+    DryRun,
     FolderName,
     JobName,
     JobNamespace,
     OptionalBenchWords,
     OptionalSchedule,
     OptionalWords,
+    PolicyName,
+    PolicyNamespace,
     RayName,
     RefusedTimeZone,
     Resubmit,
@@ -106,6 +109,15 @@ def print_cron_job(
     return _print(*_cron_job(_described(context, job, command), schedule, time_zone))
 
 
+@manifest.command("networkpolicy")
+def print_network_policy(name: PolicyName, namespace: PolicyNamespace = None) -> int:
+    """Print a NetworkPolicy for the pods of a job.
+
+    It lets in the job's own pods, KubeRay's operator and Prometheus.
+    """
+    return _print(rayjob.network_policy(name, namespace))
+
+
 @manifest.command("raycronjob")
 @with_job("Name of the RayCronJob.", "command", "schedule", "time_zone", hidden=["queue"])
 def print_ray_cron_job(
@@ -156,15 +168,25 @@ def submit_to_ray(
 
 
 @submit.command("kuberay")
-@with_job("Name of the RayJob; also of the run folder, if the command has no --out.", "command", "wait", "resubmit")
+@with_job(
+    "Name of the RayJob; also of the run folder, if the command has no --out.", "command", "wait", "resubmit", "dry_run"
+)
 def submit_to_kuberay(
-    context: typer.Context, command: Words, job: ProgramJob, wait: Wait = False, resubmit: Resubmit = False
+    context: typer.Context,
+    command: Words,
+    job: ProgramJob,
+    wait: Wait = False,
+    resubmit: Resubmit = False,
+    dry_run: DryRun = False,
 ) -> int:
     """Run the command as a RayJob on a dedicated cluster.
 
     Attaches to an existing job with the same name and the same specification.
     """
     job = _described(context, job, command)
+    if dry_run:
+        sys.stdout.write(quota.table(job))
+        return OK
     return _submit(_launcher("kuberay", Services(), job.namespace), job, wait=wait, resubmit=resubmit)
 
 

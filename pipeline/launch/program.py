@@ -67,6 +67,9 @@ def launch_options(job: ClusterJob) -> list[str]:
         value, extra = getattr(job, key), cast(dict[str, Any], fields[key].json_schema_extra)
         if value == fields[key].default != EMBEDDED:
             continue
+        if value is True:
+            words += extra["flags"]
+            continue
         (flag,) = extra.get("flags") or (f"--{key.replace('_', '-')}",)
         words += [word for each in (value if isinstance(value, tuple) else [value]) for word in (flag, f"{each}")]
     return words

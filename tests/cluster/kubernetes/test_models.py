@@ -15,6 +15,12 @@ JOB = job(
     image="images.example/sd:1", ray_version="2.60.0", gpus=8, gpu_type="H100",
     gpu_memory=40, storage="runs", weights="published", secrets=("hub=HF_TOKEN",), queue="gpus",
 )  # fmt: skip
+ELASTIC = job(
+    ("bench", "--workers", "8"), image="images.example/sd:1", ray_version="2.60.0", gpus=4, min_workers=0,
+    max_workers=8, storage="runs", queue="gpus", priority="high", managed_by="kueue.x-k8s.io/multikueue", spot=True,
+    gpu_memory=40,
+    node_selectors=("zone=a",), tolerations=("dedicated=gpus:NoExecute", "spare"),
+)  # fmt: skip
 UNQUEUED = JOB.model_copy(update={"queue": None})
 
 
@@ -28,6 +34,8 @@ def tree() -> dict:
         rayjob.ray_job(JOB),
         rayjob.ray_job(UNQUEUED.model_copy(update={"weights": "models", "storage": "nfs://files/runs", "gpus": 0})),
         rayjob.ray_cluster(JOB),
+        rayjob.ray_job(ELASTIC),
+        rayjob.ray_cluster(ELASTIC),
         cronjob.ray_cron_job(UNQUEUED, "0 2 * * *", "Europe/Berlin"),
     ],
     ids=lambda manifest: manifest.kind,
@@ -43,6 +51,43 @@ def test_kubernetes_schemas_accept_our_cron_job():
     broken["spec"]["concurencyPolicy"] = broken["spec"].pop("concurrencyPolicy")
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(broken, "1.31", strict=True)
+
+
+def test_kubernetes_schema_accepts_our_network_policy():
+    kubernetes_validate.validate(rayjob.network_policy("night", "team").tree(), "1.31", strict=True)
+
+
+def test_pods_without_a_shared_folder_follow_the_restricted_profile():
+    """The rules of Pod Security's level `restricted`, as Kubernetes lists them, for every container of the manifest."""
+    allowed = {
+        "configMap",
+        "csi",
+        "downwardAPI",
+        "emptyDir",
+        "ephemeral",
+        "persistentVolumeClaim",
+        "projected",
+        "secret",
+    }
+    for made in (JOB.model_copy(update={"weights": "models"}), ELASTIC):
+        spec = rayjob.ray_job(made).tree()["spec"]
+        cluster = spec["rayClusterSpec"]
+        groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+        pods = [group["template"]["spec"] for group in groups] + [spec["submitterPodTemplate"]["spec"]]
+        contexts = [c["securityContext"] for pod in pods for c in pod["containers"] + pod.get("initContainers", [])]
+        if options := cluster.get("autoscalerOptions"):
+            contexts.append(options["securityContext"])
+        assert len(contexts) >= 4
+        for context in contexts:
+            assert context["runAsNonRoot"]
+            assert context["runAsUser"] != 0
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert {kind for pod in pods for volume in pod.get("volumes", []) for kind in volume} - {"name"} <= allowed
+        assert all(
+            c["resources"]["requests"] for pod in pods for c in pod["containers"] + pod.get("initContainers", [])
+        )
 
 
 def typo(spec):

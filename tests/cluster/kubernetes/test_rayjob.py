@@ -95,9 +95,94 @@ def test_secrets_are_referenced_by_name_only():
         assert "hf_secret" not in str(error.value)
 
 
+def test_a_queue_orders_by_its_own_priority_and_pods_by_theirs():
+    queued = made(queue="gpus", priority="high")
+    assert queued.metadata.labels == {"kueue.x-k8s.io/queue-name": "gpus", "kueue.x-k8s.io/priority-class": "high"}
+    assert "priorityClassName" not in as_yaml(queued)
+    plain = made(priority="high").spec
+    assert made(priority="high").metadata.labels is None
+    cluster = plain.ray_cluster_spec
+    templates = cluster.head_group_spec.template, cluster.worker_group_specs[0].template, plain.submitter_pod_template
+    assert [template.spec.priority_class_name for template in templates] == ["high"] * 3
+
+
+def test_workers_run_on_spot_nodes_of_any_provider_and_the_head_does_not():
+    """Terms of a node affinity are alternatives, their expressions belong together."""
+    cluster = made(spot=True, gpu_memory=40).spec.ray_cluster_spec
+    pod = cluster.worker_group_specs[0].template.spec
+    terms = pod.affinity.node_affinity.required_during_scheduling_ignored_during_execution.node_selector_terms
+    assert [tuple(e.key for e in term.match_expressions) for term in terms] == [
+        ("nvidia.com/gpu.memory", label)
+        for label in (
+            "cloud.google.com/gke-spot",
+            "kubernetes.azure.com/scalesetpriority",
+            "eks.amazonaws.com/capacityType",
+            "karpenter.sh/capacity-type",
+        )
+    ]
+    assert {"cloud.google.com/gke-spot", "kubernetes.azure.com/scalesetpriority"} < {t.key for t in pod.tolerations}
+    head = cluster.head_group_spec.template.spec
+    assert (head.affinity, head.tolerations) == (None, None)
+
+
+def test_taints_are_tolerated_by_all_pods_and_labels_asked_of_workers():
+    spec = made(tolerations=("a=b:NoExecute", "c:NoSchedule", "d"), node_selectors=("zone=x",), gpus=0).spec
+    cluster = spec.ray_cluster_spec
+    worker, head = cluster.worker_group_specs[0].template.spec, cluster.head_group_spec.template.spec
+    found = [(t.key, t.operator, t.value, t.effect) for t in head.tolerations]
+    assert found == [("a", "Equal", "b", "NoExecute"), ("c", "Exists", None, "NoSchedule"), ("d", "Exists", None, None)]
+    assert worker.tolerations == head.tolerations == spec.submitter_pod_template.spec.tolerations
+    assert (worker.node_selector, head.node_selector) == ({"zone": "x"}, None)
+
+
+def test_rays_autoscaler_changes_the_number_of_workers():
+    elastic = made(command=("bench", "--workers", "8"), gpus=4, min_workers=0, max_workers=8, queue="gpus")
+    cluster = elastic.spec.ray_cluster_spec
+    (group,) = cluster.worker_group_specs
+    assert (group.min_replicas, group.replicas, group.max_replicas) == (0, 4, 8)
+    assert cluster.enable_in_tree_autoscaling
+    assert elastic.metadata.annotations["kueue.x-k8s.io/elastic-job"] == "true"
+    head = cluster.head_group_spec.template.spec
+    assert head.automount_service_account_token is None, "the autoscaler asks Kubernetes for pods"
+    fixed = made(gpus=4)
+    (group,) = fixed.spec.ray_cluster_spec.worker_group_specs
+    assert (group.min_replicas, group.replicas, group.max_replicas) == (4, 4, 4)
+    assert fixed.spec.ray_cluster_spec.enable_in_tree_autoscaling is None
+    assert fixed.spec.ray_cluster_spec.head_group_spec.template.spec.automount_service_account_token is False
+    assert "kueue.x-k8s.io/elastic-job" not in fixed.metadata.annotations
+
+
+def test_multikueue_manages_the_job_and_not_its_cluster():
+    manifest = made(queue="gpus", managed_by="kueue.x-k8s.io/multikueue")
+    assert manifest.spec.managed_by == "kueue.x-k8s.io/multikueue"
+    assert manifest.spec.ray_cluster_spec.managed_by is None
+    shared = job(**BASE, command=(), queue="gpus", managed_by="kueue.x-k8s.io/multikueue")
+    assert rayjob.ray_cluster(shared).spec.managed_by == "kueue.x-k8s.io/multikueue"
+
+
+def test_a_network_policy_lets_in_the_jobs_pods_the_operator_and_metrics():
+    policy = rayjob.network_policy("night", None).tree()["spec"]
+    labels = made().spec.ray_cluster_spec.head_group_spec.template.metadata.labels
+    assert policy["podSelector"] == {"matchLabels": labels}
+    own, operator, prometheus = policy["ingress"]
+    assert own == {"from": [{"podSelector": {"matchLabels": labels}}]}
+    assert [port["port"] for rule in (operator, prometheus) for port in rule["ports"]] == [8265, 8080]
+    assert policy["policyTypes"] == ["Ingress"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"node_selectors": ("zone",)}, "`node_selector` is 'zone'; expected LABEL=VALUE."),
+        ({"tolerations": ("a=b:Never",)}, "`toleration` is 'a=b:Never'; expected KEY, KEY=VALUE or KEY=VALUE:NoSched"),
+        ({"priority": "High!"}, "`priority` is 'High!'; expected the name of a priority class."),
+        ({"managed_by": "me"}, "`managed_by` is 'me'; expected kueue.x-k8s.io/multikueue or ray.io/kuberay-operator."),
+        (
+            {"managed_by": "kueue.x-k8s.io/multikueue"},
+            "`managed_by` names MultiKueue, which starts jobs of a queue; set",
+        ),
+        ({"max_workers": 0}, "`min_workers` is 1 and `max_workers` 0; the job starts with 1 worker pods"),
+        ({"min_workers": 0}, "pass --workers N after the command, too"),
         ({"gpus": 3, "gpus_per_worker": 2}, "`gpus` is 3 and `gpus_per_worker` is 2; `gpus` must be a multiple"),
         ({"cpus": 0}, "`cpus` is 0 and `memory` is 32"),
         ({"gpus": 0, "gpu_memory": 24}, "`gpus` is 0, but `gpu_type` or `gpu_memory` is set"),

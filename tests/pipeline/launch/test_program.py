@@ -51,12 +51,16 @@ def test_launch_options_are_the_fields_that_differ_and_the_weights():
     everything = job(
         image="x:1", ray_version="2.60.0", namespace="team", gpus=8, gpus_per_worker=4, gpu_type="H100", gpu_memory=40,
         cpus=4, memory=16, storage="runs", weights="models", secrets=("a=B", "c=D"), queue="q", retries=0,
-        deadline_hours=1.5, start_minutes=5.0, keep_minutes=0.0,
+        deadline_hours=1.5, start_minutes=5.0, keep_minutes=0.0, priority="low", managed_by="ray.io/kuberay-operator",
+        spot=True, node_selectors=("zone=a",), tolerations=("spare",), min_workers=1, max_workers=4,
+        command=("bench", "--workers", "4"),
     )  # fmt: skip
     words = launch_options(everything)
     assert words[:4] == ["--image", "x:1", "--ray-version", "2.60.0"]
     assert words[-4:] == ["--secret", "a=B", "--secret", "c=D"]
-    assert len(words) == 2 * 18
-    assert set(words[::2]) == {
-        f"--{key.replace('_', '-').replace('secrets', 'secret')}" for key in ClusterJob.model_fields
-    } - {"--name", "--command", "--program", "--dashboard-host"}
+    words.remove("--spot")  # the only one without a value
+    assert len(words) == 2 * 24
+    several = {"secrets": "secret", "node_selectors": "node_selector", "tolerations": "toleration"}
+    assert set(words[::2]) == {f"--{several.get(key, key).replace('_', '-')}" for key in ClusterJob.model_fields} - {
+        "--name", "--command", "--program", "--dashboard-host", "--spot"
+    }  # fmt: skip
