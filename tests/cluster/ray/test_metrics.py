@@ -7,7 +7,9 @@ import time
 import urllib.request
 from collections.abc import Callable
 
+import promql_parser
 import pytest
+import yaml
 
 from cluster.ray import executor as ray_executor
 from cluster.ray import metrics as ray_metrics
@@ -174,3 +176,20 @@ def test_the_dashboard_queries_exactly_the_exported_metrics():
     assert labels <= {"stage", "status", "kind", "state", "le"}
     (loss,) = [query for query in queries if "_number" in query]
     assert 'name="loss"' in loss
+
+
+def test_alerts_ask_for_counters_that_are_exported():
+    """Gauges of workers are set every few seconds; neither the middle of a bucket nor a fading number is asked for."""
+    groups = yaml.safe_load((ROOT / "cluster" / "deploy" / "alerts.yaml").read_text(encoding="utf-8"))["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert [rule["alert"] for rule in rules] == [
+        "SegmentDreamerStalled", "SegmentDreamerFailing", "SegmentDreamerNoProgress"
+    ]  # fmt: skip
+    for rule in rules:
+        promql_parser.parse(rule["expr"])
+        names = set(re.findall(r"ray_\w+", rule["expr"]))
+        assert names <= {name for name in EXPORTED if not name.endswith(("_sum", "_bucket", "_number"))}
+        shown = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
+        (first, *_) = re.findall(r"sum by \(([^)]*)\)", rule["expr"])
+        assert shown <= set(first.split(", "))
+        assert rule["labels"]["severity"] in ("warning", "critical")
