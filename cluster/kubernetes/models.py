@@ -384,7 +384,7 @@ class Port(Model):
 
 
 class Ingress(Model):
-    from_: tuple[Peer, ...] = Field(alias="from")
+    peers: tuple[Peer, ...] = Field(serialization_alias="from")
     ports: tuple[Port, ...] | None = None
 
 

@@ -160,6 +160,8 @@ def _tolerations(job: ClusterJob, *, on_gpu: bool, is_worker: bool) -> tuple[m.T
     for text in job.tolerations:
         taint = TAINT.fullmatch(text)
         assert taint is not None
-        operator = "Equal" if taint["value"] else "Exists"
-        found.append(m.Toleration(key=taint["key"], operator=operator, value=taint["value"], effect=taint["effect"]))
+        value, effect = taint["value"], taint["effect"]
+        found.append(
+            m.Toleration(key=taint["key"], operator="Equal" if value else "Exists", value=value, effect=effect)
+        )
     return tuple(found)

@@ -40,12 +40,12 @@ def network_policy(name: str, namespace: str | None) -> m.NetworkPolicy:
     operator = m.LabelSelector(match_labels={"app.kubernetes.io/name": "kuberay-operator"})
     prometheus = m.LabelSelector(match_labels={"app.kubernetes.io/name": "prometheus"})
     ingress = (
-        m.Ingress(from_=(m.Peer(pod_selector=own),)),
+        m.Ingress(peers=(m.Peer(pod_selector=own),)),
         m.Ingress(
-            from_=(m.Peer(namespace_selector=everywhere, pod_selector=operator),), ports=(m.Port(port=DASHBOARD_PORT),)
+            peers=(m.Peer(namespace_selector=everywhere, pod_selector=operator),), ports=(m.Port(port=DASHBOARD_PORT),)
         ),
         m.Ingress(
-            from_=(m.Peer(namespace_selector=everywhere, pod_selector=prometheus),), ports=(m.Port(port=METRICS_PORT),)
+            peers=(m.Peer(namespace_selector=everywhere, pod_selector=prometheus),), ports=(m.Port(port=METRICS_PORT),)
         ),
     )
     return m.NetworkPolicy(
