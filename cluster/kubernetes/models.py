@@ -365,9 +365,6 @@ class RoleBinding(Resource):
     subjects: tuple[Subject, ...]
 
 
-# ---- NetworkPolicy --------------------------------------------------------------------------------------------------
-
-
 class LabelSelector(Model):
     match_labels: dict[str, str] | None = None
 

@@ -50,6 +50,7 @@ EXAMPLES = {
         "manifest rayjob --name paper --image IMAGE:1 --gpus 8 --storage runs -- bench --recipe paper",
     ),
     "manifest raycluster": ("manifest raycluster --name shared --image IMAGE:1 --gpus 16 --storage runs",),
+    "manifest networkpolicy": ("manifest networkpolicy --name paper",),
     "manifest cronjob": (
         "manifest cronjob --name daily --image IMAGE:1 --storage runs --schedule '0 2 * * *' -- bench",
     ),
