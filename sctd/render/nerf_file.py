@@ -45,7 +45,12 @@ def from_bytes(content: bytes) -> Lit:
             raise ValueError(f"format {about['format']!r}, version {about['version']!r}")
         box, scale, radius = (float(about[name]) for name in ("box", "blob_scale", "blob_radius"))
         field = Field(
-            Levels(*map(int, about["levels"])), int(about["hidden"]), box, scale, radius, int(about["sky_hidden"])
+            Levels(*map(int, about["levels"])),
+            int(about["hidden"]),
+            box,
+            scale,
+            radius,
+            int(about.get("sky_hidden", 0)),
         )
         grid = tensors.pop("occupancy")
         levels, hidden, sky = field.levels, field.hidden, field.sky_hidden

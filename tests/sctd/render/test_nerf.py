@@ -300,3 +300,15 @@ def test_results_are_reproducible():
         assert torch.equal(again, first)
         # Torch adds up products of matrices in another order with more threads; differences so far are 1e-6.
         assert_within(two_threads, first, 1e-5 * float(first.abs().max()))
+
+
+def test_a_file_from_before_there_were_backgrounds_is_read():
+    content = nerf_file.to_bytes(Lit(textured(), FULL, 16))
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    about = json.loads(header["__metadata__"]["nerf"])
+    assert about.pop("sky_hidden") == 0
+    header["__metadata__"]["nerf"] = json.dumps(about)
+    changed = json.dumps(header).encode()
+    old = len(changed).to_bytes(8, "little") + changed + content[8 + size :]
+    assert torch.equal(nerf_file.from_bytes(old).nerf.table, textured().table)
