@@ -72,7 +72,10 @@ def paired_difference(
     mean = mean_over_prompts(difference, confidence)
     if mean.prompts < 2:
         return PairedDifference(mean, None, None)
-    drawn = difference[random.integers(mean.prompts, size=(resamples, mean.prompts))].mean(axis=1)
+    parts = _parts(resamples, mean.prompts)
+    drawn = np.concatenate(
+        [difference[random.integers(mean.prompts, size=(rows, mean.prompts))].mean(axis=1) for rows in parts]
+    )
     low, high = np.quantile(drawn, [0.5 - confidence / 2, 0.5 + confidence / 2])
     return PairedDifference(mean, float(low), float(high))
 
@@ -88,8 +91,14 @@ def sign_flip_p(
     _check(difference)
     if len(difference) < 2:
         return None
-    signs = random.integers(0, 2, size=(flips, len(difference)), dtype=np.int8) * 2 - 1
-    sums = np.abs(signs @ difference)
+    sums = np.abs(
+        np.concatenate(
+            [
+                (random.integers(0, 2, size=(rows, len(difference)), dtype=np.int8) * 2 - 1) @ difference
+                for rows in _parts(flips, len(difference))
+            ]
+        )
+    )
     as_far = int((sums >= abs(difference.sum()) * (1 - 1e-12)).sum())  # sums in another order differ by rounding
     return (as_far + 1) / (flips + 1)
 
@@ -133,6 +142,12 @@ def lowest_tenth(values: Float[np.ndarray, " views"]) -> float:
     """The 10 % quantile over the views of an object: the score of its worst sides, which the mean hides."""
     _check(values)
     return float(np.quantile(values, 0.1))
+
+
+def _parts(rows: int, columns: int) -> list[int]:
+    """Rows to draw at a time, so that those of many prompts fit in memory. They are the same numbers."""
+    each = max(4, 10_000_000 // columns // 4 * 4)  # NumPy draws bytes from words of four
+    return [min(each, rows - first) for first in range(0, rows, each)]
 
 
 def _check(values: Float[np.ndarray, " n"]) -> None:

@@ -44,6 +44,34 @@ def test_jackknife_uses_the_distances_without_each_object():
     assert estimate.standard_error == pytest.approx(jackknife_error(np.array(without)), rel=1e-8)
 
 
+def test_of_many_objects_a_hundred_groups_are_left_out():
+    random = np.random.default_rng(16)
+    objects, reference = correlated_objects(random, 700, 2, 3, 0.5), Moments.of(random.normal(size=(300, 3)))
+    views = np.array(objects)
+    without = [
+        frechet_distance(Moments.of(np.concatenate(np.delete(views, range(7 * i, 7 * i + 7), axis=0))), reference)
+        for i in range(100)
+    ]
+    estimate = frechet(objects, reference)
+    assert estimate.value == pytest.approx(frechet_distance(Moments.of(np.concatenate(objects)), reference), rel=1e-10)
+    assert estimate.standard_error == pytest.approx(jackknife_error(np.array(without)), rel=1e-8)
+    alone = jackknife_error(
+        np.array(
+            [
+                frechet_distance(Moments.of(np.concatenate(np.delete(views, i, axis=0))), reference)
+                for i in range(700)
+            ]
+        )
+    )
+    assert estimate.standard_error == pytest.approx(alone, rel=0.25)  # 100 groups know an error to 1/√200
+
+
+def test_a_paired_difference_of_many_objects_cancels_what_both_share():
+    random = np.random.default_rng(17)
+    ours, reference = correlated_objects(random, 600, 2, 3, 0.5), Moments.of(random.normal(size=(300, 3)))
+    assert frechet_difference(ours, ours, reference) == (0, 0)
+
+
 def test_jackknife_of_fewer_views_than_dimensions():
     """Agrees to 1e-6 with the distance from the covariances, which are singular here."""
     random = np.random.default_rng(15)

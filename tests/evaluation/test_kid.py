@@ -57,3 +57,11 @@ def test_objects_are_weighted_by_their_number_of_views():
 def test_too_few_objects_are_refused():
     with pytest.raises(EvaluationError, match="needs 2 objects and 2 reference features, found 1 and 9"):
         kernel_distance([np.ones((4, 3))], np.ones((9, 3)))
+
+
+def test_of_many_objects_500_in_even_steps_are_used():
+    random = np.random.default_rng(9)
+    objects, reference = list(random.normal(size=(1250, 2, 3))), random.normal(size=(20, 3))
+    chosen = [objects[i] for i in range(1250) if i % 5 in (0, 2)]
+    assert len(chosen) == 500
+    assert kernel_distance(objects, reference) == kernel_distance(chosen, reference)

@@ -79,6 +79,14 @@ def test_pairing_cancels_effects_shared_by_a_prompt():
     assert mean_over_prompts(prompts).standard_error > 0.5
 
 
+def test_the_bootstrap_of_many_prompts_is_drawn_in_parts_of_one_stream():
+    random = np.random.default_rng(6)
+    a, b = random.normal(size=(2, 3000))
+    drawn = (a - b)[np.random.default_rng(7).integers(3000, size=(10_000, 3000))].mean(axis=1)
+    found = paired_difference(a, b, np.random.default_rng(7))
+    assert (found.bootstrap_low, found.bootstrap_high) == tuple(np.quantile(drawn, [0.5 - 0.95 / 2, 0.5 + 0.95 / 2]))
+
+
 def test_the_bootstrap_depends_only_on_its_generator():
     a, b = np.random.default_rng(3).normal(size=(2, 10))
     first, second = (paired_difference(a, b, np.random.default_rng(seed)) for seed in (4, 4))
