@@ -13,6 +13,10 @@ class LaunchError(RuntimeError):
     """A job could not be submitted or queried. The message names the reason and the fix."""
 
 
+class UnreachableError(LaunchError):
+    """The cluster does not answer at the moment; the same request may succeed later."""
+
+
 def shortened(text: str, length: int = 160) -> str:
     """The text, truncated to `length` characters for a message."""
     return text if len(text) <= length else f"{text[: length - 1].rstrip()}…"

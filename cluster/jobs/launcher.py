@@ -6,13 +6,16 @@ submitting the same job again changes nothing and attaches to it, unless it has 
 
 import time
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from cluster.jobs.description import ClusterJob
-from cluster.jobs.errors import LaunchError
+from cluster.jobs.errors import LaunchError, UnreachableError
 
+Answer = TypeVar("Answer")
 ScheduleChange = Literal["created", "replaced", "unchanged", "deleted"]
 JobState = Literal["waiting", "running", "succeeded", "failed"]
+AWAY_SECONDS = 120.0  # how long `wait` waits for a cluster that has stopped answering
+FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 1.0, 15.0  # between two tries
 
 
 class Handle(NamedTuple):
@@ -70,17 +73,33 @@ def wait(
     """Poll a job until it ends. Each new status goes to `on_status`, new output to `on_log`. Raises LaunchError."""
     last, printed = None, ""
     while True:
-        status = launcher.status(name)
+        status = _when_reachable(launcher.status, name, sleep)
         if status != last:
             on_status(status)
         if on_log is not None:
-            text = launcher.logs(name)
+            text = _when_reachable(launcher.logs, name, sleep)
             on_log(text.removeprefix(printed))  # each attempt has its own log
             printed = text
         if status.has_ended:
             return status
         last = status
         sleep(seconds)
+
+
+def _when_reachable(request: Callable[[str], Answer], name: str, sleep: Callable[[float], None]) -> Answer:
+    """The answer to a request about a job. Tries again for `AWAY_SECONDS`, then raises LaunchError."""
+    since, pause = time.monotonic(), FIRST_RETRY_SECONDS
+    while True:
+        try:
+            return request(name)
+        except UnreachableError as error:
+            if time.monotonic() - since >= AWAY_SECONDS:
+                raise LaunchError(
+                    f"{error} The job {name} may still run: run the same command again, which attaches to it, or "
+                    "resumes its run if the cluster has lost the job."
+                ) from error
+        sleep(pause)
+        pause = min(2 * pause, LAST_RETRY_SECONDS)
 
 
 def run(launcher: Launcher, job: ClusterJob, on_status: Callable[[JobStatus], None], **options: Any) -> JobStatus:

@@ -12,7 +12,7 @@ import urllib3
 import yaml
 
 from cluster.jobs.description import ClusterJob
-from cluster.jobs.errors import LaunchError, ManifestError
+from cluster.jobs.errors import LaunchError, ManifestError, UnreachableError
 from cluster.jobs.launcher import Handle, JobState, JobStatus, ScheduleChange, name_taken, no_such_job
 from cluster.kubeflow.pipeline import compiled
 
@@ -182,7 +182,7 @@ class KubeflowRuns:
                 "and, with several profiles, that `namespace` is yours."
             ) from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise LaunchError(
+            raise UnreachableError(
                 f"No Kubeflow Pipelines API answers at {self.endpoint} ({type(error).__name__}); run kubectl "
                 "port-forward --namespace kubeflow service/ml-pipeline 8888, or pass `endpoint`."
             ) from error

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.jobs.description import ClusterJob
-from cluster.jobs.errors import LaunchError
+from cluster.jobs.errors import LaunchError, UnreachableError
 from cluster.jobs.launcher import (
     Handle,
     JobState,
@@ -33,6 +33,7 @@ CRON_JOB_KINDS = {  # the API group of each kind, and its name in the client's m
 RAY_JOBS = ("ray.io", "v1"), "rayjobs"
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 CONFLICT, NOT_FOUND, NOT_READY = 409, 404, 400
+OVERLOADED = 429, 500, 502, 503, 504  # or restarting
 STATES: dict[str, JobState] = {
     "Complete": "succeeded",
     "Failed": "failed",
@@ -187,14 +188,18 @@ class KubeRayJobs:
             if error.status == NOT_FOUND and name:
                 raise no_such_job(name) from error
             reason = f"{error.status} {error.reason}: {' '.join(str(error.body or '').split())[:300]}"
+            if error.status in OVERLOADED:
+                raise _unreachable(f"{error.status} {error.reason}") from error
             raise LaunchError(
                 f"Kubernetes refused the request ({reason}); check that KubeRay is installed and that you may use the "
                 f"namespace {self.namespace}."
             ) from error
         except HTTPError as error:
-            raise LaunchError(
-                f"The Kubernetes API server does not answer ({type(error).__name__}); check kubectl cluster-info."
-            ) from error
+            raise _unreachable(type(error).__name__) from error
+
+
+def _unreachable(reason: str) -> LaunchError:
+    return UnreachableError(f"The Kubernetes API server does not answer ({reason}); check kubectl cluster-info.")
 
 
 def _status_of(found: dict[str, Any]) -> JobStatus:

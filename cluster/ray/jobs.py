@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cluster.jobs.description import ClusterJob
-from cluster.jobs.errors import LaunchError
+from cluster.jobs.errors import LaunchError, UnreachableError
 from cluster.jobs.launcher import Handle, JobState, JobStatus, name_taken, no_such_job
 from cluster.ray.session import has_token
 
@@ -60,8 +60,7 @@ class RayJobs:
             try:
                 return request()
             except (OSError, RuntimeError) as error:
-                is_transient = isinstance(error, OSError) or any(word in str(error) for word in TRANSIENT)
-                if not is_transient or time.monotonic() > deadline:
+                if not _is_transient(error) or time.monotonic() > deadline:
                     raise
             time.sleep(1)
 
@@ -128,6 +127,12 @@ class RayJobs:
                 f"Ray's dashboard at {self.address} {reason}; set RAY_AUTH_TOKEN to the cluster's token."
             ) from error
         except (OSError, RuntimeError, ValueError) as error:  # OSError includes the errors of requests
+            if _is_transient(error):
+                reason = type(error).__name__ if isinstance(error, OSError) else _reason(error)
+                raise UnreachableError(
+                    f"Ray's dashboard at {self.address} does not answer ({reason}); start the cluster, or correct "
+                    "`address`."
+                ) from error
             raise LaunchError(
                 f"Ray's dashboard at {self.address} did not accept the request ({_reason(error)}); check that it is "
                 "running and that RAY_AUTH_TOKEN is its token."
@@ -141,6 +146,10 @@ def _check_name(name: str) -> None:
             f"`name` is {name!r}; Ray needs 1 to {NAME_BYTES} bytes without /, ?, #, % and control characters; "
             "choose another."
         )
+
+
+def _is_transient(error: Exception) -> bool:
+    return isinstance(error, OSError) or any(word in str(error) for word in TRANSIENT)
 
 
 def _reason(error: Exception) -> str:

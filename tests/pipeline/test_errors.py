@@ -11,7 +11,7 @@ from pipeline.errors import nearest, shortened
 from tests.support.paths import ROOT
 
 PAGE = " ".join((ROOT / "docs" / "errors.md").read_text(encoding="utf-8").split())
-ERRORS = "UserError", "ClusterError", "ManifestError", "LaunchError"
+ERRORS = "UserError", "ClusterError", "ManifestError", "LaunchError", "HeadLostError", "UnreachableError"
 SOURCES = sorted(path for part in ("pipeline", "cluster") for path in ROOT.glob(f"{part}/**/*.py"))
 
 

@@ -36,6 +36,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         url = self._path()
+        if self.server.refusal:
+            return self._refuse(self.server.refusal)
         if url.path.endswith("/log"):
             return self._reply(200, self.server.pods[url.path.split("/")[-2]].encode(), "text/plain")
         if url.path.endswith("/pods"):

@@ -60,6 +60,32 @@ def test_wait_reports_changes_and_returns_at_the_end(server):
     assert [status.state for status in reported] == ["waiting", "running", "succeeded"]
 
 
+def test_wait_is_patient_with_an_api_server_that_does_not_answer_for_a_while(server, monkeypatch):
+    """Fault test 29, with the real client: the server restarts, and later it stays away."""
+    jobs, pauses = KubeRayJobs(), []
+    jobs.submit(JOB)
+    answers = iter([503, 503, 429, None, "ended"])
+
+    def sleep(seconds):
+        pauses.append(seconds)
+        server.refusal = next(answers)
+        if server.refusal == "ended":
+            server.refusal, server.objects[f"{PATH}/night"]["status"] = None, {"jobDeploymentStatus": "Complete"}
+
+    assert wait(jobs, "night", lambda _: None, sleep=sleep) == JobStatus("succeeded", "Complete")
+    assert pauses == [15, 1, 2, 4, 15]
+    monkeypatch.setattr("cluster.jobs.launcher.AWAY_SECONDS", 0.0)
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(LaunchError) as error:
+        wait(jobs, "night", lambda _: None)
+    assert str(error.value) == (
+        "The Kubernetes API server does not answer (MaxRetryError); check kubectl cluster-info. The job night may "
+        "still run: run the same command again, which attaches to it, or resumes its run if the cluster has lost the "
+        "job."
+    )
+
+
 def test_logs_are_those_of_the_submitter_and_cancel_frees_the_name(server):
     launcher = KubeRayJobs()
     launcher.submit(JOB)

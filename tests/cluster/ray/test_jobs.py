@@ -25,6 +25,15 @@ from tests.support.cluster_jobs import job
 
 START_SECONDS = 300
 CLI = [sys.executable, "-c", "from pipeline.cli.app import main; main()"]
+# Short waits, for a command whose head is lost.
+SOON = """
+import time
+sleep = time.sleep
+time.sleep = lambda seconds: sleep(min(seconds, 0.5))
+from cluster.jobs import launcher
+from cluster.ray import jobs
+launcher.AWAY_SECONDS = jobs.RETRY_SECONDS = 2.0
+"""
 CONNECT = [sys.executable, "-c", "from cluster.ray.session import connect; connect()"]
 
 
@@ -38,6 +47,7 @@ class Head(NamedTuple):
     dashboard: str
     gcs: str
     environment: dict[str, str]  # with its token, if it requires one
+    process: subprocess.Popen[bytes]
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +65,14 @@ def running(authentication: Mapping[str, str]) -> Iterator[Head]:
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     start = ["ray", "start", "--head", "--block", "--num-cpus=1", "--disable-usage-stats", f"--port={gcs}"]
     start += ["--dashboard-host=127.0.0.1", f"--dashboard-port={port}", "--object-store-memory=100000000"]
-    null, started = subprocess.DEVNULL, Head(f"http://127.0.0.1:{port}", f"127.0.0.1:{gcs}", environment)
+    null = subprocess.DEVNULL
     with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as short:  # sockets have 107 characters
         # If the port of a head's agent is taken, for example by another Ray of this machine, no job can be submitted.
         start += [f"--temp-dir={short}", "--dashboard-agent-listen-port=0"]
         with subprocess.Popen(start, env=environment, stdout=null, stderr=null) as process:
-            assert answers(started.dashboard)
-            yield started
+            head = Head(f"http://127.0.0.1:{port}", f"127.0.0.1:{gcs}", environment, process)
+            assert answers(head.dashboard)
+            yield head
             process.terminate()
 
 
@@ -156,11 +167,12 @@ def test_rays_record_of_a_deleted_job_is_no_job():
 
 
 def test_a_missing_cluster_is_reported_in_one_line():
-    with pytest.raises(
-        LaunchError, match=r"Ray's dashboard at http://127\.0\.0\.1:9 did not accept the request \("
-    ) as error:
+    with pytest.raises(LaunchError) as error:
         RayJobs("http://127.0.0.1:9")
-    assert len(str(error.value).splitlines()) == 1
+    assert str(error.value) == (
+        "Ray's dashboard at http://127.0.0.1:9 does not answer (ConnectionError); start the cluster, or correct "
+        "`address`."
+    )
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a?b", "a#b", "a%2Fb", "a\nb", "n" * 201, "é" * 101])
@@ -226,3 +238,25 @@ def test_a_job_that_ray_does_not_stop_is_reported(monkeypatch):
         LaunchError, match=r"^The job night is still PENDING 60 s after it was stopped; run the same command later\.$"
     ):
         launcher.cancel("night")
+
+
+def test_fault_29_a_command_that_waits_for_a_job_reports_the_loss_of_the_head(head, tmp_path):
+    """The last test of this head, which it ends."""
+    words = ["submit", "ray", "--wait", "--name", "lost", "--address", head.dashboard, "--", "bench", "--prompt", "a"]
+    with subprocess.Popen(
+        [CLI[0], "-c", SOON + CLI[2], *words, "--out", str(tmp_path)],
+        env=head.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as command:
+        assert command.stdout.readline() == "lost: submitted\n"
+        head.process.terminate()
+        _, errors = command.communicate()
+    assert command.returncode == 2
+    assert errors.splitlines()[-1] == (
+        f"Error: Ray's dashboard at {head.dashboard} does not answer (ConnectionError); start the cluster, or correct "
+        "--address. The job lost may still run: run the same command again, which attaches to it, or resumes its run "
+        "if the cluster has lost the job."
+    )
+    assert len(errors.splitlines()) == 1
