@@ -32,6 +32,8 @@ def connect(cpus: float = 0.0) -> Any:
     # Under `uv run`, Ray would copy the working folder for every worker and build an environment in it, which takes
     # minutes and much disk space; every node has this program already.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    # The default of newer versions, about whose coming Ray 2.52 to 2.5x would print a warning.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         return sys.modules["ray"]
     if address := address_of():
