@@ -79,7 +79,10 @@ def option(default: Any, metavar: str | None, help: str, **attributes: Any) -> A
     return Field(default, description=help, json_schema_extra={"metavar": metavar, **attributes})
 
 
-_LATER = "priority", "managed_by", "spot", "node_selectors", "tolerations", "min_workers", "max_workers"
+_LATER = (
+    "priority", "managed_by", "spot", "node_selectors", "tolerations", "min_workers", "max_workers",
+    "run_deadline_hours",
+)  # fmt: skip
 
 
 class ClusterJob(CheckedModel):
@@ -149,6 +152,12 @@ class ClusterJob(CheckedModel):
     deadline_hours: float = option(24.0, "HOURS", "Maximum duration of the job, in hours.")
     start_minutes: float = option(30.0, "MINUTES", "Maximum time until the job starts, in minutes.")
     keep_minutes: float = option(60.0, "MINUTES", "Time to keep the pods after the job has ended, in minutes.")
+    run_deadline_hours: float | None = option(
+        None,
+        "HOURS",
+        "Maximum duration of the pipeline run, in hours; needs kfp 2.17 or later.",
+        show_default="the time limits of its steps, with all retries",
+    )
     ray_version: str = option("", "VERSION", "Ray version in the image.", show_default="the installed version")
 
     @field_validator("secrets", "node_selectors", "tolerations", mode="before")
@@ -172,6 +181,10 @@ class ClusterJob(CheckedModel):
                 f"`retries` is {self.retries}, `deadline_hours` {self.deadline_hours:g}, `start_minutes` "
                 f"{self.start_minutes:g} and `keep_minutes` {self.keep_minutes:g}; `deadline_hours` and "
                 "`start_minutes` must be above 0, the others 0 or more."
+            )
+        if self.run_deadline_hours is not None and self.run_deadline_hours <= 0:
+            raise ManifestError(
+                f"`run_deadline_hours` is {self.run_deadline_hours:g}; it must be above 0, or omitted for the default."
             )
         for field, where, urls in (
             ("`storage`", self.storage or "", (NFS, *BUCKETS)),

@@ -93,6 +93,7 @@ class Services:
 
 Attributes = Mapping[str, Any]  # of an option
 _FIELDS = [key for key, field in ClusterJob.model_fields.items() if field.description and key != "dashboard_host"]
+_ONLY_KUBEFLOW = ("run_deadline_hours",)
 CLUSTER_JOB: Mapping[str, Attributes] = {
     "image": {"default": Parameter.empty},
     "secrets": {"type": list[str] | None, "default": None},
@@ -112,6 +113,11 @@ KUBEFLOW: Mapping[str, Attributes] = {
         "metavar": "NAME|CLAIM",
         "help": "Model weights: embedded, published (downloaded once per node), or a PersistentVolumeClaim shared by "
         "all nodes (downloaded once).",
+    },
+    "deadline_hours": {"help": "Maximum duration of each RayJob, in hours."},
+    "keep_minutes": {
+        "help": "Time to keep the pods of a RayJob after its end, and (kfp 2.17 or later) those of the steps after the "
+        "end of the run, at least 1, in minutes."
     },
 }
 
@@ -143,4 +149,5 @@ def with_job(
             differ[key] = differ.get(key, {}) | {**attributes}
     if note := differ["storage"].pop("note", ""):
         differ["storage"]["help"] += f" {NOT_FOR_DELETION}" if deletable else note
-    return with_options("context", *names, *_FIELDS, **differ)
+    fields = [key for key in _FIELDS if changes is KUBEFLOW or key not in _ONLY_KUBEFLOW]
+    return with_options("context", *names, *fields, **differ)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kfp.dsl import Artifact, Dataset, Markdown, Metrics, Output
+from kfp.dsl import Dataset, Markdown, Metrics, Model, Output
 
 from cluster.jobs.description import ClusterJob, in_bucket
 from cluster.jobs.errors import ManifestError
@@ -10,13 +10,16 @@ from cluster.kubeflow import pipeline
 from pipeline.launch.steps import REFERENCE_SUFFIX, RUN_CHARACTERS
 
 
-def weights(job: str, run_id: str, again: bool, listing: Output[Artifact]) -> None:
+def weights(job: str, run_id: str, again: bool, listing: Output[Model]) -> None:
     from pipeline.launch import steps
 
+    described = steps.job_of(job, run_id)
     if again:
-        steps.forget_failed(steps.job_of(job, run_id))
-    with open(listing.path, "w") as file:
-        file.write(steps.fetch_weights(steps.job_of(job, run_id)))
+        steps.forget_failed(described)
+    text = steps.fetch_weights(described)
+    with open(listing.path, "w", encoding="utf-8") as file:
+        file.write(text)
+    listing.metadata.update(steps.facts_of_weights(described, text))
 
 
 def reference(job: str, run_id: str) -> str:
@@ -42,10 +45,12 @@ def leaderboard(
 ) -> None:
     from pipeline.launch import steps
 
-    table, text, numbers = steps.rank(steps.job_of(job, run_id))
+    described = steps.job_of(job, run_id)
+    table, text, numbers = steps.rank(described)
     for artifact, content in ((board, table), (report, text)):
         with open(artifact.path, "w", encoding="utf-8") as file:
             file.write(content)
+        artifact.metadata.update(steps.facts_of_results(described))
     for name, value in numbers.items():
         scores.log_metric(name, value)
 

@@ -23,6 +23,7 @@ OUT = "--out"
 REFERENCE = Command(words=("reference",), place="storage", option=OUT, weights=PUBLISHED)
 # CronJobs that have been created have the options in this order, and their digests cover it.
 _FIRST, _LAST = ("image", "ray_version"), ("secrets",)
+_OTHERS = "name", "dashboard_host", "run_deadline_hours"  # are no such options
 
 
 class ProgramJob(ClusterJob):
@@ -60,10 +61,10 @@ def parsed(command_line: Any, words: Sequence[str]) -> Command:
 
 
 def launch_options(job: ClusterJob) -> list[str]:
-    """The options of `submit kuberay` that describe this job, except its name."""
+    """The options of `submit kuberay` that describe this job, except its name. It has none of a pipeline run."""
     words: list[str] = []
     fields = {key: field for key, field in ClusterJob.model_fields.items() if field.description}
-    for key in [*_FIRST, *(key for key in fields if key not in {*_FIRST, *_LAST, "name", "dashboard_host"}), *_LAST]:
+    for key in [*_FIRST, *(key for key in fields if key not in {*_FIRST, *_LAST, *_OTHERS}), *_LAST]:
         value, extra = getattr(job, key), cast(dict[str, Any], fields[key].json_schema_extra)
         if value == fields[key].default != EMBEDDED:
             continue

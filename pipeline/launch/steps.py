@@ -1,10 +1,13 @@
 """The steps of the Kubeflow pipeline, as their pods run them. `kubeflow.py` turns them into kfp components.
 
 A step can be retried: it attaches to its RayJob, and its commands do no work twice.
+
+Metadata of artifacts is text: Kubeflow stores numbers as floats, which have no room for a seed above 2^53.
 """
 
 import csv
 import io
+import json
 import signal
 import subprocess
 import sys
@@ -50,6 +53,11 @@ def fetch_weights(job: ClusterJob) -> str:
     return _program("weights", "list", "--json")
 
 
+def facts_of_weights(job: ClusterJob, listing: str) -> dict[str, str]:
+    """Metadata of the list of models, which the step `weights` writes."""
+    return {"weights": job.weights, "models": str(len(json.loads(listing)))}
+
+
 def make_reference(job: ClusterJob) -> str:
     """Make the reference set of the Fréchet distances if there is none. Returns a report line. Raises LaunchError."""
     if job.weights == EMBEDDED:
@@ -87,6 +95,30 @@ def rank(job: ClusterJob) -> tuple[str, str, dict[str, float]]:
     folder = Path(job.results)
     leaderboard = (folder / "leaderboard.csv").read_text(encoding="utf-8-sig")
     return leaderboard, (folder / "report.md").read_text(encoding="utf-8"), metrics(leaderboard)
+
+
+def facts_of_results(job: ClusterJob) -> dict[str, str]:
+    """Metadata of the results: the job, and the settings of its run. Raises UserError."""
+    from pipeline.store import manifest
+    from pipeline.store.run_folder import Store
+
+    run = manifest.read(Store(Path(job.results)))
+    return {
+        "job": job.name,
+        "job_digest": job.digest,
+        "image": job.image,
+        "run_folder": job.results,
+        "suite": run.suite,
+        "seed": str(run.seed),
+        "views": str(run.views),
+        "protocol": run.protocol,
+        "weights": run.weights.name,
+        "methods": ", ".join(run.recipes),
+        "prompts": str(len(run.prompts)),
+        "assets": str(len(run.jobs)),
+        "version": run.sessions[-1].versions.get(NAME, ""),
+        "commit": run.sessions[-1].commit or "",
+    }
 
 
 def metrics(leaderboard: str) -> dict[str, float]:

@@ -65,6 +65,16 @@ def test_digests_and_texts_of_released_jobs_are_kept():
     assert "$(red)" not in first.text
 
 
+def test_deadline_of_a_pipeline_run():
+    made = job(**BASE, run_deadline_hours=1.5)
+    assert ProgramJob.from_text(made.text) == made
+    assert made.digest != job(**BASE).digest
+    for hours in (0, -1.5):
+        with pytest.raises(ManifestError) as error:
+            job(**BASE, run_deadline_hours=hours)
+        assert str(error.value) == (f"`run_deadline_hours` is {hours}; it must be above 0, or omitted for the default.")
+
+
 @pytest.mark.parametrize("options", [{"gpus": "many"}, {"gpu": 1}, {"deadline_hours": float("nan")}, {"gpus": -1}])
 def test_invalid_fields_raise_one_kind_of_error(options):
     with pytest.raises(ManifestError, match=r"gpus? is ('many'|1)|`gpus` is -1|deadline_hours is nan"):

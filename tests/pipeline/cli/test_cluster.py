@@ -93,6 +93,14 @@ def test_invalid_options_are_one_line_errors():
         assert "hf_123" not in line
 
 
+def test_a_pipeline_run_has_no_deadline_of_zero():
+    options = ["--name", "a", *IMAGE, "--storage", "runs", "--run-deadline-hours", "0", "--", "bench"]
+    assert refused("manifest", "kfp", *options) == (
+        "Error: --run-deadline-hours is 0; it must be above 0, or omitted for the default."
+    )
+    assert "No such option: --run-deadline-hours" in invoke("manifest", "rayjob", *options).stderr
+
+
 def test_cronjob_submits_the_same_job():
     """The options in the CronJob describe the job of the manifest."""
     options = ["--gpus", "8", "--gpus-per-worker", "2", "--storage", "runs", "--secret", "hub=HF_TOKEN", "--queue", "q"]

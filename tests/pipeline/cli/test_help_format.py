@@ -65,6 +65,8 @@ def test_kubeflow_commands_offer_claims_and_bench_only(words):
     assert "s3://" not in text
     assert "A pipeline runs bench only." in text
     assert "generate, evaluate" not in text
+    assert "--run-deadline-hours HOURS Maximum duration of the pipeline run" in text
+    assert "--run-deadline-hours" not in help_of("submit", "kuberay")
 
 
 def test_options_without_effect_are_hidden_and_still_accepted():

@@ -53,7 +53,7 @@ def test_launch_options_are_the_fields_that_differ_and_the_weights():
         cpus=4, memory=16, storage="runs", weights="models", secrets=("a=B", "c=D"), queue="q", retries=0,
         deadline_hours=1.5, start_minutes=5.0, keep_minutes=0.0, priority="low", managed_by="ray.io/kuberay-operator",
         spot=True, node_selectors=("zone=a",), tolerations=("spare",), min_workers=1, max_workers=4,
-        command=("bench", "--workers", "4"),
+        run_deadline_hours=3.0, command=("bench", "--workers", "4"),
     )  # fmt: skip
     words = launch_options(everything)
     assert words[:4] == ["--image", "x:1", "--ray-version", "2.60.0"]
@@ -62,5 +62,5 @@ def test_launch_options_are_the_fields_that_differ_and_the_weights():
     assert len(words) == 2 * 24
     several = {"secrets": "secret", "node_selectors": "node_selector", "tolerations": "toleration"}
     assert set(words[::2]) == {f"--{several.get(key, key).replace('_', '-')}" for key in ClusterJob.model_fields} - {
-        "--name", "--command", "--program", "--dashboard-host", "--spot"
+        "--name", "--command", "--program", "--dashboard-host", "--run-deadline-hours", "--spot"
     }  # fmt: skip

@@ -57,11 +57,13 @@ def handlers():
 pytestmark = pytest.mark.usefixtures("handlers")
 
 
-def test_the_first_step_deletes_a_failed_job_if_requested(cluster, program, tmp_path):
+def test_the_first_step_deletes_a_failed_job_if_requested(cluster, program, tmp_path, monkeypatch):
     from pipeline.launch import kubeflow
 
+    monkeypatch.setattr(steps, "facts_of_weights", lambda job, listing: {})  # the program lists none
+
     class Listing:
-        path = str(tmp_path / "listing")
+        path, metadata = str(tmp_path / "listing"), {}
 
     def first_step(*, again: bool) -> None:
         kubeflow.weights(job.text, "", again, Listing)
@@ -190,6 +192,12 @@ def test_weights_are_fetched_only_to_a_volume_of_all_nodes(program, tmp_path, mo
     calls.unlink()
     steps.fetch_weights(JOB.model_copy(update={"weights": "models"}))
     assert calls.read_text() == "weights fetch --weights /weights\nweights list --json --weights /weights\n"
+
+
+def test_metadata_of_the_weights_is_text():
+    assert steps.facts_of_weights(JOB, '[{"name": "prior"}, {"name": "scorer"}]') == {
+        "weights": "embedded", "models": "2",
+    }  # fmt: skip
 
 
 def test_metrics_are_the_scores_and_costs_of_a_leaderboard_without_empty_cells():
