@@ -6,12 +6,15 @@ without an exception 60 s after it has lost the head. `wait_for` and `HeadWatch`
 
 import os
 import socket
+import sys
+import threading
 import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
 CONNECT_SECONDS, START_SECONDS = 5.0, 12.0  # of one TCP connection; until a head that is starting listens
 LOST_SECONDS = 25.0
+EXIT_SECONDS, POLL_SECONDS, EXIT_STATUS = 45.0, 2.0, 2  # of a process that waits for a lost head in a call of Ray
 # One try of 8 s for a port where something else than Ray listens. Ray reads the last two when it is imported.
 RAY_SETTINGS = {
     "RAY_gcs_server_port_wait_time_s": "1",
@@ -98,16 +101,35 @@ class HeadWatch:
 
     def check(self) -> None:
         """Wait while the head is away, because Ray's calls would block. Raises HeadLostError after `LOST_SECONDS`."""
-        while True:
-            try:
-                self.head.connect()
-                self.away_since = None
-                return
-            except OSError:
-                self.away_since = self.away_since or time.monotonic()
-            if time.monotonic() - self.away_since >= LOST_SECONDS:
-                raise HeadLostError(
-                    f"The Ray head at {self.head} has not answered for {LOST_SECONDS:.0f} s. Finished assets and "
-                    "checkpoints are kept; start the cluster, then run the same command again to resume."
-                )
+        while not self._answers():
+            self._raise_if_lost(LOST_SECONDS)
             time.sleep(1)
+
+    def exit_if_lost(self, ended: threading.Event) -> None:
+        """Until the session has ended: report a lost head and end the process, as Ray does later without a report.
+
+        For a thread of its own. The main thread may be in a call of Ray, which returns only if the head answers.
+        """
+        while not ended.wait(POLL_SECONDS):
+            try:
+                if not self._answers():
+                    self._raise_if_lost(EXIT_SECONDS)
+            except HeadLostError as error:
+                sys.stderr.write(f"Error: {error}\n")
+                sys.stderr.flush()
+                os._exit(EXIT_STATUS)
+
+    def _answers(self) -> bool:
+        try:
+            self.head.connect()
+            self.away_since = None
+        except OSError:
+            self.away_since = self.away_since or time.monotonic()
+        return self.away_since is None
+
+    def _raise_if_lost(self, seconds: float) -> None:
+        if self.away_since is not None and time.monotonic() - self.away_since >= seconds:
+            raise HeadLostError(
+                f"The Ray head at {self.head} has not answered for {seconds:.0f} s. Finished assets and checkpoints "
+                "are kept; start the cluster, then run the same command again to resume."
+            )

@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster.ray.address import RAY_SETTINGS, Endpoint, address_of, endpoint, no_cluster, wait_for
+from cluster.ray.address import RAY_SETTINGS, Endpoint, HeadWatch, address_of, endpoint, no_cluster, wait_for
 
 TOKEN_FILE = "~/.ray/auth_token"
 OBJECT_STORE_BYTES = 128 * 2**20  # only progress and paths pass through Ray; large data are exchanged as files
+_ended = threading.Event()  # whether the session of this process has ended
 
 
 def connect(cpus: float = 0.0) -> Any:
@@ -51,6 +52,7 @@ def connect(cpus: float = 0.0) -> Any:
                 ray.init(address=address, **quiet)
         except (ConnectionError, RuntimeError) as error:
             raise no_cluster(address, first_line(error)) from error
+        _watch_head(ray)
         return ray
     # A new session requires a token. It is kept in the environment of this process, not in the user's home, and
     # Ray's notice about it is not for the user.
@@ -64,6 +66,7 @@ def connect(cpus: float = 0.0) -> Any:
             object_store_memory=OBJECT_STORE_BYTES,
             **quiet,
         )
+    _watch_head(ray)
     return ray
 
 
@@ -73,6 +76,13 @@ def head_of(ray: Any) -> Endpoint:
     found = endpoint(address if address.startswith("ray://") else ray.get_runtime_context().gcs_address)
     assert found is not None  # not `auto`
     return found
+
+
+def _watch_head(ray: Any) -> None:
+    """Until `disconnect`: end this process with a report if a call of Ray waits for a lost head."""
+    global _ended
+    _ended = threading.Event()
+    threading.Thread(target=HeadWatch(head_of(ray)).exit_if_lost, args=[_ended], daemon=True).start()
 
 
 def has_token() -> bool:
@@ -98,6 +108,7 @@ def disconnect() -> None:
 
     if ray.is_initialized():
         ray.shutdown()
+    _ended.set()
 
 
 def first_line(error: BaseException) -> str:

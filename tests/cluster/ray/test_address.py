@@ -1,6 +1,8 @@
 """cluster.ray.address: valid addresses, addresses where nothing listens, and a head that is lost."""
 
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -109,3 +111,29 @@ def test_a_head_may_be_away_for_a_while(listener, monkeypatch):
         f"The Ray head at {host}:{port} has not answered for 1 s. Finished assets and checkpoints are kept; start the "
         "cluster, then run the same command again to resume."
     )
+
+
+EXIT = """
+import threading, time
+from cluster.ray import address
+address.EXIT_SECONDS = address.POLL_SECONDS = 0.2
+watch = address.HeadWatch(address.Endpoint("127.0.0.1", {port}))
+threading.Thread(target=watch.exit_if_lost, args=[threading.Event()], daemon=True).start()
+time.sleep(60)  # a call of Ray
+"""
+
+
+def test_a_process_that_waits_for_a_lost_head_ends_with_what_to_do():
+    port = closed_port()
+    ended = subprocess.run([sys.executable, "-c", EXIT.format(port=port)], capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        f"Error: The Ray head at 127.0.0.1:{port} has not answered for 0 s. Finished assets and checkpoints are kept; "
+        "start the cluster, then run the same command again to resume.\n"
+    )
+
+
+def test_the_head_is_not_watched_any_more_after_the_session():
+    ended = threading.Event()
+    ended.set()
+    HeadWatch(Endpoint("127.0.0.1", closed_port())).exit_if_lost(ended)
