@@ -68,7 +68,8 @@ def running(authentication: Mapping[str, str]) -> Iterator[Head]:
     null = subprocess.DEVNULL
     with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as short:  # sockets have 107 characters
         # If the port of a head's agent is taken, for example by another Ray of this machine, no job can be submitted.
-        start += [f"--temp-dir={short}", "--dashboard-agent-listen-port=0"]
+        # With port 0 the agent of Ray 2.52 chooses one, and then finds no logs of jobs.
+        start += [f"--temp-dir={short}", f"--dashboard-agent-listen-port={free_port()}"]
         with subprocess.Popen(start, env=environment, stdout=null, stderr=null) as process:
             head = Head(f"http://127.0.0.1:{port}", f"127.0.0.1:{gcs}", environment, process)
             assert answers(head.dashboard)
