@@ -1,6 +1,7 @@
 """A Ray cluster of one node for tests/pipeline/faults/test_lost_head.py. It prints its address and ends with its input.
 
-An input line kills the process of the head that the driver, the workers and the nodes are connected to.
+An input line kills the process of the head that the driver, the workers and the nodes are connected to; the answer is
+`lost`.
 """
 
 import sys
@@ -17,6 +18,8 @@ print(cluster.address, flush=True)
 if sys.stdin.readline():
     (gcs_server,) = cluster.head_node.all_processes["gcs_server"]
     gcs_server.process.kill()
+    gcs_server.process.wait()
+    print("lost", flush=True)
     sys.stdin.read()
 for processes in cluster.head_node.all_processes.values():
     for process in processes:

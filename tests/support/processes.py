@@ -20,10 +20,13 @@ TIMEOUT_SECONDS = 900  # generous, for a busy machine; no test depends on it
 
 
 class Command:
-    """A `segmentdreamer` process, and the lines it has printed on standard error so far."""
+    """A `segmentdreamer` process, and the lines it has printed on standard error so far.
 
-    def __init__(self, *arguments: str):
-        code = "from pipeline.cli.app import main; main()"
+    `setup` is Python code that runs before the command.
+    """
+
+    def __init__(self, *arguments: str, setup: str = ""):
+        code = f"{setup}\nfrom pipeline.cli.app import main; main()"
         self.process = subprocess.Popen(
             [sys.executable, "-c", code, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
@@ -31,9 +34,9 @@ class Command:
         self.reader = threading.Thread(target=lambda: self.lines.extend(iter(self.process.stderr.readline, "")))
         self.reader.start()
 
-    def pids(self) -> list[int]:
-        """The process ids of the generation workers, in the order in which they started."""
-        found = (re.search(r"generate \d+: ready \(process (\d+)\)", line) for line in list(self.lines))
+    def pids(self, stage: str = "generate") -> list[int]:
+        """The process ids of the workers of a stage, in the order in which they started."""
+        found = (re.search(rf"{stage} \d+: ready \(process (\d+)\)", line) for line in list(self.lines))
         return [int(match[1]) for match in found if match]
 
     def until(self, condition: Callable[[], Any]) -> Any:
