@@ -21,8 +21,7 @@ from pipeline.leaderboard.paper_table import PAPER_RECIPES
 from pipeline.plan.metrics import ARROWS, COMPARED, METRICS, PER_VIEW
 from pipeline.reference.distances import DistanceCache
 from pipeline.store.records import Done, Failed, Record
-from pipeline.store.results import RunResults
-from pipeline.store.run_folder import EVALUATION, damaged
+from pipeline.store.results import Features, RunResults
 from pipeline.weights.models import EMBEDDED
 from pipeline.weights.networks import DISTANCES
 from sctd.errors import one_line
@@ -215,18 +214,12 @@ def _penalised(run: RunResults, records: list[Record]) -> dict[str, Any]:
 
 def _distances(run: RunResults, done: list[Done], cache: DistanceCache) -> tuple[dict[str, Any], dict[str, str]]:
     """The distances of all views to each reference, and the references' keys by column."""
-    scored = [run.features(record) for record in done]
     row: dict[str, Any] = {}
     keys = {}
     for distance in run.distances:
         reference = run.reference(distance)
-        features, width = [], len(reference.moments.total)
-        for record, arrays in zip(done, scored, strict=True):
-            if (array := arrays.get(distance.metric)) is None or array.shape[1] != width:
-                path = run.store.item(record.job_id) / EVALUATION
-                raise damaged(path, f"expected {distance.features} of width {width}")
-            features.append(array)
-        estimates = cache.estimates(distance, features, reference, run.manifest.metric_version)
+        features = Features(run, tuple(done), distance, len(reference.moments.total))
+        estimates = cache.estimates(distance, features, reference, run.manifest.metric_version, features.content)
         for metric, estimate in estimates.items():
             name = f"{metric}@{run.models}"
             row |= {name: estimate and estimate.value, f"{name}_se": estimate and estimate.standard_error}

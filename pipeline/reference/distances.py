@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from pydantic import FiniteFloat, TypeAdapter
 
-from evaluation.jackknife import Estimate, frechet
+from evaluation.jackknife import MANY, Estimate, frechet
 from evaluation.kid import kernel_distance
 from evaluation.references import Reference
 from pipeline.store.run_folder import DISTANCES as CACHE
@@ -36,26 +36,42 @@ class DistanceCache:
         return cls({key: estimate for file in files for key, estimate in file.items()})
 
     def estimates(
-        self, distance: Distance, objects: Sequence[np.ndarray], reference: Reference, metric_version: int
+        self,
+        distance: Distance,
+        objects: Sequence[np.ndarray],
+        reference: Reference,
+        metric_version: int,
+        content: str | None = None,
     ) -> dict[str, Estimate | None]:
-        """Estimates by metric; None if there are too few views or objects."""
-        content = _content([*objects, reference.moments.total, reference.moments.outer])
+        """Estimates by metric; None if there are too few views or objects.
+
+        `content` is a digest of `objects`, of which none is then read if the estimates are known. Without it, all are.
+        """
+        if content is None:
+            own = objects = _held(objects)
+        else:
+            own = [np.frombuffer(content.encode(), np.uint8)]
         found: dict[str, Estimate | None] = {distance.metric: None}
-        if sum(map(len, objects)) > 1:
-            key = f"{distance.metric} {metric_version} {content}"
-            found[distance.metric] = self._estimate(key, lambda: frechet(objects, reference.moments))
+        key = f"{distance.metric} {metric_version} {_content([*own, reference.moments.total, reference.moments.outer])}"
+        if len(objects) > 1 or sum(map(len, objects)) > 1:
+            found[distance.metric] = self._estimate(key, lambda: frechet(_held(objects), reference.moments))
         if distance.kernel is None:
             return found
         found[distance.kernel] = None
         if (reference_features := reference.features) is not None and len(objects) > 1:
-            key = f"{distance.kernel} {metric_version} {_content([*objects, reference_features])}"
-            found[distance.kernel] = self._estimate(key, lambda: kernel_distance(objects, reference_features))
+            key = f"{distance.kernel} {metric_version} {_content([*own, reference_features])}"
+            found[distance.kernel] = self._estimate(key, lambda: kernel_distance(_held(objects), reference_features))
         return found
 
     def _estimate(self, key: str, compute: Any) -> Estimate:
         found = Estimate(*self.known[key]) if key in self.known else compute()
         self.used[key] = list(found)
         return found
+
+
+def _held(objects: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+    """All objects in memory, since estimates ask for them again and again; of many, they ask twice at most."""
+    return objects if len(objects) > MANY else list(objects)
 
 
 def _content(arrays: Sequence[np.ndarray]) -> str:

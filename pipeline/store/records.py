@@ -193,6 +193,7 @@ class ScoredAsset:
     scores: Scores
     seconds: float
     snapshots: tuple[ScoredSnapshot, ...] = ()
+    sha256: str | None = None  # of `evaluation.npz`
 
 
 class Claim(Stored):
@@ -266,8 +267,10 @@ class Record(JobEntry):
     error: str = ""
     details: str | None = None
     deaths: int | None = None  # workers that died while they worked on the job
+    preemptions: int | None = None  # workers that were preempted or whose node was lost meanwhile, if any
     scores: Scores = {}
     evaluation_seconds: float | None = None
+    evaluation_sha256: str | None = None  # digest of `evaluation.npz`; older versions did not record it
     snapshots: tuple[ScoredSnapshot, ...] | None = None
     generation: AssetFacts | None = None
 
@@ -330,6 +333,7 @@ def of_outcome(outcome: Outcome, job: JobEntry, evaluation: str | None, generati
     `generation`: of a failed job, the facts of its asset if it has one.
     """
     known = job.identity | {"evaluation": evaluation, "deaths": outcome.deaths}
+    known["preemptions"] = outcome.preemptions or None
     if (failure := outcome.error) is not None:
         known |= {"failed_stage": outcome.failed_stage, "error_kind": failure.kind, "error": failure.message}
         return Failed(**known, details=failure.details, generation=generation)
@@ -337,4 +341,4 @@ def of_outcome(outcome: Outcome, job: JobEntry, evaluation: str | None, generati
         return Generated(**known, generation=outcome.result.facts)
     scored: ScoredAsset = outcome.result
     known |= {"scores": scored.scores, "evaluation_seconds": scored.seconds, "snapshots": scored.snapshots or None}
-    return Done(**known, generation=scored.asset.facts)
+    return Done(**known, evaluation_sha256=scored.sha256, generation=scored.asset.facts)

@@ -1,11 +1,12 @@
 """The results in a run folder: its manifest and the record of each job. Commands read each record once, here."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pipeline.digests import digest
 from pipeline.errors import UserError
 from pipeline.plan.jobs import Job
 from pipeline.store import manifest
@@ -77,7 +78,7 @@ class RunResults:
     def features(self, record: Done) -> dict[str, "np.ndarray"]:
         """The features of a job's views, [views, width] by distance. Raises UserError for a damaged file."""
         path = self.store.item(record.job_id) / EVALUATION
-        arrays = self.store.read_arrays(path)
+        arrays = self.store.read_arrays(path, record.evaluation_sha256)
         found = {each.metric: arrays[each.features] for each in self.distances if each.features in arrays}
         for array in found.values():
             if array.ndim != 2 or array.dtype.kind != "f" or not all(array.shape):
@@ -104,6 +105,33 @@ class RunResults:
                 f"the assets again with segmentdreamer evaluate {self.store.root}."
             )
         return from_bytes(path.read_bytes())
+
+
+@dataclass(frozen=True)
+class Features(Sequence["np.ndarray"]):
+    """The features of scored objects for one distance, [views, width] each. They are read when asked for."""
+
+    run: RunResults
+    records: tuple[Done, ...]
+    distance: Distance
+    width: int
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, number: Any) -> Any:
+        record = self.records[number]
+        array = self.run.features(record).get(self.distance.metric)
+        if array is None or array.shape[1] != self.width:
+            path = self.run.store.item(record.job_id) / EVALUATION
+            raise damaged(path, f"expected {self.distance.features} of width {self.width}")
+        return array
+
+    @property
+    def content(self) -> str | None:
+        """A digest of the files of all objects; None if a record of an older version lacks that of its own."""
+        found = [record.evaluation_sha256 for record in self.records]
+        return None if None in found else digest([self.distance.features, found])
 
 
 def current(record: StoredRecord | None, job: JobEntry, settings: Manifest) -> Record:

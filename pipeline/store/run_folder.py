@@ -9,6 +9,7 @@ items/<job>/     asset.ply  turntable.mp4  contact.png  generation.json  evaluat
 """
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -110,12 +111,18 @@ class Store:
         except (ValueError, RecursionError) as error:
             raise damaged(path, one_line(error)) from error
 
-    def read_arrays(self, path: Path) -> dict[str, "np.ndarray"]:
-        """The arrays of an `.npz` file of this program. Raises UserError if it is missing or damaged."""
+    def read_arrays(self, path: Path, sha256: str | None = None) -> dict[str, "np.ndarray"]:
+        """The arrays of an `.npz` file of this program. Raises UserError if it is missing, damaged or another file.
+
+        `sha256` is the digest of the file, if it is known.
+        """
         from evaluation.arrays import ArraysError, from_npz
 
         try:
-            return from_npz(files.read(path))
+            content = files.read(path)
+            if sha256 not in (None, hashlib.sha256(content).hexdigest()):
+                raise damaged(path, "it is not the file that was scored")
+            return from_npz(content)
         except FileNotFoundError as error:
             raise damaged(path, "it is missing") from error
         except ArraysError as error:

@@ -73,13 +73,14 @@ class Evaluator:
         for name, network in self.networks.items():
             arrays[name] = network(views)
             yield progress(network.name)
-        fence.write(folder / EVALUATION, _npz(arrays, hashlib.sha256(views.tobytes()).hexdigest()))
+        content = _npz(arrays, hashlib.sha256(views.tobytes()).hexdigest())
+        fence.write(folder / EVALUATION, content)
         seconds, curve = time.monotonic() - started, []
         for snapshot in snapshots:
             curve.append((yield from self._snapshot(snapshot, asset, progress)))
         fence.release()
         yield Progress(stages, stages, "features")
-        return ScoredAsset(asset, scores, seconds, tuple(curve))
+        return ScoredAsset(asset, scores, seconds, tuple(curve), hashlib.sha256(content).hexdigest())
 
     def _scored(
         self, viewed: objects.Viewed, asset: GeneratedAsset, progress: Callable[[str], Progress]

@@ -143,6 +143,25 @@ def test_a_distance_is_computed_once_and_cached(run, monkeypatch):
     assert (out / "leaderboard.csv").read_bytes() == before
 
 
+def test_a_known_distance_reads_no_features_and_another_file_is_refused(run, tmp_path):
+    """Records have the digest of their features, so that a leaderboard of a finished run need not read them."""
+    out = Path(shutil.copytree(run[0], tmp_path / "run"))
+    before = (out / "leaderboard.csv").read_bytes()
+    first, second = sorted(out.glob("items/*/evaluation.npz"))
+    content = first.read_bytes()
+    first.unlink()
+    invoke("leaderboard", out)
+    assert (out / "leaderboard.csv").read_bytes() == before
+    first.write_bytes(second.read_bytes())
+    (out / "distances.json").unlink()
+    result = CliRunner().invoke(app, ["leaderboard", str(out)])
+    assert result.exit_code == 2
+    assert f"{first} is damaged (it is not the file that was scored); delete it" in result.output
+    first.write_bytes(content)
+    invoke("leaderboard", out)
+    assert (out / "leaderboard.csv").read_bytes() == before
+
+
 def test_other_features_give_another_cache_entry():
     features = [np.random.default_rng(seed).normal(size=(5, 3)).astype(np.float32) for seed in range(3)]
     other = [*features[:2], features[2] + 1]

@@ -46,6 +46,8 @@ def test_each_outcome_has_its_record(store):
     store.write_record(of_outcome(Outcome("job", asset, deaths=1), entry, None, None))
     assert keys(store) == [*IDENTITY, "status", "evaluation", "error_kind", "error", "deaths", "generation"]
     assert store.record("a").evaluation is None
+    store.write_record(of_outcome(Outcome("job", asset, preemptions=2), entry, None, None))
+    assert store.record("a").preemptions == 2
     scored = ScoredAsset(asset, runs.scores(), 2.0)
     store.write_record(of_outcome(Outcome("job", scored), entry, "e", None))
     ends = "status", "evaluation", "error_kind", "error", "deaths", "scores", "evaluation_seconds", "generation"
