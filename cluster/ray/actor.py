@@ -6,13 +6,14 @@ from a checkpoint, it would drop the first yields by index. The scheduler retrie
 """
 
 import os
+import signal
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
+from types import FrameType, MappingProxyType
 from typing import Any
 
 from cluster.ray.nodes import DrainCheck
-from cluster.scheduling.executor import Stage, Success, Worker, attempt
+from cluster.scheduling.executor import PREEMPTED, Stage, Success, Worker, attempt
 from cluster.scheduling.failures import Failure
 from cluster.scheduling.workers import Progress
 
@@ -44,22 +45,33 @@ class Built:
 
 
 class WorkerActor:
-    """Builds the worker once in its own process, then processes items one at a time."""
+    """Builds the worker once in its own process, then processes items one at a time.
+
+    At SIGTERM, Ray's own handler ends the process between any two lines, and often reports that it may have run out of
+    memory. Here the worker leaves as from a node that is drained: after a checkpoint, or when it gets its next item.
+    """
 
     def boot(self, make_worker: Callable[[], Worker]) -> Generator[Placed | Built | Failure, None, None]:
         import ray
 
-        self.is_draining = DrainCheck(ray.get_runtime_context().get_node_id())
+        self.is_terminated, self.is_draining = False, DrainCheck(ray.get_runtime_context().get_node_id())
+        signal.signal(signal.SIGTERM, self._terminate)  # Ray runs these methods in the main thread
         yield Placed(os.getpid(), self.is_draining.node, ",".join(str(gpu) for gpu in ray.get_gpu_ids()))
         try:
             self.worker = make_worker()
         except Exception as error:
             yield Failure.of(error)
         else:
-            yield Built()
+            yield PREEMPTED if self._must_leave() else Built()
 
     def work(self, payload: Any) -> Generator[Progress | Success | Failure, None, None]:
-        yield (yield from attempt(self.worker, payload, self.is_draining))
+        yield (yield from attempt(self.worker, payload, self._must_leave))
+
+    def _must_leave(self) -> bool:
+        return self.is_terminated or self.is_draining()
+
+    def _terminate(self, number: int, frame: FrameType | None) -> None:
+        self.is_terminated = True
 
 
 def create_actor(ray: Any, stage: Stage, environment: Mapping[str, str], label_selector: Mapping[str, str]) -> Any:
@@ -83,6 +95,8 @@ def loss_of(ray: Any, error: BaseException, reason: str) -> Failure:
     errors = ray.exceptions
     if getattr(error, "preempted", False):
         return Failure("preempted", f"its node was preempted ({reason})")
+    if "SIGTERM" in str(error):  # Ray's text about the end of the process or of its node
+        return Failure("preempted", f"its process or node was terminated ({reason})")
     if isinstance(error, errors.ActorUnavailableError | errors.NodeDiedError) or "node has died" in str(error):
         return Failure("node_lost", f"its node was lost ({reason})")
     if isinstance(error, errors.OutOfMemoryError) or "memory pressure" in str(error):

@@ -232,7 +232,7 @@ class _RunLoop:
             reply = Failure("preempted", "its node joined with too small a GPU")
         handle.answer = None
         if isinstance(reply, Success | Failure):
-            return signal_of(handle.ticket, reply)
+            return signal_of(handle.ticket, reply, self._view(handle).progress.saved)
         self._emit(Event("ready", stage.name, handle.place.worker, **asdict(handle.placed or Placed(0, "", ""))))
         return Ready(handle.ticket)
 
@@ -245,7 +245,7 @@ class _RunLoop:
         if time.monotonic() - max(view.heard_at, handle.placed_at) <= limit:
             return None
         handle.answer = None
-        return Failed(handle.ticket, Failure("stalled", f"no heartbeat for {limit:.0f} s"))
+        return Failed(handle.ticket, Failure("stalled", f"no heartbeat for {limit:.0f} s"), view.progress.saved)
 
     def _view(self, handle: _Handle) -> WorkerView:
         return self.workers.views[self.stages[handle.place.stage].name, handle.place.worker]

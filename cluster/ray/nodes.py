@@ -1,19 +1,23 @@
 """The nodes of a Ray cluster: which are draining, how many workers they can hold, and how large their GPUs are."""
 
+import math
 import subprocess
 import time
 from typing import Any
 
-from cluster.scheduling.executor import Stage
+from cluster.scheduling.executor import LEAVE_SECONDS, Stage
 
-POLL_SECONDS = 2.0  # between two checks whether this node is draining; notices come at least 30 s before
+POLL_SECONDS = 2.0  # between two checks whether this node is draining
 GPU_GIB = "gpu_gib"  # a custom resource of a node: the memory of each of its GPUs
 QUERY_SECONDS = 30.0
 NODE_ID = "ray.io/node-id"  # a label that Ray gives every node
 
 
 class DrainCheck:
-    """Whether the node of this process is draining. Queries Ray at most every `POLL_SECONDS`."""
+    """Whether the node of this process ends within `LEAVE_SECONDS`. Queries Ray at most every `POLL_SECONDS`.
+
+    Ray does not enforce the deadline of a draining node; the cloud does. Work until shortly before it is not wasted.
+    """
 
     def __init__(self, node: str):
         self.node, self.checked_at, self.answer = node, float("-inf"), False
@@ -21,19 +25,22 @@ class DrainCheck:
     def __call__(self) -> bool:
         if not self.answer and time.monotonic() - self.checked_at >= POLL_SECONDS:
             self.checked_at = time.monotonic()
-            self.answer = self.node in draining()
+            self.answer = draining().get(self.node, math.inf) - time.time() <= LEAVE_SECONDS
         return self.answer
 
 
-def draining() -> set[str]:
-    """The nodes that their cloud or the autoscaler has announced to remove; empty if Ray does not answer."""
+def draining() -> dict[str, float]:
+    """The nodes that their cloud or the autoscaler has announced to remove, with the time of the removal.
+
+    0 is as soon as possible. Empty if Ray does not answer.
+    """
     # Ray has no public API for this; its own libraries (Train, Serve, Data) use this one.
     from ray._private.state import state
 
     try:
-        return set(state.get_draining_nodes())
+        return {node: milliseconds / 1000 for node, milliseconds in state.get_draining_nodes().items()}
     except Exception:  # any error: the loss of a node without notice is handled as well
-        return set()
+        return {}
 
 
 class Nodes:

@@ -82,6 +82,7 @@ class Outcome:
     failed_stage: str | None = None
     error: Failure | None = None
     deaths: int = 0  # workers that died while they worked on this item
+    preemptions: int = 0  # workers that were preempted or whose node was lost meanwhile; no failure of the item
 
 
 class BootError(RuntimeError):
@@ -201,7 +202,8 @@ def outcome_of(command: End, stages: Sequence[Stage]) -> Outcome:
     """The outcome of an item that has ended."""
     task, failure = command.task, command.failure
     failed_stage = stages[command.place.stage].name if failure else None
-    return Outcome(task.item, command.result, failed_stage, failure, task.failures["died"])
+    preemptions = task.failures["preempted"] + task.failures["node_lost"]
+    return Outcome(task.item, command.result, failed_stage, failure, task.failures["died"], preemptions)
 
 
 def error_of(command: Abort, stages: Sequence[Stage]) -> BootError | StorageError:
@@ -221,20 +223,20 @@ class Success:
     value: Any
 
 
-def signal_of(ticket: int, reply: Success | Failure) -> Succeeded | Failed:
-    """What the reply of an attempt tells the scheduler."""
-    return Failed(ticket, reply) if isinstance(reply, Failure) else Succeeded(ticket, reply.value)
+def signal_of(ticket: int, reply: Success | Failure, saved: int = 0) -> Succeeded | Failed:
+    """What the reply of an attempt, whose last checkpoint is of step `saved`, tells the scheduler."""
+    return Failed(ticket, reply, saved) if isinstance(reply, Failure) else Succeeded(ticket, reply.value)
 
 
 def attempt(
-    worker: Worker, payload: Any, is_draining: Callable[[], bool] = lambda: False
+    worker: Worker, payload: Any, must_leave: Callable[[], bool] = lambda: False
 ) -> Generator[Progress, None, Success | Failure]:
     """Run a worker on an item. Exceptions become a `Failure`, so that none crosses a process boundary.
 
-    Once `is_draining` returns True no item is started, and a running one ends with its next checkpoint, if any.
+    Once `must_leave` returns True no item is started, and a running one ends with its next checkpoint, if any.
     """
-    if is_draining():
-        return DRAINED
+    if must_leave():
+        return PREEMPTED
     requested: int | None = None  # the step at which a checkpoint was requested
     try:
         steps = worker(payload)
@@ -246,11 +248,13 @@ def attempt(
                 return Success(stop.value)
             yield progress
             if requested is not None and progress.saved >= requested:
-                return DRAINED
-            if answer := requested is None and is_draining():
+                return PREEMPTED
+            if answer := requested is None and must_leave():
                 requested = progress.done
     except Exception as error:
         return Failure.of(error)
 
 
-DRAINED = Failure("preempted", "its node is being drained")
+# Before the end of a draining node its workers leave. Two steps and a checkpoint fit; clouds give at least 30 s notice.
+LEAVE_SECONDS = 15.0
+PREEMPTED = Failure("preempted", "its node is being drained or its process received SIGTERM")

@@ -28,6 +28,8 @@ class Task:
     expected_seconds: float = 0.0
     stage: int = 0
     failures: Counter[str] = field(default_factory=Counter)
+    forgiven: Counter[str] = field(default_factory=Counter)  # those before the checkpoint of step `saved`
+    saved: int = 0
     successes_before: int = -1  # successes of the whole run when storage first failed for this task
 
 
@@ -65,10 +67,11 @@ class Succeeded:
 
 @dataclass(frozen=True)
 class Failed:
-    """A boot or an attempt failed, or its process or node was lost."""
+    """A boot or an attempt failed, or its process or node was lost. Another attempt can resume from step `saved`."""
 
     ticket: int
     failure: Failure
+    saved: int = 0
 
 
 @dataclass(frozen=True)

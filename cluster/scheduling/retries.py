@@ -11,6 +11,7 @@ class RetryPolicy(NamedTuple):
     replace_worker: bool = False
     strikes: bool = False  # counts against the slot, which is removed after `Limits.strikes` in a row
     backs_off: bool = False  # the next attempt is delayed, twice as long each time
+    forgives: bool = False  # attempts before the latest checkpoint do not count: not the item's fault
 
 
 POLICIES = {
@@ -22,6 +23,6 @@ POLICIES = {
     "device": RetryPolicy(2, 3, replace_worker=True, strikes=True),  # every later call in the process fails too
     "died": RetryPolicy(3, 3, replace_worker=True, strikes=True),
     "stalled": RetryPolicy(2, 2, replace_worker=True, strikes=True),
-    "node_lost": RetryPolicy(10, 10, replace_worker=True),  # not the item's fault; the limit only ends endless runs
-    "preempted": RetryPolicy(10, 10, replace_worker=True),
+    "node_lost": RetryPolicy(10, 10, replace_worker=True, forgives=True),  # the limit only ends endless runs
+    "preempted": RetryPolicy(10, 10, replace_worker=True, forgives=True),  # a worker drained, or ended by SIGTERM
 }

@@ -129,7 +129,7 @@ class Scheduler:
             self._free_resources(signal.place, now)
         elif isinstance(signal, Ready | Succeeded | Failed) and (slot := self._running.pop(signal.ticket, None)):
             if isinstance(signal, Failed):
-                self._fail(slot, signal.failure, now)
+                self._fail(slot, signal.failure, signal.saved, now)
             elif isinstance(signal, Succeeded) and slot.task:
                 self._succeed(slot, slot.task, signal.result)
             else:
@@ -225,7 +225,7 @@ class Scheduler:
             self._enqueue(task, is_retry=False)
         self._make_idle(slot)
 
-    def _fail(self, slot: Slot, failure: Failure, now: float) -> None:
+    def _fail(self, slot: Slot, failure: Failure, saved: int, now: float) -> None:
         policy = POLICIES[failure.kind]
         slot.strikes += policy.strikes
         if slot.task is None:
@@ -236,6 +236,8 @@ class Scheduler:
             if not self._usable[slot.place.stage]:
                 self._abort(Abort(slot.place.stage, failure))
             return
+        if saved > slot.task.saved:
+            slot.task.saved, slot.task.forgiven = saved, slot.task.failures.copy()
         self._retry_or_end(slot, slot.task, failure, now)
         if policy.replace_worker:
             # The last slot is kept: each item then ends by its own attempts, and its row says more than an abort.
@@ -250,7 +252,8 @@ class Scheduler:
         task.failures[failure.kind] += 1
         if policy.backs_off and task.successes_before < 0:
             task.successes_before = self._successes
-        has_attempts = task.failures[failure.kind] < policy.attempts
+        forgiven = task.forgiven[failure.kind] if policy.forgives else 0
+        has_attempts = task.failures[failure.kind] - forgiven < policy.attempts
         if not has_attempts and policy.backs_off and task.successes_before == self._successes:
             self._outage, has_attempts = failure, True  # no task has succeeded since: it is not this item's fault,
             task.failures[failure.kind] -= 1  # so this failure is not counted

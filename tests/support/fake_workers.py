@@ -94,6 +94,25 @@ class Generate:
         return threading.Lock() if fault == "unpicklable" else f"asset of {item}"
 
 
+class Count:
+    """Logs each of the `steps` of an item. It saves a checkpoint only when one is requested."""
+
+    def __init__(self, folder: Path, steps: int, pause: float):
+        self.folder, self.steps, self.pause = folder, steps, pause
+        log(folder, f"started count {os.getpid()}")
+
+    def __call__(self, item):
+        checkpoint = self.folder / f"{item}.checkpoint"
+        saved = int(checkpoint.read_text()) if checkpoint.exists() else 0
+        for step in range(saved + 1, self.steps + 1):
+            time.sleep(self.pause)
+            log(self.folder, f"step {item} {step}")
+            if (yield Progress(step, self.steps, saved=saved)):
+                save(checkpoint, step)
+                saved = step
+        return f"asset of {item}"
+
+
 class Evaluate:
     """Scores the assets of `Generate`."""
 
@@ -122,6 +141,15 @@ class DiesAtStart:
     def __init__(self, folder: Path):
         log(folder, "started dying 0")
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class TerminatedAtStart(Generate):
+    """Its first process gets SIGTERM while it is built."""
+
+    def __init__(self, folder: Path):
+        super().__init__(folder, 0.0)
+        if len(logged(folder, "started")) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Environment:

@@ -30,9 +30,9 @@ def run(executor, stages, items, watch):
 
 
 def drain(node: str) -> None:
-    """Announce the removal of a node in an hour, as a cloud does."""
+    """Announce the removal of a node in ten seconds, as a cloud does."""
     reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-    ray._private.worker.global_worker.gcs_client.drain_node(node, reason, "spot", int(time.time() + 3600) * 1000)
+    ray._private.worker.global_worker.gcs_client.drain_node(node, reason, "spot", int(time.time() + 10) * 1000)
 
 
 def main(folder: Path) -> None:

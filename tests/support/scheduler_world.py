@@ -52,15 +52,15 @@ class World:
         if isinstance(command, Retry) or (isinstance(command, End) and command.failure):
             self.failures[command.task.item, command.task.stage, command.failure.kind] += 1
 
-    def answer(self, place, failure=None, result=None):
-        """The worker at `place` becomes ready, succeeds or fails."""
+    def answer(self, place, failure=None, result=None, saved=0):
+        """The worker at `place` becomes ready, succeeds or fails after a checkpoint of step `saved`."""
         command = self.running.pop(place)
         if failure is None or not POLICIES[failure].replace_worker:
             self.idle.add(place)
         if isinstance(command, Start) and failure:
             self.idle.discard(place)
         if failure:
-            return self.handle(Failed(command.ticket, Failure(failure, "planned")))
+            return self.handle(Failed(command.ticket, Failure(failure, "planned"), saved))
         if isinstance(command, Start):
             return self.handle(Ready(command.ticket))
         return self.handle(Succeeded(command.ticket, result or f"{command.task.payload}."))

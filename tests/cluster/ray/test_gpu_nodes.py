@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from cluster.ray.nodes import Nodes
+from cluster.ray import nodes
 from cluster.scheduling.executor import Stage
 from tests.support import own_process
 from tests.support.fake_workers import LONG, logged
@@ -14,11 +14,22 @@ from tests.support.fake_workers import LONG, logged
 
 def test_a_node_holds_no_more_workers_of_a_stage_than_share_its_gpus():
     node = {"Alive": True, "NodeID": "a", "Resources": {"CPU": 64.0, "GPU": 2.0}}
-    nodes = Nodes(SimpleNamespace(nodes=lambda: [node]))
+    found = nodes.Nodes(SimpleNamespace(nodes=lambda: [node]))
     shared = Stage("generate", object, gpus=0.1, per_gpu=8)  # the rest of each GPU is the evaluator's
-    assert nodes.capacity(shared) == 16
-    assert nodes.capacity(replace(shared, per_gpu=None)) == 20
-    assert nodes.capacity(replace(shared, cpus=8)) == 8
+    assert found.capacity(shared) == 16
+    assert found.capacity(replace(shared, per_gpu=None)) == 20
+    assert found.capacity(replace(shared, cpus=8)) == 8
+
+
+@pytest.mark.parametrize(
+    ("ends_at", "leaves"),
+    [(0.0, True), (1010.0, True), (1100.0, False), (None, False)],
+    ids=["now", "soon", "later", "never"],
+)
+def test_workers_leave_a_draining_node_shortly_before_its_end(monkeypatch, ends_at, leaves):
+    monkeypatch.setattr(nodes, "draining", lambda: {} if ends_at is None else {"a": ends_at, "b": 0.0})
+    monkeypatch.setattr(nodes.time, "time", lambda: 1000.0)
+    assert nodes.DrainCheck("a")() == leaves
 
 
 @pytest.fixture(scope="module")

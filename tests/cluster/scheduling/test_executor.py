@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.scheduling.executor import DRAINED, Stage, Success, attempt, event_of
+from cluster.scheduling.executor import PREEMPTED, Stage, Success, attempt, event_of
 from cluster.scheduling.failures import Failure
 from cluster.scheduling.protocol import Place, Stop
 from cluster.scheduling.workers import Event, Progress
@@ -36,7 +36,7 @@ def outcome(steps):
 def test_an_attempt_on_a_draining_node_ends_after_its_checkpoint(drains_at):
     calls = iter(range(100))
     reply, progress = outcome(attempt(worker, "x", lambda: next(calls) >= drains_at))
-    assert reply == DRAINED
+    assert reply == PREEMPTED
     assert (progress[-1].done, progress[-1].saved) == (drains_at + 1, drains_at)
 
 
@@ -46,7 +46,7 @@ def test_a_worker_without_checkpoints_runs_to_the_end():
 
 
 def test_no_item_starts_on_a_draining_node():
-    assert outcome(attempt(worker, "x", lambda: True)) == (DRAINED, [])
+    assert outcome(attempt(worker, "x", lambda: True)) == (PREEMPTED, [])
 
 
 def test_without_draining_no_checkpoint_is_requested():

@@ -146,6 +146,28 @@ def test_the_loss_of_a_node_does_not_count_against_its_items(kind):
     assert world.running[Place(0, 0)].task.item == "item"
 
 
+@pytest.mark.parametrize("kind", ["node_lost", "preempted"])
+def test_the_loss_of_nodes_ends_an_item_only_without_a_new_checkpoint(kind):
+    world = ready(["item"])
+    for saved in [*range(1, 31), *[30] * 8]:
+        world.answer(Place(0, 0), kind, saved=saved)
+        world.answer(Place(0, 0))
+    assert "item" not in world.ends
+    world.answer(Place(0, 0), kind, saved=30)
+    assert world.ends["item"].failure.kind == kind
+
+
+def test_checkpoints_do_not_excuse_an_item_that_kills_its_workers():
+    world = ready(["item"])
+    for saved in (1, 2, 3):
+        world.answer(Place(0, 0), "died", saved=saved)
+        if "item" not in world.ends:
+            world.answer(Place(0, 0)) if Place(0, 0) in world.running else world.sleep()
+            if isinstance(world.running.get(Place(0, 0)), Start):
+                world.answer(Place(0, 0))
+    assert world.ends["item"].failure.kind == "died"
+
+
 def test_a_slot_is_removed_after_four_consecutive_failures():
     world = ready(range(8), slots=(2, 1))
     for number in range(4):

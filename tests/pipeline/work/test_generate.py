@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cluster.scheduling.executor import DRAINED, attempt
+from cluster.scheduling.executor import PREEMPTED, attempt
 from pipeline.plan import score_at
 from pipeline.store.attempts import HEADER_BYTES, NO_CHECKPOINT, Checkpoint
 from pipeline.store.records import Snapshot
@@ -106,7 +106,7 @@ def test_a_generator_on_a_draining_node_saves_a_checkpoint_and_stops_one_step_la
     job, asked = run_of(seed=2).jobs[0], iter(range(100))
     generator = AssetGenerator(Store(tmp_path), models.resolve(str(tiny_weights)), 1e9, EMBEDDED)
     seen, reply = finish(attempt(generator, job, lambda: next(asked) >= 2))
-    assert reply == DRAINED
+    assert reply == PREEMPTED
     assert [(step.done, step.saved) for step in seen] == [(1, 0), (2, 0), (3, 2)]
     assert Checkpoint.read(tmp_path / "items" / job.id / "checkpoint").iteration == 2
 
