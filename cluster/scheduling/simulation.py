@@ -1,7 +1,7 @@
 """A simulation of the scheduler on a large cluster: `python -m cluster.scheduling.simulation`.
 
 The `Scheduler` of real runs gets signals from a queue in virtual time: boots, worker deaths, prompts that kill or hang
-their worker, and spot nodes that are lost with all their GPUs and replaced.
+their worker, and spot nodes that are lost with all their GPUs, with or without notice, and replaced.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from typing import Any
 
+from cluster.scheduling.executor import LEAVE_SECONDS
 from cluster.scheduling.failures import Failure
 from cluster.scheduling.protocol import (
     Abort,
@@ -48,6 +49,7 @@ class Cluster:
     evaluation_seconds: float = 30.0
     node_mtbf: float = math.inf
     node_replaced_after: float = 300.0
+    leave_seconds: float = 0.0  # before the loss, if there is notice, the workers of a node save and leave
     worker_mtbf: float = 500 * HOUR
     poison: float = 0.001  # fraction of prompts that kill their worker
     hang: float = 0.0005  # fraction of prompts that hang their worker
@@ -112,7 +114,7 @@ class Simulation:
             self._handle(Joined(Place(1, worker)))
         if cluster.node_mtbf < math.inf:
             for node in range(0, cluster.gpus, cluster.gpus_per_node):
-                self._schedule(self.rng.expovariate(1 / cluster.node_mtbf), node)
+                self._schedule_loss(node, 0.0)
         while not scheduler.finished:
             wakes_at = scheduler.wakes_at
             if wakes_at is not None and (not self.future or wakes_at < self.future[0][0]):
@@ -129,7 +131,10 @@ class Simulation:
 
     def _handle(self, signal: Signal) -> None:
         if isinstance(signal, Ready | Succeeded | Failed):
+            work = self.running.get(signal.ticket)
             self._account(signal)
+            if isinstance(signal, Failed) and work and work.item is not None:
+                signal = replace(signal, saved=int(self.saved[work.item]))
         for command in self.scheduler.handle(signal, self.now):
             self._execute(command)
 
@@ -183,31 +188,39 @@ class Simulation:
         if work.item is None:
             waste.boots += elapsed
             return
-        if isinstance(signal, Succeeded):
+        if not isinstance(signal, Failed):
             waste.checkpoints += elapsed - (self.cluster.item_seconds - work.resumed_seconds)
             return
-        if isinstance(signal, Failed) and signal.failure.kind == "stalled":
+        if signal.failure.kind == "stalled":
             waste.hung += self.cluster.stall_seconds
             elapsed -= self.cluster.stall_seconds
         interval, cost = self.cluster.checkpoint_seconds, self.cluster.checkpoint_cost
         count = elapsed // (interval + cost) if interval < math.inf else 0.0
         kept = count * interval if count else 0.0
-        waste.checkpoints += count * cost
-        waste.repeated += elapsed - count * cost - kept
+        if signal.failure.kind == "preempted":  # with notice, so that it ended with a checkpoint
+            count += 1
+            kept = max(kept, elapsed - count * cost)
+        waste.checkpoints += min(elapsed - kept, count * cost)
+        waste.repeated += max(0.0, elapsed - kept - count * cost)
         self.saved[work.item] = work.resumed_seconds + kept
 
     def _lose_node(self, node: int) -> None:
         """Lose all workers of a node at once; a replacement joins, which is lost later in its turn."""
         cluster = self.cluster
+        kind = "preempted" if cluster.leave_seconds else "node_lost"
         self.result.node_losses += 1
         for worker in range(node, min(node + cluster.gpus_per_node, cluster.gpus)):
             place = Place(0, worker)
             ticket = self.tickets.get(place)
             if ticket in self.running:
-                self._handle(Failed(ticket, Failure("node_lost", "its node was lost")))
+                self._handle(Failed(ticket, Failure(kind, "its node was lost")))
             self._handle(Left(place))
-            self._schedule(cluster.node_replaced_after, Joined(place))
-        self._schedule(cluster.node_replaced_after + self.rng.expovariate(1 / cluster.node_mtbf), node)
+            self._schedule(cluster.leave_seconds + cluster.node_replaced_after, Joined(place))
+        self._schedule_loss(node, cluster.leave_seconds + cluster.node_replaced_after)
+
+    def _schedule_loss(self, node: int, joins_after: float) -> None:
+        life = max(self.rng.expovariate(1 / self.cluster.node_mtbf), self.cluster.leave_seconds)
+        self._schedule(joins_after + life - self.cluster.leave_seconds, node)
 
     def _track(self, ticket: int, work: _Work) -> None:
         self.running[ticket] = work
@@ -244,6 +257,37 @@ def table(cluster: Cluster, node_mtbf: float, checkpoints: Sequence[float]) -> s
     return "\n".join(lines)
 
 
+def market(cluster: Cluster, mean_seconds: float, replaced_after: Sequence[float]) -> str:
+    """A Markdown table of a spot market with and without notice, relative to the same GPUs without preemptions.
+
+    "rented": relative to the time between a node's start and its loss, so without the time until its replacement.
+    """
+    healthy = replace(cluster, poison=0.0, hang=0.0, worker_mtbf=1e12, gpus_per_node=1)
+    undisturbed = Simulation(healthy).run()
+    lines = [
+        f"{cluster.gpus:,} GPUs, {cluster.items:,} prompts; a GPU is lost after {mean_seconds / 60:g} min on average",
+        "",
+        "| notice | replaced after | throughput | of rented time | repeated | preemptions | ended |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for leave in (0.0, LEAVE_SECONDS):
+        for seconds in replaced_after:
+            spot = replace(healthy, node_mtbf=mean_seconds, node_replaced_after=seconds, leave_seconds=leave)
+            result = Simulation(spot).run()
+            rented = undisturbed.makespan / (result.makespan - result.node_losses * seconds / cluster.gpus)
+            cells = [
+                "two minutes" if leave else "none",
+                f"{seconds:g} s",
+                f"{undisturbed.makespan / result.makespan:.3f}",
+                f"{rented:.3f}",
+                f"{result.waste.repeated / result.node_losses:.1f} s each",
+                f"{result.node_losses:,}",
+                f"{result.done:,} done, {result.failed:,} failed",
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m cluster.scheduling.simulation", description="Simulate the cost of faults and checkpoints."
@@ -257,6 +301,8 @@ def main() -> None:
     cluster = Cluster(gpus=options.gpus, items=options.items, item_seconds=60 * options.minutes)
     checkpoints = [math.inf if text == "none" else float(text) for text in options.checkpoints.split(",")]
     started_at = time.perf_counter()
+    spot = replace(cluster, gpus=40, items=2000, boot_seconds=45.0, checkpoint_seconds=20.0, checkpoint_cost=0.2)
+    print(market(spot, 600.0, [0.0, 30.0, 60.0, 120.0]), end="\n\n")
     print(table(cluster, options.mtbf_hours * HOUR, checkpoints))
     print(f"\n{2 * len(checkpoints)} runs in {time.perf_counter() - started_at:.0f} s")
 

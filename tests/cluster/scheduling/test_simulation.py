@@ -2,10 +2,15 @@
 
 from dataclasses import replace
 
-from cluster.scheduling.simulation import HOUR, Cluster, Simulation, table
+import pytest
+
+from cluster.scheduling.executor import LEAVE_SECONDS
+from cluster.scheduling.simulation import HOUR, Cluster, Simulation, market, table
 
 SMALL = Cluster(gpus=40, items=2000, evaluators=4, worker_mtbf=50 * HOUR, poison=0.005, hang=0.005)
 SPOT = replace(SMALL, node_mtbf=2 * HOUR)
+HEALTHY = replace(SMALL, gpus=8, gpus_per_node=1, items=800, poison=0.0, hang=0.0, worker_mtbf=1e12, boot_seconds=45.0)
+MARKET = replace(HEALTHY, node_mtbf=600.0, node_replaced_after=20.0, checkpoint_seconds=20.0, checkpoint_cost=0.2)
 
 
 def test_every_prompt_ends_and_only_planned_failures_occur():
@@ -38,6 +43,28 @@ def test_checkpoints_save_repeated_work_on_spot_nodes_and_cost_some():
     assert never.waste.checkpoints < rarely.waste.checkpoints < often.waste.checkpoints
     assert rarely.waste.total < min(never.waste.total, often.waste.total)
     assert rarely.makespan < never.makespan
+
+
+@pytest.mark.parametrize("leave_seconds", [0.0, LEAVE_SECONDS], ids=["without notice", "with notice"])
+def test_fault_26_a_spot_market_loses_no_item_and_little_time(leave_seconds):
+    """Items of 32 minutes on GPUs that are lost every 10: each item is interrupted three times on average."""
+    undisturbed, spot = (Simulation(replace(case, leave_seconds=leave_seconds)).run() for case in (HEALTHY, MARKET))
+    assert (undisturbed.done, undisturbed.node_losses) == (800, 0)
+    assert (spot.done, spot.failed) == (800, 0)
+    assert spot.node_losses > 2400
+    assert undisturbed.makespan / spot.makespan >= 0.85
+    assert spot.waste.repeated / spot.node_losses < (0.001 if leave_seconds else MARKET.checkpoint_seconds / 2)
+
+
+def test_fault_26_leaving_at_the_notice_would_waste_its_two_minutes():
+    late, early = (Simulation(replace(MARKET, leave_seconds=seconds)).run() for seconds in (LEAVE_SECONDS, 120.0))
+    assert early.makespan > 1.1 * late.makespan
+
+
+def test_the_table_of_a_market_has_a_row_per_case():
+    lines = market(replace(MARKET, items=80), 600.0, [0.0, 60.0]).splitlines()
+    assert lines[0] == "8 GPUs, 80 prompts; a GPU is lost after 10 min on average"
+    assert len(lines) == 4 + 4
 
 
 def test_the_table_has_a_row_per_case():
