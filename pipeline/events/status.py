@@ -3,17 +3,32 @@
 import json
 import time
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
 
 from pipeline.events.progress import duration
 from pipeline.store import files, lease, manifest
 from pipeline.store.attempts import ATTEMPT, HEADER_BYTES, NUMERIC_FAILURE, SCORING
 from pipeline.store.manifest import Manifest
-from pipeline.store.records import CLAIM_FILE, FAILURE_FILE, Claim, Done, Failed, GenerationFacts, JobEntry, Record
+from pipeline.store.records import (
+    CLAIM_FILE,
+    FACTS_FILE,
+    FAILURE_FILE,
+    Claim,
+    Done,
+    Failed,
+    GenerationFacts,
+    JobEntry,
+    Record,
+)
 from pipeline.store.results import current
 from pipeline.store.run_folder import CHECKPOINT, GENERATION, Store
 
+T = TypeVar("T")
 STATES = "done", "failed", "judging", "generated", "running", "stopped", "waiting"
 PRINTED = {"judging": "scoring"}  # JSON keeps its first name, which scripts read
 
@@ -22,7 +37,12 @@ def of(store: Store) -> dict[str, Any]:
     """The object that `status --json` prints. Raises UserError if the folder contains no run."""
     about = manifest.read(store)
     holder = lease.holder(store.root)
-    jobs = [_job(store, job, about, is_held=holder is not None) for job in about.jobs]
+    found = files.listing(store.root)
+    records = store.records([job.job_id for job in about.jobs])
+    jobs = [
+        _Job(store, job, about, current(record, job, about), found).state(is_held=holder is not None)
+        for job, record in zip(about.jobs, records, strict=True)
+    ]
     states = Counter(job["state"] for job in jobs)
     return {
         "run": str(store.root),
@@ -30,7 +50,7 @@ def of(store: Store) -> dict[str, Any]:
         "states": {state: states[state] for state in STATES},
         "jobs": jobs,
         "lease": holder and {key: holder.get(key) for key in ("host", "pid", "epoch", "expires_utc")},
-        "bytes": sum(files.sizes(store.root)),
+        "bytes": sum(file.bytes for file in found.values()),
         "started_utc": about.sessions[0].started_utc,
         "next": _next(store, about, states, is_held=holder is not None),
     }
@@ -54,32 +74,55 @@ def table(status: dict[str, Any]) -> str:
     return "".join(f"{line}\n" for line in [*lines, status["next"]])
 
 
-def _job(store: Store, job: JobEntry, about: Manifest, *, is_held: bool) -> dict[str, Any]:
-    folder, made = store.item(job.job_id), store.generation(job.job_id)
-    record = current(store.record(job.job_id), job, about)
-    attempt = store.read_typed(folder / (SCORING if made else ATTEMPT), CLAIM_FILE)
-    checkpoint, iteration = folder / CHECKPOINT, None
-    if not made and checkpoint.exists():
-        iteration = _iteration(files.head(checkpoint, HEADER_BYTES))
-    state = _state(record, has_asset=made is not None, is_started=attempt is not None, is_held=is_held)
-    numeric_failure = store.read_typed(folder / NUMERIC_FAILURE, FAILURE_FILE)
-    last = checkpoint if iteration is not None else folder / GENERATION if made else None
-    is_failed = state == "failed"
-    return {
-        "job_id": job.job_id,
-        "prompt": job.prompt,
-        "method": job.method,
-        "state": state,
-        "iteration": made.iterations if isinstance(made, GenerationFacts) else iteration,
-        "iterations": made.iterations
-        if isinstance(made, GenerationFacts)
-        else about.recipe(job.method).get("iterations"),
-        "attempt": made.attempt if made else attempt and attempt.number,
-        "age_seconds": _age(last, attempt),
-        "error_kind": record.error_kind if is_failed else "numeric" if numeric_failure else "",
-        "error": record.error if is_failed else numeric_failure.error if numeric_failure else "",
-        "warnings": list(made.warnings or ()) if made else [],
-    }
+@dataclass(frozen=True)
+class _Job:
+    """A job, its record and the files of the run folder, of which only those that are listed are read."""
+
+    store: Store
+    entry: JobEntry
+    about: Manifest
+    record: Record
+    files: Mapping[str, files.Listed]
+
+    def state(self, *, is_held: bool) -> dict[str, Any]:
+        job, record = self.entry, self.record
+        made = record.generation if isinstance(record, Done) else self._read(GENERATION, FACTS_FILE)
+        attempt = self._read(SCORING if made else ATTEMPT, CLAIM_FILE)
+        iteration = None if made else self._iteration()
+        state = _state(record, has_asset=made is not None, is_started=attempt is not None, is_held=is_held)
+        numeric_failure = self._read(NUMERIC_FAILURE, FAILURE_FILE)
+        last = CHECKPOINT if iteration is not None else GENERATION if made else ""
+        is_failed, is_generated = state == "failed", isinstance(made, GenerationFacts)
+        return {
+            "job_id": job.job_id,
+            "prompt": job.prompt,
+            "method": job.method,
+            "state": state,
+            "iteration": made.iterations if is_generated else iteration,
+            "iterations": made.iterations if is_generated else self.about.recipe(job.method).get("iterations"),
+            "attempt": made.attempt if made else attempt and attempt.number,
+            "age_seconds": _age(self._listed(last), attempt),
+            "error_kind": record.error_kind if is_failed else "numeric" if numeric_failure else "",
+            "error": record.error if is_failed else numeric_failure.error if numeric_failure else "",
+            "warnings": list(made.warnings or ()) if made else [],
+        }
+
+    def _listed(self, name: str) -> files.Listed | None:
+        return self.files.get(f"items/{self.entry.job_id}/{name}")
+
+    def _read(self, name: str, form: TypeAdapter[T]) -> T | None:
+        return self.store.read_typed(self.store.item(self.entry.job_id) / name, form) if self._listed(name) else None
+
+    def _iteration(self) -> int | None:
+        """The iteration of the checkpoint."""
+        if not self._listed(CHECKPOINT):
+            return None
+        try:
+            header = files.head(self.store.item(self.entry.job_id) / CHECKPOINT, HEADER_BYTES)
+            iteration = json.loads(header.partition(b"\n")[0])["iteration"]
+        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):  # the job may have moved on
+            return None
+        return iteration if type(iteration) is int else None
 
 
 def _state(record: Record, *, has_asset: bool, is_started: bool, is_held: bool) -> str:
@@ -94,21 +137,10 @@ def _state(record: Record, *, has_asset: bool, is_started: bool, is_held: bool) 
     return "stopped" if is_started else "waiting"
 
 
-def _iteration(header: bytes) -> int | None:
-    try:
-        iteration = json.loads(header.partition(b"\n")[0])["iteration"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return iteration if type(iteration) is int else None
-
-
-def _age(path: Any, attempt: Claim | None) -> float | None:
-    """Seconds since the last change of a job, by this machine's clock: the file at `path`, else the attempt's start."""
-    try:
-        if path is not None and (written := path.stat().st_mtime):
-            return max(0.0, time.time() - written)
-    except FileNotFoundError:  # the job has moved on in the meantime
-        return None
+def _age(last: files.Listed | None, attempt: Claim | None) -> float | None:
+    """Seconds since the last change of a job, by this machine's clock: of its file, else since the attempt's start."""
+    if last is not None and last.changed:
+        return max(0.0, time.time() - last.changed)
     if attempt is None or attempt.started_utc is None:
         return None
     return max(0.0, (datetime.now(UTC) - attempt.started_utc).total_seconds())

@@ -7,10 +7,11 @@ tell them apart. Writers use the functions here. Object stores cannot rename ato
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from pipeline.errors import UserError
 
@@ -101,6 +102,22 @@ def read(path: Path) -> bytes:
     return path.read_bytes() if is_local(path) else _with_retries(path, lambda fs, name: fs.cat_file(name))
 
 
+def read_each(paths: Sequence[Path]) -> Iterator[bytes | None]:
+    """The content of each file, None if it is missing. Stores are asked for 500 at a time. Raises OSError."""
+    for first in range(0, len(paths), 500):
+        part = paths[first : first + 500]
+        found: dict[str, bytes] = {}
+        if not is_local(part[0]):
+            names = [cast(Any, path).path for path in part]
+            found = _with_retries(part[0], lambda fs, _, names=names: fs.cat(names, on_error="return"))
+        for path in part:
+            content = None if is_local(path) else found.get(cast(Any, path).path)
+            try:
+                yield content if isinstance(content, bytes) else read(path)
+            except (FileNotFoundError, NotADirectoryError):
+                yield None
+
+
 def head(path: Path, count: int) -> bytes:
     """The first bytes of a file. Raises FileNotFoundError, OSError."""
     if is_local(path):
@@ -158,12 +175,46 @@ def names(folder: Path) -> set[str]:
         return set()
 
 
-def sizes(root: Path) -> list[int]:
-    """The size in bytes of every file under `root`. Raises OSError."""
-    if is_local(root):
-        return [path.lstat().st_size for path in root.rglob("*") if path.is_file()]
-    found = _with_retries(root, lambda fs, name: fs.find(name, detail=True))
-    return [about["size"] for about in found.values()]
+class Listed(NamedTuple):
+    """A file of a listing."""
+
+    bytes: int
+    changed: float  # seconds since the epoch; 0 if the store does not say
+
+
+def listing(root: Path) -> dict[str, Listed]:
+    """Every file under `root` by its path below it, with `/`. Raises OSError.
+
+    A file that is removed meanwhile may be missing.
+    """
+    if not is_local(root):
+        found = _with_retries(root, lambda fs, name: fs.find(name, detail=True))
+        start = len(cast(Any, root).path.rstrip("/")) + 1
+        return {name[start:]: Listed(about["size"], _changed(about)) for name, about in found.items()}
+    files: dict[str, Listed] = {}
+    folders = [""]
+    while folders:
+        below = folders.pop()
+        try:
+            with os.scandir(f"{root}/{below}") as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(f"{below}{entry.name}/")
+                    elif entry.is_file():
+                        about = entry.stat(follow_symlinks=False)
+                        files[below + entry.name] = Listed(about.st_size, about.st_mtime)
+        except FileNotFoundError:
+            continue
+    return files
+
+
+def _changed(about: dict[str, Any]) -> float:
+    """When a file of a store was last written, from the key that each client has for it."""
+    for key in ("LastModified", "updated", "mtime", "modified", "created"):
+        if (value := about.get(key)) is not None:
+            value = datetime.fromisoformat(value) if isinstance(value, str) else value
+            return value.timestamp() if isinstance(value, datetime) else float(value)
+    return 0.0
 
 
 @contextmanager

@@ -33,9 +33,9 @@ class RunResults:
     @classmethod
     def read(cls, store: Store, settings: Manifest | None = None) -> "RunResults":
         """The results of the jobs in `settings`, by default the folder's manifest. Raises UserError if it has none."""
-        settings, begun = manifest.read(store) if settings is None else settings, store.begun()
-        found = {job.job_id: store.record(job.job_id) if job.job_id in begun else None for job in settings.jobs}
-        records = {job.job_id: current(found[job.job_id], job, settings) for job in settings.jobs}
+        settings = manifest.read(store) if settings is None else settings
+        found = store.records([job.job_id for job in settings.jobs])
+        records = {job.job_id: current(record, job, settings) for record, job in zip(found, settings.jobs, strict=True)}
         return cls(store, settings, records)
 
     def updated(self, records: Iterable[StoredRecord]) -> "RunResults":
@@ -140,4 +140,5 @@ def current(record: StoredRecord | None, job: JobEntry, settings: Manifest) -> R
         return Unfinished(**job.identity)
     if isinstance(record, Done) and settings.evaluation not in (None, record.evaluation):
         record = record.unscored
-    return record.model_copy(update=job.identity)
+    identity = job.identity
+    return record if record.identity == identity else record.model_copy(update=identity)

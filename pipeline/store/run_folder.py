@@ -13,15 +13,17 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import socket
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from pipeline.errors import UserError, shortened
 from pipeline.store import files
@@ -44,6 +46,8 @@ CURVES = "curves.csv"  # only if assets are scored after shares of their iterati
 VERDICT, TREND = "verdict.json", "trend.png"  # of a nightly run
 LOCK = ".lock"
 NO_LOCKS = errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK  # errors of shared file systems without locks
+
+UNUSUAL = re.compile(rb"\d[eE]\+?\d{3,}\s*[],}]|\d{300}|\\u")  # JSON whose numbers may be too large, or with escaped characters
 
 T = TypeVar("T")
 _MISSING = object()
@@ -94,22 +98,14 @@ class Store:
 
     def read_typed(self, path: Path, form: TypeAdapter[T]) -> T | None:
         """Like `read_json`, as a typed value. The error names the first missing or invalid field."""
-        try:
-            return None if (value := self._load(path)) is _MISSING else form.validate_python(value)
-        except ValidationError as error:
-            raise damaged(path, first_error(error)) from error
+        return None if (value := self._load(path)) is _MISSING else _typed(path, value, form)
 
     def _load(self, path: Path) -> Any:
         try:
             content = files.read(path)
-            found = json.loads(content, parse_float=_finite, parse_constant=_finite)
-            if b"\\u" in content:
-                json.dumps(found, ensure_ascii=False).encode()  # half a surrogate pair cannot be written again
-            return found
         except (FileNotFoundError, NotADirectoryError):
             return _MISSING
-        except (ValueError, RecursionError) as error:
-            raise damaged(path, one_line(error)) from error
+        return _parsed(path, content)
 
     def read_arrays(self, path: Path, sha256: str | None = None) -> dict[str, "np.ndarray"]:
         """The arrays of an `.npz` file of this program. Raises UserError if it is missing, damaged or another file.
@@ -131,6 +127,19 @@ class Store:
     def record(self, job_id: str) -> StoredRecord | None:
         """The record of a job; None if it has not finished."""
         return self.read_typed(self.item(job_id) / RECORD, RECORD_FILE)
+
+    def records(self, job_ids: Sequence[str]) -> Iterator[StoredRecord | None]:
+        """The record of each job, in order; None of a job that has not finished. Raises UserError."""
+        begun = self.begun()
+        ids = [job_id for job_id in job_ids if job_id in begun]
+        items = self.root / "items"
+        paths = [items / f"{job_id}/{RECORD}" for job_id in ids]
+        contents = files.read_each(paths)
+        found = {
+            job_id: None if content is None else _typed(path, _parsed(path, content), RECORD_FILE)
+            for job_id, path, content in zip(ids, paths, contents, strict=True)
+        }
+        return map(found.get, job_ids)
 
     def write_record(self, record: StoredRecord) -> None:
         self.write_json(self.item(record.job_id) / RECORD, record)
@@ -214,6 +223,27 @@ class Store:
                 yield True
             finally:
                 file.truncate(0)
+
+
+def _parsed(path: Path, content: bytes) -> Any:
+    """The JSON value in a file. Raises UserError."""
+    if not UNUSUAL.search(content):
+        with suppress(ValueError):
+            return from_json(content, allow_inf_nan=False)  # four times as fast
+    try:
+        found = json.loads(content, parse_float=_finite, parse_constant=_finite)
+        if b"\\u" in content:
+            json.dumps(found, ensure_ascii=False).encode()  # half a surrogate pair cannot be written again
+        return found
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, one_line(error)) from error
+
+
+def _typed(path: Path, value: Any, form: TypeAdapter[T]) -> T:
+    try:
+        return form.validate_python(value)
+    except ValidationError as error:
+        raise damaged(path, first_error(error)) from error
 
 
 def _finite(text: str) -> float:

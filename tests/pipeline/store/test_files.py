@@ -28,10 +28,10 @@ def test_a_file_is_written_read_moved_and_removed(root):
     files.move(root / "a" / "b", root / "c")
     files.move(root / "a" / "b", root / "c")  # already moved by another process
     assert files.read(root / "c") == b"abcdefghij"
-    assert files.sizes(root) == [10]
+    assert [file.bytes for file in files.listing(root).values()] == [10]
     files.remove(root / "c")
     files.remove(root / "c")
-    assert files.sizes(root) == []
+    assert files.listing(root) == {}
     with pytest.raises(FileNotFoundError):
         files.read(root / "c")
     with pytest.raises(FileNotFoundError):
@@ -42,7 +42,7 @@ def test_only_the_first_create_of_a_file_succeeds(root):
     assert files.create(root / "a" / "b", b"first")
     assert not files.create(root / "a" / "b", b"second")
     assert files.read(root / "a" / "b") == b"first"
-    assert files.sizes(root) == [5]
+    assert [file.bytes for file in files.listing(root).values()] == [5]
 
 
 def test_special_characters_in_a_path_are_kept(root):

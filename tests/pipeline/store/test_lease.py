@@ -44,7 +44,7 @@ def test_a_released_lease_leaves_no_file(root):
         mine.check()
         assert lease.holder(root)["pid"] == os.getpid()
     assert lease.holder(root) is None
-    assert files.sizes(root) == []
+    assert files.listing(root) == {}
     assert not files.is_local(root) or list(root.iterdir()) == []
 
 
