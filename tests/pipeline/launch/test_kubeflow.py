@@ -257,12 +257,12 @@ def test_a_whole_pipeline_whose_rayjob_dies_once_and_only_resumes(tiny_weights, 
         "seed": str(EXACT_SEED), "views": "4", "methods": "sctd", "prompts": "2", "assets": "2",
     }.items()  # fmt: skip
     assert metadata["listing"]["weights"] == "embedded"
-    assert metadata["scores"]["SCTD n_prompts" if "SCTD n_prompts" in metadata["scores"] else "sctd n_prompts"] == 2
+    assert metadata["scores"]["sctd n_prompts"] == 2
 
 
 def facts(executor_output: Path) -> list[tuple[str, dict]]:
     """The metadata of each artifact of a step."""
-    artifacts = json.loads(executor_output.read_text())["artifacts"]
+    artifacts = json.loads(executor_output.read_text()).get("artifacts", {})
     return [(name, of["artifacts"][0].get("metadata", {})) for name, of in artifacts.items()]
 
 
