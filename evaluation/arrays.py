@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
+from collections.abc import Collection
 
 import numpy as np
 
@@ -13,11 +14,11 @@ class ArraysError(ValueError):
     """The bytes are not an `.npz` file of plain arrays."""
 
 
-def from_npz(content: bytes) -> dict[str, np.ndarray]:
-    """All arrays of an `.npz` file by name. Raises ArraysError, in one line."""
+def from_npz(content: bytes, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz` file by name: all, or those of `names` that it has. Raises ArraysError, in one line."""
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            arrays = {name: file[name] for name in file.files if names is None or name in names}
     except zipfile.BadZipFile as error:
         raise ArraysError("its archive is damaged") from error
     except (OSError, EOFError, KeyError, MemoryError, RuntimeError, TypeError, ValueError, zlib.error) as error:

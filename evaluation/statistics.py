@@ -62,7 +62,10 @@ def paired_difference(
     confidence: float = 0.95,
     resamples: int = 10_000,
 ) -> PairedDifference:
-    """Compare values of the same prompts in the same order. The bootstrap resamples prompts with both their values."""
+    """Compare values of the same prompts in the same order. The bootstrap resamples prompts with both their values.
+
+    Of more than 10,000 prompts it draws fewer samples: at most 100,000,000 prompts in all, but at least 1,000 samples.
+    """
     if len(ours) != len(theirs):
         raise EvaluationError(
             f"a paired comparison needs the same prompts on both sides, found {len(ours)} and {len(theirs)}: "
@@ -72,7 +75,7 @@ def paired_difference(
     mean = mean_over_prompts(difference, confidence)
     if mean.prompts < 2:
         return PairedDifference(mean, None, None)
-    parts = _parts(resamples, mean.prompts)
+    parts = _parts(min(resamples, max(1_000, 100_000_000 // mean.prompts)), mean.prompts)
     drawn = np.concatenate(
         [difference[random.integers(mean.prompts, size=(rows, mean.prompts))].mean(axis=1) for rows in parts]
     )

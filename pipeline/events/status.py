@@ -88,18 +88,19 @@ class _Job:
         job, record = self.entry, self.record
         made = record.generation if isinstance(record, Done) else self._read(GENERATION, FACTS_FILE)
         attempt = self._read(SCORING if made else ATTEMPT, CLAIM_FILE)
-        iteration = None if made else self._iteration()
+        iteration = None if made else _iteration(self._checkpoint)
         state = _state(record, has_asset=made is not None, is_started=attempt is not None, is_held=is_held)
         numeric_failure = self._read(NUMERIC_FAILURE, FAILURE_FILE)
         last = CHECKPOINT if iteration is not None else GENERATION if made else ""
-        is_failed, is_generated = state == "failed", isinstance(made, GenerationFacts)
+        is_failed = state == "failed"
+        iterations = made.iterations if isinstance(made, GenerationFacts) else None
         return {
             "job_id": job.job_id,
             "prompt": job.prompt,
             "method": job.method,
             "state": state,
-            "iteration": made.iterations if is_generated else iteration,
-            "iterations": made.iterations if is_generated else self.about.recipe(job.method).get("iterations"),
+            "iteration": iteration if iterations is None else iterations,
+            "iterations": self.about.recipe(job.method).get("iterations") if iterations is None else iterations,
             "attempt": made.attempt if made else attempt and attempt.number,
             "age_seconds": _age(self._listed(last), attempt),
             "error_kind": record.error_kind if is_failed else "numeric" if numeric_failure else "",
@@ -113,16 +114,22 @@ class _Job:
     def _read(self, name: str, form: TypeAdapter[T]) -> T | None:
         return self.store.read_typed(self.store.item(self.entry.job_id) / name, form) if self._listed(name) else None
 
-    def _iteration(self) -> int | None:
-        """The iteration of the checkpoint."""
-        if not self._listed(CHECKPOINT):
-            return None
+    @property
+    def _checkpoint(self) -> bytes:
+        """The first bytes of the checkpoint; none if there is none, or no longer."""
         try:
-            header = files.head(self.store.item(self.entry.job_id) / CHECKPOINT, HEADER_BYTES)
-            iteration = json.loads(header.partition(b"\n")[0])["iteration"]
-        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):  # the job may have moved on
-            return None
-        return iteration if type(iteration) is int else None
+            path = self.store.item(self.entry.job_id) / CHECKPOINT
+            return files.head(path, HEADER_BYTES) if self._listed(CHECKPOINT) else b""
+        except FileNotFoundError:
+            return b""
+
+
+def _iteration(header: bytes) -> int | None:
+    try:
+        iteration = json.loads(header.partition(b"\n")[0])["iteration"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return iteration if type(iteration) is int else None
 
 
 def _state(record: Record, *, has_asset: bool, is_started: bool, is_held: bool) -> str:

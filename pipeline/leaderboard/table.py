@@ -79,7 +79,8 @@ def csv(table: pd.DataFrame) -> bytes:
     A text that a spreadsheet would run as a formula, such as a prompt that starts with "=", gets a leading apostrophe.
     Excel needs a byte-order mark to read other characters than ASCII; without such characters there is none.
     """
-    text = table.map(_guarded).to_csv(index=False, lineterminator="\n")
+    texts = {name: table[name].map(_guarded) for name in table if table[name].dtype.kind not in "biuf"}
+    text = table.assign(**texts).to_csv(index=False, lineterminator="\n")
     return text.encode("utf-8" if text.isascii() else "utf-8-sig")
 
 

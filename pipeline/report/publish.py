@@ -13,6 +13,7 @@ from pipeline.store import files, manifest
 from pipeline.store.results import RunResults
 from pipeline.store.run_folder import CONTACT, CURVES, DIFFERENCES, DISTANCES, GRID, LEADERBOARD, RECORD, VERDICT, Store
 
+MOST_PAGES = 5000  # jobs
 PUBLISHED = ".published.json"  # digests of the inputs of the images and pages in a run folder
 
 
@@ -21,7 +22,8 @@ def publish(run: RunResults, *, paper: bool | None = None, pages: bool | None = 
 
     Several methods also get differences.csv, grid.csv and grid.png, and runs with `--score-at` curves.csv. `paper`: see
     `table.leaderboard`. `pages`: write the report pages, with the asset viewer if it has been fetched; None updates
-    them if they exist. Images, and pages by None, are written only if what they show has changed.
+    them if they exist. Images, and pages by None, are written only if what they show has changed. Of more than 500
+    jobs, images and lists show the first prompts; of more than 5,000, `report` alone writes pages.
     """
     store, cache = run.store, DistanceCache.read([run.store])
     leaderboard, objects = table.leaderboard([run], paper=paper, cache=cache), table.per_object(run)
@@ -30,7 +32,7 @@ def publish(run: RunResults, *, paper: bool | None = None, pages: bool | None = 
     store.write(store.root / "per_object.csv", table.csv(objects))
     described = columns.definitions(leaderboard.columns) | agreement.definitions(agreement.read(run))
     store.write_json(store.root / "columns.json", described)
-    sheets = [path.read_bytes() for job_id in run.records if (path := store.item(job_id) / CONTACT).exists()]
+    sheets = [path.read_bytes() for job_id in run.shown.records if (path := store.item(job_id) / CONTACT).exists()]
     inputs, written = _inputs(run, csv, sheets), store.read_json(store.root / PUBLISHED) or {}
     compared = ""
     if len(run.methods) > 1:
@@ -38,7 +40,7 @@ def publish(run: RunResults, *, paper: bool | None = None, pages: bool | None = 
         store.write(store.root / DIFFERENCES, table.csv(table.from_rows(differences)))
         store.write(store.root / "grid.csv", table.csv(table.from_rows(comparison.cells(run))))
         if written.get("images") != inputs or not (store.root / GRID).exists():
-            store.write(store.root / GRID, comparison.grid(run))
+            store.write(store.root / GRID, comparison.grid(run.shown))
         compared = comparison.markdown(run, differences)
     if points := score_curves.rows([run]):
         store.write(store.root / CURVES, score_curves.table_of(points))
@@ -52,7 +54,8 @@ def publish(run: RunResults, *, paper: bool | None = None, pages: bool | None = 
 
     is_outdated = (store.root / FOLDER).is_dir() and written.get("pages") != inputs
     written = {**written, "images": inputs}
-    if (is_outdated if pages is None else pages) and files.is_local(store.root):  # pages link to local files
+    has_pages = files.is_local(store.root) and len(run.records) <= MOST_PAGES  # they link to local files
+    if (is_outdated if pages is None else pages) and has_pages:
         write([run], leaderboard, Store(store.root / FOLDER), viewer.cached())
         written["pages"] = inputs
     store.write_json(store.root / PUBLISHED, written)
@@ -68,7 +71,7 @@ def _inputs(run: RunResults, csv: bytes, sheets: Sequence[bytes]) -> str:
         [
             pipeline.__version__,
             viewer.archive().is_file(),
-            {job_id: record.to_json() for job_id, record in run.records.items()},
+            {job_id: record.to_json() for job_id, record in run.shown.records.items()},
             run.store.read_json(run.store.root / VERDICT),
             run.store.read_json(run.store.root / agreement.FILE),
             [hashlib.sha256(part).hexdigest() for part in parts],

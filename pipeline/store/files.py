@@ -99,7 +99,10 @@ def create(path: Path, content: bytes) -> bool:
 
 def read(path: Path) -> bytes:
     """A whole file. Raises FileNotFoundError, OSError."""
-    return path.read_bytes() if is_local(path) else _with_retries(path, lambda fs, name: fs.cat_file(name))
+    if not is_local(path):
+        return _with_retries(path, lambda fs, name: fs.cat_file(name))
+    with open(path, "rb", buffering=0) as file:
+        return cast(bytes, file.readall())
 
 
 def read_each(paths: Sequence[Path]) -> Iterator[bytes | None]:

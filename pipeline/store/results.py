@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from evaluation.references import Reference
 
 
+MOST_SHOWN = 500  # jobs in images and lists: those of 2,000 take three minutes and 3 GB
+
+
 @dataclass(frozen=True)
 class RunResults:
     """A run folder with its manifest and the `current` records of its jobs by id, in the order of the manifest."""
@@ -41,6 +44,23 @@ class RunResults:
     def updated(self, records: Iterable[StoredRecord]) -> "RunResults":
         """The results after jobs have ended."""
         return replace(self, records=self.records | {record.job_id: record for record in records})
+
+    @cached_property
+    def shown(self) -> "RunResults":
+        """The results of the first prompts, of at most 500 jobs: those in images and lists."""
+        if len(self.records) <= MOST_SHOWN:
+            return self
+        prompts = self.manifest.prompts
+        first = set(prompts[: max(1, MOST_SHOWN * len(prompts) // len(self.records))])
+        jobs = tuple(job for job in self.manifest.jobs if job.prompt in first)
+        about = self.manifest.model_copy(update={"jobs": jobs})
+        return replace(self, manifest=about, records={job.job_id: self.records[job.job_id] for job in jobs})
+
+    @property
+    def which(self) -> str:
+        """Which prompts are shown, for headings; empty if all are."""
+        shown, prompts = len(self.shown.manifest.prompts), len(self.manifest.prompts)
+        return "" if shown == prompts else f" (the first {shown:,} of {prompts:,} prompts)"
 
     @property
     def models(self) -> str:
@@ -78,8 +98,9 @@ class RunResults:
     def features(self, record: Done) -> dict[str, "np.ndarray"]:
         """The features of a job's views, [views, width] by distance. Raises UserError for a damaged file."""
         path = self.store.item(record.job_id) / EVALUATION
-        arrays = self.store.read_arrays(path, record.evaluation_sha256)
-        found = {each.metric: arrays[each.features] for each in self.distances if each.features in arrays}
+        names = {each.features: each.metric for each in self.distances}
+        arrays = self.store.read_arrays(path, record.evaluation_sha256, names)
+        found = {names[name]: array for name, array in arrays.items()}
         for array in found.values():
             if array.ndim != 2 or array.dtype.kind != "f" or not all(array.shape):
                 raise damaged(path, "an array has another shape or type")

@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,7 +47,7 @@ VERDICT, TREND = "verdict.json", "trend.png"  # of a nightly run
 LOCK = ".lock"
 NO_LOCKS = errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK  # errors of shared file systems without locks
 
-UNUSUAL = re.compile(rb"\d[eE]\+?\d{3,}\s*[],}]|\d{300}|\\u")  # JSON whose numbers may be too large, or with escaped characters
+LARGE = re.compile(rb"[eE]\+?\d{3,}\s*[],}]")  # the exponent of a number that may be infinite
 
 T = TypeVar("T")
 _MISSING = object()
@@ -107,10 +107,12 @@ class Store:
             return _MISSING
         return _parsed(path, content)
 
-    def read_arrays(self, path: Path, sha256: str | None = None) -> dict[str, "np.ndarray"]:
+    def read_arrays(
+        self, path: Path, sha256: str | None = None, names: Collection[str] | None = None
+    ) -> dict[str, "np.ndarray"]:
         """The arrays of an `.npz` file of this program. Raises UserError if it is missing, damaged or another file.
 
-        `sha256` is the digest of the file, if it is known.
+        `sha256` is the digest of the file, if it is known; `names` are those of the arrays to read, all by default.
         """
         from evaluation.arrays import ArraysError, from_npz
 
@@ -118,7 +120,7 @@ class Store:
             content = files.read(path)
             if sha256 not in (None, hashlib.sha256(content).hexdigest()):
                 raise damaged(path, "it is not the file that was scored")
-            return from_npz(content)
+            return from_npz(content, names)
         except FileNotFoundError as error:
             raise damaged(path, "it is missing") from error
         except ArraysError as error:
@@ -227,9 +229,10 @@ class Store:
 
 def _parsed(path: Path, content: bytes) -> Any:
     """The JSON value in a file. Raises UserError."""
-    if not UNUSUAL.search(content):
+    has_long_word = max(map(len, content.split()), default=0) > 300  # perhaps a number that is infinite
+    if not (has_long_word or b"\\u" in content or LARGE.search(content)):
         with suppress(ValueError):
-            return from_json(content, allow_inf_nan=False)  # four times as fast
+            return from_json(content, allow_inf_nan=False)  # like below, and four times as fast
     try:
         found = json.loads(content, parse_float=_finite, parse_constant=_finite)
         if b"\\u" in content:
