@@ -102,23 +102,27 @@ def read(path: Path) -> bytes:
     if not is_local(path):
         return _with_retries(path, lambda fs, name: fs.cat_file(name))
     with open(path, "rb", buffering=0) as file:
-        return cast(bytes, file.readall())
+        return file.readall()
 
 
 def read_each(paths: Sequence[Path]) -> Iterator[bytes | None]:
     """The content of each file, None if it is missing. Stores are asked for 500 at a time. Raises OSError."""
     for first in range(0, len(paths), 500):
         part = paths[first : first + 500]
-        found: dict[str, bytes] = {}
-        if not is_local(part[0]):
-            names = [cast(Any, path).path for path in part]
-            found = _with_retries(part[0], lambda fs, _, names=names: fs.cat(names, on_error="return"))
+        found = {} if is_local(part[0]) else _requested(part)
         for path in part:
-            content = None if is_local(path) else found.get(cast(Any, path).path)
+            content = found.get(str(path))
             try:
                 yield content if isinstance(content, bytes) else read(path)
             except (FileNotFoundError, NotADirectoryError):
                 yield None
+
+
+def _requested(paths: Sequence[Path]) -> dict[str, Any]:
+    """The content of these files of a store, or the error that each gave."""
+    names = [cast(Any, path).path for path in paths]
+    found = _with_retries(paths[0], lambda fs, _: fs.cat(names, on_error="return"))
+    return {str(path): found.get(name) for path, name in zip(paths, names, strict=True)}
 
 
 def head(path: Path, count: int) -> bytes:

@@ -151,7 +151,7 @@ def evaluation(
     """
     is_shared = placement.generators_per_gpu > 1 and 0 < placement.evaluator_gpus < 1
     make = partial(_evaluator, store.absolute(), weights, protocol, texts, digest, is_shared)
-    return Stage("evaluate", make, workers=1, gpus=placement.evaluator_gpus, cpus=0)
+    return Stage("evaluate", make, workers=placement.evaluators, gpus=placement.evaluator_gpus, cpus=0)
 
 
 def _generator(

@@ -57,10 +57,7 @@ def test_of_many_objects_a_hundred_groups_are_left_out():
     assert estimate.standard_error == pytest.approx(jackknife_error(np.array(without)), rel=1e-8)
     alone = jackknife_error(
         np.array(
-            [
-                frechet_distance(Moments.of(np.concatenate(np.delete(views, i, axis=0))), reference)
-                for i in range(700)
-            ]
+            [frechet_distance(Moments.of(np.concatenate(np.delete(views, i, axis=0))), reference) for i in range(700)]
         )
     )
     assert estimate.standard_error == pytest.approx(alone, rel=0.25)  # 100 groups know an error to 1/√200

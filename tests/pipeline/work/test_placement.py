@@ -89,6 +89,12 @@ def test_auto_fills_memory_and_cores(recipe, gpus, memory, cores, expected, monk
     assert most_per_gpu(recipes, gpus) == expected
 
 
+@pytest.mark.parametrize(("generators", "evaluators"), [(1, 1), (32, 1), (33, 2), (1000, 32)])
+def test_one_evaluator_serves_32_generators_and_a_dedicated_one_all(generators, evaluators):
+    assert placement.Placement(generators, 0.8, 0.2).evaluators == evaluators
+    assert placement.Placement(generators, 1.0, 1.0).evaluators == 1
+
+
 def test_auto_is_one_without_mps(monkeypatch):
     monkeypatch.setattr(placement, "smallest_gpu_gib", lambda: 140.0)
     monkeypatch.setattr(placement.mps, "program", lambda: None)
