@@ -45,7 +45,7 @@ class Cluster:
     items: int = 100_000
     item_seconds: float = 32 * 60.0
     boot_seconds: float = 60.0
-    evaluators: int = 32
+    evaluators: int = 63
     evaluation_seconds: float = 30.0
     node_mtbf: float = math.inf
     node_replaced_after: float = 300.0

@@ -16,7 +16,7 @@ EVALUATOR_GPU = 0.2  # evaluation is a hundredth of the work, so it shares a GPU
 MOST_LARGE, MOST_SMALL = 4, 8
 EVALUATOR_GIB = 8.0  # with scorers of the published sizes
 SMALL_GIB = 3.0  # of a worker whose recipe asks for no GPU memory, with its share of the evaluator
-GENERATORS_PER_EVALUATOR = 32
+GENERATORS_PER_EVALUATOR = 16
 
 
 class Placement(NamedTuple):
@@ -29,7 +29,7 @@ class Placement(NamedTuple):
 
     @property
     def evaluators(self) -> int:
-        """One serves 32 generators, as an asset takes more than 32 times as long as its evaluation."""
+        """One serves 16 generators: an asset takes more than 16 times as long as its evaluation."""
         return 1 if self.takes_turns else -(-self.generators // GENERATORS_PER_EVALUATOR)
 
     @property

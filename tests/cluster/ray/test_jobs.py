@@ -241,7 +241,7 @@ def test_a_job_that_ray_does_not_stop_is_reported(monkeypatch):
         launcher.cancel("night")
 
 
-def test_fault_29_a_command_that_waits_for_a_job_reports_the_loss_of_the_head(head, tmp_path):
+def test_fault_28_a_command_that_waits_for_a_job_reports_the_loss_of_the_head(head, tmp_path):
     """The last test of this head, which it ends."""
     words = ["submit", "ray", "--wait", "--name", "lost", "--address", head.dashboard, "--", "bench", "--prompt", "a"]
     with subprocess.Popen(

@@ -71,3 +71,12 @@ def test_the_table_has_a_row_per_case():
     lines = table(replace(SMALL, items=200), 2 * HOUR, [60.0, 250.0]).splitlines()
     assert lines[0] == "40 GPUs, 200 prompts; at best 2.7 h"
     assert len(lines) == 4 + 4
+
+
+def test_a_day_with_faults_takes_at_most_a_twentieth_longer_than_the_ideal():
+    day = Cluster(gpus=100, items=10_000, item_seconds=14 * 60.0, evaluators=7, checkpoint_seconds=250.0)
+    ideal = day.items * day.item_seconds / day.gpus
+    for cluster in (day, replace(day, node_mtbf=5 * HOUR)):
+        result = Simulation(cluster).run()
+        assert result.done + result.failed == day.items
+        assert ideal <= result.makespan < 1.05 * ideal

@@ -72,7 +72,7 @@ def writes_tables(command: Command, out: Path) -> bool:
     return len(files(out, "record.json")) == 2
 
 
-def test_fault_28_a_run_whose_head_is_killed_at_every_phase_ends_with_the_same_bytes(
+def test_fault_27_a_run_whose_head_is_killed_at_every_phase_ends_with_the_same_bytes(
     tiny_weights, undisturbed, token, tmp_path, monkeypatch
 ):
     """One run: each time, the same command on a new cluster resumes it, and repeats one interval at most."""

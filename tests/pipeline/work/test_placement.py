@@ -89,8 +89,8 @@ def test_auto_fills_memory_and_cores(recipe, gpus, memory, cores, expected, monk
     assert most_per_gpu(recipes, gpus) == expected
 
 
-@pytest.mark.parametrize(("generators", "evaluators"), [(1, 1), (32, 1), (33, 2), (1000, 32)])
-def test_one_evaluator_serves_32_generators_and_a_dedicated_one_all(generators, evaluators):
+@pytest.mark.parametrize(("generators", "evaluators"), [(1, 1), (16, 1), (17, 2), (1000, 63)])
+def test_one_evaluator_serves_16_generators_and_a_dedicated_one_all(generators, evaluators):
     assert placement.Placement(generators, 0.8, 0.2).evaluators == evaluators
     assert placement.Placement(generators, 1.0, 1.0).evaluators == 1
 
