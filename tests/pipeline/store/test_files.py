@@ -1,6 +1,7 @@
 """File operations on a folder, on memory and on a real S3 server."""
 
 import os
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,6 +37,18 @@ def test_a_file_is_written_read_moved_and_removed(root):
         files.read(root / "c")
     with pytest.raises(FileNotFoundError):
         files.move(root / "c", root / "d")
+
+
+def test_many_files_are_listed_and_read_in_order(root):
+    for number in range(3):
+        files.put(root / "items" / str(number) / "record", bytes([number]) * number)
+    found = files.listing(root)
+    assert {path: file.bytes for path, file in found.items()} == {f"items/{n}/record": n for n in range(3)}
+    assert all(abs(file.changed - time.time()) < 3600 for file in found.values())
+    paths = [root / "items" / name / "record" for name in ("2", "missing", "0", "1")]
+    assert list(files.read_each(paths)) == [b"\2\2", None, b"", b"\1"]
+    assert list(files.read_each([])) == []
+    assert files.listing(root / "missing") == {}
 
 
 def test_only_the_first_create_of_a_file_succeeds(root):
