@@ -121,7 +121,7 @@ def test_the_aesthetic_score_is_laions_network_on_unit_vectors(folder, clip, vie
     expected = published.eval().layers(torch.from_numpy(clip.image_features(views)))[:, 0].numpy()
     metric = AestheticScore.of(models(folder, clip))
     np.testing.assert_allclose(metric.scores(views, "a prompt"), expected, rtol=1e-5)
-    assert metric.scores_of_prompts(views[:1], ["one", "two"]).tolist() == [metric.scores(views, "")[0]] * 2
+    assert metric.scores_of_prompts(views[:1], ["one", "two"]).tolist() == [metric.scores(views[:1], "")[0]] * 2
 
 
 def test_the_linear_predictor_of_version_1_is_read_as_well(tmp_path):

@@ -1,4 +1,4 @@
-"""Loss of the cluster's head, after which the same command resumes the run; and lost calls between processes."""
+"""Lost calls between processes."""
 
 import json
 import os
@@ -41,21 +41,6 @@ def end(session: int) -> None:
 
 def outcomes(folder: Path) -> dict[str, list]:
     return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.outcome")}
-
-
-def test_the_same_command_finishes_a_run_whose_head_was_killed(tmp_path):
-    assert run(tmp_path, "head", RAY_gcs_rpc_server_reconnect_timeout_s="3") != 0
-    first = outcomes(tmp_path)
-    assert len(first) < len(ITEMS), "the head was lost during the run"
-    kept = {path.stem: int(path.read_text()) for path in tmp_path.glob("*.checkpoint")}
-    started = {item for _, item, *_ in logged(tmp_path, "begin")}
-    assert run(tmp_path, "none") == 0
-    assert outcomes(tmp_path) == {item: [f"score of asset of {item}", 0] for item in ITEMS}
-    resubmitted = [(item, int(start)) for _, item, start, _ in logged(tmp_path, "begin")][len(started) :]
-    assert {item for item, _ in resubmitted}.isdisjoint(first), "finished items are not repeated"
-    resumed = {item: start for item, start in resubmitted if item in started}
-    assert resumed, "some item was in progress"
-    assert resumed == {item: kept.get(item, 0) for item in resumed}, "from the checkpoint, if there is one"
 
 
 def test_lost_calls_fail_no_item(tmp_path):
