@@ -7,16 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.fake_workers import logged
 from tests.support.own_process import TIMEOUT_SECONDS, without_ray
 
 ITEMS = [f"step-{number}" for number in range(8)]
 
 
-def run(folder: Path, fault: str, **variables: str) -> int:
+def run(folder: Path, **variables: str) -> int:
     """The exit status of the script. All processes of its session are killed at the end."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.one_ray_head", folder, fault],
+        [sys.executable, "-m", "tests.support.one_ray_head", folder],
         env=without_ray() | variables,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -47,7 +46,7 @@ def test_lost_calls_fail_no_item(tmp_path):
     lost = {"num_failures": 6, "req_failure_prob": 25, "resp_failure_prob": 25, "in_flight_failure_prob": 0}
     calls = "PushTask", "ReportGeneratorItemReturns"
     chaos = {f"CoreWorkerService.grpc_client.{call}": lost for call in calls}
-    assert run(tmp_path, "none", RAY_testing_rpc_failure=json.dumps(chaos)) == 0
+    assert run(tmp_path, RAY_testing_rpc_failure=json.dumps(chaos)) == 0
     assert {item: result for item, (result, _) in outcomes(tmp_path).items()} == {
         item: f"score of asset of {item}" for item in ITEMS
     }
