@@ -72,7 +72,8 @@ def markdown(run: RunResults, found: list[dict[str, Any]]) -> str:
         lines.append([escaped(run.label(method)), *(_interval(own[metric]) for metric in metrics)])
     rows = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     return (
-        f"## Comparison of methods\n\n![every prompt by every method{run.which}]({GRID})\n\nValues: `grid.csv`.\n\n"
+        f"## Comparison of methods\n\n![every prompt by every method{run.shown_note}]({GRID})\n\n"
+        f"Values: `grid.csv`.\n\n"
         f"Each method minus `{run.methods[0]}`, over the prompts that both finished (their number in brackets).\n"
         f"All t-intervals of a metric hold simultaneously with 95 % confidence; those in bold exclude 0. "
         f"Details: `{DIFFERENCES}`.\n\n{rows}"

@@ -25,7 +25,7 @@ def report(run: RunResults, table: str, compared: str = "") -> str:
         LEGEND.format(views=about.views, protocol=about.protocol),
         *([compared] if compared else []),
         *_failures(run.failed),
-        f"## Assets{run.which}\n",
+        f"## Assets{run.shown_note}\n",
         *map(_asset, run.shown.records.values()),
         "## Reproduce\n",
         f"```\n{session.command}\n```\n",

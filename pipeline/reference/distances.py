@@ -7,6 +7,7 @@ from, so they can be obsolete but never wrong.
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -47,31 +48,25 @@ class DistanceCache:
 
         `content` is a digest of `objects`, of which none is then read if the estimates are known. Without it, all are.
         """
-        if content is None:
-            own = objects = _held(objects)
-        else:
-            own = [np.frombuffer(content.encode(), np.uint8)]
+        # Estimates ask for all objects again and again, but of many objects at most twice for each.
+        held = cache(lambda: objects if len(objects) > MANY else list(objects))
+        own = held() if content is None else [np.frombuffer(content.encode(), np.uint8)]
         found: dict[str, Estimate | None] = {distance.metric: None}
         key = f"{distance.metric} {metric_version} {_content([*own, reference.moments.total, reference.moments.outer])}"
-        if len(objects) > 1 or sum(map(len, objects)) > 1:
-            found[distance.metric] = self._estimate(key, lambda: frechet(_held(objects), reference.moments))
+        if len(objects) > 1 or sum(map(len, held())) > 1:
+            found[distance.metric] = self._estimate(key, lambda: frechet(held(), reference.moments))
         if distance.kernel is None:
             return found
         found[distance.kernel] = None
         if (reference_features := reference.features) is not None and len(objects) > 1:
             key = f"{distance.kernel} {metric_version} {_content([*own, reference_features])}"
-            found[distance.kernel] = self._estimate(key, lambda: kernel_distance(_held(objects), reference_features))
+            found[distance.kernel] = self._estimate(key, lambda: kernel_distance(held(), reference_features))
         return found
 
     def _estimate(self, key: str, compute: Any) -> Estimate:
         found = Estimate(*self.known[key]) if key in self.known else compute()
         self.used[key] = list(found)
         return found
-
-
-def _held(objects: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-    """All objects in memory, since estimates ask for them again and again; of many, they ask twice at most."""
-    return objects if len(objects) > MANY else list(objects)
 
 
 def _content(arrays: Sequence[np.ndarray]) -> str:

@@ -2,6 +2,8 @@
 
 import hashlib
 from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
 
 import pipeline
 from pipeline.assets import images
@@ -32,8 +34,8 @@ def publish(run: RunResults, *, paper: bool | None = None, pages: bool | None = 
     store.write(store.root / "per_object.csv", table.csv(objects))
     described = columns.definitions(leaderboard.columns) | agreement.definitions(agreement.read(run))
     store.write_json(store.root / "columns.json", described)
-    sheets = [path.read_bytes() for job_id in run.shown.records if (path := store.item(job_id) / CONTACT).exists()]
-    inputs, written = _inputs(run, csv, sheets), store.read_json(store.root / PUBLISHED) or {}
+    sheets = _sheets(run.shown)
+    inputs, written = _inputs(run.shown, csv), store.read_json(store.root / PUBLISHED) or {}
     compared = ""
     if len(run.methods) > 1:
         differences = comparison.differences(run)
@@ -48,30 +50,36 @@ def publish(run: RunResults, *, paper: bool | None = None, pages: bool | None = 
     text = report(run, table.markdown(leaderboard), "\n".join(sections))
     store.write(store.root / "report.md", text.encode())
     if sheets and (written.get("images") != inputs or not (store.root / CONTACT).exists()):
-        store.write(store.root / CONTACT, images.stacked(sheets))
+        store.write(store.root / CONTACT, images.stacked([files.read(path) for path in sheets]))
     from pipeline.report import viewer
     from pipeline.report.pages import FOLDER, write
 
-    is_outdated = (store.root / FOLDER).is_dir() and written.get("pages") != inputs
     written = {**written, "images": inputs}
-    has_pages = files.is_local(store.root) and len(run.records) <= MOST_PAGES  # they link to local files
-    if (is_outdated if pages is None else pages) and has_pages:
-        write([run], leaderboard, Store(store.root / FOLDER), viewer.cached())
-        written["pages"] = inputs
+    if files.is_local(store.root) and len(run.records) <= MOST_PAGES:  # pages link to local files
+        inputs = inputs if run.shown is run else _inputs(run, csv)
+        is_outdated = (store.root / FOLDER).is_dir() and written.get("pages") != inputs
+        if is_outdated if pages is None else pages:
+            write([run], leaderboard, Store(store.root / FOLDER), viewer.cached())
+            written["pages"] = inputs
     store.write_json(store.root / PUBLISHED, written)
     return table.markdown(leaderboard, brief=True)
 
 
-def _inputs(run: RunResults, csv: bytes, sheets: Sequence[bytes]) -> str:
-    """Digest of all that the images and pages show, and of the versions that draw them."""
+def _sheets(run: RunResults) -> list[Path]:
+    """The contact sheets of its jobs."""
+    return [path for job_id in run.records if (path := run.store.item(job_id) / CONTACT).exists()]
+
+
+def _inputs(run: RunResults, csv: bytes) -> str:
+    """Digest of all that images or pages of these results show, and of the versions that draw them."""
     from pipeline.report import viewer
 
-    parts = [files.read(run.store.root / manifest.FILE), csv, *sheets]
+    parts = chain([csv], map(files.read, [run.store.root / manifest.FILE, *_sheets(run)]))
     return digest(
         [
             pipeline.__version__,
             viewer.archive().is_file(),
-            {job_id: record.to_json() for job_id, record in run.shown.records.items()},
+            {job_id: record.to_json() for job_id, record in run.records.items()},
             run.store.read_json(run.store.root / VERDICT),
             run.store.read_json(run.store.root / agreement.FILE),
             [hashlib.sha256(part).hexdigest() for part in parts],

@@ -57,7 +57,7 @@ class RunResults:
         return replace(self, manifest=about, records={job.job_id: self.records[job.job_id] for job in jobs})
 
     @property
-    def which(self) -> str:
+    def shown_note(self) -> str:
         """Which prompts are shown, for headings; empty if all are."""
         shown, prompts = len(self.shown.manifest.prompts), len(self.manifest.prompts)
         return "" if shown == prompts else f" (the first {shown:,} of {prompts:,} prompts)"
@@ -95,10 +95,13 @@ class RunResults:
         found = self.store.read_typed(self.store.root / BLANK, BLANK_FILE)
         return found.scores if found and found.evaluation == self.manifest.evaluation else None
 
-    def features(self, record: Done) -> dict[str, "np.ndarray"]:
-        """The features of a job's views, [views, width] by distance. Raises UserError for a damaged file."""
+    def features(self, record: Done, distances: Sequence[Distance] | None = None) -> dict[str, "np.ndarray"]:
+        """The features of a job's views for these distances, by default all: [views, width] by metric.
+
+        Raises UserError for a damaged file.
+        """
         path = self.store.item(record.job_id) / EVALUATION
-        names = {each.features: each.metric for each in self.distances}
+        names = {each.features: each.metric for each in (self.distances if distances is None else distances)}
         arrays = self.store.read_arrays(path, record.evaluation_sha256, names)
         found = {names[name]: array for name, array in arrays.items()}
         for array in found.values():
@@ -142,7 +145,7 @@ class Features(Sequence["np.ndarray"]):
 
     def __getitem__(self, number: Any) -> Any:
         record = self.records[number]
-        array = self.run.features(record).get(self.distance.metric)
+        array = self.run.features(record, [self.distance]).get(self.distance.metric)
         if array is None or array.shape[1] != self.width:
             path = self.run.store.item(record.job_id) / EVALUATION
             raise damaged(path, f"expected {self.distance.features} of width {self.width}")

@@ -60,7 +60,7 @@ def test_wait_reports_changes_and_returns_at_the_end(server):
     assert [status.state for status in reported] == ["waiting", "running", "succeeded"]
 
 
-def test_wait_is_patient_with_an_api_server_that_does_not_answer_for_a_while(server, monkeypatch):
+def test_wait_tries_again_while_the_api_server_does_not_answer(server, monkeypatch):
     """Fault test 29, with the real client: the server restarts, and later it stays away."""
     jobs, pauses = KubeRayJobs(), []
     jobs.submit(JOB)

@@ -3,8 +3,11 @@
 import json
 
 import pytest
+from PIL import Image
 
+from pipeline.report import publish as publishing
 from pipeline.report.publish import publish
+from pipeline.store import results
 from pipeline.store.results import RunResults
 from pipeline.store.run_folder import Store
 from tests.support import finished_run
@@ -67,3 +70,34 @@ def test_pages_that_were_left_out_are_updated_later(published):
     path.write_text(json.dumps(record))
     assert written(published, pages=False) == {"contact.png", "grid.png"}
     assert written(published) == {"report/index.html"}
+
+
+def height(path) -> int:
+    with Image.open(path) as image:
+        return image.height
+
+
+def test_images_and_lists_of_large_runs_show_the_first_prompts(published, monkeypatch):
+    whole = {name: height(published.root / name) for name in ("contact.png", "grid.png")}
+    assert "## Assets\n" in (published.root / "report.md").read_text()
+    monkeypatch.setattr(results, "MOST_SHOWN", 3)
+    assert written(published) == {"contact.png", "grid.png"}, "pages show every job"
+    assert height(published.root / "contact.png") == whole["contact.png"] / 2
+    assert height(published.root / "grid.png") < whole["grid.png"]
+    text = (published.root / "report.md").read_text()
+    assert "## Assets (the first 1 of 2 prompts)\n" in text
+    assert "![every prompt by every method (the first 1 of 2 prompts)](grid.png)" in text
+    assert text.count("contact sheet](items/") == 2
+    assert len((published.root / "per_object.csv").read_text().splitlines()) == 1 + 4
+
+
+def test_pages_of_large_runs_follow_the_jobs_that_images_leave_out(published, monkeypatch):
+    monkeypatch.setattr(results, "MOST_SHOWN", 3)
+    publish(RunResults.read(published))
+    last = list(RunResults.read(published).records)[-1]
+    path = published.item(last) / "record.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"evaluation_seconds": 7.0}))
+    assert written(published) == {"report/index.html"}
+    monkeypatch.setattr(publishing, "MOST_PAGES", 3)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"evaluation_seconds": 8.0}))
+    assert written(published, pages=True) == set(), "only `report` writes pages of a run this large"
